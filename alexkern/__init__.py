@@ -1,0 +1,22 @@
+"""alexkern: hand-tuned kernels for AlexNet-shaped convolutional networks."""
+
+from alexkern import functional, models, nn
+from alexkern.dispatch import BackendUnavailable, backend, current_backend, set_backend
+from alexkern.fuse import fuse
+from alexkern.info import info
+from alexkern.ops.errors import ArgumentError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "BackendUnavailable",
+    "backend",
+    "current_backend",
+    "functional",
+    "fuse",
+    "info",
+    "models",
+    "nn",
+    "set_backend",
+]

@@ -1,0 +1,140 @@
+"""Which backend serves a call.
+
+The setting is one per process: dynamo rejects context variables, and CUDA's backward pass runs on other threads. A call
+resolves it once, in the forward, before autograd records anything, and carries the answer to the backward.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+OPERATORS = (
+    "conv2d_relu",
+    "conv2d_relu_max_pool2d",
+    "max_pool2d",
+    "dropout",
+    "linear_relu_dropout",
+    "local_response_norm",
+)
+# Fastest first: "auto" takes the first that is there. Each package has one module an operator, with the same
+# forward and backward in it.
+PACKAGES = {"cuda": "alexkern.native", "triton": "alexkern.kernels", "torch": "alexkern.reference"}
+SETTINGS = ("auto", *PACKAGES)
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend asked for cannot serve this call; the message says what is missing and what to install."""
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in SETTINGS:
+        raise ValueError(f"{source}: backend must be one of {', '.join(SETTINGS)}, got {name!r}")
+    return name
+
+
+_setting = _checked(os.environ.get("ALEXKERN_BACKEND", "auto"), "ALEXKERN_BACKEND")
+_resolved: dict[tuple[str, str, str, torch.dtype], ModuleType] = {}
+_warned: set[str] = set()
+
+
+def set_backend(name: str) -> None:
+    """Choose the backend of every later call in this process: "auto", "cuda", "triton" or "torch"."""
+    global _setting
+    _setting = _checked(name, "alexkern.set_backend")
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Choose the backend within a `with` block, for the whole process: "auto", "cuda", "triton" or "torch".
+
+    A backward pass uses the backend that its forward used, wherever it runs.
+    """
+    before = _setting
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
+def current_backend() -> str:
+    """The setting in force: "auto" or a backend's name."""
+    return _setting
+
+
+def resolve(operator: str, input: Tensor) -> ModuleType:
+    """The module whose forward and backward serve `operator` on `input`'s device and dtype."""
+    key = (_setting, operator, input.device.type, input.dtype)
+    module = _resolved.get(key)
+    if module is None:
+        module = _resolved[key] = implementation(serving(*key), operator)
+    return module
+
+
+def resolve_name(operator: str, input: Tensor) -> str:
+    """The name of the backend that `resolve` picks, in a form that torch.compile can trace."""
+    return serving(_setting, operator, input.device.type, input.dtype)
+
+
+def implementation(name: str, operator: str) -> ModuleType:
+    """A backend's module for an operator."""
+    return importlib.import_module(f"{PACKAGES[name]}.{operator}")
+
+
+def serving(setting: str, operator: str, device_type: str, dtype: torch.dtype) -> str:
+    """The backend that serves an operator under a setting; raises BackendUnavailable where the one asked for cannot."""
+    if setting != "auto":
+        reason = missing(setting, operator, device_type, dtype)
+        if reason is not None:
+            raise BackendUnavailable(f"alexkern.{operator}: backend {setting!r} is not available: {reason}")
+        return setting
+    reasons = {name: missing(name, operator, device_type, dtype) for name in PACKAGES}
+    name = next(name for name, reason in reasons.items() if reason is None)
+    if name == "torch" and device_type == "cuda" and dtype != torch.float64:
+        _warn_once(operator, "; ".join(f"{other}: {why}" for other, why in reasons.items() if why))
+    return name
+
+
+# torch.compiler.assume_constant_result does the same, but imports torch._dynamo (over a second). What the answer
+# depends on are the arguments, and dynamo guards those.
+serving._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _warn_once(operator: str, reasons: str) -> None:
+    if operator not in _warned:
+        _warned.add(operator)
+        warnings.warn(f"alexkern.{operator} falls back to torch's own operators ({reasons})", stacklevel=4)
+
+
+def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """Why a backend cannot serve an operator on a device in a dtype, or None where it can."""
+    package = PACKAGES[name]
+    if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.{operator}") is None:
+        return f"this version of alexkern has no {name} kernel for {operator}"
+    if name == "torch":
+        return None
+    availability = importlib.import_module(package)
+    reason: str | None = availability.missing(device_type, dtype)
+    return reason
+
+
+def explain(device_type: str | None = None) -> list[tuple[str, str, dict[str, str]]]:
+    """For every operator: its name, the backend that "auto" picks here, and why each of the others does not."""
+    if device_type is None:
+        device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = []
+    for operator in OPERATORS:
+        reasons = {name: missing(name, operator, device_type, torch.float32) for name in PACKAGES}
+        serving = next(name for name, reason in reasons.items() if reason is None)
+        why_not = {name: reason or f"{serving} is tried first" for name, reason in reasons.items() if name != serving}
+        rows.append((operator, serving, why_not))
+    return rows

@@ -1,0 +1,192 @@
+"""Modules: FusedSequential, and torch.nn's MaxPool2d, Dropout and LocalResponseNorm on our operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_globals
+from torch.overrides import has_torch_function_unary
+
+from alexkern import dispatch, functional
+from alexkern.ops.plan import is_channels_last
+
+__all__ = ["Dropout", "FusedSequential", "LocalResponseNorm", "MaxPool2d"]
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """:class:`torch.nn.MaxPool2d` through :func:`alexkern.functional.max_pool2d`; return_indices is not supported."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.return_indices:
+            raise ValueError(
+                "alexkern.nn.MaxPool2d: return_indices must be False: it keeps window offsets, not indices"
+            )
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+
+class Dropout(nn.Dropout):
+    """:class:`torch.nn.Dropout` through :func:`alexkern.functional.dropout`; inplace is not supported."""
+
+    def __init__(self, p: float = 0.5, inplace: bool = False):
+        super().__init__(p, inplace)
+        if inplace:
+            raise ValueError("alexkern.nn.Dropout: inplace must be False")
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.dropout(input, self.p, self.training)
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """:class:`torch.nn.LocalResponseNorm` through :func:`alexkern.functional.local_response_norm`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+
+class FusedSequential(nn.Sequential):
+    """An :class:`torch.nn.Sequential` that runs its children in fused groups.
+
+    It has the same children, the same state_dict keys and the same slices as the Sequential it stands for. On the way
+    through, each run of ``Conv2d, ReLU[, MaxPool2d]`` or ``Linear, ReLU[, Dropout]`` becomes one operator of
+    alexkern.functional, and a lone MaxPool2d, Dropout or LocalResponseNorm goes through ours too. Children join in only
+    where nobody could tell the difference: exactly those types, zero padding, no return_indices, no forward of the
+    instance's own, and no hook that would have to see what is in between. Anything else runs as it is.
+
+    Images stay channels_last between fused convolutions, and come out in the format that torch would have given them.
+    Under FX tracing, torch.jit.trace and torch.export the children run one by one, so node names stay and what is
+    exported needs no alexkern.
+    """
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise RuntimeError(
+            "alexkern.nn.FusedSequential: torch.jit.script is not supported; use torch.compile or torch.export"
+        )
+
+    def forward(self, input: Any) -> Any:
+        children = list(self._modules.values())
+        if not isinstance(input, Tensor) or has_torch_function_unary(input) or _runs_plain(input):
+            return _run_children(children, input)
+        restore = False  # whether the value is channels_last only because we made it so
+        index = 0
+        while index < len(children):
+            module = children[index]
+            length = _run_length(children, index)
+            if length == 0:
+                if restore:
+                    input, restore = input.contiguous(), False
+                input = module(input)
+                index += 1
+                continue
+            if isinstance(module, nn.Conv2d) and input.dim() == 4 and not is_channels_last(input):
+                # torch answers in channels_last where the weight is, whatever the input's format
+                restore = not is_channels_last(module.weight)
+                input = input.contiguous(memory_format=torch.channels_last)
+            input = _RUNNERS[type(module)](input, *children[index : index + length])
+            index += length
+        return input.contiguous() if restore else input
+
+
+def _run_children(children: Sequence[nn.Module | None], input: Any) -> Any:
+    for module in children:
+        input = module(input)  # type: ignore[misc]
+    return input
+
+
+def _runs_plain(input: Tensor) -> bool:
+    """Whether a tracer should see plain children: exporting, or compiling with nothing of ours to call."""
+    if not torch.compiler.is_compiling():
+        return torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or dispatch.resolve_name("conv2d_relu", input) == "torch"
+
+
+def _run_length(children: Sequence[nn.Module | None], index: int) -> int:
+    """How many children from `index` on one operator can stand for; 0 where the child has to run as it is."""
+    if _global_hooks():
+        return 0
+    kinds = [type(module) if _bare(module) else None for module in children[index : index + 3]]
+    first = kinds[0]
+    if first not in _RUNNERS:
+        return 0
+    module: Any = children[index]
+    if first is nn.Conv2d or first is nn.Linear:
+        if len(kinds) < 2 or kinds[1] is not nn.ReLU or (first is nn.Conv2d and module.padding_mode != "zeros"):
+            return 0
+        follower: Any = children[index + 2] if len(kinds) == 3 else None
+        if first is nn.Conv2d:
+            return 3 if follower is not None and kinds[2] is nn.MaxPool2d and _plain_pool(follower) else 2
+        return 3 if follower is not None and kinds[2] is nn.Dropout else 2
+    if first is nn.MaxPool2d:
+        return 0 if module.return_indices else 1
+    if first is nn.Dropout:
+        return 0 if module.inplace else 1
+    return 1
+
+
+def _global_hooks() -> bool:
+    return bool(
+        module_globals._global_forward_hooks
+        or module_globals._global_forward_pre_hooks
+        or module_globals._global_backward_hooks
+        or module_globals._global_backward_pre_hooks
+    )
+
+
+def _bare(module: nn.Module | None) -> bool:
+    """No hook would be passed by, and calling the module means calling its class's forward."""
+    return module is not None and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or module._compiled_call_impl is not None
+    )
+
+
+def _plain_pool(pool: nn.MaxPool2d) -> bool:
+    return pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
+
+
+def _convolution(input: Tensor, conv: nn.Conv2d, relu: nn.ReLU, pool: nn.MaxPool2d | None = None) -> Tensor:
+    args = (input, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if pool is None:
+        return functional.conv2d_relu(*args)  # type: ignore[arg-type]
+    return functional.conv2d_relu_max_pool2d(
+        *args,  # type: ignore[arg-type]
+        pool_kernel_size=pool.kernel_size,
+        pool_stride=pool.stride,
+        pool_padding=pool.padding,
+    )
+
+
+def _linear(input: Tensor, linear: nn.Linear, relu: nn.ReLU, dropout: nn.Dropout | None = None) -> Tensor:
+    if dropout is None:
+        return functional.linear_relu_dropout(input, linear.weight, linear.bias, 0.0, False)
+    return functional.linear_relu_dropout(input, linear.weight, linear.bias, dropout.p, dropout.training)
+
+
+def _pool(input: Tensor, pool: nn.MaxPool2d) -> Tensor:
+    return functional.max_pool2d(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
+
+
+def _dropout(input: Tensor, dropout: nn.Dropout) -> Tensor:
+    return functional.dropout(input, dropout.p, dropout.training)
+
+
+def _norm(input: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
+    return functional.local_response_norm(input, norm.size, norm.alpha, norm.beta, norm.k)
+
+
+_RUNNERS: dict[Any, Any] = {
+    nn.Conv2d: _convolution,
+    nn.Linear: _linear,
+    nn.MaxPool2d: _pool,
+    nn.Dropout: _dropout,
+    nn.LocalResponseNorm: _norm,
+}

@@ -1,0 +1,1 @@
+"""The operators: one a file, with its checks, its plan, what it saves, and its public function."""

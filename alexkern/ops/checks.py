@@ -1,0 +1,64 @@
+"""Checks that the operators share. They run on every call: the good case is a handful of C calls and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexkern.ops.errors import argument_error
+
+FLOATING = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
+
+
+def floating(operator: str, argument: str, value: Any) -> None:
+    """`value` is a strided tensor of a dtype that the operators compute in."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"alexkern.{operator}: {argument} must be a Tensor, got {type(value).__name__}")
+    if value.dtype not in FLOATING:
+        raise argument_error(operator, f"{argument}'s dtype", value.dtype, "float32, float16, bfloat16 or float64")
+    if value.layout != torch.strided:
+        raise argument_error(operator, f"{argument}'s layout", value.layout, "torch.strided")
+
+
+def like_input(operator: str, argument: str, value: Any, input: Tensor) -> None:
+    """`value` is a strided tensor with `input`'s dtype on `input`'s device."""
+    floating(operator, argument, value)
+    if value.dtype != input.dtype:
+        raise argument_error(operator, f"{argument}'s dtype", value.dtype, f"input's, {input.dtype}")
+    if value.device != input.device:
+        raise argument_error(operator, f"{argument}'s device", value.device, f"input's, {input.device}")
+
+
+def pair(operator: str, argument: str, value: Any, minimum: int) -> tuple[int, int]:
+    """`value` as (vertical, horizontal): an int stands for both, as in torch."""
+    both = isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (1, 2)
+    result: tuple[int, int] = (value[0], value[-1]) if both else (value, value)
+    for entry in result:
+        if type(entry) is not int and (not isinstance(entry, (int, torch.SymInt)) or isinstance(entry, bool)):
+            raise TypeError(f"alexkern.{operator}: {argument} must be an int or two ints, got {value!r}")
+        if entry < minimum:
+            raise argument_error(operator, argument, value, f"at least {minimum}")
+    return result
+
+
+def probability(operator: str, p: Any) -> float:
+    if isinstance(p, bool) or not isinstance(p, (int, float)):
+        raise TypeError(f"alexkern.{operator}: p must be a float, got {p!r}")
+    if not 0.0 <= p <= 1.0:
+        raise argument_error(operator, "p", p, "a probability between 0 and 1")
+    return float(p)
+
+
+def image(operator: str, input: Tensor) -> None:
+    """`input` is (N, C, H, W) or (C, H, W)."""
+    if input.dim() not in (3, 4):
+        raise argument_error(operator, "input", f"shape {tuple(input.shape)}", "(N, C, H, W) or (C, H, W)")
+
+
+def number(operator: str, argument: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"alexkern.{operator}: {argument} must be a float, got {value!r}")
+    return float(value)

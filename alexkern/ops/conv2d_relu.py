@@ -1,0 +1,89 @@
+"""conv2d_relu: relu(conv2d(input, weight, bias)), one pass over the output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from alexkern.ops.convolution import Pair, convolution_arguments, convolved_size
+from alexkern.ops.operator import Operator
+from alexkern.ops.plan import Spec, is_channels_last, like, nchw
+from alexkern.reference import conv2d_relu as reference
+
+
+def conv2d_relu(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """2-D convolution, bias and ReLU, fused.
+
+    The arguments are those of :func:`torch.nn.functional.conv2d`; ReLU after every convolution is the paper's section
+    3.1 (Krizhevsky, Sutskever, Hinton 2012). Products accumulate in float32 (float64 for float64), and there is one
+    rounding, to the output's dtype, after bias and ReLU. NaN passes through and ReLU(-0.0) is -0.0, as in torch.
+
+    Args:
+        input: images of shape (N, C, H, W) or (C, H, W); float32, float16, bfloat16 or, on the torch backend, float64.
+        weight: filters of shape (K, C // groups, R, S), in input's dtype.
+        bias: shape (K,), in input's dtype, or None.
+        stride, padding, dilation: in pixels, one int for both directions or a (vertical, horizontal) pair; padding
+            may also be "valid" or, with stride 1, "same".
+        groups: number of groups that channels and filters are split into.
+
+    Returns:
+        Tensor of shape (N, K, P, Q) or (K, P, Q), P = (H + 2 * padding - dilation * (R - 1) - 1) // stride + 1;
+        channels_last if input or weight is, else contiguous.
+
+    Saved for backward: input, weight and output (the ReLU mask is read off it). Double backward raises RuntimeError.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ArgumentError: (a ValueError and a RuntimeError) a shape, dtype, device or number that does not fit.
+    """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(
+            conv2d_relu, (input, weight, bias), input, weight, bias, stride, padding, dilation, groups
+        )
+    args = convolution_arguments("conv2d_relu", input, weight, bias, stride, padding, dilation, groups)
+    if args[0].dim() == 3:
+        return OPERATOR(args[0].unsqueeze(0), *args[1:]).squeeze(0)
+    return OPERATOR(*args)
+
+
+class Conv2dRelu(Operator):
+    name = "conv2d_relu"
+    schema = "Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups"
+    backward_schema = (
+        "Tensor input, Tensor weight, Tensor output, int[2] stride, int[2] padding, int[2] dilation, int groups"
+    )
+    num_tensors = 3
+    num_differentiable = 3
+
+    def plan(self, *args: Any) -> tuple[Spec, ...]:
+        return (plan_output(*args),)
+
+    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
+        input, weight, output, *_ = args
+        return like(input), like(weight), Spec((output.shape[1],), (1,), weight.dtype)
+
+    def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        input, weight, _, *params = args
+        return (input, weight, outputs[0]), tuple(params)
+
+
+def plan_output(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Spec:
+    """The convolution's output: (N, K, P, Q), channels_last if the input or the weight is."""
+    P, Q = convolved_size(input, weight, stride, padding, dilation)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    return nchw((input.shape[0], weight.shape[0], P, Q), input.dtype, channels_last)
+
+
+OPERATOR = Conv2dRelu(reference)

@@ -1,0 +1,119 @@
+"""conv2d_relu_max_pool2d: max_pool2d(relu(conv2d(input, weight, bias))), which never keeps the convolution's output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from alexkern.ops.conv2d_relu import plan_output
+from alexkern.ops.convolution import convolution_arguments, convolved_size
+from alexkern.ops.operator import Operator
+from alexkern.ops.plan import Spec, is_channels_last, like, nchw
+from alexkern.ops.pooling import Pair, check_pooled, offset_dtype, pooled_size, window_arguments
+from alexkern.reference import conv2d_relu_max_pool2d as reference
+
+
+def conv2d_relu_max_pool2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+    *,
+    pool_kernel_size: int | Pair = 3,
+    pool_stride: int | Pair = 2,
+    pool_padding: int | Pair = 0,
+) -> Tensor:
+    """2-D convolution, bias, ReLU and max-pooling, fused: AlexNet's layers 1, 2 and 5.
+
+    ``max_pool2d(conv2d_relu(input, weight, bias, ...), pool_kernel_size, pool_stride, pool_padding)``, to the letter:
+    values are rounded to the output's dtype first and compared then. Layers and overlapping windows are those of
+    sections 3.4 and 3.5 of the paper (Krizhevsky, Sutskever, Hinton 2012).
+
+    Args:
+        input, weight, bias, stride, padding, dilation, groups: as in :func:`conv2d_relu`.
+        pool_kernel_size, pool_stride, pool_padding: in pixels of the convolution's output, as in :func:`max_pool2d`.
+
+    Returns:
+        Tensor of shape (N, K, P, Q) or (K, P, Q), the pooled sizes; channels_last if input or weight is, else
+        contiguous.
+
+    Saved for backward: input, weight, the pooled output, and one uint8 window offset per output (int32 for windows of
+    over 256 pixels); never the convolution's output. Double backward raises RuntimeError.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ArgumentError: (a ValueError and a RuntimeError) a shape, dtype, device or number that does not fit.
+    """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(
+            conv2d_relu_max_pool2d,
+            (input, weight, bias),
+            input,
+            weight,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            pool_kernel_size=pool_kernel_size,
+            pool_stride=pool_stride,
+            pool_padding=pool_padding,
+        )
+    name = "conv2d_relu_max_pool2d"
+    args = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups)
+    window = window_arguments(name, pool_kernel_size, pool_stride, pool_padding, 1, prefix="pool_")[:3]
+    images, filters, _, *geometry, _ = args
+    size = convolved_size(images, filters, *geometry)
+    check_pooled(name, size, _pooled(size, *window), window[0])
+    if images.dim() == 3:
+        return OPERATOR(images.unsqueeze(0), *args[1:], *window, False).squeeze(0).contiguous()
+    return OPERATOR(*args, *window, False)
+
+
+class Conv2dReluMaxPool2d(Operator):
+    name = "conv2d_relu_max_pool2d"
+    schema = (
+        "Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups, "
+        "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding, bool save_offsets"
+    )
+    backward_schema = (
+        "Tensor input, Tensor weight, Tensor output, Tensor offsets, int[2] stride, int[2] padding, "
+        "int[2] dilation, int groups, int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding"
+    )
+    num_tensors = 3
+    num_differentiable = 3
+    has_offsets = True
+
+    def plan(self, *args: Any) -> tuple[Spec, ...]:
+        return plan_outputs(*args)
+
+    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
+        input, weight, output, *_ = args
+        return like(input), like(weight), Spec((output.shape[1],), (1,), weight.dtype)
+
+    def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        input, weight, _, *params, _ = args
+        return (input, weight, *outputs), tuple(params)
+
+
+def _pooled(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair) -> Pair:
+    P, Q = (pooled_size(size[axis], kernel_size[axis], stride[axis], padding[axis], 1, False) for axis in (0, 1))
+    return P, Q
+
+
+def plan_outputs(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Spec, Spec]:
+    """The pooled values (N, K, P, Q) and their offsets, in the convolution's format; no offsets unless saved."""
+    *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
+    N, K, P, Q = plan_output(input, weight, bias, *convolution).shape
+    shape = (N, K, *_pooled((P, Q), pool_kernel_size, pool_stride, pool_padding))
+    values = nchw(shape, input.dtype, is_channels_last(input) or is_channels_last(weight))
+    dtype = offset_dtype(pool_kernel_size)
+    return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)
+
+
+OPERATOR = Conv2dReluMaxPool2d(reference)

@@ -1,0 +1,91 @@
+"""linear_relu_dropout: dropout(relu(linear(input, weight, bias))), the classifier's hidden layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from alexkern.ops import checks, seed
+from alexkern.ops.autocast import to_autocast_dtype
+from alexkern.ops.errors import argument_error
+from alexkern.ops.operator import Operator
+from alexkern.ops.plan import Spec, contiguous_strides, like
+from alexkern.reference import linear_relu_dropout as reference
+
+
+def linear_relu_dropout(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, p: float = 0.5, training: bool = True
+) -> Tensor:
+    """Linear layer, bias, ReLU and dropout, fused.
+
+    ``dropout(relu(linear(input, weight, bias)), p, training)``: a hidden layer of the classifier (the paper's sections
+    3.5 and 4.2; Krizhevsky, Sutskever, Hinton 2012). With training=False or p=0 it is linear and ReLU alone.
+
+    Args:
+        input: shape (*, in_features); float32, float16, bfloat16 or, on the torch backend, float64.
+        weight: shape (out_features, in_features), in input's dtype.
+        bias: shape (out_features,), in input's dtype, or None.
+        p: probability of dropping an element of the output, 0 to 1. See :func:`dropout` for how it is decided.
+        training: whether to drop at all.
+
+    Returns:
+        Contiguous tensor of shape (*, out_features).
+
+    Saved for backward: input, weight, output, and the 16 bytes of seed and offset. A NaN gradient at a dropped element
+    gives 0, where torch gives NaN. Double backward raises RuntimeError.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ArgumentError: (a ValueError and a RuntimeError) a shape, dtype, device or number that does not fit.
+    """
+    name = "linear_relu_dropout"
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(linear_relu_dropout, (input, weight, bias), input, weight, bias, p, training)
+    checks.floating(name, "input", input)
+    checks.floating(name, "weight", weight)
+    if torch._C._is_any_autocast_enabled():
+        input, weight, bias = to_autocast_dtype(input, weight, bias)
+    checks.like_input(name, "weight", weight, input)
+    if weight.dim() != 2:
+        raise argument_error(name, "weight", f"shape {tuple(weight.shape)}", "(out_features, in_features)")
+    if input.dim() == 0 or input.shape[-1] != weight.shape[1]:
+        raise argument_error(
+            name, "input", f"shape {tuple(input.shape)}", f"(*, {weight.shape[1]}) for weight {tuple(weight.shape)}"
+        )
+    if bias is not None:
+        checks.like_input(name, "bias", bias, input)
+        if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
+            raise argument_error(name, "bias", f"shape {tuple(bias.shape)}", f"({weight.shape[0]},)")
+    p = checks.probability(name, p)
+    drops = training and p > 0.0
+    return OPERATOR(input, weight, bias, seed.draw(input.device) if drops else None, p if drops else 0.0)
+
+
+class LinearReluDropout(Operator):
+    name = "linear_relu_dropout"
+    schema = "Tensor input, Tensor weight, Tensor? bias, Tensor? seed, float p"
+    backward_schema = "Tensor input, Tensor weight, Tensor output, Tensor? seed, float p"
+    num_tensors = 4
+    num_differentiable = 3
+
+    def plan(self, *args: Any) -> tuple[Spec, ...]:
+        return (plan_output(*args),)
+
+    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
+        input, weight, *_ = args
+        return like(input), like(weight), Spec((weight.shape[0],), (1,), weight.dtype)
+
+    def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        input, weight, _, seed, p = args
+        return (input, weight, outputs[0], seed), (p,)
+
+
+def plan_output(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Spec:
+    shape = (*input.shape[:-1], weight.shape[0])
+    return Spec(shape, contiguous_strides(shape), input.dtype)
+
+
+OPERATOR = LinearReluDropout(reference)

@@ -1,0 +1,78 @@
+"""local_response_norm: every value divided by a power of the energy of its neighbours in the channel dimension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from alexkern.ops import checks
+from alexkern.ops.autocast import to_float32
+from alexkern.ops.errors import argument_error
+from alexkern.ops.operator import Operator
+from alexkern.ops.plan import Spec, like
+from alexkern.reference import local_response_norm as reference
+
+
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """Local response normalisation across channels.
+
+    ``input / (k + alpha / size * sum of squares over size channels) ** beta``, arguments and defaults of
+    :func:`torch.nn.functional.local_response_norm`. It is the paper's section 3.3 (Krizhevsky, Sutskever, Hinton 2012)
+    with alpha / size for its alpha: the paper's alpha = 1e-4 over n = 5 is alpha=5e-4 here. The sum and the power are
+    taken in float32 (float64 for float64), and rounded once. Under autocast the result is float32, as in torch.
+
+    Args:
+        input: shape (N, C, *), at least 3-D, channels in dimension 1 as in torch; float32, float16, bfloat16 or, on the
+            torch backend, float64.
+        size: how many neighbouring channels are summed, itself included: size // 2 before it, (size - 1) // 2 after.
+        alpha, beta, k: as above.
+
+    Returns:
+        Tensor of input's shape, laid out as torch.empty_like(input).
+
+    Saved for backward: input. Double backward raises RuntimeError.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ArgumentError: (a ValueError and a RuntimeError) size below 1, or a shape or dtype that does not fit.
+    """
+    name = "local_response_norm"
+    if has_torch_function_unary(input):
+        return handle_torch_function(local_response_norm, (input,), input, size, alpha, beta, k)
+    checks.floating(name, "input", input)
+    if input.dim() < 3:
+        raise argument_error(name, "input", f"shape {tuple(input.shape)}", "(N, C, *) of at least 3 dimensions")
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"alexkern.{name}: size must be an int, got {size!r}")
+    if size < 1:
+        raise argument_error(name, "size", size, "at least 1")
+    alpha, beta, k = (
+        checks.number(name, argument, value) for argument, value in (("alpha", alpha), ("beta", beta), ("k", k))
+    )
+    if torch._C._is_any_autocast_enabled():
+        (input,) = to_float32(input)
+    return OPERATOR(input, size, alpha, beta, k)
+
+
+class LocalResponseNorm(Operator):
+    name = "local_response_norm"
+    schema = "Tensor input, int size, float alpha, float beta, float k"
+    backward_schema = "Tensor input, int size, float alpha, float beta, float k"
+    num_tensors = 1
+    num_differentiable = 1
+
+    def plan(self, *args: Any) -> tuple[Spec, ...]:
+        return (like(args[0]),)
+
+    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
+        return (like(args[0]),)
+
+    def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        input, *params = args
+        return (input,), tuple(params)
+
+
+OPERATOR = LocalResponseNorm(reference)

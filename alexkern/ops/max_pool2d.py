@@ -1,0 +1,118 @@
+"""max_pool2d: the maximum of every window, and one byte that says where it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from alexkern.ops import checks
+from alexkern.ops.errors import argument_error
+from alexkern.ops.operator import Operator
+from alexkern.ops.plan import Spec, is_channels_last, nchw
+from alexkern.ops.pooling import Pair, check_pooled, offset_dtype, pooled_size, window_arguments
+from alexkern.reference import max_pool2d as reference
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: int | Pair,
+    stride: int | Pair | None = None,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Max-pooling with a backward that needs one byte per output.
+
+    The arguments are those of :func:`torch.nn.functional.max_pool2d` without return_indices. With kernel_size 3 and
+    stride 2 the windows overlap: the paper's section 3.4. NaN wins a window (the last one does), otherwise the first of
+    equal values; a window of -inf alone has its first position.
+
+    Args:
+        input: shape (N, C, H, W) or (C, H, W); float32, float16, bfloat16 or, on the torch backend, float64.
+        kernel_size, stride, padding, dilation: in pixels, one int for both directions or a (vertical, horizontal)
+            pair; stride is kernel_size where None; padding is at most half of kernel_size.
+        ceil_mode: round the output size up instead of down.
+
+    Returns:
+        Tensor of shape (N, C, P, Q) or (C, P, Q), channels_last if input is, else contiguous.
+
+    Saved for backward: one window offset per output, uint8 (int32 for windows of over 256 pixels). Double backward
+    raises RuntimeError.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ArgumentError: (a ValueError and a RuntimeError) a shape, dtype or number that does not fit.
+    """
+    if has_torch_function_unary(input):
+        return handle_torch_function(max_pool2d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode)
+    checks.floating("max_pool2d", "input", input)
+    checks.image("max_pool2d", input)
+    kernel_size, stride, padding, dilation = window_arguments("max_pool2d", kernel_size, stride, padding, dilation)
+    ceil_mode = bool(ceil_mode)
+    C, H, W = input.shape[-3:]
+    if C == 0:
+        raise argument_error("max_pool2d", "input", f"shape {tuple(input.shape)}", "of at least one channel")
+    check_pooled("max_pool2d", (H, W), _pooled((H, W), kernel_size, stride, padding, dilation, ceil_mode), kernel_size)
+    if input.dim() == 3:
+        # Unbatched results are contiguous in torch, whatever the input's strides.
+        batch = input.contiguous().unsqueeze(0)
+        return OPERATOR(batch, kernel_size, stride, padding, dilation, ceil_mode, False).squeeze(0)
+    return OPERATOR(input, kernel_size, stride, padding, dilation, ceil_mode, False)
+
+
+class MaxPool2d(Operator):
+    name = "max_pool2d"
+    schema = (
+        "Tensor input, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode, "
+        "bool save_offsets"
+    )
+    backward_schema = (
+        "Tensor offsets, SymInt[4] input_shape, bool channels_last, int[2] kernel_size, int[2] stride, "
+        "int[2] padding, int[2] dilation, bool ceil_mode"
+    )
+    num_tensors = 1
+    num_differentiable = 1
+    has_offsets = True
+
+    def plan(self, *args: Any) -> tuple[Spec, ...]:
+        return plan_outputs(*args)
+
+    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
+        _, input_shape, channels_last, *_ = args
+        return (nchw(tuple(input_shape), grad.dtype, channels_last),)
+
+    def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        input, *window, _ = args
+        return (outputs[1],), (tuple(input.shape), is_channels_last(input), *window)
+
+
+def _pooled(
+    size: tuple[int, ...], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> Pair:
+    P, Q = (
+        pooled_size(size[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis], ceil_mode)
+        for axis in (0, 1)
+    )
+    return P, Q
+
+
+def plan_outputs(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    save_offsets: bool,
+) -> tuple[Spec, Spec]:
+    """The pooled values (N, C, P, Q) and their offsets, both in the input's format; no offsets unless saved."""
+    N, C, H, W = input.shape
+    shape = (N, C, *_pooled((H, W), kernel_size, stride, padding, dilation, ceil_mode))
+    values = nchw(shape, input.dtype, is_channels_last(input))
+    dtype = offset_dtype(kernel_size)
+    return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)
+
+
+OPERATOR = MaxPool2d(reference)

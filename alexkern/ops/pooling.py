@@ -1,0 +1,50 @@
+"""What max_pool2d and conv2d_relu_max_pool2d share: window arithmetic and its checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from alexkern.ops import checks
+from alexkern.ops.errors import argument_error
+
+Pair = tuple[int, int]
+
+
+def pooled_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    """torch's output size: in ceil_mode the last window must still start inside the image or its left padding."""
+    span = size + 2 * padding - dilation * (kernel_size - 1) - 1
+    if not ceil_mode:
+        return span // stride + 1
+    count = -(-span // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + padding else count
+
+
+def offset_dtype(kernel_size: Pair) -> torch.dtype:
+    """The dtype of an offset r * S + s into an R x S window."""
+    return torch.uint8 if kernel_size[0] * kernel_size[1] <= 256 else torch.int32
+
+
+def window_arguments(
+    operator: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any, prefix: str = ""
+) -> tuple[Pair, Pair, Pair, Pair]:
+    kernel_size = checks.pair(operator, f"{prefix}kernel_size", kernel_size, 1)
+    # torch takes an empty sequence as well as None for "the window's own size".
+    stride = kernel_size if stride is None or stride == () or stride == [] else stride
+    stride = checks.pair(operator, f"{prefix}stride", stride, 1)
+    padding = checks.pair(operator, f"{prefix}padding", padding, 0)
+    dilation = checks.pair(operator, f"{prefix}dilation", dilation, 1)
+    if 2 * padding[0] > kernel_size[0] or 2 * padding[1] > kernel_size[1]:
+        raise argument_error(operator, f"{prefix}padding", padding, f"at most half of the window {kernel_size}")
+    return kernel_size, stride, padding, dilation
+
+
+def check_pooled(operator: str, size: Pair, pooled: Pair, kernel_size: Pair) -> None:
+    if pooled[0] < 1 or pooled[1] < 1:
+        raise argument_error(
+            operator,
+            "input",
+            f"{size[0]}x{size[1]} where the windows are taken, which gives {pooled[0]}x{pooled[1]}",
+            f"large enough for one {kernel_size[0]}x{kernel_size[1]} window: the output size is too small",
+        )

@@ -1,0 +1,69 @@
+"""conv2d_relu_max_pool2d in torch operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexkern.ops.convolution import convolved_size
+from alexkern.ops.plan import is_channels_last
+from alexkern.ops.pooling import Pair
+from alexkern.reference import conv2d_relu, max_pool2d
+
+
+def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
+    *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
+    return max_pool2d.forward(
+        conv2d_relu.forward(input, weight, bias, *convolution),
+        pool_kernel_size,
+        pool_stride,
+        pool_padding,
+        (1, 1),
+        False,
+        save_offsets,
+    )
+
+
+def composite(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
+    """The same, differentiable by torch itself: what torch.compile traces."""
+    *convolution, pool_kernel_size, pool_stride, pool_padding, _ = args
+    return F.max_pool2d(
+        conv2d_relu.composite(input, weight, bias, *convolution), pool_kernel_size, pool_stride, pool_padding
+    )
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    offsets: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    pool_kernel_size: Pair,
+    pool_stride: Pair,
+    pool_padding: Pair,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias, those that `needs` asks for."""
+    # A pooled value is the activation at its winner, so the ReLU mask can be read off it, before scattering.
+    masked = torch.ops.aten.threshold_backward(grad, output, 0)
+    (scattered,) = max_pool2d.backward(
+        masked,
+        offsets,
+        (input.shape[0], weight.shape[0], *convolved_size(input, weight, stride, padding, dilation)),
+        is_channels_last(input) or is_channels_last(weight),
+        pool_kernel_size,
+        pool_stride,
+        pool_padding,
+        (1, 1),
+        False,
+        (True,),
+    )
+    assert scattered is not None
+    return conv2d_relu.convolution_gradients(scattered, input, weight, stride, padding, dilation, groups, needs)

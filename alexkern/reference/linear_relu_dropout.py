@@ -1,0 +1,46 @@
+"""linear_relu_dropout in torch operators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexkern.reference import dropout, philox
+
+
+def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+    output = F.linear(input, weight, bias).relu_()
+    if seed is None:
+        return output
+    return dropout.apply(output, philox.keep(seed, p, tuple(output.shape), output.stride()), p, output)
+
+
+def composite(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+    """The same in distribution, differentiable by torch itself: what torch.compile traces."""
+    return F.dropout(F.linear(input, weight, bias).relu(), p, seed is not None)
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    seed: Tensor | None,
+    p: float,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias, those that `needs` asks for."""
+    if seed is not None:
+        grad = grad * dropout.scale(p)
+    # Where an element was dropped the output is 0, so the ReLU mask drops its gradient too.
+    grad = torch.ops.aten.threshold_backward(grad, output, 0)
+    # Only a dropped NaN is no 0. A CPU can afford to ask; on a GPU the answer would stall the stream.
+    if seed is not None and (output.device.type != "cpu" or bool(output.isnan().any())):
+        grad = grad.masked_fill(~philox.keep(seed, p, tuple(output.shape), output.stride()), 0)
+    rows = grad.reshape(-1, weight.shape[0])  # (N, out_features)
+    return (
+        (grad @ weight) if needs[0] else None,
+        (rows.t() @ input.reshape(-1, weight.shape[1])) if needs[1] else None,
+        rows.sum(0) if needs[2] else None,
+    )

@@ -1,0 +1,100 @@
+"""Dropout's one definition: known answers, the same elements on every backend, forward and backward, and fair coins."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alexkern import dispatch
+from alexkern.reference import philox as reference
+from support import philox
+from support.backends import DEVICE, serving
+
+# The known answers of Salmon et al.'s Random123 for philox4x32-10: (counter, key, result).
+KNOWN = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    (
+        (0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF),
+        (0xFFFFFFFF, 0xFFFFFFFF),
+        (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+    ),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+SEEDS = [(0, 0), (1, 0), (-1, -2), (2**63 - 1, 2**62), (-(2**63), 2**32 - 3), (5, -(2**63))]
+
+
+@pytest.mark.parametrize(("counter", "key", "wanted"), KNOWN)
+def test_known_answers_of_the_oracle(counter: tuple, key: tuple, wanted: tuple) -> None:
+    assert philox.block(key, counter) == wanted
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=str)
+def test_words_of_the_torch_backend(seed: tuple[int, int]) -> None:
+    """Word i is word i % 4 of counter offset + i // 4 modulo 2**64, for every seed, across the wrap as well."""
+    key, offset = (value % 2**64 for value in seed)
+    words = reference.words(torch.tensor(seed, device=DEVICE), 23).tolist()
+    for index, word in enumerate(words):
+        counter = (offset + index // 4) % 2**64
+        block = philox.block((key & 0xFFFFFFFF, key >> 32), (counter & 0xFFFFFFFF, counter >> 32, 0, 0))
+        assert word == block[index % 4]
+
+
+@pytest.mark.parametrize("backend", serving("dropout"))
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("seed", SEEDS, ids=str)
+def test_same_elements_on_every_backend(backend: str, p: float, seed: tuple[int, int]) -> None:
+    """Values and gradients are dropped where the definition says, in memory order of permuted and expanded inputs."""
+    operator = dispatch.implementation(backend, "dropout")
+    place = torch.tensor(seed, device=DEVICE)
+    inputs = {
+        "contiguous": torch.ones(3, 7, 5, device=DEVICE),
+        "permuted": torch.ones(5, 3, 7, device=DEVICE).permute(1, 2, 0),
+        "expanded": torch.ones(1, 7, 1, device=DEVICE).expand(3, 7, 5),
+    }
+    for label, input in inputs.items():
+        keep = philox.keep(place, p, input)
+        output = operator.forward(input, place, p)
+        assert output.stride() == torch.empty_like(input).stride(), label
+        assert torch.equal(output != 0, keep), label
+        grad = torch.ones_like(input)
+        (gradient,) = operator.backward(grad, place, output.stride(), p, (True,))
+        assert torch.equal(gradient, output), label
+
+
+@pytest.mark.parametrize("backend", serving("linear_relu_dropout"))
+@pytest.mark.parametrize("p", [0.25, 0.5, 1.0])
+def test_linear_drops_the_same_elements(backend: str, p: float) -> None:
+    operator = dispatch.implementation(backend, "linear_relu_dropout")
+    place = torch.tensor((2**40 + 5, -3), device=DEVICE)
+    input = torch.eye(6, device=DEVICE)
+    weight = torch.ones(9, 6, device=DEVICE)
+    output = operator.forward(input, weight, None, place, p)
+    keep = philox.keep(place, p, output)
+    assert torch.equal(output != 0, keep)
+    gradient, _, bias_gradient = operator.backward(
+        torch.ones_like(output), input, weight, output, place, p, (True, False, True)
+    )
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    torch.testing.assert_close(bias_gradient, keep.sum(0) * scale)
+    torch.testing.assert_close(gradient, (keep.sum(1, keepdim=True) * scale).expand(6, 6).contiguous())
+
+
+@pytest.mark.parametrize("backend", serving("dropout"))
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
+def test_statistics(backend: str, p: float, generator: torch.Generator) -> None:
+    """Over independent seeds the number kept is binomial, to five standard deviations; so are pairs of neighbours."""
+    operator = dispatch.implementation(backend, "dropout")
+    input = torch.ones(4096, device=DEVICE)
+    kept = []
+    for _ in range(8):
+        seed = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).to(DEVICE)
+        kept.append(operator.forward(input, seed, p) != 0)
+    keep = torch.stack(kept).double().cpu()
+    n, q = keep.numel(), 1 - p
+    assert abs(keep.sum().item() - n * q) < 5 * (n * p * q) ** 0.5
+    pairs = (keep[:, 1:] * keep[:, :-1]).sum().item()
+    assert abs(pairs - (n - 8) * q * q) < 5 * ((n - 8) * q * q * (1 - q * q) * 3) ** 0.5

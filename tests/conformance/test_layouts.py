@@ -1,0 +1,154 @@
+"""Inputs and gradients of any strides: sliced, expanded, permuted, channels_last, with a storage offset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import alexkern
+from support import oracle, routes
+from support.accuracy import assert_accurate
+from support.backends import DEVICE, serving
+from support.canaries import canaries
+from support.cases import CASES, Case
+
+
+def contiguous(value: Tensor) -> Tensor:
+    return value.contiguous()
+
+
+def channels_last(value: Tensor) -> Tensor:
+    return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
+
+
+def with_offset(value: Tensor) -> Tensor:
+    """Starts three elements into its storage: not where any vector load would like it."""
+    buffer = value.new_full((value.numel() + 3,), float("nan"))
+    return buffer[3:].view(value.shape).copy_(value)
+
+
+def sliced(value: Tensor) -> Tensor:
+    """Every second entry of every dimension, NaN in between."""
+    wide = value.new_full([2 * size for size in value.shape], float("nan"))
+    view = wide[tuple(slice(None, None, 2) for _ in value.shape)]
+    return view.copy_(value)
+
+
+def permuted(value: Tensor) -> Tensor:
+    """Dimensions in reverse order in memory."""
+    order = tuple(reversed(range(value.dim())))
+    return value.permute(order).contiguous().permute(order)
+
+
+def expanded(value: Tensor) -> Tensor:
+    """One image for the whole batch (or one row): stride 0."""
+    return value[:1].expand(value.shape) if value.dim() and value.shape[0] else value
+
+
+def scalar(value: Tensor) -> Tensor:
+    """One number for everything: what y.sum().backward() sends."""
+    return value.new_tensor(0.5).expand(value.shape)
+
+
+def part_of_cat(value: Tensor) -> Tensor:
+    """The middle of a concatenation along dimension 1: what the backward of torch.cat sends."""
+    if value.dim() < 2:
+        return value
+    return torch.cat((torch.full_like(value, float("nan")), value, value), dim=1).narrow(
+        1, value.shape[1], value.shape[1]
+    )
+
+
+INPUTS = (channels_last, with_offset, sliced, permuted, expanded, part_of_cat)
+GRADS = (contiguous, channels_last, sliced, permuted, scalar, part_of_cat)
+LABELS = {
+    "conv2d_relu": ("conv1", "conv2_2012", "conv3", "unbatched", "filter_1x1", "image_1x1", "channels_1", "groups_3"),
+    "conv2d_relu_max_pool2d": ("conv1", "conv5", "batch_1_odd", "unbatched", "uneven"),
+    "max_pool2d": ("pool1", "channels_1", "channels_5", "unbatched", "image_1x1", "uneven"),
+    "dropout": ("fc", "odd", "images"),
+    "linear_relu_dropout": ("fc7", "three_dimensions", "vector"),
+    "local_response_norm": ("norm1", "even_size", "sequences"),
+}
+COMBINATIONS = [
+    pytest.param(case, backend, id=f"{case}-{backend}")
+    for case in CASES
+    if case.label in LABELS[case.operator]
+    for backend in serving(case.operator)
+]
+
+
+def check(
+    case: Case,
+    backend: str,
+    layout: Callable[[Tensor], Tensor],
+    grad_layout: Callable[[Tensor], Tensor],
+    generator: torch.Generator,
+) -> None:
+    tensors = [None if tensor is None else layout(tensor) for tensor in case.draw(torch.float32, DEVICE, generator)]
+    before = [None if tensor is None else tensor.clone() for tensor in tensors]
+    with alexkern.backend(backend), canaries():
+        output, _ = routes.run("direct", case, tensors, None)
+    choices = oracle.choices(case, tensors, output, backend)
+    grad = grad_layout(torch.randn(output.shape, generator=generator).to(DEVICE))
+    with alexkern.backend(backend), canaries():
+        _, grads = routes.run("autograd", case, tensors, grad)
+    doubles = [None if tensor is None else tensor.detach().double().clone().requires_grad_() for tensor in tensors]
+    floats = [None if tensor is None else tensor.detach().clone().requires_grad_() for tensor in tensors]
+    reference, torchs = oracle.plain(case, doubles, choices.keep), oracle.plain(case, floats, choices.keep)
+    assert_accurate(output, reference.detach(), torchs.detach(), "output")
+    present = [index for index, tensor in enumerate(tensors) if tensor is not None]
+    wanted = torch.autograd.grad(
+        oracle.differentiable(case, doubles, choices), [doubles[index] for index in present], grad.double()
+    )
+    torch_grads = torch.autograd.grad(
+        oracle.differentiable(case, floats, choices), [floats[index] for index in present], grad
+    )
+    for index, reference_grad, torch_grad in zip(present, wanted, torch_grads, strict=True):
+        ours = grads[index]
+        assert ours is not None
+        assert_accurate(ours, reference_grad, torch_grad, f"gradient of tensor {index}")
+    for tensor, copy in zip(tensors, before, strict=True):
+        assert tensor is None or copy is None or torch.equal(tensor, copy), "an input was written to"
+
+
+@pytest.mark.parametrize("layout", INPUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
+def test_input_layouts(
+    case: Case, backend: str, layout: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> None:
+    check(case, backend, layout, contiguous, generator)
+
+
+@pytest.mark.parametrize("grad_layout", GRADS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
+def test_gradient_layouts(
+    case: Case, backend: str, grad_layout: Callable[[Tensor], Tensor], generator: torch.Generator
+) -> None:
+    check(case, backend, contiguous, grad_layout, generator)
+
+
+@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
+def test_only_the_gradients_asked_for(case: Case, backend: str, generator: torch.Generator) -> None:
+    """Each tensor alone requires a gradient: it gets the one it would get among the others, and they get none."""
+    tensors = case.draw(torch.float32, DEVICE, generator)
+    with alexkern.backend(backend):
+        output, everything = routes.run("autograd", case, tensors, None)
+        for index, tensor in enumerate(tensors):
+            if tensor is None:
+                continue
+            leaves = [
+                None if value is None else value.detach().clone().requires_grad_(place == index)
+                for place, value in enumerate(tensors)
+            ]
+            torch.manual_seed(0)
+            case.call(*leaves).backward(torch.ones_like(output))
+            for place, leaf in enumerate(leaves):
+                if leaf is None or place != index:
+                    assert leaf is None or leaf.grad is None
+                else:
+                    wanted = everything[place]
+                    assert leaf.grad is not None and wanted is not None
+                    torch.testing.assert_close(leaf.grad, wanted, rtol=1e-5, atol=1e-6)

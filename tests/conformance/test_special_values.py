@@ -1,0 +1,160 @@
+"""NaN, infinities, signed zeros, ties and windows of -inf: torch's results to the letter, on every backend."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import alexkern
+from alexkern import functional
+from support.accuracy import assert_same
+from support.backends import DEVICE, serving
+
+NAN, INF = math.nan, math.inf
+POOL_BACKENDS = serving("max_pool2d")
+CONVOLUTION_BACKENDS = serving("conv2d_relu")
+
+
+def specials(shape: tuple[int, ...], generator: torch.Generator, values: list[float]) -> Tensor:
+    """Each entry one of `values`, by chance."""
+    table = torch.tensor(values)
+    return table[torch.randint(len(values), shape, generator=generator)].to(DEVICE)
+
+
+def both(ours: Tensor, torchs: Tensor, leaves: tuple[Tensor, Tensor], grad: Tensor) -> None:
+    assert_same(ours.detach(), torchs.detach(), "output")
+    ours.backward(grad)
+    torchs.backward(grad)
+    mine, wanted = leaves[0].grad, leaves[1].grad
+    assert mine is not None and wanted is not None
+    assert_same(mine + 0.0, wanted + 0.0, "gradient")  # + 0.0: the sign of a zero gradient is nobody's business
+
+
+POOL_VALUES = {
+    "ties": [0.0, 1.0],
+    "signed_zeros": [0.0, -0.0],
+    "nan": [NAN, 1.0, 2.0],
+    "infinities": [INF, -INF, 0.0],
+    "everything": [NAN, INF, -INF, 0.0, -0.0, 1.0],
+    "all_minus_infinity": [-INF],
+    "all_nan": [NAN],
+}
+
+
+@pytest.mark.parametrize("values", POOL_VALUES.values(), ids=POOL_VALUES.keys())
+@pytest.mark.parametrize("window", [(3, 2, 0), (3, 2, 1), (2, 2, 0), ((2, 3), (1, 2), (1, 1))], ids=str)
+@pytest.mark.parametrize("backend", POOL_BACKENDS)
+def test_max_pool2d(backend: str, window: tuple, values: list[float], generator: torch.Generator) -> None:
+    input = specials((2, 5, 9, 8), generator, values)
+    leaves = input.clone().requires_grad_(), input.clone().requires_grad_()
+    torchs = F.max_pool2d(leaves[1], *window)
+    # Gradients that are sums of powers of two are exact in any order.
+    grad = 2.0 ** torch.randint(-3, 4, torchs.shape, generator=generator).to(DEVICE)
+    for channels_last in (False, True):
+        leaf = input.contiguous(memory_format=torch.channels_last) if channels_last else input.clone()
+        leaf.requires_grad_()
+        with alexkern.backend(backend):
+            ours = functional.max_pool2d(leaf, *window)
+        leaves[1].grad = None
+        both(ours, F.max_pool2d(leaves[1], *window), (leaf, leaves[1]), grad)
+
+
+RELU_VALUES = {
+    "nan": [NAN, 1.0, -1.0],
+    "infinities": [INF, -INF, 1.0],
+    "signed_zeros": [0.0, -0.0, 1.0, -1.0],
+}
+
+
+@pytest.mark.parametrize("values", RELU_VALUES.values(), ids=RELU_VALUES.keys())
+@pytest.mark.parametrize("backend", CONVOLUTION_BACKENDS)
+def test_relu_after_convolution(backend: str, values: list[float], generator: torch.Generator) -> None:
+    """A 1x1 convolution with filter 1 hands its input to the ReLU: what comes out is ReLU's, bit by bit."""
+    input = specials((2, 1, 5, 4), generator, values)
+    weight = torch.ones(1, 1, 1, 1, device=DEVICE)
+    leaves = input.clone().requires_grad_(), input.clone().requires_grad_()
+    with alexkern.backend(backend):
+        ours = functional.conv2d_relu(leaves[0], weight)
+    torchs = F.relu(F.conv2d(leaves[1], weight))
+    grad = specials(tuple(torchs.shape), generator, [1.0, 0.5, -2.0])
+    both(ours, torchs, leaves, grad)
+
+
+@pytest.mark.parametrize("backend", CONVOLUTION_BACKENDS)
+def test_nan_gradient_stops_at_the_mask(backend: str) -> None:
+    """Where the output is <= 0 the gradient is 0 even if a NaN comes in; where the output is NaN it passes."""
+    input = torch.tensor([-1.0, 2.0, NAN, 0.0], device=DEVICE).view(1, 1, 1, 4)
+    weight = torch.ones(1, 1, 1, 1, device=DEVICE)
+    grad = torch.tensor([NAN, 3.0, 5.0, NAN], device=DEVICE).view(1, 1, 1, 4)
+    leaf = input.clone().requires_grad_()
+    with alexkern.backend(backend):
+        functional.conv2d_relu(leaf, weight).backward(grad)
+    assert leaf.grad is not None
+    assert leaf.grad.flatten().tolist() == [0.0, 3.0, 5.0, 0.0]
+
+
+@pytest.mark.parametrize("values", POOL_VALUES.values(), ids=POOL_VALUES.keys())
+@pytest.mark.parametrize("backend", serving("conv2d_relu_max_pool2d"))
+def test_convolution_relu_and_pool(backend: str, values: list[float], generator: torch.Generator) -> None:
+    input = specials((2, 1, 9, 7), generator, values)
+    weight = torch.ones(1, 1, 1, 1, device=DEVICE)
+    leaves = input.clone().requires_grad_(), input.clone().requires_grad_()
+    with alexkern.backend(backend):
+        ours = functional.conv2d_relu_max_pool2d(leaves[0], weight)
+        inference = functional.conv2d_relu_max_pool2d(input, weight)
+    torchs = F.max_pool2d(F.relu(F.conv2d(leaves[1], weight)), 3, 2)
+    assert_same(inference, ours.detach(), "inference")
+    grad = 2.0 ** torch.randint(-3, 4, torchs.shape, generator=generator).to(DEVICE)
+    both(ours, torchs, leaves, grad)
+
+
+@pytest.mark.parametrize("backend", serving("dropout"))
+def test_dropped_nan_and_infinity_are_nan(backend: str) -> None:
+    input = torch.tensor([NAN, INF, -INF, 1.0, -1.0] * 40, device=DEVICE)
+    torch.manual_seed(0)
+    with alexkern.backend(backend):
+        output = functional.dropout(input, 0.5)
+    kept = ~torch.isnan(output) & (output != 0)
+    assert 20 < int(kept.sum()) < 140
+    assert torch.equal(output[kept], input[kept] * 2)
+    dropped = output[~kept]
+    finite = torch.isfinite(input[~kept])
+    assert bool(torch.isnan(dropped[~finite]).all()) and bool((dropped[finite] == 0).all())
+    with alexkern.backend(backend):
+        everything = functional.dropout(input, 1.0)
+    assert_same(everything, F.dropout(input, 1.0), "p = 1")
+
+
+@pytest.mark.parametrize("backend", serving("linear_relu_dropout"))
+def test_linear_relu_dropout_of_nan(backend: str) -> None:
+    """NaN goes through, dropped or not; its gradient is 0 where it was dropped and passes where it was kept."""
+    input = torch.tensor([[NAN], [1.0], [-1.0], [INF]] * 16, device=DEVICE).requires_grad_()
+    weight = torch.ones(3, 1, device=DEVICE)
+    torch.manual_seed(0)
+    with alexkern.backend(backend):
+        output = functional.linear_relu_dropout(input, weight, None, 0.5)
+    assert bool(torch.isnan(output[0::4]).all())
+    assert bool((output[2::4] == 0).all())
+    kept = (output[1::4] == 2).sum(1)  # of three features, each of them 2 where kept
+    output.sum().backward()
+    assert input.grad is not None
+    assert torch.equal(input.grad[1::4, 0], 2.0 * kept)
+    assert bool((input.grad[2::4] == 0).all())
+    nan_gradients = set(input.grad[0::4, 0].tolist())
+    assert nan_gradients <= {0.0, 2.0, 4.0, 6.0} and len(nan_gradients) > 1
+
+
+@pytest.mark.parametrize("backend", serving("local_response_norm"))
+def test_local_response_norm_keeps_nan_to_its_window(backend: str) -> None:
+    input = torch.ones(1, 9, 2, 3, device=DEVICE)
+    input[0, 4, 0, 0] = NAN
+    input[0, 1, 1, 1] = INF
+    with alexkern.backend(backend):
+        ours = functional.local_response_norm(input, 3, 0.5)
+    wanted = F.local_response_norm(input, 3, 0.5)
+    assert torch.equal(ours.isnan(), wanted.isnan())
+    torch.testing.assert_close(ours, wanted, equal_nan=True)

@@ -1,0 +1,47 @@
+"""The accuracy rule, the one there is.
+
+Against a float64 reference on the same rounded inputs, an operator's largest error is at most twice that of torch's own
+operator in the same dtype, plus one unit in the last place of the largest value.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def ulp(value: float, dtype: torch.dtype) -> float:
+    """The distance between neighbouring numbers of `dtype` at `value`."""
+    info = torch.finfo(dtype)
+    if value < info.tiny:
+        return info.tiny * info.eps
+    return info.eps * 2.0 ** math.floor(math.log2(value))
+
+
+def assert_accurate(ours: Tensor, reference: Tensor, torchs: Tensor, what: str = "result") -> None:
+    """`reference` is float64; `torchs` is what torch's own operators give in ours' dtype."""
+    assert reference.dtype == torch.float64
+    assert ours.dtype == torchs.dtype, f"{what}: dtype {ours.dtype}, torch's is {torchs.dtype}"
+    assert ours.shape == reference.shape, f"{what}: shape {tuple(ours.shape)}, wanted {tuple(reference.shape)}"
+    if ours.numel() == 0:
+        return
+    error = (ours.double() - reference).abs().max().item()
+    torchs_error = (torchs.double() - reference).abs().max().item()
+    largest = reference.abs().max().item()
+    bound = 2 * torchs_error + ulp(largest, ours.dtype)
+    assert error <= bound, (
+        f"{what}: error {error:.3e} over {bound:.3e} (torch's own {torchs_error:.3e}, largest value {largest:.3e})"
+    )
+
+
+def assert_same(ours: Tensor, wanted: Tensor, what: str = "result") -> None:
+    """Equal bits, NaN included (any NaN equals any other), and the signs of zeros."""
+    assert ours.dtype == wanted.dtype, f"{what}: dtype {ours.dtype}, wanted {wanted.dtype}"
+    assert ours.shape == wanted.shape, f"{what}: shape {tuple(ours.shape)}, wanted {tuple(wanted.shape)}"
+    if ours.dtype.is_floating_point:
+        assert torch.equal(ours.isnan(), wanted.isnan()), f"{what}: NaN in other places"
+        ours, wanted = ours.nan_to_num(nan=0.0), wanted.nan_to_num(nan=0.0)
+        assert torch.equal(ours.signbit(), wanted.signbit()), f"{what}: other signs (of zeros, perhaps)"
+    assert torch.equal(ours, wanted), f"{what}: other values"

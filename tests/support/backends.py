@@ -1,0 +1,40 @@
+"""Which backends the conformance suite can run here, in which dtypes, and why not the others."""
+
+from __future__ import annotations
+
+import torch
+
+from alexkern import dispatch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def dtypes(backend: str) -> tuple[torch.dtype, ...]:
+    if backend == "torch":
+        return (torch.float32, *HALVES, torch.float64)
+    if backend == "triton" and DEVICE.type == "cpu":
+        # Triton's interpreter computes bfloat16 wrong, without a word.
+        return (torch.float32, torch.float16)
+    return (torch.float32, *HALVES)
+
+
+def why_missing(backend: str, operator: str) -> str | None:
+    return dispatch.missing(backend, operator, DEVICE.type, torch.float32)
+
+
+def serving(operator: str) -> list[str]:
+    return [backend for backend in dispatch.PACKAGES if why_missing(backend, operator) is None]
+
+
+def describe_backends() -> list[str]:
+    lines = []
+    for backend in dispatch.PACKAGES:
+        reasons = {operator: why_missing(backend, operator) for operator in dispatch.OPERATORS}
+        there = [operator for operator, reason in reasons.items() if reason is None]
+        if there:
+            names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes(backend))
+            lines.append(f"alexkern {backend} on {DEVICE.type}: {len(there)} operators, {names}")
+        for reason in sorted({reason for reason in reasons.values() if reason is not None}):
+            lines.append(f"alexkern {backend} on {DEVICE.type}: NOT RUN: {reason}")
+    return lines

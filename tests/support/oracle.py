@@ -1,0 +1,168 @@
+"""What an operator has to compute, in plain torch and differentiable by torch, in any dtype.
+
+The backward is the derivative of the forward that was taken: the ReLU's mask and the winners of pooling windows are the
+operator's own (they may differ between dtypes where values nearly tie), and so are dropout's zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexkern import dispatch
+from alexkern.ops import seed as seeds
+from support import philox
+from support.cases import Case
+
+Tensors = list[Tensor | None]
+
+
+@dataclass
+class Choices:
+    """What the forward decided."""
+
+    output: Tensor
+    keep: Tensor | None = None
+    winners: Tensor | None = None  # flat index h * W + w of every window's winner
+
+
+def plain(case: Case, tensors: Tensors, keep: Tensor | None) -> Tensor:
+    """The forward, as a user would write it in torch."""
+    arguments = case.arguments
+    if case.operator == "conv2d_relu":
+        return F.relu(F.conv2d(*tensors, **arguments))  # type: ignore[arg-type]
+    if case.operator == "conv2d_relu_max_pool2d":
+        return F.max_pool2d(F.relu(F.conv2d(*tensors, **_convolution(arguments))), *_window(arguments))
+    if case.operator == "max_pool2d":
+        return F.max_pool2d(tensors[0], **arguments)
+    if case.operator == "local_response_norm":
+        input = tensors[0]
+        assert input is not None
+        if input.device.type == "cpu" and input.dtype in (torch.float16, torch.bfloat16):
+            # torch has no pooling in half precision on a CPU: float32 and one rounding is the strictest stand-in.
+            return F.local_response_norm(input.float(), **arguments).to(input.dtype)
+        return F.local_response_norm(input, **arguments)
+    if case.operator == "linear_relu_dropout":
+        return _drop(F.relu(F.linear(*tensors)), keep, arguments)
+    assert case.operator == "dropout"
+    return _drop(tensors[0], keep, arguments)
+
+
+def differentiable(case: Case, tensors: Tensors, choices: Choices) -> Tensor:
+    """The forward along the choices made, for torch to differentiate."""
+    arguments = case.arguments
+    passes = ~(choices.output <= 0)
+    if case.operator == "conv2d_relu":
+        return F.conv2d(*tensors, **arguments) * passes  # type: ignore[arg-type]
+    if case.operator == "conv2d_relu_max_pool2d":
+        return _take(F.conv2d(*tensors, **_convolution(arguments)), choices.winners) * passes
+    if case.operator == "max_pool2d":
+        return _take(tensors[0], choices.winners)
+    if case.operator == "linear_relu_dropout":
+        return _drop(F.linear(*tensors) * passes, choices.keep, arguments)
+    return plain(case, tensors, choices.keep)
+
+
+def choices(case: Case, tensors: Tensors, output: Tensor, backend: str) -> Choices:
+    """What a backend chose for these tensors: `output` is what it returned (after torch.manual_seed(0), see keep)."""
+    result = Choices(output.detach())
+    if "dropout" in case.operator:
+        result.keep = keep(case, tensors)
+    if "max_pool2d" in case.operator:
+        result.winners = winners(case, tensors, backend)
+    return result
+
+
+def keep(case: Case, tensors: Tensors) -> Tensor | None:
+    """What dropout keeps when torch.manual_seed(0) comes right before the call; None where it is not active."""
+    p = case.arguments.get("p", 0.5)
+    if not case.arguments.get("training", True) or p == 0:
+        return None
+    input = tensors[0]
+    assert input is not None
+    torch.manual_seed(0)
+    seed = seeds.draw(input.device)
+    like = input if case.operator == "dropout" else F.linear(*tensors)  # type: ignore[arg-type]
+    return philox.keep(seed, p, like)
+
+
+def winners(case: Case, tensors: Tensors, backend: str) -> Tensor:
+    """The backend's own offsets, as flat indices into the image that is pooled."""
+    detached = [None if tensor is None else tensor.detach() for tensor in tensors]
+    recorded: list[Tensor] = []
+
+    def record(module: Any, *args: Any) -> Any:
+        values, offsets = module.forward(*args[:-1], True)
+        recorded.append(offsets)
+        return values
+
+    with _calling(case.operator, record), dispatch.backend(backend):
+        case.call(*detached)
+    (offsets,) = recorded
+    arguments = case.arguments
+    if case.operator == "max_pool2d":
+        kernel_size = _pair(arguments["kernel_size"])
+        stride = _pair(arguments.get("stride") or kernel_size)
+        padding, dilation = _pair(arguments.get("padding", 0)), _pair(arguments.get("dilation", 1))
+        image = detached[0]
+    else:
+        kernel_size, stride, padding = (_pair(value) for value in _window(arguments))
+        dilation = (1, 1)
+        image = F.conv2d(*detached, **_convolution(arguments))  # type: ignore[arg-type]
+    assert image is not None
+    offsets = offsets.to(torch.int64)
+    h = torch.arange(offsets.shape[-2], device=offsets.device).unsqueeze(1) * stride[0] - padding[0]
+    w = torch.arange(offsets.shape[-1], device=offsets.device) * stride[1] - padding[1]
+    h = h + offsets // kernel_size[1] * dilation[0]
+    w = w + offsets % kernel_size[1] * dilation[1]
+    assert bool(((h >= 0) & (h < image.shape[-2]) & (w >= 0) & (w < image.shape[-1])).all()), "a winner in the padding"
+    return (h * image.shape[-1] + w).reshape(*image.shape[:-2], *offsets.shape[-2:])
+
+
+class _calling:
+    """Within the block an operator's direct route goes to `function` instead of the backend."""
+
+    def __init__(self, operator: str, function: Any):
+        self.module = __import__(f"alexkern.ops.{operator}", fromlist=["OPERATOR"])
+        self.function = function
+
+    def __enter__(self) -> None:
+        operator, function = self.module.OPERATOR, self.function
+        self.operator = operator
+
+        def call(*args: Any) -> Tensor:
+            result: Tensor = function(dispatch.resolve(operator.name, args[0]), *args)
+            return result
+
+        self.module.OPERATOR = call
+
+    def __exit__(self, *_: Any) -> None:
+        self.module.OPERATOR = self.operator
+
+
+def _convolution(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if not name.startswith("pool_")}
+
+
+def _window(arguments: dict[str, Any]) -> tuple[Any, Any, Any]:
+    get = arguments.get
+    return get("pool_kernel_size", 3), get("pool_stride", 2), get("pool_padding", 0)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _take(image: Any, indices: Any) -> Tensor:
+    return image.flatten(-2).gather(-1, indices.flatten(-2)).reshape(indices.shape)
+
+
+def _drop(value: Any, keep: Tensor | None, arguments: dict[str, Any]) -> Tensor:
+    if keep is None:
+        return value
+    p = arguments.get("p", 0.5)
+    return value * (keep.to(value.dtype) * (1 / (1 - p) if p < 1 else 0.0))

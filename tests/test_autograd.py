@@ -1,0 +1,186 @@
+"""What the operators keep for backward, and what a second derivative gets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+import alexkern
+from alexkern import dispatch, functional
+from support import routes
+from support.backends import DEVICE, serving
+from support.cases import CASES, Case
+
+BY_NAME = {str(case): case for case in CASES}
+EVERY_OPERATOR = [
+    BY_NAME[name]
+    for name in (
+        "conv2d_relu-conv1",
+        "conv2d_relu_max_pool2d-conv5",
+        "max_pool2d-pool1",
+        "dropout-fc",
+        "linear_relu_dropout-fc6",
+        "local_response_norm-norm1",
+    )
+]
+COMBINATIONS = [
+    pytest.param(case, backend, id=f"{case.operator}-{backend}")
+    for case in EVERY_OPERATOR
+    for backend in serving(case.operator)
+]
+
+
+def saved_by(case: Case, leaves: list[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = case.call(*leaves)
+    return output, kept
+
+
+@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
+def test_saves_what_the_table_allows(case: Case, backend: str, generator: torch.Generator) -> None:
+    leaves = [
+        None if tensor is None else tensor.requires_grad_() for tensor in case.draw(torch.float32, DEVICE, generator)
+    ]
+    with alexkern.backend(backend):
+        output, kept = saved_by(case, leaves)
+    input, weight = leaves[0], leaves[1] if len(leaves) > 1 else None
+    places = {tensor.data_ptr(): (tuple(tensor.shape), tensor.dtype) for tensor in kept}
+    allowed: dict[str, list[Tensor | None]] = {
+        "conv2d_relu": [input, weight, output],
+        "conv2d_relu_max_pool2d": [input, weight, output],
+        "max_pool2d": [],
+        "dropout": [],
+        "linear_relu_dropout": [input, weight, output],
+        "local_response_norm": [input],
+    }
+    for tensor in allowed[case.operator]:
+        assert tensor is not None
+        places.pop(tensor.data_ptr(), None)
+    rest = list(places.values())
+    if case.operator in ("conv2d_relu", "local_response_norm"):
+        assert rest == []
+    elif "max_pool2d" in case.operator:
+        assert rest == [(tuple(output.shape), torch.uint8)]
+    else:
+        assert rest == [((2,), torch.int64)]
+
+
+def test_large_windows_keep_int32(generator: torch.Generator) -> None:
+    case = BY_NAME["max_pool2d-window_289"]
+    (input,) = case.draw(torch.float32, DEVICE, generator)
+    assert input is not None
+    _, kept = saved_by(case, [input.requires_grad_()])
+    assert [tensor.dtype for tensor in kept] == [torch.int32]
+
+
+def test_no_gradient_saves_nothing(generator: torch.Generator) -> None:
+    for case in EVERY_OPERATOR:
+        output, kept = saved_by(case, case.draw(torch.float32, DEVICE, generator))
+        assert kept == [] and not output.requires_grad
+
+
+@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
+@pytest.mark.parametrize("route", ["autograd", "dispatcher"])
+def test_double_backward_raises(case: Case, backend: str, route: str, generator: torch.Generator) -> None:
+    """Directly, and in a mixed expression that has a right first-order part: never a silent zero."""
+    tensors = case.draw(torch.float32, DEVICE, generator)
+    tensors[0] = tensors[0].requires_grad_() if tensors[0] is not None else None
+    mode = routes.Transparent() if route == "dispatcher" else torch.enable_grad()
+    with alexkern.backend(backend), mode:
+        output = case.call(*tensors)
+        (gradient,) = torch.autograd.grad(output.square().sum(), tensors[0], create_graph=True)
+    message = f"alexkern.{case.operator}: double backward"
+    with pytest.raises(RuntimeError, match=message):
+        gradient.square().sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match=message):
+        (output.sum() + gradient.pow(2).sum()).backward()
+
+
+@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
+def test_create_graph_alone_is_harmless(case: Case, backend: str, generator: torch.Generator) -> None:
+    leaves = [
+        None if tensor is None else tensor.requires_grad_() for tensor in case.draw(torch.float32, DEVICE, generator)
+    ]
+    present = [leaf for leaf in leaves if leaf is not None]
+    with alexkern.backend(backend):
+        torch.manual_seed(0)
+        recorded = torch.autograd.grad(case.call(*leaves).sum(), present, create_graph=True)
+        torch.manual_seed(0)
+        usual = torch.autograd.grad(case.call(*leaves).sum(), present)
+    for one, other in zip(recorded, usual, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("case", EVERY_OPERATOR, ids=lambda case: case.operator)
+def test_forward_mode_raises(case: Case, generator: torch.Generator) -> None:
+    tensors = case.draw(torch.float32, DEVICE, generator)
+    input = tensors[0]
+    assert input is not None
+    with torch.autograd.forward_ad.dual_level():
+        tensors[0] = torch.autograd.forward_ad.make_dual(input, torch.ones_like(input))
+        with pytest.raises(RuntimeError, match=f"alexkern.{case.operator}: forward-mode"):
+            case.call(*tensors)
+    with pytest.raises(RuntimeError, match=f"alexkern.{case.operator}: forward-mode"):
+        torch.func.jvp(lambda x: case.call(x, *tensors[1:]), (input,), (torch.ones_like(input),))
+
+
+@pytest.mark.parametrize("case", EVERY_OPERATOR, ids=lambda case: case.operator)
+def test_gradcheck(case: Case, generator: torch.Generator) -> None:
+    """Float64, on the torch backend, against finite differences."""
+    small = {
+        "conv2d_relu": Case(case.operator, "small", ((1, 2, 4, 4), (2, 2, 3, 3), (2,)), {"padding": 1}),
+        "conv2d_relu_max_pool2d": Case(case.operator, "small", ((1, 2, 5, 5), (2, 2, 3, 3), (2,)), {"padding": 1}),
+        "max_pool2d": Case(case.operator, "small", ((1, 2, 5, 5),), {"kernel_size": 3, "stride": 2}),
+        "dropout": Case(case.operator, "small", ((3, 4),)),
+        "linear_relu_dropout": Case(case.operator, "small", ((3, 4), (5, 4), (5,))),
+        "local_response_norm": Case(case.operator, "small", ((1, 5, 2, 2),), {"size": 3, "alpha": 0.5}),
+    }[case.operator]
+    leaves = [tensor for tensor in small.draw(torch.float64, torch.device("cpu"), generator) if tensor is not None]
+
+    def call(*tensors: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return small.call(*tensors)
+
+    with alexkern.backend("torch"):
+        assert torch.autograd.gradcheck(call, [leaf.requires_grad_() for leaf in leaves])
+
+
+def test_backward_uses_the_forwards_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend of the forward is carried along: leaving the `with` block before backward changes nothing."""
+    module = dispatch.implementation("torch", "max_pool2d")
+    calls = []
+    original = module.backward
+    monkeypatch.setattr(module, "backward", lambda *args: (calls.append("torch"), original(*args))[1])
+    input = torch.randn(1, 2, 5, 5, requires_grad=True)
+    with alexkern.backend("torch"):
+        output = functional.max_pool2d(input, 3, 2)
+    with alexkern.backend("auto"):
+        output.sum().backward()
+    assert calls == ["torch"]
+
+
+def test_checkpoint_draws_the_same_zeros_again() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    input = torch.randn(6, 20)
+    weight = torch.randn(30, 20)
+    results = []
+    for reentrant in (None, True, False):
+        x, w = input.clone().requires_grad_(), weight.clone().requires_grad_()
+        torch.manual_seed(5)
+        if reentrant is None:
+            output = functional.linear_relu_dropout(x, w)
+        else:
+            output = checkpoint(functional.linear_relu_dropout, x, w, use_reentrant=reentrant)
+        output.square().sum().backward()
+        results.append((output.detach(), x.grad, w.grad))
+    for result in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))

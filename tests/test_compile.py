@@ -1,0 +1,272 @@
+"""The dispatcher's route: torch.compile, torch.export, make_fx, fake and meta tensors, FX, opcheck."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import alexkern
+from alexkern import functional
+from support.backends import DEVICE, serving
+from support.cases import CASES, Case
+from support.networks import small_alexnet
+
+BY_NAME = {str(case): case for case in CASES}
+EVERY_OPERATOR = [
+    BY_NAME[name]
+    for name in (
+        "conv2d_relu-conv2_2012",
+        "conv2d_relu_max_pool2d-conv1",
+        "max_pool2d-pool1",
+        "dropout-images",
+        "linear_relu_dropout-fc6",
+        "local_response_norm-norm1",
+    )
+]
+BACKENDS = [
+    pytest.param(case, backend, id=f"{case.operator}-{backend}")
+    for case in EVERY_OPERATOR
+    for backend in serving(case.operator)
+]
+OPERATORS = pytest.mark.parametrize("case", EVERY_OPERATOR, ids=lambda case: case.operator)
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class CountingBackend:
+    """A torch.compile backend that runs graphs as they are and remembers the operators in them."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+        self.targets: list[str] = []
+
+    def __call__(self, graph: fx.GraphModule, example_inputs: list[Tensor]) -> fx.GraphModule:
+        self.graphs += 1
+        self.targets += [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        return graph
+
+
+def leaves_of(case: Case, generator: torch.Generator) -> list[Tensor]:
+    return [tensor.requires_grad_() for tensor in case.draw(torch.float32, DEVICE, generator) if tensor is not None]
+
+
+@pytest.mark.parametrize(("case", "backend"), BACKENDS)
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_compiles_whole(case: Case, backend: str, compiler: str, generator: torch.Generator) -> None:
+    """One graph, forward and backward, with the results of eager mode."""
+    leaves = leaves_of(case, generator)
+    compiled = torch.compile(case.call, backend=compiler, fullgraph=True)
+    results = []
+    with alexkern.backend(backend):
+        for function in (case.call, compiled):
+            torch.manual_seed(0)
+            output = function(*leaves)
+            results.append((output, *torch.autograd.grad(output.square().sum(), leaves)))
+    if "dropout" in case.operator and backend == "torch":
+        # Plain aten is emitted, whose zeros are torch's: the same distribution, other elements.
+        output, gradient = results[1][0], results[1][1]
+        assert 0 < int((output == 0).sum()) < output.numel() and gradient.shape == leaves[0].shape
+        return
+    for wanted, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
+
+
+@OPERATORS
+def test_torch_backend_emits_plain_aten(case: Case, generator: torch.Generator) -> None:
+    counting = CountingBackend()
+    with alexkern.backend("torch"):
+        torch.compile(case.call, backend=counting, fullgraph=True)(*leaves_of(case, generator))
+    assert counting.graphs == 1
+    assert counting.targets and not any("alexkern" in target for target in counting.targets)
+
+
+@pytest.mark.parametrize(("case", "backend"), [param for param in BACKENDS if param.values[1] != "torch"])
+def test_other_backends_emit_their_operator(case: Case, backend: str, generator: torch.Generator) -> None:
+    counting = CountingBackend()
+    with alexkern.backend(backend):
+        torch.compile(case.call, backend=counting, fullgraph=True)(*leaves_of(case, generator))
+    assert any(f"alexkern.{case.operator}" in target for target in counting.targets)
+
+
+def test_changing_the_backend_recompiles() -> None:
+    counting = CountingBackend()
+    compiled = torch.compile(lambda x: functional.max_pool2d(x, 3, 2), backend=counting, fullgraph=True)
+    image = torch.randn(1, 2, 7, 7)
+    with alexkern.backend("torch"):
+        compiled(image)
+        compiled(image)
+    assert counting.graphs == 1
+    with alexkern.backend("auto"):
+        compiled(image)
+    assert counting.graphs == 2
+
+
+def test_dynamic_batch_compiles_once() -> None:
+    counting = CountingBackend()
+    model = alexkern.fuse(small_alexnet()).eval()
+    compiled = torch.compile(model, backend=counting, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for batch in (2, 3, 5):
+            image = torch.randn(batch, 3, 63, 63)
+            torch.testing.assert_close(compiled(image), model(image), rtol=1e-4, atol=1e-5)
+    assert counting.graphs == 1
+
+
+def test_inductor_forward_and_backward(generator: torch.Generator) -> None:
+    model = alexkern.fuse(small_alexnet()).eval()
+    compiled = torch.compile(model, fullgraph=True)
+    image = torch.randn(2, 3, 63, 63, generator=generator)
+    gradients = []
+    for function in (model, compiled):
+        model.zero_grad()
+        function(image).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for wanted, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-5)
+
+
+@OPERATORS
+def test_opcheck(case: Case, generator: torch.Generator) -> None:
+    """All of torch.library.opcheck's tests, on the arguments that the public function passes, forward and backward."""
+    for backend in serving(case.operator):
+        for channels_last in (False, True):
+            leaves = leaves_of(case, generator)
+            if channels_last and leaves[0].dim() == 4:
+                leaves[0] = leaves[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+            calls = recorded_calls(case, leaves, backend)
+            assert [name for name, _ in calls] == [case.operator, f"{case.operator}_backward"]
+            for name, arguments in calls:
+                operator = getattr(torch.ops.alexkern, name).default
+                torch.library.opcheck(operator, arguments)
+
+
+def recorded_calls(case: Case, leaves: list[Tensor], backend: str) -> list[tuple[str, tuple]]:
+    """The dispatcher operators that a forward and a backward go through, with their arguments."""
+    from support.routes import Transparent
+
+    calls: list[tuple[str, tuple]] = []
+
+    class Recording(Transparent):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func.namespace == "alexkern":
+                # A backward's own inputs need no gradient: it has none, and says so (test_autograd.py).
+                wants = not func._schema.name.endswith("_backward")
+                copies = tuple(
+                    value.detach().clone().requires_grad_(wants and value.requires_grad)
+                    if isinstance(value, Tensor)
+                    else value
+                    for value in args
+                )
+                calls.append((func._schema.name.split("::")[1], copies))
+            return func(*args, **(kwargs or {}))
+
+    with alexkern.backend(backend), Recording():
+        case.call(*leaves).sum().backward()
+    return calls
+
+
+@OPERATORS
+def test_fake_and_meta_tensors_have_the_real_layout(case: Case, generator: torch.Generator) -> None:
+    tensors = case.draw(torch.float32, torch.device("cpu"), generator)
+    for channels_last in (False, True):
+        if channels_last and tensors[0].dim() == 4:  # type: ignore[union-attr]
+            tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+        real = case.call(*tensors)
+        meta = case.call(*(None if tensor is None else tensor.to("meta") for tensor in tensors))
+        assert meta.device.type == "meta" and meta.shape == real.shape and meta.dtype == real.dtype
+        assert meta.stride() == real.stride()
+        with FakeTensorMode() as mode:
+            fake = case.call(*(None if tensor is None else mode.from_tensor(tensor) for tensor in tensors))
+        assert fake.shape == real.shape and fake.stride() == real.stride()
+
+
+@OPERATORS
+def test_make_fx_records_the_operator(case: Case, generator: torch.Generator) -> None:
+    leaves = [tensor.detach() for tensor in leaves_of(case, generator)]
+    graph = make_fx(case.call, tracing_mode="fake")(*leaves)
+    assert any(f"alexkern.{case.operator}" in str(node.target) for node in graph.graph.nodes)
+    torch.manual_seed(0)
+    wanted = case.call(*leaves)
+    torch.manual_seed(0)
+    assert torch.equal(graph(*leaves), wanted)
+
+
+def test_fx_tracing_keeps_functions_nodes_and_gradients() -> None:
+    """Under FX a FusedSequential shows its children by name; a call of our function is one node; gradients survive."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = alexkern.fuse(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)))
+
+        def forward(self, image: Tensor) -> Tensor:
+            return functional.max_pool2d(self.features(image), 2)
+
+    model = Network()
+    traced = fx.symbolic_trace(model)
+    names = [node.name for node in traced.graph.nodes]
+    assert names == ["image", "features_0", "features_1", "features_2", "max_pool2d", "output"]
+    image = torch.randn(2, 3, 12, 12)
+    assert torch.equal(traced(image), model(image))
+    traced(image).sum().backward()
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in model.parameters())
+
+
+def test_feature_extraction_by_node_name() -> None:
+    """What torchvision's create_feature_extractor does: trace, cut at a node, train through it."""
+    model = alexkern.fuse(small_alexnet())
+    traced = fx.symbolic_trace(model)
+    graph = traced.graph
+    node = next(node for node in graph.nodes if node.target == "0.4")
+    for output in [node for node in graph.nodes if node.op == "output"]:
+        graph.erase_node(output)
+    graph.output({"features": node})
+    graph.eliminate_dead_code()
+    extractor = fx.GraphModule(traced, graph)
+    image = torch.randn(1, 3, 63, 63)
+    features = extractor(image)["features"]
+    torch.testing.assert_close(features, model[0][:5](image))
+    features.sum().backward()
+    assert model[0][0].weight.grad is not None and bool(model[0][0].weight.grad.any())
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_needs_no_alexkern(strict: bool) -> None:
+    model = alexkern.fuse(small_alexnet()).eval()
+    image = torch.randn(2, 3, 63, 63)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (image,), dynamic_shapes=({0: batch},), strict=strict)
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert any("conv2d" in target for target in targets) and not any("alexkern" in target for target in targets)
+    for count in (2, 5):
+        more = torch.randn(count, 3, 63, 63)
+        torch.testing.assert_close(program.module()(more), model(more), rtol=1e-4, atol=1e-5)
+    assert set(program.state_dict) == set(model.state_dict())
+    restored = alexkern.fuse(small_alexnet()).eval()
+    restored.load_state_dict(program.state_dict)
+    torch.testing.assert_close(restored(image), model(image))
+
+
+def test_subclasses_reach_torch_function() -> None:
+    class Logged(Tensor):
+        calls: list[object] = []
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            cls.calls.append(func)
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    image = torch.randn(1, 2, 5, 5).as_subclass(Logged)
+    output = functional.max_pool2d(image, 3, 2)
+    assert functional.max_pool2d in Logged.calls
+    assert torch.equal(output.as_subclass(Tensor), functional.max_pool2d(image.as_subclass(Tensor), 3, 2))
