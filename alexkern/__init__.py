@@ -2,6 +2,7 @@
 
 from alexkern import functional, models, nn
 from alexkern.dispatch import BackendUnavailable, backend, current_backend, set_backend
+from alexkern.freeze import freeze
 from alexkern.fuse import fuse
 from alexkern.info import info
 from alexkern.ops.errors import ArgumentError
@@ -13,6 +14,7 @@ __all__ = [
     "BackendUnavailable",
     "backend",
     "current_backend",
+    "freeze",
     "functional",
     "fuse",
     "info",

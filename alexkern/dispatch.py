@@ -97,7 +97,7 @@ def serving(setting: str, operator: str, device_type: str, dtype: torch.dtype) -
         if reason is not None:
             raise BackendUnavailable(f"alexkern.{operator}: backend {setting!r} is not available: {reason}")
         return setting
-    reasons = {name: missing(name, operator, device_type, dtype) for name in PACKAGES}
+    reasons = why_not(operator, device_type, dtype)
     name = next(name for name, reason in reasons.items() if reason is None)
     if name == "torch" and device_type == "cuda" and dtype != torch.float64:
         _warn_once(operator, "; ".join(f"{other}: {why}" for other, why in reasons.items() if why))
@@ -127,14 +127,24 @@ def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> s
     return reason
 
 
+def why_not(operator: str, device_type: str, dtype: torch.dtype) -> dict[str, str | None]:
+    """For every backend in "auto"'s order, why it does not serve a call, or None where it could."""
+    reasons = {name: missing(name, operator, device_type, dtype) for name in PACKAGES}
+    if device_type != "cuda":
+        # On a CPU the kernels run in an interpreter or an emulator: for tests, and only when asked for by name.
+        for name in ("cuda", "triton"):
+            reasons[name] = reasons[name] or "on a CPU it runs only when asked for by name"
+    return reasons
+
+
 def explain(device_type: str | None = None) -> list[tuple[str, str, dict[str, str]]]:
     """For every operator: its name, the backend that "auto" picks here, and why each of the others does not."""
     if device_type is None:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for operator in OPERATORS:
-        reasons = {name: missing(name, operator, device_type, torch.float32) for name in PACKAGES}
-        serving = next(name for name, reason in reasons.items() if reason is None)
-        why_not = {name: reason or f"{serving} is tried first" for name, reason in reasons.items() if name != serving}
-        rows.append((operator, serving, why_not))
+        reasons = why_not(operator, device_type, torch.float32)
+        first = next(name for name, reason in reasons.items() if reason is None)
+        others = {name: reason or f"{first} is tried first" for name, reason in reasons.items() if name != first}
+        rows.append((operator, first, others))
     return rows

@@ -76,7 +76,7 @@ class FusedSequential(nn.Sequential):
         index = 0
         while index < len(children):
             module = children[index]
-            length = _run_length(children, index)
+            length = run_length(children, index)
             if length == 0:
                 if restore:
                     input, restore = input.contiguous(), False
@@ -105,11 +105,11 @@ def _runs_plain(input: Tensor) -> bool:
     return torch.compiler.is_exporting() or dispatch.resolve_name("conv2d_relu", input) == "torch"
 
 
-def _run_length(children: Sequence[nn.Module | None], index: int) -> int:
+def run_length(children: Sequence[nn.Module | None], index: int) -> int:
     """How many children from `index` on one operator can stand for; 0 where the child has to run as it is."""
     if _global_hooks():
         return 0
-    kinds = [type(module) if _bare(module) else None for module in children[index : index + 3]]
+    kinds = [type(module) if is_bare(module) else None for module in children[index : index + 3]]
     first = kinds[0]
     if first not in _RUNNERS:
         return 0
@@ -119,7 +119,7 @@ def _run_length(children: Sequence[nn.Module | None], index: int) -> int:
             return 0
         follower: Any = children[index + 2] if len(kinds) == 3 else None
         if first is nn.Conv2d:
-            return 3 if follower is not None and kinds[2] is nn.MaxPool2d and _plain_pool(follower) else 2
+            return 3 if follower is not None and kinds[2] is nn.MaxPool2d and is_plain_pool(follower) else 2
         return 3 if follower is not None and kinds[2] is nn.Dropout else 2
     if first is nn.MaxPool2d:
         return 0 if module.return_indices else 1
@@ -137,7 +137,7 @@ def _global_hooks() -> bool:
     )
 
 
-def _bare(module: nn.Module | None) -> bool:
+def is_bare(module: nn.Module | None) -> bool:
     """No hook would be passed by, and calling the module means calling its class's forward."""
     return module is not None and not (
         module._forward_hooks
@@ -149,7 +149,7 @@ def _bare(module: nn.Module | None) -> bool:
     )
 
 
-def _plain_pool(pool: nn.MaxPool2d) -> bool:
+def is_plain_pool(pool: nn.MaxPool2d) -> bool:
     return pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
 
 

@@ -1,0 +1,186 @@
+"""freeze(): the numbers stay, the model stays, and the snapshot is one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import alexkern
+from alexkern.freeze import CHUNK_BYTES, FrozenConvolution, FrozenLinear, FrozenSequential
+from support.accuracy import assert_accurate
+from support.networks import NETWORKS, small_alexnet
+
+
+def image_for(name: str, batch: int, generator: torch.Generator) -> Tensor:
+    _, *shape = NETWORKS[name][1]
+    return torch.randn(batch, *shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("with_example", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_accuracy_is_unchanged(name: str, with_example: bool, fused: bool, generator: torch.Generator) -> None:
+    model = NETWORKS[name][0]().eval()
+    if fused:
+        alexkern.fuse(model)
+    image = image_for(name, 2, generator)
+    frozen = alexkern.freeze(model, image if with_example else None)
+    double = copy.deepcopy(model).double()
+    for batch in (2, 1, 5) if name == "nested" else (2, 1, 5, 0):  # nested's view(N, -1) takes no empty batch
+        image = image_for(name, batch, generator)
+        with torch.inference_mode():
+            assert_accurate(frozen(image), double(image.double()), model(image), f"batch {batch}")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes(dtype: torch.dtype, generator: torch.Generator) -> None:
+    model = small_alexnet().to(dtype).eval()
+    image = image_for("alexnet", 2, generator).to(dtype)
+    with torch.no_grad():
+        wanted = copy.deepcopy(model).double()(image.double()).to(dtype)
+        assert alexkern.freeze(model)(image).dtype == dtype
+        torch.testing.assert_close(alexkern.freeze(model)(image), wanted, rtol=2e-2, atol=2e-2)
+
+
+def test_structure_and_repr() -> None:
+    frozen = alexkern.freeze(small_alexnet())
+    assert [type(step).__name__ for step in frozen[0]] == [
+        "FrozenConvolution",
+        "FrozenConvolution",
+        "LocalResponseNorm",
+        "MaxPool2d",
+        "FrozenConvolution",
+        "FrozenConvolution",
+    ]
+    assert [type(step) for step in frozen[3]] == [FrozenLinear] * 3
+    assert [step.relu for step in frozen[3]] == [True, True, False]
+    assert isinstance(frozen, FrozenSequential) and not frozen.training
+    text = repr(frozen)
+    for words in ("float32 in oneDNN blocks, relu=True, max_pool=(3, 2, 0)", "72, 32, weight=float32", "relu=False"):
+        assert words in text, text
+
+
+def test_a_models_own_class_stays() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = small_alexnet()[0]
+            self.head = nn.Linear(8 * 3 * 3, 4)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.head(self.features(image).view(image.shape[0], -1))
+
+    model = Network().eval()
+    frozen = alexkern.freeze(model)
+    assert type(frozen) is Network and type(frozen.features) is FrozenSequential
+    image = torch.randn(2, 3, 63, 63)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(image), model(image))
+
+
+def test_it_is_a_snapshot_and_the_model_is_untouched(generator: torch.Generator) -> None:
+    model = small_alexnet()  # in training mode, which it stays in
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    image = image_for("alexnet", 2, generator)
+    frozen = alexkern.freeze(model, image)
+    first = frozen(image)
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    assert type(model[0]) is nn.Sequential
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(frozen(image), first)
+    frozen.train()
+    assert torch.equal(frozen(image), first)
+
+
+def test_pickle_deepcopy_and_save(generator: torch.Generator) -> None:
+    frozen = alexkern.freeze(small_alexnet(), image_for("alexnet", 1, generator))
+    image = image_for("alexnet", 3, generator)
+    wanted = frozen(image)
+    assert torch.equal(pickle.loads(pickle.dumps(frozen))(image), wanted)
+    assert torch.equal(copy.deepcopy(frozen)(image), wanted)
+    buffer = io.BytesIO()
+    torch.save(frozen, buffer)
+    buffer.seek(0)
+    restored = torch.load(buffer, weights_only=False)
+    assert torch.equal(restored(image), wanted) and repr(restored) == repr(frozen)
+
+
+def test_nan_survives_the_relu() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3), nn.ReLU())
+    image = torch.tensor([[[[math.nan, 1.0, -1.0, 2.0]]]])
+    nn.init.ones_(model[0].weight)
+    frozen = alexkern.freeze(model)
+    assert frozen[:1](image).isnan().tolist() == [[[[True, False, False, False]]]]
+    assert bool(frozen(image).isnan().all())
+
+
+def test_large_batches_go_in_chunks(generator: torch.Generator) -> None:
+    """More output than one chunk holds: the same numbers as image by image."""
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)).eval()
+    image = torch.randn(12, 3, 112, 112, generator=generator)
+    assert 64 * 112 * 112 * 4 * 12 > CHUNK_BYTES
+    frozen = alexkern.freeze(model)
+    whole = frozen(image)
+    for index in (0, 7, 11):
+        torch.testing.assert_close(whole[index : index + 1], frozen(image[index : index + 1]))
+    assert whole.stride() == model(image).stride()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_format_is_torchs(channels_last: bool, generator: torch.Generator) -> None:
+    model = small_alexnet()[0].eval()
+    image = image_for("alexnet", 2, generator)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    assert alexkern.freeze(model)(image).stride() == model(image).stride()
+    assert alexkern.freeze(model)(image[0]).stride() == model(image[0]).stride()
+
+
+def test_hooked_pruned_and_padded_modules_run_as_they_are(generator: torch.Generator) -> None:
+    model = small_alexnet().eval()
+    calls: list[int] = []
+    model[0][1].register_forward_hook(lambda *_: calls.append(1))
+    prune.l1_unstructured(model[0][3], "weight", 0.3)
+    image = image_for("alexnet", 1, generator)
+    frozen = alexkern.freeze(model)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(image), model(image))
+    assert len(calls) == 2
+    odd = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 2, padding="same"),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.MaxPool2d(2, ceil_mode=True),
+    ).eval()
+    frozen = alexkern.freeze(odd)
+    assert [isinstance(step, FrozenConvolution) for step in frozen] == [False, False, False, True, False]
+    image = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(image), odd(image))
+
+
+def test_bad_input_says_so() -> None:
+    frozen = alexkern.freeze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    with pytest.raises(alexkern.ArgumentError, match=r"freeze: input must be of 3 channels, got shape \(1, 2, 8, 8\)"):
+        frozen(torch.zeros(1, 2, 8, 8))
+    with pytest.raises(alexkern.ArgumentError, match="torch.float32 on cpu, as frozen, got torch.float64 on cpu"):
+        frozen(torch.zeros(1, 3, 8, 8).double())
+    with pytest.raises(RuntimeError, match="no gradients"):
+        frozen(torch.zeros(1, 3, 8, 8, requires_grad=True))
+    linear = alexkern.freeze(nn.Sequential(nn.Linear(5, 4)))
+    with pytest.raises(alexkern.ArgumentError, match=r"of 5 channels, got shape \(2, 4\)"):
+        linear(torch.zeros(2, 4))
+    with pytest.raises(TypeError, match="alexkern.freeze: model must be a torch.nn.Module, got list"):
+        alexkern.freeze([])  # type: ignore[type-var]
