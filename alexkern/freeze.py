@@ -45,7 +45,14 @@ def freeze(model: M, example: Tensor | None = None) -> M:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"alexkern.freeze: model must be a torch.nn.Module, got {type(model).__name__}")
-    snapshot = copy.deepcopy(model).eval().requires_grad_(False)
+    # A pruned or weight-normed layer keeps its weight as a result of other parameters, which deepcopy refuses to copy.
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    snapshot = copy.deepcopy(model, computed).eval().requires_grad_(False)
     sizes = {} if example is None else _input_sizes(snapshot, example)
     frozen: M = _frozen(snapshot, sizes)
     return frozen.eval()
