@@ -1,0 +1,35 @@
+PYTHON ?= python3
+CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help build test test-full bench lint format
+
+help:
+	@echo "make build      install alexkern from this tree, with the tools of a developer"
+	@echo "make test       the quick tests"
+	@echo "make test-full  all of them"
+	@echo "make bench      who wins by how much"
+	@echo "make lint       ruff, mypy and clang-format, changing nothing"
+	@echo "make format     the changes that lint asks for, where a tool can make them"
+
+build:
+	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
+
+test:
+	$(PYTHON) -m pytest
+
+test-full:
+	$(PYTHON) -m pytest -m "full or not full"
+
+bench:
+	$(PYTHON) -m pytest bench/
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	clang-format --dry-run --Werror $(CPP_FILES)
+
+format:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+	clang-format -i $(CPP_FILES)

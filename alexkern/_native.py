@@ -1,0 +1,26 @@
+"""The compiled module, or why there is none. A missing one is no error: the other backends go on without it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+
+def load(name: str = "alexkern._C", folder: Path = Path(__file__).parent) -> tuple[ModuleType | None, str]:
+    """The native module and "", or None and one line that says why not and what to do."""
+    try:
+        return importlib.import_module(name), ""
+    except ImportError as error:
+        built = sorted(path.name for path in folder.glob("_C.*"))
+        if not isinstance(error, ModuleNotFoundError):
+            return None, f"the native module does not load: {error}"
+        if built:
+            return None, f"the native module was built for another Python ({', '.join(built)}): run pip install again"
+        return None, (
+            "the native module was not built: nvcc was not found when alexkern was installed, or ALEXKERN_SKIP_CUDA "
+            "was set; with the CUDA toolkit in place, run pip install again"
+        )
+
+
+native, why_not = load()

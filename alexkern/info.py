@@ -1,0 +1,162 @@
+"""What is here: versions, GPUs, driver, compiler, native module, and which backend serves which operator."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import torch
+
+from alexkern import _native
+from alexkern._nvcc import PLACES, find_nvcc
+
+
+@dataclass(frozen=True)
+class Service:
+    """The backend that serves an operator here, and why each of the others does not."""
+
+    operator: str
+    backend: str
+    why_not: dict[str, str]
+
+
+@dataclass(frozen=True, repr=False)
+class Info:
+    """What `alexkern.info()` found. Printing it gives a report; dataclasses.asdict gives it as data."""
+
+    versions: dict[str, str]
+    gpus: tuple[str, ...]
+    driver: str
+    nvcc: str
+    native: str
+    services: tuple[Service, ...]
+
+    def __str__(self) -> str:
+        rows = [*self.versions.items()]
+        rows += [("gpu", gpu) for gpu in self.gpus or ("none",)]
+        rows += [("driver", self.driver), ("nvcc", self.nvcc), ("native", self.native)]
+        lines = [f"{name:<10}{text}" for name, text in rows]
+        width = max((len(service.operator) for service in self.services), default=0) + 2
+        for service in self.services:
+            lines += ["", f"{service.operator:<{width}}served by {service.backend}"]
+            lines += [f"{'':<{width}}not by {name}: {reason}" for name, reason in service.why_not.items()]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def info() -> Info:
+    """What is here: GPU, driver, nvcc, targets built in, which backend serves which operator, and why not the others.
+
+    Starts nvcc and nvidia-smi where they are there, and never fails for what is missing. Print the result, or read
+    its fields.
+    """
+    from alexkern.dispatch import explain
+
+    smi = _nvidia_smi()
+    return Info(
+        versions=_versions(),
+        gpus=_gpus(smi),
+        driver=_driver(smi),
+        nvcc=_nvcc(),
+        native=_native_module(),
+        services=tuple(Service(*row) for row in explain()),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from alexkern import __version__
+
+    if torch.version.cuda:
+        usable = "" if torch.cuda.is_available() else ", which it cannot use here"
+        built = f"built for CUDA {torch.version.cuda}{usable}"
+    else:
+        built = f"built for ROCm {torch.version.hip}" if torch.version.hip else "built without CUDA"
+    return {
+        "alexkern": __version__,
+        "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
+        "torch": f"{torch.__version__} ({built})",
+        "triton": _triton(),
+    }
+
+
+def _triton() -> str:
+    try:
+        import triton
+    except ImportError as error:
+        return f"none ({error})"
+    return str(triton.__version__)
+
+
+def _gpus(smi: list[list[str]]) -> tuple[str, ...]:
+    """One line a GPU: those that torch uses or, where it uses none, those that the driver reports."""
+    if torch.cuda.is_available():
+        found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return tuple(
+            f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB, "
+            f"{gpu.multi_processor_count} SMs"
+            for gpu in found
+        )
+    return tuple(f"{name}, compute capability {capability} (not usable by this torch)" for name, capability, _ in smi)
+
+
+def _driver(smi: list[list[str]]) -> str:
+    supported = _native.native.driver_version() if _native.native else None
+    if not smi and not supported:
+        return "unknown (there is no nvidia-smi to ask)" if torch.cuda.is_available() else "none"
+    release = smi[0][2] if smi else "present"
+    return release + (f" (CUDA {_dotted(supported)})" if supported else "")
+
+
+def _nvidia_smi() -> list[list[str]]:
+    """[name, compute capability, driver version] of each GPU that nvidia-smi reports."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    output = _output([program, "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"])
+    if isinstance(output, Exception):
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
+    return [row for row in rows if len(row) == 3]
+
+
+def _nvcc() -> str:
+    program = find_nvcc()
+    if program is None:
+        return f"none (looked at {PLACES})"
+    output = _output([program, "--version"])
+    if isinstance(output, Exception):
+        return f"{program}, which does not run: {output}"
+    release = re.search(r"release ([\d.]+)", output)
+    return f"{program} (CUDA {release[1]})" if release else program
+
+
+def _native_module() -> str:
+    native = _native.native
+    if native is None:
+        return f"none: {_native.why_not}"
+    # Within one major version a module runs on older drivers too, but not below its first release.
+    needed = (native.cuda_version[0], 0)
+    text = (
+        f"{native.__version__}, built with CUDA {_dotted(native.cuda_version)} for {', '.join(native.targets)}; "
+        f"needs a driver for CUDA {_dotted(needed)} or newer"
+    )
+    here = native.driver_version()
+    if here is not None and here < needed:
+        text += f", and the one here is for {_dotted(here)}"
+    return text
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+def _output(command: list[str]) -> str | Exception:
+    """What a program prints, or why it does not run. A hanging driver may not hang the report: 20 s at most."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return error

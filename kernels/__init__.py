@@ -1,0 +1,42 @@
+"""Triton kernels, one operator a file, imported as ``alexkern.kernels``.
+
+A second copy under the name ``kernels`` would have its own compiled-kernel caches and its own classes, so the
+top-level name is refused.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+if __name__ != "alexkern.kernels":
+    raise ImportError(f"import {__name__}: the Triton kernels are the package alexkern.kernels; import that instead")
+
+MINIMUM_CAPABILITY = (8, 0)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def missing(device_type: str, dtype: torch.dtype) -> str | None:
+    """Why Triton cannot serve tensors of this dtype on this kind of device, or None where it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton, on Linux)"
+    if dtype not in DTYPES:
+        return f"Triton's kernels compute in float32, float16 and bfloat16, not in {dtype}"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        if device_type not in ("cpu", "cuda"):
+            return f"Triton's interpreter takes CPU and CUDA tensors, not {device_type}"
+        if dtype == torch.bfloat16:
+            return "Triton's interpreter (TRITON_INTERPRET=1) computes bfloat16 wrong; use float32 or float16 there"
+        return None
+    if device_type == "cpu":
+        return "Triton takes CPU tensors only in its interpreter (set TRITON_INTERPRET=1 before the process starts)"
+    if device_type != "cuda" or torch.version.cuda is None:
+        return f"Triton's kernels need an NVIDIA GPU and a torch built for CUDA, not {device_type}"
+    if not torch.cuda.is_available():
+        return "there is no CUDA device that torch can use"
+    capability = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
+    if capability < MINIMUM_CAPABILITY:
+        return f"Triton's kernels need compute capability 8.0, and a GPU here has {capability[0]}.{capability[1]}"
+    return None

@@ -1,0 +1,133 @@
+"""Calls CMake for the native module alexkern._C, and maps kernels/ and bench/ into the package.
+
+Everything else stands in pyproject.toml, and how the module is built in CMakeLists.txt. Read from the environment:
+
+    ALEXKERN_SKIP_CUDA=1      install without the cuda backend although nvcc is there
+    ALEXKERN_REQUIRE_CUDA=1   fail where nvcc is not there
+    ALEXKERN_CUDA_ARCHS       the targets, such as "80;90a" (see CMakeLists.txt)
+    CUDACXX, CUDA_HOME, CUDA_PATH, PATH   where nvcc is; CUDAHOSTCXX, its host compiler
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from zlib import crc32
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+MAPPED = {"alexkern.kernels": "kernels", "alexkern.bench": "bench"}
+READ_ONCE_BY_CMAKE = ("CXX", "CXXFLAGS", "CUDAHOSTCXX", "CUDAFLAGS", "LDFLAGS")
+NVCC = runpy.run_path(str(ROOT / "alexkern" / "_nvcc.py"))
+
+
+def is_set(variable: str) -> bool:
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
+def choose_nvcc() -> tuple[str | None, str]:
+    """The compiler to build with, or None and the reason."""
+    if is_set("ALEXKERN_SKIP_CUDA"):
+        return None, "ALEXKERN_SKIP_CUDA is set"
+    return NVCC["find_nvcc"](), f"nvcc was not found (looked at {NVCC['PLACES']})"
+
+
+def tool(name: str, folder: str) -> str:
+    """A build requirement's program, which need not be on PATH, or else the system's."""
+    if importlib.util.find_spec(name):
+        return os.path.join(getattr(importlib.import_module(name), folder), name)
+    found = shutil.which(name)
+    if found is None:
+        raise SystemExit(f"alexkern: the native module is built with {name}: pip install {name}")
+    return found
+
+
+class BuildPackage(build_py):
+    """Says in the log, or as an error where that was asked for, that there is no native module to build."""
+
+    def run(self) -> None:
+        if Path(self.build_lib).resolve().is_relative_to(ROOT / "build"):
+            # A file deleted since the last build would still lie here, and come along.
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        if nvcc is None:
+            if is_set("ALEXKERN_REQUIRE_CUDA"):
+                raise SystemExit(f"alexkern: ALEXKERN_REQUIRE_CUDA is set, but {why_not}")
+            print(f"alexkern: installing without the cuda backend: {why_not}", flush=True)
+            if self.editable_mode:
+                self._remove_native()
+        super().run()
+
+    def _remove_native(self) -> None:
+        # An earlier editable install may have left its module in the source tree, and Python would go on loading it.
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        (ROOT / "alexkern" / f"_C{suffix}").unlink(missing_ok=True)
+
+
+class BuildNative(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        self._try_compiler()
+        build = self._build_folder()
+        settings = {
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_CUDA_COMPILER": nvcc,
+            "CMAKE_MAKE_PROGRAM": tool("ninja", "BIN_DIR"),
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "ALEXKERN_VERSION": self.distribution.get_version(),
+            "ALEXKERN_OUTPUT_DIR": Path(self.get_ext_fullpath(ext.name)).resolve().parent,
+        }
+        cmake = tool("cmake", "CMAKE_BIN_DIR")
+        defines = [f"-D{name}={value}" for name, value in settings.items()]
+        self._call([cmake, "-G", "Ninja", "-S", str(ROOT), "-B", build, *defines])
+        self._call([cmake, "--build", build])
+
+    def _try_compiler(self) -> None:
+        """Compile an empty file: CMake buries or swallows what a broken compiler says, and this prints nothing else."""
+        host = ["-ccbin", os.environ["CUDAHOSTCXX"]] if os.environ.get("CUDAHOSTCXX") else []
+        os.makedirs(self.build_temp, exist_ok=True)
+        self._call([nvcc, *host, "-x", "cu", "-c", os.devnull, "-o", os.path.join(self.build_temp, "trial.o")])
+
+    def _build_folder(self) -> str:
+        """One folder for all builds alike, so that unchanged kernels are not compiled again, named after everything
+        that CMake reads on its first run only."""
+        version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+        read_once = [version, *(os.environ.get(name, "") for name in READ_ONCE_BY_CMAKE)]
+        return str(ROOT / "build" / f"native-{sys.implementation.cache_tag}-{crc32(repr(read_once).encode()):08x}")
+
+    def _call(self, command: list[str]) -> None:
+        print("alexkern:", *command, flush=True)
+        try:
+            failed = subprocess.run(command).returncode != 0
+        except OSError as error:
+            print(error, flush=True)
+            failed = True
+        if failed:
+            # SystemExit: after any other exception setuptools prints its own traceback below the compiler's message.
+            raise SystemExit(
+                f"alexkern: the native build with {nvcc} failed, for the reason printed above. "
+                "ALEXKERN_SKIP_CUDA=1 installs without the cuda backend."
+            )
+
+
+nvcc, why_not = choose_nvcc()
+packages = find_packages(include=["alexkern", "alexkern.*"])
+for name, folder in MAPPED.items():
+    packages += [name, *(f"{name}.{child}" for child in find_packages(folder))]
+
+setup(
+    packages=packages,
+    package_dir={"alexkern": "alexkern", **MAPPED},
+    ext_modules=[Extension("alexkern._C", sources=[])] if nvcc else [],
+    cmdclass={"build_py": BuildPackage, "build_ext": BuildNative},
+)

@@ -1,0 +1,254 @@
+"""The install, by real pip runs on copies of the tree: with nvcc, without, with a broken one, skipped and required."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from alexkern._nvcc import find_nvcc
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("alexkern", "kernels", "bench", "csrc")
+FILES = ("pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE")
+SETTINGS = ("CUDA", "NVCC", "ALEXKERN", "PIP", "PYTHON")  # variables that a test starts without
+TRITON = find_spec("triton")  # brings NVIDIA's cuobjdump along
+CUOBJDUMP = Path(TRITON.origin).parent / "backends/nvidia/bin/cuobjdump" if TRITON and TRITON.origin else None
+BROKEN_NVCC = "#!/bin/sh\necho 'nvcc fatal : no libdevice to be found' >&2\nexit 1\n"
+
+needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")
+if missing := [name for name in ("pip", "setuptools", "pybind11", "cmake", "ninja") if find_spec(name) is None]:
+    pytest.skip(f"an install without the network needs {', '.join(missing)}: the dev extra", allow_module_level=True)
+
+
+def copy_tree(target: Path) -> Path:
+    for folder in SOURCES:
+        # A native module built in place must not come along: what a test finds is what its own install made.
+        ignore = shutil.ignore_patterns("__pycache__", "*.so", "results")
+        shutil.copytree(ROOT / folder, target / folder, ignore=ignore)
+    for file in FILES:
+        shutil.copy(ROOT / file, target)
+    return target
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return copy_tree(tmp_path / "tree")
+
+
+@pytest.fixture(scope="module")
+def built_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tree for the tests that build the native module: what one has compiled, the next need not."""
+    return copy_tree(tmp_path_factory.mktemp("built") / "tree")
+
+
+@pytest.fixture
+def bare_tree(tree: Path) -> Path:
+    """A tree that finds no toolkit in the default place, whatever this machine has there."""
+    search = tree / "alexkern" / "_nvcc.py"
+    text = search.read_text()
+    assert '"/usr/local/cuda"' in text
+    search.write_text(text.replace('"/usr/local/cuda"', '"/nowhere/cuda"'))
+    return tree
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def run(*command: object, cwd: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Runs a command with this environment, less what would steer an install, plus `settings`."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    env |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    env |= {name: str(value) for name, value in settings.items()}
+    words = [str(word) for word in command]
+    return subprocess.run(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def install(tree: Path, target: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    options = ("--verbose", "--no-deps", "--no-build-isolation", "--target", target)
+    return run(sys.executable, "-m", "pip", "install", *options, tree, cwd=tree.parent, **settings)
+
+
+def make_venv(folder: Path) -> Path:
+    """An interpreter that sees what is installed here, but not by the import hook of an editable alexkern."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+    site = folder / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    (site / "outer.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    return folder / "bin/python"
+
+
+def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    done = install(bare_tree, target, PATH=tmp_path / "empty")
+    assert done.returncode == 0, done.stdout
+    assert "alexkern: installing without the cuda backend: nvcc was not found" in done.stdout
+    assert not list(target.rglob("_C.*"))
+    assert "Root-Is-Purelib: true" in next(target.glob("*.dist-info/WHEEL")).read_text()
+    command = (make_venv(tmp_path / "venv"), "-c", "import alexkern; print(alexkern.info())")
+    report = run(*command, cwd=tmp_path, PYTHONPATH=target, PATH=tmp_path / "empty")
+    assert "the native module was not built: nvcc was not found" in report.stdout
+
+
+def test_nvcc_absent_but_required_is_an_error(bare_tree: Path, tmp_path: Path) -> None:
+    done = install(bare_tree, tmp_path / "target", PATH=tmp_path / "empty", ALEXKERN_REQUIRE_CUDA=1)
+    assert done.returncode != 0
+    assert "alexkern: ALEXKERN_REQUIRE_CUDA is set, but nvcc was not found" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_nvcc_broken_is_an_error_with_its_own_message(tree: Path, tmp_path: Path) -> None:
+    nvcc = script(tmp_path / "cuda/bin/nvcc", BROKEN_NVCC)
+    done = install(tree, tmp_path / "target", CUDA_HOME=tmp_path / "cuda")
+    assert done.returncode != 0
+    message, _, after = done.stdout.partition("nvcc fatal : no libdevice to be found")
+    assert str(nvcc) in message
+    assert f"alexkern: the native build with {nvcc} failed" in after
+    assert len(after.splitlines()) < 20, "the compiler's message is buried"
+    assert "Traceback" not in done.stdout
+
+
+def test_nvcc_skipped_is_not_even_started(tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    script(tmp_path / "cuda/bin/nvcc", BROKEN_NVCC)
+    done = install(tree, target, CUDA_HOME=tmp_path / "cuda", ALEXKERN_SKIP_CUDA=1)
+    assert done.returncode == 0, done.stdout
+    assert "installing without the cuda backend: ALEXKERN_SKIP_CUDA is set" in done.stdout
+    assert not list(target.rglob("_C.*"))
+
+
+def test_skipped_and_required_at_once_is_an_error(tree: Path, tmp_path: Path) -> None:
+    done = install(tree, tmp_path / "target", ALEXKERN_SKIP_CUDA=1, ALEXKERN_REQUIRE_CUDA=1)
+    assert done.returncode != 0
+    assert "ALEXKERN_REQUIRE_CUDA is set, but ALEXKERN_SKIP_CUDA is set" in done.stdout
+
+
+@needs_nvcc
+def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(tree: Path, tmp_path: Path) -> None:
+    # In a new operator's folder: this also shows that the build picks such a folder up.
+    (tree / "csrc/bindings.cpp").write_text("")  # it would take long to compile
+    script(tree / "csrc/new_operator/forward.cu", "#error this kernel is broken\n")
+    done = install(tree, tmp_path / "target", ALEXKERN_CUDA_ARCHS=80)
+    assert done.returncode != 0
+    assert "error: #error this kernel is broken" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@needs_nvcc
+def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    done = install(built_tree, target, ALEXKERN_REQUIRE_CUDA=1, ALEXKERN_CUDA_ARCHS="90a, 80")
+    assert done.returncode == 0, done.stdout
+
+    native = target / "alexkern" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    assert not [name for name in (b"libtorch", b"libc10", b"libcudart.so") if name in native.read_bytes()]
+    if CUOBJDUMP is not None:
+        built_in = run(CUOBJDUMP, "--list-elf", "--list-ptx", native, cwd=tmp_path).stdout
+        assert set(re.findall(r"sm_\w+\.(?:cubin|ptx)", built_in)) == {"sm_90a.cubin", "sm_80.cubin", "sm_80.ptx"}
+    assert (target / "alexkern/py.typed").exists()
+    assert not (target / "kernels").exists() and not (target / "bench").exists()
+    code = """
+        import alexkern, alexkern.bench, alexkern.kernels
+        from alexkern import _C
+        assert _C.__version__ == alexkern.__version__
+        assert _C.targets == ("sm_90a", "sm_80", "compute_80"), _C.targets
+        assert _C.driver_version() is None or _C.driver_version() >= (1, 0)
+        try:
+            _C.device_properties(_C.device_count())
+        except RuntimeError as error:
+            print(error)
+        print(alexkern.__file__, alexkern.kernels.__file__, alexkern.bench.__file__)
+        print(alexkern.info())
+    """
+    done = run(make_venv(tmp_path / "venv"), "-c", textwrap.dedent(code), cwd=tmp_path, PYTHONPATH=target)
+    assert done.returncode == 0, done.stdout
+    assert "alexkern.device_properties: reading the properties of GPU " in done.stdout
+    for file in ("alexkern/__init__.py", "alexkern/kernels/__init__.py", "alexkern/bench/__init__.py"):
+        assert str(target / file) in done.stdout
+    assert "for sm_90a, sm_80, compute_80; needs a driver for CUDA" in done.stdout
+
+
+@needs_nvcc
+def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree: Path, tmp_path: Path) -> None:
+    tree = built_tree
+    interpreter = make_venv(tmp_path / "venv")
+    pip = (sys.executable, "-m", "pip", "--python", interpreter, "install")
+    options = ("--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
+
+    done = run(*pip, *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="90a, 80")
+    assert done.returncode == 0, done.stdout
+    assert list((tree / "alexkern").glob("_C.*"))
+    (tree / "kernels/added_later.py").write_text("answer = 42\n")
+    code = "import alexkern, alexkern.kernels.added_later as new; print(alexkern.__file__, new.__file__, new.answer)"
+    done = run(interpreter, "-c", code, cwd=tmp_path)
+    assert done.stdout.split() == [str(tree / "alexkern/__init__.py"), str(tree / "kernels/added_later.py"), "42"]
+    done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
+    assert done.returncode == 0 and "for sm_90a, sm_80, compute_80; needs a driver" in done.stdout, done.stdout
+
+    done = run(*pip, *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
+    assert done.returncode == 0, done.stdout
+    assert not list((tree / "alexkern").glob("_C.*"))
+
+
+@needs_nvcc
+def test_targets_are_those_asked_for_or_the_gpus_here_or_the_default(tree: Path, tmp_path: Path) -> None:
+    import cmake
+    import pybind11
+
+    command = [Path(cmake.CMAKE_BIN_DIR) / "cmake", "-G", "Ninja", "-S", tree, "-B", tmp_path / "build"]
+    command += [f"-DCMAKE_CUDA_COMPILER={find_nvcc()}", f"-DPython_EXECUTABLE={sys.executable}"]
+    command += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"], sysconfig.get_path("scripts")])
+
+    def configure(*gpus: str, **settings: str) -> str:
+        script(tmp_path / "bin/nvidia-smi", f"#!/bin/sh\nprintf '%s\\n' {' '.join(gpus)}\n")
+        return run(*command, cwd=tmp_path, PATH=path, **settings).stdout
+
+    # 7.5 is too old for any kernel, and 99.0 too new for this nvcc: compute_80 serves it.
+    assert "CUDA targets: sm_90a sm_86 compute_80\n" in configure("9.0", "8.6", "7.5", "99.0", "9.0")
+    assert "CUDA targets: sm_80 sm_90a compute_80\n" in configure("7.5")
+    assert "CUDA targets: sm_80 compute_80\n" in configure("9.0", ALEXKERN_CUDA_ARCHS="80")
+    wrong = configure(ALEXKERN_CUDA_ARCHS="80;sm_90")
+    assert 'ALEXKERN_CUDA_ARCHS: a list such as 80;90a is wanted, got "sm_90"' in wrong
+
+
+def test_nvcc_is_searched_in_the_order_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("alexkern._nvcc.DEFAULT_ROOT", str(tmp_path / "default"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert find_nvcc() is None
+    places = {}
+    for name, folder in {"default": "default/bin", "PATH": "path", "CUDA_PATH": "a/bin", "CUDA_HOME": "b/bin"}.items():
+        places[name] = str(script(tmp_path / folder / "nvcc", BROKEN_NVCC))
+    (tmp_path / "path/nvcc").unlink()
+    assert find_nvcc() == places["default"]
+    script(tmp_path / "path/nvcc", BROKEN_NVCC)
+    assert find_nvcc() == places["PATH"]
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "a"))
+    assert find_nvcc() == places["CUDA_PATH"]
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "b"))
+    assert find_nvcc() == places["CUDA_HOME"]
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "a root without nvcc"))
+    assert find_nvcc() == places["CUDA_PATH"]
+    monkeypatch.setenv("CUDACXX", "/taken/at/its/word")
+    assert find_nvcc() == "/taken/at/its/word"
+
+
+def test_kernels_cannot_be_imported_under_a_second_name() -> None:
+    done = run(sys.executable, "-c", "import kernels", cwd=ROOT)
+    assert done.returncode != 0
+    assert done.stdout.splitlines()[-1] == (
+        "ImportError: import kernels: the Triton kernels are the package alexkern.kernels; import that instead"
+    )
