@@ -1,0 +1,157 @@
+// The emulator's own state. A worker (a thread of the host) runs one block at a time in a slot; a slot holds the
+// block's warps, barriers and shared memory; a warp holds its lanes and the places where they meet.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fiber.h"
+#include "launch.h"
+#include "race.h"
+#include "thread.h"
+
+namespace emulator {
+
+constexpr unsigned kLanes = 32, kMaxWarps = 32, kBarriers = 16, kDepositBytes = 48;
+constexpr std::uint32_t kSharedBase = 1024;  // of shared addresses; not zero, so that a forgotten base is noticed
+
+struct Slot;
+struct Warp;
+struct Worker;
+
+// splitmix64
+struct Random {
+    std::uint64_t state;
+    std::uint64_t next() {
+        std::uint64_t z = state += 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        return z ^ z >> 31;
+    }
+    std::uint64_t below(std::uint64_t bound) { return next() % bound; }
+};
+
+// An edge of happens-before between threads that meet again and again. Two objects, used in turn: a thread that has
+// run ahead to the next meeting must not lend its later accesses to one that has yet to leave this one.
+struct Edge {
+    char object[2];
+};
+
+// What each lane brings to a meeting of a warp's lanes, and may take from the others afterwards.
+struct alignas(16) Deposits {
+    unsigned char of[kLanes][kDepositBytes];
+};
+
+struct Meeting {
+    unsigned mask = 0, arrived = 0, phase = 0;
+    Instruction at{nullptr};
+    Deposits deposits[2];  // in turn, as an Edge's objects
+    Edge edge;
+};
+
+struct AsyncCopy {
+    unsigned char* destination;
+    const unsigned char* source;
+    unsigned bytes, source_bytes;
+    std::uint64_t group;
+};
+
+struct Thread : Coordinates {
+    explicit Thread(std::size_t stack_bytes) : fiber(stack_bytes) {}
+
+    Fiber fiber;
+    Warp* warp = nullptr;
+    unsigned lane = 0, index = 0;       // in the warp, in the block
+    Instruction waits_at{nullptr};      // while it cannot run
+    std::vector<AsyncCopy> copies;      // issued and not yet landed
+    std::uint64_t open_group = 0;       // the cp.async group that commit will close
+    void* async_race_thread = nullptr;  // who performs its copies, to the race detector
+    char issue_edge, group_edges[16];
+    bool fenced = false;  // since its last barrier
+    const void* last_atomic = nullptr;
+};
+
+struct Warp {
+    Slot* slot = nullptr;
+    unsigned index = 0;
+    unsigned lanes = 0, runnable = 0, exited = 0;       // sets of lanes
+    unsigned barrier_phase = 0;                         // of the barrier that it came to last
+    std::array<std::unique_ptr<Meeting>, 16> meetings;  // by mask, the first for all lanes
+    Thread* thread[kLanes];
+};
+
+struct Barrier {
+    unsigned count = 0, arrived = 0, phase = 0;
+    unsigned waiting_warps = 0;  // a set
+    Edge edge;
+};
+
+struct Slot {
+    Worker* worker = nullptr;
+    unsigned block_threads = 0, unfinished = 0;
+    unsigned runnable_warps = 0;  // a set
+    Random random{0};
+    bool descending = false, interleaved = false;  // the order of lanes and warps
+    Delivery delivery = Delivery::late;
+    unsigned char poison = 0xff;
+    std::array<Warp, kMaxWarps> warps;
+    std::array<Barrier, kBarriers> barriers;
+    std::vector<std::unique_ptr<Thread>> threads;
+    std::unique_ptr<GuardedMemory> shared;
+    unsigned use = 0;  // counts the blocks that it held
+    Edge use_edge;     // from one of them to the next
+};
+
+struct Worker {
+    Fiber host;
+    const Launch* launch = nullptr;
+    std::array<Slot, race::kSlots> slots;
+    Slot* running = nullptr;
+    std::string error;
+    Statistics statistics;
+    std::uint64_t switches = 0;     // of fibres: whether anything moves
+    std::uint64_t idle_pauses = 0;  // since anything but a pause happened
+    std::size_t stack_bytes = 0;
+};
+
+inline Thread& this_thread() { return *static_cast<Thread*>(current); }
+
+// scheduler.cpp
+extern char start_edge, end_edge;  // between the host's work and the kernel's, to the race detector
+void run_block(Slot& slot, const Launch& launch, const Options& options, std::uint64_t block);  // throws Error
+void park(const Instruction& at);                                                               // until woken
+void wake(Warp& warp, unsigned lanes);  // makes parked lanes runnable
+void yield();                           // to another runnable thread, if there is one
+[[noreturn]] void abandon_block(std::string error);
+
+// describe.cpp
+std::string describe(const Instruction& at);
+std::string describe(const uint3& at);
+std::string describe_lanes(unsigned lanes);
+std::string describe_block(const Coordinates& at);
+std::string describe_thread(const Coordinates& at);
+std::string describe_address(const void* address);
+std::string describe_deadlock(const Slot& slot);
+
+// warp.cpp: the lanes of `mask` meet; the last to come runs `combine` for all. Returns what they brought or made.
+Deposits& meet(const Instruction& at, unsigned mask, const void* deposit, std::size_t bytes,
+               void (*combine)(Deposits&, Statistics&) = nullptr);
+Deposits& meet_whole_warp(const Instruction& at, const void* deposit, std::size_t bytes,
+                          void (*combine)(Deposits&, Statistics&));
+
+// faults.cpp
+class FaultHandling {  // while it lives, a fault in a kernel's thread ends the launch with an error
+  public:
+    explicit FaultHandling(double patience);
+    ~FaultHandling();
+
+  private:
+    void* timer_ = nullptr;
+    bool has_timer_ = false;
+    void* own_alternate_stack_ = nullptr;
+};
+
+}  // namespace emulator

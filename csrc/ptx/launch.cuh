@@ -1,0 +1,48 @@
+// One spelling for a launch, under nvcc and on the emulator.
+#pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "platform.cuh"
+
+#ifndef __CUDACC__
+using cudaStream_t = struct CUstream_st*;
+#endif
+
+namespace ptx {
+
+// Runs kernel(arguments...) on `grid` blocks of `block` threads with that much dynamic shared memory, in the order of
+// `stream`; on the emulator, to its end. Throws std::runtime_error naming the kernel where the launch fails.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+            cudaStream_t stream, Arguments&&... arguments) {
+#ifdef __CUDACC__
+    constexpr std::size_t kWithoutAsking = 48 * 1024;
+    cudaError_t status = cudaSuccess;
+    if (shared_bytes > kWithoutAsking) {
+        status =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    }
+    if (status == cudaSuccess) {
+        cudaLaunchConfig_t config = {};
+        config.gridDim = grid;
+        config.blockDim = block;
+        config.dynamicSmemBytes = shared_bytes;
+        config.stream = stream;
+        status = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+    }
+    if (status != cudaSuccess) {
+        cudaGetLastError();  // else the next call that asks would be blamed
+        throw std::runtime_error(std::string("kernel ") + name + ": launching it: " + cudaGetErrorString(status) +
+                                 " (" + cudaGetErrorName(status) + ")");
+    }
+#else
+    static_cast<void>(stream);
+    emulator::launch(name, kernel, grid, block, shared_bytes, std::forward<Arguments>(arguments)...);
+#endif
+}
+
+}  // namespace ptx

@@ -1,0 +1,271 @@
+"""The host emulator: what each instruction does, that faults planted in kernels are found, and that nothing else is.
+
+The programs in csrc/emulator/tests are compiled as they are by the host's compiler, plain and with either sanitizer,
+and by nvcc where there is one. What was built is kept, under a name made from the sources and the commands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EMULATOR = ROOT / "csrc" / "emulator"
+CACHE = Path(os.environ.get("EMULATOR_BUILD_DIR", ROOT / "build" / "emulator"))
+
+CXX = os.environ.get("CXX", "g++")
+COMMON = ["-std=c++17", "-g", "-Wall", "-Wextra", "-Werror"]
+TRAP_MISALIGNED = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
+# Of each build: the flags for kernels, and those for the emulator's own sources.
+MODES = {
+    "plain": (["-O2", *TRAP_MISALIGNED], ["-O2"]),
+    "address": (
+        ["-O1", "-fsanitize=address", "-fno-omit-frame-pointer", *TRAP_MISALIGNED],
+        ["-O2", "-fsanitize=address"],
+    ),
+    "thread": (["-O1", "-fsanitize=thread"], ["-O2", "-DEMULATOR_RACES"]),
+    "portable": (["-O2", *TRAP_MISALIGNED], ["-O2", "-DEMULATOR_PORTABLE_FIBERS"]),
+}
+SANITIZED = ["plain", "address", "thread"]
+SEEDS = {"plain": 12, "address": 6, "thread": 3, "portable": 6}
+
+WRAPPERS = [
+    "ldmatrix",
+    "ldmatrix_trans",
+    "mma_fp16",
+    "mma_bf16",
+    "mma_tf32",
+    "cp_async",
+    "cp_async_groups",
+    "barriers",
+    "numbers",
+    "round_trip",
+    "warp",
+    "bits",
+    "atomics",
+    "coordinates",
+]
+GEMM = ["whole_tiles", "partial_tiles", "few_steps", "conv3"]
+CORRECT = ["turn", "ring", "swizzle", "sum", "halo", "rounds", "lanes", "blocks", "access", "named"]
+
+RACE = r"kernel \w+: data race .* by .*block \(\d+, 0, 0\), thread \(\d+, 0, 0\), and before it, unordered, a"
+WRONG = "wrong result"
+HERE = r"kernel \w+, block \(\d+, 0, 0\), thread \(\d+, 0, 0\): "
+# A planted fault, the build that has to find it, and in which words.
+BROKEN = [
+    ("turn.no_barrier", "plain", WRONG),
+    ("turn.no_barrier", "thread", RACE),
+    (
+        "turn.half_the_block_at_the_barrier",
+        "plain",
+        HERE + r"deadlock.*threads 0-63 wait at __syncthreads\(\) .*broken.cu",
+    ),
+    ("turn.early_return", "plain", HERE + r"returns, but lanes .* wait for it at __syncthreads\(\)"),
+    ("turn.two_barriers_in_one_warp", "plain", HERE + r"diverged: is at __syncthreads\(\)"),
+    ("ring.wait_one_short", "plain", WRONG),
+    ("ring.wait_one_short", "thread", RACE + " write of .* by a copy by block"),
+    ("ring.no_wait", "plain", WRONG),
+    ("ring.no_wait", "thread", RACE + " write of .* by a copy by block"),
+    ("ring.no_commit", "plain", WRONG),
+    ("ring.no_commit", "thread", RACE + " write of .* by a copy by block"),
+    ("ring.wait_behind_the_barrier", "plain", WRONG),
+    ("ring.wait_behind_the_barrier", "thread", RACE + " write of .* by a copy by block"),
+    ("ring.refill_before_barrier", "plain", WRONG),
+    ("ring.refill_before_barrier", "thread", RACE),
+    ("swizzle.none", "plain", "bank conflicts: 224"),
+    ("swizzle.read_otherwise", "plain", WRONG),
+    ("swizzle.too_narrow", "plain", "bank conflicts: 32"),
+    ("sum.lane_stays_away", "plain", HERE + "returns, but lanes .* wait for it at __shfl_xor_sync"),
+    ("sum.lane_takes_another_way", "plain", HERE + "diverged: is at __shfl"),
+    ("sum.mask_too_small", "plain", HERE + "__shfl_xor_sync .*its own lane 31 is not in the mask"),
+    ("sum.reads_beyond_mask", "plain", HERE + r"__shfl_xor_sync .*reads from lane \d+, which is not in the mask"),
+    ("halo.one_too_far", "plain", HERE + "out-of-range access, at byte 960 of a guarded buffer of 960 bytes"),
+    ("halo.one_too_far", "address", HERE + "out-of-range access, at byte 960 of a guarded buffer of 960 bytes"),
+    ("halo.one_before", "address", HERE + "out-of-range access, at byte -4 of a guarded buffer of 960 bytes"),
+    ("halo.shared_too_small", "plain", HERE + "out-of-range access, at byte 256 of shared memory of 256 bytes"),
+    ("halo.shared_too_small", "address", HERE + "out-of-range access, at byte 256 of shared memory of 256 bytes"),
+    ("halo.shared_before", "plain", r"block \(\d, 0, 0\): a thread wrote outside of shared memory, at byte -4 of 256"),
+    ("halo.shared_before", "address", HERE + "out-of-range access, at byte -4 of shared memory of 256 bytes"),
+    ("rounds.write_after_read", "thread", RACE),
+    ("rounds.read_after_write", "thread", RACE),
+    ("lanes.shuffle_for_barrier", "thread", RACE),
+    ("blocks.no_fence", "thread", RACE),
+    ("blocks.overlap", "thread", RACE),
+    ("access.misaligned_vector", "plain", HERE + "misaligned access"),
+    ("access.misaligned_vector", "address", HERE + "misaligned access"),
+    ("access.misaligned_ldmatrix", "plain", HERE + "ldmatrix.x1: byte 56 of shared memory is not aligned to 16"),
+    ("access.misaligned_cp_async", "plain", HERE + "cp.async: byte 148 of shared memory is not aligned to 16"),
+    ("access.ldmatrix_outside", "plain", HERE + "ldmatrix.x1: bytes 528 to 543 of shared memory, which has 512"),
+    ("access.cp_async_outside", "plain", HERE + "cp.async: bytes 656 to 671 of shared memory, which has 512"),
+    ("access.address_of_global", "plain", HERE + "the shared address is taken of byte 0 of a guarded buffer"),
+    ("access.null_pointer", "plain", HERE + "out-of-range access, at address 0x90"),
+    ("access.stack_overflow", "plain", HERE + "stack overflow"),
+    ("access.endless_loop", "plain", HERE + "runs on and on without reaching a barrier"),
+    ("named.other_count", "plain", HERE + r"bar.sync 1, \d+: other warps are at this barrier with the count \d+"),
+    ("named.count_not_whole_warps", "plain", HERE + "bar.sync 1, 48: the count must be a multiple of 32"),
+    ("named.crossed", "plain", HERE + r"deadlock.*threads \d.* wait at bar.sync [12], 64"),
+    ("named.too_few", "plain", HERE + "deadlock.*threads 0-63 wait at bar.sync 1, 96; threads 64-95 have exited"),
+]
+# What no result shows: the race detector alone finds it.
+ONLY_RACES = ["rounds.write_after_read", "rounds.read_after_write", "blocks.no_fence", "blocks.overlap"]
+
+
+def sources_under(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"})
+
+
+def digest(*parts: object) -> str:
+    """Of all sources and of the command: what a build depends on."""
+    text = hashlib.sha256(repr(parts).encode())
+    for path in sources_under(EMULATOR) + sources_under(ROOT / "csrc" / "ptx"):
+        text.update(path.name.encode() + path.read_bytes())
+    return text.hexdigest()[:16]
+
+
+def command(*arguments: object) -> None:
+    done = subprocess.run([str(part) for part in arguments], capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+
+
+def compiler_version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def build(program: str, mode: str) -> Path:
+    """The program, compiled by the host's compiler; at once if it was before."""
+    kernel_flags, emulator_flags = MODES[mode]
+    folder = CACHE / f"{mode}-{digest(CXX, compiler_version(CXX), COMMON, MODES[mode])}"
+    result = folder / program
+    if result.exists():
+        return result
+    folder.mkdir(parents=True, exist_ok=True)
+    own = folder / f"{program}.{os.getpid()}"  # two processes may build at once
+    objects = []
+    for source in sorted(EMULATOR.glob("*.cpp")):
+        target = folder / f"{source.stem}.o"
+        objects.append(target)
+        if not target.exists():
+            command(CXX, *COMMON, *emulator_flags, "-c", source, "-o", f"{own}.o")
+            os.replace(f"{own}.o", target)
+    source = EMULATOR / "tests" / f"{program}.cu"
+    command(CXX, *COMMON, *kernel_flags, "-Wno-unknown-pragmas", "-x", "c++", source, "-x", "none", *objects, "-o", own)
+    os.replace(own, result)
+    return result
+
+
+def run(
+    program: Path, case: str, seeds: int = 1, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    # ThreadSanitizer's reports become errors of the emulator, and so does the exit status.
+    own = {"TSAN_OPTIONS": "exitcode=0", **(environment or {})}
+    arguments = [str(program), case, str(seeds)]
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, **own}, timeout=600)
+    if "unexpected memory mapping" in done.stderr:  # ThreadSanitizer, where the kernel spreads addresses too widely
+        arguments = ["setarch", "-R", *arguments]
+        done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, **own}, timeout=600)
+    return done
+
+
+def passes(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0 and "Sanitizer" not in done.stderr, done.stdout + done.stderr
+
+
+def test_programs_hold_the_cases_named_here() -> None:
+    broken = sorted({case for case, _, _ in BROKEN} | set(CORRECT))
+    for program, cases in (("wrappers", sorted(WRAPPERS)), ("broken", broken), ("gemm", sorted(GEMM))):
+        listed = subprocess.run([build(program, "plain")], capture_output=True, text=True, check=True).stdout
+        assert sorted(listed.split()) == cases
+
+
+@pytest.mark.parametrize("mode", [*SANITIZED, "portable"])
+@pytest.mark.parametrize("case", WRAPPERS)
+def test_instruction(case: str, mode: str) -> None:
+    passes(run(build("wrappers", mode), case, SEEDS[mode]))
+
+
+@pytest.mark.parametrize("mode", SANITIZED)
+@pytest.mark.parametrize("case", CORRECT)
+def test_correct_kernel_passes(case: str, mode: str) -> None:
+    passes(run(build("broken", mode), case, SEEDS[mode]))
+
+
+@pytest.mark.parametrize(("case", "mode", "words"), BROKEN, ids=[f"{case}-{mode}" for case, mode, _ in BROKEN])
+def test_broken_kernel_is_found(case: str, mode: str, words: str) -> None:
+    done = run(build("broken", mode), case, SEEDS[mode])
+    assert done.returncode != 0
+    assert re.search(words, done.stdout + done.stderr), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("case", ONLY_RACES)
+def test_race_that_changes_no_result(case: str) -> None:
+    passes(run(build("broken", "plain"), case, SEEDS["plain"]))
+
+
+def test_late_delivery_is_what_finds_a_wait_one_stage_short() -> None:
+    program = build("broken", "plain")
+    passes(run(program, "ring.wait_one_short", 6, {"EMULATOR_DELIVERY": "early"}))
+    for delivery in ("late", "mixed"):
+        done = run(program, "ring.wait_one_short", 1, {"EMULATOR_DELIVERY": delivery})
+        assert WRONG in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("mode", SANITIZED)
+@pytest.mark.parametrize("case", ["whole_tiles", "partial_tiles", "few_steps"])
+def test_gemm(case: str, mode: str) -> None:
+    passes(run(build("gemm", mode), case, SEEDS[mode]))
+
+
+def test_gemm_of_a_convolution_of_alexnet() -> None:
+    passes(run(build("gemm", "plain"), "conv3"))
+
+
+@pytest.mark.parametrize("mode", ["plain", "address", "thread"])
+def test_several_threads_of_the_host(mode: str) -> None:
+    environment = {"EMULATOR_THREADS": "3"}
+    passes(run(build("gemm", mode), "partial_tiles", 3, environment))
+    passes(run(build("wrappers", mode), "atomics", 3, environment))
+    done = run(build("broken", mode), "named.crossed", 1, environment)
+    assert re.search("deadlock|data race", done.stdout), done.stdout + done.stderr
+
+
+NVCC = shutil.which("nvcc")
+
+
+def build_with_nvcc(program: str, targets: tuple[str, ...]) -> Path:
+    assert NVCC is not None
+    flags = ["-std=c++17", "-O2", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra"]
+    flags += [f"-gencode=arch=compute_{target},code=sm_{target}" for target in targets]
+    folder = CACHE / f"nvcc-{digest(compiler_version(NVCC), flags)}"
+    result = folder / program
+    if not result.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / f"{program}.{os.getpid()}"
+        command(NVCC, *flags, EMULATOR / "tests" / f"{program}.cu", "-o", own)
+        os.replace(own, result)
+    return result
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+@pytest.mark.parametrize("program", ["wrappers", "gemm"])
+def test_same_source_compiles_with_nvcc(program: str) -> None:
+    assert build_with_nvcc(program, ("80", "90a")).exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+@pytest.mark.parametrize(
+    ("program", "case"), [("wrappers", case) for case in WRAPPERS] + [("gemm", case) for case in GEMM]
+)
+def test_gpu_agrees(program: str, case: str) -> None:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    target = f"{major}{minor}" + ("a" if major >= 9 else "")
+    done = run(build_with_nvcc(program, (target,)), case)
+    assert done.returncode == 0, done.stdout + done.stderr
