@@ -1,0 +1,166 @@
+"""`alexkern classify`: what a network sees in JPEG and PNG images."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from alexkern.commands import CommandError, first_line, positive, printable
+from alexkern.models import MODELS, AlexNet, ImageClassification, read_weights
+from alexkern.models.weights import HEAD
+
+HELP = "name what is in images"
+DESCRIPTION = "Print the most probable classes of images, by a network of which you have the weights."
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+# PIL's own limit, above which it only warns: 256 MiB of pixels.
+MAX_PIXELS = 89_478_485
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The images, and everything about the network that looks at them."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a JPEG or PNG file, or a folder of them")
+    parser.add_argument("--weights", required=True, metavar="W", help="a .safetensors or .pth file, or IMAGENET1K_V1")
+    parser.add_argument("--model", choices=list(MODELS), help="default: what the weights file says, else alexnet")
+    parser.add_argument("--labels", metavar="F", help="class names, one a line; default: those in the weights file")
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes to print an image (default: 5)")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at once (default: 16)")
+    parser.add_argument("--device", help="a torch device; default: cuda where there is a GPU, else cpu")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a table an image. Every image that cannot be read gets a line on stderr and makes the exit status 2."""
+    device = _device(args.device)
+    model = _model(args.weights, args.model).to(device).eval()
+    names = _class_names(args.labels, model)
+    paths, problems = _find_images(args.images)
+    _report(problems)
+    output, errors = Console(), Console(stderr=True)
+    columns = (TextColumn("classify"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("classify", total=len(paths))
+        for start in range(0, len(paths), args.batch_size):
+            batch = paths[start : start + args.batch_size]
+            images, unreadable = _read_images(batch, model.transforms())
+            tables = _predict(model, list(images.values()), names, args.top) if images else []
+            progress.stop()  # the bar and what is printed may share a terminal
+            for path, table in zip(images, tables, strict=True):
+                output.print(Text(printable(str(path))), soft_wrap=True)
+                output.print(table)
+            _report(unreadable)
+            problems += unreadable
+            progress.start()
+            progress.advance(task, len(batch))
+    return 2 if problems else 0
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device {name}: {first_line(error)}") from error
+    return device
+
+
+def _model(source: str, name: str | None) -> AlexNet:
+    try:
+        weights = read_weights(source, model=name or "alexnet")
+        name = name or weights.model or "alexnet"
+        if name not in MODELS:
+            raise ValueError(f"{weights.source} are of {name!r}; wanted one of {', '.join(MODELS)}")
+        return MODELS[name](weights=weights, num_classes=weights.num_classes)
+    except (OSError, ValueError) as error:
+        raise CommandError(first_line(error)) from error
+
+
+def _class_names(labels: str | None, model: AlexNet) -> Sequence[str]:
+    num_classes = len(model.get_parameter(f"{HEAD}.bias"))
+    if labels is None:
+        return model.classes or [str(index) for index in range(num_classes)]
+    try:
+        names = Path(labels).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--labels {labels}: cannot be read ({first_line(error)})") from error
+    if len(names) != num_classes:
+        raise CommandError(f"--labels {labels}: {len(names)} lines, but the network has {num_classes} classes")
+    return names
+
+
+def _find_images(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files that the arguments name, folders walked in sorted order, and a line for each that is not there."""
+    paths, problems = [], []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+            found = sorted(file for file in files if file.suffix.lower() in EXTENSIONS and file.name[0] != ".")
+            paths += found
+            if not found:
+                problems.append(f"{path}: no JPEG or PNG in this folder")
+        elif path.exists():
+            paths.append(path)
+        else:
+            problems.append(f"{path}: no such file or folder")
+    return paths, problems
+
+
+def _read_images(paths: Sequence[Path], transforms: ImageClassification) -> tuple[dict[Path, Tensor], list[str]]:
+    """The images (3, crop_size, crop_size) that can be read, and a line for each that cannot."""
+    images, problems = {}, []
+    for path in paths:
+        try:
+            images[path] = transforms(_open(path, transforms))
+        except UnidentifiedImageError:
+            problems.append(f"{path}: not a JPEG or PNG image")
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            problems.append(f"{path}: too large, over {MAX_PIXELS:,} pixels")
+        except Exception as error:  # a damaged file may make the decoder fail in any way at all
+            problems.append(f"{path}: cannot be read ({first_line(error)})")
+    return images, problems
+
+
+def _open(path: Path, transforms: ImageClassification) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            # A very long and thin image is small, but not once its shorter side has been enlarged.
+            height, width = transforms.resized_shape(image.height, image.width)
+            if max(height * width, image.height * image.width) > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return ImageOps.exif_transpose(image)
+
+
+@torch.inference_mode()
+def _predict(model: AlexNet, images: Sequence[Tensor], names: Sequence[str], top: int) -> list[Table]:
+    logits = model(torch.stack(list(images)).to(next(model.parameters()).device))
+    probabilities, classes = logits.softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
+    tables = []
+    for row in zip(probabilities.tolist(), classes.tolist(), strict=True):
+        table = Table()
+        table.add_column("probability", justify="right")
+        table.add_column("class")
+        for probability, index in zip(*row, strict=True):
+            # Text, not str: rich would read square brackets in a name as markup.
+            table.add_row(f"{probability:.2%}", Text(printable(names[index])))
+        tables.append(table)
+    return tables
+
+
+def _report(problems: Sequence[str]) -> None:
+    for problem in problems:
+        print(f"alexkern classify: {printable(problem)}", file=sys.stderr)

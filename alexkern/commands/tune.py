@@ -1,0 +1,83 @@
+"""`alexkern tune`: measure this GPU, and write the table of configurations that the kernels then use on it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from alexkern.commands import CommandError, first_line, positive
+from alexkern.dispatch import OPERATORS
+from alexkern.models import MODELS
+
+HELP = "measure kernel configurations on this GPU"
+DESCRIPTION = (
+    "Find the fastest configuration of every Triton kernel for the AlexNets' layers on this GPU, and write them to its "
+    "table, alexkern/tuned/GPU.json. What a table already has is kept, so that an interrupted run can be continued."
+)
+ARITHMETIC = ("bfloat16", "float16", "tf32", "float32")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is tuned, and where the table goes."""
+    parser.add_argument("--out", type=Path, metavar="F", help="the table; default: this GPU's in alexkern/tuned")
+    for option, values, default in (
+        ("--models", tuple(MODELS), ("alexnet", "alexnet_2012")),
+        ("--operators", OPERATORS, OPERATORS),
+        ("--dtypes", ARITHMETIC, ARITHMETIC),
+    ):
+        told = "all" if default == values else " ".join(default)
+        names = f"of {', '.join(values)}; default: {told}"
+        parser.add_argument(option, nargs="+", choices=values, default=default, metavar="NAME", help=names)
+    parser.add_argument("--batches", nargs="+", type=positive, default=[128], metavar="N", help="default: 128")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="compiling processes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune what the table does not have; 0 when all of it is there."""
+    _require_gpu()
+    from alexkern.kernels.config import describe, table_path
+    from alexkern.kernels.workloads import workloads
+    from alexkern.tune import TunedTable, choices, tune
+    from alexkern.tune_gpu import GpuBench
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    description = describe(device)
+    path = args.out or table_path(description.name)
+    try:
+        table = TunedTable(path, description)
+    except (OSError, ValueError) as error:
+        raise CommandError(first_line(error)) from error
+    found = choices(workloads(args.models, args.dtypes, args.batches, args.operators), description)
+    pending = [choice for choice in found if choice.key not in table.done]
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as progress, GpuBench(device, args.jobs) as bench:
+        task = progress.add_task(_label(pending), total=len(found), completed=len(found) - len(pending))
+        for number, (choice, tuned) in enumerate(tune(pending, bench, table), start=1):
+            gain = tuned.default_seconds / tuned.seconds
+            console.print(f"{choice.workload} {choice.key[0]}: {tuned.seconds * 1e6:.1f} us, {gain:.2f} times as fast")
+            progress.update(task, advance=1, description=_label(pending[number:]))
+    print(path)
+    return 0
+
+
+def _require_gpu() -> None:
+    from alexkern import kernels
+
+    if not torch.cuda.is_available():
+        raise CommandError("needs an NVIDIA GPU that torch can use, and there is none here")
+    reason = kernels.missing("cuda", torch.float32)
+    if reason is not None:
+        raise CommandError(reason)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise CommandError("TRITON_INTERPRET=1 is set, and an interpreter's times say nothing; unset it")
+
+
+def _label(pending: list[Any]) -> str:
+    return str(pending[0].workload) if pending else "done"

@@ -1,0 +1,99 @@
+"""From an image to what a network was trained on: the inference preprocessing, without torchvision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ImageClassification:
+    """Resize the shorter side to `resize_size`, crop the centre, scale to [0, 1] and normalise each channel.
+
+    The defaults are those of torchvision's `AlexNet_Weights.IMAGENET1K_V1.transforms()`: bilinear with antialiasing,
+    256 then 224 pixels, ImageNet's mean and standard deviation (of RGB in [0, 1]).
+
+    Takes a PIL image of any mode (converted to RGB), or a tensor (3, H, W) or (N, 3, H, W): uint8 in [0, 255], or
+    floating point in [0, 1]. Returns a tensor (3, crop_size, crop_size) or (N, 3, crop_size, crop_size): float32, or
+    the floating-point dtype that came in, on the tensor's own device.
+    """
+
+    crop_size: int = 224
+    resize_size: int = 256
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop_size <= self.resize_size:
+            raise ValueError(
+                "ImageClassification: wanted 1 <= crop_size <= resize_size, "
+                f"got crop_size={self.crop_size}, resize_size={self.resize_size}"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
+            raise ValueError(
+                "ImageClassification: wanted three numbers each for mean and std, those of std positive, "
+                f"got mean={self.mean}, std={self.std}"
+            )
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        pixels = self._resize(image)
+        height, width = pixels.shape[-2:]
+        top, left = round((height - self.crop_size) / 2), round((width - self.crop_size) / 2)
+        pixels = pixels[..., top : top + self.crop_size, left : left + self.crop_size]
+        if not pixels.is_floating_point():
+            pixels = pixels.float() / 255
+        mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def resized_shape(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels after the resize and before the crop; the longer side is rounded down."""
+        if height <= width:
+            return self.resize_size, int(self.resize_size * width / height)
+        return int(self.resize_size * height / width), self.resize_size
+
+    def _resize(self, image: Image.Image | Tensor) -> Tensor:
+        if isinstance(image, Tensor):
+            _check_tensor(image)
+            shape = self.resized_shape(image.shape[-2], image.shape[-1])
+            return image if image.shape[-2:] == shape else _resize_tensor(image, shape)
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"ImageClassification: wanted a PIL image or a tensor, got {type(image).__name__}")
+        height, width = self.resized_shape(image.height, image.width)
+        resized = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def _check_tensor(image: Tensor) -> None:
+    if image.dim() not in (3, 4) or image.shape[-3] != 3 or 0 in image.shape[-2:]:
+        raise ValueError(
+            f"ImageClassification: wanted a tensor (3, H, W) or (N, 3, H, W), got shape {tuple(image.shape)}"
+        )
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"ImageClassification: wanted a uint8 or a floating-point tensor, got {image.dtype}")
+
+
+def _resize_tensor(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    pixels = image if image.dim() == 4 else image.unsqueeze(0)
+    # torch resizes uint8 on the CPU alone, and the 16-bit floating-point dtypes not there: those go through float32.
+    if image.dtype not in (torch.float32, torch.float64) and (image.dtype, image.device.type) != (torch.uint8, "cpu"):
+        pixels = pixels.float()
+    pixels = F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False, antialias=True)
+    if image.dtype == torch.uint8:
+        pixels = pixels.round()
+    pixels = pixels.to(image.dtype)
+    return pixels if image.dim() == 4 else pixels.squeeze(0)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: PIL's own conversion would turn every value over 255 white.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGB")

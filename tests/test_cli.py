@@ -1,0 +1,383 @@
+"""The command line: what it prints for good input, and the one line that it prints for each kind of bad input."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import sys
+import types
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+
+import alexkern
+from alexkern import cli
+from alexkern.commands import classify
+from alexkern.models import MODELS, AlexNet, ImageClassification, alexnet, save_weights
+
+CLASSES = ("temple", "dahlia", "[red]fox[/red]", "snow\x1b[2Jow l", "ash", "birch", "elm")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def model() -> AlexNet:
+    """Random weights, a little enlarged, so that the photographs are told apart."""
+    torch.manual_seed(20120930)
+    model = alexnet(num_classes=len(CLASSES)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(2.5 if name.endswith("weight") else 0)
+    model.classes = CLASSES
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(folder, model) -> Path:
+    save_weights(model, folder / "trees.safetensors")
+    return folder / "trees.safetensors"
+
+
+@pytest.fixture(scope="module")
+def bare_weights(folder) -> Path:
+    """A .pth file of a few kilobytes for three classes: nothing but tensors, all of them zero."""
+    path = folder / "bare.pth"
+    torch.save(bare_tensors("alexnet"), path)
+    return path
+
+
+def bare_tensors(name: str) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        shapes = {key: tensor.shape for key, tensor in MODELS[name](num_classes=3).state_dict().items()}
+    return {key: torch.tensor(0.0).expand(shape) for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def photos(folder) -> list[Path]:
+    """The two photographs that scikit-learn ships, as a JPEG and a PNG file."""
+    china, flower = load_sample_images().images
+    paths = [folder / "photos" / "china.jpg", folder / "photos" / "flower.png"]
+    paths[0].parent.mkdir()
+    for path, pixels in zip(paths, (china, flower), strict=True):
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command in this process: its exit status, what it printed, and the lines on stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, list[str]]:
+        status = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err.splitlines()
+
+    return run
+
+
+def rows(output: str) -> list[tuple[str, str]]:
+    """(probability, class) of every row of the printed tables."""
+    return re.findall(r"│\s+([\d.]+%) │ (.*?)\s*│", output)
+
+
+def titles(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line and line[0] not in "┏┃┡│└"]
+
+
+# classify, good input
+
+
+def test_classify_photographs(run, model, weights, photos):
+    status, output, errors = run("classify", *photos, "--weights", weights, "--top", 7)
+    assert (status, errors) == (0, [])
+    images = torch.stack([ImageClassification()(Image.open(path)) for path in photos])
+    with torch.no_grad():  # torch's own modules, one by one
+        logits = nn.Sequential(*model.features, model.avgpool, nn.Flatten(), *model.classifier)(images)
+    found = rows(output)
+    printed = ["temple", "dahlia", "[red]fox[/red]", "snow?[2Jow l", "ash", "birch", "elm"]
+    for position, probabilities in enumerate(logits.double().softmax(dim=1)):
+        order = probabilities.argsort(descending=True)
+        its = found[position * 7 : position * 7 + 7]
+        assert [name for _, name in its] == [printed[index] for index in order]
+        for (text, _), index in zip(its, order, strict=True):
+            assert float(text[:-1]) == pytest.approx(100 * probabilities[index].item(), abs=0.02)
+    assert len(found) == 14 and found[:7] != found[7:]
+    assert titles(output) == [str(path) for path in photos]
+
+
+def test_top(run, weights, photos):
+    _, every, _ = run("classify", photos[0], "--weights", weights, "--top", 100)
+    _, default, _ = run("classify", photos[0], "--weights", weights)
+    _, one, _ = run("classify", photos[0], "--weights", weights, "--top", 1)
+    assert len(rows(every)) == 7 and rows(default) == rows(every)[:5] and rows(one) == rows(every)[:1]
+    assert sum(float(probability[:-1]) for probability, _ in rows(every)) == pytest.approx(100, abs=0.05)
+
+
+def test_folders_are_walked_in_order(run, weights, photos, tmp_path):
+    for name in ("b/2.PNG", "b/1.jpeg", "a.jpg", "b/notes.txt", "c/.hidden.png", "10.png", "9.JPG"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        image = Image.open(photos[len(name) % 2]).resize((70, 80))
+        image.save(path, format="PNG" if name.lower().endswith("png") else "JPEG")
+    outputs = [run("classify", tmp_path, photos[0], "--weights", weights, "--batch-size", size) for size in (2, 16)]
+    for status, output, errors in outputs:
+        assert (status, errors) == (0, [])
+        found = [str(tmp_path / name) for name in ("10.png", "9.JPG", "a.jpg", "b/1.jpeg", "b/2.PNG")]
+        assert titles(output) == [*found, str(photos[0])]
+        assert rows(output) == rows(outputs[0][1])
+
+
+def test_class_names(run, weights, bare_weights, photos, tmp_path):
+    _, output, _ = run("classify", photos[0], "--weights", bare_weights)
+    assert sorted(rows(output)) == [("33.33%", "0"), ("33.33%", "1"), ("33.33%", "2")]
+    labels = tmp_path / "labels.txt"
+    labels.write_text("Eiche\nBuche\nÄsche\n", encoding="utf-8")
+    _, output, _ = run("classify", photos[0], "--weights", bare_weights, "--labels", labels)
+    assert sorted(name for _, name in rows(output)) == ["Buche", "Eiche", "Äsche"]
+    labels.write_text("\n".join("ABCDEFG"), encoding="utf-8")
+    _, theirs, _ = run("classify", photos[0], "--weights", weights)
+    _, ours, _ = run("classify", photos[0], "--weights", weights, "--labels", labels)
+    names = ["temple", "dahlia", "[red]fox[/red]", "snow?[2Jow l", "ash", "birch", "elm"]
+    assert rows(ours) == [(probability, "ABCDEFG"[names.index(name)]) for probability, name in rows(theirs)]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model(run, name, photos, tmp_path):
+    torch.save(bare_tensors(name), tmp_path / "weights.pth")
+    status, output, errors = run("classify", photos[0], "--weights", tmp_path / "weights.pth", "--model", name)
+    assert (status, errors, len(rows(output))) == (0, [], 3)
+
+
+def test_the_files_own_transforms_are_used(run, model, weights, photos, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(model, "preprocessing", ImageClassification(63, 64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    save_weights(model, tmp_path / "small.safetensors")
+    read = classify._read_images
+    monkeypatch.setattr(classify, "_read_images", lambda *arguments: seen.append(arguments[1]) or read(*arguments))
+    _, small, _ = run("classify", photos[0], "--weights", tmp_path / "small.safetensors")
+    _, usual, _ = run("classify", photos[0], "--weights", weights)
+    assert seen == [model.preprocessing, ImageClassification()]
+    assert rows(small) != rows(usual)
+
+
+def test_a_turned_photograph_is_turned_back(run, weights, photos, tmp_path):
+    upright = Image.open(photos[1])
+    exif = upright.getexif()
+    exif[0x0112] = 6  # orientation: turn by 90 degrees clockwise to see it upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    _, want, _ = run("classify", photos[1], "--weights", weights)
+    _, turned, _ = run("classify", tmp_path / "turned.png", "--weights", weights)
+    assert rows(turned) == rows(want)
+
+
+def test_the_progress_bar_goes_to_stderr(run, bare_weights, photos, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    _, output, errors = run("classify", *photos, "--weights", bare_weights, "--batch-size", 1)
+    assert "2/2" in "".join(errors) and "2/2" not in output
+    assert output.count("33.33%") == 6 and "33.33%" not in "".join(errors)
+
+
+# classify, bad input
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    """A greyscale PNG file that says it has that size, whatever is in it."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def bad_images(photos: list[Path]) -> dict[str, tuple[bytes, str]]:
+    """name -> (content, what the line says)"""
+    jpeg, flower = (path.read_bytes() for path in photos)
+    return {
+        "text.jpg": (b"Dear all,\nplease find attached\n", "not a JPEG or PNG image"),
+        "notes.txt": (b"Dear all,\nplease find attached\n", "not a JPEG or PNG image"),
+        "empty.png": (b"", "not a JPEG or PNG image"),
+        "page.gif": (b"GIF89a" + bytes(100), "not a JPEG or PNG image"),
+        "half.jpg": (jpeg[: len(jpeg) // 2], "cannot be read (.*truncated"),
+        "half.png": (flower[: len(flower) // 2], "cannot be read (.*truncated"),
+        "flipped.png": (flower[:60] + bytes(2000) + flower[2060:], "cannot be read ("),
+        "hollow.png": (png(100, 100, b""), "cannot be read ("),
+        "bomb.png": (png(30_000, 30_000, bytes(1000)), "too large, over 89,478,485 pixels"),
+        "large.png": (png(10_000, 10_000, bytes(1000)), "too large, over 89,478,485 pixels"),
+        "thread.png": (png(1_000_000, 1, bytes(1_000_001)), "too large, over 89,478,485 pixels"),
+    }
+
+
+def test_bad_images_get_a_line_each(run, bare_weights, photos, tmp_path):
+    wanted = []
+    for name, (content, words) in bad_images(photos).items():
+        (tmp_path / name).write_bytes(content)
+        wanted.append(re.escape(f"alexkern classify: {tmp_path / name}: ") + re.escape(words).replace(r"\.\*", ".*"))
+    paths = [tmp_path / name for name in bad_images(photos)]
+    for size in (1, 3, 16):
+        arguments = [photos[0], *paths, photos[1], "--weights", bare_weights, "--batch-size", size]
+        status, output, errors = run("classify", *arguments)
+        assert status == 2
+        assert titles(output) == [str(path) for path in photos] and len(rows(output)) == 6
+        assert len(errors) == len(wanted)
+        for error, pattern in zip(errors, wanted, strict=True):
+            assert re.match(pattern, error), (error, pattern)
+
+
+def test_images_that_are_not_there(run, bare_weights, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("nothing to see")
+    status, output, errors = run(
+        "classify", tmp_path / "none.jpg", tmp_path / "empty", photos[0], "--weights", bare_weights
+    )
+    assert status == 2 and titles(output) == [str(photos[0])]
+    assert errors == [
+        f"alexkern classify: {tmp_path / 'none.jpg'}: no such file or folder",
+        f"alexkern classify: {tmp_path / 'empty'}: no JPEG or PNG in this folder",
+    ]
+
+
+def test_names_cannot_drive_the_terminal(run, bare_weights, photos, tmp_path):
+    path = tmp_path / "\x1b[2J[blue].png"
+    path.write_bytes(photos[1].read_bytes())
+    _, output, _ = run("classify", path, tmp_path / "\x1b[2J.jpg", "--weights", bare_weights)
+    assert titles(output) == [str(tmp_path / "?[2J[blue].png")]
+    _, _, errors = run("classify", path, tmp_path / "\x1b[2J.jpg", "--weights", bare_weights)
+    assert errors == [f"alexkern classify: {tmp_path / '?[2J.jpg'}: no such file or folder"]
+
+
+def bad_weights(folder: Path) -> dict[str, str]:
+    """The arguments after --weights, written files included -> what the line says."""
+    (folder / "text.pth").write_text("Dear all,\nplease find attached\n")
+    (folder / "text.safetensors").write_text("Dear all,\nplease find attached\n")
+    torch.save(bare_tensors("alexnet_2012"), folder / "other.pth")
+    (folder / "half.pth").write_bytes((folder / "other.pth").read_bytes()[:2000])
+    torch.save(nn.Linear(2, 2).state_dict(), folder / "linear.pth")
+    torch.save(nn.Linear(2, 2), folder / "module.pth")
+    return {
+        "none.pth": "none.pth': no such file",
+        "folder": "folder': no such file",
+        "text.pth": "text.pth': (not a whole .pth file|refused)",
+        "text.safetensors": "text.safetensors': not a whole .safetensors file",
+        "half.pth": "half.pth': not a whole .pth file",
+        "module.pth": "module.pth': refused",
+        "linear.pth": r"linear.pth' are of another network: wanted a matrix classifier\.6\.weight",
+        "other.pth": "other.pth' are of another network; missing: features.3.weight .*; unexpected: .*; wrong",
+    }
+
+
+def test_bad_weights_get_a_line(run, photos, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, words in bad_weights(tmp_path).items():
+        status, output, errors = run("classify", photos[0], "--weights", tmp_path / name)
+        assert (status, output, len(errors)) == (2, "", 1), errors
+        assert re.search(f"^alexkern classify: .*{words}", errors[0]), errors
+    status, _, errors = run("classify", photos[0], "--weights", "DEFAULT", "--model", "alexnet_2012")
+    assert status == 2 and "no published weights 'DEFAULT'" in errors[0] and len(errors) == 1
+
+
+def test_weights_of_a_network_that_is_not_here(run, model, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(AlexNet, "name", "alexnet_2040")
+    save_weights(model, tmp_path / "weights.safetensors")
+    status, _, errors = run("classify", photos[0], "--weights", tmp_path / "weights.safetensors")
+    assert status == 2 and "'alexnet_2040'; wanted one of alexnet, alexnet_2012" in errors[0] and len(errors) == 1
+
+
+def test_bad_labels(run, bare_weights, photos, tmp_path):
+    (tmp_path / "two.txt").write_text("one\ntwo\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    wanted = {
+        "none.txt": "cannot be read",
+        "binary.txt": "cannot be read",
+        "two.txt": "2 lines, but the network has 3 classes",
+    }
+    for name, words in wanted.items():
+        path = tmp_path / name
+        status, output, errors = run("classify", photos[0], "--weights", bare_weights, "--labels", path)
+        assert (status, output, len(errors)) == (2, "", 1)
+        assert errors[0].startswith(f"alexkern classify: --labels {path}: {words}")
+
+
+@pytest.mark.parametrize("device", ["meta", "toaster", "cuda:77"])
+def test_bad_devices(run, device, bare_weights, photos):
+    status, output, errors = run("classify", photos[0], "--weights", bare_weights, "--device", device)
+    assert (status, output, len(errors)) == (2, "", 1)
+    assert errors[0].startswith(f"alexkern classify: --device {device}: ")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "COMMAND"),
+        (["paint"], "paint"),
+        (["classify", "a.jpg"], "--weights"),
+        (["classify", "--weights", "w.pth"], "IMAGE"),
+        (["classify", "a.jpg", "--weights", "w.pth", "--top", "0"], "at least 1, got '0'"),
+        (["classify", "a.jpg", "--weights", "w.pth", "--batch-size", "-3"], "--batch-size"),
+        (["classify", "a.jpg", "--weights", "w.pth", "--top", "many"], "at least 1, got 'many'"),
+        (["classify", "a.jpg", "--weights", "w.pth", "--model", "vgg"], "vgg"),
+        (["classify", "a.jpg", "--weights", "w.pth", "--colour"], "--colour"),
+        (["info", "--colour"], "--colour"),
+    ],
+)
+def test_bad_arguments(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+# the other commands
+
+
+def test_info(run):
+    status, output, errors = run("info")
+    assert (status, output, errors) == (0, f"{alexkern.info()}\n", [])
+
+
+def test_bench_hands_its_arguments_to_pytest(monkeypatch):
+    seen = []
+    module = types.SimpleNamespace(main=lambda arguments: seen.append(list(arguments)) or 5)
+    monkeypatch.setitem(sys.modules, "alexkern.bench.run", module)
+    arguments = ["-k", "conv2d_relu and not backward", "--benchmark-json", "out.json", "-q", "--co"]
+    assert cli.main(["bench", *arguments]) == 5
+    assert seen == [arguments]
+
+
+def test_bench_that_is_not_there(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "alexkern.bench.run", None)
+    status, output, errors = run("bench")
+    assert (status, output, len(errors)) == (2, "", 1)
+    assert errors[0].startswith("alexkern bench: the benchmarks cannot be imported")
+
+
+def test_an_interrupt_is_quiet(run, monkeypatch, bare_weights, photos):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(classify, "_predict", interrupt)
+    assert run("classify", photos[0], "--weights", bare_weights) == (130, "", [])
+
+
+def test_python_m_alexkern_info(tmp_path):
+    process = subprocess.run([sys.executable, "-m", "alexkern", "info"], cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("alexkern") and torch.__version__ in process.stdout
+
+
+def test_python_m_alexkern_classify(tmp_path):
+    arguments = ["classify", "photo.jpg", "--weights", "none.pth"]
+    process = subprocess.run(
+        [sys.executable, "-m", "alexkern", *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == "alexkern classify: weights 'none.pth': no such file\n"
