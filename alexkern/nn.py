@@ -70,7 +70,7 @@ class FusedSequential(nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         children = list(self._modules.values())
-        if not isinstance(input, Tensor) or has_torch_function_unary(input) or _runs_plain(input):
+        if not isinstance(input, Tensor) or _is_override(input) or _runs_plain(input):
             return _run_children(children, input)
         restore = False  # whether the value is channels_last only because we made it so
         index = 0
@@ -96,6 +96,11 @@ def _run_children(children: Sequence[nn.Module | None], input: Any) -> Any:
     for module in children:
         input = module(input)  # type: ignore[misc]
     return input
+
+
+def _is_override(input: Tensor) -> bool:
+    """A subclass with a __torch_function__ of its own. A mode, as torch.set_default_device sets one, is no reason."""
+    return type(input) is not Tensor and type(input) is not nn.Parameter and has_torch_function_unary(input)
 
 
 def _runs_plain(input: Tensor) -> bool:

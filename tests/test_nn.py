@@ -86,6 +86,14 @@ def test_alexnet_becomes_operators(operators: list[str]) -> None:
     ]
 
 
+def test_a_default_device_changes_nothing(operators: list[str]) -> None:
+    """torch.device as a context switches a TorchFunctionMode on, which is not a tensor subclass."""
+    _, fused = pair(small_alexnet)
+    with torch.device("cpu"):
+        fused(torch.randn(2, 3, 63, 63))
+    assert "conv2d_relu_max_pool2d" in operators
+
+
 def test_training_drops_and_evaluating_does_not() -> None:
     _, fused = pair(small_alexnet)
     image = torch.randn(2, 3, 63, 63)
