@@ -1,0 +1,21 @@
+"""conv2d_relu_max_pool2d on the convolutions that a pooling follows."""
+
+from torch.nn import functional as F
+
+from alexkern.bench.comparison import compares
+from alexkern.bench.operators import Operator
+from alexkern.functional import conv2d_relu_max_pool2d
+
+
+def ours(layer, input, weight, bias):
+    return conv2d_relu_max_pool2d(input, weight, bias, layer.stride, layer.padding, groups=layer.groups)
+
+
+def plain(layer, input, weight, bias):
+    output = F.conv2d(input, weight, bias, layer.stride, layer.padding, groups=layer.groups)
+    return F.max_pool2d(F.relu(output), kernel_size=3, stride=2)
+
+
+@compares(Operator("conv2d_relu_max_pool2d", lambda layers: layers.pooled_convolutions, ours, plain))
+def bench_conv2d_relu_max_pool2d(report):
+    report()

@@ -1,0 +1,20 @@
+"""max_pool2d, 3 x 3 at stride 2, in its three places."""
+
+from torch.nn import functional as F
+
+from alexkern.bench.comparison import compares
+from alexkern.bench.operators import Operator
+from alexkern.functional import max_pool2d
+
+
+def ours(layer, input):
+    return max_pool2d(input, kernel_size=3, stride=2)
+
+
+def plain(layer, input):
+    return F.max_pool2d(input, kernel_size=3, stride=2)
+
+
+@compares(Operator("max_pool2d", lambda layers: layers.poolings, ours, plain))
+def bench_max_pool2d(report):
+    report()

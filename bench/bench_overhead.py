@@ -1,0 +1,100 @@
+"""What a call costs on the host beyond its backend's own work, on tensors so small that little else is left.
+
+"backend alone" is the same call of the backend's forward, dropout's draw of a seed included.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from alexkern import dispatch, functional
+from alexkern.bench.checks import WrongResult
+from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
+from alexkern.bench.layers import Target
+from alexkern.bench.options import Options
+from alexkern.bench.timing import Call
+from alexkern.ops import seed
+
+SECONDS = 0.3
+ROUTES = ("no grad", "grad", "dispatcher")
+ONE, NONE, TWO, THREE = (1, 1), (0, 0), (2, 2), (3, 3)
+IMAGE, FILTER, ROWS, MATRIX = (1, 8, 9, 9), (8, 8, 3, 3), (8, 16), (16, 16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A public call's tensors and its other arguments, and those that the backend gets for them."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    public: tuple[object, ...]
+    backend: tuple[object, ...]
+    seeded: bool = False
+
+
+CASES = {
+    "conv2d_relu": Case((IMAGE, FILTER, (8,)), (), (ONE, NONE, ONE, 1)),
+    "conv2d_relu_max_pool2d": Case((IMAGE, FILTER, (8,)), (), (ONE, NONE, ONE, 1, THREE, TWO, NONE, False)),
+    "max_pool2d": Case((IMAGE,), (3, 2), (THREE, TWO, NONE, ONE, False, False)),
+    "dropout": Case((ROWS,), (0.5,), (0.5,), seeded=True),
+    "linear_relu_dropout": Case((ROWS, MATRIX, (16,)), (0.5,), (0.5,), seeded=True),
+    "local_response_norm": Case((IMAGE,), (5,), (5, 1e-4, 0.75, 1.0)),
+}
+
+
+def overheads(options: Options) -> Iterable[Comparison]:
+    for operator in CASES:
+        for route in ROUTES:
+            yield Comparison(
+                kind=Kind.OVERHEAD,
+                section="host overhead per call",
+                what=f"{operator}, {route}",
+                variants=(Variant("alexkern", ours=True), Variant("backend alone")),
+                setup=partial(_trial, operator, route, options.target),
+                seconds=SECONDS,
+            )
+
+
+def _trial(name: str, route: str, target: Target) -> Trial:
+    case = CASES[name]
+    operator = importlib.import_module(f"alexkern.ops.{name}").OPERATOR
+    tensors = [target.randn(*shape) for shape in case.shapes]
+    backend = dispatch.resolve(name, tensors[0])
+    served_by = dispatch.resolve_name(name, tensors[0])
+    parameters = operator.training(case.backend) if route == "grad" else case.backend
+
+    def arguments() -> tuple[object, ...]:
+        return (*tensors, *((seed.draw(target.device),) if case.seeded else ()), *parameters)
+
+    def prepare(variant: str) -> Call:
+        if variant == "backend alone":
+            return lambda: backend.forward(*arguments())
+        if route == "dispatcher":
+            return lambda: operator.dispatched(served_by, *arguments())
+        public: Callable[..., Tensor] = getattr(functional, name)
+        own = [tensor.clone().requires_grad_(route == "grad") for tensor in tensors]
+        return lambda: public(*own, *case.public)
+
+    shape = _first(prepare("backend alone")()).shape
+
+    def check(variant: str, result: object) -> None:
+        output = _first(result)
+        if output.shape != shape or output.requires_grad != (variant == "alexkern" and route == "grad"):
+            raise WrongResult(f"shape {tuple(output.shape)}, requires_grad {output.requires_grad}")
+
+    return Trial(prepare, check)
+
+
+def _first(result: object) -> Tensor:
+    output = result[0] if isinstance(result, (tuple, list)) else result
+    assert isinstance(output, Tensor)
+    return output
+
+
+@compares(overheads)
+def bench_overhead(report):
+    report()

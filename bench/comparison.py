@@ -1,0 +1,173 @@
+"""What is compared, and how one comparison is carried out."""
+
+from __future__ import annotations
+
+import gc
+import random
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from alexkern.bench.timing import Call, Samples, Timer, measure
+
+
+class Unit(NamedTuple):
+    """How measurements in the base unit are shown."""
+
+    name: str
+    scale: float
+    base: str
+
+
+MS = Unit("ms", 1e3, "s")
+US = Unit("us", 1e6, "s")
+MB = Unit("MB", 1e-6, "bytes")
+
+
+class Kind(Enum):
+    """What is measured, and how it is judged."""
+
+    NETWORK = "whole networks"
+    OPERATOR = "operators"
+    COUNT = "counts"  # the call's result is the measurement, not the time it takes
+    OVERHEAD = "overheads"  # one variant is the work alone: what counts is the difference to it, not the ratio
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute the same thing."""
+
+    name: str
+    ours: bool = False
+    missing: Callable[[], str | None] = lambda: None  # why it cannot run here, and what to install
+    restless: bool = False  # its threads go on spinning after a call
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A comparison with its inputs made: `prepare(name)` builds the call that is timed, `check(name, result)` raises
+    WrongResult where the call's result is not the reference's."""
+
+    prepare: Callable[[str], Call]
+    check: Callable[[str, object], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants of one piece of work, timed against each other."""
+
+    kind: Kind
+    section: str  # the heading under which the summary shows it
+    what: str  # its row there
+    variants: tuple[Variant, ...]
+    setup: Callable[[], Trial]
+    seconds: float  # of measuring, where time allows
+    images: int | None = None  # per call, of a whole network
+
+    @property
+    def unit(self) -> Unit:
+        return {Kind.COUNT: MB, Kind.OVERHEAD: US}.get(self.kind, MS)
+
+    @property
+    def group(self) -> str:
+        return f"{self.section}, {self.what}"
+
+    def variant(self, name: str) -> Variant:
+        return next(variant for variant in self.variants if variant.name == name)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a variant has no time."""
+
+    reason: str
+
+
+Outcome = Samples | Failure
+
+
+Source = Callable[[Any], Iterable[Comparison]]  # from the run's Options
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def compares(source: Source) -> Callable[[Function], Function]:
+    """Decorates the test function of a bench_*.py with what it compares: a test for each variant of each comparison."""
+
+    def decorate(function: Function) -> Function:
+        function.comparisons = source  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drops warnings within a `with` block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Runs torch's CPU operators on `number` threads within a `with` block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe(error: Exception) -> str:
+    """The error in one line short enough for a table's row."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def prepare_checked(comparison: Comparison, names: Collection[str]) -> tuple[dict[str, Call], dict[str, Failure]]:
+    """Builds the named variants and runs each once against the reference: the calls fit to time, and the failures."""
+    calls: dict[str, Call] = {}
+    failures: dict[str, Failure] = {}
+    # What earlier comparisons compiled would count against the limit of recompilations, and holds on to their networks.
+    torch.compiler.reset()
+    if comparison.kind is Kind.NETWORK:
+        gc.collect()
+    trial = comparison.setup()
+    for name in names:
+        missing = comparison.variant(name).missing()
+        if missing is not None:
+            failures[name] = Failure(missing)
+            continue
+        try:
+            # What a peer's own libraries warn about is not for the reader of this comparison.
+            with nullcontext() if comparison.variant(name).ours else quiet():
+                call = trial.prepare(name)
+                trial.check(name, call())
+            calls[name] = call
+        except Exception as error:
+            failures[name] = Failure(describe(error))
+    return calls, failures
+
+
+def compare(
+    comparison: Comparison, names: Collection[str], timer: Timer, budget_s: float, rng: random.Random | None = None
+) -> dict[str, Outcome]:
+    """Carries out a comparison between the named variants."""
+    calls, failures = prepare_checked(comparison, names)
+    if comparison.kind is Kind.COUNT:
+        return {name: failures.get(name) or Samples((float(calls[name]()),)) for name in names}
+    restless = {name for name in calls if comparison.variant(name).restless}
+    # Waking a pool of threads costs more than the call that an overhead is measured on.
+    with threads(1 if comparison.kind is Kind.OVERHEAD else torch.get_num_threads()):
+        times = measure(calls, timer, budget_s, restless=restless, rng=rng)
+    outcomes: dict[str, Outcome] = dict(failures)
+    for name, result in times.items():
+        outcomes[name] = Failure(describe(result)) if isinstance(result, Exception) else result
+    return {name: outcomes[name] for name in names}

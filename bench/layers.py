@@ -1,0 +1,153 @@
+"""The layers of the three AlexNets, as their operators see them for 224 x 224 images (a layer's input is H x H)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+POOLED = ("conv1", "conv2", "conv5")  # the convolutions with a max-pooling behind them, in all three networks
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the comparison runs, and in which dtype."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def randn(self, *shape: int) -> Tensor:
+        return torch.randn(shape, device=self.device).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    name: str
+    C: int
+    H: int
+    K: int
+    R: int  # the filter is R x R
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+
+    @property
+    def P(self) -> int:
+        """The output is P x P."""
+        return (self.H + 2 * self.padding - self.R) // self.stride + 1
+
+    def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
+        """input (N, C, H, W), weight (K, C / groups, R, R) scaled to keep the variance, bias (K)."""
+        fan_in = self.C // self.groups * self.R**2
+        weight = target.randn(self.K, self.C // self.groups, self.R, self.R) * (2 / fan_in) ** 0.5
+        return target.randn(batch, self.C, self.H, self.H), weight, target.randn(self.K)
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """A 3 x 3 window at stride 2."""
+
+    name: str
+    C: int
+    H: int
+
+    def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
+        """input (N, C, H, W)."""
+        return (target.randn(batch, self.C, self.H, self.H),)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """The 2012 network's response normalisation over 5 channels; its alpha is torch's over the window's size."""
+
+    name: str
+    C: int
+    H: int
+    size: int = 5
+    alpha: float = 5e-4
+    beta: float = 0.75
+    k: float = 2.0
+
+    def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
+        """input (N, C, H, W)."""
+        return (target.randn(batch, self.C, self.H, self.H),)
+
+
+@dataclass(frozen=True)
+class Linear:
+    name: str
+    in_features: int
+    out_features: int
+
+    def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
+        """input (N, in_features), weight (out_features, in_features), bias (out_features)."""
+        weight = target.randn(self.out_features, self.in_features) * (2 / self.in_features) ** 0.5
+        return target.randn(batch, self.in_features), weight, target.randn(self.out_features)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    name: str
+    features: int
+
+    def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
+        """input (N, features)."""
+        return (target.randn(batch, self.features),)
+
+
+@dataclass(frozen=True)
+class Layers:
+    convolutions: tuple[Convolution, ...]
+    pooled: tuple[str, ...] = POOLED  # the convolutions whose ReLU the pooling follows at once
+    normalizations: tuple[Normalization, ...] = ()
+    linears: tuple[Linear, ...] = (Linear("fc6", 9216, 4096), Linear("fc7", 4096, 4096))
+    dropouts: tuple[Dropout, ...] = (Dropout("before fc6", 9216), Dropout("before fc7", 4096))
+
+    @property
+    def pooled_convolutions(self) -> tuple[Convolution, ...]:
+        return tuple(layer for layer in self.convolutions if layer.name in self.pooled)
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """The max-poolings, on the outputs of their convolutions."""
+        return tuple(
+            Pooling(layer.name.replace("conv", "pool"), layer.K, layer.P)
+            for layer in self.convolutions
+            if layer.name in POOLED
+        )
+
+
+ALEXNET = Layers(
+    convolutions=(
+        Convolution("conv1", 3, 224, 64, 11, stride=4, padding=2),
+        Convolution("conv2", 64, 27, 192, 5, padding=2),
+        Convolution("conv3", 192, 13, 384, 3, padding=1),
+        Convolution("conv4", 384, 13, 256, 3, padding=1),
+        Convolution("conv5", 256, 13, 256, 3, padding=1),
+    )
+)
+ALEXNET_2012 = Layers(
+    convolutions=(
+        Convolution("conv1", 3, 224, 96, 11, stride=4, padding=2),
+        Convolution("conv2", 96, 27, 256, 5, padding=2, groups=2),
+        Convolution("conv3", 256, 13, 384, 3, padding=1),
+        Convolution("conv4", 384, 13, 384, 3, padding=1, groups=2),
+        Convolution("conv5", 384, 13, 256, 3, padding=1, groups=2),
+    ),
+    pooled=("conv5",),
+    normalizations=(Normalization("norm1", 96, 55), Normalization("norm2", 256, 27)),
+    dropouts=(Dropout("before fc7", 4096), Dropout("before fc8", 4096)),
+)
+ALEXNET_SINGLE_TOWER = Layers(
+    convolutions=(
+        Convolution("conv1", 3, 224, 96, 11, stride=4, padding=2),
+        Convolution("conv2", 96, 27, 256, 5, padding=2),
+        Convolution("conv3", 256, 13, 384, 3, padding=1),
+        Convolution("conv4", 384, 13, 384, 3, padding=1),
+        Convolution("conv5", 384, 13, 256, 3, padding=1),
+    ),
+    dropouts=(Dropout("before fc7", 4096), Dropout("before fc8", 4096)),
+)
+
+LAYERS = {"alexnet": ALEXNET, "alexnet_2012": ALEXNET_2012, "alexnet_single_tower": ALEXNET_SINGLE_TOWER}

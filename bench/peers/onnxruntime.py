@@ -1,0 +1,50 @@
+"""ONNX Runtime, on torch's own export of the network."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alexkern.bench.peers.peer import Peer
+
+
+class OnnxRuntime(Peer):
+    name = "onnxruntime"
+    restless = True
+    packages = ("onnx", "onnxscript", "onnxruntime")
+
+    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        provider = "CUDAExecutionProvider" if example.is_cuda else "CPUExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            raise RuntimeError(f"this onnxruntime has no {provider}")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            torch.onnx.export(model, (example,), path, input_names=["input"], dynamo=True, verbose=False)
+            session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        if example.is_cuda:
+            return _bound_on_device(session, example)
+        feed = {"input": example.numpy()}
+        return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+def _bound_on_device(session, example: Tensor) -> Callable[[], Tensor]:  # type: ignore[no-untyped-def]
+    """A call whose input and output stay on the GPU."""
+    from onnxruntime import OrtValue
+
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("input", OrtValue.from_dlpack(example.__dlpack__()))
+    binding.bind_output(session.get_outputs()[0].name, "cuda", example.device.index or 0)
+
+    def call() -> Tensor:
+        session.run_with_iobinding(binding)
+        return torch.from_dlpack(binding.get_outputs()[0].to_dlpack())
+
+    return call

@@ -1,0 +1,53 @@
+"""What the comparison of whole networks asks of a competitor."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Peer(ABC):
+    """One way to run a network that somebody built of torch's own modules."""
+
+    name: str
+    default: bool = True  # in a run that names no peers
+    trains: bool = False  # the prepared call can be differentiated
+    restless: bool = False  # its threads go on spinning after a call
+    models: tuple[str, ...] | None = None  # the networks that it has; None: any
+    packages: tuple[str, ...] = ()  # what has to be importable
+
+    def missing(self) -> str | None:
+        """Why this peer cannot run here and what to install, or None where it can."""
+        for package in self.packages:
+            try:
+                importlib.import_module(package)
+            except ModuleNotFoundError as error:
+                if error.name == package:
+                    return f"not installed (pip install {package})"
+                return f"{package} does not import: {error}"
+            except Exception as error:  # a broken binary may raise anything
+                return f"{package} does not import: {error}"
+        return None
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
+        """A call that runs `model` on `example` (N, 3, H, W) and returns its output.
+
+        In training mode the call is differentiable to the parameters of `model` itself; in evaluation mode it records
+        no gradient. The peer owns `model` and may change its layout and that of `example`, outside the time measured.
+        """
+
+
+def bound(forward: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[], Tensor]:
+    """`forward` on `example`, without recording gradients where the model was asked for none."""
+    training = getattr(forward, "training", False)
+
+    def call() -> Tensor:
+        with torch.inference_mode(not training):
+            return forward(example)
+
+    return call

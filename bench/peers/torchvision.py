@@ -1,0 +1,29 @@
+"""torchvision's own AlexNet, where the network compared is that one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from alexkern.bench.peers.peer import Peer, bound
+
+
+class Torchvision(Peer):
+    name = "torchvision"
+    trains = True
+    models = ("alexnet",)
+    packages = ("torchvision",)
+
+    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
+        import torchvision
+
+        theirs = torchvision.models.alexnet().to(example.device, example.dtype).train(model.training)
+        theirs.load_state_dict(model.state_dict())
+        # The parameters stay those of `model`, which is what a training step updates.
+        for name, parameter in model.named_parameters():
+            module, _, leaf = name.rpartition(".")
+            setattr(theirs.get_submodule(module), leaf, parameter)
+        theirs.to(memory_format=torch.channels_last)
+        return bound(theirs, example.to(memory_format=torch.channels_last))
