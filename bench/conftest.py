@@ -18,7 +18,7 @@ from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, compar
 from alexkern.bench.machine import describe_load, describe_machine, machine_facts
 from alexkern.bench.options import Options, add_options
 from alexkern.bench.replay import replay_clock
-from alexkern.bench.summary import WIDTH, render
+from alexkern.bench.summary import render
 from alexkern.bench.timing import Samples, timer_for
 
 
@@ -140,8 +140,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     run = config.stash[RUN]
     if not run.outcomes and not run.late:
         return
-    writer = config.get_terminal_writer()
-    width = WIDTH if not writer.hasmarkup else min(WIDTH, writer.fullwidth)
     results = [(run.comparisons[group], outcomes) for group, outcomes in run.outcomes.items()]
     terminalreporter.write_sep("=", "who wins, by how much")
     footer = [describe_machine(run.options.target)]
@@ -150,8 +148,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     elif run.load:
         footer.append(run.load)
     if run.late:
-        footer.append(f"left out because time was up (--seconds={run.options.seconds:g}): {len(run.late)} comparisons")
-    terminalreporter.write(render(results, "\n".join(footer), width=width, color=writer.hasmarkup))
+        footer.append(f"comparisons left out because time was up (--seconds={run.options.seconds:g}): {len(run.late)}")
+    terminalreporter.write(render(results, "\n".join(footer), color=config.get_terminal_writer().hasmarkup))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +16,15 @@ from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, Unit
 from alexkern.bench.timing import Samples
 
 WIDTH = 100
+COLUMNS = (
+    ("what", 36, "left"),
+    ("alexkern", 9, "right"),
+    ("images/s", 8, "right"),
+    ("best peer", 9, "right"),
+    ("its name", 22, "left"),
+    ("ratio", 8, "right"),
+    ("", 1, "left"),
+)
 
 
 @dataclass(frozen=True)
@@ -103,30 +113,17 @@ def verdicts(found: Sequence[Row]) -> list[str]:
     return lines
 
 
-def render(
-    results: Iterable[tuple[Comparison, Mapping[str, Outcome]]], footer: str, *, width: int = WIDTH, color: bool = False
-) -> str:
+def render(results: Iterable[tuple[Comparison, Mapping[str, Outcome]]], footer: str, *, color: bool = False) -> str:
     """The table as text."""
     results = list(results)
     found = [row for comparison, outcomes in results for row in rows(comparison, outcomes)]
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold underline")
-    table.add_column("what")
-    for heading in ("alexkern", "images/s", "best peer"):
-        table.add_column(heading, justify="right")
-    table.add_column("its name")
-    table.add_column("ratio", justify="right")
-    table.add_column("")
-    section = None
-    for row in found:
-        if row.section != section:
-            section = row.section
-            table.add_row()
-            table.add_row(f"[bold]{escape(section)}")
-        table.add_row(*_cells(row))
     output = io.StringIO()
     colors = "standard" if color else None
-    console = Console(file=output, width=width, force_terminal=color, color_system=colors, highlight=False)
-    console.print(table)
+    console = Console(file=output, width=WIDTH, force_terminal=color, color_system=colors, highlight=False)
+    console.print(_table([], header=True))
+    for section, members in groupby(found, key=lambda row: row.section):
+        console.print(f"\n[bold]{escape(section)}[/]")
+        console.print(_table(members))
     console.print()
     for absence in absences(results):
         where = absence.groups[0] if len(absence.groups) == 1 else f"{len(absence.groups)} comparisons"
@@ -136,6 +133,16 @@ def render(
     console.print("ratio: peer / alexkern, above 1 alexkern wins · ~: the spread (IQR) exceeds the difference")
     console.print(escape(footer))
     return output.getvalue()
+
+
+def _table(members: Iterable[Row], header: bool = False) -> Table:
+    """Rows in columns of fixed widths, so that the tables of all sections line up."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_header=header)
+    for heading, width, justify in COLUMNS:
+        table.add_column(heading, width=width, justify=justify)
+    for row in members:
+        table.add_row(*_cells(row))
+    return table
 
 
 def _cells(row: Row) -> tuple[str, ...]:

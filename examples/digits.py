@@ -65,7 +65,7 @@ def build() -> AlexNet:
 def train(model: AlexNet, digits: Digits, epochs: int, batch_size: int, learning_rate: float) -> Iterator[float]:
     """Train the model in place, and yield the loss of every step, `steps(...)` of them."""
     inputs = model.transforms()(digits.images)  # (N, 3, 63, 63)
-    # Without batch normalisation plain SGD stays long at its start; fused, AdamW's step takes a tenth of the time.
+    # Fused, a step over the 57 million parameters takes a tenth of forward and backward; otherwise as long as they do.
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01, fused=True)
     total = steps(digits, epochs, batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=total, pct_start=0.2)

@@ -6,9 +6,11 @@ import os
 
 import torch
 
-# Without a GPU the Triton kernels run in Triton's interpreter; it is chosen when a kernel is defined.
+# Without a GPU the Triton kernels run in Triton's interpreter, which is chosen when a kernel is defined, and the CUDA
+# kernels on the emulator, which compiles them once.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    os.environ.setdefault("ALEXKERN_EMULATE", "1")
 # One process a core already (pytest-xdist): threads on top would only fight.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

@@ -46,10 +46,13 @@ def run(args: argparse.Namespace) -> int:
     from alexkern.tune import TunedTable, choices, tune
     from alexkern.tune_gpu import GpuBench
 
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = torch.device("cuda")
     description = describe(device)
     path = args.out or table_path(description.name)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise CommandError(f"{path.parent} cannot be written to; name another place with --out")
         table = TunedTable(path, description)
     except (OSError, ValueError) as error:
         raise CommandError(first_line(error)) from error
@@ -61,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
         task = progress.add_task(_label(pending), total=len(found), completed=len(found) - len(pending))
         for number, (choice, tuned) in enumerate(tune(pending, bench, table), start=1):
             gain = tuned.default_seconds / tuned.seconds
-            console.print(f"{choice.workload} {choice.key[0]}: {tuned.seconds * 1e6:.1f} us, {gain:.2f} times as fast")
+            line = f"{choice.workload} {choice.key[0]}: {tuned.seconds * 1e6:.1f} us, {gain:.2f} times as fast"
+            console.print(line, soft_wrap=True, highlight=False)
             progress.update(task, advance=1, description=_label(pending[number:]))
     print(path)
     return 0

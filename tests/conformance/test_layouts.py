@@ -11,7 +11,7 @@ from torch import Tensor
 import alexkern
 from support import oracle, routes
 from support.accuracy import assert_accurate
-from support.backends import DEVICE, serving
+from support.backends import DEVICE, combination, serving
 from support.canaries import canaries
 from support.cases import CASES, Case
 
@@ -72,8 +72,10 @@ LABELS = {
     "linear_relu_dropout": ("fc7", "three_dimensions", "vector"),
     "local_response_norm": ("norm1", "even_size", "sequences"),
 }
+# In the interpreter: the smallest that have every kind of kernel.
+QUICK = ("batch_1_odd", "groups_3", "channels_5", "odd", "fc7", "sequences")
 COMBINATIONS = [
-    pytest.param(case, backend, id=f"{case}-{backend}")
+    combination(case, backend, quick=case.label in QUICK)
     for case in CASES
     if case.label in LABELS[case.operator]
     for backend in serving(case.operator)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
 from alexkern import dispatch
@@ -17,6 +20,18 @@ def dtypes(backend: str) -> tuple[torch.dtype, ...]:
         # Triton's interpreter computes bfloat16 wrong, without a word.
         return (torch.float32, torch.float16)
     return (torch.float32, *HALVES)
+
+
+def is_slow(backend: str) -> bool:
+    """Whether a backend runs in Triton's interpreter: a thousand times slower, so the quick tests take fewer cases."""
+    return backend == "triton" and DEVICE.type == "cpu"
+
+
+def combination(case: Any, backend: str, *more: Any, quick: bool = True) -> Any:
+    """Parameters (case, backend, *more) of a test; left to the long half where the backend is slow and not `quick`."""
+    names = [str(value).removeprefix("torch.") for value in (case, backend, *more)]
+    marks = [pytest.mark.full] if is_slow(backend) and not quick else []
+    return pytest.param(case, backend, *more, id="-".join(names), marks=marks)
 
 
 def why_missing(backend: str, operator: str) -> str | None:

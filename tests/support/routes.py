@@ -12,6 +12,7 @@ from support.cases import Case
 
 Result = tuple[Tensor, list[Tensor | None]]
 ROUTES = ("direct", "autograd", "func", "dispatcher")
+GRADIENT_ROUTES = ROUTES[1:]
 
 
 class Transparent(TorchDispatchMode):

@@ -1,0 +1,79 @@
+"""What a compiled kernel may cost: the rules that every kernel keeps on every target, as it is configured there."""
+
+from __future__ import annotations
+
+from alexkern.kernels.aot import Report
+from alexkern.kernels.occupancy import TENSOR_MEMORY_COLUMNS, limits
+from alexkern.kernels.sass import ATOMICS
+
+TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # mma.sync, wgmma, tcgen05
+MEMORY_BOUND = ("max_pool2d_", "dropout_", "local_response_norm_")  # the kernels with these names move bytes
+
+
+def violations(report: Report) -> list[str]:
+    """What a kernel does that it may not, a line each; none where it keeps its budget."""
+    broken = [*_resources(report), *_atomics(report)]
+    if "BLOCK_K=" in report.tile:
+        broken += _product(report)
+    if report.kernel.startswith(MEMORY_BOUND):
+        broken += _memory_bound(report)
+    return [f"{report.workload} {report.call}, {report.kernel} on sm_{report.target}: {line}" for line in broken]
+
+
+def fits(report: Report) -> bool:
+    """Whether a kernel runs at all and keeps its variables in registers."""
+    return not _resources(report)
+
+
+def _resources(report: Report) -> list[str]:
+    broken = []
+    spills = sum(report.opcodes.get(name, 0) for name in ("STL", "LDL"))
+    if spills or report.stack or report.local:
+        broken.append(
+            f"{spills} accesses to local memory, {report.stack} bytes of stack and {report.local} of local memory "
+            f"at {report.registers} registers; wanted none"
+        )
+    most = limits(report.target).shared_per_block
+    if report.shared > most:
+        broken.append(f"{report.shared} bytes of shared memory; a block has {most} at most")
+    if report.tensor_memory > TENSOR_MEMORY_COLUMNS:
+        broken.append(f"{report.tensor_memory} columns of tensor memory; there are {TENSOR_MEMORY_COLUMNS}")
+    if report.blocks < 1 and not broken:
+        broken.append(f"no block fits: {report.registers} registers, {report.num_warps} warps, {report.shared} bytes")
+    return broken
+
+
+def _atomics(report: Report) -> list[str]:
+    found = {name: report.opcodes[name] for name in ATOMICS if name in report.opcodes}
+    return [f"atomic operations {found}; every sum has one order"] if found else []
+
+
+def _product(report: Report) -> list[str]:
+    """A matrix product: tensor cores in the main loop but for IEEE float32, and no serialised wgmma.
+
+    16-bit operands are copied 128 bits at a time. Of float32 ones the gradients' may be transposed on their way, number
+    by number: wgmma and tcgen05 take TF32 only with the reduction innermost.
+    """
+    broken = []
+    wanted = TENSOR_CORE[report.target]
+    if report.arithmetic != "float32" and not report.main_loop.get(wanted):
+        broken.append(f"no {wanted} in the main loop {report.main_loop}")
+    if report.arithmetic in ("float16", "bfloat16") and any(width < 128 for width in report.copies):
+        broken.append(f"copies to shared memory by width in bits {report.copies}; wanted 128 only")
+    # Of the wgmma that make up one dot only the last ends a group, unless ptxas had to put a wait behind each.
+    if report.target == 90 and report.products >= 4 and 2 * report.commits > report.products:
+        broken.append(f"{report.commits} of {report.products} wgmma are waited for one by one")
+    return broken
+
+
+def _memory_bound(report: Report) -> list[str]:
+    """At least half of the bytes in accesses of 128 bits.
+
+    The rest are one-byte offsets, a dropout's seed, and the edges of a normalisation's window, several to an access.
+    """
+    broken = []
+    for name, widths, least in (("loads", report.loads, 32), ("stores", report.stores, 64)):
+        total = sum(width * number for width, number in widths.items())
+        if not total or 2 * 128 * widths.get(128, 0) < total or min(widths) < least:
+            broken.append(f"{name} by width in bits {widths}; wanted mostly 128, and none under {least}")
+    return broken

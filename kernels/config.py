@@ -1,0 +1,188 @@
+"""What every configuration is chosen from: a description of the device, and the tables in alexkern/tuned.
+
+An operator's file has a frozen dataclass (its Config) and a pure function `configure(problem, device) -> Config`; the
+launcher lays the tuned table over it with `choose`. Nothing here times anything: `alexkern tune` writes the tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+import alexkern
+
+Key = tuple[str, tuple[int, ...], str]  # operator, shape, dtype ("bfloat16", or "tf32")
+Fields = dict[str, int | bool | str]
+Table = dict[Key, Fields]
+ConfigT = TypeVar("ConfigT")
+
+TABLES = Path(alexkern.__path__[0]) / "tuned"
+MAX_GRID_Z = 65535  # CUDA's limit on a grid's second and third axis; the first has 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a schedule depends on. shared_memory is the most one block may have, in bytes."""
+
+    name: str
+    capability: tuple[int, int]
+    num_sms: int
+    shared_memory: int
+
+    @property
+    def target(self) -> int:
+        """What kernels are compiled for: 90 for compute capability 9.0."""
+        return 10 * self.capability[0] + self.capability[1]
+
+
+# The chips that kernels are compiled ahead of time for, by 10 * major + minor. On a CPU (Triton's interpreter) the
+# configurations are those of the first.
+TARGETS = {
+    80: Device("NVIDIA A100", (8, 0), 108, 166912),
+    90: Device("NVIDIA H100", (9, 0), 132, 232448),
+    100: Device("NVIDIA B200", (10, 0), 148, 232448),
+}
+
+
+@functools.cache
+def describe(device: torch.device) -> Device:
+    """The description of a torch device; it is asked for once."""
+    if _rehearsal is not None:
+        return _rehearsal.device
+    if device.type != "cuda":
+        return TARGETS[80]
+    properties = torch.cuda.get_device_properties(device)
+    return Device(
+        properties.name,
+        (properties.major, properties.minor),
+        properties.multi_processor_count,
+        properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
+    )
+
+
+def table_path(device_name: str, directory: Path = TABLES) -> Path:
+    """Where the table of a GPU lies: "NVIDIA H200" has nvidia-h200.json."""
+    return directory / (re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-") + ".json")
+
+
+def read_table(path: Path) -> Table:
+    """The Triton entries of a table; none where there is no such file.
+
+    A table is {"device": name, "entries": [{"backend", "operator", "shape", "dtype", "config"}, ...]}: the shape is a
+    list of ints, as the operator's problem gives it, and config an object of that operator's Config fields.
+
+    Raises:
+        ValueError: the file is not such a table; the message names the file and the entry.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no table of tuned configurations ({error!r}); `alexkern tune` writes one") from None
+    table: Table = {}
+    for number, entry in enumerate(entries):
+        try:
+            if entry["backend"] == "triton":
+                key = (str(entry["operator"]), tuple(int(size) for size in entry["shape"]), str(entry["dtype"]))
+                table[key] = dict(entry["config"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: entry {number} must have backend, operator, shape, dtype and config ({error!r})"
+            ) from None
+    return table
+
+
+@functools.cache
+def table_for(device_name: str) -> Table:
+    """The table of a GPU, read once a process. `table_for.cache_clear()` forgets it."""
+    return read_table(table_path(device_name))
+
+
+def choose(
+    operator: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: Device,
+    default: ConfigT,
+    precision: str = "ieee",
+    others: Callable[[], Iterable[ConfigT]] = tuple,
+) -> ConfigT:
+    """`default` with the fields replaced that the device's table gives for this problem.
+
+    float32 products in TF32 (`precision` "tf32") have entries of their own, under the dtype "tf32". `others` are
+    configurations that `alexkern tune` should try too, which no small step leads to from the default.
+    """
+    label = "tf32" if precision == "tf32" else str(dtype).removeprefix("torch.")
+    key = (operator, tuple(shape), label)
+    rehearsed = _rehearsal.table.get(key) if _rehearsal is not None else None
+    fields = rehearsed or table_for(device.name).get(key)
+    chosen = overlay(operator, fields, default) if fields else default
+    if _rehearsal is not None:
+        _rehearsal.choices[key] = [chosen, *others()]
+    return chosen
+
+
+def overlay(operator: str, fields: Fields, default: ConfigT) -> ConfigT:
+    """`default` with some of its fields replaced; raises ValueError for a field it does not have."""
+    known = {field.name for field in dataclasses.fields(default)}  # type: ignore[arg-type]
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise ValueError(
+            f"alexkern.{operator}: tuned configuration has {', '.join(unknown)}; {type(default).__name__} has "
+            f"{', '.join(sorted(known))}"
+        )
+    replaced: Any = dataclasses.replace(default, **fields)  # type: ignore[type-var]
+    result: ConfigT = replaced
+    return result
+
+
+@dataclasses.dataclass
+class Rehearsal:
+    """The device that every torch device is taken for, entries that come before its table's, and what was chosen.
+
+    choices has the configurations chosen, by key, each followed by the others that are worth a try.
+    """
+
+    device: Device
+    table: Table
+    choices: dict[Key, list[Any]]
+
+
+_rehearsal: Rehearsal | None = None
+
+
+@contextlib.contextmanager
+def rehearse(device: Device, table: Table | None = None) -> Iterator[dict[Key, list[Any]]]:
+    """Within the block launches are prepared as on `device`, with `table`'s entries before those of its tuned table.
+
+    Yields Rehearsal.choices, which fills as configurations are chosen. For compiling ahead of time and for tuning: for
+    one thread, and every choice made before is forgotten, at the start and at the end.
+    """
+    global _rehearsal
+    before = _rehearsal
+    _rehearsal = Rehearsal(device, table or {}, {})
+    forget()
+    try:
+        yield _rehearsal.choices
+    finally:
+        _rehearsal = before
+        forget()
+
+
+def forget() -> None:
+    """Empty every cache in the kernels' modules, so that what they hold is decided anew."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("alexkern.kernels"):
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()

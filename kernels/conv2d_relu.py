@@ -1,0 +1,351 @@
+"""conv2d_relu on tensor cores: an implicit GEMM over NHWC memory with bias and ReLU in its epilogue.
+
+    y[m, k] = relu(b[k] + sum over (r, s, c) of x[m; r, s, c] * w[k; r, s, c]),   m = (n, p, q)
+
+    GEMM_M = N * P * Q pixels      A [BLOCK_M, BLOCK_K]   rows of taps, gathered from x while loading
+    GEMM_N = K // groups filters   B [BLOCK_K, BLOCK_N]   w as it lies: (K, R, S, C)
+    GEMM_K = R * S * C             one flat loop over (r, s, c)
+
+One program owns BLOCK_M pixels and BLOCK_N (+ TAIL_N) filters of one group. Where BLOCK_K divides the group's
+channels, a step lies within one tap and r, s, c are scalars; elsewhere (48 channels, 3 channels) each of the BLOCK_K
+places has its own, so that no step is padded per tap. Neighbouring programs take the same pixels, so x is read from
+DRAM about once. Few channels and a stride (the first layer) go through space_to_depth.py first. The gradients' kernels
+are in conv2d_relu_data_gradient.py and conv2d_relu_weight_gradient.py. Why this shape, and each AlexNet layer's
+roofline and tile: docs/convolution.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.gemm import best_tile, cdiv
+from alexkern.kernels.masked_gradient import masked_gradient, worthwhile
+from alexkern.kernels.precision import convolution_precision
+from alexkern.kernels.space_to_depth import filter_rows, space_to_depth
+from alexkern.ops.conv2d_relu import plan_output
+from alexkern.ops.convolution import output_size
+from alexkern.ops.plan import empty
+
+Pair = tuple[int, int]
+INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One convolution. C and K count all groups; precision is tl.dot's input_precision."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    R: int
+    S: int
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    dtype: torch.dtype
+    precision: str
+
+    @property
+    def P(self) -> int:
+        return output_size(self.H, self.R, self.stride[0], self.padding[0], self.dilation[0])
+
+    @property
+    def Q(self) -> int:
+        return output_size(self.W, self.S, self.stride[1], self.padding[1], self.dilation[1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What tuned tables know the problem by."""
+        sizes = (self.N, self.C, self.H, self.W, self.K, self.R, self.S)
+        return (*sizes, *self.stride, *self.padding, *self.dilation, self.groups)
+
+
+@dataclass(frozen=True)
+class Config:
+    """depth is space_to_depth's factor, 1 for none."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    TAIL_N: int
+    BLOCK_K: int
+    num_warps: int
+    num_stages: int
+    depth: int = 1
+
+
+def depth_factor(problem: Problem) -> int:
+    """The stride, where blocks of stride x stride pixels make enough channels for wide loads and waste little of K."""
+    factor = problem.stride[0]
+    fits = problem.stride == (factor, factor) and problem.dilation == (1, 1) and problem.groups == 1
+    if not fits or not 2 <= factor <= min(problem.R, problem.S) or not 1 <= problem.C <= 4:
+        return 1
+    return factor if factor * factor * problem.C % 4 == 0 else 1
+
+
+def in_depth(problem: Problem, factor: int) -> Problem:
+    """The same convolution over space_to_depth's images: stride 1, padding taken in, as large as it needs."""
+    if factor == 1:
+        return problem
+    R, S = cdiv(problem.R, factor), cdiv(problem.S, factor)
+    return replace(
+        problem, C=problem.C * factor * factor, H=problem.P + R - 1, W=problem.Q + S - 1, R=R, S=S,
+        stride=(1, 1), padding=(0, 0),
+    )  # fmt: skip
+
+
+def configure(problem: Problem, device: Device) -> Config:
+    """The tile that gemm.py's model finds fastest."""
+    depth = depth_factor(problem)
+    seen = in_depth(problem, depth)
+    tile = best_tile(
+        seen.N * seen.P * seen.Q, seen.K // seen.groups, seen.R * seen.S * seen.C // seen.groups, seen.groups,
+        problem.dtype, problem.precision, device,
+    )  # fmt: skip
+    return Config(**tile.__dict__, depth=depth)
+
+
+@triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "k_total"])
+def conv2d_relu_kernel(
+    x,  # (N, H, W, PITCH)
+    w,  # (K, R, S, C)
+    b,  # (K,), not read unless HAS_BIAS
+    y,  # (N, P, Q, K), or (N, K, P, Q) unless CHANNELS_LAST
+    N, H, W, P, Q,
+    k_total,  # R * S * C, at run time so that the loop is not unrolled
+    C: tl.constexpr,  # channels of a tap
+    PITCH: tl.constexpr,  # from one pixel of x to the next
+    K: tl.constexpr, GROUPS: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+    HAS_BIAS: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr,
+    INDEX: tl.constexpr,  # of places in one image: int32, or int64 for images of over 2**31 elements
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TAIL_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    KG: tl.constexpr = K // GROUPS
+    STEP_IN_TAP: tl.constexpr = C % BLOCK_K == 0
+    RUN: tl.constexpr = C & -C if C & -C < BLOCK_K else BLOCK_K  # places next to each other in memory, in every tap
+    PADDED: tl.constexpr = PAD_H > 0 or PAD_W > 0
+    tiles_n = tl.cdiv(KG, BLOCK_N + TAIL_N)
+    tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
+    group = tl.program_id(1)
+
+    pixels = P.to(INDEX) * Q
+    first = tile_m.to(tl.int64) * BLOCK_M
+    image = first // pixels  # one 64-bit division; what follows counts from this image's first pixel
+    row = (first - image * pixels).to(INDEX) + tl.arange(0, BLOCK_M)
+    n = image + row // pixels
+    pixel = row % pixels
+    row_ok = n < N
+    h0 = (pixel // Q) * STRIDE_H - PAD_H
+    w0 = (pixel % Q) * STRIDE_W - PAD_W
+    places = tl.arange(0, BLOCK_K)
+    x_rows = x + group * C + ((n * H + h0) * W + w0) * PITCH  # [BLOCK_M]
+
+    filters = tile_n * (BLOCK_N + TAIL_N) + tl.arange(0, BLOCK_N)
+    w_columns = w + (group * KG + filters).to(tl.int64) * (R * S * C)  # [BLOCK_N]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if TAIL_N > 0:
+        tail_filters = tile_n * (BLOCK_N + TAIL_N) + BLOCK_N + tl.arange(0, TAIL_N)
+        w_tail = w + (group * KG + tail_filters).to(tl.int64) * (R * S * C)  # [TAIL_N]
+        acc_tail = tl.zeros((BLOCK_M, TAIL_N), tl.float32)
+
+    for k0 in range(0, k_total, BLOCK_K):
+        k = k0 + places
+        if STEP_IN_TAP:
+            tap = k0 // C
+            c = tl.multiple_of(k0 % C, BLOCK_K) + places
+        else:
+            tap = k // C
+            c = tl.max_contiguous(tl.multiple_of(k % C, RUN), RUN)
+        r, s = tap // S, tap % S
+        inner = (tl.cast(r, INDEX) * DILATION_H * W + s * DILATION_W) * PITCH + c  # [BLOCK_K]
+        x_ok = row_ok[:, None]
+        if PADDED:
+            h = h0[:, None] + r * DILATION_H  # [BLOCK_M, 1 or BLOCK_K]
+            v = w0[:, None] + s * DILATION_W
+            x_ok = x_ok & (h >= 0) & (h < H) & (v >= 0) & (v < W)
+        w_ok = filters[None, :] < KG
+        if not STEP_IN_TAP:
+            x_ok = x_ok & (tap < R * S)[None, :]
+            w_ok = w_ok & (tap < R * S)[:, None]
+        a = tl.load(x_rows[:, None] + inner[None, :], mask=x_ok, other=0)  # [BLOCK_M, BLOCK_K]
+        weights = tl.load(w_columns[None, :] + k[:, None], mask=w_ok, other=0)  # [BLOCK_K, BLOCK_N]
+        acc = tl.dot(a, weights, acc, input_precision=PRECISION)
+        if TAIL_N > 0:
+            w_ok = tail_filters[None, :] < KG
+            if not STEP_IN_TAP:
+                w_ok = w_ok & (tap < R * S)[:, None]
+            weights = tl.load(w_tail[None, :] + k[:, None], mask=w_ok, other=0)  # [BLOCK_K, TAIL_N]
+            acc_tail = tl.dot(a, weights, acc_tail, input_precision=PRECISION)
+
+    _store(acc, b, y, first, n, pixel, row_ok, pixels, group, filters, K, KG, HAS_BIAS, CHANNELS_LAST)
+    if TAIL_N > 0:
+        _store(acc_tail, b, y, first, n, pixel, row_ok, pixels, group, tail_filters, K, KG, HAS_BIAS, CHANNELS_LAST)
+
+
+@triton.jit
+def _store(
+    acc, b, y, first, n, pixel, row_ok, pixels, group, filters,
+    K: tl.constexpr, KG: tl.constexpr, HAS_BIAS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+):  # fmt: skip
+    """Bias, ReLU, one rounding, store: acc [BLOCK_M, columns] float32."""
+    k = group * KG + filters
+    filter_ok = filters < KG
+    if HAS_BIAS:
+        acc += tl.load(b + k, mask=filter_ok, other=0).to(tl.float32)[None, :]
+    value = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL).to(y.dtype.element_ty)
+    if CHANNELS_LAST:
+        rows = first + tl.arange(0, acc.shape[0])
+        tl.store(y + rows[:, None] * K + k[None, :], value, mask=row_ok[:, None] & filter_ok[None, :])
+    else:
+        # Transposed, so that neighbouring threads store neighbouring pixels.
+        planes = (n * K)[None, :] + k[:, None]  # [columns, BLOCK_M]
+        tl.store(y + planes * pixels + pixel[None, :], tl.trans(value), mask=filter_ok[:, None] & row_ok[None, :])
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything about a launch but its pointers, prepared once for a problem and a device."""
+
+    problem: Problem
+    config: Config
+    grid: tuple[int, ...]
+    sizes: tuple[int, ...]
+    constants: dict[str, Any]
+
+
+Key = tuple[torch.device, torch.dtype, str, tuple[int, ...], tuple[int, ...], Pair, Pair, Pair, int]
+
+
+def key_of(
+    input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int, precision: str
+) -> Key:
+    """What a convolution's launch and its gradients' are cached by: plain tuples are quickly made and hashed."""
+    shapes = (tuple(input.shape), tuple(weight.shape))
+    pairs = ((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
+    return (input.device, input.dtype, precision, *shapes, *pairs, groups)
+
+
+def problem_of(key: Key) -> Problem:
+    _, dtype, precision, (N, C, H, W), (K, _, R, S), stride, padding, dilation, groups = key
+    return Problem(N, C, H, W, K, R, S, stride, padding, dilation, groups, dtype, precision)
+
+
+@lru_cache(maxsize=4096)
+def prepare(key: Key) -> Launch:
+    """The convolution's launch, with the configuration that the device's table or `configure` gives."""
+    problem, device = problem_of(key), describe(key[0])
+    config = choose("conv2d_relu", problem.shape, problem.dtype, device, configure(problem, device), problem.precision)
+    return launch_of(problem, config)
+
+
+def launch_of(problem: Problem, config: Config) -> Launch:
+    """The launch of a problem with a configuration."""
+    seen = in_depth(problem, config.depth)
+    channels, columns = max(seen.C // seen.groups, 1), seen.S
+    if seen.padding == (0, 0) and seen.dilation[1] == 1 and seen.groups == 1:
+        channels, columns = channels * columns, 1  # a row of taps is one run of memory
+    constants = dict(
+        C=channels, PITCH=seen.C, K=seen.K, GROUPS=seen.groups, R=seen.R, S=columns,
+        STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0], PAD_W=seen.padding[1],
+        DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1], PRECISION=seen.precision,
+        INDEX=index_type(seen), BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N,
+        BLOCK_K=config.BLOCK_K, num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    tiles_n = cdiv(seen.K // seen.groups, config.BLOCK_N + config.TAIL_N)
+    tiles_m = cdiv(seen.N * seen.P * seen.Q, config.BLOCK_M)
+    k_total = seen.R * seen.S * (seen.C // seen.groups)
+    sizes = (seen.N, seen.H, seen.W, seen.P, seen.Q, k_total)
+    return Launch(problem, config, (tiles_m * tiles_n, seen.groups), sizes, constants)
+
+
+def index_type(problem: Problem) -> Any:
+    """The type of places within one image or in the filters, which are all that the inner loops add up."""
+    image = problem.C * (problem.H + 2 * problem.padding[0]) * (problem.W + 2 * problem.padding[1])
+    output = problem.K * problem.P * problem.Q
+    filters = problem.K * (problem.C // problem.groups) * problem.R * problem.S
+    return tl.int64 if max(image, output, filters) > INT32_MAX - 2**16 else tl.int32
+
+
+def operands(input: Tensor, weight: Tensor, problem: Problem, depth: int) -> tuple[Tensor, Tensor]:
+    """input as (N, H, W, C) and weight as (K, R, S, C) memory, both through space_to_depth where depth > 1."""
+    if depth == 1:
+        return nhwc(input), filter_rows(weight)
+    seen = in_depth(problem, depth)
+    return (
+        space_to_depth(input, depth, problem.padding, (seen.H, seen.W)),
+        space_to_depth(weight, depth, (0, 0), (seen.R, seen.S)),
+    )
+
+
+def nhwc(tensor: Tensor) -> Tensor:
+    """A tensor (N, C, H, W) whose memory is dense NHWC: itself where it lies so, else a copy."""
+    return tensor.contiguous(memory_format=torch.channels_last)  # torch returns the tensor itself where it can
+
+
+def launch(
+    input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor,
+    stride: Pair, padding: Pair, dilation: Pair, groups: int,
+) -> None:  # fmt: skip
+    """output (N, K, P, Q), dense NHWC or NCHW, = relu(conv2d(input, weight, bias)). Any strides of the rest."""
+    job = prepare(key_of(input, weight, stride, padding, dilation, groups, convolution_precision(input.dtype)))
+    x, w = operands(input, weight, job.problem, job.config.depth)
+    conv2d_relu_kernel[job.grid](
+        x, w, output if bias is None else bias.contiguous(), output, *job.sizes, HAS_BIAS=bias is not None,
+        CHANNELS_LAST=output.is_contiguous(memory_format=torch.channels_last), **job.constants,
+    )  # fmt: skip
+
+
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Tensor:
+    output = empty(plan_output(input, weight, bias, stride, padding, dilation, groups), input.device)
+    if output.numel() > 0:
+        with torch.cuda.device_of(output):
+            launch(input, weight, bias, output, stride, padding, dilation, groups)
+    return output
+
+
+def backward(
+    grad: Tensor, input: Tensor, weight: Tensor, output: Tensor,
+    stride: Pair, padding: Pair, dilation: Pair, groups: int, needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of input, weight and bias, those that `needs` asks for."""
+    return convolution_gradients(grad, output, input, weight, stride, padding, dilation, groups, needs)
+
+
+def convolution_gradients(
+    grad: Tensor, output: Tensor | None, input: Tensor, weight: Tensor,
+    stride: Pair, padding: Pair, dilation: Pair, groups: int, needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of input, weight and bias, those that `needs` asks for, by this convolution's kernels.
+
+    grad: (N, K, P, Q), any strides. output: the convolution's, for the ReLU mask, or None where grad is masked already.
+    """
+    from alexkern.kernels import conv2d_relu_data_gradient as data
+    from alexkern.kernels import conv2d_relu_weight_gradient as weights
+
+    geometry = (stride, padding, dilation, groups, convolution_precision(input.dtype))
+    grad = nhwc(grad)
+    if output is not None:
+        output = nhwc(output)
+        if grad.numel() > 0 and input.numel() > 0:
+            key = key_of(input, weight, *geometry)
+            loads = (data.loads(key) if needs[0] else 0) + (weights.loads(key) if needs[1] else 0)
+            if worthwhile(grad.numel(), loads, grad.dtype, describe(grad.device)):
+                grad, output = masked_gradient(grad, output), None
+    dx = data.data_gradient(grad, output, input, weight, *geometry) if needs[0] else None
+    if not (needs[1] or needs[2]):
+        return dx, None, None
+    return dx, *weights.weight_gradient(grad, output, input, weight, *geometry, (needs[1], needs[2]))

@@ -1,0 +1,247 @@
+"""conv2d_relu's gradient of its input: an implicit GEMM over the output's gradient, masked while loading.
+
+    dx[m, c] = sum over (r, s, k) of dy[m; r, s, k] * w[k; r, s, c],  m = (n, h, w), p * stride = h + pad - r * dilation
+
+    GEMM_M = N * H * W pixels of one phase   A [BLOCK_M, BLOCK_K]   dy, 0 where y <= 0 (a NaN output lets it pass)
+    GEMM_N = C // groups channels            B [BLOCK_K, BLOCK_N]   w as it lies, (K, R, S, C): channels contiguous
+    GEMM_K = taps of the phase * K // groups
+
+With a stride only every stride-th tap reaches a given pixel. Pixels are therefore taken by phase, (h % stride,
+w % stride): all pixels of one share their taps, r0 + j * step, and each program loops over these alone. Stride 1 is the
+one phase with every tap. Each dx is written exactly once, 0 where no tap reaches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from math import gcd
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.conv2d_relu import (
+    Config,
+    Key,
+    Launch,
+    Pair,
+    Problem,
+    index_type,
+    key_of,
+    problem_of,
+)
+from alexkern.kernels.gemm import best_tile, cdiv
+from alexkern.kernels.space_to_depth import filter_rows
+from alexkern.ops.plan import empty, like
+
+
+def configure(problem: Problem, device: Device) -> Config:
+    """The tile that gemm.py's model finds fastest."""
+    return Config(**best_tile(*product(problem), problem.dtype, problem.precision, device).__dict__)
+
+
+def product(problem: Problem) -> tuple[int, int, int, int]:
+    """GEMM_M, GEMM_N, GEMM_K of one phase and group, and how many of these there are."""
+    (phases_h, phases_w), (taps_h, taps_w) = problem.stride, taps(problem)
+    rows = problem.N * cdiv(problem.H, phases_h) * cdiv(problem.W, phases_w)
+    reduction = taps_h * taps_w * (problem.K // problem.groups)
+    return rows, problem.C // problem.groups, reduction, problem.groups * phases_h * phases_w
+
+
+def steps(problem: Problem) -> Pair:
+    """From one tap that reaches a pixel to the next, vertically and horizontally."""
+    (stride_h, stride_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
+    return stride_h // gcd(stride_h, dilation_h), stride_w // gcd(stride_w, dilation_w)
+
+
+def taps(problem: Problem) -> Pair:
+    """How many taps of a phase there are at most, vertically and horizontally."""
+    step_h, step_w = steps(problem)
+    return cdiv(problem.R, step_h), cdiv(problem.S, step_w)
+
+
+@triton.jit
+def _first_tap(
+    phase, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr, STEP: tl.constexpr, TAPS: tl.constexpr
+):
+    """The first tap that reaches a phase's pixels (TAPS where none does), and the output row of pixel `phase` there."""
+    first = phase * 0
+    if STRIDE > 1:
+        first += TAPS
+        for candidate in tl.static_range(STEP):
+            if candidate < TAPS:
+                first = tl.where((phase + PAD - candidate * DILATION) % STRIDE == 0, candidate, first)
+    return first, (phase + PAD - first * DILATION) // STRIDE
+
+
+@triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "k_total", "stride_n", "stride_c", "stride_h", "stride_w"])
+def data_gradient_kernel(
+    dy,  # (N, P, Q, K)
+    y,  # (N, P, Q, K), not read unless MASKED
+    w,  # (K, R, S, C)
+    dx,  # (N, C, H, W), any strides, or (N, H, W, C) where CHANNELS_LAST
+    N, H, W, P, Q,
+    k_total,  # TAPS_H * TAPS_W * K // GROUPS, at run time so that the loop is not unrolled
+    stride_n, stride_c, stride_h, stride_w,  # dx's
+    C: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
+    MASKED: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TAIL_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    CG: tl.constexpr = C // GROUPS
+    KG: tl.constexpr = K // GROUPS
+    TAPS_W: tl.constexpr = (S + STEP_W - 1) // STEP_W
+    TAPS: tl.constexpr = (R + STEP_H - 1) // STEP_H * TAPS_W
+    HOP_H: tl.constexpr = DILATION_H * STEP_H // STRIDE_H  # output rows from one such tap to the next
+    HOP_W: tl.constexpr = DILATION_W * STEP_W // STRIDE_W
+    STEP_IN_TAP: tl.constexpr = KG % BLOCK_K == 0
+    RUN: tl.constexpr = KG & -KG if KG & -KG < BLOCK_K else BLOCK_K
+    tiles_n = tl.cdiv(CG, BLOCK_N + TAIL_N)
+    tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
+    group = tl.program_id(1)
+    phase_h, phase_w = tl.program_id(2) // STRIDE_W, tl.program_id(2) % STRIDE_W
+    r0, p0 = _first_tap(phase_h, STRIDE_H, PAD_H, DILATION_H, STEP_H, R)
+    s0, q0 = _first_tap(phase_w, STRIDE_W, PAD_W, DILATION_W, STEP_W, S)
+
+    width = tl.cdiv(W, STRIDE_W)
+    pixels = tl.cdiv(H, STRIDE_H).to(INDEX) * width
+    first = tile_m.to(tl.int64) * BLOCK_M
+    image = first // pixels
+    row = (first - image * pixels).to(INDEX) + tl.arange(0, BLOCK_M)
+    n = image + row // pixels
+    i, j = row % pixels // width, row % width  # pixels is a multiple of width
+    h, v = i * STRIDE_H + phase_h, j * STRIDE_W + phase_w
+    row_ok = (n < N) & (h < H) & (v < W)
+    p_row, q_row = p0 + i, q0 + j
+    rows = group * KG + ((n * P + p_row) * Q + q_row) * K  # [BLOCK_M]
+    places = tl.arange(0, BLOCK_K)
+
+    channels = tile_n * (BLOCK_N + TAIL_N) + tl.arange(0, BLOCK_N)
+    w_group = w + group.to(tl.int64) * KG * (R * S * CG)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if TAIL_N > 0:
+        tail_channels = tile_n * (BLOCK_N + TAIL_N) + BLOCK_N + tl.arange(0, TAIL_N)
+        acc_tail = tl.zeros((BLOCK_M, TAIL_N), tl.float32)
+
+    for k0 in range(0, k_total, BLOCK_K):
+        if STEP_IN_TAP:
+            tap = k0 // KG
+            k = tl.multiple_of(k0 % KG, BLOCK_K) + places
+        else:
+            tap = (k0 + places) // KG
+            k = tl.max_contiguous(tl.multiple_of((k0 + places) % KG, RUN), RUN)
+        tap_h, tap_w = tap // TAPS_W, tap % TAPS_W
+        r, s = r0 + tap_h * STEP_H, s0 + tap_w * STEP_W
+        p = p_row[:, None] - tap_h * HOP_H  # [BLOCK_M, 1 or BLOCK_K]
+        q = q_row[:, None] - tap_w * HOP_W
+        ok = row_ok[:, None] & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
+        k_ok = k >= 0
+        if STRIDE_H > 1 or STRIDE_W > 1:
+            k_ok = k_ok & (r < R) & (s < S)
+        if not STEP_IN_TAP:
+            k_ok = k_ok & (tap < TAPS)
+        ok = ok & k_ok[None, :]
+        inner = k - (tl.cast(tap_h, INDEX) * HOP_H * Q + tap_w * HOP_W) * K
+        a = tl.load(dy + rows[:, None] + inner[None, :], mask=ok, other=0)  # [BLOCK_M, BLOCK_K]
+        if MASKED:
+            output = tl.load(y + rows[:, None] + inner[None, :], mask=ok, other=0)
+            a = tl.where(output <= 0, tl.zeros_like(a), a)
+        filters = w_group + (k.to(INDEX) * (R * S) + (r * S + s)) * CG  # [BLOCK_K]
+        w_ok = k_ok[:, None] & (channels < CG)[None, :]
+        weights = tl.load(filters[:, None] + channels[None, :], mask=w_ok, other=0)  # [BLOCK_K, BLOCK_N]
+        acc = tl.dot(a, weights, acc, input_precision=PRECISION)
+        if TAIL_N > 0:
+            w_ok = k_ok[:, None] & (tail_channels < CG)[None, :]
+            weights = tl.load(filters[:, None] + tail_channels[None, :], mask=w_ok, other=0)
+            acc_tail = tl.dot(a, weights, acc_tail, input_precision=PRECISION)
+
+    if CHANNELS_LAST:
+        out = dx + group * CG + ((n * H + h) * W + v) * C  # [BLOCK_M]
+        _store(acc, out, row_ok, channels, CG)
+        if TAIL_N > 0:
+            _store(acc_tail, out, row_ok, tail_channels, CG)
+    else:
+        out = dx + n * stride_n + h.to(tl.int64) * stride_h + v.to(tl.int64) * stride_w
+        _store_strided(acc, out, row_ok, group, channels, stride_c, CG)
+        if TAIL_N > 0:
+            _store_strided(acc_tail, out, row_ok, group, tail_channels, stride_c, CG)
+
+
+@triton.jit
+def _store(acc, out, row_ok, channels, CG: tl.constexpr):
+    ok = row_ok[:, None] & (channels < CG)[None, :]
+    tl.store(out[:, None] + channels[None, :], acc.to(out.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _store_strided(acc, out, row_ok, group, channels, stride_c, CG: tl.constexpr):
+    """Transposed, so that neighbouring threads store neighbouring pixels."""
+    ok = (channels < CG)[:, None] & row_ok[None, :]
+    planes = (group * CG + channels).to(tl.int64) * stride_c
+    tl.store(out[None, :] + planes[:, None], tl.trans(acc.to(out.dtype.element_ty)), mask=ok)
+
+
+@lru_cache(maxsize=4096)
+def prepare(key: Key, masked: bool) -> Launch:
+    """The data gradient's launch, with the configuration that the device's table or `configure` gives."""
+    problem, device = problem_of(key), describe(key[0])
+    config = choose(
+        "conv2d_relu_data_gradient", problem.shape, problem.dtype, device, configure(problem, device), problem.precision
+    )
+    return launch_of(problem, config, masked)
+
+
+def launch_of(problem: Problem, config: Config, masked: bool) -> Launch:
+    """The launch of a problem with a configuration; `masked` where the kernel masks the gradient while loading it."""
+    if masked and config.BLOCK_M >= 128:
+        config = replace(config, num_warps=8)  # masked operands wait in registers: four warps would spill
+    M, N, k_total, _ = product(problem)
+    grid = (
+        cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N),
+        problem.groups,
+        problem.stride[0] * problem.stride[1],
+    )
+    step_h, step_w = steps(problem)
+    constants = dict(
+        C=problem.C, K=problem.K, GROUPS=problem.groups, R=problem.R, S=problem.S,
+        STRIDE_H=problem.stride[0], STRIDE_W=problem.stride[1], PAD_H=problem.padding[0], PAD_W=problem.padding[1],
+        DILATION_H=problem.dilation[0], DILATION_W=problem.dilation[1], STEP_H=step_h, STEP_W=step_w,
+        MASKED=masked, PRECISION=problem.precision, INDEX=index_type(problem),
+        BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N, BLOCK_K=config.BLOCK_K,
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    sizes = (problem.N, problem.H, problem.W, problem.P, problem.Q, k_total)
+    return Launch(problem, config, grid, sizes, constants)
+
+
+def loads(key: Key) -> int:
+    """How often each of the output's gradients is loaded."""
+    problem, config = problem_of(key), prepare(key, False).config
+    taps_h, taps_w = taps(problem)
+    return taps_h * taps_w * cdiv(problem.C // problem.groups, config.BLOCK_N + config.TAIL_N)
+
+
+def data_gradient(
+    grad: Tensor, output: Tensor | None, input: Tensor, weight: Tensor,
+    stride: Pair, padding: Pair, dilation: Pair, groups: int, precision: str,
+) -> Tensor:  # fmt: skip
+    """The gradient of input (N, C, H, W), which lies like input.
+
+    grad: (N, K, P, Q) in NHWC memory. output: the convolution's, in NHWC memory too, for the ReLU mask; or None where
+    grad is masked already.
+    """
+    dx = empty(like(input), input.device)
+    if dx.numel() == 0:
+        return dx
+    job = prepare(key_of(input, weight, stride, padding, dilation, groups, precision), output is not None)
+    with torch.cuda.device_of(dx):
+        data_gradient_kernel[job.grid](
+            grad, grad if output is None else output, filter_rows(weight), dx, *job.sizes, *dx.stride(),
+            CHANNELS_LAST=dx.is_contiguous(memory_format=torch.channels_last),
+            **job.constants,
+        )  # fmt: skip
+    return dx

@@ -1,0 +1,353 @@
+"""conv2d_relu_max_pool2d: convolution, bias, ReLU and max-pooling, in one kernel where that saves time, else in two.
+
+Fused, for 3x3 windows of stride 2 (AlexNet's), one program: ROWS pooled rows x up to BLOCK_Q - 1 pooled columns of one
+image x BLOCK_N filters. It walks down the image, two rows of the convolution's output at a time:
+
+    A      [4 * BLOCK_Q, BLOCK_K]   2 rows x 2 * BLOCK_Q columns of pixels, gathered from x as in conv2d_relu.py
+    acc    [4 * BLOCK_Q, BLOCK_N]   float32; bias, ReLU, one rounding; then it is split, in registers, into
+    even, odd   [BLOCK_Q, BLOCK_N]  columns 2q and 2q + 1 of either row; column 2q + 2 is the next q's even column
+    carry  [BLOCK_Q, BLOCK_N]       the last row's maxima of three columns: a window is carry, row, row
+
+A row is convolved once in a program, so what is computed twice is one row a segment of ROWS and one column a tile. The
+convolution's output never reaches memory. m, the index of a pixel in A, is laid out so that the two rows and the two
+column parities stand in bits of m that mma and wgmma accumulators keep within a thread.
+
+Separate: conv2d_relu.py's kernel, then max_pool2d.py's. `configure` compares the two by FLOPs and bytes; the table is
+in docs/pooling.md. Backward brings the pooled gradient to the winners through the ReLU mask in one pass
+(max_pool2d.gather), and hands the masked gradient to the convolution's gradient kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alexkern.kernels import conv2d_relu, max_pool2d
+from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.conv2d_relu import Problem, depth_factor, in_depth, index_type, key_of, operands, problem_of
+from alexkern.kernels.gemm import TILE_LATENCY, Tile, best_tile, cdiv, cycles, step_cycles
+from alexkern.kernels.max_pool2d import join_row, join_rows, pairs
+from alexkern.kernels.precision import convolution_precision
+from alexkern.ops.conv2d_relu import plan_output
+from alexkern.ops.conv2d_relu_max_pool2d import plan_outputs
+from alexkern.ops.plan import empty
+from alexkern.ops.pooling import Pair, pooled_size
+
+DRAM_BYTES = {8: 12, 9: 16, 10: 28}  # per streaming multiprocessor and cycle, by the data sheets
+LAUNCH_CYCLES = 5000.0  # a kernel more, from the last block of one to the first of the next
+
+
+@dataclass(frozen=True)
+class Config:
+    """One of the two ways, and the fused kernel's tile. depth is space_to_depth's factor, 1 for none."""
+
+    fused: bool
+    ROWS: int
+    BLOCK_Q: int
+    BLOCK_N: int
+    BLOCK_K: int
+    num_warps: int
+    num_stages: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """flops counts a multiply-add as two; bytes go to or come from DRAM, everything else staying in cache."""
+
+    flops: int
+    bytes: int
+
+
+def pooled(problem: Problem) -> Pair:
+    """Output size for 3x3 windows of stride 2."""
+    return pooled_size(problem.P, 3, 2, 0, 1, False), pooled_size(problem.Q, 3, 2, 0, 1, False)
+
+
+def _ends(problem: Problem, save_offsets: bool) -> tuple[int, int]:
+    """Bytes of the inputs, and of the pooled output with its offsets."""
+    size = problem.dtype.itemsize
+    P, Q = pooled(problem)
+    filters = problem.K * problem.R * problem.S * problem.C // problem.groups
+    outputs = problem.N * problem.K * P * Q
+    return (problem.N * problem.C * problem.H * problem.W + filters) * size, outputs * (size + save_offsets)
+
+
+def _taps(problem: Problem, depth: int) -> int:
+    """GEMM_K, as it is after space_to_depth."""
+    seen = in_depth(problem, depth)
+    return seen.R * seen.S * seen.C
+
+
+def separate_cost(problem: Problem, save_offsets: bool) -> Cost:
+    """The convolution's output is written and read again."""
+    inputs, outputs = _ends(problem, save_offsets)
+    pixels = problem.N * problem.P * problem.Q
+    flops = 2 * pixels * problem.K * _taps(problem, depth_factor(problem)) // problem.groups
+    return Cost(flops, inputs + outputs + 2 * pixels * problem.K * problem.dtype.itemsize)
+
+
+def fused_cost(problem: Problem, config: Config, save_offsets: bool) -> Cost:
+    """Nothing but the ends in memory; the halo, and the places that a tile has too many, are computed."""
+    inputs, outputs = _ends(problem, save_offsets)
+    pixels = problem.N * _steps(problem, config.ROWS) * _tiles_q(problem, config.BLOCK_Q) * 4 * config.BLOCK_Q
+    return Cost(2 * pixels * problem.K * _taps(problem, config.depth), inputs + outputs)
+
+
+def _steps(problem: Problem, rows: int) -> int:
+    """Steps down an image: one before each segment's first pooled row, one for each pooled row."""
+    return pooled(problem)[0] + cdiv(pooled(problem)[0], rows)
+
+
+def _tiles_q(problem: Problem, block_q: int) -> int:
+    return cdiv(pooled(problem)[1], block_q - 1)
+
+
+def configure(problem: Problem, pool: tuple[Pair, ...], save_offsets: bool, device: Device) -> Config:
+    """The way that gemm.py's model of the device, with its DRAM added, finds faster."""
+    if not fusable(problem, pool):
+        return _separate(problem)
+    best = best_fused(problem, save_offsets, device)
+    faster = fused_cycles(problem, best, save_offsets, device) < separate_cycles(problem, save_offsets, device)
+    return best if faster else _separate(problem)
+
+
+def _separate(problem: Problem) -> Config:
+    return Config(False, *(0, 0, 0, 0, 0, 0), depth_factor(problem))
+
+
+def best_fused(problem: Problem, save_offsets: bool, device: Device) -> Config:
+    """The fused kernel's tile that the model finds fastest."""
+    return min(candidates(problem, device), key=lambda config: fused_cycles(problem, config, save_offsets, device))
+
+
+def comparison(layer: str, problem: Problem, save_offsets: bool, device: Device) -> str:
+    """A row of the table in docs/pooling.md: FLOPs, bytes and the model's time, separate against fused."""
+    best = best_fused(problem, save_offsets, device)
+    separate, fused = separate_cost(problem, save_offsets), fused_cost(problem, best, save_offsets)
+    cycles = [separate_cycles(problem, save_offsets, device), fused_cycles(problem, best, save_offsets, device)]
+    cells = (
+        layer,
+        *(f"{number / 1e9:.1f}" for number in (separate.flops, fused.flops)),
+        *(f"{number / 1e6:.1f}" for number in (separate.bytes, fused.bytes)),
+        *(f"{number / 1e3:.0f}" for number in cycles),
+        "fused" if cycles[1] < cycles[0] else "separate",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def candidates(problem: Problem, device: Device) -> list[Config]:
+    """The fused kernel's tiles for a problem: they compile without spills."""
+    # On sm_80 a BLOCK_K of 32 makes ptxas aim at 128 registers, and spill.
+    block_k, stages = (32, 4) if problem.dtype == torch.float32 else (64, 3)
+    tiles = [(16, 64, 4), (32, 64, 8)]
+    if device.capability[0] >= 9:
+        tiles.append((32, 128, 8))
+    P = pooled(problem)[0]
+    segments = sorted({cdiv(P, parts) for parts in range(1, P + 1)})
+    return [
+        Config(True, rows, block_q, block_n, block_k, warps, stages, depth_factor(problem))
+        for block_q, block_n, warps in tiles
+        for rows in segments
+    ]
+
+
+def fusable(problem: Problem, pool: tuple[Pair, ...]) -> bool:
+    """What the fused kernel can do, and could do faster: without tensor cores no product is worth computing twice."""
+    small = index_type(in_depth(problem, depth_factor(problem))) == tl.int32
+    fast = problem.dtype != torch.float32 or problem.precision == "tf32"
+    return pool == ((3, 3), (2, 2), (0, 0)) and problem.groups == 1 and problem.C > 0 and small and fast
+
+
+def _dram(device: Device) -> int:
+    return DRAM_BYTES[min(max(device.capability[0], 8), 10)] * device.num_sms
+
+
+def fused_cycles(problem: Problem, config: Config, save_offsets: bool, device: Device) -> float:
+    """The model's time of the fused kernel: every step down the image fills the pipeline anew, and pools."""
+    tile = Tile(4 * config.BLOCK_Q, config.BLOCK_N, 0, config.BLOCK_K, config.num_warps, config.num_stages)
+    programs = cdiv(problem.K, config.BLOCK_N) * _tiles_q(problem, config.BLOCK_Q) * problem.N
+    programs *= cdiv(pooled(problem)[0], config.ROWS)
+    depth = cdiv(_taps(problem, config.depth), config.BLOCK_K)
+    step = depth * step_cycles(tile, problem.dtype, problem.precision, device) + TILE_LATENCY
+    arithmetic = cdiv(programs, device.num_sms) * (config.ROWS + 1) * step
+    return max(arithmetic, fused_cost(problem, config, save_offsets).bytes / _dram(device)) + LAUNCH_CYCLES
+
+
+def separate_cycles(problem: Problem, save_offsets: bool, device: Device) -> float:
+    """The model's time of the two kernels."""
+    pixels = problem.N * problem.P * problem.Q
+    product = (pixels, problem.K, _taps(problem, depth_factor(problem)), 1)
+    tile = best_tile(*product, problem.dtype, problem.precision, device)
+    arithmetic = cycles(tile, *product, problem.dtype, problem.precision, device)
+    second = pixels * problem.K * problem.dtype.itemsize + _ends(problem, save_offsets)[1]
+    first = separate_cost(problem, save_offsets).bytes - second
+    return max(arithmetic, first / _dram(device)) + second / _dram(device) + 2 * LAUNCH_CYCLES
+
+
+@triton.jit
+def _pool_row(even, odd, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The maximum of columns 2q, 2q + 1, 2q + 2 (the next q's even one) and its place: [BLOCK_Q, BLOCK_N] each."""
+    q = tl.arange(0, BLOCK_Q)[:, None] + tl.zeros([1, BLOCK_N], tl.int32)
+    last = tl.gather(even, tl.minimum(q + 1, BLOCK_Q - 1), 0)
+    return join_row(even.to(tl.float32), odd.to(tl.float32), last.to(tl.float32))
+
+
+@triton.jit(do_not_specialize=["H", "W", "P", "Q", "pooled_p", "pooled_q", "rows", "k_total"])
+def conv2d_relu_max_pool2d_kernel(
+    x,  # (N, H, W, PITCH)
+    w,  # (K, R, S, C)
+    b,  # (K,), not read unless HAS_BIAS
+    y,  # (N, K, pooled_p, pooled_q), dense in any order
+    offsets,  # the same, uint8; not written unless SAVE_OFFSETS
+    H, W, P, Q, pooled_p, pooled_q,
+    rows,  # of pooled values in a segment; like k_total at run time, so that no loop is unrolled
+    k_total,  # R * S * C
+    out_n, out_k, out_pixel,
+    C: tl.constexpr,  # channels of a tap
+    PITCH: tl.constexpr,  # from one pixel of x to the next
+    K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+    HAS_BIAS: tl.constexpr, SAVE_OFFSETS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    BLOCK_M: tl.constexpr = 4 * BLOCK_Q
+    RUN: tl.constexpr = C & -C if C & -C < BLOCK_K else BLOCK_K  # places next to each other in memory, in every tap
+    PADDED: tl.constexpr = PAD_H > 0 or PAD_W > 0
+    tiles_n, tiles_q = tl.cdiv(K, BLOCK_N), tl.cdiv(pooled_q, BLOCK_Q - 1)
+    segments = tl.cdiv(pooled_p, rows)
+    pid = tl.program_id(0)
+    tile_n, pid = pid % tiles_n, pid // tiles_n
+    tile_q, pid = pid % tiles_q, pid // tiles_q
+    segment, n = pid % segments, (pid // segments).to(tl.int64)
+
+    m = tl.arange(0, BLOCK_M)  # (row 0 or 1, q // 8, parity, q % 8)
+    lower = m // (2 * BLOCK_Q)
+    column = 2 * (tile_q * (BLOCK_Q - 1) + m % (2 * BLOCK_Q) // 16 * 8 + m % 8) + m // 8 % 2
+    w0 = column * STRIDE_W - PAD_W
+    places = tl.arange(0, BLOCK_K)
+    filters = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    filter_ok = filters < K
+    w_columns = w + filters.to(tl.int64) * (R * S * C)  # [BLOCK_N]
+    image = x + n * H * W * PITCH
+    q = tl.arange(0, BLOCK_Q)
+    pooled_column = tile_q * (BLOCK_Q - 1) + q
+    store_ok = ((q < BLOCK_Q - 1) & (pooled_column < pooled_q))[:, None] & filter_ok[None, :]
+    out = n * out_n + pooled_column.to(tl.int64)[:, None] * out_pixel + filters.to(tl.int64)[None, :] * out_k
+
+    carry = tl.full([BLOCK_Q, BLOCK_N], float("-inf"), tl.float32)
+    carry_place = tl.zeros([BLOCK_Q, BLOCK_N], tl.int32)
+    first = segment * rows
+    for p in range(first - 1, tl.minimum(first + rows, pooled_p)):
+        row = 2 * p + 1 + lower  # of the convolution's output; the first of all, above the segment, is not needed
+        row_ok = (row >= 2 * first) & (row < P) & (column < Q)
+        h0 = row * STRIDE_H - PAD_H
+        x_rows = image + (h0 * W + w0) * PITCH  # [BLOCK_M]
+        acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for k0 in range(0, k_total, BLOCK_K):
+            k = k0 + places
+            tap, c = k // C, tl.max_contiguous(tl.multiple_of(k % C, RUN), RUN)
+            r, s = tap // S, tap % S
+            inner = (r * (DILATION_H * W) + s * DILATION_W) * PITCH + c  # [BLOCK_K]
+            k_ok = tap < R * S
+            x_ok = row_ok[:, None] & k_ok[None, :]
+            if PADDED:
+                h, v = h0[:, None] + (r * DILATION_H)[None, :], w0[:, None] + (s * DILATION_W)[None, :]
+                x_ok = x_ok & (h >= 0) & (h < H) & (v >= 0) & (v < W)
+            a = tl.load(x_rows[:, None] + inner[None, :], mask=x_ok, other=0)  # [BLOCK_M, BLOCK_K]
+            w_ok = k_ok[:, None] & filter_ok[None, :]
+            weights = tl.load(w_columns[None, :] + k[:, None], mask=w_ok, other=0)  # [BLOCK_K, BLOCK_N]
+            acc = tl.dot(a, weights, acc, input_precision=PRECISION)
+        if HAS_BIAS:
+            acc += tl.load(b + filters, mask=filter_ok, other=0).to(tl.float32)[None, :]
+        value = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL).to(y.dtype.element_ty)
+        value = tl.reshape(value, [2, BLOCK_Q // 8, 2, 8, BLOCK_N])
+        value = tl.reshape(tl.permute(value, [1, 3, 4, 0, 2]), [BLOCK_Q, BLOCK_N, 2, 2])  # (q, filter, row, parity)
+        even, odd = tl.split(value)
+        even0, even1 = tl.split(even)
+        odd0, odd1 = tl.split(odd)
+        upper, upper_place = _pool_row(even0, odd0, BLOCK_Q, BLOCK_N)
+        under, under_place = _pool_row(even1, odd1, BLOCK_Q, BLOCK_N)
+        best, place = join_rows(carry, carry_place, upper, upper_place, under, under_place)
+        ok = store_ok & (p >= first)
+        spot = out + tl.cast(p, tl.int64) * pooled_q * out_pixel
+        tl.store(y + spot, best.to(y.dtype.element_ty), mask=ok)
+        if SAVE_OFFSETS:
+            tl.store(offsets + spot, place.to(offsets.dtype.element_ty), mask=ok)
+        carry, carry_place = under, under_place
+
+
+@lru_cache(maxsize=1024)
+def _configuration(key: conv2d_relu.Key, pool: tuple[Pair, ...], save_offsets: bool) -> Config:
+    problem, device = problem_of(key), describe(key[0])
+    default = configure(problem, pool, save_offsets, device)
+    if not fusable(problem, pool):
+        return default
+
+    def others() -> list[Config]:
+        ranked = sorted(candidates(problem, device), key=lambda one: fused_cycles(problem, one, save_offsets, device))
+        return [_separate(problem), *ranked[:8]]
+
+    return choose(
+        "conv2d_relu_max_pool2d", problem.shape, problem.dtype, device, default, problem.precision, others=others
+    )
+
+
+def launch_fused(
+    input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, offsets: Tensor | None,
+    problem: Problem, config: Config,
+) -> None:  # fmt: skip
+    """output and, where there are any, offsets (N, K, P, Q) of 3x3 windows with stride 2; any strides of the rest."""
+    seen = in_depth(problem, config.depth)
+    x, w = operands(input, weight, problem, config.depth)
+    channels, columns = seen.C, seen.S
+    if seen.padding == (0, 0) and seen.dilation[1] == 1:
+        channels, columns = channels * columns, 1  # a row of taps is one run of memory
+    P, Q = pooled(seen)
+    grid = cdiv(seen.K, config.BLOCK_N) * _tiles_q(seen, config.BLOCK_Q) * cdiv(P, config.ROWS) * seen.N
+    out_n, out_k, _, out_pixel = output.stride()
+    conv2d_relu_max_pool2d_kernel[(grid,)](
+        x, w, output if bias is None else bias.contiguous(), output, output if offsets is None else offsets,
+        seen.H, seen.W, seen.P, seen.Q, P, Q, config.ROWS, seen.R * seen.S * seen.C, out_n, out_k, out_pixel,
+        channels, seen.C, seen.K, seen.R, columns, *seen.stride, *seen.padding, *seen.dilation,
+        bias is not None, offsets is not None, seen.precision,
+        config.BLOCK_Q, config.BLOCK_N, config.BLOCK_K,
+        num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+
+
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    pool_kernel_size: Pair, pool_stride: Pair, pool_padding: Pair, save_offsets: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    convolution, pool = (stride, padding, dilation, groups), pairs(pool_kernel_size, pool_stride, pool_padding)
+    key = key_of(input, weight, *convolution, convolution_precision(input.dtype))
+    config = _configuration(key, pool, save_offsets)
+    if not config.fused:
+        activation = conv2d_relu.forward(input, weight, bias, *convolution)
+        return max_pool2d.forward(activation, *pool, (1, 1), False, save_offsets)
+    output_spec, offsets_spec = plan_outputs(input, weight, bias, *convolution, *pool, save_offsets)
+    output = empty(output_spec, input.device)
+    offsets = empty(offsets_spec, input.device) if save_offsets else None
+    if output.numel() > 0:
+        with torch.cuda.device_of(output):
+            launch_fused(input, weight, bias, output, offsets, problem_of(key), config)
+    return output, offsets
+
+
+def backward(
+    grad: Tensor, input: Tensor, weight: Tensor, output: Tensor, offsets: Tensor,
+    stride: Pair, padding: Pair, dilation: Pair, groups: int,
+    pool_kernel_size: Pair, pool_stride: Pair, pool_padding: Pair, needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of input, weight and bias, those that `needs` asks for."""
+    convolution = (stride, padding, dilation, groups)
+    spec = plan_output(input, weight, None, *convolution)
+    masked = max_pool2d.gather(grad, offsets, output, spec, pool_kernel_size, pool_stride, pool_padding, (1, 1))
+    return conv2d_relu.convolution_gradients(masked, None, input, weight, *convolution, needs)

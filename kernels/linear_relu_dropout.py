@@ -1,0 +1,168 @@
+"""linear_relu_dropout: a GEMM with bias, ReLU and dropout in its epilogue.
+
+    y[m, n] = relu(b[n] + sum over k of x[m, k] * w[n, k]) * (scale if kept else 0)
+
+    GEMM_M = rows          A [BLOCK_M, BLOCK_K]   x
+    GEMM_N = out_features  B [BLOCK_K, BLOCK_N]   w as it lies, (out_features, in_features)
+    GEMM_K = in_features
+
+At the classifier's sizes the weights (75 MB in 16 bits) are most of the traffic, so each is read once: programs that
+share a weight tile are neighbours. Dropout's bits are computed in the epilogue, one Philox block for four outputs where
+out_features is a multiple of four. Backward masks and scales the gradient once (masked_gradient.py; the products load
+each of its values dozens of times) and is then two plain products: those of a 1x1 convolution over 1x1 images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alexkern.kernels import philox
+from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.conv2d_relu_data_gradient import data_gradient
+from alexkern.kernels.conv2d_relu_weight_gradient import weight_gradient
+from alexkern.kernels.gemm import TILES_FEW_ROWS, best_tile, cdiv, tiles
+from alexkern.kernels.masked_gradient import masked_gradient
+from alexkern.kernels.precision import matmul_precision
+from alexkern.ops.linear_relu_dropout import plan_output
+from alexkern.ops.plan import empty
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One linear layer: rows, in_features, out_features; precision is tl.dot's input_precision."""
+
+    M: int
+    K: int
+    N: int
+    dtype: torch.dtype
+    precision: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What tuned tables know the problem by."""
+        return (self.M, self.K, self.N)
+
+
+@dataclass(frozen=True)
+class Config:
+    BLOCK_M: int
+    BLOCK_N: int
+    BLOCK_K: int
+    num_warps: int
+    num_stages: int
+
+
+def configure(problem: Problem, device: Device) -> Config:
+    """The tile that gemm.py's model finds fastest."""
+    dtype, precision = problem.dtype, problem.precision
+    candidates = [tile for tile in tiles(dtype, precision, device) if tile.TAIL_N == 0]
+    if dtype != torch.float32:
+        candidates += TILES_FEW_ROWS
+    tile = best_tile(problem.M, problem.N, problem.K, 1, dtype, precision, device, candidates)
+    return Config(tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, tile.num_warps, tile.num_stages)
+
+
+@triton.jit(do_not_specialize=["M", "k_total"])
+def linear_relu_dropout_kernel(
+    x,  # (M, K)
+    w,  # (N, K)
+    b,  # (N,), not read unless HAS_BIAS
+    y,  # (M, N)
+    seed,  # (seed, offset), not read unless DROPOUT
+    scale, limit,  # 1 / (1 - p), philox.threshold(p)
+    M,
+    k_total,  # K, at run time so that the loop is not unrolled
+    K: tl.constexpr, N: tl.constexpr,
+    HAS_BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tile_m, tile_n = tl.program_id(0) % tiles_m, tl.program_id(0) // tiles_m
+    m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    places = tl.arange(0, BLOCK_K)
+    x_tile = x + m[:, None] * K + places[None, :]  # [BLOCK_M, BLOCK_K]
+    w_tile = w + n.to(tl.int64)[None, :] * K + places[:, None]  # [BLOCK_K, BLOCK_N]
+    row_ok, column_ok = m < M, n < N
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k0 in range(0, k_total, BLOCK_K):
+        x_ok, w_ok = row_ok[:, None], column_ok[None, :]
+        if K % BLOCK_K != 0:
+            k_ok = k0 + places < K
+            x_ok, w_ok = x_ok & k_ok[None, :], w_ok & k_ok[:, None]
+        acc = tl.dot(
+            tl.load(x_tile + k0, mask=x_ok, other=0),
+            tl.load(w_tile + k0, mask=w_ok, other=0),
+            acc,
+            input_precision=PRECISION,
+        )
+    if HAS_BIAS:
+        acc += tl.load(b + n, mask=column_ok, other=0).to(tl.float32)[None, :]
+    value = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    if DROPOUT:
+        if N % 4 == 0:
+            blocks = m[:, None] * (N // 4) + tile_n * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)[None, :]
+            keep = tl.reshape(philox.keep_blocks(seed, blocks, limit), (BLOCK_M, BLOCK_N))
+        else:
+            keep = philox.keep_elements(seed, m[:, None] * N + n[None, :], limit)
+        value *= tl.where(keep, scale, 0.0)
+    tl.store(y + m[:, None] * N + n[None, :], value.to(y.dtype.element_ty), mask=row_ok[:, None] & column_ok[None, :])
+
+
+@lru_cache(maxsize=4096)
+def prepare(
+    device: torch.device, dtype: torch.dtype, precision: str, M: int, K: int, N: int
+) -> tuple[tuple[int], dict[str, Any]]:
+    """The launch's grid and constants."""
+    problem, target = Problem(M, K, N, dtype, precision), describe(device)
+    default = configure(problem, target)
+    return launch_of(problem, choose("linear_relu_dropout", problem.shape, dtype, target, default, precision))
+
+
+def launch_of(problem: Problem, config: Config) -> tuple[tuple[int], dict[str, Any]]:
+    """The grid and constants of a problem's launch with a configuration."""
+    grid = (cdiv(problem.M, config.BLOCK_M) * cdiv(problem.N, config.BLOCK_N),)
+    return grid, dict(config.__dict__, K=problem.K, N=problem.N, PRECISION=problem.precision)
+
+
+def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+    output = empty(plan_output(input, weight, bias, seed, p), input.device)
+    if output.numel() == 0:
+        return output
+    N, K = weight.shape
+    M = output.numel() // N
+    grid, constants = prepare(input.device, input.dtype, matmul_precision(input.dtype), M, K, N)
+    with torch.cuda.device_of(output):
+        linear_relu_dropout_kernel[grid](
+            input.contiguous(), weight.contiguous(), output if bias is None else bias.contiguous(), output,
+            output if seed is None else seed, 1.0 / (1.0 - p) if p < 1.0 else 0.0, philox.threshold(p), M, K,
+            HAS_BIAS=bias is not None, DROPOUT=seed is not None, **constants,
+        )  # fmt: skip
+    return output
+
+
+def backward(
+    grad: Tensor, input: Tensor, weight: Tensor, output: Tensor, seed: Tensor | None, p: float,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of input, weight and bias, those that `needs` asks for."""
+    N, K = weight.shape
+    M = input.shape[:-1].numel()
+    masked = grad
+    if grad.numel() > 0:
+        masked = masked_gradient(grad.contiguous(), output.contiguous(), seed, p)
+    # (rows, features) as images of 1x1 pixels, weight as 1x1 filters.
+    dy, x, w = masked.reshape(M, N, 1, 1), input.reshape(M, K, 1, 1), weight[:, :, None, None]
+    geometry = ((1, 1), (0, 0), (1, 1), 1, matmul_precision(input.dtype))
+    dx = data_gradient(dy, None, x, w, *geometry).view(input.shape) if needs[0] else None
+    if not (needs[1] or needs[2]):
+        return dx, None, None
+    dw, db = weight_gradient(dy, None, x, w, *geometry, (needs[1], needs[2]))
+    return dx, None if dw is None else dw[:, :, 0, 0], db

@@ -1,0 +1,221 @@
+"""Every Triton kernel, as configured for the AlexNets, compiled for sm_80, sm_90 and sm_100 and held to its budget.
+
+Compiling needs no GPU, but real JIT functions, and under TRITON_INTERPRET=1 triton.jit makes interpreted ones: so it
+happens in processes without that variable, each with a compile cache of its own, which print their reports as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+from alexkern.dispatch import OPERATORS  # noqa: E402
+from alexkern.kernels.aot import Report  # noqa: E402
+from alexkern.kernels.budget import fits, violations  # noqa: E402
+
+TARGETS = (80, 90, 100)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("triton-cache")
+
+
+def run(cache: Path, *command: str) -> list[Report]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(cache)
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [read(line) for line in done.stdout.splitlines()]
+
+
+def read(line: str) -> Report:
+    fields = json.loads(line)
+    for name in ("loads", "stores", "copies"):
+        fields[name] = {int(width): number for width, number in fields[name].items()}
+    return Report(**fields | {"grid": tuple(fields["grid"])})
+
+
+def compiled(cache: Path, *runs: str) -> list[Report]:
+    """The reports of `python -m alexkern.kernels.aot` with these options, run after run."""
+    return run(cache, "-c", MAIN, *runs)
+
+
+MAIN = """
+import sys
+from alexkern.kernels.aot import main
+for options in sys.argv[1:]:
+    main(["--json", "--jobs", "1", *options.split(",")])
+"""
+
+
+def assert_budget(reports: list[Report]) -> None:
+    assert reports
+    broken = [line for report in reports for line in violations(report)]
+    assert not broken, "\n".join(broken)
+
+
+def test_convolutions(cache: Path) -> None:
+    """All layers of two networks on sm_90, and one of them on the other targets."""
+    reports = compiled(
+        cache,
+        "--operator,conv2d_relu",
+        "--operator,conv2d_relu,--model,alexnet,--layer,conv3,--dtype,float16,--target,80,100",
+    )
+    assert_budget(reports)
+    layers = {" ".join(report.workload.split()[1:3]) for report in reports if report.target == 90}
+    assert layers == {f"{model} conv{number}" for model in ("alexnet", "alexnet_2012") for number in range(1, 6)}
+    assert {report.target for report in reports} == {80, 90, 100}
+    assert {report.call for report in reports} == {"forward", "backward"}
+
+
+@pytest.mark.parametrize("operator", [operator for operator in OPERATORS if operator != "conv2d_relu"])
+def test_every_other_operator(operator: str, cache: Path) -> None:
+    model = "alexnet_2012" if operator == "local_response_norm" else "alexnet"
+    reports = compiled(cache, f"--operator,{operator},--model,{model},--layer,conv2,pool2,before fc7,fc7,norm2")
+    assert_budget(reports)
+    assert "backward" in {report.call for report in reports}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("arithmetic", ["float32", "tf32", "float16", "bfloat16"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_everything(operator: str, arithmetic: str, cache: Path) -> None:
+    if arithmetic == "tf32" and operator in ("max_pool2d", "dropout", "local_response_norm"):
+        pytest.skip("no matrix product")
+    models = "--model,alexnet,alexnet_2012,alexnet_single_tower"
+    assert_budget(compiled(cache, f"--operator,{operator},--dtype,{arithmetic},--target,80,90,100,{models}"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("batch", ["1", "16"])
+def test_small_batches(batch: str, cache: Path) -> None:
+    assert_budget(compiled(cache, f"--batch,{batch},--target,80,90,100"))
+
+
+# The budget itself: kernels that break it in one way each, and the one that they were made from, which does not.
+PLANTED = """
+import dataclasses, json, sys
+import torch, triton
+import triton.language as tl
+from alexkern.kernels import aot
+
+
+@triton.jit
+def dropout_copy(x, y, n, STEP: tl.constexpr, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + place, tl.load(x + place * STEP, mask=place < n), mask=place < n)
+
+
+@triton.jit
+def dropout_spill(x, y, n, STEP: tl.constexpr, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + place)
+    tl.debug_barrier()
+    total = tl.sum(value, 0)
+    tl.store(y + place, value * total)
+
+
+@triton.jit
+def dropout_atomic(x, y, n, STEP: tl.constexpr, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + place)
+    tl.store(y + place, value)
+    tl.atomic_add(y, tl.sum(value, 0))
+
+
+@triton.jit
+def product(x, y, n, STEP: tl.constexpr, BLOCK_K: tl.constexpr, CORES: tl.constexpr):
+    row = tl.arange(0, 64)
+    acc = tl.zeros((64, 64), tl.float32)
+    for k0 in range(0, n, BLOCK_K):
+        k = k0 + tl.arange(0, BLOCK_K)
+        a = tl.load(x + row[:, None] * 4096 + k[None, :] * STEP)
+        b = tl.load(x + row[None, :] * 4096 + k[:, None] * STEP)
+        if CORES:
+            acc = tl.dot(a, b, acc)
+        else:
+            acc += tl.sum(a, 1)[:, None] * tl.sum(b, 0)[None, :]
+    tl.store(y + row[:, None] * 64 + row[None, :], acc)
+
+
+x = torch.empty(4096 * 4096, device="meta")
+half = x.to(torch.bfloat16)
+n = x.numel()
+LAUNCHES = {
+    "good": lambda: dropout_copy[(4,)](x, x, n, 1, 1024),
+    "spill": lambda: dropout_spill[(4,)](x, x, n, 1, 16384, num_warps=1),
+    "scalar load": lambda: dropout_copy[(4,)](x, x, n, 2, 1024),
+    "atomic": lambda: dropout_atomic[(4,)](x, x, n, 1, 1024),
+    "good product": lambda: product[(1,)](half, x, 4096, 1, 64, True),
+    "no tensor core": lambda: product[(1,)](half, x, 4096, 1, 64, False),
+    "shared memory": lambda: product[(1,)](half, x, 4096, 1, 256, True, num_stages=7),
+}
+for name in sys.argv[1:]:
+    ((launch,), _) = aot.record(LAUNCHES[name])
+    for target in (80, 90, 100):
+        report = dataclasses.replace(aot.report(launch, target), workload=name, arithmetic="bfloat16")
+        print(json.dumps(dataclasses.asdict(report)))
+"""
+
+
+@pytest.fixture(scope="session")
+def planted(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Report]:
+    script = tmp_path_factory.mktemp("planted") / "planted.py"
+    script.write_text(PLANTED)
+    reports = run(cache, str(script), *BREAKS, "good", "good product")
+    return {(report.workload, report.target): report for report in reports}
+
+
+BREAKS = {
+    "spill": "accesses to local memory",
+    "scalar load": "loads by width in bits",
+    "atomic": "atomic operations",
+    "no tensor core": "in the main loop",
+    "shared memory": "bytes of shared memory; a block has",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_planted_fault_is_found(name: str, target: int, planted: dict[tuple[str, int], Report]) -> None:
+    report = planted[name, target]
+    (line,) = violations(report)
+    assert BREAKS[name] in line
+    assert f"on sm_{target}" in line and report.kernel in line
+    assert fits(report) == (name not in ("spill", "shared memory"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["good", "good product"])
+def test_what_the_faults_were_planted_in_is_fine(
+    name: str, target: int, planted: dict[tuple[str, int], Report]
+) -> None:
+    assert violations(planted[name, target]) == []
+
+
+def test_narrow_copies_are_found(planted: dict[tuple[str, int], Report]) -> None:
+    good = planted["good product", 80]
+    assert 128 in good.copies
+    (line,) = violations(dataclasses.replace(good, copies=good.copies | {32: 8}))
+    assert "copies to shared memory" in line
+
+
+def test_serialised_wgmma_is_found(planted: dict[tuple[str, int], Report]) -> None:
+    good = planted["good product", 90]
+    assert good.products == 4 and good.commits == 1
+    (line,) = violations(dataclasses.replace(good, commits=4))
+    assert "one by one" in line
+
+
+def test_a_kernel_too_large_for_a_multiprocessor_is_found(planted: dict[tuple[str, int], Report]) -> None:
+    (line,) = violations(dataclasses.replace(planted["good", 90], blocks=0))
+    assert "no block fits" in line

@@ -1,0 +1,114 @@
+"""Configurations: the description of a device, and tuned tables over the defaults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexkern.kernels import config
+from alexkern.kernels.config import TARGETS, choose, describe, overlay, read_table, table_path
+
+
+@dataclass(frozen=True)
+class Tile:
+    BLOCK: int = 128
+    num_warps: int = 4
+
+
+ENTRY = {"backend": "triton", "operator": "dropout", "shape": [4, 96], "dtype": "float16", "config": {"BLOCK": 256}}
+
+
+def write(path: Path, *entries: object) -> Path:
+    path.write_text(json.dumps({"device": "NVIDIA A100", "entries": entries}))
+    return path
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for the A100's table, which nothing has read yet."""
+    path = tmp_path / "table.json"
+    monkeypatch.setattr(config, "table_path", lambda name: path if name == "NVIDIA A100" else tmp_path / "none.json")
+    config.table_for.cache_clear()
+    yield path
+    config.table_for.cache_clear()
+
+
+def test_a_cpu_is_taken_for_the_smallest_target() -> None:
+    assert describe(torch.device("cpu")) == TARGETS[80]
+
+
+@pytest.mark.gpu
+def test_a_gpu_describes_itself() -> None:
+    device = describe(torch.device("cuda", 0))
+    assert device.capability == torch.cuda.get_device_capability(0)
+    assert device.num_sms > 0 and device.shared_memory >= 99 * 1024
+
+
+def test_a_table_is_named_after_its_gpu(tmp_path: Path) -> None:
+    assert table_path("NVIDIA H200", tmp_path) == tmp_path / "nvidia-h200.json"
+    assert table_path("NVIDIA A100-SXM4-80GB", tmp_path).name == "nvidia-a100-sxm4-80gb.json"
+
+
+@pytest.mark.parametrize("path", sorted(config.TABLES.glob("*.json")), ids=lambda path: path.name)
+def test_every_table_in_the_tree_can_be_read(path: Path) -> None:
+    assert read_table(path)
+    assert table_path(json.loads(path.read_text())["device"]).name == path.name
+
+
+def test_no_table_means_defaults(table: Path) -> None:
+    assert read_table(table) == {}
+    assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == Tile()
+
+
+def test_an_entry_replaces_the_fields_it_names(table: Path) -> None:
+    write(table, ENTRY, {**ENTRY, "backend": "cuda", "config": {"BLOCK": 1}})
+    assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == Tile(BLOCK=256, num_warps=4)
+
+
+@pytest.mark.parametrize(
+    "operator, shape, dtype, target",
+    [
+        ("max_pool2d", (4, 96), torch.float16, 80),
+        ("dropout", (4, 97), torch.float16, 80),
+        ("dropout", (4, 96), torch.float32, 80),
+        ("dropout", (4, 96), torch.float16, 90),
+    ],
+)
+def test_an_entry_is_for_one_problem_on_one_gpu(
+    table: Path, operator: str, shape: tuple[int, ...], dtype: torch.dtype, target: int
+) -> None:
+    write(table, ENTRY)
+    assert choose(operator, shape, dtype, TARGETS[target], Tile()) == Tile()
+
+
+def test_a_table_is_read_once(table: Path) -> None:
+    write(table, ENTRY)
+    first = choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile())
+    write(table)
+    assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == first
+    config.table_for.cache_clear()
+    assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == Tile()
+
+
+def test_an_unknown_field_is_an_error_that_names_it() -> None:
+    with pytest.raises(ValueError, match=r"alexkern\.dropout: .*BLOK.*Tile has BLOCK, num_warps"):
+        overlay("dropout", {"BLOK": 1}, Tile())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_file_that_is_no_table_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"broken\.json"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("missing", ["backend", "operator", "shape", "dtype", "config"])
+def test_an_incomplete_entry_is_an_error_with_its_number(tmp_path: Path, missing: str) -> None:
+    incomplete = {key: value for key, value in ENTRY.items() if key != missing}
+    with pytest.raises(ValueError, match=r"entry 1 .*" + missing):
+        read_table(write(tmp_path / "table.json", ENTRY, incomplete))

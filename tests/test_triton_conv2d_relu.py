@@ -1,0 +1,267 @@
+"""What is particular to the Triton convolution: its configurations, layouts, split sums and 64-bit addresses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from support.accuracy import assert_accurate, assert_same
+from support.backends import DEVICE, why_missing
+from support.canaries import canaries
+
+if why_missing("triton", "conv2d_relu") is not None:
+    pytest.skip(f"triton: {why_missing('triton', 'conv2d_relu')}", allow_module_level=True)
+
+from alexkern import kernels
+from alexkern.kernels import conv2d_relu, gemm, masked_gradient, precision
+from alexkern.kernels import conv2d_relu_data_gradient as data_gradient
+from alexkern.kernels import conv2d_relu_weight_gradient as weight_gradient
+from alexkern.kernels.config import TARGETS
+from alexkern.kernels.conv2d_relu import Config, Problem
+from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig
+from alexkern.kernels.space_to_depth import space_to_depth
+from alexkern.reference import conv2d_relu as reference
+
+ONE = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
+# (C, H, K, R, stride, padding, groups) of the layers of torchvision's network and of the paper's.
+LAYERS = {
+    "conv1": (3, 224, 64, 11, 4, 2, 1),
+    "conv2": (64, 27, 192, 5, 1, 2, 1),
+    "conv3": (192, 13, 384, 3, 1, 1, 1),
+    "conv4": (384, 13, 256, 3, 1, 1, 1),
+    "conv5": (256, 13, 256, 3, 1, 1, 1),
+    "conv1 of 2012": (3, 224, 96, 11, 4, 2, 1),
+    "conv2 of 2012": (96, 27, 256, 5, 1, 2, 2),
+    "conv4 of 2012": (384, 13, 384, 3, 1, 1, 2),
+}
+ARITHMETIC = ((torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32, "ieee"))
+
+
+def layer(name: str, batch: int = 128, dtype: torch.dtype = torch.bfloat16, products: str = "ieee") -> Problem:
+    C, H, K, R, stride, padding, groups = LAYERS[name]
+    return Problem(batch, C, H, H, K, R, R, (stride, stride), (padding, padding), (1, 1), groups, dtype, products)
+
+
+@pytest.fixture(autouse=True)
+def fresh_launches() -> Iterator[None]:
+    """Launches are cached by problem: forget those that a test configured."""
+    yield
+    for module in (conv2d_relu, data_gradient, weight_gradient):
+        module.prepare.cache_clear()
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, generator: torch.Generator, scale: float = 1.0) -> Tensor:
+    return (torch.randn(shape, generator=generator) * scale).to(dtype).to(DEVICE)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("dtype", "products"), ARITHMETIC, ids=str)
+def test_tiles_fit_every_device(target: int, dtype: torch.dtype, products: str) -> None:
+    device = TARGETS[target]
+    for tile in gemm.tiles(dtype, products, device):
+        # A gradient that is masked while loading has its mask in shared memory too.
+        stage = (2 * tile.BLOCK_M + tile.columns) * tile.BLOCK_K * dtype.itemsize
+        assert stage * tile.num_stages <= device.shared_memory, tile
+        for block in (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K):
+            assert block & (block - 1) == 0 and block >= 16, tile
+        assert 0 <= tile.TAIL_N < tile.BLOCK_N
+
+
+def test_configurations_of_alexnet() -> None:
+    hopper = TARGETS[90]
+    for name in LAYERS:
+        for batch in (1, 128):
+            config = conv2d_relu.configure(layer(name, batch), hopper)
+            assert config == conv2d_relu.configure(layer(name, batch), hopper)
+            assert config.depth == (4 if "conv1" in name else 1)
+    # 192 filters are one tile of 128 + 64, with no column to spare.
+    wide = conv2d_relu.configure(layer("conv2"), hopper)
+    assert (wide.BLOCK_N, wide.TAIL_N) == (128, 64)
+    # One image has 169 pixels: big tiles would leave most of the chip idle.
+    small = conv2d_relu.configure(layer("conv4", batch=1), hopper)
+    assert small.BLOCK_M * small.BLOCK_N < wide.BLOCK_M * wide.BLOCK_N
+    # The filters' gradient is small and its reduction long: it is split until every multiprocessor has work.
+    split = weight_gradient.configure(layer("conv3"), hopper)
+    tiles = gemm.cdiv(384, split.BLOCK_M) * gemm.cdiv(9 * 192, split.BLOCK_N)
+    assert tiles * split.splits >= hopper.num_sms // 2
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(16, 16, 0, 16, 1, 2),  # a step lies within one tap
+        Config(16, 32, 16, 16, 1, 2),  # with a tail
+        Config(32, 16, 0, 32, 1, 2),  # 48 channels are no multiple of a step: every place has its own tap
+        Config(16, 32, 16, 64, 1, 2),
+    ],
+    ids=str,
+)
+def test_every_form_of_the_kernels(
+    config: Config, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    split = SplitConfig(config.BLOCK_M, config.BLOCK_N, config.BLOCK_K, 1, 2, splits=3)
+    monkeypatch.setattr(conv2d_relu, "configure", lambda problem, device: config)
+    monkeypatch.setattr(data_gradient, "configure", lambda problem, device: config)
+    monkeypatch.setattr(weight_gradient, "configure", lambda problem, device: split)
+    input = draw(2, 48, 4, 3, generator=generator).contiguous(memory_format=layout)
+    weight = draw(48, 48, 3, 3, generator=generator, scale=0.05).contiguous(memory_format=layout)
+    bias = draw(48, generator=generator)
+    with canaries() as buffers:
+        output = conv2d_relu.forward(input, weight, bias, *ONE)
+        grad = draw(*output.shape, generator=generator)
+        grads = conv2d_relu.backward(grad, input, weight, output, *ONE, (True, True, True))
+    assert buffers
+    assert output.is_contiguous(memory_format=layout)
+    exact = reference.forward(input.double(), weight.double(), bias.double(), *ONE)
+    assert_accurate(output, exact, reference.forward(input, weight, bias, *ONE), "output")
+    doubles = (tensor.double() for tensor in (grad, input, weight, output))
+    wanted = reference.backward(*doubles, *ONE, (True, True, True))
+    torchs = reference.backward(grad, input, weight, output, *ONE, (True, True, True))
+    for ours, one, other, name in zip(grads, wanted, torchs, ("input", "weight", "bias"), strict=True):
+        assert ours is not None and one is not None and other is not None
+        assert_accurate(ours, one, other, f"gradient of {name}")
+    assert grads[1] is not None and grads[1].stride() == weight.stride()
+
+
+def test_space_to_depth_is_exact(generator: torch.Generator) -> None:
+    factor, C = 4, 3
+    input = draw(2, C, 13, 10, dtype=torch.float16, generator=generator)
+    size = (5, 4)
+    padded = F.pad(input, (2, factor * size[1] - 12, 1, factor * size[0] - 14))
+    wanted = F.pixel_unshuffle(padded, factor)  # channels are (c, a, b) there
+    wanted = wanted.view(2, C, factor, factor, *size).permute(0, 4, 5, 2, 3, 1).reshape(2, *size, -1)
+    for source in (input, input.contiguous(memory_format=torch.channels_last), input.flip(3).flip(3)[:, :, ::1]):
+        with canaries():
+            assert_same(space_to_depth(source, factor, (1, 2), size), wanted.contiguous())
+
+
+def test_first_layer_in_depth_is_the_same_convolution() -> None:
+    problem = layer("conv1")
+    assert conv2d_relu.depth_factor(problem) == 4
+    seen = conv2d_relu.in_depth(problem, 4)
+    assert (seen.P, seen.Q) == (problem.P, problem.Q) == (55, 55)
+    assert (seen.C, seen.H, seen.W, seen.R, seen.S) == (48, 57, 57, 3, 3)
+    for change in ({"groups": 3, "K": 66}, {"dilation": (2, 2)}, {"stride": (4, 2)}, {"C": 64}, {"stride": (1, 1)}):
+        assert conv2d_relu.depth_factor(dataclasses.replace(problem, **change)) == 1
+
+
+def test_splits_are_added_in_ascending_order(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """Each image is a split here, so that a split's sum is a gradient of that image alone."""
+    split = SplitConfig(16, 16, 16, 1, 2, splits=5)
+    monkeypatch.setattr(weight_gradient, "configure", lambda problem, device: split)
+    geometry = ((1, 1), (0, 0), (1, 1), 1)
+    input = draw(5, 4, 6, 6, generator=generator).contiguous(memory_format=torch.channels_last)
+    weight = draw(3, 4, 3, 3, generator=generator)
+    grad = draw(5, 3, 4, 4, generator=generator).contiguous(memory_format=torch.channels_last)
+    needs = (True, True)
+    dw, db = weight_gradient.weight_gradient(grad, None, input, weight, *geometry, "ieee", needs)
+    again = weight_gradient.weight_gradient(grad, None, input, weight, *geometry, "ieee", needs)
+    sums = [torch.zeros_like(weight), torch.zeros(3, device=DEVICE)]
+    for n in range(5):
+        parts = weight_gradient.weight_gradient(
+            grad[n : n + 1], None, input[n : n + 1], weight, *geometry, "ieee", needs
+        )
+        sums = [total + part for total, part in zip(sums, parts, strict=True)]
+    for ours, twice, wanted in zip((dw, db), again, sums, strict=True):
+        assert ours is not None and twice is not None
+        assert_same(ours, twice)
+        assert_same(ours, wanted)
+
+
+def test_masking_first_and_while_loading_agree(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    input = draw(2, 5, 6, 6, generator=generator)
+    weight = draw(7, 5, 3, 3, generator=generator)
+    output = conv2d_relu.forward(input, weight, None, *ONE)
+    output[0, 0, 0, 0] = float("nan")
+    grad = draw(*output.shape, generator=generator)
+    grad[output <= 0] = float("nan")  # a masked gradient is not even looked at
+    results = []
+    for first in (True, False):
+        monkeypatch.setattr(conv2d_relu, "worthwhile", lambda *args, first=first: first)
+        results.append(conv2d_relu.backward(grad, input, weight, output, *ONE, (True, True, True)))
+    for ours, wanted in zip(*results, strict=True):
+        assert ours is not None and wanted is not None and not bool(ours.isnan().any())
+        assert_same(ours, wanted)
+
+
+def test_masking_first_is_for_gradients_that_are_loaded_often() -> None:
+    conv3 = layer("conv3")
+    elements = conv3.N * conv3.K * conv3.P * conv3.Q
+    assert masked_gradient.worthwhile(elements, 9 + 7, torch.bfloat16, TARGETS[90])
+    assert not masked_gradient.worthwhile(elements, 2, torch.bfloat16, TARGETS[90])
+    assert not masked_gradient.worthwhile(elements // 128, 9 + 7, torch.bfloat16, TARGETS[90])
+
+
+@pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
+def test_only_gradients_asked_for(needs: tuple[bool, bool, bool], generator: torch.Generator) -> None:
+    input = draw(2, 4, 5, 5, generator=generator)
+    weight = draw(6, 4, 3, 3, generator=generator)
+    output = conv2d_relu.forward(input, weight, None, *ONE)
+    grad = draw(*output.shape, generator=generator)
+    wanted = reference.backward(grad, input, weight, output, *ONE, needs)
+    with canaries() as buffers:
+        grads = conv2d_relu.backward(grad, input, weight, output, *ONE, needs)
+    assert [ours is not None for ours in grads] == list(needs)
+    for ours, torchs in zip(grads, wanted, strict=True):
+        if ours is not None:
+            torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
+    if needs == (False, False, True):  # neither the weight's gradient nor its partial sums were allocated
+        assert max(buffer.numel() for buffer in buffers) < 512 + 4 * weight.numel()
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "dilation"),
+    [
+        ((1, 1, 2**16, 2**15 + 8), (2**16 - 1, 2**14), 1),  # rows of one image
+        ((3, 1, 2**15, 2**15), (2**15 - 1, 2**14), 1),  # images
+        ((1, 1, 2**16, 2**15 + 8), (1, 2**14), 2**16 - 1),  # taps of one filter
+    ],
+    ids=["rows", "images", "taps"],
+)
+def test_addresses_beyond_31_bits(shape: tuple[int, int, int, int], stride: tuple[int, int], dilation: int) -> None:
+    """Over 2**31 elements, of which the convolution reads a few; on a CPU only their pages come into being."""
+    input = torch.empty(shape, dtype=torch.float16, device=DEVICE)
+    assert input.numel() > 2**31
+    pixels = input[:, :, :: max(stride[0], dilation), :: stride[1]]
+    pixels.copy_(torch.arange(1, pixels.numel() + 1, dtype=torch.float16).view(pixels.shape))
+    taps = 2 if dilation > 1 else 1
+    weight = torch.full((1, 1, taps, 1), 2.0, dtype=torch.float16, device=DEVICE)
+    output = conv2d_relu.forward(input, weight, None, stride, (0, 0), (dilation, 1), 1)
+    assert_same(output, 2 * (pixels[:, :, :1] + pixels[:, :, 1:]) if taps == 2 else 2 * pixels)
+
+
+def test_torchs_precision_setting() -> None:
+    for setting, read in (
+        (torch.backends.cudnn.conv, precision.convolution_precision),  # type: ignore[attr-defined]
+        (torch.backends.cuda.matmul, precision.matmul_precision),
+    ):
+        before = setting.fp32_precision
+        try:
+            for value in ("tf32", "ieee"):
+                setting.fp32_precision = value
+                assert read(torch.float32) == value
+                assert read(torch.float16) == "ieee"
+        finally:
+            setting.fp32_precision = before
+
+
+def test_missing_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert kernels.missing("cpu", torch.float32) is None
+    assert kernels.missing("cpu", torch.float16) is None
+    assert "bfloat16" in str(kernels.missing("cpu", torch.bfloat16))
+    assert "float64" in str(kernels.missing("cpu", torch.float64))
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert "TRITON_INTERPRET=1" in str(kernels.missing("cpu", torch.float32))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for capability, there in (((7, 5), False), ((8, 0), True), ((12, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, found=capability: found)
+        assert (kernels.missing("cuda", torch.float32) is None) == there

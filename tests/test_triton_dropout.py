@@ -1,0 +1,72 @@
+"""What is particular to the Triton dropout kernel: counters, tails, memory order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alexkern.kernels import dropout
+from alexkern.kernels.config import TARGETS
+from alexkern.reference import dropout as reference
+from support.accuracy import assert_same
+from support.backends import DEVICE
+from support.canaries import canaries
+
+DTYPES = (torch.float32, torch.float16)
+
+
+@pytest.mark.parametrize("offset", [0, 2**32 - 3, -3, 2**63 - 2], ids=["zero", "word", "wrap", "sign"])
+@pytest.mark.parametrize("seed", [0, -1, 0x123456789ABCDEF])
+def test_the_counter_carries_into_its_high_word(seed: int, offset: int, generator: torch.Generator) -> None:
+    input = torch.randn(40, generator=generator).to(DEVICE)
+    place = torch.tensor([seed, offset], device=DEVICE)
+    assert_same(dropout.forward(input, place, 0.5), reference.forward(input, place, 0.5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("numel", [1, 3, 255, 256, 257, 1030])
+@pytest.mark.parametrize("p", [1e-12, 0.1, 0.75, 1 - 1e-12, 1.0])
+def test_tails_and_thresholds(numel: int, p: float, dtype: torch.dtype, generator: torch.Generator) -> None:
+    input = torch.randn(numel, generator=generator).to(dtype).to(DEVICE)
+    input[0], input[-1] = float("nan"), float("inf")
+    seed = torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator).to(DEVICE)
+    with canaries() as buffers:
+        ours = dropout.forward(input, seed, p)
+    assert len(buffers) == 1
+    assert_same(ours, reference.forward(input, seed, p))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "expanded", "permuted", "sliced"])
+def test_elements_are_numbered_in_the_output_s_memory(layout: str, generator: torch.Generator) -> None:
+    x = torch.randn(2, 6, 3, 5, generator=generator).to(DEVICE)
+    input = {
+        "channels_last": x.contiguous(memory_format=torch.channels_last),
+        "expanded": x[:, :1].expand(2, 6, 3, 5),
+        "permuted": x.permute(2, 0, 3, 1),
+        "sliced": x[:, 1:4, :, ::2],
+    }[layout]
+    seed = torch.tensor([7, 11], device=DEVICE)
+    kept = input.clone()
+    ours, wanted = dropout.forward(input, seed, 0.4), reference.forward(input, seed, 0.4)
+    assert ours.stride() == wanted.stride() == torch.empty_like(input).stride()
+    assert_same(ours, wanted)
+    assert torch.equal(input, kept), "the input was written to"
+    (gradient,) = dropout.backward(kept, seed, ours.stride(), 0.4, (True,))
+    assert_same(gradient, ours)
+
+
+@pytest.mark.parametrize("numel", [1, 5000, 128 * 9216])
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_a_program_has_whole_philox_blocks_and_full_accesses(numel: int, target: int) -> None:
+    config = dropout.configure(numel, TARGETS[target])
+    assert config.BLOCK % (8 * 32 * config.num_warps) == 0
+
+
+@pytest.mark.gpu
+def test_over_2_to_the_31_elements() -> None:
+    numel = 2**31 + 1024
+    input = torch.ones(numel, dtype=torch.float16, device=DEVICE)
+    seed = torch.tensor([3, 5], device=DEVICE)
+    ours = dropout.forward(input, seed, 0.5)
+    tail = torch.tensor([3, 5 + 2**31 // 4], device=DEVICE)
+    assert_same(ours[2**31 :], reference.forward(input[:1024], tail, 0.5))

@@ -1,0 +1,124 @@
+"""What is particular to the Triton kernels of local_response_norm: runs of channels, halos, powers, wide windows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from alexkern.kernels import local_response_norm as kernels
+from alexkern.ops.plan import like
+from alexkern.reference import local_response_norm as reference
+from support.accuracy import assert_accurate, assert_same
+from support.backends import DEVICE
+from support.canaries import canaries
+
+DTYPES = (torch.float32, torch.float16)
+
+
+def check(x: Tensor, size: int, alpha: float, beta: float, k: float, generator: torch.Generator) -> None:
+    grad = torch.randn(x.shape, generator=generator).to(x.dtype).to(DEVICE)
+    arguments = (size, alpha, beta, k)
+    with canaries() as buffers:
+        output = kernels.forward(x, *arguments)
+        (gradient,) = kernels.backward(grad, x, *arguments, (True,))
+    assert buffers
+    assert output.stride() == gradient.stride() == like(x).stride
+    assert_accurate(output, reference.forward(x.double(), *arguments), reference.forward(x, *arguments), "output")
+    assert_accurate(
+        gradient,
+        reference.backward(grad.double(), x.double(), *arguments, (True,))[0],
+        reference.backward(grad, x, *arguments, (True,))[0],
+        "gradient",
+    )
+
+
+def layouts(x: Tensor) -> dict[str, Tensor]:
+    return {
+        "nchw": x,
+        "nhwc": x.movedim(1, -1).contiguous().movedim(-1, 1),
+        "channels between": x.transpose(1, 2).contiguous().transpose(1, 2),
+        "slice": torch.cat((x, x), 1)[:, 1 : 1 + x.shape[1]],
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "channels between", "slice"])
+@pytest.mark.parametrize(
+    "shape, size",
+    [
+        ((2, 16, 3, 3), 5),
+        ((1, 24, 2, 2), 9),
+        ((2, 8, 3), 4),
+        ((1, 8, 2, 1, 3), 6),
+        ((1, 5, 3, 2), 3),
+        ((3, 8, 1, 1), 2),
+    ],
+)
+def test_runs_and_halos(
+    shape: tuple[int, ...], size: int, layout: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    x = (2 * torch.randn(shape, generator=generator)).to(dtype).to(DEVICE)
+    check(layouts(x)[layout], size, 0.5, 0.75, 2.0, generator)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("shape, size", [((2, 40, 3), 12), ((1, 6, 2, 2), 31), ((1, 12, 5, 60), 10)])
+def test_windows_wider_than_registers(
+    shape: tuple[int, ...], size: int, layout: str, generator: torch.Generator
+) -> None:
+    x = torch.randn(shape, generator=generator).to(DEVICE)
+    check(layouts(x)[layout], size, 0.5, 0.75, 1.0, generator)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, -1.0])
+def test_powers(beta: float, generator: torch.Generator) -> None:
+    x = torch.randn(1, 8, 2, 2, generator=generator).to(DEVICE)
+    check(x, 3, 0.4, beta, 1.5, generator)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.75, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("k", [0.0, 1.0, -3.0])
+def test_energies_of_zero_infinity_and_below_zero_are_torch_s(beta: float, k: float) -> None:
+    x = torch.tensor([0.0, -0.0, 1.0, float("inf"), 2.0, float("nan"), -1.0, 0.0], device=DEVICE).reshape(1, 8, 1)
+    ours, wanted = kernels.forward(x, 1, 0.5, beta, k), reference.forward(x, 1, 0.5, beta, k)
+    assert torch.equal(ours.isnan(), wanted.isnan())
+    torch.testing.assert_close(ours, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_channels_that_do_not_exist_add_nothing_where_k_is_zero(layout: str, generator: torch.Generator) -> None:
+    """Beside a border of zeros their energy would be 0, and a power of it infinite."""
+    x = 1 + torch.rand(1, 8, 2, 3, generator=generator).to(DEVICE)
+    x[:, :2] = x[:, -2:] = 0
+    x = layouts(x)[layout]
+    grad = torch.randn(x.shape, generator=generator).to(DEVICE)
+    (ours,) = kernels.backward(grad, x, 5, 1.0, 0.75, 0.0, (True,))
+    torch.testing.assert_close(ours, reference.backward(grad, x, 5, 1.0, 0.75, 0.0, (True,))[0])
+
+
+def test_64_bit_addresses() -> None:
+    stride = 2**30 + 16  # of images: the third lies over 2**31 elements away; the memory between is never touched
+    x = torch.empty(2 * stride + 16, dtype=torch.float16, device=DEVICE)
+    y = torch.empty_like(x)
+    images = x.as_strided((3, 8, 2), (stride, 2, 1))
+    images.copy_(torch.arange(48).reshape(3, 8, 2) / 8)
+    kernels.local_response_norm_forward_kernel[(3,)](
+        x, y, 6, 2, 8, stride, 2, 1, 0.1, 0.75, 1.0, 5, 4, 8, 1, False, "three_quarters", 16
+    )
+    wanted = kernels.forward(images.contiguous(), 5, 0.5, 0.75, 1.0)
+    assert_same(y.as_strided((3, 8, 2), (stride, 2, 1)), wanted)
+
+
+@pytest.mark.parametrize(
+    "shape, stride, wanted",
+    [
+        ((2, 8, 3, 5), (120, 15, 5, 1), (15, 1)),
+        ((2, 8, 3, 5), (120, 1, 40, 8), (15, 8)),
+        ((2, 8, 1, 1), (8, 1, 1, 1), (1, 0)),
+        ((2, 8, 3, 5), (120, 5, 40, 1), None),
+    ],
+)
+def test_geometry(shape: tuple[int, ...], stride: tuple[int, ...], wanted: tuple[int, int] | None) -> None:
+    found = kernels.geometry(kernels.Spec(shape, stride, torch.float32))
+    assert (found and (found.L, found.strides[2])) == wanted

@@ -1,0 +1,316 @@
+"""`alexkern tune`: the search, the table that it writes, and all of it on a GPU that a fake timer stands in for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from alexkern import cli  # noqa: E402
+from alexkern.kernels import config  # noqa: E402
+from alexkern.kernels.config import TARGETS  # noqa: E402
+from alexkern.kernels.workloads import Workload, workloads  # noqa: E402
+from alexkern.tune import Choice, Tuned, TunedTable, neighbours, search, tune  # noqa: E402
+from alexkern.tune_gpu import same  # noqa: E402
+
+DEVICE = TARGETS[90]
+WORKLOAD = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    BLOCK_M: int = 64
+    BLOCK_N: int = 64
+    TAIL_N: int = 0
+    num_warps: int = 4
+    num_stages: int = 2
+    depth: int = 1
+    fused: bool = False
+
+
+def choice(number: int = 0, default: Tile = Tile()) -> Choice:  # noqa: B008  (frozen)
+    return Choice(("conv2d_relu", (128, number), "bfloat16"), default, WORKLOAD, "forward")
+
+
+class FakeBench:
+    """Times by a formula; everything is usable but what `refuses` names."""
+
+    def __init__(self, cost: Callable[[Tile], float], refuses: Callable[[Tile], bool] = lambda tile: False) -> None:
+        self.cost = cost
+        self.refuses = refuses
+        self.timed: list[tuple[Any, Tile]] = []
+
+    def usable(self, choice: Choice, configs: Sequence[Tile]) -> list[Tile]:
+        return [tile for tile in configs if not self.refuses(tile)]
+
+    def seconds(self, choice: Choice, configs: Sequence[Tile]) -> dict[Tile, float]:
+        self.timed += [(choice.key, tile) for tile in configs]
+        return {tile: self.cost(tile) for tile in configs}
+
+
+def distance(tile: Tile) -> float:
+    """Fastest at 256 x 128 with 8 warps and 4 stages: three to four steps from the default."""
+    steps = [math.log2(tile.BLOCK_M / 256), math.log2(tile.BLOCK_N / 128), math.log2(tile.num_warps / 8)]
+    return 1e-6 * (1 + sum(map(abs, steps)) + abs(tile.num_stages - 4))
+
+
+def test_neighbours_change_one_or_two_tunable_fields_by_one_step() -> None:
+    found = neighbours(Tile())
+    assert len(found) == len(set(found)) and Tile() not in found
+    changed = [{name for name, value in vars(tile).items() if value != getattr(Tile(), name)} for tile in found]
+    tunable = {"BLOCK_M", "BLOCK_N", "num_warps", "num_stages"}
+    assert all(1 <= len(names) <= 2 and names <= tunable for names in changed)
+    assert Tile(BLOCK_M=128) in found and Tile(BLOCK_M=32, num_stages=3) in found
+    assert len(found) == 8 + 24  # two moves of each of four fields, and of each pair of them
+
+
+def test_neighbours_stay_positive() -> None:
+    found = neighbours(Tile(BLOCK_M=1, num_warps=1, num_stages=1))
+    assert all(min(tile.BLOCK_M, tile.num_warps, tile.num_stages) >= 1 for tile in found)
+
+
+def test_search_finds_the_fastest() -> None:
+    tuned = search(choice(), FakeBench(distance))
+    assert tuned.config == Tile(BLOCK_M=256, BLOCK_N=128, num_warps=8, num_stages=4)
+    assert tuned.seconds == distance(tuned.config) and tuned.default_seconds == distance(Tile())
+
+
+def test_search_times_nothing_that_is_unusable_and_nothing_twice_in_a_ring() -> None:
+    bench = FakeBench(distance, refuses=lambda tile: tile.BLOCK_M > 128)
+    assert search(choice(), bench).config == Tile(BLOCK_M=128, BLOCK_N=128, num_warps=8, num_stages=4)
+    assert all(tile.BLOCK_M <= 128 for _, tile in bench.timed)
+
+
+def test_search_tries_the_others_too() -> None:
+    far = Tile(BLOCK_M=1024, BLOCK_N=1024, num_warps=16, fused=True)
+    costs = {Tile(): 10e-6, far: 5e-6, dataclasses.replace(far, num_stages=3): 4e-6}
+    started = dataclasses.replace(choice(), others=(far, Tile()))
+    tuned = search(started, FakeBench(lambda tile: costs.get(tile, 20e-6)))
+    assert tuned == Tuned(dataclasses.replace(far, num_stages=3), 4e-6, 10e-6)
+
+
+def test_search_takes_noise_for_noise() -> None:
+    tuned = search(choice(), FakeBench(lambda tile: 1.0 if tile == Tile() else 0.99))
+    assert tuned == Tuned(Tile(), 1.0, 1.0)
+
+
+def test_search_keeps_the_default_where_nothing_can_be_timed() -> None:
+    bench = FakeBench(distance)
+    bench.seconds = lambda choice, configs: {}  # type: ignore[method-assign]
+    tuned = search(choice(), bench)
+    assert tuned.config == Tile() and math.isnan(tuned.seconds)
+
+
+def test_the_kernels_read_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = config.table_path(DEVICE.name, tmp_path)
+    list(tune([choice()], FakeBench(distance), TunedTable(path, DEVICE)))
+    monkeypatch.setattr(config, "table_for", lambda name: config.read_table(path))
+    chosen = config.choose("conv2d_relu", (128, 0), torch.bfloat16, DEVICE, Tile())
+    assert chosen == Tile(BLOCK_M=256, BLOCK_N=128, num_warps=8, num_stages=4)
+    assert config.choose("conv2d_relu", (128, 1), torch.bfloat16, DEVICE, Tile()) == Tile()
+    assert config.choose("conv2d_relu", (128, 0), torch.float16, DEVICE, Tile()) == Tile()
+    table = json.loads(path.read_text())
+    assert table["device"] == DEVICE.name and table["capability"] == [9, 0]
+    assert table["entries"][0]["microseconds"] < table["entries"][0]["default_microseconds"]
+
+
+def test_an_interrupted_run_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    pending = [choice(number) for number in range(4)]
+
+    class Interrupted(FakeBench):
+        def usable(self, choice: Choice, configs: Sequence[Tile]) -> list[Tile]:
+            if choice.key[1] == (128, 2):
+                raise KeyboardInterrupt
+            return super().usable(choice, configs)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(tune(pending, Interrupted(distance), TunedTable(path, DEVICE)))
+    first = json.loads(path.read_text())["entries"]
+    assert [entry["shape"] for entry in first] == [[128, 0], [128, 1]]
+
+    bench = FakeBench(distance)
+    done = list(tune(pending, bench, TunedTable(path, DEVICE)))
+    assert [found.key for found, _ in done] == [pending[2].key, pending[3].key]
+    assert {key for key, _ in bench.timed} == {pending[2].key, pending[3].key}
+    entries = json.loads(path.read_text())["entries"]
+    assert entries[:2] == first and len(entries) == 4
+    assert list(tune(pending, bench, TunedTable(path, DEVICE))) == []
+
+
+def test_a_failing_write_leaves_the_table_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.json"
+    table = TunedTable(path, DEVICE)
+    table.add(choice(0), Tuned(Tile(), 1e-6, 1e-6))
+    before = path.read_bytes()
+
+    def full(self: Path, text: str, **_: Any) -> int:
+        with self.open("w") as file:
+            file.write(text[:20])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        table.add(choice(1), Tuned(Tile(), 1e-6, 1e-6))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_gpus_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    TunedTable(path, TARGETS[80]).add(choice(), Tuned(Tile(), 1e-6, 1e-6))
+    with pytest.raises(ValueError, match="table of NVIDIA A100, and the GPU here is NVIDIA H100"):
+        TunedTable(path, DEVICE)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"device": "NVIDIA H100"}', '{"device": "NVIDIA H100", "entries": [{}]}'])
+def test_a_file_that_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="not a table of tuned configurations"):
+        TunedTable(path, DEVICE)
+    assert path.read_text() == text
+
+
+def test_results_have_to_agree() -> None:
+    expected = torch.randn(64, 64, generator=torch.Generator().manual_seed(1))
+    offsets = torch.zeros(4, dtype=torch.uint8)
+    assert same((expected * (1 + 1e-6), offsets + 1, None), (expected, offsets, None))
+    assert not same(expected * 1.001, expected)
+    assert same((expected * 1.004).bfloat16(), expected.bfloat16())
+    assert not same(torch.full_like(expected, float("nan")), expected)
+
+
+def test_workloads_are_listed_once() -> None:
+    listed = list(workloads(["alexnet", "alexnet_2012", "alexnet_single_tower"], ["bfloat16", "tf32"], [128]))
+    assert len(listed) == len(set(listed))
+    assert {workload.operator for workload in listed if workload.arithmetic == "tf32"} == {
+        "conv2d_relu",
+        "conv2d_relu_max_pool2d",
+        "linear_relu_dropout",
+    }
+    convolutions = [workload for workload in listed if workload.operator == "conv2d_relu"]
+    assert len(convolutions) == 2 * (5 + 5 + 3)  # the single tower's conv1 and conv3 are the 2012 network's
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["tune", "--out", str(tmp_path / "table.json")]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "alexkern tune: needs an NVIDIA GPU that torch can use, and there is none here\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_the_gpus_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Bench(FakeBench):
+        def __init__(self, *_: Any) -> None:
+            super().__init__(distance)
+
+        def __enter__(self) -> Bench:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("alexkern.commands.tune._require_gpu", lambda: None)
+    monkeypatch.setattr("alexkern.kernels.config.describe", lambda device: DEVICE)
+    monkeypatch.setattr("alexkern.tune.choices", lambda problems, device: [choice(0), choice(1)])
+    monkeypatch.setattr("alexkern.tune_gpu.GpuBench", Bench)
+    path = tmp_path / "new" / "table.json"
+    assert cli.main(["tune", "--out", str(path)]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{path}\n"
+    assert "2/2" in output.err and "7.00 times as fast" in output.err
+    assert len(json.loads(path.read_text())["entries"]) == 2
+    before = path.read_bytes()
+    assert cli.main(["tune", "--out", str(path)]) == 0
+    assert path.read_bytes() == before and "times as fast" not in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexkern.commands.tune._require_gpu", lambda: None)
+    monkeypatch.setattr("alexkern.kernels.config.describe", lambda device: DEVICE)
+    (tmp_path / "file").write_text("")
+    assert cli.main(["tune", "--out", str(tmp_path / "file" / "table.json")]) == 2
+    assert capsys.readouterr().err.startswith("alexkern tune: ")
+
+
+def test_running_kernels_never_tunes() -> None:
+    script = (
+        "import sys, torch, alexkern\n"
+        "with alexkern.backend('triton'):\n"
+        "    alexkern.functional.dropout(torch.ones(64), 0.5)\n"
+        "assert 'alexkern.kernels.dropout' in sys.modules\n"
+        "assert not {'alexkern.tune', 'alexkern.tune_gpu', 'alexkern.kernels.aot'} & set(sys.modules)\n"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# Everything but the GPU: launches are recorded and not made, and a launch's time is read off its block size.
+ON_A_FAKE_GPU = """
+import math, sys
+from pathlib import Path
+import torch
+from triton.runtime.jit import JITFunction
+from alexkern import tune_gpu
+from alexkern.kernels import aot
+from alexkern.kernels.workloads import workloads
+from alexkern.tune import TunedTable, choices, tune
+
+clock = [0.0]
+
+class FakeTimer:
+    def now(self): return clock[0]
+    def settle(self): pass
+    def plan(self, call): return None
+    def sample(self, call, plan):
+        start = clock[0]
+        call()
+        return clock[0] - start
+
+def launch(self):
+    clock[0] += 1e-6 * (2 + abs(math.log2(self.constants["BLOCK"] / 2048)))
+
+if __name__ == "__main__":
+    JITFunction.run = lambda self, *args, **kwargs: None
+    aot.Launch.__call__ = launch
+    tune_gpu.same = lambda result, expected: True
+    with tune_gpu.GpuBench(torch.device("meta"), 1, FakeTimer()) as bench:
+        table = TunedTable(Path(sys.argv[1]), bench.device)
+        found = choices(workloads(["alexnet"], ["bfloat16"], [128], ["dropout"], ["before fc7"]), bench.device)
+        for choice, tuned in tune(found, bench, table):
+            print(choice.key, tuned)
+"""
+
+
+def test_the_whole_of_it_on_a_fake_gpu(tmp_path: Path) -> None:
+    script, path = tmp_path / "fake.py", tmp_path / "table.json"
+    script.write_text(ON_A_FAKE_GPU)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(path.read_text())["entries"]
+    assert entry["operator"] == "dropout" and entry["shape"] == [128 * 4096]
+    assert entry["config"]["BLOCK"] == 2048
+    assert entry["microseconds"] == pytest.approx(2.0) and entry["default_microseconds"] == pytest.approx(3.0)
