@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -38,7 +39,7 @@ def freeze(model: M, example: Tensor | None = None) -> M:
 
     Args:
         model: any module, in any mode. It is not changed.
-        example: a batch as the model will get it; weights are then packed for these sizes (others go on working).
+        example: a batch as the model will get it; weights are then laid out for these sizes (others go on working).
 
     Returns:
         The snapshot, an instance of the model's own class (FrozenSequential for a Sequential), in eval mode.
@@ -59,13 +60,14 @@ def freeze(model: M, example: Tensor | None = None) -> M:
 
 
 def _input_sizes(model: nn.Module, example: Tensor) -> dict[nn.Module, tuple[int, ...]]:
-    """The shape of the image that every convolution gets, by running the example through the copy once."""
+    """The shape of what every convolution and linear layer gets, by running the example through the copy once."""
     sizes: dict[nn.Module, tuple[int, ...]] = {}
 
     def record(module: nn.Module, args: tuple[Any, ...]) -> None:
         sizes[module] = tuple(args[0].shape)
 
-    handles = [module.register_forward_pre_hook(record) for module in model.modules() if type(module) is nn.Conv2d]
+    layers = [module for module in model.modules() if type(module) in (nn.Conv2d, nn.Linear)]
+    handles = [module.register_forward_pre_hook(record) for module in layers]
     try:
         with torch.inference_mode():
             model(example)
@@ -94,7 +96,7 @@ def _steps(children: list[nn.Module], sizes: dict[nn.Module, tuple[int, ...]]) -
             pool: Any = run[2] if len(run) == 3 else None
             steps.append(FrozenConvolution(first, length > 0, pool, sizes.get(first)))
         elif type(first) is nn.Linear and is_bare(first):
-            steps.append(FrozenLinear(first, length > 0))
+            steps.append(FrozenLinear(first, length > 0, sizes.get(first)))
         elif not (type(first) is nn.Dropout and is_bare(first)):
             run = [first]
             if type(first) in OURS and length > 0:
@@ -137,14 +139,15 @@ class FrozenStep(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, relu: bool):
+    def __init__(self, layer: nn.Conv2d | nn.Linear, relu: bool, pays: bool = True):
         super().__init__()
         weight = layer.weight.detach()
         self.bias = None if layer.bias is None else layer.bias.detach()
         self.relu = relu
         half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         self.packed = bool(
-            weight.device.type == "cpu"
+            pays
+            and weight.device.type == "cpu"
             and torch.backends.mkldnn.is_available()
             and (weight.dtype == torch.float32 or half)
         )
@@ -248,6 +251,10 @@ class FrozenConvolution(FrozenStep):
 
 class FrozenLinear(FrozenStep):
     """Linear[, ReLU] with a packed weight. Made by :func:`freeze`."""
+
+    def __init__(self, linear: nn.Linear, relu: bool, input_size: tuple[int, ...] | None):
+        # A single row only reads the weight, once and in order: torch's own product does that faster.
+        super().__init__(linear, relu, pays=input_size is None or math.prod(input_size[:-1]) > 1)
 
     def pack(self, weight: Tensor) -> Tensor:
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())

@@ -34,8 +34,15 @@ def like_input(operator: str, argument: str, value: Any, input: Tensor) -> None:
 
 def pair(operator: str, argument: str, value: Any, minimum: int) -> tuple[int, int]:
     """`value` as (vertical, horizontal): an int stands for both, as in torch."""
-    both = isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (1, 2)
-    result: tuple[int, int] = (value[0], value[-1]) if both else (value, value)
+    # The two usual forms first: asking for the abstract Sequence takes longer than all the rest.
+    if type(value) is int:
+        result = (value, value)
+    elif type(value) is tuple and len(value) == 2:
+        result = value
+    elif isinstance(value, Sequence) and not isinstance(value, str) and len(value) in (1, 2):
+        result = (value[0], value[-1])
+    else:
+        result = (value, value)
     for entry in result:
         if type(entry) is not int and (not isinstance(entry, (int, torch.SymInt)) or isinstance(entry, bool)):
             raise TypeError(f"alexkern.{operator}: {argument} must be an int or two ints, got {value!r}")

@@ -72,22 +72,31 @@ def steps(kernel_size: Pair, dilation: Pair, W: int, device: torch.device) -> Te
 def window_offsets(
     indices: Tensor, input_size: tuple[int, ...], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
-    """Offsets r * S + s into the R x S window from torch's indices h * W + w, both of shape (N, C, P, Q).
+    """Offsets r * S + s into the R x S window from torch's indices h * W + w, both of shape (N, C, P, Q)."""
+    P, Q = indices.shape[-2:]
+    table, origins = offset_table(P, Q, input_size[-1], kernel_size, stride, padding, dilation, indices.device)
+    return look_up(table, indices - origins)
 
-    The distance of a winner from its window's first position says the offset, by a table: two passes, no division. In
-    an image narrower than the window two offsets may share a distance, but never in one column of windows and inside
-    the image: hence one row of the table a column, and a last entry for what lies outside.
+
+def offset_table(
+    P: int, Q: int, W: int, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A table of window offsets, and what to subtract from an index to get its entry: two passes, no division.
+
+    The distance of a winner from its window's first position says the offset. In an image narrower than the window two
+    offsets may share a distance, but never in one column of windows and inside the image: hence one row of the table a
+    column, and a last entry for what lies outside.
     """
-    W, (R, S), device = input_size[-1], kernel_size, indices.device
-    rows, columns = window_origins(indices.shape[-2:], stride, padding, device)
+    R, S = kernel_size
+    rows, columns = window_origins((P, Q), stride, padding, device)
     distances = steps(kernel_size, dilation, W, device)  # (R, S)
     entries = (R - 1) * dilation[0] * W + (S - 1) * dilation[1] + 2
     w = columns.view(-1, 1, 1) + torch.arange(S, device=device) * dilation[1]  # (Q, 1, S)
-    first_entry = torch.arange(len(columns), device=device) * entries  # (Q,)
+    first_entry = torch.arange(Q, device=device) * entries  # (Q,)
     entry = torch.where((w >= 0) & (w < W), distances, entries - 1) + first_entry.view(-1, 1, 1)  # (Q, R, S)
-    offsets = torch.arange(R * S, device=device).to(offset_dtype(kernel_size)).expand(len(columns), R * S)
-    table = offsets.new_zeros(len(columns) * entries).scatter_(0, entry.flatten(), offsets.flatten())
-    return look_up(table, indices - (rows * W + columns - first_entry))
+    offsets = torch.arange(R * S, device=device).to(offset_dtype(kernel_size)).expand(Q, R * S)
+    table = offsets.new_zeros(Q * entries).scatter_(0, entry.flatten(), offsets.flatten())
+    return table, rows * W + columns - first_entry  # (Q * entries,), (P, Q)
 
 
 def flat_indices(
