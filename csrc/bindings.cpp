@@ -1,14 +1,49 @@
 // The Python face of the native module: raw pointers, sizes, strides and a stream. No torch header may come in here:
-// the module builds without torch and goes on working when torch moves.
+// the module builds without torch and goes on working when torch moves. Compiled with ALEXKERN_EMULATED it is the
+// module alexkern_emulated, with the same operators, which take the host's pointers.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#include "conv2d_relu/bind.h"
+#include "dropout/bind.h"
+#include "elements.h"
+#include "linear_relu_dropout/bind.h"
+#include "local_response_norm/bind.h"
+#include "max_pool2d/bind.h"
+
+namespace py = pybind11;
+
+namespace {
+
+void bind_operators(py::module_& m) {
+    using alexkern::Element;
+    py::dict elements;
+    elements["float32"] = static_cast<int>(Element::float32);
+    elements["float16"] = static_cast<int>(Element::float16);
+    elements["bfloat16"] = static_cast<int>(Element::bfloat16);
+    m.attr("elements") = elements;
+    alexkern::bind_conv2d_relu(m);
+    alexkern::bind_dropout(m);
+    alexkern::bind_linear_relu_dropout(m);
+    alexkern::bind_local_response_norm(m);
+    alexkern::bind_max_pool2d(m);
+}
+
+}  // namespace
+
+#ifdef ALEXKERN_EMULATED
+
+PYBIND11_MODULE(alexkern_emulated, m) {
+    m.doc() = "alexkern's CUDA kernels, on the host's emulator";
+    bind_operators(m);
+}
+
+#else
 
 #include <optional>
 #include <utility>
 
 #include "runtime.h"
-
-namespace py = pybind11;
 
 namespace {
 
@@ -42,4 +77,7 @@ PYBIND11_MODULE(_C, m) {
         .def_readonly("l2_cache", &DeviceProperties::l2_cache, "bytes")
         .def_readonly("shared_memory_per_block", &DeviceProperties::shared_memory_per_block, "bytes, with the opt-in");
     m.def("device_properties", &alexkern::device_properties, py::arg("index"));
+    bind_operators(m);
 }
+
+#endif

@@ -1,0 +1,87 @@
+"""The CUDA C++ kernels: one operator a file, whose forward and backward call the compiled module.
+
+CUDA tensors are served by alexkern._C. CPU tensors are served by the same kernel sources on the host emulator, where
+ALEXKERN_EMULATE=1 asks for that: slow, and meant for tests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexkern import _native
+from alexkern.native import emulate
+
+MINIMUM_CAPABILITY = (8, 0)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def missing(device_type: str, dtype: torch.dtype) -> str | None:
+    """Why the CUDA kernels cannot serve tensors of this dtype on this kind of device, or None where they can."""
+    if dtype not in DTYPES:
+        return f"the CUDA kernels compute in float32, float16 and bfloat16, not in {dtype}"
+    if device_type == "cpu":
+        if os.environ.get("ALEXKERN_EMULATE", "0") in ("", "0"):
+            return "CPU tensors are served by the emulator only (set ALEXKERN_EMULATE=1; it is slow, and for tests)"
+        return emulate.missing()
+    if device_type != "cuda" or torch.version.cuda is None:
+        return f"the CUDA kernels need an NVIDIA GPU and a torch built for CUDA, not {device_type}"
+    if _native.native is None:
+        return _native.why_not
+    return _no_device(_native.native)
+
+
+def _no_device(native: ModuleType) -> str | None:
+    if not torch.cuda.is_available():
+        return "there is no CUDA device that torch can use"
+    driver, needed = native.driver_version(), (native.cuda_version[0], 0)
+    if driver is not None and driver < needed:
+        return (
+            f"the native module needs a driver for CUDA {needed[0]}.{needed[1]}, and the one here is for "
+            f"{driver[0]}.{driver[1]}"
+        )
+    capability = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
+    if capability < MINIMUM_CAPABILITY:
+        return f"the CUDA kernels need compute capability 8.0, and a GPU here has {capability[0]}.{capability[1]}"
+    return None
+
+
+def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
+    """Call the module's `kernel` with tensor's element type first, on its device, in the order of its current stream.
+
+    The kernel runs after this has returned, in memory that its arguments point into: the caller keeps those tensors.
+    """
+    emulated = tensor.device.type == "cpu"
+    function, element = _kernel(kernel, tensor.dtype, emulated)
+    if emulated:
+        function(element, *arguments, 0)
+        return
+    index = tensor.get_device()
+    with torch.cuda.device(index):
+        # What torch.cuda.current_stream(index).cuda_stream says, without making a Stream object at every launch.
+        function(element, *arguments, torch._C._cuda_getCurrentRawStream(index))
+
+
+def compiled(tensor: Tensor) -> Any:
+    """The module that serves tensors on this one's device."""
+    return emulate.load() if tensor.device.type == "cpu" else _native.native
+
+
+@lru_cache(maxsize=256)
+def _kernel(name: str, dtype: torch.dtype, emulated: bool) -> tuple[Callable[..., None], int]:
+    module: Any = emulate.load() if emulated else _native.native
+    return getattr(module, name), module.elements[str(dtype).removeprefix("torch.")]
+
+
+def strides(tensor: Tensor) -> tuple[int, ...]:
+    """The strides, 0 for a dimension of one: there they mean nothing, and would hide what divides the others."""
+    steps = tensor.stride()
+    if 1 not in tensor.shape:
+        return steps
+    return tuple(step if size > 1 else 0 for size, step in zip(tensor.shape, steps, strict=True))

@@ -1,0 +1,287 @@
+"""conv2d_relu by csrc/conv2d_relu: implicit matrix products on NHWC memory, bias and ReLU in the epilogue."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from alexkern import _native
+from alexkern.native import emulate, launch, strides
+from alexkern.ops.conv2d_relu import plan_output
+from alexkern.ops.plan import Spec, contiguous_strides, empty, like
+
+Pair = tuple[int, int]
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+COPY_BYTES = 16  # of one cp.async: channels are padded to whole ones
+SMALL_COPY_BYTES = 8  # for images of few 16-bit channels, where padding would be most of the work
+PIXELS_PER_TILE = 64  # of the packing kernel
+BIAS_PARTS = 256  # parts that a bias gradient is summed in, at most
+
+
+class Packed(NamedTuple):
+    """Memory of (N, H, W, groups, channels), each group's channels padded with zeros."""
+
+    memory: Tensor
+    channels: int  # of a group
+
+
+class Geometry(NamedTuple):
+    """A convolution but for its channels and images."""
+
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+
+
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Tensor:
+    output = empty(plan_output(input, weight, bias, stride, padding, dilation, groups), input.device)
+    _, C, R, S = weight.shape
+    images = packed(input, groups, _copy_bytes(C, input.dtype))
+    filters = packed(weight, 1, _copy_bytes(C, input.dtype))
+    bias = None if bias is None else bias.contiguous()
+    geometry = Geometry((R, S), stride, padding, dilation, groups)
+    _convolve(images, filters, bias, output, (input.shape[2], input.shape[3]), geometry, False)
+    return output
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    needs: tuple[bool, bool, bool],
+) -> Gradients:
+    """Gradients of input, weight and bias, those that `needs` asks for."""
+    masked, bias_grad = masked_gradient(grad, output, groups, needs[2])
+    size = (output.shape[2], output.shape[3])
+    geometry = Geometry((weight.shape[2], weight.shape[3]), stride, padding, dilation, groups)
+    input_grad = data_gradient(masked, input, weight, size, geometry) if needs[0] else None
+    weight_grad = weight_gradient(masked, input, weight, size, geometry) if needs[1] else None
+    return input_grad, weight_grad, bias_grad
+
+
+def masked_gradient(grad: Tensor, output: Tensor, groups: int, with_bias: bool) -> tuple[Packed, Tensor | None]:
+    """The gradient (N, K, P, Q) behind the ReLU, packed, and its sum over the pixels: the bias's gradient."""
+    N, K, P, Q = grad.shape
+    channels = _padded(K // groups, grad.dtype, COPY_BYTES)
+    memory = _workspace((N, P, Q, groups * channels), grad)
+    parts = _pixel_tiles(N * P * Q)
+    if not with_bias:
+        _pack(grad, memory, groups, channels, parts, mask=output)
+        return Packed(memory, channels), None
+    parts = min(max(parts, 1), BIAS_PARTS)
+    sums = _workspace((parts, groups * channels), grad, torch.float32)
+    _pack(grad, memory, groups, channels, parts, mask=output, sums=sums)
+    bias_grad = empty(Spec((K,), (1,), grad.dtype), grad.device)
+    _reduce(sums, groups, channels, None, bias_grad.view(1, K, 1, 1), False)
+    return Packed(memory, channels), bias_grad
+
+
+def data_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pair, geometry: Geometry) -> Tensor:
+    """The input's gradient; `grad` is that of the (P, Q) output before the ReLU."""
+    input_grad = empty(like(input), input.device)
+    _convolve(grad, _turned(weight, geometry.groups), None, input_grad, output_size, geometry, True)
+    return input_grad
+
+
+def weight_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pair, geometry: Geometry) -> Tensor:
+    """The weight's gradient; `grad` is that of the (P, Q) output before the ReLU."""
+    weight_grad = empty(like(weight), weight.device)
+    if weight_grad.numel() == 0:
+        return weight_grad
+    K, C, R, S = weight.shape
+    N, _, H, W = input.shape
+    groups = geometry.groups
+    images = packed(input, groups, _copy_bytes(C, input.dtype))
+    pixels = N * output_size[0] * output_size[1]
+    choice = _choose(input, K // groups, R * S * images.channels, max(pixels, 1), groups)
+    partials = _workspace((choice[1], K, R, S, images.channels), input, torch.float32)
+    launch(
+        "conv2d_relu_weight_gradient",
+        input,
+        _is_tf32(input),
+        images.memory.data_ptr(),
+        (N, C * groups, H, W),
+        images.channels,
+        grad.memory.data_ptr(),
+        output_size,
+        K // groups,
+        grad.channels,
+        partials.data_ptr(),
+        *geometry,
+        choice,
+    )
+    _reduce(partials, 1, images.channels, None, weight_grad, False)
+    return weight_grad
+
+
+def packed(tensor: Tensor, groups: int, copy_bytes: int = COPY_BYTES) -> Packed:
+    """`tensor`'s own memory where it lies as the products want it, else a copy."""
+    N, C, H, W = tensor.shape
+    channels = _padded(C // groups, tensor.dtype, copy_bytes)
+    wanted = (H * W * C, 1, W * C, C)
+    dense = all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
+    if dense and channels * groups == C and tensor.data_ptr() % COPY_BYTES == 0:
+        return Packed(tensor, channels)
+    memory = _workspace((N, H, W, groups * channels), tensor)
+    _pack(tensor, memory, groups, channels, _pixel_tiles(N * H * W))
+    return Packed(memory, channels)
+
+
+def _turned(weight: Tensor, groups: int) -> Packed:
+    """The filters as the data gradient wants them, (groups, C, R, S, K): a filter for each channel of the input."""
+    K, C, R, S = weight.shape
+    if R > 1 and S > 1 and weight.stride(2) != S * weight.stride(3):
+        weight = weight.contiguous()
+    channels = _padded(K // groups, weight.dtype, COPY_BYTES)
+    memory = _workspace((groups * C, R, S, channels), weight)
+    step_K, step_C, step_R, step_S = weight.stride()
+    view = weight.as_strided(
+        (groups, K // groups, C, R * S), (K // groups * step_K, step_K, step_C, step_S if S > 1 else step_R)
+    )
+    _pack(view, memory, 1, channels, _pixel_tiles(groups * C * R * S))
+    return Packed(memory, channels)
+
+
+def _convolve(
+    images: Packed,
+    filters: Packed,
+    bias: Tensor | None,
+    output: Tensor,
+    input_size: Pair,
+    geometry: Geometry,
+    transposed: bool,
+) -> None:
+    """output = relu(convolution + bias); `transposed`: output = the data gradient of a convolution, images its grad."""
+    N, K, P, Q = output.shape
+    if output.numel() == 0:
+        return
+    (R, S), stride, *_, groups = geometry
+    filters_per_group = K // groups
+    padded_K = filters_per_group + filters_per_group % 2  # sums are stored in pairs
+    phases = stride[0] * stride[1] if transposed else 1
+    depth = max(R * S * images.channels // phases, 1)
+    choice = _choose(output, -(-N * P * Q // phases), filters_per_group, depth, groups * phases)
+    partials = None
+    if choice[1] > 1:
+        partials = _workspace((choice[1], N, P, Q, groups * padded_K), output, torch.float32)
+    launch(
+        "conv2d_relu_convolve",
+        output,
+        _is_tf32(output),
+        images.memory.data_ptr(),
+        input_size,
+        images.channels,
+        filters.memory.data_ptr(),
+        filters_per_group,
+        0 if bias is None else bias.data_ptr(),
+        0 if partials is None else partials.data_ptr(),
+        padded_K,
+        output.data_ptr(),
+        tuple(output.shape),
+        strides(output),
+        *geometry,
+        transposed,
+        not transposed,
+        choice,
+    )
+    if partials is not None:
+        _reduce(partials, groups, padded_K, bias, output, not transposed)
+
+
+def _pack(
+    source: Tensor,
+    memory: Tensor,
+    groups: int,
+    channels: int,
+    parts: int,
+    mask: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> None:
+    """source (N, groups * C, H, W), 0 where `mask` <= 0, to (N, H, W, groups, channels), in so many runs of pixels."""
+    launch(
+        "conv2d_relu_pack",
+        source,
+        source.data_ptr(),
+        tuple(source.shape),
+        strides(source),
+        0 if mask is None else mask.data_ptr(),
+        strides(source if mask is None else mask),
+        memory.data_ptr(),
+        0 if sums is None else sums.data_ptr(),
+        groups,
+        channels,
+        parts,
+    )
+
+
+def _reduce(partials: Tensor, groups: int, channels: int, bias: Tensor | None, output: Tensor, relu: bool) -> None:
+    """output (N, groups * C, H, W) = the sum of partials (splits, N, H, W, groups, channels), bias and ReLU behind."""
+    launch(
+        "conv2d_relu_reduce",
+        output,
+        partials.data_ptr(),
+        partials.shape[0],
+        groups,
+        channels,
+        0 if bias is None else bias.data_ptr(),
+        output.data_ptr(),
+        tuple(output.shape),
+        strides(output),
+        relu,
+    )
+
+
+def _copy_bytes(channels: int, dtype: torch.dtype) -> int:
+    few = dtype.itemsize == 2 and channels * dtype.itemsize <= SMALL_COPY_BYTES
+    return SMALL_COPY_BYTES if few else COPY_BYTES
+
+
+def _padded(channels: int, dtype: torch.dtype, copy_bytes: int) -> int:
+    step = copy_bytes // dtype.itemsize
+    return max(-(-channels // step), 1) * step
+
+
+def _pixel_tiles(pixels: int) -> int:
+    return -(-pixels // PIXELS_PER_TILE)
+
+
+def _workspace(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return empty(Spec(shape, contiguous_strides(shape), dtype or like.dtype), like.device)
+
+
+def _is_tf32(tensor: Tensor) -> bool:
+    """Whether torch's own convolution would take TF32 for this tensor."""
+    if tensor.dtype != torch.float32:
+        return False
+    backend = "cuda" if tensor.device.type == "cuda" else "mkldnn"
+    return bool(torch._C._get_fp32_precision_getter(backend, "conv") == "tf32")
+
+
+def _choose(tensor: Tensor, rows: int, columns: int, depth: int, batches: int) -> Pair:
+    """(tile, splits) for `batches` products of rows x depth by depth x columns."""
+    device = tensor.get_device() if tensor.device.type == "cuda" else None
+    return _chosen(tensor.dtype, rows, columns, depth, batches, device)
+
+
+@lru_cache(maxsize=1024)
+def _chosen(dtype: torch.dtype, rows: int, columns: int, depth: int, batches: int, device: int | None) -> Pair:
+    module = emulate.load() if device is None else _native.native
+    assert module is not None  # else this backend would not serve
+    # The emulator runs block after block, like a GPU of one multiprocessor.
+    multiprocessors = 1 if device is None else module.device_properties(device).multiprocessors
+    element = module.elements[str(dtype).removeprefix("torch.")]
+    tile, splits = module.conv2d_relu_choose(element, rows, columns, depth, batches, multiprocessors)
+    return tile, splits

@@ -1,0 +1,83 @@
+"""linear_relu_dropout: torch's own matrix products, and csrc/linear_relu_dropout for all that is not one.
+
+Forward puts linear's output where it is planned, then ReLU and dropout go over it in place. Backward masks and scales
+the gradient in one pass; the products then read each of its values many times.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alexkern.native import launch
+from alexkern.native.dropout import limit
+from alexkern.ops.linear_relu_dropout import plan_output
+from alexkern.ops.plan import Spec, contiguous_strides, empty, like
+from alexkern.reference.dropout import scale
+
+
+def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+    output = empty(plan_output(input, weight, bias, seed, p), input.device)
+    if output.numel() == 0:
+        return output
+    K, C = weight.shape  # out_features, in_features
+    M = output.shape[:-1].numel()
+    rows, x = output.view(M, K), input.reshape(M, C)
+    with torch.no_grad():  # torch refuses out= beside a tensor that requires a gradient, wanted or not
+        if bias is None:
+            torch.mm(x, weight.t(), out=rows)
+        else:
+            torch.addmm(bias, x, weight.t(), out=rows)
+    launch(
+        "linear_relu_dropout_forward",
+        output,
+        output.data_ptr(),
+        0 if seed is None else seed.data_ptr(),
+        output.numel(),
+        limit(p),
+        scale(p),
+    )
+    return output
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    seed: Tensor | None,
+    p: float,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias, those that `needs` asks for."""
+    K, C = weight.shape  # out_features, in_features
+    shape = tuple(output.shape)
+    masked = empty(Spec(shape, contiguous_strides(shape), grad.dtype), grad.device)
+    grad, output = grad.contiguous(), output.contiguous()
+    launch(
+        "linear_relu_dropout_backward",
+        grad,
+        grad.data_ptr(),
+        output.data_ptr(),
+        masked.data_ptr(),
+        0 if seed is None else seed.data_ptr(),
+        masked.numel(),
+        limit(p),
+        scale(p),
+    )
+    M = masked.shape[:-1].numel()
+    rows = masked.view(M, K)
+    return (
+        _product(rows, weight, like(input)) if needs[0] else None,
+        _product(rows.t(), input.reshape(M, C), like(weight)) if needs[1] else None,
+        rows.sum(0) if needs[2] else None,
+    )
+
+
+def _product(left: Tensor, right: Tensor, spec: Spec) -> Tensor:
+    """left @ right as `spec` plans it, in place where that is dense rows."""
+    result = empty(spec, left.device)
+    if result.stride() == contiguous_strides(spec.shape):
+        torch.mm(left, right, out=result.view(len(left), right.shape[1]))
+        return result
+    return result.copy_(torch.mm(left, right).view(spec.shape))

@@ -1,0 +1,79 @@
+"""max_pool2d by csrc/max_pool2d: any strides, and 128-bit accesses where channels lie innermost and fill them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alexkern.native import launch, strides
+from alexkern.ops.max_pool2d import plan_outputs
+from alexkern.ops.plan import Spec, conform, empty, nchw
+from alexkern.ops.pooling import Pair
+
+NOTHING = (0, 0, 0, 0)  # the strides of offsets that are not saved
+
+
+def forward(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    save_offsets: bool,
+) -> tuple[Tensor, Tensor | None]:
+    output_spec, offsets_spec = plan_outputs(input, kernel_size, stride, padding, dilation, ceil_mode, save_offsets)
+    output = empty(output_spec, input.device)
+    offsets = empty(offsets_spec, input.device) if save_offsets else None
+    if output.numel() == 0:
+        return output, offsets
+    launch(
+        "max_pool2d_forward",
+        input,
+        offsets_spec.dtype == torch.int32,
+        input.shape,
+        output.shape[2:],
+        (*kernel_size, *stride, *padding, *dilation),
+        input.data_ptr(),
+        strides(input),
+        output.data_ptr(),
+        strides(output),
+        0 if offsets is None else offsets.data_ptr(),
+        NOTHING if offsets is None else strides(offsets),
+    )
+    return output, offsets
+
+
+def backward(
+    grad: Tensor,
+    offsets: Tensor,
+    input_shape: tuple[int, int, int, int],
+    channels_last: bool,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    needs: tuple[bool],
+) -> tuple[Tensor | None]:
+    """Gradient of the input."""
+    input_grad = empty(nchw(input_shape, grad.dtype, channels_last), grad.device)
+    if input_grad.numel() == 0:
+        return (input_grad,)
+    # Every gradient is read up to four times: in the order of the offsets, which is that of what is written.
+    grad = conform(grad, Spec(tuple(grad.shape), offsets.stride(), grad.dtype))
+    launch(
+        "max_pool2d_backward",
+        grad,
+        offsets.dtype == torch.int32,
+        input_shape,
+        grad.shape[2:],
+        (*kernel_size, *stride, *padding, *dilation),
+        input_grad.data_ptr(),
+        strides(input_grad),
+        grad.data_ptr(),
+        strides(grad),
+        offsets.data_ptr(),
+        strides(offsets),
+    )
+    return (input_grad,)

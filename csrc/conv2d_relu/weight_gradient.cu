@@ -1,0 +1,136 @@
+// The weight's gradient as a product: rows are filters, columns taps and channels, and the depth runs over the output's
+// pixels. Both operands come with the depth along the rows of their tiles. Every split leaves its sums in fp32.
+#include "store.cuh"
+#include "traits.cuh"
+
+namespace alexkern::conv2d_relu {
+namespace {
+
+template <typename Arithmetic, typename Shape, int kCopyBytes>
+struct WeightGradient {
+    using T = typename Arithmetic::Element;
+    using TileA = mma::Tile<T, mma::Along::extent, Shape::kBlockM>;
+    using TileB = mma::Tile<T, mma::Along::extent, Shape::kBlockN>;
+    static constexpr int kBlockM = Shape::kBlockM, kBlockN = Shape::kBlockN, kBlockK = TileA::kDepth;
+    static constexpr int kThreads = Shape::kThreads;
+    static constexpr int kCopyA = mma::kChunkBytes / sizeof(T), kCopyB = kCopyBytes / sizeof(T);  // values
+    static constexpr int kCopiesA = kBlockM / kCopyA, kCopiesB = kBlockN / kCopyB;                // of a row
+    static constexpr int kRowsPerPassA = kThreads / kCopiesA, kRowsPerPassB = kThreads / kCopiesB;
+    static constexpr int kPassesA = kBlockK / kRowsPerPassA, kPassesB = kBlockK / kRowsPerPassB;
+    static constexpr int kSharedBytes = Shape::kStages * (TileA::kBytes + TileB::kBytes);
+};
+
+template <typename Arithmetic, typename Shape, int kCopyBytes>
+__global__ void __launch_bounds__(Shape::kThreads)
+    weight_gradient_kernel(const __grid_constant__ WeightGradientParams p) {
+    using Kernel = WeightGradient<Arithmetic, Shape, kCopyBytes>;
+    using T = typename Kernel::T;
+    const int columns = p.R * p.S * p.C;
+    // The grid, innermost first: columns, rows, splits, groups.
+    const int tiles_m = divide_up(p.K, Kernel::kBlockM), tiles_n = divide_up(columns, Kernel::kBlockN);
+    unsigned block = blockIdx.x;
+    const int first_n = static_cast<int>(block % tiles_n) * Kernel::kBlockN;
+    block /= tiles_n;
+    const int first_m = static_cast<int>(block % tiles_m) * Kernel::kBlockM;
+    block /= tiles_m;
+    const int split = static_cast<int>(block % p.choice.splits), group = static_cast<int>(block / p.choice.splits);
+
+    const std::int64_t pixels = static_cast<std::int64_t>(p.N) * p.P * p.Q;
+    const std::int64_t steps_in_all = divide_up<std::int64_t>(pixels, Kernel::kBlockK);
+    const std::int64_t first_step = steps_in_all * split / p.choice.splits;
+    const int steps = static_cast<int>(steps_in_all * (split + 1) / p.choice.splits - first_step);
+    const std::int64_t first_pixel = first_step * Kernel::kBlockK;
+
+    // A's copies: the same filters of some rows, each row a pixel of the gradient.
+    const int column_a = threadIdx.x % Kernel::kCopiesA, first_row_a = threadIdx.x / Kernel::kCopiesA;
+    const int filter = first_m + column_a * Kernel::kCopyA;
+    const std::int64_t grad_stride = static_cast<std::int64_t>(p.groups) * p.padded_K;  // of a pixel
+    std::int64_t pixel_a = first_pixel + first_row_a;
+
+    // B's copies: the same tap and channels of some rows, each row a pixel, whose place in the image moves with every
+    // step; a step as digits of (image, row, column) makes that an addition.
+    const int column_b = threadIdx.x % Kernel::kCopiesB, first_row_b = threadIdx.x / Kernel::kCopiesB;
+    const int depth_b = first_n + column_b * Kernel::kCopyB;
+    const int c = depth_b % p.C, tap = depth_b / p.C;
+    const int tap_h = tap / p.S * p.vertical.dilation - p.vertical.padding;
+    const int tap_w = tap % p.S * p.horizontal.dilation - p.horizontal.padding;
+    const std::int64_t input_stride = static_cast<std::int64_t>(p.groups) * p.C;  // of a pixel
+    const T* input = static_cast<const T*>(p.input) + group * p.C + c;
+    const std::int64_t first_line = first_pixel / p.Q;
+    const int first_n_image = static_cast<int>(first_line / p.P);
+    const unsigned first_p = static_cast<unsigned>(first_line % p.P),
+                   first_q = static_cast<unsigned>(first_pixel % p.Q);
+    int image_n[Kernel::kPassesB], image_p[Kernel::kPassesB], image_q[Kernel::kPassesB];
+#pragma unroll
+    for (int pass = 0; pass < Kernel::kPassesB; ++pass) {
+        const unsigned q = first_q + first_row_b + pass * Kernel::kRowsPerPassB;
+        const unsigned line = first_p + q / p.Q;
+        image_q[pass] = static_cast<int>(q % p.Q);
+        image_p[pass] = static_cast<int>(line % p.P);
+        image_n[pass] = first_n_image + static_cast<int>(line / p.P);
+    }
+    const int advance_q = Kernel::kBlockK % p.Q;
+    const int advance_p = Kernel::kBlockK / p.Q % p.P, advance_n = Kernel::kBlockK / p.Q / p.P;
+
+    const int chunk_b = column_b * kCopyBytes / mma::kChunkBytes, offset_b = column_b * kCopyBytes % mma::kChunkBytes;
+    mma::Sums<Shape::kWarpRows, Shape::kWarpColumns> sums;
+    mma::multiply<Arithmetic, typename Kernel::TileA, typename Kernel::TileB, Shape>(
+        sums, steps, [&](int, std::uint32_t a_tile, std::uint32_t b_tile) {
+#pragma unroll
+            for (int pass = 0; pass < Kernel::kPassesA; ++pass) {
+                const int row = first_row_a + pass * Kernel::kRowsPerPassA;
+                const std::int64_t pixel = pixel_a + pass * Kernel::kRowsPerPassA;
+                const bool there = pixel < pixels && filter < p.padded_K;
+                const T* source =
+                    static_cast<const T*>(p.grad) + (there ? pixel * grad_stride + group * p.padded_K + filter : 0);
+                copy<mma::kChunkBytes>(a_tile + Kernel::TileA::chunk(row, column_a), source, there);
+            }
+            pixel_a += Kernel::kBlockK;
+#pragma unroll
+            for (int pass = 0; pass < Kernel::kPassesB; ++pass) {
+                const int row = first_row_b + pass * Kernel::kRowsPerPassB;
+                const int h = image_p[pass] * p.vertical.stride + tap_h;
+                const int w = image_q[pass] * p.horizontal.stride + tap_w;
+                const bool there = depth_b < columns && image_n[pass] < p.N &&
+                                   static_cast<unsigned>(h) < static_cast<unsigned>(p.H) &&
+                                   static_cast<unsigned>(w) < static_cast<unsigned>(p.W);
+                const std::int64_t line = static_cast<std::int64_t>(image_n[pass]) * p.H + h;
+                const T* source = there ? input + (line * p.W + w) * input_stride : static_cast<const T*>(p.input);
+                copy<kCopyBytes>(b_tile + Kernel::TileB::chunk(row, chunk_b) + offset_b, source, there);
+                image_q[pass] += advance_q;
+                image_p[pass] += advance_p;
+                image_n[pass] += advance_n;
+                if (image_q[pass] >= p.Q) {
+                    image_q[pass] -= p.Q;
+                    ++image_p[pass];
+                }
+                if (image_p[pass] >= p.P) {
+                    image_p[pass] -= p.P;
+                    ++image_n[pass];
+                }
+            }
+        });
+
+    mma::for_each_pair<Shape>(sums, [&](int m, int n, float first, float second) {
+        if (first_m + m >= p.K || first_n + n >= columns) return;
+        const std::int64_t row = (static_cast<std::int64_t>(split) * p.groups + group) * p.K + first_m + m;
+        *reinterpret_cast<float2*>(p.partials + row * columns + first_n + n) = make_float2(first, second);
+    });
+}
+
+}  // namespace
+
+void weight_gradient(Arithmetic arithmetic, const WeightGradientParams& params, Stream stream) {
+    with_instantiation(arithmetic, params.choice.tile, params.C, [&](auto arithmetic_tag, auto shape, auto copy_bytes) {
+        using Shape = decltype(shape);
+        using Kernel = WeightGradient<decltype(arithmetic_tag), Shape, decltype(copy_bytes)::value>;
+        const std::int64_t blocks = static_cast<std::int64_t>(divide_up(params.K, Shape::kBlockM)) *
+                                    divide_up(params.R * params.S * params.C, Shape::kBlockN) * params.choice.splits *
+                                    params.groups;
+        ptx::launch("conv2d_relu's weight gradient",
+                    weight_gradient_kernel<decltype(arithmetic_tag), Shape, decltype(copy_bytes)::value>,
+                    grid_of(blocks, "the weight gradient"), Shape::kThreads, Kernel::kSharedBytes, stream, params);
+    });
+}
+
+}  // namespace alexkern::conv2d_relu

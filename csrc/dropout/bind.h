@@ -1,0 +1,19 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "../pointers.h"
+#include "dropout.h"
+
+namespace alexkern {
+
+inline void bind_dropout(pybind11::module_& module) {
+    module.def("dropout", [](int element, Address input, Address output, Address seed, std::int64_t count,
+                             std::uint64_t limit, float scale, Address stream) {
+        dropout::forward({static_cast<Element>(element), pointer(input), pointer(output),
+                          pointer<const std::int64_t>(seed), count, limit, scale},
+                         pointer<CUstream_st>(stream));
+    });
+}
+
+}  // namespace alexkern

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "../pointers.h"
+#include "linear_relu_dropout.h"
+
+namespace alexkern {
+
+inline void bind_linear_relu_dropout(pybind11::module_& module) {
+    module.def("linear_relu_dropout_forward", [](int element, Address values, Address seed, std::int64_t count,
+                                                 std::uint64_t limit, float scale, Address stream) {
+        linear_relu_dropout::forward({static_cast<Element>(element), pointer(values), nullptr, nullptr,
+                                      pointer<const std::int64_t>(seed), count, limit, scale},
+                                     pointer<CUstream_st>(stream));
+    });
+    module.def(
+        "linear_relu_dropout_backward", [](int element, Address grad, Address output, Address masked, Address seed,
+                                           std::int64_t count, std::uint64_t limit, float scale, Address stream) {
+            linear_relu_dropout::backward({static_cast<Element>(element), pointer(masked), pointer(grad),
+                                           pointer(output), pointer<const std::int64_t>(seed), count, limit, scale},
+                                          pointer<CUstream_st>(stream));
+        });
+}
+
+}  // namespace alexkern

@@ -1,0 +1,28 @@
+// linear_relu_dropout around torch's own matrix products: what comes between them, in one pass each.
+#pragma once
+
+#include <cstdint>
+
+#include "../elements.h"
+
+namespace alexkern::linear_relu_dropout {
+
+struct Params {
+    Element element;
+    void* values;              // [count]: forward, linear's output, replaced by the result
+                               //          backward, the masked gradient, written (may be `grad`)
+    const void* grad;          // [count]: backward only
+    const void* output;        // [count]: backward only, what forward left
+    const std::int64_t* seed;  // [2]: seed and offset; null where nothing is dropped
+    std::int64_t count;
+    std::uint64_t limit;  // floor(p * 2**32)
+    float scale;          // 1 / (1 - p), and 0 for p = 1
+};
+
+// values = relu(values) * (scale where kept, 0 where dropped)
+void forward(const Params& params, Stream stream);
+
+// values = 0 where the element was dropped or output <= 0, else grad * scale. A NaN output lets its gradient pass.
+void backward(const Params& params, Stream stream);
+
+}  // namespace alexkern::linear_relu_dropout

@@ -1,0 +1,59 @@
+// Philox4x32-10, dropout's one source of randomness: bit by bit what alexkern/reference/philox.py defines.
+// Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011), section 3.4.
+#pragma once
+
+#include "ptx/platform.cuh"
+
+namespace alexkern::philox {
+
+struct Block {
+    std::uint32_t words[4];
+};
+
+// The block with key = seed and counter (low, high, 0, 0) of `counter`.
+__device__ __forceinline__ Block block(std::uint64_t seed, std::uint64_t counter) {
+    constexpr std::uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
+    constexpr std::uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+    std::uint32_t key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
+    std::uint32_t c0 = static_cast<std::uint32_t>(counter), c1 = static_cast<std::uint32_t>(counter >> 32);
+    std::uint32_t c2 = 0, c3 = 0;
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const std::uint64_t product0 = static_cast<std::uint64_t>(c0) * kMultiplier0;
+        const std::uint64_t product1 = static_cast<std::uint64_t>(c2) * kMultiplier1;
+        c0 = static_cast<std::uint32_t>(product1 >> 32) ^ c1 ^ key0;
+        c2 = static_cast<std::uint32_t>(product0 >> 32) ^ c3 ^ key1;
+        c1 = static_cast<std::uint32_t>(product1);
+        c3 = static_cast<std::uint32_t>(product0);
+        key0 += kWeyl0;
+        key1 += kWeyl1;
+    }
+    return {{c0, c1, c2, c3}};
+}
+
+// Which elements are kept, and what they are then multiplied by.
+struct Rule {
+    const std::int64_t*
+        seed;             // [2] on the device: seed and offset, so that a replayed graph draws anew; null: keep all
+    std::uint64_t limit;  // floor(p * 2**32): kept where the word is not below it
+    float scale;          // 1 / (1 - p), and 0 for p = 1
+};
+
+// For the elements first to first + kCount - 1 of a dense tensor, `first` a multiple of 4: the scale, or 0.
+template <int kCount>
+__device__ __forceinline__ void factors(const Rule& rule, std::int64_t first, float (&factor)[kCount]) {
+    static_assert(kCount % 4 == 0, "a block has four words");
+    const std::uint64_t seed = static_cast<std::uint64_t>(rule.seed[0]);
+    const std::uint64_t offset = static_cast<std::uint64_t>(rule.seed[1]);
+    // In 32 bits, with one comparison a word: the limit itself, 2**32 for p = 1, has no place there.
+    const bool all = rule.limit == 0;
+    const std::uint32_t last_dropped = static_cast<std::uint32_t>(rule.limit - 1);
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+        const Block drawn = block(seed, offset + static_cast<std::uint64_t>((first + i) / 4));
+#pragma unroll
+        for (int j = 0; j < 4; ++j) factor[i + j] = all || drawn.words[j] > last_dropped ? rule.scale : 0.0f;
+    }
+}
+
+}  // namespace alexkern::philox

@@ -1,0 +1,290 @@
+"""The cuda backend's Python side: what it says is missing, the emulated module's cache, and how errors come back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import alexkern
+from alexkern import _native, dispatch, native
+from alexkern.native import emulate
+
+EMULATED = native.missing("cpu", torch.float32) is None
+needs_emulator = pytest.mark.skipif(not EMULATED, reason=f"{native.missing('cpu', torch.float32)}")
+
+
+@pytest.fixture
+def one_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The emulator's sources, replaced by one small file, and a log of the compiler's calls."""
+    sources = tmp_path / "csrc"
+    (sources / "emulator").mkdir(parents=True)
+    (sources / "emulator" / "emulator.h").write_text("int answer();\n")
+    (sources / "emulator" / "answer.cpp").write_text('#include "emulator.h"\nint answer() { return 42; }\n')
+    (sources / "bindings.cpp").write_text("int binding() { return 1; }\n")
+    wrapper = tmp_path / "compiler"
+    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexec g++ "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(emulate, "SOURCES", sources)
+    monkeypatch.setenv("CXX", str(wrapper))
+    emulate._version.cache_clear()
+    yield tmp_path
+    emulate._version.cache_clear()
+
+
+def compiled(folder: Path) -> list[str]:
+    """The files that the compiler was called for, and "link"."""
+    calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+    (folder / "calls").unlink(missing_ok=True)
+    names = []
+    for call in calls:
+        words = call.split()
+        if "-c" in words:
+            names.append(Path(words[words.index("-c") + 1]).name)
+        elif "-shared" in words:
+            names.append("link")
+    return sorted(names)
+
+
+@needs_emulator
+def test_only_what_changed_is_compiled_again(one_source: Path) -> None:
+    cache, sources = one_source / "cache", emulate.SOURCES
+    first = emulate.build(cache)
+    assert compiled(one_source) == ["answer.cpp", "bindings.cpp", "link"]
+    assert emulate.build(cache) == first and compiled(one_source) == []
+
+    (sources / "emulator" / "answer.cpp").write_text("int answer() { return 43; }\n")
+    second = emulate.build(cache)
+    assert second != first and second.exists() and first.exists()
+    assert compiled(one_source) == ["answer.cpp", "link"]
+
+    (sources / "emulator" / "emulator.h").write_text("long answer();\n")
+    emulate.build(cache)
+    assert compiled(one_source) == ["answer.cpp", "bindings.cpp", "link"]
+
+
+@needs_emulator
+def test_files_of_other_sources_go_after_a_month(one_source: Path) -> None:
+    cache = one_source / "cache"
+    first = emulate.build(cache)
+    os.utime(first, (0, 0))
+    (emulate.SOURCES / "bindings.cpp").write_text("int binding() { return 2; }\n")
+    second = emulate.build(cache)
+    assert second.exists() and not first.exists()
+
+
+@needs_emulator
+def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(one_source: Path) -> None:
+    (emulate.SOURCES / "bindings.cpp").write_text("int binding() { return absent; }\n")
+    with pytest.raises(RuntimeError, match=r"for the emulator failed: .*bindings.cpp[\s\S]*absent"):
+        emulate.build(one_source / "cache")
+    assert not list((one_source / "cache").glob("bindings*")) and not list((one_source / "cache").glob("*.partial"))
+
+
+@needs_emulator
+def test_processes_that_start_at_once_compile_once(one_source: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from alexkern.native import emulate; "
+        f"emulate.SOURCES = Path({str(emulate.SOURCES)!r}); print(emulate.build(Path({str(one_source / 'cache')!r})))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+        for _ in range(2)
+    ]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0] == outputs[1] and Path(outputs[0].strip()).exists()
+    assert compiled(one_source) == ["answer.cpp", "bindings.cpp", "link"]
+
+
+def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXKERN_EMULATE", "1")
+    monkeypatch.setenv("CXX", "/nowhere/g++-99 -m64")
+    monkeypatch.setattr(dispatch, "_resolved", {})
+    with (
+        alexkern.backend("cuda"),
+        pytest.raises(
+            alexkern.BackendUnavailable,
+            match=r"dropout: backend 'cuda' .* a C\+\+ compiler, and /nowhere/g\+\+-99 -m64 was not found: install",
+        ),
+    ):
+        alexkern.functional.dropout(torch.ones(3))
+    emulate.load.cache_clear()
+    with pytest.raises(RuntimeError, match="alexkern: the emulator needs a C.. compiler"):
+        emulate.load()
+
+
+def test_without_the_sources_or_pybind11(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", sys.executable)  # some program that is there
+    find_spec = emulate.importlib.util.find_spec
+    monkeypatch.setattr(
+        emulate.importlib.util, "find_spec", lambda name: None if name == "pybind11" else find_spec(name)
+    )
+    assert "pip install pybind11" in str(emulate.missing())
+    monkeypatch.setattr(emulate, "SOURCES", tmp_path)
+    assert f"not at {tmp_path}: use a checkout" in str(emulate.missing())
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert "on Linux, not on darwin" in str(emulate.missing())
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_cpu_tensors_only_with_the_emulator(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXKERN_EMULATE", value)
+    assert "set ALEXKERN_EMULATE=1" in str(native.missing("cpu", torch.float32))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_float64_is_not_served(device: str) -> None:
+    assert "not in torch.float64" in str(native.missing(device, torch.float64))
+
+
+def test_other_devices_and_a_torch_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "an NVIDIA GPU" in str(native.missing("xpu", torch.float32))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "a torch built for CUDA" in str(native.missing("cuda", torch.float32))
+
+
+def module_for(driver: tuple[int, int] | None) -> SimpleNamespace:
+    return SimpleNamespace(cuda_version=(13, 1), driver_version=lambda: driver)
+
+
+@pytest.mark.parametrize(
+    ("there", "driver", "capabilities", "words"),
+    [
+        (False, (13, 0), [], "no CUDA device that torch can use"),
+        (True, (12, 8), [(9, 0)], "needs a driver for CUDA 13.0, and the one here is for 12.8"),
+        (True, (13, 0), [(9, 0), (7, 5)], "need compute capability 8.0, and a GPU here has 7.5"),
+        (True, (13, 0), [(9, 0), (8, 0)], None),
+    ],
+)
+def test_what_a_gpu_lacks(
+    there: bool,
+    driver: tuple[int, int],
+    capabilities: list[tuple[int, int]],
+    words: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    monkeypatch.setattr(_native, "native", module_for(driver))
+    reason = native.missing("cuda", torch.float16)
+    assert reason is None if words is None else words in str(reason)
+
+
+def test_without_the_native_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(_native, "native", None)
+    monkeypatch.setattr(_native, "why_not", "the native module was not built")
+    assert native.missing("cuda", torch.float32) == "the native module was not built"
+
+
+@needs_emulator
+def test_a_fault_in_a_kernel_names_the_operator() -> None:
+    module, count = emulate.load(), 64
+    seed, values = torch.zeros(2, dtype=torch.int64), torch.zeros(count)
+    with pytest.raises(RuntimeError, match=r"kernel dropout, block .*out-of-range access"):
+        module.dropout(0, 0, values.data_ptr(), seed.data_ptr(), count, 0, 1.0, 0)
+    with pytest.raises(RuntimeError, match=r"kernel linear_relu_dropout_forward, block .*out-of-range access"):
+        module.linear_relu_dropout_forward(0, 0, seed.data_ptr(), count, 0, 1.0, 0)
+
+
+@needs_emulator
+def test_a_launch_that_cannot_be_names_the_operator() -> None:
+    seed, values = torch.zeros(2, dtype=torch.int64), torch.zeros(4)
+    address = values.data_ptr()
+    with pytest.raises(RuntimeError, match=r"kernel dropout.*blocks are wanted"):
+        emulate.load().dropout(0, address, address, seed.data_ptr(), -(2**13), 0, 1.0, 0)
+
+
+@needs_emulator
+def test_an_unknown_element_type_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no such element type: 7"):
+        emulate.load().dropout(7, 0, 0, 0, 1, 0, 1.0, 0)
+
+
+def distant(shape: tuple[int, ...], stride: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """A tensor whose last elements lie more than 2**31 elements behind its first; memory between is never touched."""
+    span = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    assert span > 2**31
+    tensor = torch.empty(span, dtype=torch.float16).as_strided(shape, stride)
+    return tensor.copy_(torch.randn(shape, generator=generator))
+
+
+@needs_emulator
+@pytest.mark.parametrize(("kernel_size", "stride"), [(3, 2), (2, 1)])
+@pytest.mark.parametrize("channels", [3, 8])
+def test_images_over_2_to_the_31_elements_apart(
+    kernel_size: int, stride: int, channels: int, generator: torch.Generator
+) -> None:
+    """Of any strides, in scalars and in vectors: offsets are 64 bits wide."""
+    input = distant((2, channels, 5, 7), (2**31 + 8, 1, 64, 8), generator)
+    pooled, offsets = dispatch.implementation("cuda", "max_pool2d").forward(
+        input, (kernel_size, kernel_size), (stride, stride), (0, 0), (1, 1), False, True
+    )
+    assert torch.equal(pooled, F.max_pool2d(input.contiguous(), kernel_size, stride))
+    assert offsets.dtype == torch.uint8 and int(offsets.max()) < kernel_size**2
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("pooled_vectors", "P", "windows"),
+    [
+        (2**17 - 1, 27, 1),  # too few threads for strips
+        (2**18, 27, 2),
+        (2**19, 1, 1),
+        (2**19, 6, 3),  # with four there would be two strips as well, less alike
+        (2**19, 13, 4),
+        (2**30, 1000, 4),
+    ],
+)
+def test_strips_of_pooled_rows(pooled_vectors: int, P: int, windows: int) -> None:
+    assert emulate.load().max_pool2d_windows_of_strip(pooled_vectors, P) == windows
+
+
+@needs_emulator
+@pytest.mark.parametrize(
+    ("shape", "windows"), [((1, 1, 1031, 1029), 2), ((1, 8, 1031, 1030), 2), ((1, 1, 2063, 1029), 4)], ids=str
+)
+def test_pooling_in_strips(shape: tuple[int, ...], windows: int, generator: torch.Generator) -> None:
+    """Images so large that a thread takes several windows; the last strip of a column is cut short."""
+    input = torch.randint(0, 9, shape, generator=generator).half()
+    if shape[1] > 1:
+        input = input.contiguous(memory_format=torch.channels_last)
+    operator, arguments = dispatch.implementation("cuda", "max_pool2d"), ((3, 3), (2, 2), (0, 0), (1, 1), False)
+    pooled, offsets = operator.forward(input, *arguments, True)
+    wanted, indices = F.max_pool2d(input, 3, 2, return_indices=True)
+    vectors = pooled.numel() // (8 if shape[1] > 1 else 1)
+    assert emulate.load().max_pool2d_windows_of_strip(vectors, pooled.shape[2]) == windows
+    assert pooled.shape[2] % windows != 0
+    assert torch.equal(pooled, wanted)
+    assert torch.equal(operator.forward(input, *arguments, False)[0], wanted)
+    rows, columns = torch.arange(wanted.shape[2]).view(-1, 1) * 2, torch.arange(wanted.shape[3]) * 2
+    found = (rows + offsets // 3) * shape[3] + columns + offsets % 3
+    assert torch.equal(found, indices)
+
+
+@needs_emulator
+@pytest.mark.parametrize("incoming", [float("nan"), float("inf")])
+def test_no_gradient_passes_a_dropped_nan(incoming: float) -> None:
+    """Where linear's output was NaN the mask lets everything pass, and only dropout's own bits can stop it."""
+    operator, seed = dispatch.implementation("cuda", "linear_relu_dropout"), torch.tensor([7, 5])
+    input, weight = torch.full((4, 1), float("nan")), torch.ones(9, 1)
+    kept = dispatch.implementation("cuda", "dropout").forward(torch.ones(4, 9), seed, 0.5) != 0
+    output = operator.forward(input, weight, None, seed, 0.5)
+    assert bool(output.isnan().all())
+    _, _, bias_grad = operator.backward(
+        torch.full_like(output, incoming), input, weight, output, seed, 0.5, (False, False, True)
+    )
+    untouched = ~kept.any(0)
+    assert 0 < int(untouched.sum()) < 9
+    assert torch.equal(bias_grad == 0, untouched)
+    assert not bool(bias_grad[~untouched].isfinite().any())

@@ -1,0 +1,206 @@
+"""conv2d_relu's CUDA kernels below the operator: tiles and splits, TF32, packing, and what the conformance suite's
+choice of shapes would not force."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from alexkern.native import conv2d_relu
+from alexkern.reference import conv2d_relu as reference
+from support.accuracy import assert_accurate
+from support.backends import DEVICE, HALVES, serving
+from support.canaries import canaries
+
+pytestmark = pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here")
+
+Args = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
+TILES = ((128, 128), (128, 64), (64, 64))
+LAYERS = {  # AlexNet's at batch 128: rows, columns, depth of the product
+    "conv1": (128 * 55 * 55, 64, 11 * 11 * 4),
+    "conv2": (128 * 27 * 27, 192, 5 * 5 * 64),
+    "conv3": (128 * 13 * 13, 384, 3 * 3 * 192),
+    "conv4": (128 * 13 * 13, 256, 3 * 3 * 384),
+    "conv5": (128 * 13 * 13, 256, 3 * 3 * 256),
+}
+
+
+def chosen(rows: int, columns: int, depth: int, batches: int = 1, multiprocessors: int = 132) -> tuple[int, int]:
+    module = conv2d_relu.emulate.load() if DEVICE.type == "cpu" else conv2d_relu._native.native
+    assert module is not None and module.conv2d_relu_tiles == TILES
+    element = module.elements["bfloat16"]
+    return tuple(module.conv2d_relu_choose(element, rows, columns, depth, batches, multiprocessors))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_full_gpu_needs_no_splits(layer: str) -> None:
+    assert chosen(*LAYERS[layer])[1] == 1
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_one_image_is_split_to_fill_the_gpu(layer: str) -> None:
+    rows, columns, depth = LAYERS[layer]
+    tile, splits = chosen(rows // 128, columns, depth)
+    m, n = TILES[tile]
+    blocks = math.ceil(rows / 128 / m) * math.ceil(columns / n)
+    assert blocks * splits >= 40
+    assert splits == 1 or depth / 64 / splits >= 3
+
+
+def test_weight_gradient_of_the_first_layer_is_split() -> None:
+    rows, columns, depth = 64, 11 * 11 * 4, 128 * 55 * 55
+    tile, splits = chosen(rows, columns, depth)
+    m, n = TILES[tile]
+    assert math.ceil(rows / m) * math.ceil(columns / n) * splits >= 64
+
+
+def test_tiles_fit_the_columns() -> None:
+    assert TILES[chosen(128 * 55 * 55, 64, 484)[0]][1] == 64
+    assert TILES[chosen(4096, 4096, 4096)[0]] == (128, 128)
+    assert TILES[chosen(40, 24, 64, multiprocessors=1)[0]] == (64, 64)
+
+
+def test_partial_sums_stay_within_memory() -> None:
+    for rows, columns, depth, batches in ((1 << 20, 512, 1 << 16, 1), (1 << 24, 64, 4096, 4), (9, 9, 1 << 30, 1)):
+        _, splits = chosen(rows, columns, depth, batches)
+        assert splits == 1 or 4 * splits * rows * columns * batches <= 256e6
+        assert 1 <= splits <= 64
+
+
+def draw(
+    dtype: torch.dtype, generator: torch.Generator, input: tuple[int, ...], filters: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(input, generator=generator, dtype=torch.float64)
+    w = torch.randn(filters, generator=generator, dtype=torch.float64) / max(math.prod(filters[1:]), 1) ** 0.5
+    b = torch.randn(filters[0], generator=generator, dtype=torch.float64)
+    return x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE), b.to(dtype).to(DEVICE)
+
+
+def check(x: Tensor, w: Tensor, b: Tensor, args: Args, generator: torch.Generator) -> list[Tensor]:
+    """Our output and gradients, held to the accuracy rule within their memory."""
+    with canaries() as buffers:
+        output = conv2d_relu.forward(x, w, b, *args)
+        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(DEVICE)
+        grads = conv2d_relu.backward(grad, x, w, output, *args, (True, True, True))
+    assert buffers
+    everything = [output, *(found for found in grads if found is not None)]
+    references = []
+    for dtype in (torch.float64, x.dtype):
+        tensors = [tensor.to(dtype) for tensor in (x, w, b)]
+        torchs = reference.backward(grad.to(dtype), tensors[0], tensors[1], output.to(dtype), *args, (True, True, True))
+        references.append((reference.forward(*tensors, *args), *torchs))
+    for ours, wanted, torchs_own in zip(everything, *references, strict=True):
+        assert wanted is not None and torchs_own is not None
+        assert_accurate(ours, wanted, torchs_own)
+    return everything
+
+
+SHAPES = {
+    "wide": ((2, 24, 9, 9), (136, 24, 3, 3), ((1, 1), (1, 1), (1, 1), 1)),
+    "ragged": ((1, 3, 31, 17), (70, 3, 5, 4), ((3, 2), (2, 1), (1, 2), 1)),
+    "groups": ((3, 18, 6, 7), (22, 9, 3, 3), ((2, 1), (1, 0), (1, 1), 2)),
+}
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("tile", range(len(TILES)), ids=[f"{m}x{n}" for m, n in TILES])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+def test_every_tile_and_split(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    shape: str,
+    tile: int,
+    splits: int,
+    generator: torch.Generator,
+) -> None:
+    """Whatever is chosen is right, splits without a single step in them too, and the same in two runs."""
+    monkeypatch.setattr(conv2d_relu, "_choose", lambda *_: (tile, splits))
+    input, filters, args = SHAPES[shape]
+    tensors = draw(dtype, generator, input, filters)
+    state = generator.get_state()
+    first = check(*tensors, args, generator)
+    generator.set_state(state)
+    for again, wanted in zip(check(*tensors, args, generator), first, strict=True):
+        assert torch.equal(again, wanted)
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("tile", range(len(TILES)), ids=[f"{m}x{n}" for m, n in TILES])
+def test_tf32_rounds_its_operands(
+    monkeypatch: pytest.MonkeyPatch, tile: int, splits: int, generator: torch.Generator
+) -> None:
+    """TF32 of any numbers is fp32 of these numbers rounded to ten bits, but for the order of additions."""
+    monkeypatch.setattr(conv2d_relu, "_choose", lambda *_: (tile, splits))
+    input, filters, args = SHAPES["wide"]
+    x, w, b = draw(torch.float32, generator, input, filters)
+    monkeypatch.setattr(conv2d_relu, "_is_tf32", lambda _: True)
+    output = conv2d_relu.forward(x, w, b, *args)
+    grad = torch.randn(output.shape, generator=generator).to(DEVICE)
+    grads = conv2d_relu.backward(grad, x, w, output, *args, (True, True, True))
+    rounded = [_to_tf32(tensor).double() for tensor in (x, w)]
+    wanted = reference.forward(*rounded, b.double(), *args)
+    torch.testing.assert_close(output.double(), wanted, rtol=0, atol=4e-6)
+    exact = reference.forward(x.double(), w.double(), b.double(), *args)
+    assert float((output - exact).abs().max()) > 1e-4  # it was rounded
+    wanted_grads = reference.backward(_to_tf32(grad).double(), *rounded, output.double(), *args, (True, True, False))
+    for ours, wanted_grad in zip(grads[:2], wanted_grads[:2], strict=True):
+        assert ours is not None and wanted_grad is not None
+        torch.testing.assert_close(
+            ours.double(), wanted_grad, rtol=0, atol=2e-6 * float(wanted_grad.abs().max()) + 2e-6
+        )
+
+
+def _to_tf32(tensor: Tensor) -> Tensor:
+    """Ten bits of mantissa, ties away from zero."""
+    return ((tensor.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_channels_last_memory_is_used_as_it_is(generator: torch.Generator) -> None:
+    images = torch.randn((2, 16, 5, 6), generator=generator).to(DEVICE).contiguous(memory_format=torch.channels_last)
+    assert conv2d_relu.packed(images, 2).memory is images
+    buffer = torch.zeros(images.numel() + 1, device=DEVICE)
+    shifted = buffer[1:].as_strided(images.shape, images.stride()).copy_(images)  # not aligned to 16 bytes
+    memory, channels = conv2d_relu.packed(shifted, 2)
+    assert memory.data_ptr() != shifted.data_ptr() and channels == 8
+    assert torch.equal(memory, images.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (3, 1), (5, 1), (66, 1), (6, 3), (18, 2), (130, 2)])
+def test_packing_pads_each_group_with_zeros(
+    dtype: torch.dtype, channels: int, groups: int, generator: torch.Generator
+) -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = torch.randn((3, channels, 5, 7), generator=generator).to(dtype).to(DEVICE)
+        with canaries():
+            memory, padded = conv2d_relu.packed(images.contiguous(memory_format=layout), groups)
+        group = channels // groups
+        assert padded % (16 // dtype.itemsize) == 0 and group <= padded
+        wanted = images.permute(0, 2, 3, 1).reshape(3, 5, 7, groups, group)
+        wanted = torch.nn.functional.pad(wanted, (0, padded - group))
+        assert torch.equal(memory.reshape(wanted.shape) if memory.dim() == 4 else memory, wanted)
+
+
+def test_infinite_gradients_reach_the_bias(generator: torch.Generator) -> None:
+    """A sum with an infinity in it is infinite, not NaN, and a masked NaN is nothing."""
+    x, w, b = draw(torch.float32, generator, (2, 3, 9, 9), (4, 3, 3, 3))
+    args: Args = ((1, 1), (0, 0), (1, 1), 1)
+    output = conv2d_relu.forward(x, w, b, *args)
+    grad = torch.ones_like(output)
+    kept = output[:, 0] > 0
+    grad[:, 0] = torch.where(kept, math.inf, math.nan)
+    bias_grad = conv2d_relu.backward(grad, x, w, output, *args, (False, False, True))[2]
+    assert bias_grad is not None and bool(kept.any()) and not bool(kept.all())
+    assert bias_grad[0] == math.inf
+    assert torch.equal(bias_grad[1:], (output[:, 1:] > 0).sum((0, 2, 3)).float())
+
+
+def test_a_filter_without_channels(generator: torch.Generator) -> None:
+    """No channels: the bias alone, as in torch."""
+    x, w, b = draw(torch.float32, generator, (2, 0, 4, 4), (3, 0, 2, 2))
+    output = conv2d_relu.forward(x, w, b, (1, 1), (0, 0), (1, 1), 1)
+    assert torch.equal(output, b.relu().view(1, 3, 1, 1).expand(2, 3, 3, 3))
