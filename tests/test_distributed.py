@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
 import torch.multiprocessing as multiprocessing
-from torch import Tensor, distributed
-from torch.nn.parallel import DistributedDataParallel
 
-import alexkern
-from support.networks import small_alexnet
-
-WORLD = 2
-
-
-def model_and_images() -> tuple[torch.nn.Module, Tensor]:
-    torch.manual_seed(7)
-    return alexkern.fuse(small_alexnet()).eval(), torch.randn(2 * WORLD, 3, 63, 63)
-
-
-def worker(rank: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    model, images = model_and_images()
-    parallel = DistributedDataParallel(model)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            model.zero_grad()
-            parallel(images.chunk(WORLD)[rank].contiguous(memory_format=torch.channels_last)).square().mean().backward()
-    if rank == 0:
-        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-        messages = [str(warning.message) for warning in caught]
-        torch.save({"gradients": gradients, "warnings": messages}, Path(folder) / "result.pt")
-    distributed.destroy_process_group()
+from support.distributed_worker import WORLD, model_and_images, worker
 
 
 def test_two_processes_equal_one() -> None:
