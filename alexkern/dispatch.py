@@ -42,7 +42,7 @@ def _checked(name: str, source: str) -> str:
 
 
 _setting = _checked(os.environ.get("ALEXKERN_BACKEND", "auto"), "ALEXKERN_BACKEND")
-_resolved: dict[tuple[str, str, str, torch.dtype], ModuleType] = {}
+_resolved: dict[tuple[str, str, torch.device, torch.dtype], ModuleType] = {}
 _warned: set[str] = set()
 
 
@@ -73,10 +73,11 @@ def current_backend() -> str:
 
 def resolve(operator: str, input: Tensor) -> ModuleType:
     """The module whose forward and backward serve `operator` on `input`'s device and dtype."""
-    key = (_setting, operator, input.device.type, input.dtype)
+    key = (_setting, operator, input.device, input.dtype)
     module = _resolved.get(key)
     if module is None:
-        module = _resolved[key] = implementation(serving(*key), operator)
+        name = serving(_setting, operator, input.device.type, input.dtype)
+        module = _resolved[key] = implementation(name, operator)
     return module
 
 

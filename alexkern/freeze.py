@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexkern import functional
+from alexkern.huge_pages import in_huge_pages
 from alexkern.nn import FusedSequential, LocalResponseNorm, MaxPool2d, is_bare, run_length
 from alexkern.ops.convolution import convolved_size
 from alexkern.ops.errors import argument_error
@@ -18,9 +19,15 @@ from alexkern.ops.plan import is_channels_last
 
 M = TypeVar("M", bound=nn.Module)
 
-# A convolution's output is pooled chunk by chunk: what was just written is still in the cache, and stays below the size
-# (32 MiB) from which the C library maps and clears fresh pages for every allocation.
-CHUNK_BYTES = 24 * 2**20
+# The images of a large batch go through the convolutions and poolings so many at a time that an activation has at most
+# these bytes: what one layer wrote is then in the cache for the next, and no allocation reaches the size (32 MiB) from
+# which the C library maps fresh pages, which the kernel clears one by one.
+CHUNK_BYTES = 12 * 2**20
+
+# Up to so many rows a linear layer only reads its weight, once and in order: torch's own product does that faster.
+FEW_ROWS = 2
+# The batch that packed linear weights are laid out for; it serves smaller and larger ones as well as their own.
+PACKED_ROWS = 64
 
 OURS: dict[type[nn.Module], type[nn.Module]] = {nn.MaxPool2d: MaxPool2d, nn.LocalResponseNorm: LocalResponseNorm}
 
@@ -80,6 +87,8 @@ def _input_sizes(model: nn.Module, example: Tensor) -> dict[nn.Module, tuple[int
 def _frozen(module: Any, sizes: dict[nn.Module, tuple[int, ...]]) -> Any:
     if type(module) in (nn.Sequential, FusedSequential) and is_bare(module):
         return FrozenSequential(*_steps(list(module), sizes))
+    if type(module) is nn.AdaptiveAvgPool2d and is_bare(module):
+        return FrozenAdaptiveAvgPool2d(module.output_size)
     for name, child in module.named_children():
         setattr(module, name, _frozen(child, sizes))
     return module
@@ -122,8 +131,18 @@ class FrozenSequential(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_grad_enabled() and input.requires_grad:
             raise RuntimeError("alexkern.freeze: a frozen model has no gradients, and its input requires one")
+        steps: list[Any] = list(self)
+        leading = image_steps(steps) if input.dim() == 4 and input.device.type == "cpu" else 0
+        if leading:
+            chunks = math.ceil(input.shape[0] * steps[0].image_bytes(input) / CHUNK_BYTES)
+            if chunks > 1:
+                input = torch.cat([self._run(steps[:leading], images) for images in input.chunk(chunks)])
+                steps = steps[leading:]
+        return self._run(steps, input)
+
+    def _run(self, steps: list[Any], input: Tensor) -> Tensor:
         restore = False
-        for step in self:
+        for step in steps:
             if isinstance(step, FrozenConvolution):
                 if input.dim() == 4 and not is_channels_last(input):
                     input, restore = input.contiguous(memory_format=torch.channels_last), not step.channels_last
@@ -131,6 +150,29 @@ class FrozenSequential(nn.Sequential):
                 input, restore = input.contiguous(), False
             input = step(input)
         return input.contiguous() if restore else input
+
+
+def image_steps(steps: list[Any]) -> int:
+    """How many steps, from a first convolution on, work image by image and end in a pooling, whose output is small."""
+    length = 0
+    for index, step in enumerate(steps):
+        if isinstance(step, FrozenConvolution):
+            pools = step.window is not None
+        elif index > 0 and type(step) in OURS.values() and is_bare(step):
+            pools = isinstance(step, MaxPool2d)
+        else:
+            break
+        if pools:
+            length = index + 1
+    return length
+
+
+class FrozenAdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """AdaptiveAvgPool2d that passes on an image of the size asked for, whose averages are those of single pixels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        wanted = self.output_size if isinstance(self.output_size, tuple) else (self.output_size, self.output_size)
+        return input if tuple(input.shape[-2:]) == wanted else super().forward(input)
 
 
 class FrozenStep(nn.Module):
@@ -207,16 +249,12 @@ class FrozenConvolution(FrozenStep):
         if not self.packed:
             return self._through_functional(input)
         self.check(input, self.channels, -3)
-        if input.dim() == 3:
-            return self._step(input.unsqueeze(0)).squeeze(0).contiguous()
-        if self.window is None:
-            return self._step(input)
+        return self._step(input.unsqueeze(0)).squeeze(0).contiguous() if input.dim() == 3 else self._step(input)
+
+    def image_bytes(self, input: Tensor) -> int:
+        """Of one image in front of the convolution or behind it, the larger."""
         P, Q = convolved_size(input, self.weight, self.stride, self.padding, self.dilation)
-        image_bytes = self.weight.shape[0] * P * Q * input.element_size()
-        chunk = max(CHUNK_BYTES // image_bytes, 1)
-        if input.shape[0] <= chunk:
-            return self._step(input)
-        return torch.cat([self._step(images) for images in input.split(chunk)])
+        return max(math.prod(input.shape[1:]), self.weight.shape[0] * P * Q) * input.element_size()
 
     def _step(self, images: Tensor) -> Tensor:
         # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
@@ -253,15 +291,14 @@ class FrozenLinear(FrozenStep):
     """Linear[, ReLU] with a packed weight. Made by :func:`freeze`."""
 
     def __init__(self, linear: nn.Linear, relu: bool, input_size: tuple[int, ...] | None):
-        # A single row only reads the weight, once and in order: torch's own product does that faster.
-        super().__init__(linear, relu, pays=input_size is None or math.prod(input_size[:-1]) > 1)
+        super().__init__(linear, relu, pays=input_size is None or math.prod(input_size[:-1]) > FEW_ROWS)
 
     def pack(self, weight: Tensor) -> Tensor:
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
         return packed
 
     def lay_out(self, weight: Tensor) -> Tensor:
-        return weight.contiguous()
+        return in_huge_pages(weight.contiguous())
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.packed:

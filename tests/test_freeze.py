@@ -128,16 +128,69 @@ def test_nan_survives_the_relu() -> None:
     assert bool(frozen(image).isnan().all())
 
 
-def test_large_batches_go_in_chunks(generator: torch.Generator) -> None:
-    """More output than one chunk holds: the same numbers as image by image."""
-    model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)).eval()
-    image = torch.randn(12, 3, 112, 112, generator=generator)
-    assert 64 * 112 * 112 * 4 * 12 > CHUNK_BYTES
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_large_batches_go_in_chunks(channels_last: bool, generator: torch.Generator) -> None:
+    """More activation than one chunk holds: the same numbers as image by image, what follows the poolings included."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.LocalResponseNorm(5),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 8, 1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 1),
+        nn.BatchNorm2d(8),
+    ).eval()
+    image = torch.randn(7, 3, 112, 112, generator=generator)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
     frozen = alexkern.freeze(model)
+    sizes: list[int] = []
+    frozen[3].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     whole = frozen(image)
-    for index in (0, 7, 11):
+    chunks = math.ceil(64 * 112 * 112 * 4 * 7 / CHUNK_BYTES)
+    assert chunks > 1 and len(sizes) == chunks and sum(sizes) == 7
+    frozen[4].register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    for index in (0, 3, 6):
         torch.testing.assert_close(whole[index : index + 1], frozen(image[index : index + 1]))
-    assert whole.stride() == model(image).stride()
+    wanted = model(image)
+    torch.testing.assert_close(whole, wanted)
+    assert whole.stride() == wanted.stride()
+
+
+def test_an_average_of_single_pixels_is_passed_on(generator: torch.Generator) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.AdaptiveAvgPool2d((6, 5)), nn.AdaptiveAvgPool2d(3)).eval()
+    frozen = alexkern.freeze(model)
+    assert repr(frozen[1]) == "FrozenAdaptiveAvgPool2d(output_size=(6, 5))"
+    image = torch.randn(2, 2, 6, 5, generator=generator)
+    assert frozen[1](image) is image
+    square = image[..., :3, :3]
+    assert frozen[2](square) is square and frozen[1](square) is not square
+    for size in ((6, 5), (5, 6), (13, 11)):
+        image = torch.randn(2, 2, *size, generator=generator)
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(image), model(image))
+    partly = alexkern.freeze(nn.Sequential(nn.AdaptiveAvgPool2d((None, 2))))
+    assert partly(torch.ones(1, 1, 5, 4)).shape == (1, 1, 5, 2)
+
+
+def test_a_weight_for_few_rows_lies_in_huge_pages(generator: torch.Generator) -> None:
+    model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 3)).eval()
+    rows = torch.randn(2, 1024, generator=generator)
+    frozen = alexkern.freeze(model, rows)
+    large, small = frozen[0].weight, frozen[1].weight
+    assert "plain" in repr(frozen[0]) and "blocks" in repr(alexkern.freeze(model, rows.expand(5, 2, 1024))[0])
+    assert torch.equal(large, model[0].weight) and torch.equal(small, model[2].weight)
+    assert large.data_ptr() % 2**21 == 0 and large.is_contiguous()
+    assert large.untyped_storage().data_ptr() != model[0].weight.untyped_storage().data_ptr()
+    restored = pickle.loads(pickle.dumps(frozen))
+    assert restored[0].weight.data_ptr() % 2**21 == 0
+    for batch in (1, 2, 9):
+        rows = torch.randn(batch, 1024, generator=generator)
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(rows), model(rows))
+            assert torch.equal(restored(rows), frozen(rows))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

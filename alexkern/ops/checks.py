@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from alexkern.ops.errors import argument_error
+
+Result = TypeVar("Result")
 
 FLOATING = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 
@@ -24,12 +27,18 @@ def floating(operator: str, argument: str, value: Any) -> None:
 
 
 def like_input(operator: str, argument: str, value: Any, input: Tensor) -> None:
-    """`value` is a strided tensor with `input`'s dtype on `input`'s device."""
+    """`value` is a strided tensor with `input`'s dtype on `input`'s device; `input` has been found to be a good one."""
+    if (
+        isinstance(value, Tensor)
+        and value.dtype is input.dtype
+        and value.device == input.device
+        and value.layout is torch.strided
+    ):
+        return
     floating(operator, argument, value)
     if value.dtype != input.dtype:
         raise argument_error(operator, f"{argument}'s dtype", value.dtype, f"input's, {input.dtype}")
-    if value.device != input.device:
-        raise argument_error(operator, f"{argument}'s device", value.device, f"input's, {input.device}")
+    raise argument_error(operator, f"{argument}'s device", value.device, f"input's, {input.device}")
 
 
 def pair(operator: str, argument: str, value: Any, minimum: int) -> tuple[int, int]:
@@ -69,3 +78,19 @@ def number(operator: str, argument: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"alexkern.{operator}: {argument} must be a float, got {value!r}")
     return float(value)
+
+
+def remembered(check: Callable[..., Result], input: Tensor, key: tuple[Hashable, ...]) -> Result:
+    """check(*key), which depends on shapes and numbers alone, looked up where they are the same as in an earlier call.
+
+    Not while torch.compile traces, nor for fake tensors and other subclasses, whose sizes may be symbols.
+    """
+    if torch.compiler.is_compiling() or (type(input) is not Tensor and type(input) is not torch.nn.Parameter):
+        return check(*key)
+    result: Result = _remembered(check, key)
+    return result
+
+
+@functools.lru_cache(maxsize=1024)
+def _remembered(check: Callable[..., Any], key: tuple[Hashable, ...]) -> Any:
+    return check(*key)

@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from alexkern.ops import checks
 from alexkern.ops.conv2d_relu import plan_output
-from alexkern.ops.convolution import convolution_arguments, convolved_size
+from alexkern.ops.convolution import convolution_arguments
 from alexkern.ops.operator import Operator
 from alexkern.ops.plan import Spec, is_channels_last, like, nchw
-from alexkern.ops.pooling import Pair, check_pooled, offset_dtype, pooled_size, window_arguments
+from alexkern.ops.pooling import Pair, checked_pooled_size, offset_dtype, pooled_sizes, window_arguments
 from alexkern.reference import conv2d_relu_max_pool2d as reference
 
 
@@ -65,13 +66,12 @@ def conv2d_relu_max_pool2d(
             pool_padding=pool_padding,
         )
     name = "conv2d_relu_max_pool2d"
-    args = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups)
-    window = window_arguments(name, pool_kernel_size, pool_stride, pool_padding, 1, prefix="pool_")[:3]
-    images, filters, _, *geometry, _ = args
-    size = convolved_size(images, filters, *geometry)
-    check_pooled(name, size, _pooled(size, *window), window[0])
-    if images.dim() == 3:
-        return OPERATOR(images.unsqueeze(0), *args[1:], *window, False).squeeze(0).contiguous()
+    args, size = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups)
+    window = window_arguments(name, pool_kernel_size, pool_stride, pool_padding, 1, prefix="pool_")
+    checks.remembered(checked_pooled_size, args[0], (name, size, *window, False))
+    window = window[:3]
+    if args[0].dim() == 3:
+        return OPERATOR(args[0].unsqueeze(0), *args[1:], *window, False).squeeze(0).contiguous()
     return OPERATOR(*args, *window, False)
 
 
@@ -101,16 +101,11 @@ class Conv2dReluMaxPool2d(Operator):
         return (input, weight, *outputs), tuple(params)
 
 
-def _pooled(size: Pair, kernel_size: Pair, stride: Pair, padding: Pair) -> Pair:
-    P, Q = (pooled_size(size[axis], kernel_size[axis], stride[axis], padding[axis], 1, False) for axis in (0, 1))
-    return P, Q
-
-
 def plan_outputs(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Spec, Spec]:
     """The pooled values (N, K, P, Q) and their offsets, in the convolution's format; no offsets unless saved."""
     *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
     N, K, P, Q = plan_output(input, weight, bias, *convolution).shape
-    shape = (N, K, *_pooled((P, Q), pool_kernel_size, pool_stride, pool_padding))
+    shape = (N, K, *pooled_sizes((P, Q), pool_kernel_size, pool_stride, pool_padding, (1, 1), False))
     values = nchw(shape, input.dtype, is_channels_last(input) or is_channels_last(weight))
     dtype = offset_dtype(pool_kernel_size)
     return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)

@@ -30,57 +30,77 @@ def convolved_size(input: Tensor, weight: Tensor, stride: Pair, padding: Pair, d
 
 def convolution_arguments(
     operator: str, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
-) -> tuple[Any, ...]:
-    """The arguments as the kernels want them: autocast applied, a batch of images, pairs of ints."""
+) -> tuple[tuple[Any, ...], Pair]:
+    """The arguments as the kernels want them (autocast applied, pairs of ints), and (P, Q), the convolution's size."""
     checks.floating(operator, "input", input)
-    checks.floating(operator, "weight", weight)
     if torch._C._is_any_autocast_enabled():
         input, weight, bias = to_autocast_dtype(input, weight, bias)
     checks.image(operator, input)
     checks.like_input(operator, "weight", weight, input)
-    if weight.dim() != 4:
-        raise argument_error(operator, "weight", f"shape {tuple(weight.shape)}", "(K, C // groups, R, S)")
-    if isinstance(groups, bool) or not isinstance(groups, int):
+    if bias is not None:
+        checks.like_input(operator, "bias", bias, input)
+    if type(groups) is not int and (isinstance(groups, bool) or not isinstance(groups, int)):
         raise TypeError(f"alexkern.{operator}: groups must be an int, got {groups!r}")
+    stride = checks.pair(operator, "stride", stride, 1)
+    dilation = checks.pair(operator, "dilation", dilation, 1)
+    if type(padding) is str:
+        input, padding = _named_padding(operator, input, weight, stride, padding, dilation)
+    else:
+        padding = checks.pair(operator, "padding", padding, 0)
+    size = checks.remembered(
+        _checked_size,
+        input,
+        (operator, input.shape, weight.shape, None if bias is None else bias.shape, stride, padding, dilation, groups),
+    )
+    return (input, weight, bias, stride, padding, dilation, groups), size
+
+
+def _checked_size(
+    operator: str,
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Pair:
+    """(P, Q) from the shapes, once they are found to fit."""
+    if len(weight) != 4:
+        raise argument_error(operator, "weight", f"shape {tuple(weight)}", "(K, C // groups, R, S)")
     if groups < 1:
         raise argument_error(operator, "groups", groups, "at least 1")
-    K, group_channels, R, S = weight.shape
-    C, H, W = input.shape[-3:]
+    K, group_channels, R, S = weight
+    C, H, W = input[-3:]
     if C != group_channels * groups:
         raise argument_error(
             operator,
             "input's channels",
-            f"{C} in shape {tuple(input.shape)}",
-            f"weight.shape[1] * groups = {group_channels} * {groups} (weight {tuple(weight.shape)})",
+            f"{C} in shape {tuple(input)}",
+            f"weight.shape[1] * groups = {group_channels} * {groups} (weight {tuple(weight)})",
         )
     if K % groups != 0 or K == 0:
         raise argument_error(operator, "weight.shape[0]", K, f"a positive multiple of groups ({groups})")
     if R == 0 or S == 0:
-        raise argument_error(operator, "weight", f"shape {tuple(weight.shape)}", "a filter of at least 1x1")
-    if bias is not None:
-        checks.like_input(operator, "bias", bias, input)
-        if bias.dim() != 1 or bias.shape[0] != K:
-            raise argument_error(operator, "bias", f"shape {tuple(bias.shape)}", f"({K},), one value per filter")
-    stride = checks.pair(operator, "stride", stride, 1)
-    dilation = checks.pair(operator, "dilation", dilation, 1)
-    if isinstance(padding, str):
-        input, padding = _named_padding(operator, input, (R, S), stride, padding, dilation)
-        H, W = input.shape[-2:]
-    else:
-        padding = checks.pair(operator, "padding", padding, 0)
-    for axis, size, kernel in ((0, H, R), (1, W, S)):
-        if size + 2 * padding[axis] < dilation[axis] * (kernel - 1) + 1:
+        raise argument_error(operator, "weight", f"shape {tuple(weight)}", "a filter of at least 1x1")
+    if bias is not None and (len(bias) != 1 or bias[0] != K):
+        raise argument_error(operator, "bias", f"shape {tuple(bias)}", f"({K},), one value per filter")
+    for axis, image, kernel in ((0, H, R), (1, W, S)):
+        if image + 2 * padding[axis] < dilation[axis] * (kernel - 1) + 1:
             raise argument_error(
                 operator,
                 "input",
-                f"shape {tuple(input.shape)} with padding {padding}",
+                f"shape {tuple(input)} with padding {padding}",
                 f"at least as large as the dilated {R}x{S} filter (dilation {dilation})",
             )
-    return input, weight, bias, stride, padding, dilation, groups
+    return (
+        output_size(H, R, stride[0], padding[0], dilation[0]),
+        output_size(W, S, stride[1], padding[1], dilation[1]),
+    )
 
 
 def _named_padding(
-    operator: str, input: Tensor, kernel_size: Pair, stride: Pair, padding: str, dilation: Pair
+    operator: str, input: Tensor, weight: Tensor, stride: Pair, padding: str, dilation: Pair
 ) -> tuple[Tensor, Pair]:
     """torch's "valid" and "same". An odd total goes to the right and the bottom, and needs an explicit pad."""
     if padding == "valid":
@@ -89,7 +109,7 @@ def _named_padding(
         raise argument_error(operator, "padding", repr(padding), "'same', 'valid' or ints")
     if stride != (1, 1):
         raise argument_error(operator, "padding", f"'same' with stride {stride}", "'same' with stride 1 only")
-    total = [dilation[axis] * (kernel_size[axis] - 1) for axis in (0, 1)]
+    total = [dilation[axis] * (size - 1) for axis, size in enumerate(weight.shape[2:])]
     if total[0] % 2 or total[1] % 2:
         input = F.pad(input, (0, total[1] % 2, 0, total[0] % 2))
     return input, (total[0] // 2, total[1] // 2)

@@ -45,7 +45,6 @@ def linear_relu_dropout(
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(linear_relu_dropout, (input, weight, bias), input, weight, bias, p, training)
     checks.floating(name, "input", input)
-    checks.floating(name, "weight", weight)
     if torch._C._is_any_autocast_enabled():
         input, weight, bias = to_autocast_dtype(input, weight, bias)
     checks.like_input(name, "weight", weight, input)

@@ -11,7 +11,7 @@ from alexkern.ops import checks
 from alexkern.ops.errors import argument_error
 from alexkern.ops.operator import Operator
 from alexkern.ops.plan import Spec, is_channels_last, nchw
-from alexkern.ops.pooling import Pair, check_pooled, offset_dtype, pooled_size, window_arguments
+from alexkern.ops.pooling import Pair, checked_pooled_size, offset_dtype, pooled_sizes, window_arguments
 from alexkern.reference import max_pool2d as reference
 
 
@@ -54,7 +54,8 @@ def max_pool2d(
     C, H, W = input.shape[-3:]
     if C == 0:
         raise argument_error("max_pool2d", "input", f"shape {tuple(input.shape)}", "of at least one channel")
-    check_pooled("max_pool2d", (H, W), _pooled((H, W), kernel_size, stride, padding, dilation, ceil_mode), kernel_size)
+    key = ("max_pool2d", (H, W), kernel_size, stride, padding, dilation, ceil_mode)
+    checks.remembered(checked_pooled_size, input, key)
     if input.dim() == 3:
         # Unbatched results are contiguous in torch, whatever the input's strides.
         batch = input.contiguous().unsqueeze(0)
@@ -88,16 +89,6 @@ class MaxPool2d(Operator):
         return (outputs[1],), (tuple(input.shape), is_channels_last(input), *window)
 
 
-def _pooled(
-    size: tuple[int, ...], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
-) -> Pair:
-    P, Q = (
-        pooled_size(size[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis], ceil_mode)
-        for axis in (0, 1)
-    )
-    return P, Q
-
-
 def plan_outputs(
     input: Tensor,
     kernel_size: Pair,
@@ -109,7 +100,7 @@ def plan_outputs(
 ) -> tuple[Spec, Spec]:
     """The pooled values (N, C, P, Q) and their offsets, both in the input's format; no offsets unless saved."""
     N, C, H, W = input.shape
-    shape = (N, C, *_pooled((H, W), kernel_size, stride, padding, dilation, ceil_mode))
+    shape = (N, C, *pooled_sizes((H, W), kernel_size, stride, padding, dilation, ceil_mode))
     values = nchw(shape, input.dtype, is_channels_last(input))
     dtype = offset_dtype(kernel_size)
     return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)

@@ -40,7 +40,20 @@ def window_arguments(
     return kernel_size, stride, padding, dilation
 
 
-def check_pooled(operator: str, size: Pair, pooled: Pair, kernel_size: Pair) -> None:
+def pooled_sizes(
+    size: tuple[int, ...], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> Pair:
+    """(P, Q), the pooled output's size."""
+    P, Q = (
+        pooled_size(size[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis], ceil_mode)
+        for axis in (0, 1)
+    )
+    return P, Q
+
+
+def checked_pooled_size(operator: str, size: Pair, kernel_size: Pair, *args: Any) -> Pair:
+    """pooled_sizes(size, kernel_size, *args), once there is room for a window."""
+    pooled = pooled_sizes(size, kernel_size, *args)
     if pooled[0] < 1 or pooled[1] < 1:
         raise argument_error(
             operator,
@@ -48,3 +61,4 @@ def check_pooled(operator: str, size: Pair, pooled: Pair, kernel_size: Pair) -> 
             f"{size[0]}x{size[1]} where the windows are taken, which gives {pooled[0]}x{pooled[1]}",
             f"large enough for one {kernel_size[0]}x{kernel_size[1]} window: the output size is too small",
         )
+    return pooled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -74,8 +76,21 @@ def window_offsets(
 ) -> Tensor:
     """Offsets r * S + s into the R x S window from torch's indices h * W + w, both of shape (N, C, P, Q)."""
     P, Q = indices.shape[-2:]
-    table, origins = offset_table(P, Q, input_size[-1], kernel_size, stride, padding, dilation, indices.device)
+    table, origins = kept(offset_table, P, Q, input_size[-1], kernel_size, stride, padding, dilation, indices.device)
     return look_up(table, indices - origins)
+
+
+def kept(make: Callable[..., tuple[Tensor, Tensor]], *key: Any) -> tuple[Tensor, Tensor]:
+    """`make(*key)`, made once on a CPU. On a GPU it may be captured in a graph, whose memory nobody else may keep."""
+    if key[-1].type != "cpu":
+        return make(*key)
+    return _kept(make, *(tuple(value) if type(value) is list else value for value in key))  # torch's dispatcher: lists
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(make: Callable[..., tuple[Tensor, Tensor]], *key: Any) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # whoever asks first, these are ordinary tensors
+        return make(*key)
 
 
 def offset_table(
@@ -108,10 +123,17 @@ def flat_indices(
     dilation: Pair,
 ) -> Tensor:
     """torch's int64 indices h * W + w from window offsets: the inverse of window_offsets."""
-    W = input_shape[-1]
-    rows, columns = window_origins(offsets.shape[-2:], stride, padding, offsets.device)
-    distances = steps(kernel_size, dilation, W, offsets.device).flatten()  # (R * S,)
-    return look_up(distances, offsets.to(torch.int32)).add_(rows * W + columns)
+    P, Q = offsets.shape[-2:]
+    table, origins = kept(index_table, P, Q, input_shape[-1], kernel_size, stride, padding, dilation, offsets.device)
+    return look_up(table, offsets.to(torch.int32)).add_(origins)
+
+
+def index_table(
+    P: int, Q: int, W: int, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The distance in a flat image from a window's first position to its r * S + s, and that position's index."""
+    rows, columns = window_origins((P, Q), stride, padding, device)
+    return steps(kernel_size, dilation, W, device).flatten(), rows * W + columns  # (R * S,), (P, Q)
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
