@@ -260,6 +260,31 @@ def test_hooks_on_any_child_fire(model, plain, images):
             assert_near(logits, want)
 
 
+def test_averages_of_single_pixels_are_left_out(model, plain, generator, monkeypatch):
+    """At 224 pixels the features are 6 x 6 already: only whoever looks makes the pooling run."""
+    sizes: list[tuple[int, ...]] = []
+    forward = nn.AdaptiveAvgPool2d.forward
+
+    def counted(self: nn.AdaptiveAvgPool2d, input: Tensor) -> Tensor:
+        sizes.append(tuple(input.shape[-2:]))
+        return forward(self, input)
+
+    monkeypatch.setattr(nn.AdaptiveAvgPool2d, "forward", counted)
+    large = torch.randn(1, 3, 224, 224, generator=generator)
+    with torch.no_grad():
+        want = model(large)
+        assert sizes == []
+        assert_near(want, plain(large))
+        sizes.clear()
+        model(large[..., :192, :])
+        assert sizes == [(5, 6)]
+        seen: list[Tensor] = []
+        with_hook = model.avgpool.register_forward_hook(partial(keep, seen))
+        assert torch.equal(model(large), want) and len(seen) == 1
+        with_hook.remove()
+    assert [node.target for node in torch.fx.symbolic_trace(model).graph.nodes if node.name == "avgpool"] == ["avgpool"]
+
+
 def test_a_hook_changes_what_follows(model, images):
     with torch.no_grad():
         hook = model.features[1].register_forward_hook(lambda _, __, output: output * 0)
