@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import alexkern
 from alexkern import dispatch, functional
+from alexkern.bench.memory import SavedBytes
 from support import routes
 from support.backends import DEVICE, serving
 from support.cases import CASES, Case
@@ -71,6 +72,24 @@ def test_saves_what_the_table_allows(case: Case, backend: str, generator: torch.
         assert rest == [(tuple(output.shape), torch.uint8)]
     else:
         assert rest == [((2,), torch.int64)]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_training_step_saves_less_than_half(channels_last: bool, generator: torch.Generator) -> None:
+    """At most 0.45 of the bytes that torch saves for backward beside parameters. Both grow with the batch alone."""
+    images = torch.randn(2, 3, 224, 224, generator=generator).to(DEVICE)
+    model = alexkern.models.alexnet().to(DEVICE).train()
+    if channels_last:
+        model, images = (value.to(memory_format=torch.channels_last) for value in (model, images))
+    saved = []
+    for sequential in (alexkern.nn.FusedSequential, nn.Sequential):
+        for part in (model.features, model.classifier):
+            part.__class__ = sequential
+        with SavedBytes(excluded=model.parameters()) as kept:
+            output = model(images)
+        assert output.requires_grad
+        saved.append(kept.total)
+    assert 2_000_000 < saved[0] <= 0.45 * saved[1]
 
 
 def test_large_windows_keep_int32(generator: torch.Generator) -> None:

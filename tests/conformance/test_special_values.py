@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import alexkern
-from alexkern import functional
+from alexkern import dispatch, functional
 from support.accuracy import assert_same
 from support.backends import DEVICE, serving
 
@@ -146,6 +146,24 @@ def test_linear_relu_dropout_of_nan(backend: str) -> None:
     assert bool((input.grad[2::4] == 0).all())
     nan_gradients = set(input.grad[0::4, 0].tolist())
     assert nan_gradients <= {0.0, 2.0, 4.0, 6.0} and len(nan_gradients) > 1
+
+
+@pytest.mark.parametrize("incoming", [NAN, INF])
+@pytest.mark.parametrize("backend", serving("linear_relu_dropout"))
+def test_no_gradient_passes_a_dropped_nan(backend: str, incoming: float) -> None:
+    """Where linear's output was NaN the ReLU mask lets everything pass: only dropout's own bits can stop a gradient."""
+    operator, seed = dispatch.implementation(backend, "linear_relu_dropout"), torch.tensor([7, 5], device=DEVICE)
+    input, weight = torch.full((4, 1), NAN, device=DEVICE), torch.ones(9, 1, device=DEVICE)
+    kept = dispatch.implementation("torch", "dropout").forward(torch.ones(4, 9, device=DEVICE), seed, 0.5) != 0
+    output = operator.forward(input, weight, None, seed, 0.5)
+    assert bool(output.isnan().all())
+    _, _, bias_grad = operator.backward(
+        torch.full_like(output, incoming), input, weight, output, seed, 0.5, (False, False, True)
+    )
+    untouched = ~kept.any(0)
+    assert 0 < int(untouched.sum()) < 9
+    assert torch.equal(bias_grad == 0, untouched)
+    assert not bool(bias_grad[~untouched].isfinite().any())
 
 
 @pytest.mark.parametrize("backend", serving("local_response_norm"))
