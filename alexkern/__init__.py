@@ -4,6 +4,7 @@ from alexkern import functional, models, nn
 from alexkern.dispatch import BackendUnavailable, backend, current_backend, set_backend
 from alexkern.freeze import freeze
 from alexkern.fuse import fuse
+from alexkern.graph import graph
 from alexkern.info import info
 from alexkern.ops.errors import ArgumentError
 
@@ -17,6 +18,7 @@ __all__ = [
     "freeze",
     "functional",
     "fuse",
+    "graph",
     "info",
     "models",
     "nn",

@@ -1,4 +1,4 @@
-"""The command line: `alexkern info | bench | classify | tune`, one module a command in alexkern/commands/."""
+"""The command line: `alexkern COMMAND`, one module a command in alexkern/commands/."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from alexkern.commands import CommandError, bench, classify, info, printable, tune
+from alexkern.commands import CommandError, augment, bench, classify, export, info, printable, train, tune
 
-COMMANDS = {"info": info, "bench": bench, "classify": classify, "tune": tune}
+COMMANDS = {
+    "info": info,
+    "bench": bench,
+    "classify": classify,
+    "train": train,
+    "augment": augment,
+    "export": export,
+    "tune": tune,
+}
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell gives for a program ended by Ctrl-C
 

@@ -4,6 +4,7 @@ Each has a file of its own name in alexkern/ops (checks, shapes, autograd), alex
 operators), kernels (Triton) and csrc (CUDA C++).
 """
 
+from alexkern.ops.augment import augment
 from alexkern.ops.conv2d_relu import conv2d_relu
 from alexkern.ops.conv2d_relu_max_pool2d import conv2d_relu_max_pool2d
 from alexkern.ops.dropout import dropout
@@ -12,6 +13,7 @@ from alexkern.ops.local_response_norm import local_response_norm
 from alexkern.ops.max_pool2d import max_pool2d
 
 __all__ = [
+    "augment",
     "conv2d_relu",
     "conv2d_relu_max_pool2d",
     "dropout",

@@ -67,7 +67,7 @@ class ImageClassification:
         if not isinstance(image, Image.Image):
             raise TypeError(f"ImageClassification: wanted a PIL image or a tensor, got {type(image).__name__}")
         height, width = self.resized_shape(image.height, image.width)
-        resized = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
+        resized = to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
 
 
@@ -92,7 +92,7 @@ def _resize_tensor(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return pixels if image.dim() == 4 else pixels.squeeze(0)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey: PIL's own conversion would turn every value over 255 white.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))

@@ -67,9 +67,8 @@ def conv2d_relu_max_pool2d(
         )
     name = "conv2d_relu_max_pool2d"
     args, size = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups)
-    window = window_arguments(name, pool_kernel_size, pool_stride, pool_padding, 1, prefix="pool_")
-    checks.remembered(checked_pooled_size, args[0], (name, size, *window, False))
-    window = window[:3]
+    *window, dilation = window_arguments(name, pool_kernel_size, pool_stride, pool_padding, 1, prefix="pool_")
+    checks.remembered(checked_pooled_size, args[0], (name, size, *window, dilation, False))
     if args[0].dim() == 3:
         return OPERATOR(args[0].unsqueeze(0), *args[1:], *window, False).squeeze(0).contiguous()
     return OPERATOR(*args, *window, False)

@@ -1,0 +1,82 @@
+"""`alexkern augment`: a contact sheet of augmented images, to see what a network is trained on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexkern.commands import CommandError, first_line, positive
+from alexkern.data.decode import EXTENSIONS, UnreadableImage, decode
+from alexkern.functional import augment
+from alexkern.ops.augmentation import CROPS
+from alexkern.training.pictures import sheet
+
+HELP = "write a contact sheet of augmented images"
+DESCRIPTION = "Augment each image a few times, as training would, and write the results side by side as one PNG file."
+IDENTITY: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The images, what is done to them, and where the sheet goes."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of them")
+    parser.add_argument("--out", type=Path, default=Path("sheet.png"), metavar="F", help="default: sheet.png")
+    parser.add_argument("--count", type=positive, default=8, metavar="N", help="pictures of each image (default: 8)")
+    parser.add_argument("--most", type=positive, default=8, metavar="N", help="images at most (default: 8)")
+    parser.add_argument("--size", type=positive, default=112, metavar="N", help="pixels (default: 112)")
+    parser.add_argument("--crop", choices=CROPS, default="random_resized", help="default: random_resized")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    for name, default in (
+        ("flip", 0.5), ("rotation", 10.0), ("brightness", 0.3), ("contrast", 0.3), ("saturation", 0.3), ("hue", 0.05),
+        ("lighting", 0.1),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"default: {default}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the sheet: a row an image, first the centre crop, then its augmentations."""
+    images = _read(args.images, args.most, 2 * args.size)
+    try:
+        sheet(_pictures(images, args), args.out, columns=args.count + 1)
+    except ValueError as error:
+        raise CommandError(first_line(error)) from None
+    except OSError as error:
+        raise CommandError(f"--out {args.out}: cannot be written ({first_line(error)})") from None
+    print(f"{args.out}: {len(images)} images, {args.count} times each")
+    return 0
+
+
+def _pictures(images: list[Tensor], args: argparse.Namespace) -> Tensor:
+    """(N * (count + 1), size, size, 3) uint8."""
+    names = ("crop", "flip", "rotation", "brightness", "contrast", "saturation", "hue", "lighting")
+    options = {name: getattr(args, name) for name in names}
+    repeated = [image for image in images for _ in range(args.count)]
+    drawn = augment(repeated, args.size, seed=torch.tensor([args.seed, 0]), **options, **IDENTITY)
+    plain = augment(images, args.size, crop="center", flip=0.0, **IDENTITY)
+    both = torch.cat((plain.unsqueeze(1), drawn.unflatten(0, (len(images), args.count))), dim=1).flatten(0, 1)
+    return both.permute(0, 2, 3, 1).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _read(arguments: list[str], most: int, bound: int) -> list[Tensor]:
+    images: list[Tensor] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+            found = sorted(file for file in files if file.suffix.lower() in EXTENSIONS and file.name[0] != ".")
+            if not found:
+                raise CommandError(f"{path}: no images in this folder")
+        elif path.exists():
+            found = [path]
+        else:
+            raise CommandError(f"{path}: no such file or folder")
+        for file in found[: most - len(images)]:
+            try:
+                images.append(decode(file, bound))
+            except UnreadableImage as error:
+                raise CommandError(f"{file}: {error}") from None
+    return images

@@ -1,0 +1,38 @@
+"""`alexkern export`: a weights file as what other tools load."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from alexkern.commands import CommandError, first_line, positive
+from alexkern.export import SUFFIXES, ExportError, export
+from alexkern.models import MODELS, read_weights
+
+HELP = "write a network for torchvision, ONNX or torch.export"
+DESCRIPTION = "Write a network of which you have the weights as a file that other tools load without alexkern."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The weights, the form, and the file."""
+    parser.add_argument("weights", metavar="WEIGHTS", help="a .safetensors or .pth file, or IMAGENET1K_V1")
+    parser.add_argument("--to", required=True, choices=list(SUFFIXES), help="what it is for")
+    parser.add_argument("--out", type=Path, metavar="F", help="default: WEIGHTS with another ending, here")
+    parser.add_argument("--model", choices=list(MODELS), help="default: what the weights file says, else alexnet")
+    parser.add_argument("--size", type=positive, metavar="N", help="pixels; default: what the weights file says")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write it."""
+    path = args.out or Path(Path(args.weights).stem + SUFFIXES[args.to])
+    try:
+        weights = read_weights(args.weights, model=args.model or "alexnet")
+        name = args.model or weights.model or "alexnet"
+        if name not in MODELS:
+            raise ValueError(f"{weights.source} are of {name!r}; wanted one of {', '.join(MODELS)}")
+        model = MODELS[name](weights=weights, num_classes=weights.num_classes)
+        export(model, args.to, path, args.size)
+    except (ExportError, OSError, ValueError) as error:
+        raise CommandError(first_line(error)) from None
+    print(f"{path} written")
+    return 0

@@ -1,0 +1,153 @@
+"""`alexkern train`: from a folder of images to a trained network, on one device or many."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexkern.commands import CommandError, first_line, positive
+from alexkern.data import DataError, Samples, find_samples, hold_out
+from alexkern.models import MODELS
+from alexkern.training import PRESETS, Settings, Trainer, TrainingError, checkpoint
+from alexkern.training.display import Display
+from alexkern.training.errors import Interrupted
+from alexkern.training.settings import OPTIMIZERS, PRECISIONS, SCHEDULES, TRAINING_CROPS, flag, from_dict
+from alexkern.training.trainer import WEIGHTS
+from alexkern.training.world import World, join
+
+HELP = "train a network on a folder of images"
+DESCRIPTION = (
+    "Train one of the networks on DATA/CLASS/IMAGE, DATA/train and DATA/val, or a list file with 'IMAGE CLASS' lines. "
+    "With torchrun, on as many devices as there are processes."
+)
+CHANGEABLE = ("epochs",)  # settings that a resumed run may have otherwise than its checkpoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where data and results are, and an option for every setting: what is not given is the preset's or the default."""
+    parser.add_argument("data", metavar="DATA", help="a folder of class folders, or of train and val, or a list file")
+    parser.add_argument("--val", metavar="V", help="validation images; default: DATA/val, else a share of DATA")
+    parser.add_argument(
+        "--out", type=Path, default=Path("run"), metavar="RUN", help="folder for results (default: run)"
+    )
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="F", help="go on from RUN's checkpoint, or from the checkpoint F"
+    )
+    parser.add_argument("--preset", choices=list(PRESETS), help="a paper's settings; options change them")
+    parser.add_argument("--device", help="a torch device; default: cuda where there is a GPU, else cpu")
+    cores = max(1, min(8, (os.cpu_count() or 1) - 1))
+    parser.add_argument(
+        "--workers", type=int, default=cores, metavar="N", help=f"decoding processes (default: {cores})"
+    )
+    parser.add_argument("--save-every", type=positive, default=1000, metavar="N", help="steps (default: 1000)")
+    parser.add_argument("--max-damaged", type=int, default=100, metavar="N", help="images to leave out (default: 100)")
+    parser.add_argument("--graph", action="store_true", help="capture the step in a CUDA graph")
+    choices = {
+        "model": tuple(MODELS), "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": tuple(PRECISIONS),
+        "crop": TRAINING_CROPS,
+    }  # fmt: skip
+    for field in fields(Settings):
+        default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        told: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{field.metadata['help']} (default: {default})"}
+        if field.type == "bool":
+            told["action"] = argparse.BooleanOptionalAction
+        elif field.type == "Triple":
+            told |= {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
+        elif field.name in choices:
+            told["choices"] = choices[field.name]
+        else:
+            told |= {"type": {"int": int, "float": float}[str(field.type)], "metavar": "N"}
+        parser.add_argument(flag(field.name), **told)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; 0 at the end, 2 for bad input, 130 for Ctrl-C."""
+    try:
+        world = join(args.device)
+        try:
+            return _train(args, world)
+        finally:
+            world.leave()
+    except (DataError, TrainingError) as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(f"{error.filename or args.out}: {error.strerror or first_line(error)}") from None
+
+
+def _train(args: argparse.Namespace, world: World) -> int:
+    given = _given(args)
+    source, content = None, None
+    if args.resume is not None:
+        source = Path(args.resume) if args.resume else checkpoint.newest(args.out)
+        content = checkpoint.load(source)
+        settings = _resumed(from_dict(content["settings"]), given, source)
+    elif any((args.out / name).exists() for name in (checkpoint.NAME, checkpoint.PREVIOUS)):
+        raise TrainingError(f"--out {args.out}: has a checkpoint; go on from it with --resume, or name another folder")
+    else:
+        settings = from_dict(given)
+    display = Display(quiet=not world.leads)
+    training, validation = _samples(args, settings, display)
+    _make(args.out)
+    trainer = Trainer(
+        settings, training, validation, args.out, world, display, workers=max(0, args.workers),
+        save_every=args.save_every, max_damaged=max(0, args.max_damaged), graphed=args.graph,
+    )  # fmt: skip
+    if content is not None and source is not None:
+        trainer.restore(content, source)
+        display.say(f"{source}: going on after step {trainer.progress.step}")
+    display.say(
+        f"{settings.model}: {len(training)} images of {len(training.classes)} classes, {len(validation)} for "
+        f"validation; {world.size} x {world.device}, {torch.get_num_threads()} threads"
+    )
+    try:
+        trainer.fit()
+    except Interrupted as stopped:
+        display.warn(str(stopped))
+        return stopped.status
+    display.say(f"{args.out / WEIGHTS} written: alexkern classify IMAGE --weights {args.out / WEIGHTS}")
+    return 0
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of preset and command line."""
+    names = {field.name for field in fields(Settings)}
+    typed = {name: value for name, value in vars(args).items() if name in names}
+    return (PRESETS[args.preset] if args.preset else {}) | typed
+
+
+def _resumed(saved: Settings, given: dict[str, Any], source: Path) -> Settings:
+    for name, value in given.items():
+        before = getattr(saved, name)
+        value = tuple(value) if isinstance(value, list) else value
+        if value != before and name not in CHANGEABLE:
+            what = "another network: " if name == "model" else ""
+            raise TrainingError(f"{source}: a checkpoint of {what}{flag(name)} {before}, but {value} is asked for")
+    return replace(saved, **{name: given[name] for name in CHANGEABLE if name in given})
+
+
+def _samples(args: argparse.Namespace, settings: Settings, display: Display) -> tuple[Samples, Samples]:
+    data = Path(args.data)
+    split = args.val is None and (data / "train").is_dir() and (data / "val").is_dir()
+    training = find_samples(data / "train" if split else data)
+    ignored = training.ignored
+    if split or args.val is not None:
+        validation = find_samples(args.val or data / "val", training.classes)
+    else:
+        training, validation = hold_out(training, settings.hold_out, settings.seed)
+    if ignored:
+        display.warn(f"{len(ignored)} files that are not images are left out; the first: {ignored[0]}")
+    return training, validation
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"--out {folder}: {first_line(error)}") from None
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"--out {folder}: cannot be written to")

@@ -1,0 +1,23 @@
+"""From files to batches on a device: finding images, decoding them in workers, and keeping the device fed."""
+
+from alexkern.data.batch import Batch, collate
+from alexkern.data.damage import DamageTally
+from alexkern.data.decode import UnreadableImage, decode
+from alexkern.data.errors import DataError
+from alexkern.data.loader import Loader
+from alexkern.data.sampler import BatchOrder
+from alexkern.data.samples import Samples, find_samples, hold_out
+
+__all__ = [
+    "Batch",
+    "BatchOrder",
+    "DamageTally",
+    "DataError",
+    "Loader",
+    "Samples",
+    "UnreadableImage",
+    "collate",
+    "decode",
+    "find_samples",
+    "hold_out",
+]

@@ -1,0 +1,64 @@
+"""Batches on a device: decoded in worker processes, pinned, and copied on a stream of their own, one batch ahead."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from alexkern.data.batch import Batch, Images, collate
+from alexkern.data.sampler import BatchOrder
+from alexkern.data.samples import Samples
+
+
+class Loader:
+    """Iterating gives the batches of `order`, on `device`. An iteration starts where `order.begin` said."""
+
+    def __init__(
+        self, samples: Samples, order: BatchOrder, *, bound: int, workers: int, device: torch.device, prefetch: int = 2
+    ) -> None:
+        self.order, self.device = order, device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.loader = DataLoader(
+            Images(samples, bound),
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            # A generator of its own: DataLoader draws a seed at every start, and a resumed run starts once more often.
+            generator=torch.Generator(),
+            worker_init_fn=_start_worker,
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._ahead() if self.stream is not None else iter(self.loader)
+
+    def _ahead(self) -> Iterator[Batch]:
+        """Copy batch i + 1 on the side stream while batch i is worked on."""
+        assert self.stream is not None
+        waiting: Batch | None = None
+        for batch in self.loader:
+            with torch.cuda.stream(self.stream):
+                copied = batch.to(self.device)
+            if waiting is not None:
+                yield waiting
+            # Whoever takes the batch does so on its own stream, and after the copy.
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.stream)
+            copied.record_stream(current)
+            waiting = copied
+        if waiting is not None:
+            yield waiting
+
+
+def _start_worker(index: int) -> None:
+    # Ctrl-C goes to every process of a terminal; what it means is for the trainer to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

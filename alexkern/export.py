@@ -1,0 +1,99 @@
+"""A network as files that other tools load."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alexkern.models import AlexNet
+
+TORCHVISION_TWIN = "alexnet"  # the network of which torchvision has the very same
+SUFFIXES = {"torchvision": ".pth", "onnx": ".onnx", "torch-export": ".pt2"}
+INPUT, OUTPUT = "images", "logits"
+
+
+class ExportError(Exception):
+    """The network cannot be written in this form. The message is one line for the user."""
+
+
+def export(model: AlexNet, form: str, path: str | os.PathLike[str], size: int | None = None) -> Path:
+    """Write a network for other tools, which need nothing of alexkern to load it.
+
+    Args:
+        model: one of the three networks; it is exported in eval mode and left as it was.
+        form: "torchvision", a .pth file with the state_dict that torchvision.models.alexnet loads; "onnx", a file for
+            ONNX Runtime and others, with input "images" (N, 3, size, size) and output "logits" (N, classes), N free;
+            "torch-export", a .pt2 file for torch.export.load, likewise.
+        path: the file to write. It appears whole or not at all.
+        size: height and width in pixels of the images; default: the crop of `model.transforms()`.
+
+    Raises:
+        ExportError: another network than torchvision's, onnx or onnxscript not installed, or a file name or folder
+            that does not fit.
+    """
+    path = Path(path)
+    if form not in SUFFIXES:
+        raise ExportError(f"wanted one of {', '.join(SUFFIXES)}, got {form!r}")
+    if path.suffix != SUFFIXES[form]:
+        raise ExportError(f"{path}: wanted a file name that ends in {SUFFIXES[form]}")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: no such folder {path.parent}")
+    if form == "torchvision" and model.name != TORCHVISION_TWIN:
+        raise ExportError(f"torchvision has no {model.name}: its alexnet has other layers; wanted {TORCHVISION_TWIN}")
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if form == "onnx" and missing:
+        raise ExportError(f"{' and '.join(missing)} is not installed (pip install onnx onnxscript)")
+    parameter = next(model.parameters())
+    size = model.transforms().crop_size if size is None else size
+    # Two images: a batch of one would be taken for a size that never changes.
+    example = torch.zeros(2, 3, size, size, dtype=parameter.dtype, device=parameter.device)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    training = model.training
+    try:
+        model.eval()
+        _WRITERS[form](model, example, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        model.train(training)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def _state_dict(model: nn.Module, example: Tensor, path: Path) -> None:
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N", min=1)},))
+
+
+def _torch_export(model: nn.Module, example: Tensor, path: Path) -> None:
+    torch.export.save(_program(model, example), path)
+
+
+def _onnx(model: nn.Module, example: Tensor, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter about itself
+        program = torch.onnx.export(
+            _program(model, example), (example,), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
+        )
+        assert program is not None
+        program.save(path, external_data=False)
+
+
+_WRITERS: dict[str, Callable[[nn.Module, Tensor, Path], None]] = {
+    "torchvision": _state_dict,
+    "onnx": _onnx,
+    "torch-export": _torch_export,
+}

@@ -1,0 +1,62 @@
+"""The log of a run: log.csv, a row an epoch."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """Losses are means of the cross entropy, shares are of 1; of validation, nan where there was none."""
+
+    epoch: int
+    step: int
+    images: int
+    learning_rate: float
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_top1: float
+    val_top5: float
+    seconds: float
+    images_per_second: float
+    damaged: int
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+class Log:
+    """Appends rows; a resumed run first drops those of epochs that it will do again."""
+
+    def __init__(self, path: Path, first_epoch: int = 1) -> None:
+        self.path = path
+        rows = [row for row in read(path) if row.epoch < first_epoch]
+        partial = path.with_name(f"{path.name}.partial")
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+        os.replace(partial, path)
+
+    def add(self, row: Row) -> None:
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow(asdict(row))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a log; none where there is no file. A last row that was cut short is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    with open(path, newline="", encoding="utf-8") as file:
+        for values in csv.DictReader(file):
+            try:
+                row = {f.name: int(values[f.name]) if f.type == "int" else float(values[f.name]) for f in fields(Row)}
+                rows.append(Row(**row))  # type: ignore[arg-type]
+            except (KeyError, TypeError, ValueError):
+                continue
+    return rows

@@ -1,0 +1,99 @@
+"""The processes that share a run: one, or those that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from alexkern.training.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's number, how many there are, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks to the terminal."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Each value's sum over all processes."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(total)
+        result: list[float] = total.tolist()
+        return result
+
+    def any(self, value: bool) -> bool:
+        """Whether it holds in some process."""
+        return self.sum([float(value)])[0] > 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def leave(self) -> None:
+        """End the process group."""
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def join(device: str | None) -> World:
+    """Take part in torchrun's processes, or be the only one. NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        TrainingError: a device that is not here.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if size > 1 and name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
+    try:
+        place = torch.device(name)
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if size > 1:
+        backend = "nccl" if place.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=30))
+    return World(rank, size, place)
+
+
+def average_gradients_of(model: torch.nn.Module, world: World) -> torch.nn.Module:
+    """The model, wrapped where several processes train it."""
+    if world.size == 1:
+        return model
+    devices = [world.device.index] if world.device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def generator_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's generators that this process draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_generators(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,264 @@
+"""alexkern.data: what is found, decoded, ordered and put on a device, and one clear line where it cannot be."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexkern.data import (
+    BatchOrder,
+    DamageTally,
+    DataError,
+    Loader,
+    UnreadableImage,
+    collate,
+    decode,
+    find_samples,
+    hold_out,
+)
+from alexkern.data.batch import Images
+from support.tiny import CLASSES, write_images
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+# What there is
+
+
+def test_a_folder_of_class_folders(images: Path) -> None:
+    samples = find_samples(images)
+    assert samples.classes == CLASSES and len(samples) == 30 and samples.ignored == ()
+    assert [samples.labels.count(label) for label in range(3)] == [10, 10, 10]
+    assert all(
+        Path(path).parent.name == CLASSES[label] for path, label in zip(samples.paths, samples.labels, strict=True)
+    )
+    assert samples.paths == find_samples(str(images)).paths
+
+
+def test_folders_within_classes_hidden_files_and_what_is_no_image(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    (tmp_path / "red" / "deeper").mkdir()
+    (tmp_path / "red" / "0.png").rename(tmp_path / "red" / "deeper" / "0.PNG")
+    (tmp_path / "blue" / "notes.txt").write_text("not an image")
+    (tmp_path / "blue" / ".hidden.png").write_text("hidden")
+    (tmp_path / "README").write_text("not a class")
+    (tmp_path / ".git").mkdir()
+    samples = find_samples(tmp_path)
+    assert samples.paths[-1] == str(tmp_path / "red" / "deeper" / "0.PNG") and len(samples) == 3
+    assert samples.ignored == (str(tmp_path / "blue" / "notes.txt"),)
+
+
+def test_a_list_file(images: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    first = os.path.relpath(images / "red" / "0.png", tmp_path)
+    listed.write_text(f"# some\n\n{first} 10\n{images / 'blue' / '1.jpg'}\t9\n{tmp_path}/not there.png 9\n")
+    samples = find_samples(listed)
+    assert samples.classes == ("9", "10") and samples.labels == (1, 0, 0)
+    assert samples.paths[2] == f"{tmp_path}/not there.png"
+    assert decode(samples.paths[0], 1000).shape == decode(images / "red" / "0.png", 1000).shape
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda p: p / "nothing", "nothing: no such folder or list file"),
+        (lambda p: p, r"no images; wanted folders of images, .*/CLASS/IMAGE"),
+        (lambda p: write_images(p, 2, ("one",)), "only one class, 'one'; wanted two or more"),
+        (lambda p: (write_images(p, 1) / "empty").mkdir() or p, "empty: a class folder without images"),
+        (lambda p: _written(p / "l.txt", b"a.png\n"), "l.txt, line 1: wanted an image and its class, got 'a.png'"),
+        (lambda p: _written(p / "l.txt", b"# nothing\n"), "no images"),
+        (lambda p: _written(p / "l.txt", b"\xff\xfe\x00a b\n"), "cannot be read as a list"),
+    ],
+)
+def test_what_cannot_be_trained_on(make, words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        find_samples(make(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_validation_has_the_training_classes(images: Path, tmp_path: Path) -> None:
+    write_images(tmp_path, 1, ("red", "violet"))
+    with pytest.raises(DataError, match="class 'violet' is not one of the 3 that are trained"):
+        find_samples(tmp_path, CLASSES)
+    (tmp_path / "violet").rename(tmp_path / "green")
+    assert find_samples(tmp_path, CLASSES).labels == (1, 2)
+
+
+def test_hold_out_takes_a_share_of_every_class(images: Path) -> None:
+    samples = find_samples(images)
+    kept, held = hold_out(samples, 0.2, seed=3)
+    assert [held.labels.count(label) for label in range(3)] == [2, 2, 2]
+    assert sorted((*kept.paths, *held.paths)) == sorted(samples.paths) and not set(kept.paths) & set(held.paths)
+    assert hold_out(samples, 0.2, seed=3) == (kept, held) and hold_out(samples, 0.2, seed=4)[1] != held
+    with pytest.raises(DataError, match="too few images to hold out 1% of them"):
+        hold_out(samples, 0.01, seed=3)
+
+
+# Decoding
+
+
+def test_decoding_bounds_the_size(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.linspace(0, 255, 400, dtype=np.uint8)[None, :, None], (300, 400, 3))
+    for name in ("a.jpg", "a.png", "a.webp", "a.bmp"):
+        Image.fromarray(ramp).save(tmp_path / name)
+        pixels = decode(tmp_path / name, 60)
+        assert pixels.shape == (60, 80, 3) and pixels.dtype == torch.uint8
+        assert (pixels[30, :, 0].float() - torch.linspace(0, 255, 80)).abs().max() < 8
+        assert decode(tmp_path / name, 301).shape == (300, 400, 3)
+    Image.fromarray(ramp[:2].repeat(9, axis=1)).save(tmp_path / "long.png")  # 2 x 3600
+    assert decode(tmp_path / "long.png", 100).shape == (1, 400, 3)
+
+
+def test_every_mode_becomes_upright_rgb(tmp_path: Path, images: Path) -> None:
+    grey = np.arange(64 * 80, dtype=np.uint16).reshape(64, 80) * 12
+    pictures = {
+        "16 bit": Image.fromarray(grey),
+        "grey": Image.fromarray((grey // 257).astype(np.uint8)),
+        "alpha": Image.new("RGBA", (80, 64), (10, 200, 30, 0)),
+        "palette": Image.new("P", (80, 64), 3),
+    }
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+        assert decode(tmp_path / f"{name}.png", 100).shape == (64, 80, 3), name
+    assert (decode(tmp_path / "16 bit.png", 100) == decode(tmp_path / "grey.png", 100)).all()
+    exif = pictures["grey"].getexif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    pictures["grey"].transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    assert (decode(tmp_path / "turned.png", 100) == decode(tmp_path / "grey.png", 100)).all()
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+BAD = {
+    "text.jpg": (lambda jpeg: b"Dear all,", "not an image"),
+    "empty.png": (lambda jpeg: b"", "not an image"),
+    "half.jpg": (lambda jpeg: jpeg[: len(jpeg) // 2], "cannot be read (.*truncated"),
+    "hollow.png": (lambda jpeg: png(70, 70), "cannot be read"),
+    "bomb.png": (lambda jpeg: png(30000, 30000), "too large, over 89,478,485 pixels"),
+    "large.png": (lambda jpeg: png(9600, 9600), "too large, over 89,478,485 pixels"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_damaged_and_absurd_images_say_why(name: str, images: Path, tmp_path: Path) -> None:
+    content, words = BAD[name]
+    (tmp_path / name).write_bytes(content((images / "red" / "1.jpg").read_bytes()))
+    with pytest.raises(UnreadableImage, match=words.replace("(", r"\(")) as caught:
+        decode(tmp_path / name, 64)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UnreadableImage, match="cannot be read .*No such file"):
+        decode(tmp_path / "nowhere.png", 64)
+
+
+def test_damage_is_said_once_and_has_a_limit() -> None:
+    said: list[str] = []
+    tally = DamageTally(2, said.append)
+    tally.add([("a.png", "not an image"), ("b.png", "not an image")])
+    tally.add([("a.png", "not an image")])
+    assert said == ["a.png: not an image; left out", "b.png: not an image; left out"]
+    with pytest.raises(DataError, match="3 images cannot be used, and --max-damaged is 2; the last: c.png: torn"):
+        tally.add([("c.png", "torn")])
+
+
+# Batches
+
+
+def test_a_batch_is_padded_and_leaves_out_what_is_damaged(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{images}/red/0.png 1\n{tmp_path}/bad.png 0\n{images}/blue/3.jpg 2\n")
+    source = Images(find_samples(listed), 80)
+    batch = collate([source[index] for index in range(3)])
+    assert batch.labels.tolist() == [1, 2] and batch.damaged == [(f"{tmp_path}/bad.png", "not an image")]
+    for pixels, size, name in zip(batch.images, batch.sizes.tolist(), ("red/0.png", "blue/3.jpg"), strict=True):
+        wanted = decode(images / name, 80)
+        assert tuple(size) == tuple(wanted.shape[:2])
+        assert torch.equal(pixels[: size[0], : size[1]], wanted) and not pixels[size[0] :].any()
+        assert not pixels[:, size[1] :].any()
+    nothing = collate([source[1]])
+    assert len(nothing) == 0 and nothing.images.shape == (0, 1, 1, 3) and nothing.sizes.shape == (0, 2)
+
+
+@pytest.mark.parametrize("count, batch, world", [(10, 4, 1), (23, 6, 2), (23, 6, 3), (5, 8, 4)])
+def test_shares_of_a_batch_are_the_batch(count: int, batch: int, world: int) -> None:
+    for epoch in (0, 1, 7):
+        one = BatchOrder(count - count % world, batch, seed=3)
+        one.count = count  # drawn alike, without the images that do not share out
+        parts = [BatchOrder(count, batch, seed=3, rank=rank, world=world) for rank in range(world)]
+        for order in (one, *parts):
+            order.begin(epoch)
+        batches = list(one)
+        shared = list(zip(*parts, strict=True))
+        assert len(shared) == parts[0].steps == len(parts[0])
+        joined = [[index for part in step for index in part] for step in shared]
+        flat = [index for step in batches for index in step]
+        assert [index for step in joined for index in step] == flat[: count - count % world]
+        assert all(len(part) == parts[0].share(number) for number, step in enumerate(shared) for part in step)
+
+
+def test_an_epoch_has_its_own_order_and_can_be_entered_anywhere() -> None:
+    order = BatchOrder(20, 6, seed=1)
+    orders = []
+    for epoch in range(3):
+        order.begin(epoch)
+        orders.append(list(order))
+        assert sorted(index for batch in orders[-1] for index in batch) == list(range(20))
+    assert orders[0] != orders[1] != orders[2]
+    order.begin(1, 2)
+    assert list(order) == orders[1][2:] and len(order) == 2
+    plain = BatchOrder(5, 2, shuffle=False)
+    assert list(plain) == [[0, 1], [2, 3], [4]]
+    with pytest.raises(ValueError, match="multiple of 2 processes, got 3"):
+        BatchOrder(5, 3, world=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_gives_the_order_and_draws_nothing(workers: int, images: Path) -> None:
+    samples = find_samples(images)
+    order = BatchOrder(30, 8, seed=5)
+    loader = Loader(samples, order, bound=64, workers=workers, device=torch.device("cpu"))
+    before = torch.get_rng_state()
+    for epoch, start in ((0, 0), (1, 2)):
+        order.begin(epoch, start)
+        wanted = list(order)
+        found = list(loader)
+        assert len(found) == len(wanted)
+        for batch, indices in zip(found, wanted, strict=True):
+            assert batch.labels.tolist() == [samples.labels[index] for index in indices]
+            assert torch.equal(batch.images, collate([Images(samples, 64)[index] for index in indices]).images)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.gpu
+def test_batches_are_copied_ahead(images: Path) -> None:
+    samples = find_samples(images)
+    loaders = [
+        list(Loader(samples, BatchOrder(30, 8, seed=5), bound=64, workers=1, device=torch.device(device)))
+        for device in ("cpu", "cuda")
+    ]
+    for here, there in zip(*loaders, strict=True):
+        assert there.images.is_cuda and torch.equal(here.images, there.images.cpu())
+        assert torch.equal(here.sizes, there.sizes.cpu()) and torch.equal(here.labels, there.labels.cpu())

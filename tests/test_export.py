@@ -1,0 +1,144 @@
+"""export: what other tools load gives the network's own logits, and one clear line where it cannot be written."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alexkern import cli
+from alexkern import export as exporting
+from alexkern.export import ExportError, export
+from alexkern.models import MODELS, AlexNet, ImageClassification, save_weights
+from support.tiny import Tiny, tiny
+
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+
+
+@pytest.fixture
+def model() -> Tiny:
+    torch.manual_seed(4)
+    model = tiny(num_classes=3).eval()
+    model.preprocessing = ImageClassification(63, 64)
+    return model
+
+
+def logits(model: AlexNet, images: Tensor) -> Tensor:
+    """By torch's own modules."""
+    with torch.no_grad():
+        return nn.Sequential(*model.features, model.avgpool, nn.Flatten(), *model.classifier)(images)
+
+
+LOAD = """
+import sys
+import torch
+images, wanted = torch.load(sys.argv[2])
+program = torch.export.load(sys.argv[1]).module()
+for n in (1, 5):
+    torch.testing.assert_close(program(images[:n]), wanted[:n], rtol=1e-4, atol=1e-5)
+assert not [name for name in sys.modules if name.startswith("alexkern")]
+"""
+
+
+def test_torch_export_round_trips_without_alexkern(model: Tiny, tmp_path: Path) -> None:
+    images = torch.randn(5, 3, 63, 63)
+    assert export(model.train(), "torch-export", tmp_path / "m.pt2") == tmp_path / "m.pt2"
+    assert model.training
+    torch.save((images, logits(model.eval(), images)), tmp_path / "data.pt")
+    line = [sys.executable, "-c", LOAD, str(tmp_path / "m.pt2"), str(tmp_path / "data.pt")]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_network_is_exportable(name: str) -> None:
+    with torch.device("meta"):
+        network = MODELS[name](num_classes=4).eval()
+    program = exporting._program(network, torch.empty(2, 3, 63, 63, device="meta"))
+    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not [operator for operator in operators if "alexkern" in operator]
+    assert sum("conv2d" in operator for operator in operators) == 1
+
+
+def test_torchvision_gets_its_own_names(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    with torch.device("meta"):
+        network = MODELS["alexnet"](num_classes=4)
+    network.to_empty(device="cpu")
+    export(network, "torchvision", tmp_path / "m.pth")
+    found = torch.load(tmp_path / "m.pth", weights_only=True, mmap=True)
+    numbers = [*(f"features.{n}" for n in (0, 3, 6, 8, 10)), *(f"classifier.{n}" for n in (1, 4, 6))]
+    assert list(found) == [f"{name}.{kind}" for name in numbers for kind in ("weight", "bias")]
+    assert found["features.3.weight"].shape == (192, 64, 5, 5) and found["classifier.6.weight"].shape == (4, 4096)
+    if importlib.util.find_spec("torchvision"):
+        from torchvision.models import alexnet
+
+        alexnet(num_classes=4).load_state_dict(found)
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
+def test_onnx_runtime_gives_the_same_logits(model: Tiny, tmp_path: Path) -> None:
+    import onnxruntime
+
+    export(model, "onnx", tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        images = torch.randn(count, 3, 63, 63)
+        (found,) = session.run(["logits"], {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), logits(model, images), rtol=1e-4, atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_onnx_that_is_not_installed(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name) or name)
+    with pytest.raises(ExportError, match=r"^onnxscript is not installed \(pip install onnx onnxscript\)$"):
+        export(model, "onnx", tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "form, name, words",
+    [
+        ("caffe", "m.pth", "wanted one of torchvision, onnx, torch-export, got 'caffe'"),
+        ("torch-export", "m.pth", "m.pth: wanted a file name that ends in .pt2"),
+        ("torch-export", "none/m.pt2", "no such folder"),
+    ],
+)
+def test_what_cannot_be_written(form: str, name: str, words: str, model: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=words):
+        export(model, form, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_torchvision_has_one_of_the_three(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = MODELS["alexnet_2012"](num_classes=4)
+    with pytest.raises(ExportError, match="torchvision has no alexnet_2012"):
+        export(network, "torchvision", tmp_path / "m.pth")
+
+
+def test_the_command(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(MODELS, "alexnet", tiny)
+    monkeypatch.chdir(tmp_path)
+    save_weights(model, "net.safetensors")
+    assert cli.main(["export", "net.safetensors", "--to", "torchvision"]) == 0
+    assert cli.main(["export", "net.safetensors", "--to", "torch-export", "--out", "x.pt2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == ["net.pth written", "x.pt2 written"]
+    state = torch.load("net.pth", weights_only=True)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    images = torch.randn(3, 3, 63, 63)
+    program = torch.export.load("x.pt2").module()
+    torch.testing.assert_close(program(images), logits(model, images), rtol=1e-4, atol=1e-5)
+    for arguments, words in (
+        (["none.pth", "--to", "torchvision"], "none.pth': no such file"),
+        (["net.safetensors", "--to", "torchvision", "--out", "x.onnx"], "wanted a file name that ends in .pth"),
+    ):
+        assert cli.main(["export", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("alexkern export: ") and words in line

@@ -1,0 +1,383 @@
+"""`alexkern train`: a run from images to files, its parts against plain torch, one clear line for each bad input."""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from alexkern import cli
+from alexkern.data import Batch, BatchOrder, Loader, collate, find_samples
+from alexkern.data.batch import Images
+from alexkern.functional import augment
+from alexkern.models import MODELS, read_weights
+from alexkern.training import PRESETS, Settings, TrainingError, log, pictures
+from alexkern.training.evaluate import TEN_CROPS, Score, evaluate, probabilities
+from alexkern.training.schedule import Schedule
+from alexkern.training.settings import from_dict
+from alexkern.training.step import Step
+from alexkern.training.world import World
+from support.tiny import CLASSES, OPTIONS, tiny, write_images
+
+ALONE = World(0, 1, torch.device("cpu"))
+SMALL = {"size": 63, "resize": 63, "batch_size": 6}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "alexnet", tiny)
+
+
+@pytest.fixture
+def run(small: None, capsys: pytest.CaptureFixture):
+    """Runs the command with the small network: exit status, lines on stdout, lines on stderr."""
+
+    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
+        status = cli.main(["train", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def batch_of(images: Path, count: int = 6) -> Batch:
+    source = Images(find_samples(images), 80)
+    return collate([source[index] for index in range(0, 30, 30 // count)])
+
+
+# A run
+
+
+def test_a_run_writes_its_files(run, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "run"
+    status, lines, errors = run(images, *OPTIONS, "--out", out)
+    assert (status, errors) == (0, [])
+    assert lines[0].startswith("alexnet: 24 images of 3 classes, 6 for validation; 1 x cpu")
+    for number, line in enumerate(lines[1:3], 1):
+        pattern = rf"epoch {number}/2: loss [\d.]+, top-1 [\d.]+%; validation loss [\d.]+, top-1 [\d.]+%, "
+        assert re.match(pattern + r"top-5 100.0%; \d+ images/s$", line), line
+    assert lines[3].startswith(f"{out}/model.safetensors written")
+    files = {path.name for path in out.iterdir()}
+    names = {"checkpoint.pt", "previous.pt", "log.csv", "model.safetensors", "curves.svg", "filters.png"}
+    assert files == names
+    rows = log.read(out / "log.csv")
+    assert [(row.epoch, row.step, row.images, row.damaged) for row in rows] == [(1, 4, 24, 0), (2, 8, 48, 0)]
+    weights = read_weights(out / "model.safetensors")
+    assert weights.classes == CLASSES and weights.transforms is not None and weights.transforms.crop_size == 63
+    svg = (out / "curves.svg").read_text()
+    assert svg.count("<polyline") == 4 and "top-1" in svg
+    assert Image.open(out / "filters.png").size == (4 * (3 * 12 + 1), 4 * (3 * 12 + 1))
+
+
+def test_what_it_learns_is_classified(run, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = (*OPTIONS, "--epochs", 10, "--learning-rate", 0.05, "--dropout", 0, "--std", 0.1, 0.1, 0.1)
+    status, lines, _ = run(images, *options, "--out", tmp_path)
+    assert status == 0 and float(re.search(r"validation loss [\d.]+, top-1 ([\d.]+)%", lines[-2])[1]) == 100
+    unseen = write_images(tmp_path / "unseen", 2, seed=5)
+    assert cli.main(["classify", str(unseen), "--weights", str(tmp_path / "model.safetensors"), "--top", "1"]) == 0
+    found = re.findall(r"│\s+[\d.]+% │ (\w+)", capsys.readouterr().out)
+    assert found == [name for name in CLASSES for _ in range(2)]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_network_trains(name: str, images: Path) -> None:
+    settings = Settings(model=name, **SMALL, learning_rate=0.001, label_smoothing=0.1, clip=1.0)
+    torch.manual_seed(0)
+    model = MODELS[name](num_classes=3)
+    step = Step(model, settings, ALONE)
+    before = [parameter.detach().flatten()[:50].clone() for parameter in model.parameters()]
+    step(batch_of(images), 1, 0, 0.001)
+    assert step.bad_step() is None and step.sums[2] == 6
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert not torch.equal(parameter.detach().flatten()[:50], old)
+        assert math.isfinite(parameter.grad.norm().item())
+
+
+def test_folders_train_and_val_and_a_list(run, images: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "data" / "train", 3)
+    write_images(tmp_path / "data" / "val", 2)
+    (tmp_path / "data" / "train" / "red" / "notes.txt").write_text("no image")
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{images}/{name}/{number}.png {name}\n" for name in CLASSES for number in (0, 2)))
+    few = (*OPTIONS, "--epochs", 1)
+    status, lines, errors = run(tmp_path / "data", *few, "--out", tmp_path / "a")
+    assert status == 0 and lines[0].startswith("alexnet: 9 images of 3 classes, 6 for validation")
+    left = tmp_path / "data" / "train" / "red" / "notes.txt"
+    assert errors == [f"alexkern train: 1 files that are not images are left out; the first: {left}"]
+    status, lines, errors = run(listed, *few, "--val", images, "--out", tmp_path / "b")
+    assert (status, errors) == (0, []) and lines[0].startswith("alexnet: 6 images of 3 classes, 30 for validation")
+
+
+def test_the_bar_has_loss_speed_and_time_left(run, images: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    _, lines, errors = run(images, *OPTIONS, "--out", tmp_path)
+    plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", "\n".join(errors))
+    assert re.search(r"epoch 2.*8/8.*loss [\d.]+, \d+ images/s.*0:00:0", plain)
+    assert sum(line.startswith("epoch ") for line in lines) == 2
+
+
+# The parts
+
+
+def test_a_step_is_torchs(images: Path) -> None:
+    """SGD with momentum, weight decay, label smoothing and clipping, written out with torch's own modules."""
+    settings = Settings(**SMALL, label_smoothing=0.1, clip=0.05, flip=0.5, brightness=0.3, dropout=0.0)
+    torch.manual_seed(1)
+    model, twin = tiny(num_classes=3, dropout=0.0), tiny(num_classes=3, dropout=0.0)
+    twin.load_state_dict(model.state_dict())
+    step, batch = Step(model, settings, ALONE), batch_of(images)
+    theirs = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+    losses, norms = 0.0, []
+    for number in range(3):
+        rate = 0.1 / (number + 1)
+        step(batch, number + 1, 6 * number, rate)
+        seed = torch.tensor([0x616C6578, 16 * 6 * number])
+        options = {"crop": "random_resized", "scale": (0.08, 1.0), "flip": 0.5, "brightness": 0.3}
+        pixels = augment(batch.images, 63, sizes=batch.sizes, seed=seed, **options)
+        twin.zero_grad()
+        logits = nn.Sequential(*twin.features, twin.avgpool, nn.Flatten(), *twin.classifier)(pixels)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=0.1)
+        loss.backward()
+        norms.append(nn.utils.clip_grad_norm_(twin.parameters(), 0.05).item())
+        theirs.param_groups[0]["lr"] = rate
+        theirs.step()
+        losses += 6 * loss.item()
+    for ours, wanted in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
+    assert min(norms) > 0.1, "clipping has to bite"
+    assert step.sums.tolist() == pytest.approx([losses, step.sums[1].item(), 18], rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_mixed_precision_keeps_float32_weights(precision: str, optimizer: str, images: Path) -> None:
+    settings = Settings(**SMALL, precision=precision, optimizer=optimizer, dropout=0.0, clip=5.0)
+    torch.manual_seed(1)
+    exact, model = tiny(num_classes=3, dropout=0.0), tiny(num_classes=3, dropout=0.0)
+    model.load_state_dict(exact.state_dict())
+    steps = [Step(exact, Settings(**SMALL, optimizer=optimizer, dropout=0.0, clip=5.0), ALONE)]
+    steps.append(Step(model, settings, ALONE))
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    for step in steps:
+        step(batch_of(images), 1, 0, 1e-3)
+    assert seen == [getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[precision])]
+    assert steps[1].scaler.is_enabled() == (precision == "fp16")
+    for ours, wanted in zip(model.parameters(), exact.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, wanted, rtol=0.02, atol=2.5e-3 if optimizer == "adamw" else 1e-4)
+
+
+def test_a_batch_of_damaged_images_is_a_step_without_gradient(images: Path) -> None:
+    step = Step(tiny(num_classes=3), Settings(**SMALL, weight_decay=0.0), ALONE)
+    before = [parameter.detach().clone() for parameter in step.model.parameters()]
+    step(collate([(None, 0, "a", "torn")]), 1, 0, 0.1)
+    assert step.bad_step() is None and step.sums.tolist() == [0, 0, 0]
+    assert all(torch.equal(a, b) for a, b in zip(step.model.parameters(), before, strict=True))
+
+
+def schedule(steps: int = 10, **settings: object) -> Schedule:
+    return Schedule(Settings(learning_rate=0.8, **settings), steps)
+
+
+def test_schedules() -> None:
+    assert {schedule(schedule="constant").rate(step) for step in range(50)} == {0.8}
+    steps = schedule(schedule="step", decay_every=2, decay=0.1)
+    assert [steps.rate(10 * epoch + 9) for epoch in range(5)] == pytest.approx([0.8, 0.8, 0.08, 0.08, 0.008])
+    cosine = schedule(schedule="cosine", epochs=4, warmup=1.5)
+    assert [cosine.rate(step) for step in (0, 7, 14)] == pytest.approx([0.8 / 15, 0.8 * 8 / 15, 0.8])
+    middle = 15 + 25 / 2
+    assert cosine.rate(15) == 0.8 and cosine.rate(middle) == pytest.approx(0.4)
+    assert 0 < cosine.rate(39) < 0.01 and all(cosine.rate(s) > cosine.rate(s + 1) for s in range(15, 39))
+
+
+def test_plateau_decays_when_the_error_stops_falling_and_three_times_at_most() -> None:
+    plateau = schedule(schedule="plateau", patience=2, decay=0.5, max_decays=2)
+    rates = []
+    for error in (0.9, 0.8, 0.8, 0.85, 0.7, 0.71, 0.7, 0.9, 0.9, 0.9, 0.9):
+        plateau.see(error)
+        rates.append(plateau.rate(0) / 0.8)
+    assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
+    again = schedule(schedule="plateau", patience=2, decay=0.5, max_decays=2)
+    again.load(plateau.state())
+    assert again.state() == plateau.state()
+
+
+def test_the_papers_recipe() -> None:
+    settings = from_dict(PRESETS["krizhevsky2012"])
+    assert (settings.model, settings.batch_size, settings.momentum, settings.weight_decay) == (
+        "alexnet_2012", 128, 0.9, 0.0005,
+    )  # fmt: skip
+    assert (settings.learning_rate, settings.schedule, settings.decay, settings.max_decays) == (0.01, "plateau", 0.1, 3)
+    assert (settings.crop, settings.size, settings.resize, settings.lighting) == ("random", 224, 256, 0.1)
+    white = torch.full((1, 256, 256, 3), 255, dtype=torch.uint8)
+    pixels = augment(white, **settings.augmentation | {"lighting": 0.0})
+    wanted = torch.tensor([255 * (1 - mean) for mean in settings.mean]).view(1, 3, 1, 1)
+    torch.testing.assert_close(pixels, wanted.expand_as(pixels))
+    assert settings.ten_crops
+
+
+def test_evaluation(images: Path) -> None:
+    """Against torch's own modules, image by image; an image that cannot be read does not count."""
+    torch.manual_seed(3)
+    model, settings = tiny(num_classes=3, dropout=0.5), Settings(**SMALL)
+    samples = find_samples(images)
+    broken = images.parent / "broken.png"
+    broken.write_text("no image")
+    samples = type(samples)(samples.source, (*samples.paths, str(broken)), (*samples.labels, 0), samples.classes)
+    loader = Loader(samples, BatchOrder(31, 6, shuffle=False), bound=80, workers=0, device=ALONE.device)
+    damaged: list[tuple[str, str]] = []
+    score = evaluate(model, loader, settings, ALONE, damaged.extend)
+    assert damaged == [(str(broken), "not an image")] and model.training
+    plain = nn.Sequential(*model.features, model.avgpool, nn.Flatten(), *model.classifier).eval()
+    source, losses, right = Images(samples, 80), [], 0
+    with torch.no_grad():
+        for index in range(30):
+            pixels, label, _, _ = source[index]
+            logits = plain(augment([pixels], 63, crop="center", resize=63, flip=0.0))
+            losses.append(F.cross_entropy(logits, torch.tensor([label])).item())
+            right += int(logits.argmax()) == label
+    model.train()
+    assert score.loss == pytest.approx(sum(losses) / 30, rel=1e-4)
+    assert (score.top1, score.top5) == (right / 30, 1.0)
+    empty = Loader(samples.select([]), BatchOrder(0, 6, shuffle=False), bound=80, workers=0, device=ALONE.device)
+    assert math.isnan(evaluate(model, empty, settings, ALONE, damaged.extend).top1)
+    assert math.isnan(Score().loss)
+
+
+def test_ten_crops_are_the_papers(images: Path) -> None:
+    assert len(set(TEN_CROPS)) == 10
+    torch.manual_seed(3)
+    model, batch = tiny(num_classes=3).eval(), batch_of(images)
+    settings = Settings(size=63, resize=72, ten_crops=True)
+    with torch.no_grad():
+        found = probabilities(model, batch, settings)
+        whole = augment(batch.images, 72, sizes=batch.sizes, crop="center", resize=72, flip=0.0)
+        total = torch.zeros(6, 3)
+        crops = [whole[:, :, top : top + 63, left : left + 63] for top in (0, 9) for left in (0, 9)]
+        crops.append(augment(batch.images, 63, sizes=batch.sizes, crop="center", resize=72, flip=0.0))
+        for crop in crops:
+            total += model(crop).softmax(dim=1) + model(crop.flip(3)).softmax(dim=1)
+    # A square is centred in the resized image to half a pixel, which "center" and the others round each by itself.
+    even = (batch.sizes.amax(dim=1) * 72 // batch.sizes.amin(dim=1)) % 2 == 0
+    assert even.any()
+    torch.testing.assert_close(found[even], (total / 10)[even], rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_filters(tmp_path: Path) -> None:
+    model = tiny(num_classes=3)
+    with torch.no_grad():
+        model.features[0].weight.fill_(0.5)
+        model.features[0].weight[4, 2, 3, 5] = -1.0
+    pictures.filters(model, tmp_path / "f.png", scale=1)
+    picture = Image.open(tmp_path / "f.png").convert("RGB")
+    assert picture.size == (37, 37)  # 3 x 3 filters of 11 pixels, 1 between them
+    assert picture.getpixel((13 + 5, 13 + 3)) == (255, 255, 0)  # filter 4 is in the middle; its blue is lowest there
+    assert picture.getpixel((13 + 5, 13 + 4)) == (255, 255, 255)
+
+
+# Bad input
+
+
+def one_line(result: tuple[int, list[str], list[str]]) -> str:
+    status, _, errors = result
+    assert status == 2 and len(errors) == 1 and errors[0].startswith("alexkern train: "), result
+    return errors[0]
+
+
+def test_data_that_cannot_be_trained_on(run, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_images(tmp_path / "one", 3, ("red",))
+    write_images(tmp_path / "other", 2, ("red", "violet"))
+    for name, words in {
+        "nowhere": "no such folder or list file",
+        "empty": "no images; wanted folders of images",
+        "one": "only one class, 'red'; wanted two or more",
+    }.items():
+        assert words in one_line(run(tmp_path / name, *OPTIONS, "--out", tmp_path / "out"))
+    line = one_line(run(images, *OPTIONS, "--val", tmp_path / "other", "--out", tmp_path / "out"))
+    assert "class 'violet' is not one of the 3" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_images_are_named_up_to_a_limit(run, tmp_path: Path) -> None:
+    data = write_images(tmp_path / "data", 6)
+    for number in (0, 1, 3):
+        (data / "red" / f"bad{number}.png").write_text("no image")
+    (data / "blue" / "half.jpg").write_bytes((data / "blue" / "1.jpg").read_bytes()[:900])
+    options = (*OPTIONS, "--epochs", 3, "--out")
+    status, _, errors = run(data, *options, tmp_path / "a", "--max-damaged", 4)
+    assert status == 0 and len(errors) == 4
+    assert sum("not an image; left out" in line for line in errors) == 3
+    assert sum("half.jpg: cannot be read (" in line for line in errors) == 1
+    assert log.read(tmp_path / "a" / "log.csv")[-1].damaged == 4
+    status, _, errors = run(data, *options, tmp_path / "b", "--max-damaged", 3)
+    assert status == 2 and len(errors) == 4
+    assert re.search(
+        r"4 images cannot be used, and --max-damaged is 3; the last: .*: (not an image|cannot)", errors[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("--size", 40), "--size: wanted at least 63 and at most 4096, got 40"),
+        (("--resize", 62, "--size", 63), "--resize: wanted at least 63"),
+        (("--learning-rate", -1), "--learning-rate: wanted at least 0, got -1"),
+        (("--epochs", 0), "--epochs: wanted at least 1, got 0"),
+        (("--dropout", 1.5), "--dropout: wanted at least 0 and at most 1"),
+        (("--device", "toaster"), "--device toaster: "),
+        (("--device", "cuda:77"), "--device cuda:77: "),
+        (("--graph",), "--graph: wanted one process on a GPU"),
+        (("--resume",), "no checkpoint to resume from"),
+        (("--resume", "no.pt"), "no.pt: no such checkpoint"),
+    ],
+)
+def test_bad_options(options: tuple, words: str, run, images: Path, tmp_path: Path) -> None:
+    assert words in one_line(run(images, *OPTIONS, "--out", tmp_path, *options))
+
+
+@pytest.mark.parametrize("options", [("--model", "vgg"), ("--precision", "int8"), ("--std", "1"), ("--preset", "x")])
+def test_options_that_do_not_parse(options: tuple, run, images: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(images, *options)
+    assert caught.value.code == 2
+
+
+def test_a_folder_that_has_a_run_is_not_overwritten(run, images: Path, tmp_path: Path) -> None:
+    assert run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path)[0] == 0
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    assert "has a checkpoint; go on from it with --resume" in one_line(run(images, *OPTIONS, "--out", tmp_path))
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_an_out_that_is_a_file(run, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in one_line(run(images, *OPTIONS, "--out", tmp_path / "file" / "run"))
+
+
+def test_settings_say_what_is_wrong() -> None:
+    with pytest.raises(TrainingError, match="--precision: wanted one of fp32, bf16, fp16, got 'int8'"):
+        Settings(precision="int8")
+    with pytest.raises(TrainingError, match="--resize: wanted at least --size, 100, got 90"):
+        Settings(size=100, resize=90)
+    with pytest.raises(TrainingError, match="--hue: wanted at least 0 and at most 0.5, got nan"):
+        Settings(hue=math.nan)
+
+
+def test_signal_handlers_are_put_back(run, images: Path, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,0 +1,297 @@
+"""Runs that end early: killed at any moment, interrupted, out of disk, diverging; and those that go on after that."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexkern import cli
+from alexkern.models import MODELS, read_weights
+from alexkern.training import Settings, TrainingError, checkpoint, log
+from alexkern.training.settings import from_dict
+from alexkern.training.step import Step
+from support.tiny import OPTIONS, command, tiny, write_images
+
+RUN = (*OPTIONS, "--flip", "0.5", "--rotation", "10", "--optimizer", "adamw", "--learning-rate", "0.003")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "alexnet", tiny)
+
+
+@pytest.fixture
+def run(small: None, capsys: pytest.CaptureFixture):
+    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
+        status = cli.main(["train", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "alexnet", tiny)
+        assert cli.main(["train", str(images), *RUN, "--out", str(out)]) == 0
+    return out
+
+
+def assert_same_run(ours: Path, wanted: Path) -> None:
+    """The same bits: weights, optimiser, generators, and the log but for the times."""
+    assert_same_weights(ours, wanted)
+    left, right = (checkpoint.load(folder / "checkpoint.pt") for folder in (ours, wanted))
+    for state in (left, right):
+        state["progress"].pop("seconds")
+    assert flat(left) == flat(right)
+    rows = [
+        [{**vars(row), "seconds": 0, "images_per_second": 0} for row in log.read(f / "log.csv")] for f in (ours, wanted)
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 2
+
+
+def assert_same_weights(ours: Path, wanted: Path) -> None:
+    left, right = (read_weights(folder / "model.safetensors") for folder in (ours, wanted))
+    assert list(left.state_dict) == list(right.state_dict) and left.classes == right.classes
+    assert all(torch.equal(tensor, right.state_dict[name]) for name, tensor in left.state_dict.items())
+
+
+def flat(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), value.tolist())
+    if isinstance(value, dict):
+        return {key: flat(inner) for key, inner in value.items()}
+    return [flat(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+# Killed
+
+
+@pytest.mark.parametrize(
+    "moment, saved",
+    [
+        ("step:6", 4),  # between two checkpoints
+        ("write:2", 3),  # the second checkpoint half written, after step 4
+        ("link:1", 3),  # written and flushed, the first not yet kept as the one before
+        pytest.param("flush:3", 3, marks=pytest.mark.full),
+        pytest.param("rename:5", 4, marks=pytest.mark.full),
+        pytest.param("step:8", 6, marks=pytest.mark.full),
+    ],
+)
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
+    moment: str, saved: int, run, images: Path, whole: Path, tmp_path: Path
+) -> None:
+    process = command("train", images, *RUN, "--out", tmp_path, kill_at=moment)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    state = checkpoint.load(checkpoint.newest(tmp_path))
+    assert state["progress"]["step"] == saved
+    status, lines, errors = run(
+        images, "--out", tmp_path, "--resume", "--workers", 0, "--device", "cpu", "--save-every", 3
+    )
+    assert (status, errors) == (0, [])
+    assert lines[0] == f"{tmp_path}/checkpoint.pt: going on after step {saved}"
+    assert_same_run(tmp_path, whole)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
+def test_ctrl_c_saves_and_exits(number: int, run, images: Path, whole: Path, tmp_path: Path) -> None:
+    process = command("train", images, *RUN, "--out", tmp_path, "--save-every", 1)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    step = checkpoint.load(tmp_path / "checkpoint.pt")["progress"]["step"]
+    assert process.returncode == 128 + number
+    assert errors.splitlines() == [f"alexkern train: stopped after step {step}, saved; go on with --resume"]
+    assert 1 <= step < 8
+    assert run(images, "--out", tmp_path, "--resume", "--workers", 0, "--device", "cpu")[0] == 0
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_resumed_run_can_be_made_longer(run, images: Path, tmp_path: Path) -> None:
+    options = (*OPTIONS, "--schedule", "constant")
+    assert run(images, *options, "--epochs", 1, "--out", tmp_path / "a")[0] == 0
+    status, _, errors = run(images, "--out", tmp_path / "a", "--resume", "--epochs", 2, "--workers", 0)
+    assert (status, errors) == (0, [])
+    assert run(images, *options, "--out", tmp_path / "b")[0] == 0
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+
+
+# Checkpoints that cannot be used
+
+
+def one_line(result: tuple[int, list[str], list[str]]) -> str:
+    status, _, errors = result
+    assert status == 2 and len(errors) == 1 and errors[0].startswith("alexkern train: "), result
+    return errors[0]
+
+
+@pytest.fixture
+def finished(whole: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("checkpoint.pt", "previous.pt", "log.csv"):
+        (folder / name).write_bytes((whole / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_checkpoint(share: float, run, images: Path, finished: Path, whole: Path) -> None:
+    content = (finished / "checkpoint.pt").read_bytes()
+    (finished / "checkpoint.pt").write_bytes(content[: int(share * len(content))])
+    line = one_line(run(images, "--out", finished, "--resume"))
+    previous = finished / "previous.pt"
+    assert "not a whole checkpoint, it is cut short or damaged" in line
+    assert line.endswith(f"{previous} is the one before: --resume {previous}")
+    status, _, errors = run(images, "--out", finished, "--resume", previous, "--workers", 0, "--device", "cpu")
+    assert (status, errors) == (0, [])
+    assert_same_run(finished, whole)
+
+
+def test_a_foreign_checkpoint(run, images: Path, finished: Path, tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pt")
+    assert "foreign.pt: not a checkpoint of alexkern train" in one_line(
+        run(images, "--out", finished, "--resume", tmp_path / "foreign.pt")
+    )
+    torch.save(checkpoint.load(finished / "checkpoint.pt") | {"format": "alexkern checkpoint 9"}, tmp_path / "later.pt")
+    line = one_line(run(images, "--out", finished, "--resume", tmp_path / "later.pt"))
+    assert "later.pt: not a checkpoint of alexkern train" in line
+    torch.save(Settings(), tmp_path / "pickle.pt")
+    assert "not a whole checkpoint" in one_line(run(images, "--out", finished, "--resume", tmp_path / "pickle.pt"))
+
+
+def test_a_checkpoint_of_another_network(run, images: Path, finished: Path, monkeypatch) -> None:
+    line = one_line(run(images, "--out", finished, "--resume", "--model", "alexnet_2012"))
+    assert "a checkpoint of another network: --model alexnet, but alexnet_2012 is asked for" in line
+    assert "--batch-size 6, but 7 is asked for" in one_line(
+        run(images, "--out", finished, "--resume", "--batch-size", 7)
+    )
+    state = checkpoint.load(finished / "checkpoint.pt")
+    state["model"]["features.0.weight"] = torch.zeros(4, 3, 11, 11)
+    checkpoint.save(finished, state)
+    line = one_line(run(images, "--out", finished, "--resume"))
+    assert "checkpoint.pt: a checkpoint of another network than alexnet (" in line
+
+
+def test_a_checkpoint_of_other_classes(run, finished: Path, tmp_path: Path) -> None:
+    other = write_images(tmp_path / "other", 6, ("ash", "birch"))
+    line = one_line(run(other, "--out", finished, "--resume"))
+    assert "a checkpoint of 3 classes, 'blue' and so on; the images have 2, 'ash' and so on" in line
+
+
+def test_a_checkpoint_of_other_images(run, finished: Path, tmp_path: Path) -> None:
+    fewer = write_images(tmp_path / "fewer", 6)
+    line = one_line(run(fewer, "--out", finished, "--resume"))
+    assert "a checkpoint of 24 training images; here are 15" in line
+
+
+# A full disk
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(small: None, finished: Path) -> None:
+    """A limit on the size of files stands in for a disk that is full halfway."""
+    state = checkpoint.load(finished / "checkpoint.pt")
+    before = {name: (finished / name).read_bytes() for name in ("checkpoint.pt", "previous.pt")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["checkpoint.pt"]) // 2, limits[1]))
+        with pytest.raises(
+            TrainingError, match=r"checkpoint.pt: cannot be saved \(.+\); .* is the one before"
+        ) as caught:
+            checkpoint.save(finished, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "\n" not in str(caught.value)
+    assert {name: (finished / name).read_bytes() for name in before} == before
+    assert sorted(path.name for path in finished.iterdir()) == ["checkpoint.pt", "log.csv", "previous.pt"]
+
+
+def test_a_run_on_a_full_disk_says_so(run, images: Path, tmp_path: Path, monkeypatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path))
+    assert line == f"alexkern train: {tmp_path}/checkpoint.pt: cannot be saved (no space left on device)"
+
+
+def test_a_log_that_cannot_be_written(run, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.csv.partial").mkdir()
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path))
+    assert line == f"alexkern train: {tmp_path}/log.csv.partial: Is a directory"
+
+
+# A loss that is not finite
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run(value: float, run, images: Path, tmp_path: Path, monkeypatch) -> None:
+    original, calls = Step.new_gradients, 0
+
+    def spoilt(self: Step, *arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        loss, right = original(self, *arguments)
+        return (loss * value if calls == 6 else loss), right
+
+    monkeypatch.setattr(Step, "new_gradients", spoilt)
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--save-every", 1))
+    assert f"the loss is not finite at step 6; stopped; {tmp_path}/checkpoint.pt is from before" in line
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert state["progress"]["step"] == 5
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(run, images: Path, tmp_path: Path) -> None:
+    """A learning rate beyond float32: the first loss is finite, and the weights behind it are not."""
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--learning-rate", 1e60, "--save-every", 1))
+    assert line.endswith("features.0.weight is not finite after step 1; stopped, before any checkpoint")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_log_drops_what_is_done_again(tmp_path: Path) -> None:
+    row = log.Row(1, 4, 24, 0.1, 1.0, 0.5, float("nan"), float("nan"), float("nan"), 1.0, 9.0, 0)
+    book = log.Log(tmp_path / "log.csv")
+    for epoch in (1, 2, 3):
+        book.add(log.Row(**{**vars(row), "epoch": epoch}))
+    with open(tmp_path / "log.csv", "a") as file:
+        file.write("4,16,9")  # killed while writing
+    log.Log(tmp_path / "log.csv", first_epoch=3)
+    assert [found.epoch for found in log.read(tmp_path / "log.csv")] == [1, 2]
+
+
+def test_a_checkpoint_carries_the_settings(whole: Path) -> None:
+    """What it takes to go on: nothing more is read from the command line."""
+    state = checkpoint.load(whole / "checkpoint.pt")
+    assert set(state) == {"format", *checkpoint.KEYS}
+    settings = from_dict(state["settings"])
+    assert (settings.optimizer, settings.rotation, settings.batch_size, settings.std) == (
+        "adamw", 10, 6, Settings().std,
+    )  # fmt: skip
