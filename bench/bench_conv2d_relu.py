@@ -1,5 +1,6 @@
 """conv2d_relu on every convolution."""
 
+import torch
 from torch.nn import functional as F
 
 from alexkern.bench.comparison import compares
@@ -15,6 +16,11 @@ def plain(layer, input, weight, bias):
     return F.relu(F.conv2d(input, weight, bias, layer.stride, layer.padding, groups=layer.groups))
 
 
-@compares(Operator("conv2d_relu", lambda layers: layers.convolutions, ours, plain))
+def cudnn(layer, input, weight, bias):
+    stride, padding, dilation = (layer.stride,) * 2, (layer.padding,) * 2, (1, 1)
+    return torch.cudnn_convolution_relu(input, weight, bias, stride, padding, dilation, layer.groups)
+
+
+@compares(Operator("conv2d_relu", lambda layers: layers.convolutions, ours, plain, cudnn=cudnn))
 def bench_conv2d_relu(report):
     report()

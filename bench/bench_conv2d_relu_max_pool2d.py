@@ -1,5 +1,6 @@
 """conv2d_relu_max_pool2d on the convolutions that a pooling follows."""
 
+import torch
 from torch.nn import functional as F
 
 from alexkern.bench.comparison import compares
@@ -16,6 +17,12 @@ def plain(layer, input, weight, bias):
     return F.max_pool2d(F.relu(output), kernel_size=3, stride=2)
 
 
-@compares(Operator("conv2d_relu_max_pool2d", lambda layers: layers.pooled_convolutions, ours, plain))
+def cudnn(layer, input, weight, bias):
+    stride, padding, dilation = (layer.stride,) * 2, (layer.padding,) * 2, (1, 1)
+    output = torch.cudnn_convolution_relu(input, weight, bias, stride, padding, dilation, layer.groups)
+    return F.max_pool2d(output, kernel_size=3, stride=2)
+
+
+@compares(Operator("conv2d_relu_max_pool2d", lambda layers: layers.pooled_convolutions, ours, plain, cudnn=cudnn))
 def bench_conv2d_relu_max_pool2d(report):
     report()

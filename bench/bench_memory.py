@@ -1,7 +1,12 @@
-"""What a training step's forward pass keeps for its backward pass, parameters aside."""
+"""The memory of a training step: at its peak, and kept from its forward pass for its backward pass."""
 
 from alexkern.bench.comparison import compares
-from alexkern.bench.networks import saved_for_backward
+from alexkern.bench.memory import peak_memory, saved_for_backward
+
+
+@compares(peak_memory)
+def bench_peak_memory(count):
+    count()
 
 
 @compares(saved_for_backward)

@@ -17,6 +17,7 @@ from alexkern.bench.checks import WrongResult
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import Target
 from alexkern.bench.options import Options
+from alexkern.bench.priority import FIRST
 from alexkern.bench.timing import Call
 from alexkern.ops import seed
 
@@ -56,6 +57,7 @@ def overheads(options: Options) -> Iterable[Comparison]:
                 variants=(Variant("alexkern", ours=True), Variant("backend alone")),
                 setup=partial(_trial, operator, route, options.target),
                 seconds=SECONDS,
+                priority=FIRST["overhead"],
             )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from alexkern.bench.layers import Target
 from alexkern.bench.timing import Call, Samples, Timer, measure
+from alexkern.bench.work import Work
 
 
 class Unit(NamedTuple):
@@ -38,6 +41,11 @@ class Kind(Enum):
     OVERHEAD = "overheads"  # one variant is the work alone: what counts is the difference to it, not the ratio
 
 
+def unit_of(kind: Kind) -> Unit:
+    """What measurements of a kind are shown in."""
+    return {Kind.COUNT: MB, Kind.OVERHEAD: US}.get(kind, MS)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way to compute the same thing."""
@@ -46,6 +54,7 @@ class Variant:
     ours: bool = False
     missing: Callable[[], str | None] = lambda: None  # why it cannot run here, and what to install
     restless: bool = False  # its threads go on spinning after a call
+    prepare_s: float = 0.0  # of preparing it, about: not begun where less time is left
 
 
 @dataclass(frozen=True)
@@ -68,10 +77,15 @@ class Comparison:
     setup: Callable[[], Trial]
     seconds: float  # of measuring, where time allows
     images: int | None = None  # per call, of a whole network
+    target: Target | None = None  # where it runs, and in what arithmetic, where the run has several
+    work: Work = ()  # what the calls cannot do without
+    labels: Mapping[str, str | int] = field(default_factory=dict)  # what the pictures find it by: model, layer, batch
+    priority: int = 50  # comparisons of smaller ones come first
+    graphs: bool = True  # a GPU's latency may be that of a CUDA graph, where the calls can be captured
 
     @property
     def unit(self) -> Unit:
-        return {Kind.COUNT: MB, Kind.OVERHEAD: US}.get(self.kind, MS)
+        return unit_of(self.kind)
 
     @property
     def group(self) -> str:
@@ -126,7 +140,8 @@ def threads(number: int) -> Iterator[None]:
 
 def describe(error: Exception) -> str:
     """The error in one line short enough for a table's row."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain_text = re.sub("\x1b\\[[0-9;]*m", "", str(error))  # without colours
+    lines = [line.strip() for line in plain_text.splitlines() if line.strip()]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
 
@@ -160,9 +175,16 @@ def compare(
     comparison: Comparison, names: Collection[str], timer: Timer, budget_s: float, rng: random.Random | None = None
 ) -> dict[str, Outcome]:
     """Carries out a comparison between the named variants."""
+    with comparison.target.precision() if comparison.target else nullcontext():
+        return _compare(comparison, names, timer, budget_s, rng)
+
+
+def _compare(
+    comparison: Comparison, names: Collection[str], timer: Timer, budget_s: float, rng: random.Random | None
+) -> dict[str, Outcome]:
     calls, failures = prepare_checked(comparison, names)
     if comparison.kind is Kind.COUNT:
-        return {name: failures.get(name) or Samples((float(calls[name]()),)) for name in names}
+        return {name: failures.get(name) or _counted(calls[name]) for name in names}
     restless = {name for name in calls if comparison.variant(name).restless}
     # Waking a pool of threads costs more than the call that an overhead is measured on.
     with threads(1 if comparison.kind is Kind.OVERHEAD else torch.get_num_threads()):
@@ -171,3 +193,10 @@ def compare(
     for name, result in times.items():
         outcomes[name] = Failure(describe(result)) if isinstance(result, Exception) else result
     return {name: outcomes[name] for name in names}
+
+
+def _counted(call: Call) -> Outcome:
+    try:
+        return Samples((float(call()),))  # type: ignore[arg-type]
+    except Exception as error:
+        return Failure(describe(error))

@@ -6,50 +6,18 @@ of pytest-benchmark, whose options all go on working. --benchmark-disable checks
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, compare, prepare_checked
-from alexkern.bench.machine import describe_load, describe_machine, machine_facts
+from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, prepare_checked
+from alexkern.bench.machine import machine_facts
 from alexkern.bench.options import Options, add_options
 from alexkern.bench.replay import replay_clock
-from alexkern.bench.summary import render
-from alexkern.bench.timing import Samples, timer_for
-
-
-class Run:
-    """One run: its comparisons in order, and what came out of each."""
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.comparisons: dict[str, Comparison] = {}  # by group
-        self.selected: dict[str, list[str]] = {}  # by group: the variants that pytest's options leave in
-        self.outcomes: dict[str, dict[str, Outcome]] = {}  # by group
-        self.late: set[str] = set()  # the groups that time ran out for
-        self.load = describe_load()
-        self._end = time.monotonic() + options.seconds
-
-    def outcome(self, group: str, variant: str) -> Outcome:
-        """A variant's outcome; the first one asked for measures its whole comparison."""
-        if group not in self.outcomes:
-            comparison = self.comparisons[group]
-            left = self._end - time.monotonic()
-            if left <= 0:
-                self.late.add(group)
-                return Failure(f"time was up (--seconds={self.options.seconds:g})")
-            wanted = sum(self.comparisons[other].seconds for other in self.selected if other not in self.outcomes)
-            budget = comparison.seconds * left / max(wanted, left)  # less for all where time runs short
-            # An overhead is the host's time, wherever the tensors are.
-            device = torch.device("cpu") if comparison.kind is Kind.OVERHEAD else self.options.target.device
-            timer = timer_for(device, self.options.clock)
-            self.outcomes[group] = compare(comparison, self.selected[group], timer, budget, random.Random(group))
-        return self.outcomes[group][variant]
-
+from alexkern.bench.session import Run
+from alexkern.bench.timing import Samples
 
 RUN = pytest.StashKey[Run]()
 
@@ -82,6 +50,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for variant in comparison.variants
         ]
     metafunc.parametrize(("what", "variant"), cases)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The most important comparisons first, each with all its variants together."""
+    comparisons = config.stash[RUN].comparisons
+    places = {group: (comparison.priority, place) for place, (group, comparison) in enumerate(comparisons.items())}
+    items.sort(key=lambda item: places.get(_group(item), (0, 0)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -135,21 +111,18 @@ def _succeeded(run: Run, comparison: Comparison, variant: str, outcome: Outcome 
         pytest.skip(f"{variant}: {outcome.reason}")
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    run = session.config.stash[RUN]
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        run.finish()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     run = config.stash[RUN]
-    if not run.outcomes and not run.late:
-        return
-    results = [(run.comparisons[group], outcomes) for group, outcomes in run.outcomes.items()]
-    terminalreporter.write_sep("=", "who wins, by how much")
-    footer = [describe_machine(run.options.target)]
-    if run.options.clock == "cpu":
-        footer.append("CPU time on one thread")
-    elif run.load:
-        footer.append(run.load)
-    if run.late:
-        footer.append(f"comparisons left out because time was up (--seconds={run.options.seconds:g}): {len(run.late)}")
-    terminalreporter.write(render(results, "\n".join(footer), color=config.get_terminal_writer().hasmarkup))
+    if run.outcomes or run.late:
+        terminalreporter.write_sep("=", "who wins, by how much")
+        terminalreporter.write(run.summary(color=config.get_terminal_writer().hasmarkup))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +15,33 @@ POOLED = ("conv1", "conv2", "conv5")  # the convolutions with a max-pooling behi
 
 @dataclass(frozen=True)
 class Target:
-    """Where the comparison runs, and in which dtype."""
+    """Where the comparison runs, and in which dtype; tf32 multiplies float32 matrices of a GPU in TF32."""
 
     device: torch.device
     dtype: torch.dtype
+    tf32: bool = False
+
+    @property
+    def arithmetic(self) -> str:
+        """What is computed in: "float32", "tf32", "float16" or "bfloat16"."""
+        return "tf32" if self.tf32 else str(self.dtype).removeprefix("torch.")
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Within the block torch multiplies float32 matrices on a GPU as this target says."""
+        if self.device.type != "cuda":
+            yield
+            return
+        # The older settings: where the newer ones are used, reading the older raises, as exporters and compilers do.
+        settings: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+        before = [setting.allow_tf32 for setting in settings]
+        try:
+            for setting in settings:
+                setting.allow_tf32 = self.tf32
+            yield
+        finally:
+            for setting, value in zip(settings, before, strict=True):
+                setting.allow_tf32 = value
 
     def randn(self, *shape: int) -> Tensor:
         return torch.randn(shape, device=self.device).to(self.dtype)

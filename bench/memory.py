@@ -1,11 +1,23 @@
-"""What a forward pass keeps for its backward pass."""
+"""What a training step needs of memory: at its peak, and what its forward pass keeps for its backward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from alexkern.bench.comparison import Comparison, Kind, Trial, quiet
+from alexkern.bench.layers import Target
+from alexkern.bench.networks import build, contenders, handed_over, training_step, variant
+from alexkern.bench.options import Options
+from alexkern.bench.peers import Peer
+from alexkern.bench.peers.eager import Eager, EagerChannelsLast
+from alexkern.bench.priority import importance
+from alexkern.bench.timing import Call
+
+PEERS_SEEN = (Eager(), EagerChannelsLast())  # autograd's hooks see what these save, and not what compiled code does
 
 
 class SavedBytes:
@@ -33,3 +45,105 @@ class SavedBytes:
         if storage.data_ptr() not in self._excluded:
             self._storages[storage.data_ptr()] = storage.nbytes()
         return tensor
+
+
+def peak_bytes(call: Call, device: torch.device) -> int:
+    """The most memory that a call has allocated at any time, over what was allocated before it.
+
+    On a GPU by torch's caching allocator; on a CPU by the allocations that torch's profiler sees, which are those of
+    tensors and of oneDNN's scratch memory. What a library allocates by itself is in neither.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with (
+        quiet(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as taken,
+    ):
+        call()
+    assert taken.profiler is not None and taken.profiler.kineto_results is not None
+    events = [event for event in taken.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def peak_memory(options: Options) -> Iterable[Comparison]:
+    """Of a training step, over parameters, momentum and images, which every contender holds alike."""
+    for target in options.targets:
+        for model in options.models:
+            for batch in options.training_batches:
+                main = batch == options.training_batch
+                runners = [one for one in contenders(model, options, target) if one.trains]
+                yield Comparison(
+                    kind=Kind.COUNT,
+                    section=f"peak memory of a training step, {target.arithmetic}",
+                    what=f"{model}, batch {batch}",
+                    variants=tuple(variant(runner, target) for runner in runners),
+                    setup=partial(_peak_trial, model, batch, runners, target),
+                    seconds=0.0,
+                    target=target,
+                    labels={"pass": "peak memory", "model": model, "batch": batch},
+                    priority=importance("memory", options, target, model, main),
+                )
+
+
+def _peak_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:
+    network = build(model, target).train().to(target.dtype)
+    images = target.randn(batch, 3, 224, 224)
+    labels = torch.randint(1000, (batch,), device=target.device)
+
+    def prepare(name: str) -> Call:
+        contender, own = handed_over(name, runners, network)
+        step = training_step(own, contender.prepare(own, images), labels)
+        step()  # makes the momentum, and what a library keeps from its first call on
+        return lambda: peak_bytes(step, target.device)
+
+    return Trial(prepare, _is_positive)
+
+
+def saved_for_backward(options: Options) -> Iterable[Comparison]:
+    """The bytes that a training step's forward pass keeps for the backward pass, parameters aside."""
+    for model in options.models:
+        every = contenders(model, options, options.target)
+        runners = [*(one for one in every if one.ours and one.trains), *PEERS_SEEN]
+        yield Comparison(
+            kind=Kind.COUNT,
+            section=f"saved for backward, {options.target.arithmetic}",
+            what=f"{model} training step, batch {options.training_batch}",
+            variants=tuple(variant(runner, options.target) for runner in runners),
+            setup=partial(_saved_trial, model, options.training_batch, runners, options.target),
+            seconds=0.0,
+            target=options.target,
+            labels={"pass": "saved", "model": model, "batch": options.training_batch},
+            priority=importance("memory", options, options.target, model),
+        )
+
+
+def _saved_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:
+    network = build(model, target).train().to(target.dtype)
+    images = target.randn(batch, 3, 224, 224)
+
+    def prepare(name: str) -> Call:
+        contender, own = handed_over(name, runners, network)
+        forward = contender.prepare(own, images)
+
+        def count() -> int:
+            with SavedBytes(excluded=own.parameters()) as saved:
+                output = forward()
+            assert isinstance(output, Tensor) and output.requires_grad
+            return saved.total
+
+        return count
+
+    return Trial(prepare, _is_positive)
+
+
+def _is_positive(name: str, result: object) -> None:
+    assert isinstance(result, int) and result > 0

@@ -12,18 +12,22 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import models
+from alexkern.bench import ours, work
 from alexkern.bench.checks import check_close, check_gradient_norms
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant
-from alexkern.bench.layers import Target
-from alexkern.bench.memory import SavedBytes
+from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.options import Options
-from alexkern.bench.ours import CONTENDERS
 from alexkern.bench.peers import PEERS, Peer
-from alexkern.bench.peers.eager import Eager, EagerChannelsLast
+from alexkern.bench.priority import importance
 from alexkern.bench.timing import Call
 
-SECONDS = {1: 6.0, 16: 15.0}  # of measuring, by batch; larger ones and training steps:
-LONG_SECONDS = 25.0
+SECONDS = {"cpu": {1: 6.0, 16: 15.0}, "cuda": {}}  # of measuring, by batch
+LONG_SECONDS = {"cpu": 25.0, "cuda": 1.0}  # of larger batches and training steps; on a GPU of all
+
+
+def seconds(target: Target, batch: int) -> float:
+    device = target.device.type
+    return SECONDS[device].get(batch, LONG_SECONDS[device])
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -35,67 +39,108 @@ def plain(model: nn.Module) -> nn.Module:
     return twin
 
 
+def section(target: Target) -> str:
+    return f"whole networks, {target.arithmetic}"
+
+
 def inference(options: Options) -> Iterable[Comparison]:
-    """The forward pass of every network at every batch."""
-    for model in options.models:
-        contenders = _contenders(model, options)
-        for batch in options.batches:
-            yield Comparison(
-                kind=Kind.NETWORK,
-                section="whole networks",
-                what=f"{model} inference, batch {batch}",
-                variants=tuple(_variant(contender) for contender in contenders),
-                setup=partial(_inference_trial, model, batch, contenders, options.target),
-                seconds=SECONDS.get(batch, LONG_SECONDS),
-                images=batch,
-            )
+    """The forward pass of every network at every batch, in every arithmetic."""
+    for target in options.targets:
+        for model in options.models:
+            for batch in options.batches:
+                main = options.is_main_batch(batch)
+                runners = contenders(model, options, target, options.cost_at(batch, target))
+                yield Comparison(
+                    kind=Kind.NETWORK,
+                    section=section(target),
+                    what=f"{model} inference, batch {batch}",
+                    variants=tuple(variant(runner, target) for runner in runners),
+                    setup=partial(_inference_trial, model, batch, runners, target),
+                    seconds=seconds(target, batch),
+                    images=batch,
+                    target=target,
+                    work=work.network(LAYERS[model], batch, target.dtype.itemsize, backward=False),
+                    labels={"pass": "inference", "model": model, "batch": batch},
+                    priority=importance("inference", options, target, model, main),
+                )
 
 
 def training(options: Options) -> Iterable[Comparison]:
     """Forward pass, cross entropy, backward pass and one step of SGD."""
-    for model in options.models:
-        contenders = [contender for contender in _contenders(model, options) if contender.trains]
-        yield Comparison(
-            kind=Kind.NETWORK,
-            section="whole networks",
-            what=f"{model} training step, batch {options.training_batch}",
-            variants=tuple(_variant(contender) for contender in contenders),
-            setup=partial(_training_trial, model, options.training_batch, contenders, options.target),
-            seconds=LONG_SECONDS,
-            images=options.training_batch,
-        )
+    for target in options.targets:
+        for model in options.models:
+            for batch in options.training_batches:
+                main = batch == options.training_batch
+                cost = 0 if not main else 2 if target == options.target else 1
+                runners = [one for one in contenders(model, options, target, cost) if one.trains]
+                yield Comparison(
+                    kind=Kind.NETWORK,
+                    section=section(target),
+                    what=f"{model} training step, batch {batch}",
+                    variants=tuple(variant(runner, target) for runner in runners),
+                    setup=partial(_training_trial, model, batch, runners, target),
+                    seconds=LONG_SECONDS[target.device.type],
+                    images=batch,
+                    target=target,
+                    work=training_work(model, batch, target),
+                    labels={"pass": "training step", "model": model, "batch": batch},
+                    priority=importance("training", options, target, model, main),
+                )
 
 
-def _contenders(model: str, options: Options) -> list[Peer]:
-    peers = [peer for peer in PEERS if peer.name in options.peers and (peer.models is None or model in peer.models)]
-    return [*CONTENDERS, *peers]
+def training_work(model: str, batch: int, target: Target) -> work.Work:
+    """Forward and backward pass, and the parameters' update."""
+    with torch.device("meta"):
+        sizes = [parameter.numel() for parameter in getattr(models, model)().parameters()]
+    itemsize = target.dtype.itemsize
+    return *work.network(LAYERS[model], batch, itemsize, backward=True), *work.sgd(sizes, itemsize)
 
 
-def _variant(contender: Peer) -> Variant:
-    return Variant(contender.name, ours=contender in CONTENDERS, missing=contender.missing, restless=contender.restless)
+def contenders(model: str, options: Options, target: Target, cost: int = 0) -> list[Peer]:
+    """Ours, and the peers asked for that have this network and are no more costly to prepare."""
+    peers = [
+        peer
+        for peer in PEERS
+        if peer.name in options.peers
+        and (peer.models is None or model in peer.models)
+        and peer.devices in (None, target.device.type)
+        and peer.cost <= cost
+    ]
+    return [*ours.contenders(target), *peers]
 
 
-def _handed_over(name: str, contenders: Sequence[Peer], network: nn.Module) -> tuple[Peer, nn.Module]:
+def variant(contender: Peer, target: Target) -> Variant:
+    return Variant(
+        contender.name,
+        ours=contender.ours,
+        missing=contender.missing,
+        restless=contender.restless and target.device.type == "cpu",
+        prepare_s=contender.prepare_s,
+    )
+
+
+def handed_over(name: str, runners: Sequence[Peer], network: nn.Module) -> tuple[Peer, nn.Module]:
     """The contender of that name and its own copy of the network."""
-    contender = next(contender for contender in contenders if contender.name == name)
-    return contender, copy.deepcopy(network) if contender in CONTENDERS else plain(network)
+    contender = next(runner for runner in runners if runner.name == name)
+    return contender, copy.deepcopy(network) if contender.ours else plain(network)
 
 
 def build(model: str, target: Target) -> nn.Module:
     """The network with random weights, the same ones every time, in float32."""
     torch.manual_seed(0)
     with torch.device(target.device):
-        return getattr(models, model)()
+        network: nn.Module = getattr(models, model)()
+        return network
 
 
-def _inference_trial(model: str, batch: int, contenders: Sequence[Peer], target: Target) -> Trial:
+def _inference_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:
     network = build(model, target).eval().requires_grad_(False)
     images = target.randn(batch, 3, 224, 224)
     with torch.inference_mode():
         expected = plain(network)(images.float())
 
     def prepare(name: str) -> Call:
-        contender, own = _handed_over(name, contenders, network)
+        contender, own = handed_over(name, runners, network)
         return contender.prepare(own.to(target.dtype), images)
 
     def check(name: str, result: object) -> None:
@@ -105,29 +150,17 @@ def _inference_trial(model: str, batch: int, contenders: Sequence[Peer], target:
     return Trial(prepare, check)
 
 
-def _training_trial(model: str, batch: int, contenders: Sequence[Peer], target: Target) -> Trial:
+def _training_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:
     network = build(model, target).train()
     images = target.randn(batch, 3, 224, 224)
     labels = torch.randint(1000, (batch,), device=target.device)
-    reference = plain(network)
-    F.cross_entropy(reference(images.float()), labels).backward()
-    expected = [parameter.grad for parameter in reference.parameters() if parameter.grad is not None]
+    expected = reference_gradients(network, images, labels)
     trained: dict[str, nn.Module] = {}
 
     def prepare(name: str) -> Call:
-        contender, own = _handed_over(name, contenders, network)
+        contender, own = handed_over(name, runners, network)
         trained[name] = own.to(target.dtype)
-        forward = contender.prepare(trained[name], images)
-        optimizer = torch.optim.SGD(trained[name].parameters(), lr=1e-3, momentum=0.9)
-
-        def step() -> Tensor:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(forward().float(), labels)
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        return step
+        return training_step(trained[name], contender.prepare(trained[name], images), labels)
 
     def check(name: str, result: object) -> None:
         check_gradient_norms([parameter.grad for parameter in trained[name].parameters()], expected)
@@ -135,34 +168,24 @@ def _training_trial(model: str, batch: int, contenders: Sequence[Peer], target: 
     return Trial(prepare, check)
 
 
-def saved_for_backward(options: Options) -> Iterable[Comparison]:
-    """The bytes that a training step's forward pass keeps for the backward pass, parameters aside."""
-    for model in options.models:
-        contenders = [*(contender for contender in CONTENDERS if contender.trains), Eager(), EagerChannelsLast()]
-        yield Comparison(
-            kind=Kind.COUNT,
-            section="saved for backward",
-            what=f"{model} training step, batch {options.training_batch}",
-            variants=tuple(_variant(contender) for contender in contenders),
-            setup=partial(_memory_trial, model, options.training_batch, contenders, options.target),
-            seconds=0.0,
-        )
+def reference_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    """Of the cross entropy, by torch in float32."""
+    reference = plain(network)
+    F.cross_entropy(reference(images.float()), labels).backward()
+    return [parameter.grad for parameter in reference.parameters() if parameter.grad is not None]
 
 
-def _memory_trial(model: str, batch: int, contenders: Sequence[Peer], target: Target) -> Trial:
-    network = build(model, target).train().to(target.dtype)
-    images = target.randn(batch, 3, 224, 224)
+def training_step(network: nn.Module, forward: Call, labels: Tensor) -> Call:
+    """One step of SGD with momentum on the network's own parameters."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
-    def prepare(name: str) -> Call:
-        contender, own = _handed_over(name, contenders, network)
-        forward = contender.prepare(own, images)
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        output = forward()
+        assert isinstance(output, Tensor)
+        loss = F.cross_entropy(output.float(), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
 
-        def count() -> int:
-            with SavedBytes(excluded=own.parameters()) as saved:
-                output = forward()
-            assert output.requires_grad
-            return saved.total
-
-        return count
-
-    return Trial(prepare, check=lambda name, result: None)
+    return step

@@ -12,11 +12,16 @@ from torch import Tensor
 
 from alexkern.bench.checks import check_close, check_kept
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant
-from alexkern.bench.layers import LAYERS, Layers, Target
+from alexkern.bench.layers import LAYERS, Convolution, Layers, Target
 from alexkern.bench.options import Options
+from alexkern.bench.ours import backends, served_by
+from alexkern.bench.priority import importance
 from alexkern.bench.timing import Call
+from alexkern.bench.work import Work, layer_work
 
-SECONDS = 1.5  # of measuring, for one row
+SECONDS = {"cpu": 1.0, "cuda": 0.3}  # of measuring, for one row
+PASSES = ("forward", "backward", "forward+backward")
+CUDNN = "torch.cudnn_convolution_relu"
 TORCH = {"torch": torch.contiguous_format, "torch channels_last": torch.channels_last}
 
 
@@ -40,53 +45,72 @@ class Operator:
     plain: Callable[..., Tensor]
     reference: Callable[..., Tensor] | None = None
     p: float = 0.0
+    cudnn: Callable[..., Tensor] | None = None  # the expression around torch.cudnn_convolution_relu, forward alone
 
     def __call__(self, options: Options) -> Iterable[Comparison]:
         having = [model for model in LAYERS if self.layers(LAYERS[model])]
         # An operator that none of the networks asked for has is shown on those that have it.
-        for model in [model for model in having if model in options.models] or having:
-            for layer in self.layers(LAYERS[model]):
-                for backward in (False, True):
-                    yield self._comparison(model, layer, backward, options)
+        models = [model for model in having if model in options.models] or having
+        for target in options.targets:
+            for model in models:
+                for layer in self.layers(LAYERS[model]):
+                    for direction in PASSES:
+                        yield self._comparison(model, layer, direction, options, target)
 
-    def _comparison(self, model: str, layer: Layer, backward: bool, options: Options) -> Comparison:
+    def _comparison(self, model: str, layer: Layer, direction: str, options: Options, target: Target) -> Comparison:
         # Inputs without an image's axes have one layout only.
         images = any(tensor.dim() == 4 for tensor in layer.inputs(0, Target(torch.device("meta"), torch.float32)))
         peers = [name for name in TORCH if images or name == "torch"]
-        compiled = [f"compiled {name}" for name in peers] if options.compile_operators else []
+        if self.cudnn and direction == "forward" and target.device.type == "cuda":
+            peers.append(CUDNN)
+        compiled = [f"compiled {name}" for name in peers if name in TORCH] if options.compile_operators else []
+        own = ["alexkern", *(f"alexkern {backend}" for backend in backends(target, (self.name,)))]
         batch = options.operator_batch
         return Comparison(
             kind=Kind.OPERATOR,
-            section=f"{self.name}, {model}, batch {batch}",
-            what=f"{layer.name} {'forward+backward' if backward else 'forward'}",
-            variants=(Variant("alexkern", ours=True), *map(Variant, peers), *map(Variant, compiled)),
-            setup=partial(_trial, self, layer, batch, backward, options.target),
-            seconds=SECONDS,
+            section=f"{self.name}, {model}, {target.arithmetic}, batch {batch}",
+            what=f"{layer.name} {direction}",
+            variants=(*(Variant(name, ours=True) for name in own), *map(Variant, [*peers, *compiled])),
+            setup=partial(_trial, self, layer, batch, direction, target),
+            seconds=SECONDS[target.device.type],
+            target=target,
+            work=self._work(layer, batch, direction, target),
+            labels={"pass": direction, "operator": self.name, "model": model, "layer": layer.name, "batch": batch},
+            priority=importance("operator", options, target, model),
+            # Autograd runs a backward pass on its forward's stream, and here that has passed before any capture.
+            graphs=direction != "backward",
         )
 
+    def _work(self, layer: Layer, batch: int, direction: str, target: Target) -> Work:
+        pooled = isinstance(layer, Convolution) and self.name.endswith("max_pool2d")
+        itemsize = target.dtype.itemsize
+        work = layer_work(layer, batch, itemsize, pooled=pooled, backward=direction != "forward")
+        return work[1:] if direction == "backward" else work
 
-def _trial(operator: Operator, layer: Layer, batch: int, backward: bool, target: Target) -> Trial:
+
+def _trial(operator: Operator, layer: Layer, batch: int, direction: str, target: Target) -> Trial:
     tensors = layer.inputs(batch, target)
     plain = operator.reference or operator.plain
     expected = plain(layer, *(tensor.float() for tensor in tensors))
     grad = torch.randn_like(expected).to(target.dtype)
 
     def prepare(name: str) -> Call:
-        expression = operator.ours if name == "alexkern" else operator.plain
         # Every contender gets its inputs in the layout that it is named after; ours is made for channels_last.
         layout = TORCH.get(name.removeprefix("compiled "), torch.channels_last)
-        if name.startswith("compiled "):
-            expression = torch.compile(expression, dynamic=False)
-        arguments = [laid_out(tensor, layout).requires_grad_(backward) for tensor in tensors]
-        if not backward:
+        arguments = [laid_out(tensor, layout).requires_grad_(direction != "forward") for tensor in tensors]
+        expression = _expression(operator, name)
+        if direction == "forward":
             return lambda: (expression(layer, *arguments),)
         grad_output = laid_out(grad, layout)
+        if direction == "forward+backward":
 
-        def step() -> tuple[Tensor, ...]:
-            output = expression(layer, *arguments)
-            return output, *torch.autograd.grad(output, arguments, grad_output)
+            def step() -> tuple[Tensor, ...]:
+                output = expression(layer, *arguments)
+                return output, *torch.autograd.grad(output, arguments, grad_output)
 
-        return step
+            return step
+        output = expression(layer, *arguments)
+        return lambda: (output, *torch.autograd.grad(output, arguments, grad_output, retain_graph=True))
 
     def check(name: str, result: object) -> None:
         results = [tensor.detach() for tensor in result]  # type: ignore[attr-defined]
@@ -95,13 +119,26 @@ def _trial(operator: Operator, layer: Layer, batch: int, backward: bool, target:
             check_kept(results[0], expected, operator.p)
             scale = (results[0] != 0).float() / (1 - operator.p)
         references = [expected * scale]
-        if backward:
+        if direction != "forward":
             arguments = [tensor.float().requires_grad_() for tensor in tensors]
             output = plain(layer, *arguments)
             references += torch.autograd.grad(output, arguments, grad.float() * scale)
         check_close(results, references)
 
     return Trial(prepare, check)
+
+
+def _expression(operator: Operator, name: str) -> Callable[..., Tensor]:
+    """What a contender computes a layer with."""
+    own, _, backend = name.partition(" ")
+    if own == "alexkern":
+        if not backend:
+            return operator.ours
+        return lambda *args: served_by(backend, partial(operator.ours, *args))()
+    if name == CUDNN:
+        assert operator.cudnn is not None
+        return operator.cudnn
+    return torch.compile(operator.plain, dynamic=False) if name.startswith("compiled ") else operator.plain
 
 
 def laid_out(tensor: Tensor, layout: torch.memory_format) -> Tensor:

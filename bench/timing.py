@@ -13,30 +13,45 @@ from typing import Protocol
 
 import torch
 
+from alexkern.bench.gpu import Gpu, TorchGpu
+
 Call = Callable[[], object]
 
 SAMPLE_S = 2e-3  # a sample on the CPU lasts at least this long: short calls are repeated inside it
 LONG_S = 0.25  # a call this long outlives what a warm call would have warmed, and runs without one
 SETTLE_S = 0.1  # thread pools of other runtimes stop spinning within this time
 ROUNDS = (3, 50)  # at least, at most
+ISSUE_FACTOR, LONGEST_WAIT_S = 1.5, 0.05  # how long a GPU is kept busy while the host issues a call
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Seconds per call, one number a round."""
+    """Seconds per call, one number a round.
+
+    On a GPU `seconds` is the device's time and `latency` the host's from the call to its finished result; `graph` says
+    whether that was the replay of a CUDA graph, or the call itself where it cannot be captured.
+    """
 
     seconds: tuple[float, ...]
+    latency: tuple[float, ...] = ()
+    graph: bool = False
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
 
     @property
-    def spread(self) -> float:
-        """The distance between the quartiles (seconds); 0 for a single sample."""
+    def quartiles(self) -> tuple[float, float]:
+        """The lower and the upper one; of a single sample, twice itself."""
         if len(self.seconds) < 2:
-            return 0.0
+            return self.seconds[0], self.seconds[0]
         lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return lower, upper
+
+    @property
+    def spread(self) -> float:
+        """The distance between the quartiles (seconds)."""
+        lower, upper = self.quartiles
         return upper - lower
 
 
@@ -45,14 +60,20 @@ class Timer(Protocol):
     def settle(self) -> None: ...
     def plan(self, call: Call) -> Plan: ...
     def sample(self, call: Call, plan: Plan) -> float: ...
+    def latency(self, call: Call, plan: Plan) -> float | None: ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one variant is sampled: calls per sample, and whether an untimed call goes before."""
+    """How one variant is sampled: calls per sample, and whether an untimed call goes before.
+
+    On a GPU also the seconds that the host takes to issue a call, and the replay of its CUDA graph where it has one.
+    """
 
     calls: int = 1
     warm: bool = True
+    issue: float = 0.0
+    replay: Call | None = None
 
 
 class CpuTimer:
@@ -86,43 +107,69 @@ class CpuTimer:
             if collecting:
                 gc.enable()
 
+    def latency(self, call: Call, plan: Plan) -> float | None:
+        """None: on a CPU a sample is the latency."""
+        return None
+
 
 class CudaTimer:
-    """Device time between two events, every call with a cold L2, as a layer inside a network finds it."""
+    """Device time between two events with a cold L2, as a layer inside a network finds it, and latency.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        cache = torch.cuda.get_device_properties(device).L2_cache_size
-        self._flush = torch.empty(4 * cache, dtype=torch.uint8, device=device)
+    The device is kept busy while the host issues a call: otherwise a short call's time would be that of its launches.
+    With `graphs`, the latency is that of a CUDA graph's replay, where the call can be captured; without, none is taken.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        gpu: Gpu | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        graphs: bool = False,
+    ) -> None:
+        self._gpu: Gpu = gpu or TorchGpu(device)
+        self._clock = clock
+        self._graphs = graphs
 
     def now(self) -> float:
-        torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        self._gpu.synchronize()
+        return self._clock()
 
     def settle(self) -> None:
-        torch.cuda.synchronize(self._device)
+        self._gpu.synchronize()
 
     def plan(self, call: Call) -> Plan:
-        return Plan()
+        start = self.now()
+        call()
+        issue = self._clock() - start
+        return Plan(issue=issue, replay=self._gpu.capture(call) if self._graphs else None)
 
     def sample(self, call: Call, plan: Plan) -> float:
-        """Seconds per call."""
+        """Seconds per call on the device."""
         if plan.warm:
             call()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._flush.zero_()
-        start.record()
+        self._gpu.flush()
+        self._gpu.wait(min(ISSUE_FACTOR * plan.issue, LONGEST_WAIT_S))
+        start = self._gpu.mark()
         call()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
+        end = self._gpu.mark()
+        return self._gpu.elapsed(start, end)
+
+    def latency(self, call: Call, plan: Plan) -> float | None:
+        """Seconds from the host's call to the end of its work."""
+        if not self._graphs:
+            return None
+        once = plan.replay or call
+        once()
+        start = self.now()
+        once()
+        return self.now() - start
 
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def timer_for(device: torch.device, clock: str = "wall") -> Timer:
-    return CudaTimer(device) if device.type == "cuda" else CpuTimer(CLOCKS[clock])
+def timer_for(device: torch.device, clock: str = "wall", graphs: bool = True) -> Timer:
+    return CudaTimer(device, graphs=graphs) if device.type == "cuda" else CpuTimer(CLOCKS[clock])
 
 
 def measure(
@@ -145,6 +192,7 @@ def measure(
     start = timer.now()
     plans: dict[str, Plan] = {}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    latencies: dict[str, list[float]] = {name: [] for name in calls}
     failures: dict[str, Exception] = {}
     for name, call in calls.items():
         try:
@@ -160,9 +208,17 @@ def measure(
                 timer.settle()
             try:
                 seconds[name].append(timer.sample(calls[name], plans[name]))
+                latency = timer.latency(calls[name], plans[name])
+                if latency is not None:
+                    latencies[name].append(latency)
             except Exception as error:
                 failures[name] = error
         now = timer.now()
         if taken + 1 >= least and now - start + (now - began) > budget_s:
             break
-    return {name: failures[name] if name in failures else Samples(tuple(seconds[name])) for name in calls}
+    taken_of = {
+        name: Samples(tuple(seconds[name]), tuple(latencies[name]), plans[name].replay is not None)
+        for name in calls
+        if name not in failures
+    }
+    return {name: failures[name] if name in failures else taken_of[name] for name in calls}

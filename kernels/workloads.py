@@ -53,9 +53,10 @@ class Workload:
             for setting, value in zip(settings, before, strict=True):
                 setting.fp32_precision = value
 
-    def calls(self, device: torch.device) -> dict[str, Call]:
-        """The operator's Triton calls by name; arguments are drawn once, or only described where the device is meta.
+    def calls(self, device: torch.device, package: str = "alexkern.kernels") -> dict[str, Call]:
+        """The operator's Triton calls by name, or those of another backend's package.
 
+        Arguments are drawn once, or only described where the device is meta.
         A pooling operator's forward pass differs in training, where it keeps offsets. Backward asks for all gradients.
         """
         layer = next(layer for layer in layers(self.operator, self.model) if layer.name == self.layer)
@@ -65,7 +66,7 @@ class Workload:
         ]
         args = ARGUMENTS[self.operator](layer, *images)
         definition = importlib.import_module(f"alexkern.ops.{self.operator}").OPERATOR
-        kernels = importlib.import_module(f"alexkern.kernels.{self.operator}")
+        kernels = importlib.import_module(f"{package}.{self.operator}")
         calls: dict[str, Call] = {FORWARD: partial(kernels.forward, *args)}
         training = definition.training(args)
         if definition.has_offsets:

@@ -271,6 +271,7 @@ from pathlib import Path
 import torch
 from triton.runtime.jit import JITFunction
 from alexkern import tune_gpu
+from alexkern.bench.timing import Plan
 from alexkern.kernels import aot
 from alexkern.kernels.workloads import workloads
 from alexkern.tune import TunedTable, choices, tune
@@ -280,7 +281,8 @@ clock = [0.0]
 class FakeTimer:
     def now(self): return clock[0]
     def settle(self): pass
-    def plan(self, call): return None
+    def plan(self, call): return Plan()
+    def latency(self, call, plan): return None
     def sample(self, call, plan):
         start = clock[0]
         call()

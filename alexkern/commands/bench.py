@@ -1,25 +1,66 @@
-"""`alexkern bench`: the benchmarks, run by pytest in this process, so that torch is imported once."""
+"""`alexkern bench`: the benchmarks, run by pytest in this process, and what is made of their records."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import sys
+from pathlib import Path
+from typing import Any
 
-from alexkern.commands import CommandError
+from alexkern.commands import CommandError, first_line
 
 HELP = "measure alexkern against its peers"
-DESCRIPTION = "Run the benchmarks and print who wins by how much. Further arguments, as -k conv2d, go to pytest."
+DESCRIPTION = (
+    "Run the benchmarks and print who wins by how much. Further arguments, as -k conv2d or --batches=1,64, go to "
+    "pytest: `alexkern bench --help-run` lists them."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments of its own: what the parser does not know is pytest's."""
+    """What is done in place of a plain run; what the parser does not know is pytest's, or that of --static."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--record", metavar="DIR", help="run, and write the record, its table and its pictures to DIR as they come"
+    )
+    which.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="what changed between two records")
+    which.add_argument("--report", type=Path, metavar="DIR", help="write a record's table and pictures anew")
+    which.add_argument("--readme", type=Path, metavar="FILE", help="put the newest record into README")
+    which.add_argument(
+        "--static", action="store_true", help="what the kernels compile to and are predicted to take, without a GPU"
+    )
+    which.add_argument("--help-run", action="store_true", help="the options of a run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run them, and return pytest's exit status."""
+    """Do it, and return the exit status: of a run, pytest's."""
+    if args.static:
+        status: int = _module("static_report").main(args.pytest_args)
+        return status
+    if not (args.compare or args.report or args.readme):
+        arguments = [f"--record={args.record}"] if args.record else []
+        arguments += ["--help"] if args.help_run else []
+        status = _module("run").main([*arguments, *args.pytest_args])
+        return status
+    if args.pytest_args:
+        raise CommandError(f"unrecognized arguments: {' '.join(args.pytest_args)}")
+    records = _module("record")
     try:
-        bench = importlib.import_module("alexkern.bench.run")
+        if args.compare:
+            text = _module("changes").render(*map(records.read, args.compare), color=sys.stdout.isatty())
+            print(text, end="")
+        elif args.report:
+            _module("report").write(records.read(args.report), args.report)
+            print(args.report)
+        else:
+            _module("readme").update(args.readme)
+    except ValueError as error:
+        raise CommandError(first_line(error)) from error
+    return 0
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(f"alexkern.bench.{name}")
     except ModuleNotFoundError as error:
         raise CommandError(f"the benchmarks cannot be imported ({error}); install alexkern as README says") from error
-    status: int = bench.main(args.pytest_args)
-    return status

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from alexkern.bench.peers.onnx_export import INPUT, export
 from alexkern.bench.peers.peer import Peer
 
 
@@ -16,6 +17,8 @@ class OnnxRuntime(Peer):
     name = "onnxruntime"
     restless = True
     packages = ("onnx", "onnxscript", "onnxruntime")
+    cost = 1
+    prepare_s = 5.0
 
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
         import onnxruntime
@@ -26,13 +29,24 @@ class OnnxRuntime(Peer):
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeError(f"this onnxruntime has no {provider}")
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            torch.onnx.export(model, (example,), path, input_names=["input"], dynamo=True, verbose=False)
-            session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            path = export(model, example, Path(folder))
+            session = onnxruntime.InferenceSession(path, options, providers=[(provider, _settings(example))])
         if example.is_cuda:
             return _bound_on_device(session, example)
-        feed = {"input": example.numpy()}
+        feed = {INPUT: example.numpy()}
         return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+def _settings(example: Tensor) -> dict[str, str]:
+    """The provider's: on a GPU torch's stream, which is the one that is timed, and torch's arithmetic of float32."""
+    if not example.is_cuda:
+        return {}
+    return {
+        "device_id": str(example.device.index or 0),
+        "user_compute_stream": str(torch.cuda.current_stream(example.device).cuda_stream),
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "use_tf32": str(int(torch.backends.cudnn.allow_tf32)),
+    }
 
 
 def _bound_on_device(session, example: Tensor) -> Callable[[], Tensor]:  # type: ignore[no-untyped-def]
@@ -40,7 +54,7 @@ def _bound_on_device(session, example: Tensor) -> Callable[[], Tensor]:  # type:
     from onnxruntime import OrtValue
 
     binding = session.io_binding()
-    binding.bind_ortvalue_input("input", OrtValue.from_dlpack(example.__dlpack__()))
+    binding.bind_ortvalue_input(INPUT, OrtValue.from_dlpack(example.__dlpack__()))
     binding.bind_output(session.get_outputs()[0].name, "cuda", example.device.index or 0)
 
     def call() -> Tensor:

@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 
 class Peer(ABC):
-    """One way to run a network that somebody built of torch's own modules."""
+    """One way to run a network that somebody built of torch's own modules, in its best layout and with its best
+    settings."""
 
     name: str
-    default: bool = True  # in a run that names no peers
+    ours: bool = False
+    defaults: tuple[str, ...] = ("cpu", "cuda")  # the kinds of device where a run that names no peers has it
     trains: bool = False  # the prepared call can be differentiated
     restless: bool = False  # its threads go on spinning after a call
     models: tuple[str, ...] | None = None  # the networks that it has; None: any
+    devices: str | None = None  # the kind of device that it runs on, "cpu" or "cuda"; None: both
     packages: tuple[str, ...] = ()  # what has to be importable
+    install: str = ""  # how to install them, where it is not by their names
+    cost: int = 0  # of preparing it: 1 where it joins at the main batches only, 2 at the headline's alone (options.py)
+    prepare_s: float = 0.0  # of preparing it, about, in seconds; it is not begun where less is left
 
     def missing(self) -> str | None:
         """Why this peer cannot run here and what to install, or None where it can."""
@@ -27,7 +33,7 @@ class Peer(ABC):
                 importlib.import_module(package)
             except ModuleNotFoundError as error:
                 if error.name == package:
-                    return f"not installed (pip install {package})"
+                    return f"not installed ({self.install or f'pip install {package}'})"
                 return f"{package} does not import: {error}"
             except Exception as error:  # a broken binary may raise anything
                 return f"{package} does not import: {error}"

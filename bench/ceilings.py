@@ -1,0 +1,41 @@
+"""What the machine does at best, measured at the start of a run: a large matrix product and a large copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from alexkern.bench.layers import Target
+from alexkern.bench.timing import Timer
+
+PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns
+COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes
+SAMPLES = 7
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Per second: floating-point operations of a matrix product in one arithmetic, and bytes read and written."""
+
+    flops: float
+    bytes: float
+
+
+def measure_ceilings(target: Target, timer: Timer) -> Ceilings:
+    """The best of several samples, on random data: this is a limit, and not what is usual."""
+    size, copied = PRODUCT[target.device.type], COPIED[target.device.type]
+    a, b = target.randn(size, size), target.randn(size, size)
+    source = torch.randint(256, (copied,), dtype=torch.uint8, device=target.device)
+    destination = torch.empty_like(source)
+    with target.precision(), torch.inference_mode():
+        product = _best(lambda: torch.mm(a, b), timer)
+        copy = _best(lambda: destination.copy_(source), timer)
+    return Ceilings(flops=2 * size**3 / product, bytes=2 * copied / copy)
+
+
+def _best(call: Callable[[], object], timer: Timer) -> float:
+    call()
+    plan = timer.plan(call)
+    return min(timer.sample(call, plan) for _ in range(SAMPLES))

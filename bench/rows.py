@@ -1,0 +1,100 @@
+"""Rows of every table: each variant of ours against the best of the others, and against the limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from alexkern.bench.comparison import Kind, Unit
+from alexkern.bench.record import Entry, Measured
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of our variants in one comparison."""
+
+    entry: Entry
+    ours: Measured
+    peer: Measured | None
+
+    @property
+    def what(self) -> str:
+        return self.entry.what if self.ours == self.entry.ours[0] else f"  {self.ours.name}"
+
+    @property
+    def ratio(self) -> float | None:
+        """Peer over ours: above 1, ours is faster, or smaller."""
+        if self.ours.median is None or self.peer is None or self.peer.median is None:
+            return None
+        return self.peer.median / self.ours.median
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the peer's, in the base unit."""
+        if self.ours.median is None or self.peer is None or self.peer.median is None:
+            return None
+        return self.ours.median - self.peer.median
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the spread exceeds the difference, so that the row decides nothing."""
+        if self.difference is None or self.peer is None:
+            return False
+        return max(self.ours.spread, self.peer.spread) > abs(self.difference)
+
+    @property
+    def per_second(self) -> float | None:
+        """Images, of a whole network."""
+        return self.entry.images / self.ours.median if self.ours.median and self.entry.images else None
+
+    @property
+    def share(self) -> float | None:
+        """Of the limit: the floor over our time."""
+        return self.entry.floor / self.ours.median if self.ours.median and self.entry.floor else None
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A contender without a result: where, and why."""
+
+    name: str
+    reason: str
+    groups: tuple[str, ...]
+
+
+def rows(entries: Iterable[Entry]) -> list[Row]:
+    """A row for each variant of ours that was asked for."""
+    return [Row(entry, mine, entry.best_peer) for entry in entries for mine in entry.ours]
+
+
+def absences(entries: Iterable[Entry]) -> list[Absence]:
+    """Every failure, once for each contender and reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        for variant in entry.variants:
+            if variant.failure is not None:
+                found.setdefault((variant.name, variant.failure), []).append(entry.group)
+    return [Absence(name, reason, tuple(groups)) for (name, reason), groups in found.items()]
+
+
+def verdicts(found: Sequence[Row]) -> list[str]:
+    """For networks and for operators: who is ahead how often, and by how much on the geometric mean."""
+    lines = []
+    for kind in (Kind.NETWORK, Kind.OPERATOR):
+        races = [(row, row.ratio) for row in found if row.entry.kind is kind and row.ratio is not None]
+        if not races:
+            continue
+        level = sum(row.noisy for row, _ in races)
+        ahead = sum(not row.noisy and ratio > 1 for row, ratio in races)
+        mean = math.exp(sum(math.log(ratio) for _, ratio in races) / len(races))
+        counts = f"ahead in {ahead}, behind in {len(races) - ahead - level}, level in {level} of {len(races)}"
+        lines.append(f"{kind.value}: alexkern is {counts}; geometric mean ratio {mean:.2f}")
+    return lines
+
+
+def number(value: float, unit: Unit, sign: str = "") -> str:
+    """Three digits that count, and the unit."""
+    value *= unit.scale
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:{sign},.{digits}f} {unit.name}"

@@ -1,0 +1,124 @@
+"""One run of the comparison: what is measured when, how long for, and what comes of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from alexkern.bench import record as records
+from alexkern.bench import report
+from alexkern.bench.ceilings import Ceilings, measure_ceilings
+from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, compare
+from alexkern.bench.machine import describe_load, describe_machine, machine_facts
+from alexkern.bench.options import Options
+from alexkern.bench.priority import LATE
+from alexkern.bench.record import Entry, Record
+from alexkern.bench.summary import render
+from alexkern.bench.timing import Timer, timer_for
+
+
+class Run:
+    """A run's comparisons in the order of their definition, and what came out of each."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.comparisons: dict[str, Comparison] = {}  # by group
+        self.selected: dict[str, list[str]] = {}  # by group: the variants that pytest's options leave in
+        self.outcomes: dict[str, dict[str, Outcome]] = {}  # by group
+        self.late: dict[str, None] = {}  # the groups that time ran out for, in order
+        self.load = describe_load()
+        self.ceilings: dict[str, Ceilings] = {}  # by arithmetic
+        self._end = time.monotonic() + options.seconds
+        self._complete = False
+
+    def outcome(self, group: str, variant: str) -> Outcome:
+        """A variant's outcome; the first one asked for measures its whole comparison."""
+        if group not in self.outcomes:
+            comparison = self.comparisons[group]
+            self.measure_ceilings()
+            left = self._end - time.monotonic()
+            if left <= 0:
+                self.late[group] = None
+                return Failure(f"time was up (--seconds={self.options.seconds:g})")
+            self.outcomes[group] = self._compare(comparison, left)
+            self._save()
+        return self.outcomes[group][variant]
+
+    def measure_ceilings(self) -> None:
+        """Once, before anything else is measured, for each arithmetic that this run has comparisons of."""
+        for group in self.selected:
+            target = self.comparisons[group].target
+            if target and target.arithmetic not in self.ceilings:
+                self.ceilings[target.arithmetic] = measure_ceilings(target, self._timer(target.device, graphs=False))
+
+    def _timer(self, device: torch.device, graphs: bool) -> Timer:
+        return timer_for(device, self.options.clock, graphs)
+
+    def _compare(self, comparison: Comparison, left: float) -> dict[str, Outcome]:
+        """All its variants, in the share of the time left that falls to it."""
+        waiting = [self.comparisons[other] for other in self.selected if other not in self.outcomes]
+        # What comes last of all gets what is left, and takes nothing from the others.
+        wanted = sum(other.seconds for other in waiting if other.priority < max(LATE, comparison.priority + 1))
+        budget = comparison.seconds * left / max(wanted, left)  # less for all where time runs short
+        names = self.selected[comparison.group]
+        late = [name for name in names if comparison.variant(name).prepare_s > left]
+        # An overhead is the host's time, wherever the tensors are.
+        device = torch.device("cpu") if comparison.kind is Kind.OVERHEAD else self.options.target.device
+        rng = random.Random(comparison.group)
+        in_time = [name for name in names if name not in late]
+        outcomes = compare(comparison, in_time, self._timer(device, comparison.graphs), budget, rng)
+        reason = Failure(f"time was nearly up (--seconds={self.options.seconds:g}), and it takes long to prepare")
+        return {name: reason if name in late else outcomes[name] for name in names}
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Of what is measured so far, in the order of definition."""
+        found = []
+        for group, comparison in self.comparisons.items():
+            if group in self.outcomes:
+                target = comparison.target
+                ceilings = self.ceilings.get(target.arithmetic) if target else None
+                found.append(records.entry(comparison, self.outcomes[group], ceilings))
+        return found
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        return machine_facts(self.options.target)
+
+    @property
+    def record(self) -> Record:
+        return Record(
+            machine=self.facts
+            | {"seconds": self.options.seconds, "clock": self.options.clock, "load": self.load or ""},
+            ceilings={name: {"flops": found.flops, "bytes": found.bytes} for name, found in self.ceilings.items()},
+            entries=tuple(self.entries),
+            left_out=tuple(self.late),
+            complete=self._complete,
+        )
+
+    def _save(self) -> None:
+        if self.options.record:
+            report.write(self.record, self.options.record)
+
+    def finish(self) -> None:
+        """Says in the record that the run came to its end."""
+        self._complete = True
+        if self.outcomes:
+            self._save()
+
+    def summary(self, *, color: bool = False) -> str:
+        footer = [describe_machine(self.facts)]
+        if self.options.clock == "cpu":
+            footer.append("CPU time on one thread")
+        elif self.load:
+            footer.append(self.load)
+        if self.late:
+            seconds = f"--seconds={self.options.seconds:g}"
+            footer.append(f"comparisons left out because time was up ({seconds}): {len(self.late)}")
+        if self.options.record:
+            footer.append(f"record: {self.options.record}")
+        return render(self.entries, self.record.ceilings, "\n".join(footer), color=color)

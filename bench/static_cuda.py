@@ -1,0 +1,96 @@
+"""The CUDA C++ side of the static report: the operators' own launchers, rehearsed, and what nvcc makes of the kernels.
+
+nvcc is needed, and no GPU. The launchers choose as on a chip of this compute capability and as many multiprocessors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+
+from alexkern.kernels.config import Device
+
+TARGETS = {80: "80", 90: "90a", 100: "100a"}  # what nvcc calls the targets
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One launch of a CUDA C++ kernel, as aot.Report has those of Triton; shared is static and dynamic."""
+
+    kernel: str
+    tile: str
+    target: int
+    grid: tuple[int, ...]
+    num_warps: int
+    registers: int
+    shared: int
+    blocks: int
+    main_loop: dict[str, int]
+    products: int
+
+
+def missing() -> str | None:
+    """Why this cannot be told here, or None where it can."""
+    if importlib.util.find_spec("pybind11") is None:
+        return "pybind11 is not installed (pip install pybind11)"
+    from alexkern.native import objects
+
+    return objects.missing()
+
+
+def reports(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, str, Report]]:
+    """For every launch of every workload: the workload, its call, and what was found."""
+    from alexkern.native.instantiations import demangled, instantiations
+    from alexkern.native.objects import objects
+
+    launches = list(_launches(workloads, device))
+    kernels = instantiations(objects(TARGETS[device.target]), [launch for _, _, launch in launches])
+    known = {(kernel.operator, kernel.name): kernel for kernel in kernels}
+    names = demangled([launch.kernel for _, _, launch in launches])
+    for (workload, call, launch), name in zip(launches, names, strict=True):
+        operator = name.partition("::")[0]  # the namespace is called after the folder
+        made = known[operator, name.replace(f"{operator}::", "")]
+        yield workload, call, Report(
+            kernel=made.name, tile="", target=device.target, grid=launch.grid, num_warps=made.num_warps,
+            registers=made.registers, shared=made.shared, blocks=made.blocks, main_loop=made.main_loop,
+            products=made.products,
+        )  # fmt: skip
+
+
+def _launches(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, str, Any]]:
+    from alexkern.native.rehearsal import rehearsing
+
+    with _taken_for(device), rehearsing() as launches:
+        for workload in workloads:
+            with workload.precision():
+                for name, call in workload.calls(CPU, "alexkern.native").items():
+                    launches.clear()
+                    call()
+                    yield from [(workload, name, launch) for launch in launches]
+
+
+@contextmanager
+def _taken_for(device: Device) -> Iterator[None]:
+    """Within the block the launchers of CPU tensors choose as on this device."""
+    from alexkern.native import conv2d_relu, hopper
+    from alexkern.native.rehearsal import load
+
+    module = load().module
+    choose = module.conv2d_relu_choose
+    capability = ".".join(map(str, device.capability))
+    conv2d_relu._chosen.cache_clear()
+    with (
+        mock.patch.dict(os.environ, ALEXKERN_EMULATE="1", ALEXKERN_EMULATE_CAPABILITY=capability),
+        mock.patch.object(hopper, "EMULATED_MULTIPROCESSORS", device.num_sms),
+        mock.patch.object(module, "conv2d_relu_choose", lambda *problem: choose(*problem[:-1], device.num_sms)),
+    ):
+        yield
+    conv2d_relu._chosen.cache_clear()

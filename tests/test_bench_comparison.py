@@ -1,0 +1,118 @@
+"""What the comparison refuses to time, and what it counts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms
+from alexkern.bench.comparison import Failure, Variant, compare
+from alexkern.bench.layers import Dropout, Normalization, Pooling
+from alexkern.bench.memory import SavedBytes, peak_bytes
+from alexkern.bench.operators import PASSES, Operator, _trial
+from alexkern.bench.timing import CpuTimer, Samples
+from support.bench_records import CPU, comparison
+
+
+def test_contenders_that_fail_or_are_wrong_or_absent_are_named_and_not_timed():
+    def broken() -> None:
+        raise RuntimeError("\x1b[96mno such\x1b[0m device\nand a long trace")
+
+    calls = {"alexkern": lambda: torch.ones(3), "wrong": lambda: torch.zeros(3), "broken": broken}
+    subject = comparison(**calls)
+    absent = Variant("absent", missing=lambda: "not installed (pip install absent)")
+    subject = dataclasses.replace(subject, variants=(*subject.variants, absent))
+    outcomes = compare(subject, [*calls, "absent"], CpuTimer(), 0.0)
+    assert isinstance(outcomes["alexkern"], Samples)
+    assert outcomes["broken"] == Failure("RuntimeError: no such device")
+    assert outcomes["absent"] == Failure("not installed (pip install absent)")
+    assert isinstance(outcomes["wrong"], Failure) and "off by 1.73" in outcomes["wrong"].reason
+
+
+def test_checks_refuse_shapes_values_nan_and_lost_gradients():
+    reference = torch.randn(4, 5)
+    check_close([reference * 1.001], [reference])
+    for wrong in (reference * 1.1, reference[:3], torch.where(reference == reference[0, 0], torch.nan, reference)):
+        with pytest.raises(WrongResult):
+            check_close([wrong], [reference])
+    check_gradient_norms([reference * 1.5], [reference])
+    for wrong in (None, reference * 0, reference * 3, reference * torch.nan):
+        with pytest.raises(WrongResult):
+            check_gradient_norms([wrong], [reference])
+
+
+def normalized(layer, input):
+    return F.local_response_norm(input, layer.size, layer.alpha, layer.beta, layer.k)
+
+
+def pooled(layer, input):
+    return F.max_pool2d(input, 3, 2)
+
+
+@pytest.mark.parametrize("direction", PASSES)
+@pytest.mark.parametrize(
+    ("layer", "plain", "wrong"),
+    [
+        (Normalization("norm2", 16, 9), normalized, lambda layer, input: normalized(layer, 2 * input)),
+        (Pooling("pool5", 16, 13), pooled, lambda layer, input: F.avg_pool2d(input, 3, 2)),
+    ],
+)
+def test_an_operator_is_timed_only_where_it_is_right(layer, plain, wrong, direction):
+    for ours, right in ((plain, True), (wrong, False)):
+        trial = _trial(Operator("operator", lambda layers: (), ours, plain), layer, 2, direction, CPU)
+        for name in ("torch", "torch channels_last"):
+            trial.check(name, trial.prepare(name)())
+        result = trial.prepare("alexkern")()
+        assert len(result) == 1 + (direction != "forward")
+        if right:
+            trial.check("alexkern", result)
+        else:
+            with pytest.raises(WrongResult):
+                trial.check("alexkern", result)
+
+
+@pytest.mark.parametrize("direction", PASSES)
+def test_dropout_is_held_to_its_share_its_scale_and_its_own_mask(direction):
+    def trial(ours):
+        expressions = (ours, lambda layer, input: F.dropout(input, 0.5), lambda layer, input: input.clone())
+        return _trial(
+            Operator("dropout", lambda layers: (), *expressions, p=0.5), Dropout("fc", 500), 8, direction, CPU
+        )
+
+    right = trial(lambda layer, input: F.dropout(input, 0.5))
+    right.check("alexkern", right.prepare("alexkern")())
+    others = F.alpha_dropout, lambda input, p: F.dropout(input, 0.3), lambda input, p: F.dropout(input, 0.3) * 1.4
+    for wrong in (*others, lambda input, p: F.dropout(input, p) / 2):
+        subject = trial(lambda layer, input, wrong=wrong: wrong(input, 0.5))
+        with pytest.raises(WrongResult):
+            subject.check("alexkern", subject.prepare("alexkern")())
+
+
+def test_saved_bytes_count_each_storage_once_and_parameters_never():
+    weight = torch.randn(6, 5, requires_grad=True)
+    input = torch.randn(4, 5, requires_grad=True)
+    with SavedBytes(excluded=[weight]) as saved:
+        hidden = F.linear(input, weight)  # saves both
+        output = hidden.relu() * hidden  # the ReLU saves its output, the product saves that and hidden
+    assert output.requires_grad
+    assert saved.total == 4 * 5 * 4 + 2 * (4 * 6 * 4)
+    with SavedBytes() as saved, torch.no_grad():
+        F.linear(input, weight)
+    assert saved.total == 0
+
+
+def test_the_peak_is_over_what_was_there_and_counts_what_is_freed_again():
+    kept = torch.randn(1000)
+
+    def call():
+        first = torch.empty(3000)  # 12,000 bytes
+        second = torch.empty(5000)  # 20,000 more
+        del first
+        third = torch.empty(1000)
+        return kept, second, third
+
+    peak = peak_bytes(call, torch.device("cpu"))
+    assert 32_000 <= peak < 34_000

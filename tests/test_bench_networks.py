@@ -1,0 +1,136 @@
+"""The networks and their layers, and the peers that run them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import alexkern
+from alexkern import models
+from alexkern.bench.layers import LAYERS, Target
+from alexkern.bench.networks import contenders, plain
+from alexkern.bench.peers import PEERS, Peer
+from alexkern.bench.peers.cudnn import fuse_pairs
+from support import bench_records
+from support.bench_records import options
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS))
+def test_the_tables_of_layers_are_those_of_the_networks(name):
+    with torch.device("meta"):
+        network = plain(getattr(models, name)())
+        images = torch.empty(2, 3, 224, 224)
+    seen: list[tuple[nn.Module, tuple[int, ...]]] = []
+    for module in network.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda module, inputs, _: seen.append((module, tuple(inputs[0].shape[1:]))))
+    network(images)
+
+    layers = LAYERS[name]
+    convolutions = [(module, shape) for module, shape in seen if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == len(layers.convolutions)
+    for (module, shape), layer in zip(convolutions, layers.convolutions, strict=True):
+        assert shape == (layer.C, layer.H, layer.H)
+        fields = layer.K, layer.R, layer.stride, layer.padding, layer.groups
+        assert fields == (
+            module.out_channels,
+            *(value[0] for value in (module.kernel_size, module.stride, module.padding)),
+            module.groups,
+        )
+    kinds = [type(module) for module, _ in seen]
+    fused = [
+        kinds[: index + 1].count(nn.Conv2d) - 1
+        for index in range(len(kinds) - 2)
+        if kinds[index : index + 3] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    ]
+    assert layers.pooled_convolutions == tuple(layers.convolutions[index] for index in fused)
+
+    def shapes(kind):
+        return [shape for module, shape in seen if isinstance(module, kind)]
+
+    assert shapes(nn.MaxPool2d) == [(layer.C, layer.H, layer.H) for layer in layers.poolings]
+    assert shapes(nn.LocalResponseNorm) == [(layer.C, layer.H, layer.H) for layer in layers.normalizations]
+    assert shapes(nn.Dropout) == [(layer.features,) for layer in layers.dropouts]
+    hidden = [module for module, _ in seen if isinstance(module, nn.Linear)][:-1]
+    assert [(m.in_features, m.out_features) for m in hidden] == [
+        (layer.in_features, layer.out_features) for layer in layers.linears
+    ]
+
+
+def small_network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+
+
+TORCH_PEERS = [peer for peer in PEERS if not peer.packages]
+
+
+@pytest.mark.parametrize("peer", TORCH_PEERS, ids=lambda peer: peer.name)
+def test_a_prepared_peer_computes_the_network_and_trains_its_own_parameters(peer, monkeypatch):
+    # Whose own work is not in question here, or needs a GPU.
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", lambda input, *args: F.conv2d(input, *args).relu())
+    network, example = small_network(), torch.randn(2, 3, 8, 8)
+    expected = network(example)
+    result = peer.prepare(network.eval(), example)()
+    assert not result.requires_grad
+    torch.testing.assert_close(result, expected.detach())
+    if peer.trains:
+        output = peer.prepare(network.train(), example)()
+        output.sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_a_peer_says_what_is_missing():
+    class Absent(Peer):
+        name = "absent"
+        packages = ("torch", "a_package_that_is_not_there")
+
+        def prepare(self, model, example):
+            raise NotImplementedError
+
+    assert Absent().missing() == "not installed (pip install a_package_that_is_not_there)"
+    assert all(peer.missing() is None for peer in TORCH_PEERS)
+
+
+def test_plain_is_a_copy_without_anything_of_ours():
+    network = models.alexnet(num_classes=2)
+    twin = plain(network)
+    assert type(network.features) is alexkern.nn.FusedSequential
+    assert type(twin.features) is type(twin.classifier) is nn.Sequential
+    assert twin.features[0].weight is not network.features[0].weight
+    assert torch.equal(twin.features[0].weight, network.features[0].weight)
+
+
+def test_convolutions_and_their_relus_are_replaced_where_they_lie():
+    network = models.alexnet(num_classes=2)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    seen = []
+    fuse_pairs(network, lambda conv: seen.append(conv) or nn.Identity())
+    assert seen == convolutions
+    left = [type(module) for module in network.features]
+    assert nn.ReLU not in left and nn.Conv2d not in left and left.count(nn.MaxPool2d) == 3
+    assert nn.ReLU in [type(module) for module in network.classifier]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_who_takes_part_where(device):
+    """Peers of another device are no rows at all, and what is long in preparing joins at the main batches."""
+    of = options(targets=(Target(torch.device(device), torch.bfloat16),), peers=tuple(peer.name for peer in PEERS))
+    both = [[peer.name for peer in contenders("alexnet", of, of.target, cost) if not peer.ours] for cost in (2, 1, 0)]
+    every, most, cheap = map(set, both)
+    assert ("openvino" in every) == (device == "cpu")
+    assert ("tensorrt" in every) == ("cudnn-frontend graph" in every) == (device == "cuda")
+    assert {"torch", "torch channels_last", "torchvision"} <= cheap <= most <= every
+    assert "torch.compile" in most - cheap and "torch.compile max-autotune" in every - most
+    assert "torchvision" not in {peer.name for peer in contenders("alexnet_2012", of, of.target, 2)}
+
+
+def test_costly_peers_join_where_it_matters_most():
+    gpu = torch.device("cuda")
+    targets = Target(gpu, torch.bfloat16), Target(gpu, torch.float16)
+    of = options(targets=targets, batches=(1, 2, 128, 1024))
+    assert [of.cost_at(batch, targets[0]) for batch in of.batches] == [1, 0, 2, 1]
+    assert [of.cost_at(batch, targets[1]) for batch in of.batches] == [0, 0, 1, 0]
+    assert options(batches=(3,)).cost_at(3, bench_records.CPU) == 2

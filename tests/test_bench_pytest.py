@@ -1,0 +1,215 @@
+"""The comparison as pytest runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import alexkern.bench
+from alexkern.bench import record as records
+from alexkern.bench.comparison import Failure
+from alexkern.bench.session import Run
+from alexkern.bench.timing import Samples
+from support.bench_records import CEILINGS, comparison, options
+
+BENCH = Path(alexkern.bench.__file__).parent
+
+SYNTHETIC = """
+import torch
+from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
+
+def broken():
+    raise RuntimeError("does not work here")
+
+CALLS = {"alexkern": lambda: torch.ones(3), "quick": lambda: None, "broken": broken}
+
+def check(name, result):
+    assert (result is None) == (name == "quick")
+
+def source(options):
+    assert options.batches == (2, 3)
+    variants = [Variant(name, ours=name == "alexkern") for name in CALLS]
+    for what in ("first", "second"):
+        yield Comparison(Kind.OPERATOR, "nothing", what, tuple(variants), lambda: Trial(CALLS.get, check), 0.1)
+
+@compares(source)
+def bench_synthetic(report):
+    report()
+"""
+
+
+ISOLATED = [
+    "-c", os.devnull, "-o", "python_files=bench_*.py", "-o", "python_functions=bench_*", "-p", "no:cacheprovider",
+    "--import-mode=importlib",
+]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """pytest-benchmark times nothing in a worker of pytest-xdist, and knows one by its environment."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+
+
+def run_pytest(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "alexkern.bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_variants_are_entries_of_pytest_benchmark(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(BENCH / "conftest.py", folder)
+    (folder / "bench_synthetic.py").write_text(SYNTHETIC)
+    record = tmp_path / "record.json"
+    command = [sys.executable, "-m", "pytest", folder, *ISOLATED, "--batches=2,3"]
+    command += [f"--benchmark-json={record}", "--benchmark-group-by=param:variant"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed, 2 skipped" in done.stdout
+    assert "not compared: broken in 2 comparisons: RuntimeError: does not work here" in done.stdout
+    assert "variant=quick" in done.stdout  # pytest-benchmark's own table, by its own option
+
+    written = json.loads(record.read_text())
+    entries = {(entry["group"], entry["params"]["variant"]): entry for entry in written["benchmarks"]}
+    groups = ("nothing, first", "nothing, second")
+    assert set(entries) == {(group, name) for group in groups for name in ("alexkern", "quick")}
+    for entry in entries.values():
+        assert entry["stats"]["rounds"] == len(entry["stats"]["data"]) >= 3
+        assert 0 < entry["stats"]["median"] < 1e-3
+    assert written["machine_info"]["alexkern"]["torch"] == torch.__version__
+
+
+def test_disabled_benchmarks_are_checked_but_not_timed():
+    done = run_pytest(
+        "--benchmark-disable", "-q", "--dtypes=float32", "-k", "(overhead or pool5) and max_pool2d and not conv2d"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "15 passed" in done.stdout
+    assert "who wins" not in done.stdout
+
+
+def load_conftest():
+    spec = importlib.util.spec_from_file_location("bench_conftest", BENCH / "conftest.py")
+    conftest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conftest)
+    return conftest
+
+
+def started(subject, names=("alexkern", "torch"), **changes) -> Run:
+    """A run that has one comparison, and knows its ceilings."""
+    run = Run(options(**changes))
+    run.ceilings["float32"] = CEILINGS
+    run.comparisons[subject.group], run.selected[subject.group] = subject, list(names)
+    return run
+
+
+def test_what_time_runs_out_for_is_left_out_and_not_ours_to_answer_for():
+    conftest = load_conftest()
+    subject = comparison(alexkern=lambda: torch.ones(3), torch=lambda: torch.ones(3))
+    late = started(subject, seconds=0.0)
+    outcome = late.outcome(subject.group, "alexkern")
+    assert list(late.late) == [subject.group] and late.record.left_out == (subject.group,)
+    with pytest.raises(pytest.skip.Exception, match="time was up"):
+        conftest._succeeded(late, subject, "alexkern", outcome)
+    in_time = started(subject, seconds=60.0)
+    assert isinstance(in_time.outcome(subject.group, "alexkern"), Samples) and not in_time.late
+    with pytest.raises(pytest.fail.Exception, match="it broke"):
+        conftest._succeeded(in_time, subject, "alexkern", Failure("it broke"))
+
+
+def test_what_takes_long_to_prepare_is_not_begun_when_time_is_nearly_up():
+    subject = comparison(alexkern=lambda: torch.ones(3), torch=lambda: torch.ones(3))
+    ours, torchs = subject.variants
+    subject = replace(subject, variants=(ours, replace(torchs, prepare_s=100.0)))
+    run = started(subject, seconds=60.0)
+    assert isinstance(run.outcome(subject.group, "alexkern"), Samples)
+    assert "it takes long to prepare" in run.outcome(subject.group, "torch").reason
+    assert isinstance(started(subject, seconds=200.0).outcome(subject.group, "torch"), Samples)
+
+
+def test_the_most_important_comparisons_run_first_and_all_variants_of_one_together():
+    done = run_pytest("--collect-only", "-q", "--dtypes=float32,bfloat16", "--models=alexnet,alexnet_2012")
+    names = [line for line in done.stdout.splitlines() if "::" in line]
+    first = [
+        next(index for index, name in enumerate(names) if words in name)
+        for words in (
+            "bench_inference[alexnet inference, batch 1-",
+            "bench_training_step[alexnet training step, batch 32-",
+            "bench_conv2d_relu[conv1 forward-",
+            "bench_inference[alexnet_2012 inference, batch 1-",
+            "bench_convnet_benchmarks[",
+        )
+    ]
+    assert first == sorted(first), names
+    whats = [name.rpartition("-")[0] for name in names if "bench_inference" in name]
+    runs = [what for index, what in enumerate(whats) if index == 0 or whats[index - 1] != what]
+    assert len(runs) == 2 * len(set(runs)) == 2 * 2 * 3  # each once for each arithmetic
+
+
+SLOW = """
+import time, torch
+from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
+from alexkern.bench.work import Part
+
+def source(options):
+    def call():
+        time.sleep(0.01 if options.record is None else 0.05)
+        return torch.ones(3)
+    for number in range(200):
+        variants = (Variant("alexkern", ours=True), Variant("torch"))
+        labels = {"model": "alexnet", "pass": "inference", "batch": 2 ** number}
+        yield Comparison(Kind.NETWORK, "nets", f"net {number}", variants,
+                         lambda: Trial(lambda name: call, lambda name, result: None), 0.01, 8,
+                         options.target, (Part(1e6, 1e6),), labels)
+
+@compares(source)
+def bench_slow(report):
+    report()
+"""
+
+
+def test_a_record_survives_being_killed(tmp_path):
+    """SIGKILL in the midst of it: what it had measured is there and whole, with its table and pictures."""
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(BENCH / "conftest.py", folder)
+    (folder / "bench_slow.py").write_text(SLOW)
+    command = [sys.executable, "-m", "pytest", folder, *ISOLATED, f"--record={out}", "--dtypes=float32"]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, env=environment()) as process:
+        deadline = time.monotonic() + 100
+        while process.poll() is None and time.monotonic() < deadline and entries_in(out) < 3:
+            time.sleep(0.02)
+        running = process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    assert running
+    record = records.read(out)
+    assert 3 <= len(record.entries) < 200
+    assert not record.complete
+    assert record.ceilings["float32"]["flops"] > 1e8 and record.ceilings["float32"]["bytes"] > 1e7
+    first = record.entries[0]
+    assert (first.what, first.images, first.labels["model"]) == ("net 0", 8, "alexnet")
+    assert all(variant.rounds >= 3 and 0.05 < variant.median < 1.0 for variant in first.variants)
+    page = (out / "README.md").read_text()
+    assert "| net 0 | " in page and "this run was cut off" in page
+    assert (out / "throughput-alexnet-float32.svg").read_text().endswith("</svg>\n")
+    assert not list(out.glob(".*"))
+
+
+def entries_in(folder: Path) -> int:
+    return len(records.read(folder).entries) if (folder / records.NAME).exists() else 0
+
+
+def test_a_wrong_option_is_one_clear_line():
+    done = run_pytest("--peers=torch,turtle")
+    assert done.returncode != 0
+    assert "'turtle' is none of torch, torch channels_last" in done.stderr

@@ -1,0 +1,126 @@
+"""The static report: what it says of a launch, that it predicts and measures nothing, and one kernel all the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from alexkern import cli
+from alexkern.bench import record, report, static_cuda, static_report
+from alexkern.bench.chips import CHIPS
+from alexkern.kernels.workloads import Workload
+from support import bench_records
+
+CHIP = {chip.name: chip for chip in CHIPS}
+CONV = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
+LAUNCH = static_cuda.Report(
+    kernel="conv2d_relu_kernel", tile="BLOCK_M=128 BLOCK_K=64", target=90, grid=(338, 1, 1), num_warps=8,
+    registers=180, shared=122880, blocks=1, main_loop={"IMAD": 29, "SEL": 21, "HGMMA": 8}, products=8,
+)  # fmt: skip
+
+
+def line(chip="H200", call="forward", backend="triton", **changes) -> static_report.Line:
+    return static_report.Line(backend, CHIP[chip], CONV, call, dataclasses.replace(LAUNCH, **changes))
+
+
+def rendered(lines, records=()) -> str:
+    output = io.StringIO()
+    static_report.render(lines, static_report.predictions(lines, records), Console(file=output, width=160))
+    return output.getvalue()
+
+
+def test_a_launch_has_its_waves_its_occupancy_and_its_main_loop():
+    one = line()
+    assert one.waves == pytest.approx(338 / 132) and one.occupancy == 8 / 64
+    assert one.mix == "58 (8 tensor): IMAD 29 SEL 21 HGMMA 8"
+    assert line("A100", target=80, blocks=2).waves == pytest.approx(338 / 216)
+    assert line(main_loop={}, products=0).mix == "no loop"
+    text = rendered([one])
+    words = " ".join(text.split())
+    assert "triton kernels on H200" in text and "180 122,880 1 12% 2.56 58 (8 tensor)" in words
+    for part in ("conv2d_relu, alexnet conv3", "conv2d_relu_kernel BLOCK_M=128", "HGMMA 8"):
+        assert part in words
+
+
+def test_a_prediction_is_called_one_and_stands_beside_the_measurement_of_its_own_chip_and_backend(tmp_path):
+    lines = [line("H200"), line("H100"), line("A100", target=80), line("H200", backend="cuda")]
+    text = rendered(lines)
+    assert text.count(", prediction") == 3 and text.count("not measured") == 6
+    assert "it is no measurement" in text
+    waste = 338 / (3 * 132)
+    seconds = 2 * 128 * 13 * 13 * 384 * 192 * 9 / 989.4e12 / waste
+    assert f"{seconds * 1e6:.1f} us, {waste:.0%}" in text
+
+    gpu = {"gpu": "NVIDIA H200", "date": "2026-02-02", "cuda": "13.0"}
+    made = bench_records.record(machine=gpu, targets=(bench_records.HALF,), operator_batch=128)
+    conv3 = next(one for one in made.entries if one.labels.get("layer") == "conv3" and one.labels["pass"] == "forward")
+    measured = record.Measured("alexkern triton", ours=True, median=41.5e-6, lower=41e-6, upper=42e-6, rounds=5)
+    entry = dataclasses.replace(conv3, variants=(*conv3.variants, measured))
+    report.write(dataclasses.replace(made, entries=(entry,)), tmp_path / "nvidia-h200")
+    found = static_report.records(tmp_path)
+    predicted = static_report.predictions(lines, found)
+    assert [one.measured for one in predicted] == [41.5e-6, None, None, None]
+    assert "0.04 ms" in rendered(lines, found)
+    report.write(bench_records.record(), tmp_path / "a-cpu")
+    assert static_report.records(tmp_path) == found
+
+
+def test_json_has_every_field():
+    lines = [line()]
+    kernel, prediction = map(json.loads, static_report.as_json(lines, static_report.predictions(lines, [])))
+    assert kernel["kernel"]["registers"] == 180 and kernel["kernel"]["chip"] == "H200"
+    assert prediction["prediction"]["call"] == "forward" and prediction["prediction"]["measured_seconds"] is None
+    assert prediction["prediction"]["share"] == pytest.approx(338 / 396)
+
+
+def test_an_interpreter_compiles_nothing(monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert cli.main(["bench", "--static"]) == 2
+    assert "TRITON_INTERPRET=1 is set" in capsys.readouterr().err
+
+
+def reported(*arguments: str) -> list[dict]:
+    """What the command prints as JSON."""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "alexkern", "bench", "--static", "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=env)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(text) for text in done.stdout.splitlines()]
+
+
+def check_pool5(found: list[dict], chip: str, target: int) -> None:
+    """Of max_pool2d on pool5 at batch 4, in bfloat16."""
+    kernels = [one["kernel"] for one in found if "kernel" in one]
+    assert {one["call"] for one in kernels} == {"forward", "training forward", "backward"}
+    assert all(one["chip"] == chip and one["target"] == target and 8 < one["registers"] < 256 for one in kernels)
+    assert all(one["blocks"] >= 1 and 0 < one["occupancy"] <= 1 and one["waves"] > 0 for one in kernels)
+    forward = next(one["prediction"] for one in found if one.get("prediction", {}).get("call") == "forward")
+    bandwidth = next(one.bytes for one in CHIPS if one.name == chip)
+    assert forward["seconds"] == pytest.approx(2 * 4 * 256 * (13**2 + 6**2) / bandwidth)
+
+
+POOL5 = ("--operators=max_pool2d", "--layers=pool5", "--batches=4")
+
+
+def test_a_triton_kernel_is_compiled_for_a_chip_that_is_not_here():
+    pytest.importorskip("triton")
+    check_pool5(reported(*POOL5, "--chips=A100", "--backends=triton", "--jobs=1"), "A100", 80)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(static_cuda.missing() is not None, reason=str(static_cuda.missing()))
+def test_a_cuda_kernel_is_compiled_for_a_chip_that_is_not_here_and_chosen_as_there():
+    check_pool5(reported(*POOL5, "--chips=H100", "--backends=cuda"), "H100", 90)
+    convolution = ("--operators=conv2d_relu", "--layers=conv3", "--batches=128", "--backends=cuda")
+    found = reported(*convolution)
+    for chip, product in (("A100", "HMMA"), ("H200", "HGMMA")):
+        kernels = [one["kernel"] for one in found if one.get("kernel", {}).get("chip") == chip]
+        forward = [one for one in kernels if one["call"] == "forward" and one["products"]]
+        assert len(forward) == 1 and product in forward[0]["main_loop"] and forward[0]["waves"] > 0.5

@@ -1,0 +1,223 @@
+"""The comparison's clocks: what a sample is, in what order samples are taken, what a GPU's timer asks of the GPU."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from alexkern.bench.replay import ReplayClock
+from alexkern.bench.timing import CpuTimer, CudaTimer, Plan, Samples, measure
+
+
+class FakeTime:
+    """A clock that only `work` and `sleep` advance, on a machine that grows slower by `drift` a second."""
+
+    def __init__(self, drift: float = 0.0) -> None:
+        self.seconds = 0.0
+        self.drift = drift
+        self.log: list[str] = []
+
+    def now(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.log.append("sleep")
+        self.seconds += seconds
+
+    def work(self, name: str, seconds: float):
+        def call() -> None:
+            self.log.append(name)
+            self.seconds += seconds * (1 + self.drift * self.seconds)
+
+        return call
+
+    def timer(self) -> CpuTimer:
+        return CpuTimer(clock=self.now, sleep=self.sleep)
+
+
+def test_a_sample_is_seconds_per_call_without_the_warm_one():
+    time = FakeTime()
+    assert time.timer().sample(time.work("a", 0.25), Plan(calls=4)) == 0.25
+    assert time.log == ["a"] * 5
+    assert time.seconds == 1.25
+
+
+def test_short_calls_are_repeated_and_long_ones_run_cold():
+    time = FakeTime()
+    assert time.timer().plan(time.work("a", 2**-12)) == Plan(calls=9, warm=True)
+    assert time.timer().plan(time.work("a", 1.0)) == Plan(calls=1, warm=False)
+
+
+def test_every_round_samples_every_call_once_in_a_random_order():
+    time = FakeTime()
+    names = ["a", "b", "c"]
+    results = measure({name: time.work(name, 1.0) for name in names}, time.timer(), 1e9, rounds=(3, 20))
+    sampled = time.log[len(names) :]  # after what the plans took
+    taken = [tuple(sampled[start : start + 3]) for start in range(0, len(sampled), 3)]
+    assert len(taken) == 20
+    assert all(sorted(order) == names for order in taken)
+    assert len(set(taken)) > 3
+    assert all(len(results[name].seconds) == 20 for name in names)
+
+
+def test_drift_hits_all_calls_alike():
+    time = FakeTime(drift=0.05)
+    results = measure({name: time.work(name, 0.5) for name in "abcd"}, time.timer(), 1e9, rounds=(3, 20))
+    medians = [results[name].median for name in "abcd"]
+    slowdown = results["a"].seconds[-1] / results["a"].seconds[0]
+    assert slowdown > 5  # timed one after the other, the last would have seemed so much slower
+    assert max(medians) / min(medians) < 1.3
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(0.0, 3), (10.5, 5), (1e9, 12)])
+def test_rounds_stop_before_the_budget_within_their_bounds(budget, rounds):
+    time = FakeTime()
+    results = measure({"a": time.work("a", 1.0), "b": time.work("b", 1.0)}, time.timer(), budget + 2, rounds=(3, 12))
+    assert len(results["a"].seconds) == rounds
+
+
+def test_restless_threads_get_time_to_settle_before_every_sample():
+    time = FakeTime()
+    calls = {"a": time.work("a", 1.0), "b": time.work("b", 1.0)}
+    measure(calls, time.timer(), 0.0, restless={"b"})
+    assert time.log[2:] == [entry for name in time.log[3::2] for entry in ("sleep", name)]
+    time.log.clear()
+    measure(calls, time.timer(), 0.0)
+    assert "sleep" not in time.log
+
+
+def test_a_call_that_raises_leaves_the_others_their_samples():
+    time = FakeTime()
+    left = iter(range(4))
+
+    def failing() -> None:
+        next(left)
+
+    results = measure({"a": time.work("a", 1.0), "b": failing}, time.timer(), 0.0, rounds=(5, 5))
+    assert isinstance(results["b"], StopIteration)
+    assert results["a"] == Samples((1.0,) * 5)
+
+
+def test_median_and_spread():
+    samples = Samples((4.0, 1.0, 2.0, 3.0, 100.0))
+    assert samples.median == 3.0
+    assert samples.spread == 2.0
+    assert Samples((7.0,)).spread == 0.0
+
+
+def test_replayed_samples_reach_the_fixture_unrounded():
+    class Fixture:
+        """As much of pytest-benchmark's pedantic mode as the clock relies on."""
+
+        durations: list[float] = []
+
+        def pedantic(self, target, setup, rounds):
+            for _ in range(rounds):
+                setup()
+                start = clock()
+                target()
+                self.durations.append(clock() - start)
+
+    clock, fixture = ReplayClock(), Fixture()
+    samples = [random.Random(0).random() * 1e-5 for _ in range(50)]
+    clock.replay(fixture, samples)
+    assert fixture.durations == samples
+
+
+class FakeGpu:
+    """A device that works off what the host issues, on one clock with it; every number is exact in binary."""
+
+    LAUNCH = 2**-18  # seconds of the host for one kernel
+    KERNEL = {"cold": 2**-14, "warm": 2**-15}  # seconds of the device
+
+    def __init__(self, capturable: bool = True) -> None:
+        self.host = self.free = 0.0  # now, and when the device has done its work
+        self.cold = False
+        self.capturable = capturable
+        self.log: list[str] = []
+
+    def kernels(self, number: int, *, launches: bool = True):
+        """A call of so many kernels, which the host issues one by one, or all at once (a graph)."""
+
+        def call() -> None:
+            self.log.append("call" if launches else "replay")
+            for _ in range(number):
+                self.host += self.LAUNCH if launches else 0.0
+                self.free = max(self.free, self.host) + self.KERNEL["cold" if self.cold else "warm"]
+            self.cold = False
+
+        call.kernels = number
+        return call
+
+    def synchronize(self) -> None:
+        self.host = max(self.host, self.free)
+
+    def flush(self) -> None:
+        self.log.append("flush")
+        self.free = max(self.free, self.host) + 2**-12
+        self.cold = True
+
+    def wait(self, seconds: float) -> None:
+        self.free = max(self.free, self.host) + seconds
+
+    def mark(self) -> float:
+        return max(self.free, self.host)
+
+    def elapsed(self, start: float, end: float) -> float:
+        self.synchronize()
+        return end - start
+
+    def capture(self, call):
+        return self.kernels(call.kernels, launches=False) if self.capturable else None
+
+    def timer(self, graphs: bool = True) -> CudaTimer:
+        return CudaTimer(torch.device("cuda"), self, clock=lambda: self.host, graphs=graphs)
+
+
+@pytest.mark.parametrize("kernels", [1, 100])
+def test_device_time_is_that_of_kernels_on_a_cold_cache_and_not_of_their_launches(kernels):
+    gpu = FakeGpu()
+    gpu.LAUNCH = 2**-12  # more than a kernel takes
+    timer = gpu.timer()
+    call = gpu.kernels(kernels)
+    assert timer.sample(call, timer.plan(call)) == pytest.approx(kernels * gpu.KERNEL["cold"])
+    assert gpu.log[-3:] == ["call", "flush", "call"]
+
+
+def test_latency_is_that_of_the_graph_where_there_is_one():
+    for capturable, launches in ((True, 0), (False, 10)):
+        gpu = FakeGpu(capturable)
+        gpu.LAUNCH = 2**-10
+        timer = gpu.timer()
+        call = gpu.kernels(10)
+        plan = timer.plan(call)
+        assert (plan.replay is not None) == capturable
+        work = 10 * gpu.KERNEL["warm"]
+        expected = work if capturable else launches * gpu.LAUNCH + gpu.KERNEL["warm"]
+        assert timer.latency(call, plan) == pytest.approx(expected)
+        assert gpu.log[-2:] == 2 * ["replay" if capturable else "call"]
+
+
+def test_a_gpu_reports_device_time_and_latency_and_a_cpu_one_time():
+    gpu = FakeGpu()
+    samples = measure({"a": gpu.kernels(4)}, gpu.timer(), 0.0)["a"]
+    assert samples.seconds == pytest.approx((4 * gpu.KERNEL["cold"],) * 3)
+    assert samples.latency == pytest.approx((4 * gpu.KERNEL["warm"],) * 3)
+    assert samples.graph
+    samples = measure({"a": gpu.kernels(4)}, gpu.timer(graphs=False), 0.0)["a"]
+    assert (samples.latency, samples.graph) == ((), False)
+    time = FakeTime()
+    samples = measure({"a": time.work("a", 1.0)}, time.timer(), 0.0)["a"]
+    assert (samples.latency, samples.graph) == ((), False)
+
+
+def test_a_wait_for_the_host_is_bounded():
+    gpu = FakeGpu()
+    gpu.LAUNCH = 1.0
+    timer = gpu.timer(graphs=False)
+    call = gpu.kernels(1)
+    before = gpu.free
+    timer.sample(call, timer.plan(call))
+    assert gpu.free - before < 3.1  # three calls of a second, and no wait of one and a half

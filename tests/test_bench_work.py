@@ -1,0 +1,155 @@
+"""The limit: operations and bytes of layers and networks, the floors they imply, and predictions for chips."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from alexkern import models
+from alexkern.bench import work
+from alexkern.bench.ceilings import Ceilings, measure_ceilings
+from alexkern.bench.chips import CHIPS
+from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
+from alexkern.bench.networks import plain, training_work
+from alexkern.bench.prediction import balance, predict, waves, work_of
+from alexkern.bench.timing import Plan
+from alexkern.kernels.workloads import Workload
+from support.bench_records import CPU
+
+H200 = Ceilings(989e12, 4.8e12)
+
+
+# torch counts the filters' gradients of a grouped convolution as if it had no groups.
+COUNTED = [(name, backward) for name in sorted(LAYERS) for backward in (False, True)]
+COUNTED.remove(("alexnet_2012", True))
+
+
+@pytest.mark.parametrize(("name", "backward"), COUNTED)
+def test_operations_are_those_that_torch_counts(name, backward):
+    with torch.device("meta"):
+        network = plain(getattr(models, name)())
+        images = torch.empty(2, 3, 224, 224)
+    with FlopCounterMode(display=False) as counted:
+        output = network(images)
+        if backward:
+            output.sum().backward()
+    assert work.total(work.network(LAYERS[name], 2, 4, backward=backward)).flops == counted.get_total_flops()
+
+
+def test_a_backward_pass_has_two_products_for_each_of_the_forward_but_one():
+    layers = LAYERS["alexnet_2012"]
+    forward = work.total(work.network(layers, 2, 4, backward=False)).flops
+    (first,) = work.convolution(layers.convolutions[0], 2, 4, pooled=False, backward=False, first=True)
+    assert work.total(work.network(layers, 2, 4, backward=True)).flops == 3 * forward - first.flops
+
+
+def test_bytes_of_inference_are_those_of_each_fused_operators_tensors():
+    with torch.device("meta"):
+        network = plain(models.alexnet())
+        images = torch.empty(2, 3, 224, 224)
+    moved = sum(parameter.numel() for parameter in network.parameters())
+    # What a fused operator reads and writes: the input of every convolution and linear layer, and the output of the
+    # pooling, the ReLU of the unpooled convolutions, and the linear layers.
+    features = list(network.features)
+
+    def count(module, inputs, output):
+        nonlocal moved
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            moved += inputs[0].numel()
+        followed = module in features and features.index(module) + 1 < len(features)
+        next_one = features[features.index(module) + 1] if followed else None
+        if isinstance(module, (nn.MaxPool2d, nn.Linear)):
+            moved += output.numel()
+        if isinstance(module, nn.ReLU) and module in features and not isinstance(next_one, nn.MaxPool2d):
+            moved += output.numel()
+
+    for module in network.modules():
+        module.register_forward_hook(count)
+    network(images)
+    assert work.total(work.network(ALEXNET, 2, 2, backward=False)).bytes == 2 * moved
+
+
+def test_floors_are_those_of_the_roofline_worked_out_by_hand():
+    """torchvision's network in bfloat16 at batch 128, by an H200's data sheet: within what rounding leaves."""
+    forward = work.network(ALEXNET, 128, 2, backward=False)
+    assert work.floor(forward, H200) == pytest.approx(195e-6, rel=0.02)
+    single = work.network(ALEXNET, 1, 2, backward=False)
+    assert work.floor(single, H200) == pytest.approx(26e-6, rel=0.05)
+    step = work.network(ALEXNET, 128, 2, backward=True)
+    assert work.floor(step, H200) == pytest.approx(568e-6, rel=0.05)
+    parameters = 61_100_840
+    assert work.total(training_work("alexnet", 128, CPU)).bytes - work.total(
+        work.network(ALEXNET, 128, 4, backward=True)
+    ).bytes == pytest.approx(5 * 4 * parameters)
+
+
+def test_a_pooling_by_hand():
+    pool = Pooling("pool", 2, 7)  # 7 x 7 -> 3 x 3
+    assert work.pooling(pool, 1, 4, backward=False) == (work.Part(0, 4 * (98 + 18)),)
+    forward, backward = work.pooling(pool, 1, 4, backward=True)
+    assert forward.bytes == backward.bytes == 4 * (98 + 18) + 18
+
+
+def test_a_pooled_convolution_keeps_a_byte_a_winner_for_its_backward_pass():
+    layer = Convolution("conv", 3, 9, 4, 3)  # 9 x 9 -> 7 x 7, pooled to 3 x 3
+    values = 3 * 81 + 4 * 3 * 9 + 4 + 4 * 9  # input, filters, bias, pooled output
+    (inference,) = work.convolution(layer, 1, 2, pooled=True, backward=False, first=False)
+    forward, backward = work.convolution(layer, 1, 2, pooled=True, backward=True, first=False)
+    assert (inference.bytes, forward.bytes) == (2 * values, 2 * values + 4 * 9)
+    # The gradient and the pooled output, the winners, input and filters; their gradients and the bias's.
+    assert backward.bytes == 2 * (2 * 4 * 9 + 2 * (3 * 81 + 4 * 3 * 9) + 4) + 4 * 9
+
+
+def test_the_first_layers_input_needs_no_gradient():
+    layer = Convolution("conv", 3, 8, 4, 3)
+    _, first = work.convolution(layer, 1, 4, pooled=False, backward=True, first=True)
+    forward, other = work.convolution(layer, 1, 4, pooled=False, backward=True, first=False)
+    assert (first.flops, other.flops) == (forward.flops, 2 * forward.flops)
+    assert other.bytes - first.bytes == 4 * (3 * 8 * 8 + 4 * 3 * 9)
+
+
+def test_ceilings_are_the_best_of_a_product_and_of_a_copy(monkeypatch):
+    monkeypatch.setattr("alexkern.bench.ceilings.PRODUCT", {"cpu": 8})
+    monkeypatch.setattr("alexkern.bench.ceilings.COPIED", {"cpu": 1000})
+
+    class Timer:
+        taken = iter([3.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0] + [0.5, 0.25, 1.0, 1.0, 1.0, 1.0, 1.0])
+
+        def plan(self, call):
+            return Plan()
+
+        def sample(self, call, plan):
+            call()
+            return next(self.taken)
+
+    assert measure_ceilings(CPU, Timer()) == Ceilings(2 * 8**3 / 2.0, 2 * 1000 / 0.25)
+
+
+def launch(programs: int, blocks: int = 1, products: int = 4):
+    return SimpleNamespace(kernel="k", grid=(programs, 1, 1), blocks=blocks, products=products, main_loop={"FFMA": 3})
+
+
+def test_waves_and_balance():
+    assert waves(launch(132), 132) == 1 and waves(launch(66, blocks=2), 132) == 0.25
+    assert balance(launch(132), 132) == 1 and balance(launch(133), 132) == 133 / 264
+    assert balance(launch(33), 132) == 0.25
+
+
+def test_a_prediction_is_the_floor_in_whole_rounds():
+    chip = next(chip for chip in CHIPS if chip.name == "H200")
+    workload = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
+    flops = 2 * 128 * 13 * 13 * 384 * 192 * 9
+    assert work_of(workload, "forward").flops == flops
+    full = predict(workload, "forward", [launch(132)], chip)
+    assert (full.seconds, full.share) == (pytest.approx(flops / 989.4e12), 1.0)
+    half = predict(workload, "forward", [launch(133)], chip)
+    assert half.share == pytest.approx(133 / 264)
+    both = predict(workload, "backward", [launch(132), launch(66), launch(1000, products=0)], chip)
+    assert both.seconds == pytest.approx(2 * flops / 989.4e12 * 1.5)
+    pool = Workload("max_pool2d", "alexnet", "pool1", 128, "bfloat16")
+    moved = 128 * 64 * (2 * (55**2 + 27**2) + 27**2)
+    assert predict(pool, "training forward", [launch(1, products=0)], chip).seconds == pytest.approx(moved / 4.8e12)
