@@ -1,12 +1,13 @@
 PYTHON ?= python3
 CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-full bench lint format
+.PHONY: help build test test-full test-triton bench lint format
 
 help:
 	@echo "make build      install alexkern from this tree, with the tools of a developer"
 	@echo "make test       the quick tests"
 	@echo "make test-full  all of them"
+	@echo "make test-triton  the quick tests of the Triton kernels, for another version of Triton"
 	@echo "make bench      who wins by how much"
 	@echo "make lint       ruff, mypy and clang-format, changing nothing"
 	@echo "make format     the changes that lint asks for, where a tool can make them"
@@ -19,6 +20,9 @@ test:
 
 test-full:
 	$(PYTHON) -m pytest -m "full or not full"
+
+test-triton:
+	$(PYTHON) -m pytest tests/conformance tests/test_aot.py tests/test_triton_*.py -k "triton or aot"
 
 bench:
 	$(PYTHON) -m pytest bench/

@@ -5,8 +5,10 @@
 #include <pybind11/stl.h>
 
 #include "conv2d_relu/bind.h"
+#include "conv2d_relu_max_pool2d/bind.h"
 #include "dropout/bind.h"
 #include "elements.h"
+#include "hopper/bind.h"
 #include "linear_relu_dropout/bind.h"
 #include "local_response_norm/bind.h"
 #include "max_pool2d/bind.h"
@@ -23,7 +25,9 @@ void bind_operators(py::module_& m) {
     elements["bfloat16"] = static_cast<int>(Element::bfloat16);
     m.attr("elements") = elements;
     alexkern::bind_conv2d_relu(m);
+    alexkern::bind_conv2d_relu_max_pool2d(m);
     alexkern::bind_dropout(m);
+    alexkern::bind_hopper(m);
     alexkern::bind_linear_relu_dropout(m);
     alexkern::bind_local_response_norm(m);
     alexkern::bind_max_pool2d(m);
@@ -33,8 +37,13 @@ void bind_operators(py::module_& m) {
 
 #ifdef ALEXKERN_EMULATED
 
+#include "emulator/launch.h"
+
 PYBIND11_MODULE(alexkern_emulated, m) {
     m.doc() = "alexkern's CUDA kernels, on the host's emulator";
+    m.def(
+        "set_seed", [](std::uint64_t seed) { emulator::options().seed = seed; },
+        "Decides what CUDA leaves open in the next launches: orders, and when copies and products take effect.");
     bind_operators(m);
 }
 
@@ -69,7 +78,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("device_count", &alexkern::device_count, "How many GPUs this process sees; 0 without a usable driver.");
 
     using alexkern::DeviceProperties;
-    py::class_<DeviceProperties>(m, "DeviceProperties")
+    py::class_<DeviceProperties>(m, "DeviceProperties", py::module_local())
         .def_readonly("name", &DeviceProperties::name)
         .def_property_readonly("capability", [](const DeviceProperties& p) { return Version(p.major, p.minor); })
         .def_readonly("multiprocessors", &DeviceProperties::multiprocessors)

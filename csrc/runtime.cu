@@ -5,7 +5,7 @@ namespace alexkern {
 
 int built_cuda_version() { return CUDART_VERSION; }
 
-int driver_cuda_version() { return driver_version(); }
+int driver_cuda_version() { return ptx::driver_version(); }
 
 int device_count() {
     int count = 0;

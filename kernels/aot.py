@@ -221,14 +221,18 @@ def rehearsed(workload: Workload, device: Device, table: Table | None = None) ->
     return Rehearsed(launches, choices)
 
 
-def reports(problems: Iterable[Workload], targets: Sequence[int], jobs: int = 1) -> Iterator[Report]:
-    """A report on everything that the workloads launch; what compiles to the same code is compiled once."""
+def reports(problems: Iterable[Workload], targets: Sequence[int | Device], jobs: int = 1) -> Iterator[Report]:
+    """A report on everything that the workloads launch; what compiles to the same code is compiled once.
+
+    A target is one of TARGETS, or a device of its own (for a GPU with a tuned table, say).
+    """
     places: list[tuple[int, dict[str, Any]]] = []  # of each report: its task, and what it does not share with others
     tasks: list[Callable[[], Report]] = []
     numbers: dict[tuple[int, str], int] = {}
     for workload in problems:
-        for target in targets:
-            for call, launches in rehearsed(workload, TARGETS[target]).launches.items():
+        for device in (one if isinstance(one, Device) else TARGETS[one] for one in targets):
+            target = device.target
+            for call, launches in rehearsed(workload, device).launches.items():
                 for launch in launches:
                     number = numbers.setdefault((target, specialisation(launch, target)), len(tasks))
                     if number == len(tasks):

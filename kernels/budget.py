@@ -1,18 +1,49 @@
-"""What a compiled kernel may cost: the rules that every kernel keeps on every target, as it is configured there."""
+"""What a compiled kernel may cost: the rules that every kernel keeps on every target, as it is configured there.
+
+`resources` and `atomics` hold for the CUDA C++ kernels too (alexkern/native/budget.py).
+"""
 
 from __future__ import annotations
 
-from alexkern.kernels.aot import Report
+import re
+from typing import TYPE_CHECKING, Protocol
+
 from alexkern.kernels.occupancy import TENSOR_MEMORY_COLUMNS, limits
 from alexkern.kernels.sass import ATOMICS
+
+if TYPE_CHECKING:
+    from alexkern.kernels.aot import Report
 
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # mma.sync, wgmma, tcgen05
 MEMORY_BOUND = ("max_pool2d_", "dropout_", "local_response_norm_")  # the kernels with these names move bytes
 
 
+class Code(Protocol):
+    """What there is to know of any compiled kernel; the names are aot.Report's."""
+
+    @property
+    def target(self) -> int: ...
+    @property
+    def num_warps(self) -> int: ...
+    @property
+    def registers(self) -> int: ...
+    @property
+    def stack(self) -> int: ...
+    @property
+    def local(self) -> int: ...
+    @property
+    def shared(self) -> int: ...
+    @property
+    def tensor_memory(self) -> int: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def opcodes(self) -> dict[str, int]: ...
+
+
 def violations(report: Report) -> list[str]:
     """What a kernel does that it may not, a line each; none where it keeps its budget."""
-    broken = [*_resources(report), *_atomics(report)]
+    broken = [*resources(report), *atomics(report)]
     if "BLOCK_K=" in report.tile:
         broken += _product(report)
     if report.kernel.startswith(MEMORY_BOUND):
@@ -22,10 +53,11 @@ def violations(report: Report) -> list[str]:
 
 def fits(report: Report) -> bool:
     """Whether a kernel runs at all and keeps its variables in registers."""
-    return not _resources(report)
+    return not resources(report)
 
 
-def _resources(report: Report) -> list[str]:
+def resources(report: Code) -> list[str]:
+    """Registers instead of local memory, and all that a block needs within a multiprocessor; a line for each breach."""
     broken = []
     spills = sum(report.opcodes.get(name, 0) for name in ("STL", "LDL"))
     if spills or report.stack or report.local:
@@ -43,7 +75,8 @@ def _resources(report: Report) -> list[str]:
     return broken
 
 
-def _atomics(report: Report) -> list[str]:
+def atomics(report: Code) -> list[str]:
+    """No atomic operations; a line where there are some."""
     found = {name: report.opcodes[name] for name in ATOMICS if name in report.opcodes}
     return [f"atomic operations {found}; every sum has one order"] if found else []
 
@@ -55,7 +88,9 @@ def _product(report: Report) -> list[str]:
     by number: wgmma and tcgen05 take TF32 only with the reduction innermost.
     """
     broken = []
-    wanted = TENSOR_CORE[report.target]
+    # wgmma and tcgen05 multiply 64 rows or more: a tile of fewer, for a handful of rows, takes mma.sync everywhere.
+    rows = re.search(r"BLOCK_M=(\d+)", report.tile)
+    wanted = TENSOR_CORE[80 if rows is not None and int(rows[1]) < 64 else report.target]
     if report.arithmetic != "float32" and not report.main_loop.get(wanted):
         broken.append(f"no {wanted} in the main loop {report.main_loop}")
     if report.arithmetic in ("float16", "bfloat16") and any(width < 128 for width in report.copies):

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.kernels.config import Device, choose, describe
-from alexkern.kernels.gemm import best_tile, cdiv
+from alexkern.kernels.gemm import best_tile, cdiv, register_limit
 from alexkern.kernels.masked_gradient import masked_gradient, worthwhile
 from alexkern.kernels.precision import convolution_precision
 from alexkern.kernels.space_to_depth import filter_rows, space_to_depth
@@ -247,10 +247,10 @@ def prepare(key: Key) -> Launch:
     """The convolution's launch, with the configuration that the device's table or `configure` gives."""
     problem, device = problem_of(key), describe(key[0])
     config = choose("conv2d_relu", problem.shape, problem.dtype, device, configure(problem, device), problem.precision)
-    return launch_of(problem, config)
+    return launch_of(problem, config, device)
 
 
-def launch_of(problem: Problem, config: Config) -> Launch:
+def launch_of(problem: Problem, config: Config, device: Device) -> Launch:
     """The launch of a problem with a configuration."""
     seen = in_depth(problem, config.depth)
     channels, columns = max(seen.C // seen.groups, 1), seen.S
@@ -262,6 +262,7 @@ def launch_of(problem: Problem, config: Config) -> Launch:
         DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1], PRECISION=seen.precision,
         INDEX=index_type(seen), BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N,
         BLOCK_K=config.BLOCK_K, num_warps=config.num_warps, num_stages=config.num_stages,
+        **register_limit(config.BLOCK_M, config.BLOCK_N + config.TAIL_N, config.num_warps, device),
     )  # fmt: skip
     tiles_n = cdiv(seen.K // seen.groups, config.BLOCK_N + config.TAIL_N)
     tiles_m = cdiv(seen.N * seen.P * seen.Q, config.BLOCK_M)

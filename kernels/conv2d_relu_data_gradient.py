@@ -33,7 +33,7 @@ from alexkern.kernels.conv2d_relu import (
     key_of,
     problem_of,
 )
-from alexkern.kernels.gemm import best_tile, cdiv
+from alexkern.kernels.gemm import best_tile, cdiv, register_limit
 from alexkern.kernels.space_to_depth import filter_rows
 from alexkern.ops.plan import empty, like
 
@@ -192,10 +192,10 @@ def prepare(key: Key, masked: bool) -> Launch:
     config = choose(
         "conv2d_relu_data_gradient", problem.shape, problem.dtype, device, configure(problem, device), problem.precision
     )
-    return launch_of(problem, config, masked)
+    return launch_of(problem, config, masked, device)
 
 
-def launch_of(problem: Problem, config: Config, masked: bool) -> Launch:
+def launch_of(problem: Problem, config: Config, masked: bool, device: Device) -> Launch:
     """The launch of a problem with a configuration; `masked` where the kernel masks the gradient while loading it."""
     if masked and config.BLOCK_M >= 128:
         config = replace(config, num_warps=8)  # masked operands wait in registers: four warps would spill
@@ -213,6 +213,7 @@ def launch_of(problem: Problem, config: Config, masked: bool) -> Launch:
         MASKED=masked, PRECISION=problem.precision, INDEX=index_type(problem),
         BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N, BLOCK_K=config.BLOCK_K,
         num_warps=config.num_warps, num_stages=config.num_stages,
+        **register_limit(config.BLOCK_M, config.BLOCK_N + config.TAIL_N, config.num_warps, device),
     )  # fmt: skip
     sizes = (problem.N, problem.H, problem.W, problem.P, problem.Q, k_total)
     return Launch(problem, config, grid, sizes, constants)

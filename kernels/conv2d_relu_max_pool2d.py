@@ -127,17 +127,17 @@ def best_fused(problem: Problem, save_offsets: bool, device: Device) -> Config:
 
 
 def comparison(layer: str, problem: Problem, save_offsets: bool, device: Device) -> str:
-    """A row of the table in docs/pooling.md: FLOPs, bytes and the model's time, separate against fused."""
-    best = best_fused(problem, save_offsets, device)
-    separate, fused = separate_cost(problem, save_offsets), fused_cost(problem, best, save_offsets)
-    cycles = [separate_cycles(problem, save_offsets, device), fused_cycles(problem, best, save_offsets, device)]
-    cells = (
-        layer,
-        *(f"{number / 1e9:.1f}" for number in (separate.flops, fused.flops)),
-        *(f"{number / 1e6:.1f}" for number in (separate.bytes, fused.bytes)),
-        *(f"{number / 1e3:.0f}" for number in cycles),
-        "fused" if cycles[1] < cycles[0] else "separate",
-    )
+    """A row of the table in docs/pooling.md: FLOPs, bytes and modelled time, separate and, if possible, fused."""
+    separate = separate_cost(problem, save_offsets)
+    rows = [(separate.flops / 1e9, separate.bytes / 1e6, separate_cycles(problem, save_offsets, device) / 1e3)]
+    if fusable(problem, ((3, 3), (2, 2), (0, 0))):
+        best = best_fused(problem, save_offsets, device)
+        fused = fused_cost(problem, best, save_offsets)
+        rows.append((fused.flops / 1e9, fused.bytes / 1e6, fused_cycles(problem, best, save_offsets, device) / 1e3))
+    cells = [layer]
+    for column, digits in enumerate((1, 1, 0)):
+        cells += [f"{row[column]:.{digits}f}" for row in rows] + ["-"] * (2 - len(rows))
+    cells.append("fused" if rows[-1][2] < rows[0][2] else "separate")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -182,7 +182,8 @@ def fused_cycles(problem: Problem, config: Config, save_offsets: bool, device: D
 def separate_cycles(problem: Problem, save_offsets: bool, device: Device) -> float:
     """The model's time of the two kernels."""
     pixels = problem.N * problem.P * problem.Q
-    product = (pixels, problem.K, _taps(problem, depth_factor(problem)), 1)
+    groups = problem.groups
+    product = (pixels, problem.K // groups, _taps(problem, depth_factor(problem)) // groups, groups)
     tile = best_tile(*product, problem.dtype, problem.precision, device)
     arithmetic = cycles(tile, *product, problem.dtype, problem.precision, device)
     second = pixels * problem.K * problem.dtype.itemsize + _ends(problem, save_offsets)[1]
@@ -238,7 +239,7 @@ def conv2d_relu_max_pool2d_kernel(
     image = x + n * H * W * PITCH
     q = tl.arange(0, BLOCK_Q)
     pooled_column = tile_q * (BLOCK_Q - 1) + q
-    store_ok = ((q < BLOCK_Q - 1) & (pooled_column < pooled_q))[:, None] & filter_ok[None, :]
+    store_ok = (q < BLOCK_Q - 1)[:, None] & filter_ok[None, :]
     out = n * out_n + pooled_column.to(tl.int64)[:, None] * out_pixel + filters.to(tl.int64)[None, :] * out_k
 
     carry = tl.full([BLOCK_Q, BLOCK_N], float("-inf"), tl.float32)
@@ -275,7 +276,7 @@ def conv2d_relu_max_pool2d_kernel(
         upper, upper_place = _pool_row(even0, odd0, BLOCK_Q, BLOCK_N)
         under, under_place = _pool_row(even1, odd1, BLOCK_Q, BLOCK_N)
         best, place = join_rows(carry, carry_place, upper, upper_place, under, under_place)
-        ok = store_ok & (p >= first)
+        ok = store_ok & (pooled_column < tl.where(p >= first, pooled_q, 0))[:, None]
         spot = out + tl.cast(p, tl.int64) * pooled_q * out_pixel
         tl.store(y + spot, best.to(y.dtype.element_ty), mask=ok)
         if SAVE_OFFSETS:

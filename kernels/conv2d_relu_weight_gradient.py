@@ -35,7 +35,7 @@ from alexkern.kernels.conv2d_relu import (
     nhwc,
     problem_of,
 )
-from alexkern.kernels.gemm import best_split, cdiv
+from alexkern.kernels.gemm import best_split, cdiv, register_limit
 from alexkern.kernels.space_to_depth import space_to_depth
 from alexkern.ops.plan import Spec, contiguous_strides, empty, like
 
@@ -113,7 +113,7 @@ def weight_gradient_kernel(
     if tile_n == tiles_n:
         sums = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
         for m0 in range(begin, end, BLOCK_K):
-            m = m0 + places
+            m = tl.cast(m0, INDEX) + places
             ok = filter_ok[:, None] & (m < end)[None, :]
             sums += _load_gradient(dy, y, k[:, None] + m[None, :] * K, ok, MASKED).to(tl.float32)
         tl.store(db + split * K + k, tl.sum(sums, axis=1).to(db.dtype.element_ty), mask=filter_ok)
@@ -130,7 +130,7 @@ def weight_gradient_kernel(
     inner = group * C + (tl.cast(r, INDEX) * W + s) * PITCH + c  # [BLOCK_N]
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for m0 in range(begin, end, BLOCK_K):
-        m = m0 + places
+        m = tl.cast(m0, INDEX) + places
         m_ok = m < end
         ok = filter_ok[:, None] & m_ok[None, :]
         a = _load_gradient(dy, y, k[:, None] + m[None, :] * K, ok, MASKED)  # [BLOCK_M, BLOCK_K]
@@ -201,10 +201,10 @@ def prepare(key: Key, masked: bool) -> Launch:
     default = configure(problem, device)
     name = "conv2d_relu_weight_gradient"
     config = choose(name, problem.shape, problem.dtype, device, default, problem.precision)
-    return launch_of(problem, config, masked)
+    return launch_of(problem, config, masked, device)
 
 
-def launch_of(problem: Problem, config: SplitConfig, masked: bool) -> Launch:
+def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Device) -> Launch:
     """The launch of a problem with a configuration; `masked` where the kernel masks the gradient while loading it.
 
     The grid is (filter tiles, splits, groups), its first axis to be multiplied by the column tiles wanted. The sizes
@@ -226,6 +226,7 @@ def launch_of(problem: Problem, config: SplitConfig, masked: bool) -> Launch:
         INDEX=tl.int64 if max(total * seen.K, seen.N * seen.H * seen.W * seen.C) > INT32_MAX - 2**24 else tl.int32,
         BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, BLOCK_K=config.BLOCK_K,
         num_warps=config.num_warps, num_stages=config.num_stages,
+        **register_limit(config.BLOCK_M, config.BLOCK_N, config.num_warps, device),
     )  # fmt: skip
     grid = (cdiv(seen.K // seen.groups, config.BLOCK_M), cdiv(total, span), seen.groups)
     tiles_n = cdiv(seen.R * seen.S * (seen.C // seen.groups), config.BLOCK_N)

@@ -57,10 +57,9 @@ MAX_SPLITS = 64
 
 def tiles(dtype: torch.dtype, precision: str, device: Device) -> tuple[Tile, ...]:
     """The candidates for an operand dtype on a device. None of them spills in any of the GEMM kernels."""
-    newer = device.capability[0] >= 9
     if dtype == torch.float32:
-        return TILES_IEEE if precision == "ieee" else (TILES_TF32_90 if newer else TILES_TF32_80)
-    return TILES_HALF_90 if newer else TILES_HALF_80
+        return TILES_IEEE if precision == "ieee" else TILES_TF32
+    return TILES_HALF_90 if device.capability[0] >= 9 else TILES_HALF_80
 
 
 # Shallow BLOCK_K and more stages on sm_80, where mma.sync's operands pass through registers; wgmma and tcgen05 read
@@ -91,9 +90,13 @@ TILES_HALF_90 = (
 )
 # For a linear layer of a few rows, which only reads its weights: a step that asks for much of them at once.
 TILES_FEW_ROWS = (Tile(16, 32, 0, 256, 4, 4),)
-TILES_TF32_SMALL = (Tile(64, 64, 0, 32, 4, 4), Tile(64, 32, 0, 32, 4, 4), Tile(64, 16, 0, 32, 4, 4))
-TILES_TF32_80 = (Tile(128, 128, 0, 32, 8, 3), Tile(128, 64, 0, 32, 8, 3), *TILES_TF32_SMALL)
-TILES_TF32_90 = (Tile(128, 128, 0, 32, 8, 3), Tile(128, 64, 0, 32, 4, 3), *TILES_TF32_SMALL)
+TILES_TF32 = (
+    Tile(128, 128, 0, 32, 8, 3),
+    Tile(128, 64, 0, 32, 4, 3),
+    Tile(64, 64, 0, 32, 4, 4),
+    Tile(64, 32, 0, 32, 4, 4),
+    Tile(64, 16, 0, 32, 4, 4),
+)
 TILES_IEEE = (
     Tile(64, 64, 0, 16, 4, 3),
     Tile(64, 32, 0, 16, 4, 3),
@@ -109,6 +112,21 @@ def rates(device: Device) -> Rates:
 
 def cdiv(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def sums(block_m: int, columns: int, num_warps: int) -> int:
+    """How many float32 sums of a tile a thread has to store."""
+    return block_m * columns // (32 * num_warps)
+
+
+def register_limit(block_m: int, columns: int, num_warps: int, device: Device) -> dict[str, int]:
+    """Triton's launch option maxnreg, where a kernel spills without it.
+
+    For a small tile on sm_100 ptxas aims at more blocks than shared memory admits, and spills a few numbers to get
+    there. Told that a thread may have all of its registers, it takes the 85 to 160 that it needs.
+    """
+    small = sums(block_m, columns, num_warps) <= 32 and num_warps <= 4
+    return {"maxnreg": 255} if small and device.capability[0] >= 10 else {}
 
 
 def multiply_adds(dtype: torch.dtype, precision: str, device: Device) -> int:

@@ -1,19 +1,24 @@
 """Machine code of a compiled kernel, read as data: resources, instructions, the main loop, widths of memory accesses.
 
-cuobjdump and nvdisasm come inside the triton package; no GPU and no CUDA toolkit is needed.
+cuobjdump and nvdisasm come inside the triton package; no GPU and no CUDA toolkit is needed. What nvcc compiled is read
+by the same, or by the toolkit's own where there is no triton.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 FUNCTION = re.compile(r"^\s*Function : (\S+)$", re.MULTILINE)
-RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
+RESOURCES = re.compile(r"^\s*Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", re.MULTILINE)
 INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", re.MULTILINE)
 ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
 TENSOR_CORE = re.compile(r"(HMMA|HGMMA|UTC\w*MMA|IMMA|QGMMA)(\.|$)")
@@ -47,15 +52,36 @@ class Program:
     instructions: tuple[Instruction, ...]
 
 
-def disassemble(cubin: bytes) -> Program:
-    """What cuobjdump makes of a cubin."""
-    from triton import knobs
+def cuobjdump() -> str:
+    """The tool that disassembles: the triton package's, else that on PATH or beside the nvcc there.
 
+    Raises:
+        RuntimeError: there is none.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        from triton import knobs
+
+        return str(knobs.nvidia.cuobjdump.path)
+    compiler = shutil.which("nvcc")
+    beside = [str(Path(compiler).resolve().parent)] if compiler else []
+    found = shutil.which("cuobjdump", path=os.pathsep.join([os.environ.get("PATH", os.defpath), *beside]))
+    if found is None:
+        raise RuntimeError("alexkern: cuobjdump was not found: install triton, or put the CUDA toolkit's on PATH")
+    return found
+
+
+def disassemble(cubin: bytes) -> Program:
+    """What cuobjdump makes of a cubin of one kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-sass", "-res-usage", file.name]
-        return parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return parse(listing(Path(file.name)))
+
+
+def listing(path: Path) -> str:
+    """cuobjdump's text for a cubin, or for an object that has one in it."""
+    command = [cuobjdump(), "-sass", "-res-usage", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def parse(text: str) -> Program:
@@ -64,14 +90,31 @@ def parse(text: str) -> Program:
     Raises:
         ValueError: it lists no function or several; a kernel that calls functions has no one main loop to look at.
     """
-    functions = FUNCTION.findall(text)
-    resources = RESOURCES.search(text)
-    if len(functions) != 1 or resources is None:
-        raise ValueError(f"disassembly: wanted one function and its resources, got {functions or 'no function'}")
-    registers, stack, local = map(int, resources.groups())
-    listed = INSTRUCTION.findall(text)
-    instructions = tuple(Instruction(int(address, 16), opcode, operands) for address, opcode, operands in listed)
-    return Program(registers, stack, local, instructions)
+    programs = parse_all(text)
+    if len(programs) != 1:
+        raise ValueError(f"disassembly: wanted one function and its resources, got {list(programs) or 'no function'}")
+    return next(iter(programs.values()))
+
+
+def parse_all(text: str) -> dict[str, Program]:
+    """cuobjdump's listing of any number of kernels, by their mangled names.
+
+    Raises:
+        ValueError: of a function only the code or only the resources are listed.
+    """
+    resources = {
+        name: (int(registers), int(stack), int(local)) for name, registers, stack, local in RESOURCES.findall(text)
+    }
+    _, *parts = FUNCTION.split(text)  # name, code, name, code, ...
+    codes = dict(zip(parts[::2], parts[1::2], strict=True))
+    if codes.keys() != resources.keys():
+        raise ValueError(f"disassembly: code of {sorted(codes)}, but resources of {sorted(resources)}")
+    return {name: Program(*resources[name], _instructions(code)) for name, code in codes.items()}
+
+
+def _instructions(code: str) -> tuple[Instruction, ...]:
+    listed = INSTRUCTION.findall(code)
+    return tuple(Instruction(int(address, 16), opcode, operands) for address, opcode, operands in listed)
 
 
 def loops(instructions: Sequence[Instruction]) -> list[tuple[Instruction, ...]]:

@@ -270,3 +270,30 @@ def test_pooling_in_strips(shape: tuple[int, ...], windows: int, generator: torc
     rows, columns = torch.arange(wanted.shape[2]).view(-1, 1) * 2, torch.arange(wanted.shape[3]) * 2
     found = (rows + offsets // 3) * shape[3] + columns + offsets % 3
     assert torch.equal(found, indices)
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_a_launch_goes_to_the_tensors_device_and_its_current_stream(
+    current: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[int] = []
+    launched: list[tuple[object, ...]] = []
+
+    class Guard:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def __enter__(self) -> None:
+            entered.append(self.index)
+
+        def __exit__(self, *_: object) -> None:
+            entered.append(-self.index)
+
+    monkeypatch.setattr(native, "_kernel", lambda name, dtype, emulated: (lambda *all: launched.append(all), 2))
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 1000 + index, raising=False)
+    tensor = SimpleNamespace(device=torch.device("cuda", 1), dtype=torch.bfloat16, get_device=lambda: 1)
+    native.launch("kernel", tensor, 7, (8, 9))  # type: ignore[arg-type]
+    assert launched == [(2, 7, (8, 9), 1001)]
+    assert entered == ([] if current == 1 else [1, -1])  # the guard takes time, and is not needed

@@ -137,7 +137,7 @@ def test_tf32_rounds_its_operands(
     monkeypatch.setattr(conv2d_relu, "_choose", lambda *_: (tile, splits))
     input, filters, args = SHAPES["wide"]
     x, w, b = draw(torch.float32, generator, input, filters)
-    monkeypatch.setattr(conv2d_relu, "_is_tf32", lambda _: True)
+    monkeypatch.setattr(conv2d_relu, "is_tf32", lambda _: True)
     output = conv2d_relu.forward(x, w, b, *args)
     grad = torch.randn(output.shape, generator=generator).to(DEVICE)
     grads = conv2d_relu.backward(grad, x, w, output, *args, (True, True, True))

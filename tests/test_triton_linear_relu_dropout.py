@@ -92,3 +92,6 @@ def test_configurations_of_the_classifier() -> None:
     # A single row only reads the weights: few rows to a tile, and long steps that ask for many weights at once.
     one = linear_relu_dropout.configure(Problem(1, 9216, 4096, torch.bfloat16, "ieee"), hopper)
     assert one.BLOCK_M == 16 and one.BLOCK_K > many.BLOCK_K
+    # Dropout's bits need registers beside the sums, which 128 x 256 in eight warps does not leave.
+    most = linear_relu_dropout.configure(Problem(1024, 9216, 4096, torch.bfloat16, "ieee"), hopper)
+    assert most.BLOCK_M * most.BLOCK_N // (32 * most.num_warps) <= 64

@@ -63,9 +63,13 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
         function(element, *arguments, 0)
         return
     index = tensor.get_device()
+    # What torch.cuda.current_stream(index).cuda_stream says, without making a Stream object at every launch.
+    stream = torch._C._cuda_getCurrentRawStream(index)
+    if index == torch._C._cuda_getDevice():
+        function(element, *arguments, stream)
+        return
     with torch.cuda.device(index):
-        # What torch.cuda.current_stream(index).cuda_stream says, without making a Stream object at every launch.
-        function(element, *arguments, torch._C._cuda_getCurrentRawStream(index))
+        function(element, *arguments, stream)
 
 
 def compiled(tensor: Tensor) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from alexkern import _native
-from alexkern.native import emulate, launch, strides
+from alexkern.native import emulate, hopper, launch, strides
 from alexkern.ops.conv2d_relu import plan_output
 from alexkern.ops.plan import Spec, contiguous_strides, empty, like
 
@@ -20,6 +20,7 @@ COPY_BYTES = 16  # of one cp.async: channels are padded to whole ones
 SMALL_COPY_BYTES = 8  # for images of few 16-bit channels, where padding would be most of the work
 PIXELS_PER_TILE = 64  # of the packing kernel
 BIAS_PARTS = 256  # parts that a bias gradient is summed in, at most
+PARTS_AT_ONCE = 32  # that a thread adds up: more of them wait for one another's loads
 
 
 class Packed(NamedTuple):
@@ -43,11 +44,16 @@ def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
     output = empty(plan_output(input, weight, bias, stride, padding, dilation, groups), input.device)
-    _, C, R, S = weight.shape
-    images = packed(input, groups, _copy_bytes(C, input.dtype))
-    filters = packed(weight, 1, _copy_bytes(C, input.dtype))
+    R, S = weight.shape[2:]
     bias = None if bias is None else bias.contiguous()
     geometry = Geometry((R, S), stride, padding, dilation, groups)
+    output_size = (output.shape[2], output.shape[3])
+    if hopper.takes_depth(input, weight, output_size, geometry):
+        images, size, seen = _in_depth(input, output_size, geometry)
+        filters = Packed(hopper.space_to_depth(weight, seen.kernel_size, (0, 0)), images.channels)
+        _convolve(images, filters, bias, output, size, seen, False)
+        return output
+    images, filters = operands(input, weight, groups)
     _convolve(images, filters, bias, output, (input.shape[2], input.shape[3]), geometry, False)
     return output
 
@@ -75,18 +81,28 @@ def backward(
 def masked_gradient(grad: Tensor, output: Tensor, groups: int, with_bias: bool) -> tuple[Packed, Tensor | None]:
     """The gradient (N, K, P, Q) behind the ReLU, packed, and its sum over the pixels: the bias's gradient."""
     N, K, P, Q = grad.shape
-    channels = _padded(K // groups, grad.dtype, COPY_BYTES)
-    memory = _workspace((N, P, Q, groups * channels), grad)
+    channels = padded(K // groups, grad.dtype, COPY_BYTES)
+    memory = workspace((N, P, Q, groups * channels), grad)
     parts = _pixel_tiles(N * P * Q)
     if not with_bias:
         _pack(grad, memory, groups, channels, parts, mask=output)
         return Packed(memory, channels), None
     parts = min(max(parts, 1), BIAS_PARTS)
-    sums = _workspace((parts, groups * channels), grad, torch.float32)
+    sums = workspace((parts, groups * channels), grad, torch.float32)
     _pack(grad, memory, groups, channels, parts, mask=output, sums=sums)
-    bias_grad = empty(Spec((K,), (1,), grad.dtype), grad.device)
+    return Packed(memory, channels), bias_gradient(sums, groups, channels, K, grad.dtype)
+
+
+def bias_gradient(sums: Tensor, groups: int, channels: int, K: int, dtype: torch.dtype) -> Tensor:
+    """The total (K,) of a masked gradient's sums (parts, groups * channels), each group's channels padded."""
+    bias_grad = empty(Spec((K,), (1,), dtype), sums.device)
+    parts, columns = sums.shape
+    if parts > PARTS_AT_ONCE and parts % PARTS_AT_ONCE == 0:
+        rest = workspace((parts // PARTS_AT_ONCE, columns), sums)
+        _reduce(sums.view(PARTS_AT_ONCE, -1), 1, rest.numel(), None, rest.view(1, -1, 1, 1), False)
+        sums = rest
     _reduce(sums, groups, channels, None, bias_grad.view(1, K, 1, 1), False)
-    return Packed(memory, channels), bias_grad
+    return bias_grad
 
 
 def data_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pair, geometry: Geometry) -> Tensor:
@@ -104,14 +120,20 @@ def weight_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pa
     K, C, R, S = weight.shape
     N, _, H, W = input.shape
     groups = geometry.groups
+    if hopper.takes_depth(input, weight, output_size, geometry):
+        return _weight_gradient_in_depth(grad, input, weight_grad, output_size, geometry)
     images = packed(input, groups, _copy_bytes(C, input.dtype))
+    partials = hopper.weight_gradient(grad, images, tuple(input.shape), K, output_size, geometry)
+    if partials is not None:
+        _reduce(partials, 1, images.channels, None, weight_grad, False)
+        return weight_grad
     pixels = N * output_size[0] * output_size[1]
     choice = _choose(input, K // groups, R * S * images.channels, max(pixels, 1), groups)
-    partials = _workspace((choice[1], K, R, S, images.channels), input, torch.float32)
+    partials = workspace((choice[1], K, R, S, images.channels), input, torch.float32)
     launch(
         "conv2d_relu_weight_gradient",
         input,
-        _is_tf32(input),
+        is_tf32(input),
         images.memory.data_ptr(),
         (N, C * groups, H, W),
         images.channels,
@@ -127,15 +149,44 @@ def weight_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pa
     return weight_grad
 
 
+def _weight_gradient_in_depth(
+    grad: Packed, input: Tensor, weight_grad: Tensor, output_size: Pair, geometry: Geometry
+) -> Tensor:
+    images, size, seen = _in_depth(input, output_size, geometry)
+    K, (rows, columns) = len(weight_grad), seen.kernel_size
+    filters = workspace((K, rows, columns, images.channels), input)
+    view = filters.permute(0, 3, 1, 2)
+    wanted = (len(input), images.channels, *size)
+    partials = hopper.weight_gradient(grad, images, wanted, K, output_size, seen)
+    assert partials is not None  # takes_depth has asked
+    _reduce(partials, 1, images.channels, None, view, False)
+    hopper.depth_to_space(filters, weight_grad)
+    return weight_grad
+
+
+def _in_depth(input: Tensor, output_size: Pair, geometry: Geometry) -> tuple[Packed, Pair, Geometry]:
+    """The images through space_to_depth, their size, and the convolution over them."""
+    seen = hopper.depth_geometry(geometry)
+    size = hopper.depth_size(output_size, seen)
+    memory = hopper.space_to_depth(input, size, geometry.padding)
+    return Packed(memory, memory.shape[3]), size, seen
+
+
+def operands(input: Tensor, weight: Tensor, groups: int) -> tuple[Packed, Packed]:
+    """The images, and the filters as if of one group, as csrc/conv2d_relu's products read them."""
+    copy_bytes = _copy_bytes(weight.shape[1], input.dtype)
+    return packed(input, groups, copy_bytes), packed(weight, 1, copy_bytes)
+
+
 def packed(tensor: Tensor, groups: int, copy_bytes: int = COPY_BYTES) -> Packed:
     """`tensor`'s own memory where it lies as the products want it, else a copy."""
     N, C, H, W = tensor.shape
-    channels = _padded(C // groups, tensor.dtype, copy_bytes)
+    channels = padded(C // groups, tensor.dtype, copy_bytes)
     wanted = (H * W * C, 1, W * C, C)
     dense = all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
     if dense and channels * groups == C and tensor.data_ptr() % COPY_BYTES == 0:
         return Packed(tensor, channels)
-    memory = _workspace((N, H, W, groups * channels), tensor)
+    memory = workspace((N, H, W, groups * channels), tensor)
     _pack(tensor, memory, groups, channels, _pixel_tiles(N * H * W))
     return Packed(memory, channels)
 
@@ -145,8 +196,8 @@ def _turned(weight: Tensor, groups: int) -> Packed:
     K, C, R, S = weight.shape
     if R > 1 and S > 1 and weight.stride(2) != S * weight.stride(3):
         weight = weight.contiguous()
-    channels = _padded(K // groups, weight.dtype, COPY_BYTES)
-    memory = _workspace((groups * C, R, S, channels), weight)
+    channels = padded(K // groups, weight.dtype, COPY_BYTES)
+    memory = workspace((groups * C, R, S, channels), weight)
     step_K, step_C, step_R, step_S = weight.stride()
     view = weight.as_strided(
         (groups, K // groups, C, R * S), (K // groups * step_K, step_K, step_C, step_S if S > 1 else step_R)
@@ -170,17 +221,23 @@ def _convolve(
         return
     (R, S), stride, *_, groups = geometry
     filters_per_group = K // groups
+    plan = hopper.plan(images, output, input_size, geometry, transposed)
+    if plan is not None:
+        partials = hopper.convolve(plan, images, filters, bias, output)
+        if partials is not None:
+            _reduce(partials, groups, filters_per_group, bias, output, not transposed)
+        return
     padded_K = filters_per_group + filters_per_group % 2  # sums are stored in pairs
     phases = stride[0] * stride[1] if transposed else 1
     depth = max(R * S * images.channels // phases, 1)
     choice = _choose(output, -(-N * P * Q // phases), filters_per_group, depth, groups * phases)
     partials = None
     if choice[1] > 1:
-        partials = _workspace((choice[1], N, P, Q, groups * padded_K), output, torch.float32)
+        partials = workspace((choice[1], N, P, Q, groups * padded_K), output, torch.float32)
     launch(
         "conv2d_relu_convolve",
         output,
-        _is_tf32(output),
+        is_tf32(output),
         images.memory.data_ptr(),
         input_size,
         images.channels,
@@ -249,8 +306,9 @@ def _copy_bytes(channels: int, dtype: torch.dtype) -> int:
     return SMALL_COPY_BYTES if few else COPY_BYTES
 
 
-def _padded(channels: int, dtype: torch.dtype, copy_bytes: int) -> int:
-    step = copy_bytes // dtype.itemsize
+def padded(channels: int, dtype: torch.dtype, copy_bytes: int | None = None) -> int:
+    """So many channels, filled up to whole copies: those of images and filters, if no other size is given."""
+    step = (copy_bytes or _copy_bytes(channels, dtype)) // dtype.itemsize
     return max(-(-channels // step), 1) * step
 
 
@@ -258,11 +316,11 @@ def _pixel_tiles(pixels: int) -> int:
     return -(-pixels // PIXELS_PER_TILE)
 
 
-def _workspace(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def workspace(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return empty(Spec(shape, contiguous_strides(shape), dtype or like.dtype), like.device)
 
 
-def _is_tf32(tensor: Tensor) -> bool:
+def is_tf32(tensor: Tensor) -> bool:
     """Whether torch's own convolution would take TF32 for this tensor."""
     if tensor.dtype != torch.float32:
         return False
@@ -278,10 +336,15 @@ def _choose(tensor: Tensor, rows: int, columns: int, depth: int, batches: int) -
 
 @lru_cache(maxsize=1024)
 def _chosen(dtype: torch.dtype, rows: int, columns: int, depth: int, batches: int, device: int | None) -> Pair:
-    module = emulate.load() if device is None else _native.native
-    assert module is not None  # else this backend would not serve
-    # The emulator runs block after block, like a GPU of one multiprocessor.
-    multiprocessors = 1 if device is None else module.device_properties(device).multiprocessors
+    module, multiprocessors = module_and_multiprocessors(device)
     element = module.elements[str(dtype).removeprefix("torch.")]
     tile, splits = module.conv2d_relu_choose(element, rows, columns, depth, batches, multiprocessors)
     return tile, splits
+
+
+def module_and_multiprocessors(device: int | None) -> tuple[Any, int]:
+    """The module that serves a GPU, None for the emulator, and what the GPU has to run it on."""
+    if device is None:
+        return emulate.load(), 1  # block after block, like a GPU of one multiprocessor
+    module: Any = _native.native
+    return module, module.device_properties(device).multiprocessors

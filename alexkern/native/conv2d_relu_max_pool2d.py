@@ -1,23 +1,89 @@
-"""conv2d_relu_max_pool2d by the kernels of conv2d_relu and max_pool2d, one after the other.
+"""conv2d_relu_max_pool2d by csrc/conv2d_relu_max_pool2d: one kernel for all of it where that is faster, else two.
 
-The convolution's output lives between the two alone. In the backward the mask and the bias's gradient come from the
-pooled values, a quarter of what the convolution gave.
+The choice is made by FLOPs and bytes, for every problem (docs/cuda-convolution.md). In two kernels, conv2d_relu's and
+max_pool2d's, the convolution's output lives between them alone; in one it never reaches memory. Values and offsets are
+the same. The backward goes through pooling and ReLU in one pass, then takes conv2d_relu's products.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from alexkern.native import conv2d_relu, max_pool2d
+from alexkern.native import conv2d_relu, hopper, launch, max_pool2d, strides
+from alexkern.native.conv2d_relu import COPY_BYTES, PARTS_AT_ONCE, Geometry, Packed
+from alexkern.ops.conv2d_relu_max_pool2d import plan_outputs
 from alexkern.ops.convolution import Pair, convolved_size
+from alexkern.ops.plan import Spec, conform, empty
+
+FUSED_WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: what the fused kernel is written for
+CHUNKS = 1024  # of pixels, at most: a gradient's blocks, and the parts of the bias's gradient
 
 
-def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
-    *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
-    convolved = conv2d_relu.forward(input, weight, bias, *convolution)
-    return max_pool2d.forward(convolved, pool_kernel_size, pool_stride, pool_padding, (1, 1), False, save_offsets)
+class Plan(NamedTuple):
+    """How the fused kernel cuts up the pooled output: a tile of the products, columns and rows of a block."""
+
+    tile: int
+    windows: int
+    segment: int
+
+
+class Cost(NamedTuple):
+    """flops counts a multiply-add as two; bytes go to or come from the GPU's memory; time is in units of its own."""
+
+    flops: float
+    bytes: float
+    time: float
+
+
+def forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    pool_kernel_size: Pair,
+    pool_stride: Pair,
+    pool_padding: Pair,
+    save_offsets: bool,
+) -> tuple[Tensor, Tensor | None]:
+    convolution, pool = (stride, padding, dilation, groups), (pool_kernel_size, pool_stride, pool_padding)
+    output_spec, offsets_spec = plan_outputs(input, weight, bias, *convolution, *pool, save_offsets)
+    size = convolved_size(input, weight, stride, padding, dilation)
+    plan = None
+    if pool == FUSED_WINDOW and input.shape[0] > 0:
+        plan = _plan(input, weight, size, groups, save_offsets)
+    if plan is None:
+        convolved = conv2d_relu.forward(input, weight, bias, *convolution)
+        return max_pool2d.forward(convolved, *pool, (1, 1), False, save_offsets)
+    output = empty(output_spec, input.device)
+    offsets = empty(offsets_spec, input.device) if save_offsets else None
+    images, filters = conv2d_relu.operands(input, weight, groups)
+    bias = None if bias is None else bias.contiguous()
+    launch(
+        "conv2d_relu_max_pool2d_forward",
+        output,
+        conv2d_relu.is_tf32(output),
+        images.memory.data_ptr(),
+        (input.shape[2], input.shape[3]),
+        images.channels,
+        filters.memory.data_ptr(),
+        weight.shape[0] // groups,
+        0 if bias is None else bias.data_ptr(),
+        output.data_ptr(),
+        tuple(output.shape),
+        strides(output),
+        0 if offsets is None else offsets.data_ptr(),
+        (weight.shape[2], weight.shape[3]),
+        *convolution,
+        plan,
+    )
+    return output, offsets
 
 
 def backward(
@@ -36,27 +102,95 @@ def backward(
     needs: tuple[bool, bool, bool],
 ) -> conv2d_relu.Gradients:
     """Gradients of input, weight and bias, those that `needs` asks for."""
-    K, _, R, S = weight.shape
-    # A pooled value is the activation at its winner: masked before it is scattered, its sum is the bias's gradient.
-    masked, bias_grad = conv2d_relu.masked_gradient(grad, output, 1, needs[2])
     if not (needs[0] or needs[1]):
-        return None, None, bias_grad
+        # A pooled value is the activation at its winner: masked, the gradients need not go there to be summed.
+        return None, None, conv2d_relu.masked_gradient(grad, output, 1, True)[1] if needs[2] else None
     size = convolved_size(input, weight, stride, padding, dilation)
-    (scattered,) = max_pool2d.backward(
-        masked.memory[..., :K].permute(0, 3, 1, 2),
-        offsets,
-        (input.shape[0], K, *size),
-        True,
-        pool_kernel_size,
-        pool_stride,
-        pool_padding,
-        (1, 1),
-        False,
-        (True,),
-    )
-    assert scattered is not None
-    packed = conv2d_relu.packed(scattered, groups)
-    geometry = conv2d_relu.Geometry((R, S), stride, padding, dilation, groups)
-    input_grad = conv2d_relu.data_gradient(packed, input, weight, size, geometry) if needs[0] else None
-    weight_grad = conv2d_relu.weight_gradient(packed, input, weight, size, geometry) if needs[1] else None
+    window = (*pool_kernel_size, *pool_stride, *pool_padding, 1, 1)
+    masked, bias_grad = _unpooled(grad, output, offsets, size, window, groups, needs[2])
+    geometry = Geometry((weight.shape[2], weight.shape[3]), stride, padding, dilation, groups)
+    input_grad = conv2d_relu.data_gradient(masked, input, weight, size, geometry) if needs[0] else None
+    weight_grad = conv2d_relu.weight_gradient(masked, input, weight, size, geometry) if needs[1] else None
     return input_grad, weight_grad, bias_grad
+
+
+def _unpooled(
+    grad: Tensor, output: Tensor, offsets: Tensor, size: Pair, window: tuple[int, ...], groups: int, with_bias: bool
+) -> tuple[Packed, Tensor | None]:
+    """The gradient (N, K, *size) of the convolution's output behind the ReLU, packed, and its sum: the bias's."""
+    N, K, *pooled_size = grad.shape
+    channels = conv2d_relu.padded(K // groups, grad.dtype, COPY_BYTES)
+    memory = conv2d_relu.workspace((N, *size, groups * channels), grad)
+    chunks = max(min(N * size[0] * size[1], CHUNKS), 1)
+    chunks -= chunks % PARTS_AT_ONCE if chunks > PARTS_AT_ONCE else 0
+    sums = conv2d_relu.workspace((chunks, groups * channels), grad, torch.float32) if with_bias else None
+    # Every gradient is read up to four times: in the order of the offsets and the output, which is that of `memory`.
+    layout = Spec(tuple(grad.shape), offsets.stride(), grad.dtype)
+    grad, output = conform(grad, layout), conform(output, layout)
+    launch(
+        "conv2d_relu_max_pool2d_backward",
+        grad,
+        offsets.dtype == torch.int32,
+        (N, K, *size),
+        pooled_size,
+        window,
+        grad.data_ptr(),
+        strides(grad),
+        offsets.data_ptr(),
+        output.data_ptr(),
+        strides(offsets),
+        memory.data_ptr(),
+        0 if sums is None else sums.data_ptr(),
+        groups,
+        channels,
+        chunks,
+    )
+    bias_grad = None if sums is None else conv2d_relu.bias_gradient(sums, groups, channels, K, grad.dtype)
+    return Packed(memory, channels), bias_grad
+
+
+def _plan(input: Tensor, weight: Tensor, size: Pair, groups: int, save_offsets: bool) -> Plan | None:
+    """The fused kernel's plan where that is faster than two kernels, else None; `size` is that of what is pooled."""
+    if hopper.device_of(input) is not None:
+        return None  # csrc/hopper's products are those of wgmma, and the fused kernel's are not
+    device = input.get_device() if input.device.type == "cuda" else None
+    problem = (tuple(input.shape), tuple(weight.shape), size, groups, save_offsets)
+    return _chosen(input.dtype, conv2d_relu.is_tf32(input), problem, device)
+
+
+@lru_cache(maxsize=1024)
+def _chosen(dtype: torch.dtype, tf32: bool, problem: tuple[Any, ...], device: int | None) -> Plan | None:
+    module, multiprocessors = conv2d_relu.module_and_multiprocessors(device)
+    plan, fused, separate = compare(module, multiprocessors, dtype, tf32, *problem)
+    return plan if fused.time < separate.time else None
+
+
+def compare(
+    module: Any,
+    multiprocessors: int,
+    dtype: torch.dtype,
+    tf32: bool,
+    input_shape: tuple[int, int, int, int],
+    weight_shape: tuple[int, int, int, int],
+    size: Pair,
+    groups: int,
+    save_offsets: bool,
+) -> tuple[Plan, Cost, Cost]:
+    """The fused kernel's best plan, its cost, and that of two kernels, by the model on a GPU of so many SMs. Pure."""
+    N, C, H, W = input_shape
+    K, _, R, S = weight_shape
+    depth = R * S * conv2d_relu.padded(C // groups, dtype)
+    images, filters = N * C * H * W, K * C // groups * R * S
+    plan, fused, separate = module.conv2d_relu_max_pool2d_compare(
+        module.elements[str(dtype).removeprefix("torch.")],
+        tf32,
+        N,
+        size,
+        K // groups,
+        groups,
+        depth,
+        (images + filters) * dtype.itemsize,
+        save_offsets,
+        multiprocessors,
+    )
+    return Plan(*plan), Cost(*fused), Cost(*separate)

@@ -2,11 +2,14 @@
 
 Nothing but g++ and pybind11 is needed. What was compiled is kept in the user's cache folder under names made from the
 sources, so that a change compiles its own file only; a lock lets several processes start at once.
+
+ALEXKERN_EMULATE says which build: 1, or with a sanitizer in it "address" or "thread". A sanitizer has to be in the
+process from its start, by LD_PRELOAD: `missing` says of which file.
 """
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import importlib.util
 import os
 import shlex
@@ -14,25 +17,54 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-SOURCES = Path(__file__).resolve().parents[2] / "csrc"
+from alexkern.native.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
+
 MODULE = "alexkern_emulated"
-COMMON = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
+COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 # A misaligned vector access is an error on a GPU, and becomes one here.
-KERNELS = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
-KEPT_SECONDS = 30 * 24 * 3600.0
+TRAP_MISALIGNED = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
 
 
-def cache_folder() -> Path:
-    """Where compiled files are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexkern" / "emulator"
+@dataclass(frozen=True)
+class Build:
+    """Flags of the kernels, of the emulator's own sources, and of both when linked; the sanitizer's runtime library."""
+
+    kernels: tuple[str, ...]
+    emulator: tuple[str, ...] = ("-O2",)
+    link: tuple[str, ...] = ()
+    runtime: str = ""
+    symbol: str = ""  # that the runtime brings into a process
+
+
+# As csrc/emulator/README.md has them, by the value of ALEXKERN_EMULATE.
+BUILDS = {
+    "1": Build(("-O2", *TRAP_MISALIGNED)),
+    "address": Build(
+        ("-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer", *TRAP_MISALIGNED),
+        ("-O2", "-g", "-fsanitize=address"),
+        ("-fsanitize=address",),
+        "libasan.so",
+        "__asan_init",
+    ),
+    "thread": Build(
+        ("-O1", "-g", "-fsanitize=thread"),
+        ("-O2", "-g", "-DEMULATOR_RACES"),
+        ("-fsanitize=thread",),
+        "libtsan.so",
+        "__tsan_init",
+    ),
+}
+
+
+def chosen() -> str:
+    """The build that ALEXKERN_EMULATE names; the plain one where it is not set."""
+    value = os.environ.get("ALEXKERN_EMULATE", "")
+    return "1" if value in ("", "0") else value
 
 
 def compiler() -> str:
@@ -49,7 +81,21 @@ def missing() -> str | None:
         return f"the emulator needs a C++ compiler, and {compiler()} was not found: install g++, or set CXX"
     if importlib.util.find_spec("pybind11") is None:
         return "the emulator needs pybind11 (pip install pybind11)"
+    if chosen() not in BUILDS:
+        return f"ALEXKERN_EMULATE must be 0, {', '.join(BUILDS)}, got {chosen()}"
+    symbol = BUILDS[chosen()].symbol
+    if symbol and not hasattr(ctypes.CDLL(None), symbol):
+        return (
+            f"ALEXKERN_EMULATE={chosen()} needs the sanitizer in the process from its start: "
+            f"set LD_PRELOAD={runtime(chosen())}"
+        )
     return None
+
+
+def runtime(name: str) -> str:
+    """The path of a build's sanitizer, for LD_PRELOAD; its bare name where the compiler does not have it."""
+    command = [*shlex.split(compiler()), f"-print-file-name={BUILDS[name].runtime}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +108,7 @@ def load() -> ModuleType:
     reason = missing()
     if reason is not None:
         raise RuntimeError(f"alexkern: {reason}")
-    path = build(cache_folder())
+    path = build(cache_folder("emulator"))
     spec = importlib.util.spec_from_file_location(MODULE, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -73,23 +119,22 @@ def load() -> ModuleType:
 def build(folder: Path) -> Path:
     """The module's file in `folder`, at once if the sources have not changed since it was built."""
     commands = {source: _command(source) for source in _sources()}
-    common = _digest(_version(), *(path.read_bytes() for path in _headers()))
+    common = digest(_version(), *(path.read_bytes() for path in _headers()))
     objects = {
-        source: folder / f"{source.stem}-{_digest(common, repr(command), source.read_bytes())}.o"
+        source: folder / f"{source.stem}-{digest(common, repr(command), source.read_bytes())}.o"
         for source, command in commands.items()
     }
-    link = [*shlex.split(compiler()), "-shared", "-pthread"]
-    module = folder / f"{MODULE}-{_digest(*link, *(path.name for path in objects.values()))}.so"
+    link = [*shlex.split(compiler()), "-shared", "-pthread", *BUILDS[chosen()].link]
+    module = folder / f"{MODULE}-{digest(*link, *(path.name for path in objects.values()))}.so"
     if module.exists():
         return module
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock"):
+    what = "compiling the kernels for the emulator"
+    with locked(folder / "lock"):
         absent = [source for source, path in objects.items() if not path.exists()]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            list(pool.map(lambda source: _make([*commands[source], "-c", str(source)], objects[source]), absent))
+        in_parallel(lambda source: make([*commands[source], "-c", str(source)], objects[source], what), absent)
         if not module.exists():
-            _make([*link, *map(str, objects.values())], module)
-        _remove_old(folder, {module, *objects.values()})
+            make([*link, *map(str, objects.values())], module, what)
+        remove_old(folder, {module, *objects.values()})
     return module
 
 
@@ -109,13 +154,13 @@ def _headers() -> list[Path]:
 def _command(source: Path) -> list[str]:
     start = [*shlex.split(compiler()), *COMMON]
     if source.parent.name == "emulator":
-        return start
+        return [*start, *BUILDS[chosen()].emulator]
     start += ["-DALEXKERN_EMULATED", f"-I{SOURCES}"]
     if source.suffix == ".cu":
-        return [*start, *KERNELS, "-x", "c++"]
+        return [*start, *BUILDS[chosen()].kernels, "-x", "c++"]
     import pybind11
 
-    return [*start, f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
+    return [*start, "-O2", f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
 
 
 @lru_cache(maxsize=1)
@@ -123,37 +168,3 @@ def _version() -> str:
     """What objects depend on besides their sources: the compiler, and the Python whose headers they read."""
     done = subprocess.run([*shlex.split(compiler()), "--version"], capture_output=True, text=True, check=False)
     return f"{done.stdout} {sys.version}"
-
-
-def _digest(*parts: str | bytes) -> str:
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(hashlib.sha256(part if isinstance(part, bytes) else part.encode()).digest())
-    return found.hexdigest()[:16]
-
-
-def _make(command: list[str], target: Path) -> None:
-    """Run a compiler command; the target appears whole or not at all."""
-    partial = target.with_name(f"{target.name}.partial")
-    done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        partial.unlink(missing_ok=True)
-        words = f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
-        raise RuntimeError(f"alexkern: compiling the kernels for the emulator failed: {words}")
-    os.replace(partial, target)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    import fcntl  # not on every system, and this package is imported on all of them
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, also if the process dies
-        yield
-
-
-def _remove_old(folder: Path, in_use: set[Path]) -> None:
-    """Files that other sources left behind, a month after they were made."""
-    for path in folder.glob("*-*.*"):
-        if path not in in_use and time.time() - path.stat().st_mtime > KEPT_SECONDS:
-            path.unlink(missing_ok=True)

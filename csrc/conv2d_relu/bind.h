@@ -9,13 +9,30 @@
 
 namespace alexkern {
 
+inline conv2d_relu::Image image(Address data, const Four& sizes, const Four& strides) {
+    const auto size = [&](int i) { return static_cast<int>(sizes[i]); };
+    return {pointer(data), size(0), size(1), size(2), size(3), strides[0], strides[1], strides[2], strides[3]};
+}
+
+inline void set_convolution(conv2d_relu::Convolution& p, Address input, const Pair& input_size, int C, Address weight,
+                            int K, Address bias, const Pair& kernel_size, const Pair& stride, const Pair& padding,
+                            const Pair& dilation, int groups) {
+    p.input = pointer(input);
+    p.weight = pointer(weight);
+    p.bias = pointer(bias);
+    p.H = input_size[0];
+    p.W = input_size[1];
+    p.C = C;
+    p.R = kernel_size[0];
+    p.S = kernel_size[1];
+    p.K = K;
+    p.groups = groups;
+    p.vertical = {stride[0], padding[0], dilation[0]};
+    p.horizontal = {stride[1], padding[1], dilation[1]};
+}
+
 inline void bind_conv2d_relu(pybind11::module_& module) {
     using namespace conv2d_relu;
-    const auto image = [](Address data, const Four& sizes, const Four& strides) {
-        const auto size = [&](int i) { return static_cast<int>(sizes[i]); };
-        return Image{pointer(data), size(0), size(1), size(2), size(3), strides[0], strides[1], strides[2], strides[3]};
-    };
-
     pybind11::list tiles;
     for (const TileSize& tile : kTileSizes) tiles.append(pybind11::make_tuple(tile.m, tile.n));
     module.attr("conv2d_relu_tiles") = pybind11::tuple(tiles);
@@ -27,42 +44,31 @@ inline void bind_conv2d_relu(pybind11::module_& module) {
         },
         "The index into conv2d_relu_tiles, and how many splits the depth is summed in.");
 
-    module.def("conv2d_relu_pack", [image](int element, Address source, const Four& sizes, const Four& strides,
-                                           Address mask, const Four& mask_strides, Address destination, Address sums,
-                                           int groups, int padded_C, int chunks, Address stream) {
+    module.def("conv2d_relu_pack", [](int element, Address source, const Four& sizes, const Four& strides, Address mask,
+                                      const Four& mask_strides, Address destination, Address sums, int groups,
+                                      int padded_C, int chunks, Address stream) {
         pack(static_cast<Element>(element),
              {image(source, sizes, strides), image(mask, sizes, mask_strides), pointer(destination),
               pointer<float>(sums), groups, padded_C, chunks},
              pointer<CUstream_st>(stream));
     });
 
-    module.def(
-        "conv2d_relu_convolve",
-        [image](int element, bool tf32, Address input, const Pair& input_size, int C, Address weight, int K,
-                Address bias, Address partials, int padded_K, Address output, const Four& sizes, const Four& strides,
-                const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, int groups,
-                bool transposed, bool relu, const Pair& choice, Address cuda_stream) {
-            ConvolveParams p{};
-            p.input = pointer(input);
-            p.weight = pointer(weight);
-            p.bias = pointer(bias);
-            p.partials = pointer<float>(partials);
-            p.output = image(output, sizes, strides);
-            p.H = input_size[0];
-            p.W = input_size[1];
-            p.C = C;
-            p.R = kernel_size[0];
-            p.S = kernel_size[1];
-            p.K = K;
-            p.padded_K = padded_K;
-            p.groups = groups;
-            p.vertical = {stride[0], padding[0], dilation[0]};
-            p.horizontal = {stride[1], padding[1], dilation[1]};
-            p.transposed = transposed;
-            p.relu = relu;
-            p.choice = {choice[0], choice[1]};
-            convolve({static_cast<Element>(element), tf32}, p, pointer<CUstream_st>(cuda_stream));
-        });
+    module.def("conv2d_relu_convolve",
+               [](int element, bool tf32, Address input, const Pair& input_size, int C, Address weight, int K,
+                  Address bias, Address partials, int padded_K, Address output, const Four& sizes, const Four& strides,
+                  const Pair& kernel_size, const Pair& stride, const Pair& padding, const Pair& dilation, int groups,
+                  bool transposed, bool relu, const Pair& choice, Address cuda_stream) {
+                   ConvolveParams p{};
+                   set_convolution(p, input, input_size, C, weight, K, bias, kernel_size, stride, padding, dilation,
+                                   groups);
+                   p.partials = pointer<float>(partials);
+                   p.output = image(output, sizes, strides);
+                   p.padded_K = padded_K;
+                   p.transposed = transposed;
+                   p.relu = relu;
+                   p.choice = {choice[0], choice[1]};
+                   convolve({static_cast<Element>(element), tf32}, p, pointer<CUstream_st>(cuda_stream));
+               });
 
     module.def(
         "conv2d_relu_weight_gradient",
@@ -91,8 +97,8 @@ inline void bind_conv2d_relu(pybind11::module_& module) {
         });
 
     module.def("conv2d_relu_reduce",
-               [image](int element, Address partials, int splits, int groups, int padded_C, Address bias,
-                       Address output, const Four& sizes, const Four& strides, bool relu, Address stream) {
+               [](int element, Address partials, int splits, int groups, int padded_C, Address bias, Address output,
+                  const Four& sizes, const Four& strides, bool relu, Address stream) {
                    reduce(static_cast<Element>(element),
                           {pointer<const float>(partials), pointer(bias), image(output, sizes, strides), groups,
                            padded_C, splits, relu},

@@ -40,7 +40,7 @@ struct TileSize {
 constexpr TileSize kTileSizes[] = {{128, 128}, {128, 64}, {64, 64}};
 constexpr int kTiles = sizeof(kTileSizes) / sizeof(TileSize);
 
-// The fastest by a model of the time; `batches` products of rows x depth by depth x columns. Pure.
+// The fastest by a model of the time (model.h); `batches` products of rows x depth by depth x columns. Pure.
 Choice choose(Element element, std::int64_t rows, int columns, std::int64_t depth, int batches, int multiprocessors);
 
 struct PackParams {
@@ -52,14 +52,19 @@ struct PackParams {
 };
 void pack(Element element, const PackParams& params, Stream stream);
 
-struct ConvolveParams {
+// What a convolution reads.
+struct Convolution {
     const void* input;   // (N, H, W, groups, C)
     const void* weight;  // (groups, K, R, S, C)
     const void* bias;    // (groups, K), or null
-    float* partials;     // (splits, N, P, Q, groups, padded_K), or null where there is one split
-    Image output;        // (N, groups * K, P, Q)
-    int H, W, C, R, S, K, padded_K, groups;
+    int H, W, C, R, S, K, groups;
     Axis vertical, horizontal;
+};
+
+struct ConvolveParams : Convolution {
+    float* partials;  // (splits, N, P, Q, groups, padded_K), or null where there is one split
+    Image output;     // (N, groups * K, P, Q)
+    int padded_K;
     bool transposed;  // the data gradient: input is the gradient, and output the input's
     bool relu;
     Choice choice;

@@ -40,8 +40,9 @@ __device__ __forceinline__ bool is_vectorised(const PackParams& p) {
            (p.mask.data == nullptr || fits(p.mask.data, p.mask));
 }
 
+// Three blocks a multiprocessor leave it the registers that it wants.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ PackParams p) {
+__global__ void __launch_bounds__(kThreads, 3) pack_kernel(const __grid_constant__ PackParams p) {
     using Kernel = Pack<T>;
     constexpr int kPitch = Kernel::kPitch, kVector = Kernel::kVector;
     unsigned char* shared = ptx::dynamic_shared_memory<unsigned char>();

@@ -21,9 +21,16 @@ struct ShapeOf<1> : mma::Shape<128, 64, 2, 2, 3> {};
 template <>
 struct ShapeOf<2> : mma::Shape<64, 64, 2, 2, 3> {};
 
+// Blocks a multiprocessor that a product is compiled for at least; 0 leaves it to the compiler. Small copies take more
+// registers, which are not to be spilled for the sake of one block more.
+template <int kCopyBytes>
+constexpr int blocks_of() {
+    return kCopyBytes == 8 ? 1 : 0;
+}
+
 // Calls launch(arithmetic, shape, std::integral_constant<int, bytes of a copy>): copies of 8 bytes for images of up to
-// four 16-bit channels, else of 16.
-template <typename Arithmetic, typename Launch>
+// four 16-bit channels, else of 16. Tiles before kFirstTile are not compiled.
+template <int kFirstTile, typename Arithmetic, typename Launch>
 void with_shape(int tile, int channels, Launch&& launch) {
     const auto with_copy = [&](auto shape) {
         using Copy16 = std::integral_constant<int, 16>;
@@ -41,28 +48,24 @@ void with_shape(int tile, int channels, Launch&& launch) {
         }
         throw std::runtime_error("conv2d_relu: channels are not padded to whole copies: " + std::to_string(channels));
     };
-    switch (tile) {
-        case 0:
-            return with_copy(ShapeOf<0>{});
-        case 1:
-            return with_copy(ShapeOf<1>{});
-        case 2:
-            return with_copy(ShapeOf<2>{});
-        default:
-            throw std::runtime_error("conv2d_relu: no tile " + std::to_string(tile));
+    if constexpr (kFirstTile == 0) {
+        if (tile == 0) return with_copy(ShapeOf<0>{});
     }
+    if (tile == 1) return with_copy(ShapeOf<1>{});
+    if (tile == 2) return with_copy(ShapeOf<2>{});
+    throw std::runtime_error("conv2d_relu: no tile " + std::to_string(tile));
 }
 
-template <typename Launch>
+template <int kFirstTile = 0, typename Launch>
 void with_instantiation(Arithmetic arithmetic, int tile, int channels, Launch&& launch) {
     with_type(arithmetic.element, [&](auto element) {
         using T = decltype(element);
         if constexpr (sizeof(T) == 2) {
-            with_shape<mma::Half<T>>(tile, channels, launch);
+            with_shape<kFirstTile, mma::Half<T>>(tile, channels, launch);
         } else if (arithmetic.tf32) {
-            with_shape<mma::Tf32>(tile, channels, launch);
+            with_shape<kFirstTile, mma::Tf32>(tile, channels, launch);
         } else {
-            with_shape<mma::Fp32>(tile, channels, launch);
+            with_shape<kFirstTile, mma::Fp32>(tile, channels, launch);
         }
     });
 }

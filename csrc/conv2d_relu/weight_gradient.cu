@@ -12,7 +12,7 @@ struct WeightGradient {
     using TileA = mma::Tile<T, mma::Along::extent, Shape::kBlockM>;
     using TileB = mma::Tile<T, mma::Along::extent, Shape::kBlockN>;
     static constexpr int kBlockM = Shape::kBlockM, kBlockN = Shape::kBlockN, kBlockK = TileA::kDepth;
-    static constexpr int kThreads = Shape::kThreads;
+    static constexpr int kThreads = Shape::kThreads, kBlocks = blocks_of<kCopyBytes>();
     static constexpr int kCopyA = mma::kChunkBytes / sizeof(T), kCopyB = kCopyBytes / sizeof(T);  // values
     static constexpr int kCopiesA = kBlockM / kCopyA, kCopiesB = kBlockN / kCopyB;                // of a row
     static constexpr int kRowsPerPassA = kThreads / kCopiesA, kRowsPerPassB = kThreads / kCopiesB;
@@ -21,7 +21,7 @@ struct WeightGradient {
 };
 
 template <typename Arithmetic, typename Shape, int kCopyBytes>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, WeightGradient<Arithmetic, Shape, kCopyBytes>::kBlocks)
     weight_gradient_kernel(const __grid_constant__ WeightGradientParams p) {
     using Kernel = WeightGradient<Arithmetic, Shape, kCopyBytes>;
     using T = typename Kernel::T;

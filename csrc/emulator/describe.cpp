@@ -57,13 +57,21 @@ std::string describe_address(const void* address) {
     return text;
 }
 
+std::string describe(const MemoryBarrier& mbarrier, unsigned parity) {
+    return "of byte " + std::to_string(mbarrier.address - kSharedBase) + ", parity " + std::to_string(parity) +
+           " (phase " + std::to_string(mbarrier.phase) + " lacks " + std::to_string(mbarrier.pending) + " of " +
+           std::to_string(mbarrier.expected) + " arrivals and " + std::to_string(mbarrier.bytes) + " bytes)";
+}
+
 std::string describe_deadlock(const Slot& slot) {
     std::vector<std::pair<std::string, std::string>> waits;  // where, and the threads that wait there
     unsigned first = 0;
     const auto where = [&](unsigned index) {
         const Thread& thread = *slot.threads[index];
         const bool exited = thread.warp->exited >> thread.lane & 1;
-        return exited ? std::string("have exited") : "wait at " + describe(thread.waits_at);
+        if (exited) return std::string("have exited");
+        const std::string at = "wait at " + describe(thread.waits_at);
+        return thread.awaits == nullptr ? at : at + " " + describe(*thread.awaits, thread.awaits_parity);
     };
     for (unsigned i = 1; i <= slot.block_threads; ++i) {
         const std::string here = where(first);

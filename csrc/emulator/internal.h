@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "launch.h"
 #include "race.h"
 #include "thread.h"
+#include "warpgroup.h"
 
 namespace emulator {
 
@@ -59,6 +61,34 @@ struct AsyncCopy {
     std::uint64_t group;
 };
 
+// An mbarrier: it completes its phase when nothing is pending, arrivals and bytes.
+struct MemoryBarrier {
+    std::uint32_t address = 0;
+    bool live = false, known_to_async_proxy = false;
+    unsigned expected = 0, pending = 0, phase = 0;
+    std::int64_t bytes = 0;
+    std::vector<struct Thread*> waiting;
+    Edge edge, proxy_edge;
+};
+
+// Up to 16 bytes of a bulk copy; global null: zeros.
+struct BulkPiece {
+    std::uint32_t shared;
+    unsigned bytes;
+    unsigned char* global;
+};
+
+struct BulkLoad {
+    std::vector<BulkPiece> pieces;
+    std::uint32_t mbarrier;
+    unsigned bytes;
+};
+
+struct BulkStore {
+    std::vector<BulkPiece> pieces;
+    std::uint64_t group;
+};
+
 struct Thread : Coordinates {
     explicit Thread(std::size_t stack_bytes) : fiber(stack_bytes) {}
 
@@ -70,8 +100,42 @@ struct Thread : Coordinates {
     std::uint64_t open_group = 0;       // the cp.async group that commit will close
     void* async_race_thread = nullptr;  // who performs its copies, to the race detector
     char issue_edge, group_edges[16];
+    std::vector<BulkStore> stores;  // issued and not yet made
+    std::uint64_t open_store_group = 0;
+    void *load_race_thread = nullptr, *store_race_thread = nullptr;
+    char bulk_edge, store_edges[16];
+    const MemoryBarrier* awaits = nullptr;
+    unsigned awaits_parity = 0;
     bool fenced = false;  // since its last barrier
     const void* last_atomic = nullptr;
+};
+
+// Registers that wgmma accumulates in, as it sees them while products are in flight.
+struct Accumulators {
+    float* of[kLanes];
+    unsigned count = 0, in_flight = 0;  // registers of a lane; products
+    std::vector<float> values;          // [lane][count]
+};
+
+struct Product {
+    WarpgroupOperands operands;
+    Element element;
+    unsigned columns;
+    bool accumulate;
+    Accumulators* accumulators;
+    std::uint64_t group;
+};
+
+// A warp's part in its warpgroup.
+struct WarpgroupPart {
+    std::vector<Product> products;  // issued and not yet made
+    std::vector<std::unique_ptr<Accumulators>> accumulators;
+    std::uint64_t open_group = 0, issued = 0;
+    bool fenced = false;
+    unsigned registers = 0;             // of a thread, once set
+    void* race_thread = nullptr;        // who multiplies
+    void* proxy_race_thread = nullptr;  // knows what the async proxy may see; see race.h
+    char issue_edge, proxy_edge, group_edges[16];
 };
 
 struct Warp {
@@ -80,13 +144,15 @@ struct Warp {
     unsigned lanes = 0, runnable = 0, exited = 0;       // sets of lanes
     unsigned barrier_phase = 0;                         // of the barrier that it came to last
     std::array<std::unique_ptr<Meeting>, 16> meetings;  // by mask, the first for all lanes
+    WarpgroupPart warpgroup;
+    unsigned waits_for_registers = 0;  // a set of lanes
     Thread* thread[kLanes];
 };
 
 struct Barrier {
     unsigned count = 0, arrived = 0, phase = 0;
     unsigned waiting_warps = 0;  // a set
-    Edge edge;
+    Edge edge, proxy_edge;
 };
 
 struct Slot {
@@ -95,14 +161,18 @@ struct Slot {
     unsigned runnable_warps = 0;  // a set
     Random random{0};
     bool descending = false, interleaved = false;  // the order of lanes and warps
-    Delivery delivery = Delivery::late;
+    Delivery delivery = Delivery::late, loads = Delivery::late, stores = Delivery::late, products = Delivery::late;
     unsigned char poison = 0xff;
     std::array<Warp, kMaxWarps> warps;
     std::array<Barrier, kBarriers> barriers;
     std::vector<std::unique_ptr<Thread>> threads;
     std::unique_ptr<GuardedMemory> shared;
-    unsigned use = 0;  // counts the blocks that it held
-    Edge use_edge;     // from one of them to the next
+    std::vector<unsigned char> async_view;  // shared memory as the async proxy sees it; empty until it is used
+    std::map<std::uint32_t, MemoryBarrier> mbarriers;
+    std::vector<BulkLoad> loads_in_flight;
+    std::vector<std::vector<WarpgroupOperands>> trails;  // what each warpgroup has multiplied since all were level
+    unsigned use = 0;                                    // counts the blocks that it held
+    Edge use_edge;                                       // from one of them to the next
 };
 
 struct Worker {
@@ -127,6 +197,28 @@ void wake(Warp& warp, unsigned lanes);  // makes parked lanes runnable
 void yield();                           // to another runnable thread, if there is one
 [[noreturn]] void abandon_block(std::string error);
 
+// Whether what is issued now takes effect at once.
+inline bool at_once(Slot& slot, Delivery delivery) {
+    return delivery == Delivery::early || (delivery == Delivery::mixed && (slot.random.next() & 1));
+}
+
+// mbarrier.cpp
+MemoryBarrier& find_mbarrier(std::uint32_t address, const char* instruction);
+void complete_bytes(Slot& slot, MemoryBarrier& mbarrier, unsigned bytes);
+// To the race detector each warp has a shadow that knows only of accesses that the async proxy may rely on: a fence
+// teaches it what the thread knows, and it meets others where the thread does.
+void release_to_async_proxy(Warp& warp, void* object);
+void acquire_from_async_proxy(Warp& warp, void* object);
+// The async proxy's view of shared memory. `check_async_read` fails where an ordinary write was not fenced.
+unsigned char* async_view(Slot& slot);
+const unsigned char* check_async_read(std::uint32_t address, unsigned bytes, unsigned alignment, const char* name);
+
+// bulk.cpp, warpgroup.cpp
+bool land_a_load(Slot& slot);  // one of those in flight, drawn; false where there is none
+void check_nothing_in_flight(Thread& thread);
+void prepare_warpgroup(Warp& warp);
+void check_warpgroups_are_level(const Slot& slot);
+
 // describe.cpp
 std::string describe(const Instruction& at);
 std::string describe(const uint3& at);
@@ -134,6 +226,7 @@ std::string describe_lanes(unsigned lanes);
 std::string describe_block(const Coordinates& at);
 std::string describe_thread(const Coordinates& at);
 std::string describe_address(const void* address);
+std::string describe(const MemoryBarrier& mbarrier, unsigned parity);
 std::string describe_deadlock(const Slot& slot);
 
 // warp.cpp: the lanes of `mask` meet; the last to come runs `combine` for all. Returns what they brought or made.

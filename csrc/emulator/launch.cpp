@@ -18,18 +18,22 @@ std::mutex mutex;                                                // of the idle 
 auto& idle_workers = *new std::vector<std::unique_ptr<Worker>>;  // kept to the end: they are dear to make
 Statistics last_statistics;
 
+Delivery delivery_from_environment(const char* variable) {
+    const char* value = std::getenv(variable);
+    const std::string name = value != nullptr ? value : "";
+    if (name == "late") return Delivery::late;
+    if (name == "early") return Delivery::early;
+    return name == "mixed" ? Delivery::mixed : Delivery::by_seed;
+}
+
 Options options_from_environment() {
     Options options;
     if (const char* seed = std::getenv("EMULATOR_SEED")) options.seed = std::strtoull(seed, nullptr, 10);
     if (const char* threads = std::getenv("EMULATOR_THREADS")) {
         options.host_threads = std::max(1, std::atoi(threads));
     }
-    if (const char* delivery = std::getenv("EMULATOR_DELIVERY")) {
-        const std::string name = delivery;
-        if (name == "late") options.delivery = Delivery::late;
-        if (name == "early") options.delivery = Delivery::early;
-        if (name == "mixed") options.delivery = Delivery::mixed;
-    }
+    options.delivery = delivery_from_environment("EMULATOR_DELIVERY");
+    options.products = delivery_from_environment("EMULATOR_PRODUCTS");
     return options;
 }
 
@@ -131,6 +135,8 @@ void run(const Launch& launch) {
         sum.ldmatrix_bank_conflicts += part.ldmatrix_bank_conflicts;
         sum.mma += part.mma;
         sum.async_copies += part.async_copies;
+        sum.wgmma += part.wgmma;
+        sum.bulk_copies += part.bulk_copies;
     }
     {
         const std::lock_guard<std::mutex> lock(mutex);

@@ -17,12 +17,14 @@ class Error : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// When an asynchronous copy lands: as soon as it is issued, only when it is waited for, or either, drawn per copy.
+// When an asynchronous copy or product takes effect: as soon as it is issued, only when it is waited for, or either,
+// drawn one by one.
 enum class Delivery { by_seed, late, early, mixed };
 
 struct Options {
     std::uint64_t seed = 0;  // decides the order of blocks, warps and lanes, the poison, and by_seed's delivery
-    Delivery delivery = Delivery::by_seed;
+    Delivery delivery = Delivery::by_seed;             // of copies: cp.async, TMA's loads and stores
+    Delivery products = Delivery::by_seed;             // of wgmma
     unsigned host_threads = 1;                         // run that many blocks at once
     double patience = 60;                              // seconds that one thread may run on without a pause
     std::size_t stack_bytes = 0;                       // of each CUDA thread; 0: enough
@@ -30,7 +32,7 @@ struct Options {
 };
 
 // The options of the next launches, for the whole process. First they come from the environment: EMULATOR_SEED,
-// EMULATOR_DELIVERY (late, early, mixed), EMULATOR_THREADS.
+// EMULATOR_DELIVERY and EMULATOR_PRODUCTS (late, early, mixed), EMULATOR_THREADS.
 Options& options();
 
 struct Statistics {
@@ -38,6 +40,8 @@ struct Statistics {
     std::uint64_t ldmatrix_bank_conflicts = 0;  // extra passes over the banks that they took
     std::uint64_t mma = 0;
     std::uint64_t async_copies = 0;
+    std::uint64_t wgmma = 0;        // instructions, each of one warp's quarter
+    std::uint64_t bulk_copies = 0;  // TMA's, either way
 };
 
 Statistics statistics();  // of the last launch that ended

@@ -75,7 +75,7 @@ void copy_async(std::uint32_t destination, const void* source, unsigned bytes, u
     ++slot.worker->statistics.async_copies;
     const AsyncCopy issued = {into, static_cast<const unsigned char*>(source), bytes, source_bytes, self.open_group};
     if (race::kEnabled) tell_race_detector(self, issued);
-    if (slot.delivery == Delivery::early || (slot.delivery == Delivery::mixed && slot.random.next() & 1)) {
+    if (at_once(slot, slot.delivery)) {
         land(issued);
         return;
     }

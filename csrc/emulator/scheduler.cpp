@@ -37,6 +37,8 @@ Thread* pick(Thread& from) {
         if (others == 0) return first_runnable(own, slot.descending);
         return own.thread[slot.descending ? 31 - __builtin_clz(others) : __builtin_ctz(others)];
     }
+    // A load lands, at the latest, when nobody can go on without it.
+    while (slot.runnable_warps == 0 && land_a_load(slot)) continue;
     if (slot.runnable_warps == 0) return nullptr;
     unsigned warps = slot.runnable_warps;
     for (std::uint64_t skip = slot.random.below(__builtin_popcount(warps)); skip > 0; --skip) warps &= warps - 1;
@@ -68,11 +70,12 @@ void leave(Thread& thread) {
         fail("returns, but lanes " + describe_lanes(meeting->arrived) + " of its warp wait for it at " +
              describe(meeting->at));
     }
+    check_nothing_in_flight(thread);
     warp.exited |= 1u << thread.lane;
     race::release(&end_edge);
     race::release(&warp.slot->use_edge.object[warp.slot->use & 1]);
     unmark_runnable(thread);
-    --warp.slot->unfinished;
+    if (--warp.slot->unfinished == 0) check_warpgroups_are_level(*warp.slot);
     warp.slot->worker->idle_pauses = 0;
 }
 
@@ -121,11 +124,20 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
     slot.interleaved = slot.random.next() & 1;
     slot.poison = options.seed % 2 == 0 ? 0xff : 0x7b;  // NaN in every float type; large and finite in each
     constexpr Delivery kInTurn[] = {Delivery::late, Delivery::early, Delivery::mixed};
-    slot.delivery = options.delivery == Delivery::by_seed ? kInTurn[options.seed % 3] : options.delivery;
+    const auto delivery = [&](Delivery wanted, std::uint64_t digit) {
+        return wanted == Delivery::by_seed ? kInTurn[options.seed / digit % 3] : wanted;
+    };
+    slot.delivery = slot.loads = delivery(options.delivery, 1);
+    slot.products = delivery(options.products, 3);  // nine seeds see every pair of loads and products
+    slot.stores = delivery(options.delivery, 9);
     if (!slot.shared || slot.shared->size() != launch.shared_bytes) {
         slot.shared = std::make_unique<GuardedMemory>(launch.shared_bytes, 128);
     }
     std::memset(slot.shared->data(), slot.poison, launch.shared_bytes);
+    slot.async_view.clear();
+    slot.loads_in_flight.clear();
+    slot.trails.assign(kMaxWarps / 4, {});
+    for (auto& [address, mbarrier] : slot.mbarriers) mbarrier.live = false;
     for (Barrier& barrier : slot.barriers) barrier.count = barrier.arrived = barrier.waiting_warps = 0;
     const uint3 block_index = {static_cast<unsigned>(block % launch.grid.x),
                                static_cast<unsigned>(block / launch.grid.x % launch.grid.y),
@@ -145,6 +157,7 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
         for (auto& meeting : warp.meetings) {
             if (meeting) meeting->mask = meeting->arrived = 0;
         }
+        prepare_warpgroup(warp);
         slot.runnable_warps |= 1u << w;
         for (unsigned lane = 0; lane < lanes; ++lane) {
             const unsigned index = w * kLanes + lane;
@@ -159,6 +172,9 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
             thread.index = index;
             thread.copies.clear();
             thread.open_group = 0;
+            thread.stores.clear();
+            thread.open_store_group = 0;
+            thread.awaits = nullptr;
             thread.fenced = false;
             thread.last_atomic = nullptr;
             warp.thread[lane] = &thread;

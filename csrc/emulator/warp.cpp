@@ -68,6 +68,11 @@ void check_no_other_wait(const Warp& warp, const Meeting& own, const Instruction
     }
 }
 
+void leave(Barrier& barrier, Warp& warp) {
+    race::acquire(&barrier.edge.object[warp.barrier_phase & 1]);
+    acquire_from_async_proxy(warp, &barrier.proxy_edge.object[warp.barrier_phase & 1]);
+}
+
 void barrier(unsigned id, unsigned count, Instruction at, bool wait) {
     Thread& self = this_thread();
     Warp& warp = *self.warp;
@@ -91,7 +96,7 @@ void barrier(unsigned id, unsigned count, Instruction at, bool wait) {
     self.fenced = false;
     if (!arrive(meeting, at)) {
         park(at);
-        if (wait) race::acquire(&barrier.edge.object[warp.barrier_phase & 1]);
+        if (wait) leave(barrier, warp);
         return;
     }
     if (barrier.arrived != 0 && barrier.count != count) {
@@ -103,6 +108,7 @@ void barrier(unsigned id, unsigned count, Instruction at, bool wait) {
     race::acquire(warp_edge);
     warp.barrier_phase = barrier.phase;
     race::release(&barrier.edge.object[warp.barrier_phase & 1]);
+    release_to_async_proxy(warp, &barrier.proxy_edge.object[warp.barrier_phase & 1]);
     const bool complete = barrier.arrived == count;
     if (complete) {
         barrier.arrived = 0;
@@ -119,7 +125,7 @@ void barrier(unsigned id, unsigned count, Instruction at, bool wait) {
         barrier.waiting_warps |= 1u << warp.index;
         park(at);
     }
-    if (wait) race::acquire(&barrier.edge.object[warp.barrier_phase & 1]);
+    if (wait) leave(barrier, warp);
 }
 
 }  // namespace

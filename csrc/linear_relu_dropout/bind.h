@@ -14,6 +14,14 @@ inline void bind_linear_relu_dropout(pybind11::module_& module) {
                                       pointer<const std::int64_t>(seed), count, limit, scale},
                                      pointer<CUstream_st>(stream));
     });
+    module.def("linear_relu_dropout_few_rows", [](int element, Address input, std::int64_t input_stride, Address weight,
+                                                  std::int64_t weight_stride, Address bias, Address output, int M,
+                                                  int K, int C, Address stream) {
+        linear_relu_dropout::few_rows(
+            static_cast<Element>(element),
+            {pointer(input), pointer(weight), pointer(bias), pointer(output), input_stride, weight_stride, M, K, C},
+            pointer<CUstream_st>(stream));
+    });
     module.def(
         "linear_relu_dropout_backward", [](int element, Address grad, Address output, Address masked, Address seed,
                                            std::int64_t count, std::uint64_t limit, float scale, Address stream) {

@@ -25,4 +25,15 @@ void forward(const Params& params, Stream stream);
 // values = 0 where the element was dropped or output <= 0, else grad * scale. A NaN output lets its gradient pass.
 void backward(const Params& params, Stream stream);
 
+// linear's output (M, K), dense, for up to 16 rows of 16-bit values, C a multiple of 8.
+struct FewRowsParams {
+    const void* input;                         // (M, C)
+    const void* weight;                        // (K, C)
+    const void* bias;                          // (K), or null
+    void* output;                              // (M, K)
+    std::int64_t input_stride, weight_stride;  // of a row, in elements
+    int M, K, C;
+};
+void few_rows(Element element, const FewRowsParams& params, Stream stream);
+
 }  // namespace alexkern::linear_relu_dropout

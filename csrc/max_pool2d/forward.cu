@@ -4,43 +4,12 @@
 #include <cmath>
 
 #include "../ptx/launch.cuh"
+#include "best.cuh"
 #include "max_pool2d.h"
 #include "place.cuh"
 
 namespace alexkern::max_pool2d {
 namespace {
-
-// The best of some positions so far, for each of kWidth channels. Values are compared as fp32, which is exact.
-template <int kWidth>
-struct Best {
-    float value[kWidth];
-    int place[kWidth];
-};
-
-// Later positions take the window only where they are greater, so the first of equal values keeps it, or a NaN.
-template <int kWidth>
-__device__ __forceinline__ void join(Best<kWidth>& best, int channel, float value, int place) {
-    if (value > best.value[channel] || value != value) {
-        best.value[channel] = value;
-        best.place[channel] = place;
-    }
-}
-
-template <typename T, int kWidth>
-__device__ __forceinline__ Best<kWidth> best_of_three(const T* pixels, std::int64_t stride_w) {
-    float second[kWidth], third[kWidth];
-    Best<kWidth> best;
-    load_vector(pixels, best.value);
-    load_vector(pixels + stride_w, second);
-    load_vector(pixels + 2 * stride_w, third);
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-        best.place[i] = 0;
-        join(best, i, second[i], 1);
-        join(best, i, third[i], 2);
-    }
-    return best;
-}
 
 template <typename T, int kWidth, bool kSave>
 __global__ void __launch_bounds__(kThreads)
@@ -53,15 +22,11 @@ __global__ void __launch_bounds__(kThreads)
     T* pooled = static_cast<T*>(p.pooled) + offset(p.pooled_strides, at.n, at.c, first, at.column);      // (N, C, P, Q)
     auto* places = static_cast<std::uint8_t*>(p.offsets);                                                // (N, C, P, Q)
     if constexpr (kSave) places += offset(p.offset_strides, at.n, at.c, first, at.column);
-    Best<kWidth> above = best_of_three<T, kWidth>(pixels, p.image_strides.w);
+    Best<kWidth> above = best_of_three<kWidth>(pixels, p.image_strides.w);
     for (int row = first; row < end; ++row) {
-        const Best<kWidth> middle = best_of_three<T, kWidth>(pixels + p.image_strides.h, p.image_strides.w);
-        const Best<kWidth> below = best_of_three<T, kWidth>(pixels + 2 * p.image_strides.h, p.image_strides.w);
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) {
-            join(above, i, middle.value[i], middle.place[i] + 3);
-            join(above, i, below.value[i], below.place[i] + 6);
-        }
+        const Best<kWidth> middle = best_of_three<kWidth>(pixels + p.image_strides.h, p.image_strides.w);
+        const Best<kWidth> below = best_of_three<kWidth>(pixels + 2 * p.image_strides.h, p.image_strides.w);
+        join_rows(above, middle, below);
         store_vector(pooled, above.value);
         if constexpr (kSave) {
             store_offsets(places, above.place);

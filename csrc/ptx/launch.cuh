@@ -8,7 +8,9 @@
 
 #include "platform.cuh"
 
-#ifndef __CUDACC__
+#ifdef __CUDACC__
+#include "errors.cuh"
+#else
 using cudaStream_t = struct CUstream_st*;
 #endif
 
@@ -34,11 +36,8 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
         config.stream = stream;
         status = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
     }
-    if (status != cudaSuccess) {
-        cudaGetLastError();  // else the next call that asks would be blamed
-        throw std::runtime_error(std::string("kernel ") + name + ": launching it: " + cudaGetErrorString(status) +
-                                 " (" + cudaGetErrorName(status) + ")");
-    }
+    if (status != cudaSuccess)
+        throw std::runtime_error(std::string("kernel ") + name + ": launching it: " + take_error(status));
 #else
     static_cast<void>(stream);
     emulator::launch(name, kernel, grid, block, shared_bytes, std::forward<Arguments>(arguments)...);

@@ -1,0 +1,95 @@
+"""What a CUDA C++ kernel may cost, read from what nvcc made of it: rules for all, for products, for what moves bytes.
+
+Those for all are shared with the Triton kernels (alexkern/kernels/budget.py).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from alexkern.kernels import budget
+from alexkern.native.instantiations import Instantiation
+
+
+@dataclass(frozen=True)
+class Wide:
+    """Kernels whose time is that of their bytes, in the instantiations that serve whole vectors.
+
+    Every one loads and stores 128 bits at a time; what else it may load and store is given as widths in bits, None for
+    any: the branch for a tensor's ragged end, or the edges of a window, which the compiler trims.
+    """
+
+    operator: str
+    name: str  # a regular expression
+    loads: frozenset[int] | None = None
+    stores: frozenset[int] | None = None
+
+
+OFFSETS = frozenset({32, 64})  # one byte a value: of four, of eight
+WIDE = (
+    Wide("max_pool2d", r"strip_kernel<\w+, [48], false>", frozenset(), frozenset()),
+    Wide("max_pool2d", r"strip_kernel<\w+, [48], true>", frozenset(), OFFSETS),
+    Wide("max_pool2d", r"window_kernel<\w+, unsigned char, [48]>", frozenset(), OFFSETS),
+    Wide("max_pool2d", r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset()),
+    Wide("conv2d_relu_max_pool2d", r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset({32})),
+    Wide("dropout", r"dropout_kernel<\w+>"),
+    Wide("linear_relu_dropout", r"(forward|backward)_kernel<\w+, \w+>"),
+    Wide("local_response_norm", r"(forward|backward)_kernel<Traits<\w+, [35], true> ?>", None, frozenset()),
+)
+
+
+def violations(kernel: Instantiation) -> list[str]:
+    """What a kernel does that it may not, a line each; none where it keeps its budget."""
+    broken = budget.atomics(kernel)
+    if kernel.launched:
+        broken += budget.resources(kernel)
+    else:
+        broken.append("no launch of it is known, nor its shared memory: alexkern/native/rehearsal.py has to make one")
+    if kernel.spilled:
+        broken.append(f"{kernel.spilled} bytes of spilled registers, at {kernel.registers} registers")
+    if "mma::" in kernel.name:
+        broken += _product(kernel)
+    if kernel.operator == "hopper" and kernel.target == 90 and "depth" not in kernel.name:
+        broken += _asynchronous_product(kernel)
+    for rule in WIDE:
+        if matches(rule, kernel):
+            broken += _wide("loads", kernel.loads, rule.loads) + _wide("stores", kernel.stores, rule.stores)
+    return [f"{kernel.operator}: {kernel.name} on sm_{kernel.target}: {line}" for line in broken]
+
+
+def matches(rule: Wide, kernel: Instantiation) -> bool:
+    return rule.operator == kernel.operator and re.fullmatch(rule.name, kernel.name) is not None
+
+
+def _product(kernel: Instantiation) -> list[str]:
+    """Tensor cores in the main loop but for plain float32, and operands that come 128 bits at a time.
+
+    Instantiations for images of up to four 16-bit channels have copies of 8 bytes.
+    """
+    broken = []
+    if "mma::Fp32" not in kernel.name and not kernel.main_loop.get("HMMA"):
+        broken.append(f"no HMMA in the main loop {kernel.main_loop}")
+    allowed = {64, 128} if re.search(r", 8\b[^<]*>$", kernel.name) else {128}
+    if not kernel.copies or not set(kernel.copies) <= allowed:
+        broken.append(f"copies to shared memory by width in bits {kernel.copies}; wanted {sorted(allowed)} only")
+    return broken
+
+
+def _asynchronous_product(kernel: Instantiation) -> list[str]:
+    """wgmma in the main loop, in groups that nothing waits for one by one, and TMA for its operands."""
+    broken = []
+    if not kernel.main_loop.get("HGMMA"):
+        broken.append(f"no HGMMA in the main loop {kernel.main_loop}")
+    elif kernel.products >= 4 and 2 * kernel.commits > kernel.products:
+        broken.append(f"{kernel.commits} of {kernel.products} wgmma are waited for one by one")
+    if not kernel.opcodes.get("UTMALDG") or kernel.copies:
+        broken.append(f"operands come by {kernel.copies or 'loads'}, not by TMA")
+    return broken
+
+
+def _wide(what: str, widths: dict[int, int], others: frozenset[int] | None) -> list[str]:
+    if not widths.get(128) or (others is not None and not set(widths) <= {128} | others):
+        beside = "" if others is None else f", and beside them only {sorted(others)}"
+        return [f"{what} by width in bits {widths}; wanted 128{beside}"]
+    return []

@@ -1,0 +1,70 @@
+"""What is compiled outside of the install: kept in the user's cache folder under names made from the sources."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SOURCES = Path(__file__).resolve().parents[2] / "csrc"
+KEPT_SECONDS = 30 * 24 * 3600.0
+
+
+def cache_folder(kind: str) -> Path:
+    """Where compiled files of a kind are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexkern" / kind
+
+
+def digest(*parts: str | bytes) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(hashlib.sha256(part if isinstance(part, bytes) else part.encode()).digest())
+    return found.hexdigest()[:16]
+
+
+def make(command: list[str], target: Path, what: str) -> str:
+    """Run a compiler command and return what it printed; the target appears whole or not at all.
+
+    Raises:
+        RuntimeError: the compiler failed; with its words.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    # A sanitizer that this process was started with is none of the compiler's business.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        partial.unlink(missing_ok=True)
+        raise RuntimeError(f"alexkern: {what} failed: {shlex.join(command)}\n{done.stdout}{done.stderr}")
+    os.replace(partial, target)
+    return done.stdout + done.stderr
+
+
+def in_parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """The results of a function that waits for a process, one process a core."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(function, items))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within the block no other process is in one of the same path."""
+    import fcntl  # not on every system, and this package is imported on all of them
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, also if the process dies
+        yield
+
+
+def remove_old(folder: Path, in_use: set[Path]) -> None:
+    """Files that other sources left behind, a month after they were made."""
+    for path in folder.glob("*-*.*"):
+        if path not in in_use and time.time() - path.stat().st_mtime > KEPT_SECONDS:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,242 @@
+"""conv2d_relu's products by csrc/hopper: TMA and wgmma, for 16-bit tensors on compute capability 9.0.
+
+`plan` and `weight_gradient` return None for what these kernels do not serve: csrc/conv2d_relu does then.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from alexkern import _native
+from alexkern.native import emulate, launch, strides
+from alexkern.ops.plan import Spec, contiguous_strides, empty
+
+if TYPE_CHECKING:
+    from alexkern.native.conv2d_relu import Geometry, Packed
+
+Pair = tuple[int, int]
+
+CAPABILITY = (9, 0)  # and no other: GPUs after it have no wgmma
+TARGET = "sm_90a"
+VALUES_PER_COPY = 8  # TMA's strides are multiples of 16 bytes
+CORNERS, MOST_OFFSET, MOST_STRIDE = range(-128, 128), 254, 8  # of TMA's im2col mode for images
+MOST_ROWS = 2**31 - 2**10
+CHUNK = 64  # channels of a tap, and pixels, that the weight gradient takes at once
+FACTOR = 4  # of space to depth
+EMULATED_MULTIPROCESSORS = 2  # so few blocks have several tiles each
+
+
+class Device(NamedTuple):
+    module: Any
+    multiprocessors: int
+
+
+class Plan(NamedTuple):
+    """How a convolution is served: as one of `geometry`, into the output itself or, not `direct`, into fp32 sums."""
+
+    device: Device
+    geometry: Geometry
+    input_size: Pair
+    transposed: bool
+    direct: bool
+    choice: Pair  # columns of a tile, splits
+
+
+def emulated_capability() -> Pair:
+    """The compute capability as which CPU tensors are served: ALEXKERN_EMULATE_CAPABILITY, or 8.0."""
+    major, _, minor = os.environ.get("ALEXKERN_EMULATE_CAPABILITY", "8.0").partition(".")
+    return int(major), int(minor or 0)
+
+
+def device_of(tensor: Tensor) -> Device | None:
+    """Where this tensor's products run; None where these kernels do not serve its device or dtype."""
+    if tensor.dtype not in (torch.float16, torch.bfloat16):
+        return None
+    if tensor.device.type == "cpu":
+        return Device(emulate.load(), EMULATED_MULTIPROCESSORS) if emulated_capability() == CAPABILITY else None
+    return _gpu(tensor.get_device())
+
+
+@lru_cache(maxsize=64)
+def _gpu(index: int) -> Device | None:
+    module = _native.native
+    if module is None or TARGET not in module.targets:
+        return None
+    properties = module.device_properties(index)
+    return Device(module, properties.multiprocessors) if properties.capability == CAPABILITY else None
+
+
+def plan(images: Packed, output: Tensor, input_size: Pair, geometry: Geometry, transposed: bool) -> Plan | None:
+    """How output = relu(convolution + bias) is served, or, `transposed`, output = the data gradient of one."""
+    device = device_of(output)
+    if device is None:
+        return None
+    if transposed:
+        if max(geometry.stride) > 1:
+            return None
+        geometry = _turned(geometry)
+    N, K, P, Q = output.shape
+    filters, channels = K // geometry.groups, images.channels
+    if filters % 2 != 0 or not _gathers(N, input_size, (P, Q), channels, geometry):
+        return None
+    depth = device.module.hopper_depth(channels)
+    if geometry.groups > 1 and channels % depth != 0:  # a step would reach into the next group
+        return None
+    direct = filters % VALUES_PER_COPY == 0 and _is_dense(output) and output.data_ptr() % 16 == 0
+    steps = geometry.kernel_size[0] * geometry.kernel_size[1] * -(-channels // depth)
+    choice = _choose(device, N * P * Q, filters, steps, geometry.groups, depth, not direct, False)
+    return Plan(device, geometry, input_size, transposed, direct and choice[1] == 1, choice)
+
+
+def convolve(plan: Plan, images: Packed, filters: Packed, bias: Tensor | None, output: Tensor) -> Tensor | None:
+    """Fill the output as planned; or return sums (splits, N, P, Q, groups, K) that are still to be reduced into it."""
+    N, K, P, Q = output.shape
+    partials = None if plan.direct else _sums((plan.choice[1], N, P, Q, K), output)
+    launch(
+        "hopper_convolve",
+        output,
+        images.memory.data_ptr(),
+        (N, 0, *plan.input_size),
+        images.channels,
+        filters.memory.data_ptr(),
+        K // plan.geometry.groups,
+        0 if bias is None else bias.data_ptr(),
+        0 if partials is None else partials.data_ptr(),
+        output.data_ptr(),
+        (P, Q),
+        *plan.geometry,
+        plan.transposed,
+        not plan.transposed,
+        plan.choice,
+        plan.device.multiprocessors,
+    )
+    return partials
+
+
+def weight_gradient(
+    grad: Packed, images: Packed, input_size: tuple[int, ...], filters: int, output_size: Pair, geometry: Geometry
+) -> Tensor | None:
+    """Sums (splits, filters, R, S, C) of the gradient, C padded as in `images`; input_size is (N, C, H, W)."""
+    device = device_of(grad.memory)
+    N, _, H, W = input_size
+    P, Q = output_size
+    if device is None or not _gathers(N, (H, W), output_size, images.channels, geometry):
+        return None
+    (R, S), groups, channels = geometry.kernel_size, geometry.groups, images.channels
+    rows, columns, steps = filters // groups, R * S * -(-channels // CHUNK) * CHUNK, -(-N * P * Q // CHUNK)
+    choice = _choose(device, rows, columns, steps, groups, CHUNK, True, True)
+    partials = _sums((choice[1], filters, R, S, channels), grad.memory)
+    launch(
+        "hopper_weight_gradient",
+        grad.memory,
+        images.memory.data_ptr(),
+        (N, 0, H, W),
+        channels,
+        grad.memory.data_ptr(),
+        output_size,
+        grad.channels,
+        rows,
+        partials.data_ptr(),
+        *geometry,
+        choice,
+        device.multiprocessors,
+    )
+    return partials
+
+
+def takes_depth(input: Tensor, weight: Tensor, output_size: Pair, geometry: Geometry) -> bool:
+    """Whether a convolution is served over space_to_depth's images: one of stride 4 over few channels."""
+    channels = FACTOR * FACTOR * weight.shape[1]
+    # Pairs of numbers that may be lists, from the dispatcher.
+    if set(geometry.stride) != {FACTOR} or set(geometry.dilation) != {1} or geometry.groups != 1:
+        return False
+    if not 0 < channels <= CHUNK or 0 in input.shape or device_of(input) is None:
+        return False
+    seen = depth_geometry(geometry)
+    return _gathers(len(input), depth_size(output_size, seen), output_size, channels, seen)
+
+
+def depth_size(output_size: Pair, seen: Geometry) -> Pair:
+    """Of space_to_depth's images: as large as the outputs need."""
+    return output_size[0] + seen.kernel_size[0] - 1, output_size[1] + seen.kernel_size[1] - 1
+
+
+def depth_geometry(geometry: Geometry) -> Geometry:
+    """The same convolution over space_to_depth's images: stride 1, and the padding taken in."""
+    R, S = (-(-size // FACTOR) for size in geometry.kernel_size)
+    return geometry._replace(kernel_size=(R, S), stride=(1, 1), padding=(0, 0))
+
+
+def space_to_depth(tensor: Tensor, size: Pair, padding: Pair) -> Tensor:
+    """(N, C, H, W) of any strides to memory (N, *size, 4 * 4 * C), zeros outside."""
+    N, C, _, _ = tensor.shape
+    shape = (N, *size, FACTOR * FACTOR * C)
+    memory = empty(Spec(shape, contiguous_strides(shape), tensor.dtype), tensor.device)
+    launch(
+        "hopper_space_to_depth",
+        tensor,
+        tensor.data_ptr(),
+        tuple(tensor.shape),
+        strides(tensor),
+        memory.data_ptr(),
+        size,
+        padding,
+    )
+    return memory
+
+
+def depth_to_space(filters: Tensor, into: Tensor) -> None:
+    """into (K, C, R, S) = the filters that space_to_depth brought to (K, R / 4, S / 4, 4 * 4 * C)."""
+    K, C, R, S = into.shape
+    _, rows, columns, _ = filters.shape
+    blocks = filters.view(K, rows, columns, FACTOR, FACTOR, C).permute(0, 5, 1, 3, 2, 4)
+    into.copy_(blocks.reshape(K, C, FACTOR * rows, FACTOR * columns)[:, :, :R, :S])
+
+
+def _turned(geometry: Geometry) -> Geometry:
+    """The data gradient of a convolution of stride 1 is one again, over the gradient, with the filters turned round."""
+    vertical, horizontal = (
+        dilation * (size - 1) - padding
+        for size, padding, dilation in zip(geometry.kernel_size, geometry.padding, geometry.dilation, strict=True)
+    )
+    return geometry._replace(padding=(vertical, horizontal))
+
+
+def _gathers(images: int, input_size: Pair, output_size: Pair, channels: int, geometry: Geometry) -> bool:
+    """Whether TMA's im2col mode can gather the inputs of these outputs."""
+    if channels % VALUES_PER_COPY != 0 or not 0 < images * output_size[0] * output_size[1] <= MOST_ROWS:
+        return False
+    for size, outputs, kernel, stride, padding, dilation in zip(input_size, output_size, *geometry[:4], strict=True):
+        last = (outputs - 1) * stride - padding - (size - 1)  # the last output's first tap, from the image's end
+        if size == 0 or -padding not in CORNERS or last not in CORNERS:
+            return False
+        if stride > MOST_STRIDE or (kernel - 1) * dilation > MOST_OFFSET:
+            return False
+    return True
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether (N, C, H, W) lies as (N, H, W, C) without gaps."""
+    _, C, H, W = tensor.shape
+    wanted = (H * W * C, 1, W * C, C)
+    return all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
+
+
+def _sums(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return empty(Spec(shape, contiguous_strides(shape), torch.float32), like.device)
+
+
+@lru_cache(maxsize=1024)
+def _choose(
+    device: Device, rows: int, columns: int, steps: int, groups: int, depth: int, sums: bool, weight_gradient: bool
+) -> Pair:
+    """(columns of a tile, splits) for `groups` products of rows x columns, `steps` of `depth` long."""
+    block_n, splits = device.module.hopper_choose(
+        rows, columns, steps, groups, depth, sums, device.multiprocessors, weight_gradient
+    )
+    return block_n, splits

@@ -1,0 +1,220 @@
+"""Every instantiation of the CUDA C++ kernels, launched on no GPU: with which block, and how much shared memory.
+
+The objects that nvcc made are linked with csrc/rehearsal, a CUDA runtime that launches nothing, into a module like
+alexkern._C. The operators' own launchers then run through it on small CPU tensors; what the kernels would have written
+stays as it was. So what is learnt is what the launchers do, and what a launch costs without the driver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import itertools
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from alexkern import native
+from alexkern.native import (
+    DTYPES,
+    conv2d_relu,
+    conv2d_relu_max_pool2d,
+    dropout,
+    emulate,
+    hopper,
+    linear_relu_dropout,
+    local_response_norm,
+    max_pool2d,
+)
+from alexkern.native.building import SOURCES, cache_folder, digest, locked, make
+from alexkern.native.objects import nvcc, objects
+
+TARGET = "90a"  # any: the host's code is the same
+ONE, NONE, TWO, THREE, FOUR, WIDE = (1, 1), (0, 0), (2, 2), (3, 3), (4, 4), (17, 17)
+LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.c_size_t)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """kernel is its mangled name; shared is dynamic, in bytes."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared: int
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The module, and its runtime as a library of C functions."""
+
+    module: ModuleType
+    runtime: ctypes.CDLL
+
+
+@lru_cache(maxsize=1)
+def load() -> Rehearsal:
+    """Built first where the sources have changed.
+
+    Raises:
+        RuntimeError: nvcc is missing or failed.
+    """
+    path = _build(cache_folder("nvcc"))
+    spec = importlib.util.spec_from_file_location("_C", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Rehearsal(module, ctypes.CDLL(str(path)))
+
+
+@contextmanager
+def rehearsing() -> Iterator[list[Launch]]:
+    """Within the block the launchers of CPU tensors launch nothing; yields the list of what they would have."""
+    rehearsal, launches = load(), []
+
+    def note(kernel: bytes, sizes: Any, shared: int) -> None:
+        x, y, z, *block = sizes[:6]
+        launches.append(Launch(kernel.decode(), (x, y, z), (block[0], block[1], block[2]), shared))
+
+    listener = LISTENER(note)
+    rehearsal.runtime.rehearsal_listen(listener)
+    with launching_nothing():
+        try:
+            yield launches
+        finally:
+            rehearsal.runtime.rehearsal_listen(LISTENER())
+
+
+@contextmanager
+def launching_nothing() -> Iterator[None]:
+    """Within the block the launchers of CPU tensors launch nothing."""
+    native._kernel.cache_clear()
+    with mock.patch.object(emulate, "load", lambda: load().module):
+        try:
+            yield
+        finally:
+            native._kernel.cache_clear()
+
+
+def everything() -> list[Launch]:
+    """A launch of each instantiation that the launchers can choose."""
+    with rehearsing() as launches:
+        for call in _calls():
+            call()
+    return launches
+
+
+def _calls() -> Iterator[Callable[[], None]]:
+    arithmetic = [(dtype, False) for dtype in DTYPES] + [(torch.float32, True)]
+    for (dtype, tf32), tile, channels in itertools.product(
+        arithmetic, range(len(load().module.conv2d_relu_tiles)), (3, 8)
+    ):
+        yield partial(_convolve, dtype, tf32, tile, channels)
+    for dtype, tile, channels in itertools.product(DTYPES[1:], (64, 96, 128, 192, 256), (8, 64)):
+        yield partial(_convolve_on_hopper, dtype, tile, channels)
+    for dtype, size in itertools.product(DTYPES, (3, 4, 5)):
+        for images in (_images(dtype, 8), _images(dtype, 3)):
+            yield partial(_normalise, images, size)
+    for dtype in DTYPES:
+        yield partial(_drop, dtype)
+        for images, (window, stride) in itertools.product(
+            (_images(dtype, 8), _images(dtype, 3)), ((THREE, TWO), (TWO, TWO), (WIDE, ONE))
+        ):
+            yield partial(_pool, images, window, stride)
+
+
+def _images(dtype: torch.dtype, channels: int) -> Tensor:
+    """Of eight channels in whole vectors, channels innermost; of three, contiguous."""
+    format = torch.channels_last if channels == 8 else torch.contiguous_format
+    return torch.zeros((2, channels, 19, 19), dtype=dtype).to(memory_format=format)
+
+
+def _convolve(dtype: torch.dtype, tf32: bool, tile: int, channels: int) -> None:
+    images, filters = _images(dtype, channels), torch.zeros((16, channels, 3, 3), dtype=dtype)
+    bias, everything = torch.zeros(16, dtype=dtype), (True, True, True)
+    arguments = (ONE, ONE, ONE, 1)
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(conv2d_relu, "_choose", lambda *_: (tile, 1)))
+        stack.enter_context(mock.patch.object(conv2d_relu, "is_tf32", lambda _: tf32))
+        output = conv2d_relu.forward(images, filters, bias, *arguments)
+        conv2d_relu.backward(output, images, filters, output, *arguments, everything)
+        fused = conv2d_relu_max_pool2d.Plan(tile, 2, 2)
+        for pooling, plan in (((THREE, TWO, NONE), fused), ((TWO, TWO, NONE), None), ((WIDE, ONE, NONE), None)):
+            if plan is not None and tile == 0:  # which the fused kernel does not have
+                continue
+            stack.enter_context(mock.patch.object(conv2d_relu_max_pool2d, "_plan", lambda *_, plan=plan: plan))
+            pooled, offsets = conv2d_relu_max_pool2d.forward(images, filters, bias, *arguments, *pooling, True)
+            assert offsets is not None
+            conv2d_relu_max_pool2d.backward(
+                pooled, images, filters, pooled, offsets, *arguments, *pooling, needs=everything
+            )
+
+
+def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int) -> None:
+    """Steps of 48 channels have tiles of up to 128 columns; the weight gradient has three of the five."""
+
+    def choose(_device: object, *work: Any) -> tuple[int, int]:
+        depth, weight_gradient = work[4], work[6]
+        return min(tile, 128) if depth == 48 else {96: 64, 192: 256}.get(tile, tile) if weight_gradient else tile, 1
+
+    with (
+        mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
+        mock.patch.object(hopper, "_choose", choose),
+    ):
+        images = torch.zeros((2, channels, 9, 9), dtype=dtype).to(memory_format=torch.channels_last)
+        filters = torch.zeros((16, channels, 3, 3), dtype=dtype)
+        output = conv2d_relu.forward(images, filters, None, ONE, ONE, ONE, 1)
+        conv2d_relu.backward(output, images, filters, output, ONE, ONE, ONE, 1, (False, True, False))
+        first = torch.zeros((2, 3, 19, 19), dtype=dtype)  # goes through space_to_depth
+        conv2d_relu.forward(first, torch.zeros((8, 3, 11, 11), dtype=dtype), None, FOUR, ONE, ONE, 1)
+
+
+def _pool(images: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> None:
+    arguments = (window, stride, NONE, ONE, False)
+    for training in (False, True):
+        pooled, offsets = max_pool2d.forward(images, *arguments, training)
+    assert offsets is not None
+    channels_last = images.stride(1) == 1
+    max_pool2d.backward(pooled, offsets, tuple(images.shape), channels_last, *arguments, needs=(True,))  # type: ignore[arg-type]
+
+
+def _normalise(images: Tensor, size: int) -> None:
+    arguments = (size, 1e-4, 0.75, 1.0)
+    local_response_norm.backward(local_response_norm.forward(images, *arguments), images, *arguments, needs=(True,))
+
+
+def _drop(dtype: torch.dtype) -> None:
+    rows, weight, draw = torch.zeros((4, 8), dtype=dtype), torch.zeros((8, 8), dtype=dtype), torch.zeros(2).long()
+    linear_relu_dropout.forward(torch.zeros((16, 8), dtype=dtype), weight, None, None, 0.5)
+    dropout.forward(rows, draw, 0.5)
+    for seed in (draw, None):
+        output = linear_relu_dropout.forward(rows, weight, None, seed, 0.5)
+        linear_relu_dropout.backward(rows, rows, weight, output, seed, 0.5, (True, False, False))
+
+
+def _build(folder: Path) -> Path:
+    import pybind11
+
+    built = [found.path for found in objects(TARGET)]
+    own = [SOURCES / "bindings.cpp", SOURCES / "runtime.cu", SOURCES / "rehearsal" / "cudart.cpp"]
+    includes = [f"-isystem={path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
+    defines = ['-DALEXKERN_VERSION="rehearsal"', '-DALEXKERN_TARGETS="none"']
+    command = [nvcc(), "-std=c++17", "-O3", "-shared", "--cudart=none", "-Xcompiler=-fPIC", f"-I{SOURCES}"]
+    command += [*includes, *defines, *map(str, own), *map(str, built)]
+    texts = [path.read_bytes() for path in (*own, *sorted(SOURCES.glob("*.h")), *sorted(SOURCES.glob("*/*.h")))]
+    module = folder / f"rehearsal-{digest(repr(command), sys.version, *texts)}.so"
+    with locked(folder / "lock-rehearsal"):
+        if not module.exists():
+            make(command, module, "linking the kernels without a GPU")
+    return module

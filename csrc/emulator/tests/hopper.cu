@@ -1,0 +1,400 @@
+// What each wrapper of csrc/ptx for sm_90a does, against plain scalar code: mbarrier, TMA, wgmma. Runs on the emulator
+// and, compiled by nvcc, on a GPU: the two must agree.
+#include <algorithm>
+
+#include "../../ptx/barrier.cuh"
+#include "../../ptx/mbarrier.cuh"
+#include "../../ptx/tma.cuh"
+#include "../../ptx/warpgroup.cuh"
+#include "../../ptx/wgmma.cuh"
+#include "harness.h"
+
+namespace {
+
+using harness::DeviceArray;
+using harness::expect_close;
+using harness::expect_equal;
+using ptx::bfloat16;
+using ptx::float16;
+using ptx::Swizzle;
+
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#error "these wrappers are for sm_90a"
+#endif
+
+constexpr int kSwizzleBytes[] = {0, 32, 64, 128};
+
+std::vector<std::uint16_t> counting(std::size_t count) {
+    std::vector<std::uint16_t> values(count);
+    for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<std::uint16_t>(i + 1);
+    return values;
+}
+
+// Where byte `byte` of row `row` lies: rows `pitch` apart, their 16-byte pieces permuted by the row's number.
+std::size_t place(Swizzle swizzle, int inner_bytes, int row, int byte) {
+    const int width = kSwizzleBytes[static_cast<int>(swizzle)];
+    if (width == 0) return static_cast<std::size_t>(row) * inner_bytes + byte;
+    const int line = row * width / 128;  // of 128 bytes
+    const int piece = (row * width % 128 + byte) / 16;
+    return static_cast<std::size_t>(line) * 128 + (piece ^ (line % 8 & (width / 16 - 1))) * 16 + byte % 16;
+}
+
+__device__ void set_up(std::uint32_t mbarrier, unsigned arrivals) {
+    if (threadIdx.x == 0) {
+        ptx::mbarrier_init(mbarrier, arrivals);
+        ptx::fence_mbarrier_init();
+    }
+    __syncthreads();
+}
+
+// ---- mbarrier: three warps hand a word on, round after round
+
+__global__ void mbarrier_kernel(unsigned* output, int rounds) {
+    auto* words = ptx::dynamic_shared_memory<unsigned>();  // [64], then the barriers
+    const std::uint32_t full = ptx::shared_address(words + 64), empty = full + 8;
+    if (threadIdx.x == 0) {
+        ptx::mbarrier_init(full, 64);
+        ptx::mbarrier_init(empty, 1);
+    }
+    __syncthreads();
+    if (threadIdx.x < 64) {
+        for (int round = 0; round < rounds; ++round) {
+            ptx::mbarrier_wait(empty, (round & 1) ^ 1);  // the first returns at once
+            words[threadIdx.x] = 100 * round + threadIdx.x;
+            ptx::mbarrier_arrive(full);
+        }
+    } else {
+        for (int round = 0; round < rounds; ++round) {
+            ptx::mbarrier_wait(full, round & 1);
+            const unsigned lane = threadIdx.x - 64;
+            output[32 * round + lane] = words[lane] + words[63 - lane];
+            __syncwarp();
+            if (lane == 0) ptx::mbarrier_arrive(empty);
+        }
+    }
+}
+
+void test_mbarrier() {
+    constexpr int kRounds = 5;
+    DeviceArray<unsigned> output(std::vector<unsigned>(32 * kRounds));
+    ptx::launch("mbarrier", mbarrier_kernel, 1, 96, 64 * 4 + 16, nullptr, output.data(), kRounds);
+    std::vector<unsigned> wanted;
+    for (unsigned i = 0; i < 32 * kRounds; ++i) wanted.push_back(200 * (i / 32) + 63);
+    expect_equal(output.download(), wanted, "word");
+}
+
+// ---- TMA loads: shared memory as they leave it
+
+struct Column {
+    int c, w, h, n, offset_w, offset_h;
+};
+
+__global__ void load_kernel(const __grid_constant__ ptx::TensorMap map, std::uint16_t* output, int words,
+                            unsigned loaded_bytes, Column at, bool im2col) {
+    auto* tile = ptx::dynamic_shared_memory<std::uint16_t>();  // the tile, padded to 1024 bytes, and the barrier
+    const std::uint32_t mbarrier = ptx::shared_address(tile) + (2 * words + 1023) / 1024 * 1024;
+    for (int i = threadIdx.x; i < words; i += blockDim.x) tile[i] = 0xeeee;  // stays where no copy goes
+    ptx::fence_proxy_async();
+    set_up(mbarrier, 1);
+    if (threadIdx.x == 0) {
+        ptx::prefetch_tensor_map(map);
+        ptx::mbarrier_arrive_expect_tx(mbarrier, loaded_bytes);
+        if (im2col) {
+            ptx::tma_load_im2col(ptx::shared_address(tile), map, mbarrier, at.c, at.w, at.h, at.n, at.offset_w,
+                                 at.offset_h);
+        } else {
+            ptx::tma_load_3d(ptx::shared_address(tile), map, mbarrier, at.c, at.w, at.h);
+        }
+    }
+    ptx::mbarrier_wait(mbarrier, 0);
+    for (int i = threadIdx.x; i < words; i += blockDim.x) output[i] = tile[i];
+}
+
+void load(const ptx::TensorMap& map, const Column& at, bool im2col, Swizzle swizzle, int rows, int inner,
+          const std::vector<std::uint16_t>& values) {
+    const int width = kSwizzleBytes[static_cast<int>(swizzle)];
+    const int words = rows * (width == 0 ? inner : width / 2);
+    DeviceArray<std::uint16_t> output{std::vector<std::uint16_t>(words)};
+    ptx::launch("load", load_kernel, 1, 32, (2 * words + 1023) / 1024 * 1024 + 8, nullptr, map, output.data(), words,
+                static_cast<unsigned>(rows * inner * 2), at, im2col);
+    std::vector<std::uint16_t> wanted(words, 0xeeee);
+    for (int row = 0; row < rows; ++row) {
+        for (int i = 0; i < inner; ++i) {
+            wanted[place(swizzle, inner * 2, row, 2 * i) / 2] = values[static_cast<std::size_t>(row) * inner + i];
+        }
+    }
+    expect_equal(output.download(), wanted, "word");
+}
+
+// Boxes of a tensor of 5 x 7 x 40 values, inside and over its edges.
+void test_tma_tile() {
+    const std::vector<std::uint16_t> values = counting(5 * 7 * 40);
+    DeviceArray<std::uint16_t> tensor(values);
+    for (const Swizzle swizzle : {Swizzle::none, Swizzle::bytes_32, Swizzle::bytes_64, Swizzle::bytes_128}) {
+        const int width = kSwizzleBytes[static_cast<int>(swizzle)];
+        for (const int inner : {8, 16, 32}) {
+            if (width != 0 && inner * 2 > width) continue;
+            const std::uint32_t box[3] = {static_cast<std::uint32_t>(inner), 4, 3};
+            const ptx::TensorMap map = ptx::encode_tiled<3>(tensor.data(), {40, 7, 5}, {80, 560}, box, swizzle);
+            for (const Column& at :
+                 {Column{8, 1, 1, 0, 0, 0}, Column{-3, -1, -2, 0, 0, 0}, Column{35, 5, 3, 0, 0, 0}}) {
+                std::vector<std::uint16_t> wanted;
+                for (int z = at.h; z < at.h + 3; ++z) {
+                    for (int y = at.w; y < at.w + 4; ++y) {
+                        for (int x = at.c; x < at.c + inner; ++x) {
+                            const bool there = x >= 0 && x < 40 && y >= 0 && y < 7 && z >= 0 && z < 5;
+                            wanted.push_back(there ? values[(z * 7 + y) * 40 + x] : std::uint16_t{0});
+                        }
+                    }
+                }
+                load(map, at, false, swizzle, 12, inner, wanted);
+            }
+        }
+    }
+}
+
+struct Convolution {
+    int N, H, W, C, R, S, stride, padding;
+};
+
+// A column of `pixels` outputs, from number m on, of a convolution's tap (r, s): each found from its number alone.
+void im2col(const Convolution& v, int m, int r, int s, int c, int channels, int pixels) {
+    const int P = (v.H + 2 * v.padding - v.R) / v.stride + 1, Q = (v.W + 2 * v.padding - v.S) / v.stride + 1;
+    const std::vector<std::uint16_t> values = counting(static_cast<std::size_t>(v.N) * v.H * v.W * v.C);
+    DeviceArray<std::uint16_t> tensor(values);
+    const auto size = [](int value) { return static_cast<std::uint64_t>(value); };
+    // The last base position in steps from the first, counted from the end of the image.
+    const int upper_w = (Q - 1) * v.stride - v.padding - (v.W - 1),
+              upper_h = (P - 1) * v.stride - v.padding - (v.H - 1);
+    const ptx::TensorMap map = ptx::encode_im2col(
+        tensor.data(), {size(v.C), size(v.W), size(v.H), size(v.N)},
+        {size(v.C) * 2, size(v.W) * v.C * 2, size(v.H) * v.W * v.C * 2}, {-v.padding, -v.padding}, {upper_w, upper_h},
+        static_cast<std::uint32_t>(channels), static_cast<std::uint32_t>(pixels),
+        {static_cast<std::uint32_t>(v.stride), static_cast<std::uint32_t>(v.stride)}, Swizzle::bytes_128);
+    std::vector<std::uint16_t> wanted;
+    for (int i = m; i < m + pixels; ++i) {
+        const int n = i / (P * Q), h = i / Q % P * v.stride - v.padding + r, w = i % Q * v.stride - v.padding + s;
+        for (int k = c; k < c + channels; ++k) {
+            const bool there = n < v.N && h >= 0 && h < v.H && w >= 0 && w < v.W && k < v.C;
+            wanted.push_back(there ? values[((static_cast<std::size_t>(n) * v.H + h) * v.W + w) * v.C + k]
+                                   : std::uint16_t{0});
+        }
+    }
+    const Column at = {c, m % Q * v.stride - v.padding, m / Q % P * v.stride - v.padding, m / (P * Q), s, r};
+    load(map, at, true, Swizzle::bytes_128, pixels, channels, wanted);
+}
+
+void test_tma_im2col() {
+    const Convolution thirteen = {2, 13, 13, 64, 3, 3, 1, 1};
+    im2col(thirteen, 0, 0, 2, 0, 64, 128);
+    im2col(thirteen, 128, 0, 0, 0, 64, 128);
+    im2col(thirteen, 128, 2, 2, 0, 64, 128);
+    im2col(thirteen, 256, 1, 1, 0, 64, 128);  // over the end of the last image
+    const Convolution strided = {3, 14, 11, 40, 5, 3, 2, 1};
+    im2col(strided, 0, 4, 2, 32, 64, 24);  // over the end of the channels
+    im2col(strided, 17, 1, 0, 0, 40, 50);
+    im2col({2, 9, 9, 48, 3, 3, 1, 0}, 45, 2, 1, 0, 48, 64);
+    im2col({1, 6, 6, 16, 5, 5, 1, 2}, 3, 0, 4, 0, 16, 32);
+}
+
+// ---- TMA stores: the box that lies in shared memory, as far as the tensor goes
+
+template <int kWidth>
+__global__ void store_kernel(const __grid_constant__ ptx::TensorMap map, int c0, int c1, int c2, int rows) {
+    auto* tile = ptx::dynamic_shared_memory<unsigned char>();
+    for (int i = threadIdx.x; i < rows * kWidth / 2; i += blockDim.x) {
+        const int byte = 2 * i, address = byte ^ (byte >> 7 & (kWidth / 16 - 1)) << 4;
+        *reinterpret_cast<std::uint16_t*>(tile + address) = static_cast<std::uint16_t>(1000 + i);
+    }
+    ptx::fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x == 32) {
+        for (int part = 0; part < 2; ++part) {  // the same box twice, in groups of their own
+            ptx::tma_store_3d(map, ptx::shared_address(tile), c0, c1, c2 + part);
+            ptx::tma_commit_group();
+        }
+        ptx::tma_wait_group_read<1>();
+        ptx::tma_wait_group_read<0>();
+    }
+}
+
+template <int kWidth>
+void store(Swizzle swizzle) {
+    for (const int c0 : {0, 8, 16}) {
+        DeviceArray<std::uint16_t> tensor(std::vector<std::uint16_t>(4 * 6 * 40, 7));
+        const std::uint32_t box[3] = {kWidth / 2, 4, 2};
+        const ptx::TensorMap map = ptx::encode_tiled<3>(tensor.data(), {40, 6, 4}, {80, 480}, box, swizzle);
+        ptx::launch("store", store_kernel<kWidth>, 1, 64, 8 * kWidth, nullptr, map, c0, 3, 0, 8);
+        std::vector<std::uint16_t> wanted(4 * 6 * 40, 7);
+        for (int part = 0; part < 2; ++part) {
+            for (int i = 0; i < 8 * kWidth / 2; ++i) {
+                const int x = c0 + i % (kWidth / 2), y = 3 + i / (kWidth / 2) % 4, z = part + i / (kWidth / 2) / 4;
+                // The second box goes over the first one's second half; which of the two comes last is not said.
+                if (part == 1 && z == 1) continue;
+                if (x < 40 && y < 6) wanted[(z * 6 + y) * 40 + x] = static_cast<std::uint16_t>(1000 + i);
+            }
+        }
+        std::vector<std::uint16_t> got = tensor.download();
+        for (int i = 240; i < 480; ++i) got[i] = wanted[i] = 0;  // z = 1, where both went
+        expect_equal(got, wanted, "word");
+    }
+}
+
+void test_tma_store() {
+    store<32>(Swizzle::bytes_32);
+    store<64>(Swizzle::bytes_64);
+    store<128>(Swizzle::bytes_128);
+}
+
+// ---- wgmma: d (64 x N) = a b + a b, K = 32, 48 or 64
+
+template <Swizzle kSwizzle>
+constexpr int kWidthOf = kSwizzle == Swizzle::bytes_128  ? 128
+                         : kSwizzle == Swizzle::bytes_64 ? 64
+                                                         : 32;
+
+// a: 64 rows of K values, or K rows of 64; b: N rows of K, or K rows of N. Blocks of `width` bytes by so many rows.
+template <typename T, int kColumns, Swizzle kSwizzle, bool kTransposed>
+__global__ void wgmma_kernel(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ ptx::TensorMap b,
+                             float* d, int depth) {
+    constexpr int kWidth = kWidthOf<kSwizzle>, kPerRow = kWidth / 2;
+    const std::uint32_t shared = ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>());
+    const int a_rows = kTransposed ? depth : 64, b_rows = kTransposed ? depth : kColumns;
+    const int a_blocks = kTransposed ? 64 / kPerRow : depth / kPerRow;
+    const int b_blocks = kTransposed ? (kColumns + kPerRow - 1) / kPerRow : depth / kPerRow;
+    const std::uint32_t a_block = a_rows * kWidth, b_block = b_rows * kWidth;
+    const std::uint32_t b_tiles = shared + a_blocks * a_block, mbarrier = b_tiles + b_blocks * b_block;
+    set_up(mbarrier, 1);
+    if (threadIdx.x / 32 == 0 && ptx::elect_one()) {
+        ptx::mbarrier_arrive_expect_tx(mbarrier, a_blocks * a_block + b_blocks * b_block);
+        for (int i = 0; i < a_blocks; ++i) ptx::tma_load_3d(shared + i * a_block, a, mbarrier, i * kPerRow, 0, 0);
+        for (int i = 0; i < b_blocks; ++i) ptx::tma_load_3d(b_tiles + i * b_block, b, mbarrier, i * kPerRow, 0, 0);
+    }
+    __syncwarp();
+    ptx::mbarrier_wait(mbarrier, 0);
+    float sum[kColumns / 2] = {};
+    ptx::wgmma_fence();
+    for (int round = 0; round < 2; ++round) {
+        for (int k = 0; k < depth; k += 16) {
+            std::uint64_t a_descriptor, b_descriptor;
+            if (kTransposed) {
+                a_descriptor = ptx::matrix_descriptor<kSwizzle>(shared + k * kWidth, 8 * kWidth, a_block);
+                b_descriptor = ptx::matrix_descriptor<kSwizzle>(b_tiles + k * kWidth, 8 * kWidth, b_block);
+            } else {
+                const int block = k / kPerRow, inside = 2 * (k % kPerRow);
+                a_descriptor = ptx::matrix_descriptor<kSwizzle>(shared + block * a_block + inside, 8 * kWidth);
+                b_descriptor = ptx::matrix_descriptor<kSwizzle>(b_tiles + block * b_block + inside, 8 * kWidth);
+            }
+            ptx::wgmma<T, kColumns, kTransposed, kTransposed>(sum, a_descriptor, b_descriptor, round > 0 || k > 0);
+        }
+    }
+    ptx::wgmma_commit_group();
+    ptx::wgmma_wait_group<0>(sum);
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < kColumns / 2; ++i) {
+        d[(16 * warp + g + 8 * (i / 2 % 2)) * kColumns + 8 * (i / 4) + 2 * t + i % 2] = sum[i];
+    }
+}
+
+template <typename T>
+std::vector<T> rounded(std::vector<float>& values) {
+    std::vector<T> result;
+    for (float& value : values) {
+        value = static_cast<float>(static_cast<int>(value * 64)) / 64;  // exact in either type
+        std::uint32_t bits;
+        std::memcpy(&bits, &value, 4);
+        if (std::is_same_v<T, bfloat16>) {
+            result.push_back({static_cast<std::uint16_t>(bits >> 16)});
+        } else {
+            const std::uint32_t magnitude = bits & 0x7fffffff;
+            const std::uint32_t half = magnitude == 0 ? 0 : (magnitude >> 13) - (112 << 10);
+            result.push_back({static_cast<std::uint16_t>((bits >> 16 & 0x8000) | half)});
+        }
+    }
+    return result;
+}
+
+template <typename T, int kColumns, Swizzle kSwizzle, bool kTransposed>
+void multiply(int depth) {
+    constexpr std::uint32_t kPerRow = kWidthOf<kSwizzle> / 2;
+    std::vector<float> a_values = harness::random_floats(64 * depth, 1),
+                       b_values = harness::random_floats(kColumns * depth, 2);
+    DeviceArray<T> a(rounded<T>(a_values)), b(rounded<T>(b_values));
+    DeviceArray<float> d(std::vector<float>(64 * kColumns));
+    const std::uint64_t K = depth;
+    const auto map = [&](const T* data, std::uint64_t extent) {
+        const std::uint64_t inner = kTransposed ? extent : K, rows = kTransposed ? K : extent;
+        const std::uint32_t box[3] = {kPerRow, static_cast<std::uint32_t>(rows), 1};
+        return ptx::encode_tiled<3>(data, {inner, rows, 1}, {inner * 2, inner * rows * 2}, box, kSwizzle);
+    };
+    const int blocks = kTransposed ? (kColumns + kPerRow - 1) / kPerRow * kPerRow : kColumns;
+    ptx::launch("wgmma", wgmma_kernel<T, kColumns, kSwizzle, kTransposed>, 1, 128, (64 + blocks) * depth * 2 + 8,
+                nullptr, map(a.data(), 64), map(b.data(), kColumns), d.data(), depth);
+    std::vector<double> wanted(64 * kColumns);
+    for (int m = 0; m < 64; ++m) {
+        for (int n = 0; n < kColumns; ++n) {
+            for (int k = 0; k < depth; ++k) {
+                wanted[m * kColumns + n] += 2.0 * a_values[kTransposed ? k * 64 + m : m * depth + k] *
+                                            b_values[kTransposed ? k * kColumns + n : n * depth + k];
+            }
+        }
+    }
+    expect_close(d.download(), wanted, 1e-4, "d");
+}
+
+template <typename T>
+void test_wgmma() {
+    multiply<T, 64, Swizzle::bytes_128, false>(64);
+    multiply<T, 96, Swizzle::bytes_128, false>(64);
+    multiply<T, 128, Swizzle::bytes_128, false>(128);
+    multiply<T, 192, Swizzle::bytes_128, false>(64);
+    multiply<T, 256, Swizzle::bytes_128, false>(64);
+    multiply<T, 96, Swizzle::bytes_64, false>(32);
+    multiply<T, 64, Swizzle::bytes_32, false>(32);
+}
+
+template <typename T>
+void test_wgmma_transposed() {
+    multiply<T, 64, Swizzle::bytes_128, true>(64);
+    multiply<T, 96, Swizzle::bytes_128, true>(48);
+    multiply<T, 256, Swizzle::bytes_128, true>(32);
+    multiply<T, 128, Swizzle::bytes_64, true>(32);
+    multiply<T, 64, Swizzle::bytes_32, true>(16);
+}
+
+// ---- setmaxnreg: what two warpgroups give back, the third takes; elect.sync
+
+__global__ void __launch_bounds__(384) registers_kernel(unsigned* output) {
+    if (threadIdx.x < 256) {
+        ptx::give_registers_back<40>();
+    } else {
+        ptx::take_registers<240>();
+    }
+    const bool elected = ptx::elect_one();
+    output[threadIdx.x] = elected == ptx::elect_one() ? elected : 2;
+}
+
+void test_registers() {
+    DeviceArray<unsigned> output(std::vector<unsigned>(384));
+    ptx::launch("registers", registers_kernel, 1, 384, 0, nullptr, output.data());
+    const std::vector<unsigned> elected = output.download();
+    std::vector<unsigned> sums(12);
+    for (unsigned i = 0; i < 384; ++i) sums[i / 32] += elected[i];
+    expect_equal(sums, std::vector<unsigned>(12, 1), "lanes elected of warp");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    return harness::run_cases(argc, argv,
+                              {{"mbarrier", test_mbarrier},
+                               {"tma_tile", test_tma_tile},
+                               {"tma_im2col", test_tma_im2col},
+                               {"tma_store", test_tma_store},
+                               {"wgmma_fp16", test_wgmma<float16>},
+                               {"wgmma_bf16", test_wgmma<bfloat16>},
+                               {"wgmma_transposed_fp16", test_wgmma_transposed<float16>},
+                               {"wgmma_transposed_bf16", test_wgmma_transposed<bfloat16>},
+                               {"registers", test_registers}});
+}

@@ -1,0 +1,79 @@
+// conv2d_relu's products on sm_90a: TMA brings the tiles, wgmma multiplies them. Images and filters are NHWC, 16-bit.
+//
+// These serve the shapes that `serves` in alexkern/native/hopper.py names; csrc/conv2d_relu serves the rest.
+#pragma once
+
+#include <cstdint>
+
+#include "../elements.h"
+
+namespace alexkern::hopper {
+
+constexpr int kBlockM = 128;  // rows of a block's tile: two warpgroups of 64
+constexpr int kBlockN[] = {64, 96, 128, 192, 256};
+constexpr int kSmallDepth = 48, kDepth = 64;  // channels of a step
+constexpr int kPixels = 64;                   // of a step of the weight gradient
+constexpr int kWeightBlockN[] = {64, 128, 256};
+
+// What a launch is made of: a product of `rows` x `columns`, `steps` long, `batches` times.
+struct Work {
+    std::int64_t rows;
+    int columns;
+    std::int64_t steps;
+    int batches;
+    int depth;  // of a step
+    bool sums;  // fp32 sums are stored, also where there is one split
+};
+
+struct Choice {
+    int block_n, splits;
+};
+
+// Channels of a step for `channels` of a group: what wastes least.
+int depth_of(int channels);
+
+// The time of a launch by a model of the chip, in cycles; its terms are in docs/hopper.md. Pure.
+double modelled_cycles(const Work& work, const Choice& choice, int multiprocessors);
+
+// The fastest by that model. Pure.
+Choice choose(const Work& work, int multiprocessors, bool weight_gradient);
+
+struct Axis {
+    int stride, padding, dilation;  // the padding may be negative
+};
+
+struct ConvolveParams {
+    const void* input;    // (N, H, W, groups, C)
+    const void* filters;  // (groups, K, R, S, C)
+    const void* bias;     // (groups, K), or null
+    void* output;         // (N, P, Q, groups, K), where there are no partials
+    float* partials;      // (splits, N, P, Q, groups, K), or null
+    int N, H, W, C, R, S, P, Q, K, groups;
+    Axis vertical, horizontal;
+    bool turned;  // filters lie turned round: the data gradient
+    bool relu;
+    Choice choice;
+    int multiprocessors;
+};
+void convolve(Element element, const ConvolveParams& params, Stream stream);
+
+struct WeightGradientParams {
+    const void* input;                               // (N, H, W, groups, C)
+    const void* grad;                                // (N, P, Q, groups, K), masked
+    float* partials;                                 // (splits, groups, filters, R, S, C)
+    int N, H, W, C, R, S, P, Q, K, filters, groups;  // filters: those of a group that are stored, at most K
+    Axis vertical, horizontal;
+    Choice choice;
+    int multiprocessors;
+};
+void weight_gradient(Element element, const WeightGradientParams& params, Stream stream);
+
+struct DepthParams {
+    const void* source;  // (N, C, H, W) of any strides, counted in elements
+    void* destination;   // (N, height, width, 4, 4, C)
+    int N, C, H, W, height, width, padding_H, padding_W;
+    std::int64_t stride_N, stride_C, stride_H, stride_W;
+};
+void space_to_depth(const DepthParams& params, Stream stream);  // of 16-bit elements
+
+}  // namespace alexkern::hopper

@@ -1,0 +1,121 @@
+// The main loop on sm_90a. One warp fetches tiles by TMA into a ring of stages; two warpgroups multiply them by wgmma.
+//
+//   stage  = A's tile, B's tile             full[stage]:  TMA has brought them
+//   A      = 128 of M x a step of K         empty[stage]: the eight warps that multiply have done with them
+//   B      = kBlockN of N x a step of K
+//
+// A row of a tile is 128 bytes, swizzled. Rows run along K (a step of 48 channels leaves the last 32 bytes unused), or
+// along M and N: then a tile is blocks of 64 of those by 64 of K.
+#pragma once
+
+#include "../ptx/barrier.cuh"
+#include "../ptx/mbarrier.cuh"
+#include "../ptx/tma.cuh"
+#include "../ptx/warpgroup.cuh"
+#include "../ptx/wgmma.cuh"
+#include "hopper.h"
+
+namespace alexkern::hopper {
+
+constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup;  // two that multiply, one of which a thread fetches
+constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+constexpr int kRowBytes = 128, kSharedBytes = 227 * 1024;
+
+template <int kBlockN, int kStagingBytes>
+struct Ring {
+    static constexpr int kTileA = kBlockM * kRowBytes, kTileB = kBlockN * kRowBytes, kStage = kTileA + kTileB;
+    static constexpr int kFit = (kSharedBytes - kStagingBytes - 1024) / kStage;
+    static constexpr int kStages = kFit < 8 ? kFit : 8;
+    static constexpr int kStaging = kStages * kStage, kBarriers = kStaging + kStagingBytes;
+    static constexpr int kBytes = kBarriers + 16 * kStages;  // in all
+
+    std::uint32_t shared;  // where it starts
+    int stage = 0;
+    std::uint32_t parity = 0;
+
+    __device__ __forceinline__ std::uint32_t tile_a() const { return shared + stage * kStage; }
+    __device__ __forceinline__ std::uint32_t tile_b() const { return tile_a() + kTileA; }
+    __device__ __forceinline__ std::uint32_t full() const { return shared + kBarriers + 8 * stage; }
+    __device__ __forceinline__ std::uint32_t empty(int of_stage) const {
+        return shared + kBarriers + 8 * (kStages + of_stage);
+    }
+
+    // By all threads, once.
+    __device__ __forceinline__ void set_up() const {
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < kStages; ++i) {
+                ptx::mbarrier_init(shared + kBarriers + 8 * i, 1);
+                ptx::mbarrier_init(empty(i), 8);
+            }
+            ptx::fence_mbarrier_init();
+        }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ void advance() {
+        if (++stage == kStages) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+
+    // Fetches `steps` stages, one after the other: fetch() announces the bytes of this stage and issues its copies.
+    template <typename Fetch>
+    __device__ __forceinline__ void produce(int steps, Fetch&& fetch) {
+        for (int step = 0; step < steps; ++step) {
+            ptx::mbarrier_wait(empty(stage), parity ^ 1);
+            fetch();
+            advance();
+        }
+    }
+
+    // sum = this warpgroup's 64 rows of A times B, over `steps` stages of 16 kSixteens. At the end all is summed.
+    template <typename T, int kSixteens, bool kTransposed>
+    __device__ __forceinline__ void consume(float (&sum)[kBlockN / 2], int steps, int warpgroup) {
+        constexpr auto kSwizzle = ptx::Swizzle::bytes_128;
+        constexpr std::uint32_t kGroup = 8 * kRowBytes, kBlock = kTransposed ? kPixels * kRowBytes : 0;
+        constexpr int kAdvance = kTransposed ? 16 * kRowBytes : 32;  // bytes along K
+        const bool releases = threadIdx.x % 32 == 0;
+        int done = -1;
+#pragma unroll 1
+        for (int step = 0; step < steps; ++step) {
+            ptx::mbarrier_wait(full(), parity);
+            const std::uint32_t a = tile_a() + warpgroup * 64 * kRowBytes, b = tile_b();
+            ptx::wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < kSixteens; ++k) {
+                ptx::wgmma<T, kBlockN, kTransposed, kTransposed>(
+                    sum, ptx::matrix_descriptor<kSwizzle>(a + k * kAdvance, kGroup, kBlock),
+                    ptx::matrix_descriptor<kSwizzle>(b + k * kAdvance, kGroup, kBlock), step > 0 || k > 0);
+            }
+            ptx::wgmma_commit_group();
+            ptx::wgmma_wait_group<1>(sum);  // the step before is summed: its stage may be filled anew
+            if (done >= 0 && releases) ptx::mbarrier_arrive(empty(done));
+            done = stage;
+            advance();
+        }
+        ptx::wgmma_wait_group<0>(sum);
+        if (releases) ptx::mbarrier_arrive(empty(done));
+    }
+};
+
+// The tiles of a product, in the order in which blocks take them: columns innermost, so that neighbours share rows.
+struct Tiles {
+    unsigned across, down, splits, count;
+
+    struct Place {
+        unsigned n, m, split, batch;
+    };
+
+    __device__ __forceinline__ Place at(unsigned tile) const {
+        const unsigned row = tile / across, layer = row / down;
+        return {tile % across, row % down, layer % splits, layer / splits};
+    }
+
+    // The first step of a split of `steps`; the launchers see to it that the product stays within 32 bits.
+    __device__ __forceinline__ int first_step(int steps, unsigned split) const {
+        return static_cast<int>(static_cast<unsigned>(steps) * split / splits);
+    }
+};
+
+}  // namespace alexkern::hopper

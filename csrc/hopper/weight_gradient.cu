@@ -1,0 +1,164 @@
+// The weight's gradient as a product on sm_90a: rows are filters, columns taps and channels, and the depth runs over
+// output pixels, 64 a step. Both operands come with the depth across their rows, as they lie in memory. Columns go by
+// chunks of 64 channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
+#include "launch.cuh"
+
+namespace alexkern::hopper {
+namespace {
+
+struct Kernel {
+    ptx::TensorMap input, grad;
+    float* partials;
+    Tiles tiles;
+    std::int64_t pixels;  // N P Q
+    int P, Q, S, C, filters, groups, taps, channel_chunks;
+    Axis vertical, horizontal;
+};
+
+constexpr int kChunk = 64, kChunkBytes = kPixels * kRowBytes;
+
+// Calls visit(chunk of the tile, store) for each, from the kPart-th on; store(upper, lower, columns) stores its sums.
+template <int kPart, int kBlockN, typename Visit>
+__device__ __forceinline__ void store_chunks(const float (&sum)[kBlockN / 2], Visit&& visit) {
+    visit(kPart, [&](float* upper, float* lower, int columns) {
+        store_sums<kPart * kChunk, kChunk>(sum, upper, lower, columns);
+    });
+    if constexpr ((kPart + 1) * kChunk < kBlockN) store_chunks<kPart + 1, kBlockN>(sum, visit);
+}
+
+template <typename T, int kBlockN>
+__global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __grid_constant__ Kernel p) {
+#ifdef ALEXKERN_HAS_WGMMA
+    constexpr int kChunks = kBlockN / kChunk;
+    Ring<kBlockN, 0> ring{ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>())};
+    ring.set_up();
+    const int warpgroup = threadIdx.x / kWarpgroup, chunks = p.taps * p.channel_chunks;
+    const int steps_in_all = static_cast<int>((p.pixels + kPixels - 1) / kPixels);
+
+    if (warpgroup == 2) {
+        ptx::give_registers_back<kProducerRegisters>();
+        if (threadIdx.x != 2 * kWarpgroup) return;
+        ptx::prefetch_tensor_map(p.input);
+        ptx::prefetch_tensor_map(p.grad);
+        // A step of 64 pixels as digits of (image, row, column): advancing is an addition.
+        const int advance_q = kPixels % p.Q, advance_p = kPixels / p.Q % p.P, advance_n = kPixels / p.Q / p.P;
+        for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
+            const Tiles::Place place = p.tiles.at(tile);
+            const int first = p.tiles.first_step(steps_in_all, place.split);
+            const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
+            const int filter = static_cast<int>(place.m) * kBlockM, group = static_cast<int>(place.batch);
+            const int first_chunk = static_cast<int>(place.n) * kChunks;
+            const int here = min(chunks - first_chunk, kChunks);
+            int c[kChunks];
+            std::uint16_t offset_w[kChunks], offset_h[kChunks];
+#pragma unroll
+            for (int i = 0; i < kChunks; ++i) {
+                const int tap = (first_chunk + i) / p.channel_chunks;
+                c[i] = group * p.C + (first_chunk + i) % p.channel_chunks * kChunk;
+                offset_w[i] = static_cast<std::uint16_t>(tap % p.S * p.horizontal.dilation);
+                offset_h[i] = static_cast<std::uint16_t>(tap / p.S * p.vertical.dilation);
+            }
+            int pixel = first * kPixels, q = pixel % p.Q, n = pixel / p.Q / p.P, row = pixel / p.Q % p.P;
+            ring.produce(steps, [&] {
+                const int h = row * p.vertical.stride - p.vertical.padding;
+                const int w = q * p.horizontal.stride - p.horizontal.padding;
+                ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM / kChunk + here) * kChunkBytes);
+#pragma unroll
+                for (int i = 0; i < kBlockM / kChunk; ++i) {
+                    ptx::tma_load_3d(ring.tile_a() + i * kChunkBytes, p.grad, ring.full(), filter + i * kChunk, group,
+                                     pixel);
+                }
+                // Columns of chunks beyond the last are whatever lies there, and are not stored.
+#pragma unroll
+                for (int i = 0; i < kChunks; ++i) {
+                    if (i >= here) continue;
+                    ptx::tma_load_im2col(ring.tile_b() + i * kChunkBytes, p.input, ring.full(), c[i], w, h, n,
+                                         offset_w[i], offset_h[i]);
+                }
+                pixel += kPixels;
+                q += advance_q;
+                row += advance_p;
+                n += advance_n;
+                if (q >= p.Q) {
+                    q -= p.Q;
+                    ++row;
+                }
+                if (row >= p.P) {
+                    row -= p.P;
+                    ++n;
+                }
+            });
+        }
+        return;
+    }
+
+    ptx::take_registers<kConsumerRegisters>();
+    const int thread = threadIdx.x % kWarpgroup, lane = thread % 32;
+    const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2;
+    float sum[kBlockN / 2] = {};
+    for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
+        const Tiles::Place place = p.tiles.at(tile);
+        const int first = p.tiles.first_step(steps_in_all, place.split);
+        const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
+        ring.template consume<T, kPixels / 16, true>(sum, steps, warpgroup);
+        const int filter = static_cast<int>(place.m) * kBlockM + 64 * warpgroup + row;
+        const std::int64_t layer = std::int64_t{place.split} * p.groups + place.batch;
+        const std::int64_t pitch = static_cast<std::int64_t>(p.taps) * p.C;
+        float* const sums = p.partials + (layer * p.filters + filter) * pitch;
+        store_chunks<0, kBlockN>(sum, [&](int part, auto store) {
+            const int chunk = static_cast<int>(place.n) * kChunks + part;
+            const int tap = chunk / p.channel_chunks, c = chunk % p.channel_chunks * kChunk + pair;
+            if (tap >= p.taps) return;
+            float* const upper = sums + tap * p.C + c;
+            store(filter < p.filters ? upper : nullptr, filter + 8 < p.filters ? upper + 8 * pitch : nullptr, p.C - c);
+        });
+    }
+#endif
+}
+
+template <typename T, int kBlockN>
+void run(const WeightGradientParams& v, Stream stream) {
+    const auto u64 = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
+    Kernel p = {};
+    p.pixels = std::int64_t{v.N} * v.P * v.Q;
+    p.taps = v.R * v.S;
+    p.channel_chunks = divide_up(v.C, kChunk);
+    p.input = input_map(v, kChunk, kPixels);
+    p.grad =
+        ptx::encode_tiled<3>(v.grad, {u64(v.K), u64(v.groups), u64(p.pixels)}, {u64(v.K) * 2, u64(v.groups) * v.K * 2},
+                             {kChunk, 1, kPixels}, ptx::Swizzle::bytes_128);
+    p.partials = v.partials;
+    p.tiles = tiles_of(divide_up(p.taps * p.channel_chunks * kChunk, kBlockN), divide_up(v.filters, kBlockM),
+                       v.choice.splits, v.groups, divide_up<std::int64_t>(p.pixels, kPixels));
+    p.P = v.P;
+    p.Q = v.Q;
+    p.S = v.S;
+    p.C = v.C;
+    p.filters = v.filters;
+    p.groups = v.groups;
+    p.vertical = v.vertical;
+    p.horizontal = v.horizontal;
+    ptx::launch("conv2d_relu's weight gradient on sm_90a", weight_gradient_kernel<T, kBlockN>,
+                std::min(p.tiles.count, static_cast<unsigned>(v.multiprocessors)), kThreads, Ring<kBlockN, 0>::kBytes,
+                stream, p);
+}
+
+}  // namespace
+
+void weight_gradient(Element element, const WeightGradientParams& params, Stream stream) {
+    with_half_type(element, [&](auto type) {
+        using T = decltype(type);
+        switch (params.choice.block_n) {
+            case 64:
+                return run<T, 64>(params, stream);
+            case 128:
+                return run<T, 128>(params, stream);
+            case 256:
+                return run<T, 256>(params, stream);
+        }
+        throw std::runtime_error("conv2d_relu's weight gradient on sm_90a: no tile of " +
+                                 std::to_string(params.choice.block_n) + " columns");
+    });
+}
+
+}  // namespace alexkern::hopper

@@ -1,0 +1,101 @@
+// A CUDA runtime that launches nothing. Linked in place of NVIDIA's it makes a native module whose launchers run to the
+// end on a machine without a GPU, or without any kernel's time: alexkern/native/rehearsal.py builds it. Every launch is
+// told to whoever asked; what it returns can be chosen, so that errors come back as they would from a driver.
+//
+// It has what nvcc's objects and csrc/runtime.cu call, and no more: a missing function fails when the module is loaded.
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <cstring>
+#include <string>
+#include <unordered_map>
+
+namespace {
+
+// kernel: its mangled name; sizes: grid x, y, z, block x, y, z; shared: dynamic bytes.
+using Listener = void (*)(const char* kernel, const unsigned* sizes, std::size_t shared);
+
+Listener listener = nullptr;
+cudaError_t launch_status = cudaSuccess;
+int driver_version = CUDART_VERSION;
+
+std::unordered_map<const void*, std::string>& kernels() {
+    static std::unordered_map<const void*, std::string> names;  // by the host's function
+    return names;
+}
+
+}  // namespace
+
+extern "C" {
+
+void rehearsal_listen(Listener to) { listener = to; }
+void rehearsal_launches_return(int status) { launch_status = static_cast<cudaError_t>(status); }
+void rehearsal_driver_is(int version) { driver_version = version; }
+
+void** __cudaRegisterFatBinary(void*) {
+    static void* handle;
+    return &handle;
+}
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void**) {}
+void __cudaRegisterFunction(void**, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*,
+                            int*) {
+    kernels()[host] = name;
+}
+
+// Only the <<<>>> of a kernel's stub would call these, and there is none.
+cudaError_t __cudaGetKernel(cudaKernel_t*, const void*) { return cudaErrorNotSupported; }
+cudaError_t __cudaLaunchKernel(cudaKernel_t, dim3, dim3, void**, std::size_t, cudaStream_t) {
+    return cudaErrorNotSupported;
+}
+cudaError_t __cudaPopCallConfiguration(dim3*, dim3*, std::size_t*, void*) { return cudaErrorNotSupported; }
+
+}  // extern "C"
+
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void**) {
+    if (listener != nullptr) {
+        const dim3 &grid = config->gridDim, &block = config->blockDim;
+        const unsigned sizes[] = {grid.x, grid.y, grid.z, block.x, block.y, block.z};
+        listener(kernels().at(kernel).c_str(), sizes, config->dynamicSmemBytes);
+    }
+    return launch_status;
+}
+
+// A driver's function for tensor maps, which nobody will use.
+template <typename... Arguments>
+CUresult encode_nothing(Arguments...) {
+    return CUDA_SUCCESS;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* found) {
+    const decltype(&cuTensorMapEncodeTiled) tiled = encode_nothing;
+    const decltype(&cuTensorMapEncodeIm2col) im2col = encode_nothing;
+    *function = std::strcmp(name, "cuTensorMapEncodeTiled") == 0 ? reinterpret_cast<void*>(tiled)
+                                                                 : reinterpret_cast<void*>(im2col);
+    *found = cudaDriverEntryPointSuccess;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+const char* cudaGetErrorName(cudaError_t error) {
+    return error == cudaErrorInsufficientDriver ? "cudaErrorInsufficientDriver" : "cudaErrorOfARehearsal";
+}
+const char* cudaGetErrorString(cudaError_t error) {
+    return error == cudaErrorInsufficientDriver ? "CUDA driver version is insufficient for CUDA runtime version"
+                                                : "an error of a rehearsal";
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+    *version = driver_version;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+    *count = 0;
+    return cudaErrorNoDevice;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int) { return cudaErrorNoDevice; }

@@ -1,0 +1,134 @@
+"""Operators in a process that a sanitizer watches: python sanitized.py SOURCES BACKEND NAME ...
+
+A NAME is a conformance case and an arithmetic, "max_pool2d-pool1 float16": forward and backward run through the public
+function, in either memory format, on tensors whose memory ends where they do. It is printed before it runs, so that
+the last one printed is the one that a report is about. Without a GPU the kernels run on the emulator.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import alexkern
+from alexkern import native
+from alexkern.native import emulate
+from support.backends import DEVICE
+from support.cases import CASES, Case
+
+ARITHMETIC = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+# Of each operator a shape or two with ragged edges.
+QUICK = (
+    "conv2d_relu-stride_2_3",
+    "conv2d_relu-groups_3",
+    "conv2d_relu_max_pool2d-batch_1_odd",
+    "max_pool2d-pool1",
+    "max_pool2d-uneven",
+    "dropout-odd",
+    "linear_relu_dropout-fc7",
+    "local_response_norm-norm2",
+    "local_response_norm-even_size",
+)
+# What shows that a sanitizer is awake: a launch that goes one element too far, and one that reads what it writes.
+OVERRUN, RACE = "overrun", "race"
+
+
+def names(case: Case) -> list[str]:
+    """A case's, one for each arithmetic."""
+    multiplies = case.operator.startswith("conv2d_relu")
+    return [f"{case} {arithmetic}" for arithmetic in ARITHMETIC if multiplies or arithmetic != "tf32"]
+
+
+def run(build: str, *wanted: str, seed: int = 0, sources: Path = emulate.SOURCES) -> tuple[int, str]:
+    """The exit status and the output of a process that runs these names on a sanitizer build of the emulator."""
+    environment = {
+        "ALEXKERN_EMULATE": build,
+        "LD_PRELOAD": emulate.runtime(build),
+        "EMULATOR_SEED": str(seed),
+        # Python and torch leave memory behind on purpose, and are not compiled for ThreadSanitizer.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1",
+    }
+    status, output = run_under([], environment, *wanted, sources=sources)
+    if "unexpected memory mapping" in output:  # ThreadSanitizer, where the kernel spreads addresses too widely
+        return run_under(["setarch", "-R"], environment, *wanted, sources=sources)
+    return status, output
+
+
+def run_under(
+    tool: list[str],
+    environment: dict[str, str],
+    *wanted: str,
+    backend: str = "cuda",
+    sources: Path = emulate.SOURCES,
+) -> tuple[int, str]:
+    """The exit status and the output of such a process, started by a tool."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*tool, sys.executable, __file__, str(sources), backend, *wanted],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+        timeout=1800,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def _run_case(case: Case, arithmetic: str) -> None:
+    precision = "tf32" if arithmetic == "tf32" else "ieee"
+    for settings in (torch.backends.mkldnn, torch.backends.cudnn):
+        settings.conv.fp32_precision = precision
+    generator = torch.Generator().manual_seed(20120930)
+    for layout in (torch.contiguous_format, torch.channels_last):
+
+        def own(tensor: Tensor | None, layout: torch.memory_format = layout) -> Tensor | None:
+            if tensor is None:
+                return None
+            format = layout if tensor.dim() == 4 else torch.contiguous_format
+            return tensor.contiguous(memory_format=format).clone().requires_grad_()
+
+        output = case.call(*map(own, case.draw(ARITHMETIC[arithmetic], DEVICE, generator)))
+        output.backward(torch.randn(output.shape, generator=generator).to(output))
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def _launch_dropout(count: int, shift: int) -> None:
+    """So many elements of 64, into memory `shift` elements behind the input's first."""
+    values, seed = torch.zeros(64, device=DEVICE), torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    address = values.data_ptr()
+    native.launch("dropout", values, address, address + 4 * shift, seed.data_ptr(), count, 0, 1.0)
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main(backend: str, wanted: list[str]) -> None:
+    by_name = {str(case): case for case in CASES}
+    with alexkern.backend(backend):
+        for name in wanted:
+            print(name, flush=True)
+            if name == OVERRUN:
+                _launch_dropout(65, 0)
+            elif name == RACE:
+                _launch_dropout(60, 1)
+            else:
+                case, arithmetic = name.rsplit(" ", 1)
+                _run_case(by_name[case], arithmetic)
+    print("all clean", flush=True)
+
+
+if __name__ == "__main__":
+    emulate.SOURCES = Path(sys.argv[1])
+    main(sys.argv[2], sys.argv[3:])

@@ -1,0 +1,422 @@
+"""conv2d_relu's kernels for compute capability 9.0: every tile and split, AlexNet's layers, and what falls back.
+
+On the CPU they run emulated, TMA's copies and wgmma's products early or late by seed; on a GPU where it is one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+import alexkern
+from alexkern.native import conv2d_relu, emulate, hopper
+from alexkern.reference import conv2d_relu as reference
+from support import hopper_page, oracle, routes
+from support.accuracy import assert_accurate
+from support.backends import DEVICE, HALVES, serving
+from support.canaries import canaries
+from support.cases import ALEXNET_CONVOLUTIONS, CASES, Case
+
+pytestmark = [
+    pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here"),
+    pytest.mark.skipif(
+        DEVICE.type == "cuda" and torch.cuda.get_device_capability() != hopper.CAPABILITY,
+        reason="for GPUs of compute capability 9.0",
+    ),
+]
+
+Args = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
+ONE: Args = ((1, 1), (1, 1), (1, 1), 1)
+
+
+@pytest.fixture(autouse=True)
+def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    yield
+    seed(0)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what was launched, sm_80's kernels and these."""
+    names: list[str] = []
+    for module in (conv2d_relu, hopper):
+        launch = module.launch
+
+        def note(kernel: str, *arguments: object, launch: object = launch) -> None:
+            names.append(kernel)
+            launch(kernel, *arguments)  # type: ignore[operator]
+
+        monkeypatch.setattr(module, "launch", note)
+    return names
+
+
+def seed(number: int) -> None:
+    if DEVICE.type == "cpu":
+        emulate.load().set_seed(number)
+
+
+def draw(
+    dtype: torch.dtype, generator: torch.Generator, input: tuple[int, ...], filters: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(input, generator=generator, dtype=torch.float64)
+    w = torch.randn(filters, generator=generator, dtype=torch.float64) / math.prod(filters[1:]) ** 0.5
+    b = torch.randn(filters[0], generator=generator, dtype=torch.float64)
+    x, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, w))
+    return x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE), b.to(dtype).to(DEVICE)
+
+
+def check(x: Tensor, w: Tensor, b: Tensor, args: Args, generator: torch.Generator) -> list[Tensor]:
+    """Our output and gradients, held to the accuracy rule within their memory."""
+    with canaries() as buffers:
+        output = conv2d_relu.forward(x, w, b, *args)
+        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(DEVICE)
+        grads = conv2d_relu.backward(grad, x, w, output, *args, (True, True, True))
+    assert buffers
+    everything = [output, *(found for found in grads if found is not None)]
+    references = []
+    for dtype in (torch.float64, x.dtype):
+        tensors = [tensor.to(dtype) for tensor in (x, w, b)]
+        torchs = reference.backward(grad.to(dtype), tensors[0], tensors[1], output.to(dtype), *args, (True, True, True))
+        references.append((reference.forward(*tensors, *args), *torchs))
+    for name, ours, wanted, torchs_own in zip(("output", "x", "w", "b"), everything, *references, strict=True):
+        assert wanted is not None and torchs_own is not None
+        assert_accurate(ours, wanted, torchs_own, name)
+    return everything
+
+
+def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int) -> None:
+    """Whatever would be chosen: this tile, or the nearest that there is, in so many splits."""
+
+    def choose(_: object, rows: int, columns: int, steps: int, groups: int, depth: int, sums: bool, weight: bool):  # type: ignore[no-untyped-def]
+        tile = min(block_n, 128) if depth == 48 else block_n
+        return {96: 64, 192: 256}.get(tile, tile) if weight else tile, min(splits, steps)
+
+    monkeypatch.setattr(hopper, "_choose", choose)
+
+
+ALL_THREE = ["hopper_convolve", "hopper_convolve", "hopper_weight_gradient"]
+SHAPES = {
+    # Tiles that end within an image, rows and columns that no tile divides, channels of a step and a half.
+    "ragged": ((3, 104, 7, 9), (168, 104, 3, 3), ONE),
+    "groups": ((2, 128, 6, 5), (192, 64, 3, 2), ((1, 1), (2, 0), (1, 1), 2)),
+    "small steps": ((3, 48, 8, 7), (72, 48, 2, 3), ((1, 1), (0, 2), (1, 2), 1)),
+}
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("block_n", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.full)], ids=str)
+def test_every_tile_and_split(
+    monkeypatch: pytest.MonkeyPatch,
+    launched: list[str],
+    dtype: torch.dtype,
+    shape: str,
+    block_n: int,
+    splits: int,
+    generator: torch.Generator,
+) -> None:
+    force(monkeypatch, block_n, splits)
+    seed(block_n + splits)
+    input, filters, args = SHAPES[shape]
+    check(*draw(dtype, generator, input, filters), args, generator)
+    assert [name for name in launched if "hopper" in name] == ALL_THREE
+    assert "conv2d_relu_convolve" not in launched and "conv2d_relu_weight_gradient" not in launched
+
+
+def test_steps_over_the_ends_of_rows_and_images(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """Ten steps of the weight gradient, which carry from columns to rows and from rows to images."""
+    force(monkeypatch, 64, 1)
+    check(*draw(torch.float16, generator, (17, 16, 5, 7), (8, 16, 3, 3)), ONE, generator)
+
+
+def test_same_bits_whenever_copies_and_products_take_effect(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """Nine seeds: copies and products, each late, early and mixed."""
+    force(monkeypatch, 64, 2)
+    tensors = draw(torch.bfloat16, generator, *SHAPES["groups"][:2])
+    state, first = generator.get_state(), None
+    for number in range(9):
+        seed(number)
+        generator.set_state(state)
+        found = check(*tensors, SHAPES["groups"][2], generator)
+        first = first or found
+        assert all(torch.equal(a, b) for a, b in zip(found, first, strict=True))
+
+
+# Channels and filters as AlexNet has them, over few pixels.
+LAYERS = {
+    "conv1": ((1, 48, 9, 8), (64, 48, 3, 3), ((1, 1), (0, 0), (1, 1), 1)),  # after space-to-depth
+    "conv2": ((1, 64, 7, 6), (192, 64, 5, 5), ((1, 1), (2, 2), (1, 1), 1)),
+    "conv3": ((1, 192, 5, 6), (384, 192, 3, 3), ONE),
+    "conv4": ((1, 384, 5, 6), (256, 384, 3, 3), ONE),
+    "conv5": ((1, 256, 5, 6), (256, 256, 3, 3), ONE),
+    "conv2 of 2012": ((1, 96, 7, 6), (256, 48, 5, 5), ((1, 1), (2, 2), (1, 1), 2)),
+    "conv4 of 2012": ((1, 384, 5, 6), (384, 192, 3, 3), ((1, 1), (1, 1), (1, 1), 2)),
+}
+SIZES = {"conv1": (57, 57), "conv2": (27, 27), "conv2 of 2012": (27, 27)}  # the others': 13 x 13
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer(layer: str, launched: list[str], generator: torch.Generator) -> None:
+    input, filters, args = LAYERS[layer]
+    seed(len(layer) + input[1])
+    check(*draw(torch.bfloat16, generator, input, filters), args, generator)
+    assert [name for name in launched if "hopper" in name] == ALL_THREE
+
+
+FIRST = {
+    "alexnet": ((2, 3, 31, 27), (64, 3, 11, 11), ((4, 4), (2, 2), (1, 1), 1)),
+    "2012": ((1, 3, 35, 35), (96, 3, 11, 11), ((4, 4), (0, 0), (1, 1), 1)),
+    "odd": ((3, 4, 18, 23), (8, 4, 5, 2), ((4, 4), (1, 3), (1, 1), 1)),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("layer", FIRST)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_first_layer_goes_through_space_to_depth(
+    launched: list[str], dtype: torch.dtype, layer: str, layout: torch.memory_format, generator: torch.Generator
+) -> None:
+    input, filters, args = FIRST[layer]
+    x, w, b = draw(dtype, generator, input, filters)
+    check(x.contiguous(memory_format=layout), w.contiguous(memory_format=layout), b, args, generator)
+    served = [name for name in launched if name.endswith(("depth", "convolve", "weight_gradient"))]
+    depth = "hopper_space_to_depth"
+    # The data gradient has a stride: the kernels for sm_80 serve it.
+    assert served == [depth, depth, "hopper_convolve", "conv2d_relu_convolve", depth, "hopper_weight_gradient"]
+
+
+def test_space_to_depth_is_what_it_says(generator: torch.Generator) -> None:
+    x = torch.randn((2, 3, 9, 14), generator=generator).half().to(DEVICE)
+    for images in (x, x.contiguous(memory_format=torch.channels_last), x.flip(3)[:, :, :, ::2], x[:, :1].expand_as(x)):
+        with canaries():
+            found = hopper.space_to_depth(images, (3, 5), (2, 1))
+        _, _, H, W = images.shape
+        padded = torch.nn.functional.pad(images, (1, 20 - 1 - W, 2, 12 - 2 - H))
+        wanted = padded.view(2, 3, 3, 4, 5, 4).permute(0, 2, 4, 3, 5, 1).reshape(2, 3, 5, 48)
+        assert torch.equal(found, wanted)
+
+
+def test_depth_to_space_takes_filters_back(generator: torch.Generator) -> None:
+    w = torch.randn((5, 3, 11, 7), generator=generator).half().to(DEVICE)
+    back = torch.empty_like(w)
+    hopper.depth_to_space(hopper.space_to_depth(w, (3, 2), (0, 0)), back)
+    assert torch.equal(back, w)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layer_of_full_size(layer: str, dtype: torch.dtype, batch: int, generator: torch.Generator) -> None:
+    (_, C, _, _), filters, args = LAYERS[layer]
+    check(*draw(dtype, generator, (batch, C, *SIZES.get(layer, (13, 13))), filters), args, generator)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", range(30))
+def test_drawn_convolutions(number: int, generator: torch.Generator) -> None:
+    generator.manual_seed(number)
+    seed(number)
+
+    def pick(*values: int) -> int:
+        return values[int(torch.randint(len(values), (1,), generator=generator))]
+
+    groups = pick(1, 1, 2)
+    channels = pick(48, 64) * pick(1, 2) if groups > 1 else pick(8, 24, 48, 64, 72, 104, 144)
+    kernel, dilation, padding = (pick(1, 2, 3, 5), pick(1, 3)), (pick(1, 2), pick(1, 2)), (pick(0, 1, 3), pick(0, 2))
+    # Not beyond the filter: there torch's own bfloat16 convolution of a 1 x 1 filter crashes on CPUs.
+    reach = tuple((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
+    padding = (min(padding[0], reach[0]), min(padding[1], reach[1]))
+    size = tuple(taps + pick(1, 4, 9) for taps in reach)
+    input = (pick(1, 2, 5), channels * groups, *size)
+    filters = (pick(2, 8, 70, 136) * groups, channels, *kernel)
+    stride = (pick(1, 2), pick(1, 3))
+    check(*draw(HALVES[number % 2], generator, input, filters), (stride, padding, dilation, groups), generator)
+
+
+CONFORMANCE = [
+    pytest.param(case, dtype, id=f"{case}-{dtype}", marks=[] if quick else [pytest.mark.full])
+    for case in CASES
+    if case.operator.startswith("conv2d_relu")
+    for dtype in HALVES
+    for quick in [dtype == torch.float16 and case not in ALEXNET_CONVOLUTIONS]
+]
+
+
+@pytest.mark.parametrize(("case", "dtype"), CONFORMANCE)
+def test_conformance(case: Case, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """The conformance suite's cases, through the public functions."""
+    tensors = case.draw(dtype, DEVICE, generator)
+    with alexkern.backend("cuda"), canaries():
+        output, _ = routes.run("direct", case, tensors, None)
+        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype).to(DEVICE)
+        again, grads = routes.run(routes.GRADIENT_ROUTES[0], case, tensors, grad)
+        others = [routes.run(route, case, tensors, grad) for route in routes.GRADIENT_ROUTES[1:]]
+    for result, gradients in [(again, grads), *others]:
+        assert torch.equal(result, output)
+        assert all(a is None or torch.equal(a, b) for a, b in zip(grads, gradients, strict=True) if b is not None)
+    choices = oracle.choices(case, tensors, output, "cuda")
+    found = []
+    for wide in (torch.float64, dtype):
+        leaves = [None if tensor is None else tensor.to(wide).clone().requires_grad_() for tensor in tensors]
+        plain = oracle.plain(case, [None if leaf is None else leaf.detach() for leaf in leaves], choices.keep)
+        present = [leaf for leaf in leaves if leaf is not None]
+        differentiable = oracle.differentiable(case, leaves, choices)
+        found.append((plain, *torch.autograd.grad(differentiable, present, grad.to(wide))))
+    ours = (output, *(one for one in grads if one is not None))
+    for one, wanted, torchs_own in zip(ours, *found, strict=True):
+        assert_accurate(one, wanted, torchs_own)
+
+
+def test_contiguous_images_give_contiguous_results(launched: list[str], generator: torch.Generator) -> None:
+    x, w, b = (tensor.contiguous() for tensor in draw(torch.float16, generator, (2, 64, 6, 6), (24, 64, 3, 3)))
+    output, x_grad, *_ = check(x, w, b, ONE, generator)
+    assert output.is_contiguous() and x_grad.is_contiguous()
+    assert [name for name in launched if "hopper" in name] == ALL_THREE
+
+
+def test_nan_and_infinities_stay_where_they_belong(generator: torch.Generator) -> None:
+    """A NaN reaches the outputs whose windows hold it and no others, ReLU and groups included."""
+    x, w, _ = draw(torch.bfloat16, generator, (1, 96, 8, 8), (128, 48, 3, 3))
+    x[0, 5, 2, 3] = math.nan
+    x[0, 90, 6, 6] = math.inf
+    args: Args = ((1, 1), (1, 1), (1, 1), 2)
+    output = conv2d_relu.forward(x, w, None, *args)
+    wanted = reference.forward(x.float(), w.float(), None, *args)
+    assert torch.equal(output.isnan(), wanted.isnan())
+    assert torch.equal(output.isinf(), wanted.isinf())
+
+
+FALLBACKS = {
+    "channels that are no whole copies": ((2, 3, 9, 9), (16, 3, 3, 3), ONE),
+    "an odd number of filters": ((2, 16, 6, 6), (9, 16, 3, 3), ONE),
+    "groups that a step would overrun": ((2, 48, 6, 6), (16, 24, 3, 3), ((1, 1), (1, 1), (1, 1), 2)),
+    "corners beyond TMA's": ((1, 16, 4, 260), (16, 16, 1, 2), ((1, 1), (0, 0), (1, 256), 1)),
+    "offsets beyond TMA's": ((1, 16, 4, 10), (16, 16, 1, 2), ((1, 1), (0, 127), (1, 255), 1)),
+}
+
+
+@pytest.mark.parametrize("why", FALLBACKS)
+def test_others_are_served_by_the_kernels_for_sm_80(why: str, launched: list[str], generator: torch.Generator) -> None:
+    input, filters, args = FALLBACKS[why]
+    check(*draw(torch.float16, generator, input, filters), args, generator)
+    assert next(name for name in launched if name.endswith("convolve")) == "conv2d_relu_convolve"
+
+
+def test_strided_data_gradient_falls_back_alone(launched: list[str], generator: torch.Generator) -> None:
+    check(*draw(torch.float16, generator, (2, 16, 9, 9), (16, 16, 3, 3)), ((2, 2), (1, 1), (1, 1), 1), generator)
+    served = [name for name in launched if name.endswith(("convolve", "weight_gradient"))]
+    assert served == ["hopper_convolve", "conv2d_relu_convolve", "hopper_weight_gradient"]
+
+
+def test_float32_and_older_gpus_are_not_served(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    x, *_ = draw(torch.float32, generator, (1, 16, 4, 4), (16, 16, 3, 3))
+    assert hopper.device_of(x) is None and hopper.device_of(x.half()) is not None
+    if DEVICE.type == "cpu":
+        for capability in ("8.0", "8.9", "10.0"):
+            monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", capability)
+            assert hopper.device_of(x.half()) is None
+
+
+@pytest.mark.parametrize(
+    ("targets", "capability", "serves"),
+    [
+        (("sm_80", "sm_90a"), (9, 0), True),
+        (("sm_80", "compute_80"), (9, 0), False),
+        (("sm_90a",), (8, 0), False),
+        (("sm_90a",), (10, 0), False),
+    ],
+)
+def test_gpu_and_module_have_to_be_for_each_other(
+    monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...], capability: tuple[int, int], serves: bool
+) -> None:
+    properties = SimpleNamespace(capability=capability, multiprocessors=114)
+    module = SimpleNamespace(targets=targets, device_properties=lambda _: properties)
+    monkeypatch.setattr(hopper._native, "native", module)
+    hopper._gpu.cache_clear()
+    found = hopper._gpu(0)
+    hopper._gpu.cache_clear()
+    assert found == ((module, 114) if serves else None)
+
+
+# rows an image, columns, steps of 64 or 48 channels, groups, depth of a step
+PRODUCTS = {
+    "conv1": (55 * 55, 64, 9, 1, 48),
+    "conv2": (27 * 27, 192, 25, 1, 64),
+    "conv3": (13 * 13, 384, 27, 1, 64),
+    "conv4": (13 * 13, 256, 54, 1, 64),
+    "conv5": (13 * 13, 256, 36, 1, 64),
+    "conv2 of 2012": (27 * 27, 128, 25, 2, 48),
+}
+BATCHES = [2**power for power in range(12)]
+MULTIPROCESSORS = [114, 132]  # an H100 for PCIe; those for SXM, and the H200
+
+
+@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
+@pytest.mark.parametrize("layer", PRODUCTS)
+def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
+    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()
+    assert module is not None
+    pixels, columns, steps, groups, depth = PRODUCTS[layer]
+    tiles = (64, 96, 128) if depth == 48 else (64, 96, 128, 192, 256)
+    for batch in BATCHES:
+        work = (batch * pixels, columns, steps, groups, depth, False)
+        chosen = tuple(module.hopper_choose(*work, multiprocessors, False))
+        times = {
+            choice: module.hopper_modelled_cycles(*work, choice, multiprocessors)
+            for choice in itertools.product(tiles, range(1, steps // 4 + 1))
+        }
+        assert times[chosen] == min(times.values())
+        busy = 2 * batch * pixels * columns * groups * steps * depth / (2 * 2048 * multiprocessors)
+        assert times[chosen] > busy  # nothing is faster than the tensor cores
+        if batch >= 64:
+            assert times[chosen] < 3 * busy
+        if batch >= 256:
+            assert chosen[1] == 1, "many tiles need no splits"
+
+
+@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
+def test_few_images_are_split_and_columns_fit(multiprocessors: int) -> None:
+    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()
+    assert module is not None
+    pixels, columns, steps, groups, depth = PRODUCTS["conv2"]
+    assert module.hopper_choose(128 * pixels, columns, steps, groups, depth, False, multiprocessors, False)[0] == 192
+    pixels, columns, steps, groups, depth = PRODUCTS["conv4"]
+    block_n, splits = module.hopper_choose(pixels, columns, steps, groups, depth, False, multiprocessors, False)
+    tiles = math.ceil(pixels / 128) * math.ceil(columns / block_n)
+    assert splits > 1 and tiles * splits <= multiprocessors
+    # A weight gradient has few tiles and many steps.
+    block_n, splits = module.hopper_choose(192, 1600, 128 * 729 // 64, 1, 64, True, multiprocessors, True)
+    assert splits > 1 and math.ceil(192 / 128) * math.ceil(1600 / block_n) * splits >= multiprocessors * 3 // 4
+
+
+def test_steps_waste_least() -> None:
+    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()
+    assert module is not None
+    assert {channels: module.hopper_depth(channels) for channels in (8, 48, 64, 96, 104, 192, 256)} == {
+        8: 48,
+        48: 48,
+        64: 64,
+        96: 48,
+        104: 64,
+        192: 64,
+        256: 64,
+    }
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="the model is the same in either module")
+def test_the_page_has_the_table_that_is_computed() -> None:
+    page = Path(__file__).parents[1] / "docs" / "hopper.md"
+    written = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    assert written == hopper_page.table()

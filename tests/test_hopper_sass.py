@@ -1,0 +1,103 @@
+"""What the kernels for compute capability 9.0 became in machine code: the instructions that they are about, and no
+complaint of ptxas, which would mean products one after the other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from alexkern.kernels import sass
+from alexkern.native import objects
+from alexkern.native.instantiations import demangled
+
+pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
+
+TARGET = "90a"
+COMPLAINT = re.compile(r"\(C75\d\d\).*|.*setmaxnreg.*ignored.*")
+
+
+@cache
+def compiled() -> list[objects.Object]:
+    return objects.objects(TARGET, [path for path in objects.sources() if path.parent.name == "hopper"])
+
+
+def complaints(path: Path) -> list[str]:
+    return COMPLAINT.findall(json.loads(path.with_suffix(".json").read_text())["words"])
+
+
+@cache
+def programs() -> dict[str, sass.Program]:
+    """Those that multiply, by the kernel's name."""
+    found: dict[str, sass.Program] = {}
+    for made in compiled():
+        if made.kernels:
+            listed = sass.parse_all(sass.listing(made.path))
+            found.update(zip(demangled(list(listed)), listed.values(), strict=True))
+    return {name: program for name, program in found.items() if "space_to_depth" not in name}
+
+
+def test_there_is_every_kernel() -> None:
+    names = Counter(name.partition("<")[0].rpartition("::")[2] for name in programs())
+    assert names == {"convolve_kernel": 2 * (5 + 3), "weight_gradient_kernel": 2 * 3}
+
+
+def test_ptxas_complains_of_nothing() -> None:
+    assert [line for made in compiled() for line in complaints(made.path)] == []
+
+
+def test_nothing_is_spilled() -> None:
+    for made in compiled():
+        for name, kernel in made.kernels.items():
+            registers = 32 if "space_to_depth" in name else 65536 // 384 // 8 * 8
+            assert kernel.spilled == 0 and kernel.registers <= registers, name
+    for name, program in programs().items():
+        assert program.stack == 0 and program.local == 0, name
+
+
+def test_main_loops_multiply_by_wgmma_and_nothing_else() -> None:
+    for name, program in programs().items():
+        columns, *depth = (int(found) for found in re.findall(r"\b\d+\b", name.partition("<")[2]))
+        whole = sass.count(program.instructions)
+        sixteens = depth[0] // 16 if depth else 4
+        loop = sass.count(sass.main_loop(program.instructions))
+        assert loop.get("HGMMA") == sixteens, (name, loop)
+        assert "HMMA" not in whole and "LDSM" not in whole and "LDGSTS" not in whole, name
+        products = {step.opcode for step in program.instructions if step.is_tensor_core}
+        assert products == {f"HGMMA.64x{columns}x16.F32" + (".BF16" if "bfloat16" in name else "")}, name
+
+
+def test_tiles_come_and_go_by_tma() -> None:
+    for name, program in programs().items():
+        opcodes = {step.opcode for step in program.instructions}
+        assert {"UTMALDG.4D.IM2COL", "UTMALDG.3D"} <= opcodes, name
+        assert ("UTMASTG.3D" in opcodes) == ("convolve_kernel" in name), name
+        assert any(opcode.startswith("SYNCS.PHASECHK") for opcode in opcodes), name
+        assert any(opcode.startswith("USETMAXREG") for opcode in opcodes), name
+
+
+def test_a_complaint_would_be_found(tmp_path: Path) -> None:
+    """A kernel that touches its sums between two products."""
+    source = tmp_path / "complaint.cu"
+    source.write_text(
+        """
+        #include "ptx/wgmma.cuh"
+        __global__ void __launch_bounds__(128) touches_sums(float* output, std::uint64_t a, std::uint64_t b, int n) {
+            float sum[32] = {};
+            ptx::wgmma_fence();
+            for (int i = 0; i < n; ++i) {
+                ptx::wgmma<ptx::bfloat16, 64, false, false>(sum, a, b, true);
+                sum[i % 32] += 1.0f;
+            }
+            ptx::wgmma_commit_group();
+            ptx::wgmma_wait_group<0>(sum);
+            for (int i = 0; i < 32; ++i) output[32 * threadIdx.x + i] = sum[i];
+        }
+        """
+    )
+    (made,) = objects.objects(TARGET, [source])
+    assert complaints(made.path)

@@ -1,0 +1,420 @@
+"""conv2d_relu_max_pool2d's CUDA kernels below the operator: one kernel and two, the choice, and the way back."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from alexkern.native import conv2d_relu, emulate, max_pool2d
+from alexkern.native import conv2d_relu_max_pool2d as native
+from alexkern.native.conv2d_relu_max_pool2d import Plan
+from alexkern.reference import conv2d_relu_max_pool2d as reference
+from support.accuracy import assert_accurate, assert_same
+from support.backends import DEVICE, HALVES, serving
+from support.canaries import canaries
+
+pytestmark = pytest.mark.skipif(
+    "cuda" not in serving("conv2d_relu_max_pool2d"), reason="the CUDA kernels do not run here"
+)
+
+POOL = ((3, 3), (2, 2), (0, 0))
+DTYPES = [torch.float32, *HALVES]
+Args = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
+
+# input, weight, (stride, padding, dilation, groups), plans: tiles, rows below each other, cut-off segments and columns.
+SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], Args, list[Plan]]] = {
+    "conv1": ((1, 3, 39, 31), (20, 3, 11, 11), ((4, 4), (2, 2), (1, 1), 1), [Plan(1, 2, 3), Plan(2, 1, 1)]),
+    "conv2": ((2, 16, 8, 7), (72, 16, 5, 5), ((1, 1), (2, 2), (1, 1), 1), [Plan(1, 3, 2), Plan(2, 2, 1)]),
+    "groups": ((2, 18, 10, 9), (22, 9, 3, 3), ((1, 1), (1, 1), (1, 1), 2), [Plan(1, 1, 4), Plan(2, 4, 2)]),
+    "row_by_row": ((1, 4, 15, 70), (16, 4, 1, 1), ((1, 1), (0, 0), (1, 1), 1), [Plan(1, 33, 2), Plan(2, 31, 7)]),
+    "odd_rows": ((1, 8, 23, 21), (8, 8, 3, 3), ((1, 1), (1, 1), (1, 1), 1), [Plan(1, 10, 9), Plan(2, 10, 4)]),
+    "one_window": ((3, 5, 3, 3), (3, 5, 1, 1), ((1, 1), (0, 0), (1, 1), 1), [Plan(1, 1, 1), Plan(2, 8, 8)]),
+    "uneven": ((1, 3, 21, 25), (5, 3, 3, 2), ((1, 2), (0, 1), (2, 1), 1), [Plan(1, 4, 3), Plan(2, 5, 20)]),
+}
+LAYERS = {  # AlexNet's: input, weight, stride, padding, pooled size
+    "conv1": ((128, 3, 224, 224), (64, 3, 11, 11), (55, 55)),
+    "conv2": ((128, 64, 27, 27), (192, 64, 5, 5), (27, 27)),
+    "conv5": ((128, 256, 13, 13), (256, 256, 3, 3), (13, 13)),
+    "tower conv1": ((128, 3, 224, 224), (96, 3, 11, 11), (55, 55)),
+}
+
+
+def draw(
+    shape: str, dtype: torch.dtype, generator: torch.Generator, channels_last: bool, whole: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normal numbers, or small whole ones, whose sums are exact and often equal."""
+    input, filters, _, _ = SHAPES[shape]
+    scale = 1.0 if whole else max(math.prod(filters[1:]), 1) ** -0.5
+    tensors = [torch.randn(input, generator=generator), torch.randn(filters, generator=generator) * scale]
+    tensors.append(torch.randn(filters[:1], generator=generator))
+    x, w, b = (tensor.round() if whole else tensor for tensor in tensors)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x, w = (tensor.to(dtype).to(DEVICE).contiguous(memory_format=memory_format) for tensor in (x, w))
+    return x, w, b.to(dtype).to(DEVICE)
+
+
+def force(plan: Plan | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One kernel by this plan, or two by None; and sums in one order."""
+    monkeypatch.setattr(native, "_plan", lambda *_: plan)
+    monkeypatch.setattr(conv2d_relu, "_choose", lambda *_: (2, 1))
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["NHWC", "NCHW"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_kernel_gives_the_bits_of_two(
+    shape: str, dtype: torch.dtype, channels_last: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and offsets, for training and for inference, within their memory; and torch's values."""
+    *_, convolution, plans = SHAPES[shape]
+    x, w, b = draw(shape, dtype, generator, channels_last)
+    bias = None if shape == "groups" else b
+    force(None, monkeypatch)
+    wanted, wanted_offsets = native.forward(x, w, bias, *convolution, *POOL, True)
+    for plan in plans:
+        force(plan, monkeypatch)
+        with canaries() as buffers:
+            output, offsets = native.forward(x, w, bias, *convolution, *POOL, True)
+            alone, none = native.forward(x, w, bias, *convolution, *POOL, False)
+        assert buffers and none is None and offsets is not None and wanted_offsets is not None
+        assert output.stride() == wanted.stride() and offsets.stride() == wanted_offsets.stride()
+        assert_same(output, wanted, f"output by {plan}")
+        assert_same(offsets, wanted_offsets, f"offsets by {plan}")
+        assert_same(alone, wanted, f"output without offsets by {plan}")
+    exact, _ = reference.forward(
+        x.double(), w.double(), None if bias is None else bias.double(), *convolution, *POOL, False
+    )
+    torchs, _ = reference.forward(x, w, bias, *convolution, *POOL, False)
+    assert_accurate(wanted, exact, torchs)
+
+
+def test_tf32_in_one_kernel(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w, b = draw("conv2", torch.float32, generator, True)
+    *_, convolution, plans = SHAPES["conv2"]
+    results = {}
+    for tf32 in (False, True):
+        monkeypatch.setattr(conv2d_relu, "is_tf32", lambda _, tf32=tf32: tf32)
+        for plan in (None, *plans):
+            force(plan, monkeypatch)
+            results[tf32, plan] = native.forward(x, w, b, *convolution, *POOL, True)
+        for plan in plans:
+            for ours, wanted in zip(results[tf32, plan], results[tf32, None], strict=True):
+                assert ours is not None and wanted is not None
+                assert_same(ours, wanted)
+    assert not torch.equal(results[True, None][0], results[False, None][0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", ["conv1", "odd_rows", "row_by_row"])
+def test_special_values_and_ties(
+    shape: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's winners, of small whole numbers with many ties, and of NaN, infinities and signed zeros."""
+    *_, convolution, plans = SHAPES[shape]
+    x, w, b = draw(shape, dtype, generator, True, whole=True)
+    for value in (math.nan, math.inf, -math.inf):
+        x[torch.rand(x.shape, generator=generator).to(DEVICE) < 0.01] = value
+    wanted, wanted_offsets = reference.forward(x.float(), w.float(), b.float(), *convolution, *POOL, True)
+    assert wanted.isnan().any() and wanted_offsets is not None
+    for plan in plans:
+        force(plan, monkeypatch)
+        output, offsets = native.forward(x, w, b, *convolution, *POOL, True)
+        assert offsets is not None
+        assert_same(output, wanted.to(dtype), "output")
+        if dtype == torch.float32:  # in others the reference would have to round before it compares
+            assert_same(offsets, wanted_offsets, "offsets")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_windows_compare_rounded_values(
+    dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 1x1 filter of ones: sums that differ by less than the rounding are a tie, and the first of them wins."""
+    x = torch.zeros(1, 8, 7, 9)
+    x[:, 0], x[:, 1] = 1.0, torch.rand(7, 9, generator=generator) * 2**-6
+    w = torch.ones(8, 8, 1, 1)
+    x, w = (tensor.to(dtype).to(DEVICE).contiguous(memory_format=torch.channels_last) for tensor in (x, w))
+    geometry = ((1, 1), (0, 0), (1, 1), 1)
+    rounded = (x[:, :1].float() + x[:, 1:2].float()).to(dtype)
+    wanted, offsets = max_pool2d.forward(rounded.expand(1, 8, 7, 9).contiguous(), *POOL, (1, 1), False, True)
+    force(Plan(2, 3, 2), monkeypatch)
+    ours = native.forward(x, w, None, *geometry, *POOL, True)
+    assert offsets is not None and ours[1] is not None
+    assert_same(ours[0].contiguous(), wanted)
+    assert_same(ours[1].contiguous(), offsets)
+    zeros = native.forward(-x.abs() * 0.0, w, None, *geometry, *POOL, True)
+    assert bool((zeros[0] == 0).all()) and zeros[1] is not None and int(zeros[1].max()) == 0
+
+
+def test_unaligned_results_are_written_one_by_one(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that starts anywhere, which planned results never do: the same values."""
+    *_, convolution, plans = SHAPES["odd_rows"]
+    x, w, b = draw("odd_rows", torch.float16, generator, True)
+    force(plans[0], monkeypatch)
+    wanted = native.forward(x, w, b, *convolution, *POOL, True)
+
+    def shifted(spec: Any, device: torch.device) -> Tensor:
+        span = 1 + sum((size - 1) * step for size, step in zip(spec.shape, spec.stride, strict=True))
+        return torch.empty(span + 1, dtype=spec.dtype, device=device)[1:].as_strided(spec.shape, spec.stride)
+
+    monkeypatch.setattr(native, "empty", shifted)
+    alone, _ = native.forward(x, w, b, *convolution, *POOL, False)
+    for ours, want in zip(
+        (alone, *native.forward(x, w, b, *convolution, *POOL, True)), (wanted[0], *wanted), strict=True
+    ):
+        assert ours is not None and want is not None and ours.data_ptr() % 8 != 0
+        assert_same(ours, want)
+
+
+@pytest.mark.parametrize("plan", [Plan(0, 1, 1), Plan(1, 64, 1), Plan(2, 32, 1), Plan(1, 0, 1), Plan(1, 1, 0)], ids=str)
+def test_plans_that_cannot_be(plan: Plan, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w, b = draw("one_window", torch.float32, generator, True)
+    force(plan, monkeypatch)
+    with pytest.raises(RuntimeError, match="conv2d_relu.*: no (such plan|tile)"):
+        native.forward(x, w, b, *SHAPES["one_window"][2], *POOL, True)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [((2, 2), (2, 2), (0, 0)), ((3, 3), (2, 2), (1, 1)), ((3, 3), (1, 1), (0, 0)), ((3, 2), (2, 3), (1, 0))],
+    ids=str,
+)
+def test_other_windows_go_the_separate_way(
+    pool: Any, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is chosen for the fused kernel's own window."""
+    x, w, b = draw("conv2", torch.float32, generator, True)
+    convolution = SHAPES["conv2"][2]
+    force(Plan(1, 1, 1), monkeypatch)
+    output, offsets = native.forward(x, w, b, *convolution, *pool, True)
+    torchs, _ = reference.forward(x, w, b, *convolution, *pool, True)
+    exact, _ = reference.forward(x.double(), w.double(), b.double(), *convolution, *pool, False)
+    assert offsets is not None and output.shape == offsets.shape
+    assert_accurate(output, exact, torchs)
+
+
+@pytest.mark.parametrize("needs", [(True, True, True), (False, True, False), (True, False, True), (False, False, True)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "pool"),
+    [
+        ("conv2", POOL),  # in vectors
+        ("groups", POOL),  # channels of a group padded, one by one
+        ("uneven", ((2, 3), (1, 2), (1, 0))),
+        ("conv2", ((2, 2), (2, 2), (0, 0))),  # another window, in vectors
+        ("row_by_row", ((17, 17), (9, 9), (8, 8))),  # offsets of four bytes
+    ],
+    ids=lambda value: str(value),
+)
+def test_backward(
+    shape: str, pool: Any, dtype: torch.dtype, needs: tuple[bool, bool, bool], generator: torch.Generator
+) -> None:
+    """Gradients of strides that are not the output's, masked, gathered and summed in one pass."""
+    convolution = SHAPES[shape][2]
+    for channels_last in (True, False):
+        x, w, b = draw(shape, dtype, generator, channels_last)
+        output, offsets = native.forward(x, w, b, *convolution, *pool, True)
+        assert offsets is not None
+        grad = torch.randn(output.shape[::-1], generator=generator).to(dtype).to(DEVICE).permute(3, 2, 1, 0)
+        arguments = (x, w, output, offsets, *convolution, *pool, needs)
+        with canaries() as buffers:
+            ours = native.backward(grad, *arguments)
+            again = native.backward(grad, *arguments)
+        assert buffers and [gradient is not None for gradient in ours] == list(needs)
+        wide = (grad.double(), *(tensor.double() for tensor in (x, w, output)), offsets, *convolution, *pool, needs)
+        wanted, torchs = reference.backward(*wide), reference.backward(grad, *arguments)
+        for what, *gradients in zip(("input", "weight", "bias"), ours, again, wanted, torchs, strict=True):
+            first, second, exact, by_torch = gradients
+            if first is not None:
+                assert second is not None and exact is not None and by_torch is not None
+                assert torch.equal(first, second)
+                assert_accurate(first, exact, by_torch, f"gradient of {what}")
+
+
+@pytest.mark.parametrize("chunks", [2, 64, 1024])  # a thread with many pixels, with few, with none
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_pass_gives_the_bits_of_pooling_and_mask(
+    dtype: torch.dtype, chunks: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN gradients stop at the mask, and pass where the output is NaN; padding is 0; sums are of the very values."""
+    monkeypatch.setattr(native, "CHUNKS", chunks)
+    output = torch.randint(-1, 3, (3, 24, 4, 5), generator=generator).to(dtype).to(DEVICE).relu_()
+    output[0, 3] = math.nan
+    offsets = torch.randint(0, 9, output.shape, generator=generator, dtype=torch.uint8).to(DEVICE)
+    grad = 2.0 ** torch.randint(-3, 4, output.shape, generator=generator).to(dtype).to(DEVICE)
+    grad = grad.masked_fill(output <= 0, math.nan)
+    masked = torch.where(output <= 0, 0, grad)
+    (wanted,) = max_pool2d.backward(masked, offsets, (3, 24, 9, 12), True, *POOL, (1, 1), False, (True,))
+    assert wanted is not None
+    for groups in (1, 2, 8):
+        for layout in (torch.channels_last, torch.contiguous_format):
+            tensors = [tensor.contiguous(memory_format=layout) for tensor in (grad, output, offsets)]
+            with canaries():
+                packed, sums = native._unpooled(*tensors, (9, 12), (3, 3, 2, 2, 0, 0, 1, 1), groups, True)
+            memory = packed.memory.view(3, 9, 12, groups, packed.channels)
+            ours = memory[..., : 24 // groups].flatten(3).permute(0, 3, 1, 2)
+            assert_same(ours, wanted, "gradient")
+            assert bool((memory[..., 24 // groups :] == 0).all())
+            assert sums is not None
+            assert_same(sums, masked.double().sum((0, 2, 3)).to(dtype), "bias's gradient")
+
+
+def compared(layer: str, save_offsets: bool = False, multiprocessors: int = 132, **other: Any) -> Any:
+    input, weight, size = LAYERS[layer]
+    module, _ = conv2d_relu.module_and_multiprocessors(None if DEVICE.type == "cpu" else 0)
+    batch = other.get("batch", 128)
+    dtype = other.get("dtype", torch.bfloat16)
+    return native.compare(
+        module, multiprocessors, dtype, other.get("tf32", False), (batch, *input[1:]), weight, size, 1, save_offsets
+    )
+
+
+def test_costs_of_the_first_layer_counted_by_hand() -> None:
+    (tile, windows, segment), fused, separate = compared("conv1", save_offsets=True)
+    images, filters, pooled = 128 * 3 * 224 * 224 * 2, 64 * 3 * 11 * 11 * 2, 128 * 64 * 27 * 27
+    assert separate.bytes == images + filters + 2 * 128 * 64 * 55 * 55 * 2 + pooled * 3
+    assert fused.bytes == images + filters + pooled * 3
+    assert separate.flops == 2 * 128 * 55 * 55 * 64 * 11 * 11 * 4  # channels are padded to four
+    places = (128, 128, 64)[tile]
+    steps = math.ceil((2 * segment + 1) / (places // (2 * windows + 1)))
+    blocks = 128 * math.ceil(27 / windows) * math.ceil(27 / segment)
+    assert fused.flops == 2 * blocks * steps * places * 64 * 11 * 11 * 4
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_choice_is_the_cheaper_of_the_two(layer: str) -> None:
+    for batch in (1, 128):
+        for save_offsets in (False, True):
+            plan, fused, separate = compared(layer, save_offsets, batch=batch)
+            size = LAYERS[layer][2]
+            assert plan.tile in (1, 2) and 1 <= plan.windows <= size[1] // 2 and 1 <= plan.segment <= size[0] // 2
+            assert fused.flops > 0 and fused.bytes < separate.bytes
+            assert fused.time * 132 * 1.5e6 > 0 and fused.time >= fused.bytes / 1.5e6
+
+
+def test_products_without_tensor_cores_are_not_done_twice() -> None:
+    _, fused, separate = compared("conv1", dtype=torch.float32)
+    _, fused_tf32, separate_tf32 = compared("conv1", dtype=torch.float32, tf32=True)
+    assert fused.time > separate.time
+    assert separate.time > 2 * separate_tf32.time and fused.time > 2 * fused_tf32.time
+
+
+@pytest.mark.parametrize("cheaper", ["fused", "separate"])
+def test_a_call_follows_the_comparison(
+    cheaper: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel that runs is that of the lesser time, in the plan that the comparison gives."""
+    launched = []
+    launch = native.launch
+    monkeypatch.setattr(native, "launch", lambda name, *rest: (launched.append((name, rest[-1])), launch(name, *rest)))
+    compare = native.compare
+
+    def one_is_cheaper(*arguments: Any) -> Any:
+        plan, fused, separate = compare(*arguments)
+        times = (1.0, 2.0) if cheaper == "fused" else (2.0, 1.0)
+        return plan, fused._replace(time=times[0]), separate._replace(time=times[1])
+
+    monkeypatch.setattr(native, "compare", one_is_cheaper)
+    native._chosen.cache_clear()
+    x, w, b = draw("odd_rows", torch.float16, generator, True)
+    convolution = SHAPES["odd_rows"][2]
+    output, _ = native.forward(x, w, b, *convolution, *POOL, False)
+    native._chosen.cache_clear()
+    assert len(launched) == (1 if cheaper == "fused" else 0)
+    if launched:
+        assert launched[0][0] == "conv2d_relu_max_pool2d_forward" and isinstance(launched[0][1], Plan)
+    exact, _ = reference.forward(x.double(), w.double(), b.double(), *convolution, *POOL, False)
+    assert_accurate(output, exact, reference.forward(x, w, b, *convolution, *POOL, False)[0])
+
+
+# Forward by forced plans and backward, of shapes whose tiles have one row and several, in a process of its own.
+WATCHED = """
+import sys
+from pathlib import Path
+import torch
+from alexkern.native import conv2d_relu_max_pool2d as native, emulate
+emulate.SOURCES = Path(sys.argv[1])
+for dtype in (torch.float32, torch.float16):
+    for channels, plan in ((8, (1, 31, 2)), (8, (2, 10, 9)), (5, (2, 3, 2))):
+        native._plan = lambda *_: native.Plan(*plan)
+        x = torch.randn(1, 8, 13, 21).to(dtype).contiguous(memory_format=torch.channels_last)
+        w, b = torch.randn(channels, 8, 3, 3).to(dtype), torch.randn(channels).to(dtype)
+        arguments = ((1, 1), (1, 1), (1, 1), 1, (3, 3), (2, 2), (0, 0))
+        output, offsets = native.forward(x, w, b, *arguments, True)
+        native.backward(output, x, w, output, offsets, *arguments, (True, True, True))
+print("clean")
+"""
+
+
+def watched(build: str, sources: Path) -> str:
+    environment = os.environ | {
+        "ALEXKERN_EMULATE": build,
+        "LD_PRELOAD": emulate.runtime(build),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1",
+    }
+    for tool in ([], ["setarch", "-R"]):  # ThreadSanitizer cannot start where addresses are spread too widely
+        command = [*tool, sys.executable, "-c", WATCHED, str(sources)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if "unexpected memory mapping" not in done.stderr:
+            break
+    return done.stdout + done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on the emulator")
+@pytest.mark.parametrize("build", ["address", "thread"])
+def test_nothing_for_a_sanitizer_to_find(build: str) -> None:
+    output = watched(build, emulate.SOURCES)
+    assert output.splitlines()[-1:] == ["clean"] and "Sanitizer" not in output, output
+
+
+@pytest.mark.full
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on the emulator")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("__syncthreads();  // all have done with the rows above", ""),
+        ("Kernel::stage(shared, sums, true);\n        __syncthreads();", "Kernel::stage(shared, sums, true);"),
+    ],
+    ids=["before the rows above go", "before windows are read"],
+)
+def test_a_barrier_that_is_missing_is_a_race(right: str, wrong: str, tmp_path: Path) -> None:
+    sources = tmp_path / "csrc"
+    shutil.copytree(emulate.SOURCES, sources)
+    kernel = sources / "conv2d_relu_max_pool2d" / "forward.cu"
+    text = kernel.read_text()
+    assert text.count(right) == 1, "forward.cu has changed: plant the fault anew"
+    kernel.write_text(text.replace(right, wrong))
+    assert "ThreadSanitizer: data race" in watched("thread", sources)
+
+
+def row(layer: str, multiprocessors: int) -> str:
+    """A row of the table in docs/cuda-convolution.md."""
+    (tile, windows, segment), fused, separate = compared(layer, multiprocessors=multiprocessors)
+    m, n = ((128, 128), (128, 64), (64, 64))[tile]
+    cells = (
+        f"{layer}, {multiprocessors} SMs",
+        f"{m} x {n}, {segment} x {windows}",
+        *(f"{cost.flops / 1e9:.1f}" for cost in (separate, fused)),
+        *(f"{cost.bytes / 1e6:.1f}" for cost in (separate, fused)),
+        *(f"{cost.time:.0f}" for cost in (separate, fused)),
+        "fused" if fused.time < separate.time else "separate",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def test_the_table_in_the_documentation_is_what_the_function_says() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "cuda-convolution.md").read_text(encoding="utf-8")
+    wanted = [row(layer, multiprocessors) for multiprocessors in (108, 132, 148) for layer in LAYERS]
+    missing = [line for line in wanted if line not in text.splitlines()]
+    assert not missing, "docs/cuda-convolution.md should say\n" + "\n".join(missing)

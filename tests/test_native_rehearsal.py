@@ -1,0 +1,78 @@
+"""The native module on a CUDA runtime that launches nothing: what reaches a launch, and how its errors come back."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from alexkern import native
+from alexkern.native import dropout, max_pool2d, objects, rehearsal
+
+pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
+
+INSUFFICIENT_DRIVER, NO_KERNEL_IMAGE = 35, 209
+
+
+@pytest.fixture
+def runtime() -> Iterator[ctypes.CDLL]:
+    loaded = rehearsal.load().runtime
+    built = rehearsal.load().module.cuda_version
+    yield loaded
+    loaded.rehearsal_launches_return(0)
+    loaded.rehearsal_driver_is(1000 * built[0] + 10 * built[1])
+
+
+def test_a_launch_is_seen_as_the_launcher_asked_for_it() -> None:
+    input = torch.zeros(4096 * 3 + 1)
+    with rehearsal.rehearsing() as launches:
+        dropout.forward(input, torch.zeros(2, dtype=torch.int64), 0.5)
+    (launch,) = launches
+    assert "dropout_kernelIf" in launch.kernel
+    assert (launch.grid, launch.block, launch.shared) == ((7, 1, 1), (256, 1, 1), 0)
+
+
+def test_nothing_is_launched_and_nothing_stays_behind() -> None:
+    emulated = native.emulate.load
+    with rehearsal.rehearsing() as launches:
+        output = dropout.forward(torch.ones(64), torch.zeros(2, dtype=torch.int64), 0.0)
+    assert native.emulate.load is emulated and len(launches) == 1
+    assert native._kernel.cache_info().currsize == 0
+    assert output.shape == (64,)
+
+
+def test_an_old_driver_is_named_with_the_one_that_is_needed(runtime: ctypes.CDLL) -> None:
+    major, minor = rehearsal.load().module.cuda_version
+    runtime.rehearsal_launches_return(INSUFFICIENT_DRIVER)
+    runtime.rehearsal_driver_is(12040)
+    with rehearsal.launching_nothing(), pytest.raises(RuntimeError) as raised:
+        max_pool2d.forward(torch.zeros(1, 3, 5, 5), (3, 3), (2, 2), (0, 0), (1, 1), False, True)
+    assert str(raised.value) == (
+        "kernel max_pool2d_forward: launching it: CUDA driver version is insufficient for CUDA runtime version "
+        f"(cudaErrorInsufficientDriver); needed is a driver for CUDA {major}.{minor}, here is one for CUDA 12.4"
+    )
+    runtime.rehearsal_driver_is(0)
+    with rehearsal.launching_nothing(), pytest.raises(RuntimeError, match=rf"CUDA {major}\.{minor}, here is none$"):
+        dropout.forward(torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
+
+
+def test_any_other_error_names_the_kernel_and_itself(runtime: ctypes.CDLL) -> None:
+    runtime.rehearsal_launches_return(NO_KERNEL_IMAGE)
+    with rehearsal.launching_nothing(), pytest.raises(RuntimeError, match=r"^kernel dropout: launching it: .*\)$"):
+        dropout.forward(torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
+    runtime.rehearsal_launches_return(0)
+    with rehearsal.launching_nothing():
+        dropout.forward(torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
+
+
+def test_questions_about_the_machine_name_the_question(runtime: ctypes.CDLL) -> None:
+    module = rehearsal.load().module
+    assert module.device_count() == 0
+    runtime.rehearsal_driver_is(12040)
+    assert module.driver_version() == (12, 4)
+    runtime.rehearsal_driver_is(0)
+    assert module.driver_version() is None
+    with pytest.raises(RuntimeError, match=r"alexkern.device_properties: reading the properties of GPU 3: .*\("):
+        module.device_properties(3)

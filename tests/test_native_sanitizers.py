@@ -1,0 +1,126 @@
+"""Every operator's kernels under AddressSanitizer and ThreadSanitizer, on the emulator, through their own launchers.
+
+A sanitizer has to be in a process from its start, so the kernels run in one of their own (support/sanitized.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexkern import native
+from alexkern.dispatch import OPERATORS
+from alexkern.native import emulate
+from support import sanitized
+from support.cases import CASES
+
+REASON = native.missing("cpu", torch.float32)
+pytestmark = pytest.mark.skipif(REASON is not None, reason=f"{REASON}")
+
+BUILDS = ("address", "thread")
+
+
+def assert_clean(build: str, names: list[str], seed: int = 0) -> None:
+    status, output = sanitized.run(build, *names, seed=seed)
+    assert status == 0 and "Sanitizer" not in output and output.splitlines() == [*names, "all clean"], output
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_every_operator(build: str) -> None:
+    """A shape or two of each; the long half runs all that the conformance suite has."""
+    cases = {str(case): case for case in CASES}
+    assert {cases[name].operator for name in sanitized.QUICK} == set(OPERATORS)
+    assert_clean(build, [name for case in sanitized.QUICK for name in sanitized.names(cases[case])])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("build", BUILDS)
+def test_everything(build: str, operator: str, seed: int) -> None:
+    names = [name for case in CASES if case.operator == operator for name in sanitized.names(case)]
+    assert_clean(build, names, seed)
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "words"),
+    [
+        (
+            "address",
+            sanitized.OVERRUN,
+            r"AddressSanitizer: heap-buffer-overflow[\s\S]*kernel dropout, block \(0, 0, 0\)",
+        ),
+        ("thread", sanitized.RACE, r"ThreadSanitizer: data race[\s\S]*dropout_kernel<float>"),
+    ],
+)
+def test_the_sanitizers_are_awake(build: str, name: str, words: str) -> None:
+    """A launch with wrong arguments is found, so what is said to be clean was looked at."""
+    status, output = sanitized.run(build, name)
+    assert status != 0 and re.search(words, output), output
+
+
+# Faults planted in real kernels: file, what stands there, what stands there then, which build finds it, in which case.
+PLANTED = {
+    "a run goes one element too far": (
+        "elementwise.cuh",
+        "values[i] = i < left ?",
+        "values[i] = i <= left ?",
+        "address",
+        "dropout-odd float32",
+    ),
+    "a window is read one column too far": (
+        "max_pool2d/forward.cu",
+        "if (w >= p.W) break;",
+        "if (w > p.W) break;",
+        "address",
+        "max_pool2d-window_1 float16",
+    ),
+    "a channel beyond the last": (
+        "local_response_norm/local_response_norm.cu",
+        "at >= 0 && at < p.C ?",
+        "at >= 0 && at <= p.C ?",
+        "address",
+        "local_response_norm-norm2 float32",
+    ),
+    "a strip of windows runs into the next, with the same result": (
+        "max_pool2d/forward.cu",
+        "min(first + windows, p.P)",
+        "min(first + windows + 1, p.P)",
+        "thread",
+        "max_pool2d-pool1 float16",
+    ),
+    "sums are added before they are there": (
+        "conv2d_relu/pack.cu",
+        "parts[threadIdx.x] = sum;\n    __syncthreads();",
+        "parts[threadIdx.x] = sum;",
+        "thread",
+        "conv2d_relu-stride_2_3 float32",
+    ),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_planted_in_a_kernel_is_found(fault: str, tmp_path: Path) -> None:
+    file, right, wrong, build, name = PLANTED[fault]
+    sources = tmp_path / "csrc"
+    shutil.copytree(emulate.SOURCES, sources)
+    text = (sources / file).read_text()
+    assert text.count(right) == 1, f"{file} has changed: plant the fault anew"
+    (sources / file).write_text(text.replace(right, wrong))
+    status, output = sanitized.run(build, name, sources=sources)
+    assert status != 0 and "Sanitizer" in output, output
+
+
+def test_a_build_that_is_not_there_and_one_that_cannot_run_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXKERN_EMULATE", "memory")
+    assert native.missing("cpu", torch.float32) == "ALEXKERN_EMULATE must be 0, 1, address, thread, got memory"
+    monkeypatch.setenv("ALEXKERN_EMULATE", "thread")
+    reason = native.missing("cpu", torch.float32)
+    assert reason is not None and reason.endswith(f"set LD_PRELOAD={emulate.runtime('thread')}")
+    assert os.path.isabs(emulate.runtime("thread"))

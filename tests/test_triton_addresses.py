@@ -1,0 +1,355 @@
+"""Tensors of over 2**31 elements: the last program of every kernel, alone, in the interpreter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from alexkern.kernels import (  # noqa: E402
+    conv2d_relu,
+    conv2d_relu_data_gradient,
+    conv2d_relu_max_pool2d,
+    conv2d_relu_weight_gradient,
+    dropout,
+    linear_relu_dropout,
+    local_response_norm,
+    masked_gradient,
+    max_pool2d,
+    space_to_depth,
+)
+from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig  # noqa: E402
+from alexkern.kernels.gemm import cdiv  # noqa: E402
+from alexkern.ops.plan import nchw  # noqa: E402
+from alexkern.reference import dropout as dropout_reference  # noqa: E402
+from alexkern.reference import local_response_norm as norm_reference  # noqa: E402
+from alexkern.reference import max_pool2d as pool_reference  # noqa: E402
+from alexkern.reference import philox  # noqa: E402
+from support.accuracy import assert_same  # noqa: E402
+from support.far import last_program, sparse, sparse_images, whole  # noqa: E402
+
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1",
+    reason="single programs run in Triton's interpreter; a GPU runs test_gpu_addresses.py",
+)
+LIMIT = 2**31
+POINT = ((1, 1), (0, 0), (1, 1), 1)  # stride, padding, dilation and groups of a 1x1 convolution
+POOL = ((3, 3), (2, 2), (0, 0))
+
+
+@pytest.fixture(autouse=True)
+def fresh_launches() -> Iterator[None]:
+    """Launches are cached by problem: forget those that a test configured."""
+    yield
+    for module in (conv2d_relu, conv2d_relu_data_gradient, conv2d_relu_weight_gradient, linear_relu_dropout):
+        module.prepare.cache_clear()
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, module: ModuleType, config: object) -> None:
+    monkeypatch.setattr(module, "configure", lambda problem, device: config)
+
+
+def tile(block_k: int) -> conv2d_relu.Config:
+    return conv2d_relu.Config(16, 16, 0, block_k, 1, 2)
+
+
+# (N, C, H, K) of 1x1 convolutions over H x H images: their outputs have over 2**31 elements.
+IMAGES = {"many images": (530, 16, 64, 1024), "one image": (1, 16, 1449, 1024)}
+
+
+@interpreted
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("sizes", IMAGES.values(), ids=IMAGES)
+def test_output_of_convolution(
+    sizes: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    N, C, H, K = sizes
+    assert N * H * H * K > LIMIT
+    configure(monkeypatch, conv2d_relu, tile(16))
+    last_program(monkeypatch, conv2d_relu, "conv2d_relu_kernel")
+    x = sparse_images(N, C, H, H)
+    x[-1] = whole(x[-1].shape, generator)
+    w = whole((K, C, 1, 1), generator)
+    y = nchw((N, K, H, H), x.dtype, layout == "nhwc")
+    output = sparse(N * K * H * H).as_strided(y.shape, y.stride)
+    conv2d_relu.launch(x, w, None, output, *POINT)
+    pixels = (N * H * H - 1) % 16 + 1  # of the last program
+    wanted = (w[-16:, :, 0, 0] @ x[-1].flatten(1)[:, -pixels:]).relu()
+    assert_same(output[-1, -16:].flatten(1)[:, -pixels:], wanted)
+
+
+@interpreted
+def test_filters_of_convolution(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    K, C = 2**15 + 16, 2**16
+    configure(monkeypatch, conv2d_relu, tile(4096))
+    last_program(monkeypatch, conv2d_relu, "conv2d_relu_kernel")
+    x, w = whole((1, 4, 4, C), generator).permute(0, 3, 1, 2), sparse_images(K, C, 1, 1)
+    w[-16:] = whole((16, C, 1, 1), generator)
+    output = conv2d_relu.forward(x, w, None, *POINT)
+    assert_same(output[0, -16:].flatten(1), (w[-16:, :, 0, 0].float() @ x[0].flatten(1).float()).relu().half())
+
+
+@interpreted
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "plain"])
+@pytest.mark.parametrize("sizes", IMAGES.values(), ids=IMAGES)
+def test_gradient_of_output_in_the_data_gradient(
+    sizes: tuple[int, ...], masked: bool, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    N, C, H, K = sizes
+    configure(monkeypatch, conv2d_relu_data_gradient, tile(1024))
+    last_program(monkeypatch, conv2d_relu_data_gradient, "data_gradient_kernel")
+    dy, y = sparse_images(N, K, H, H), sparse_images(N, K, H, H)
+    pixels = (N * H * H - 1) % 16 + 1
+    dy[-1, :, -1, -pixels:] = whole((K, pixels), generator)
+    y[-1, :, -1, -pixels:] = whole((K, pixels), generator)
+    w = whole((K, C, 1, 1), generator)
+    dx = conv2d_relu_data_gradient.data_gradient(
+        dy, y if masked else None, sparse_images(N, C, H, H), w, *POINT, "ieee"
+    )
+    gradient = dy[-1, :, -1, -pixels:] * ((y[-1, :, -1, -pixels:] > 0) if masked else 1)
+    assert_same(dx[-1, :, -1, -pixels:], (w[:, :, 0, 0].t().float() @ gradient.float()).half() + 0.0)
+
+
+@interpreted
+@pytest.mark.parametrize("layout", ["nhwc", "nchw", "hncw"])
+@pytest.mark.parametrize("sizes", IMAGES.values(), ids=IMAGES)
+def test_data_gradient(
+    sizes: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    N, K, H, C = sizes  # the same sizes, from the other side
+    configure(monkeypatch, conv2d_relu_data_gradient, tile(16))
+    last_program(monkeypatch, conv2d_relu_data_gradient, "data_gradient_kernel")
+    x = sparse_images(N, C, H, H) if layout == "nhwc" else sparse(N, C, H, H)
+    if layout == "hncw":
+        x = sparse(H, N, C, H).permute(1, 2, 0, 3)
+    pixels = (N * H * H - 1) % 16 + 1
+    dy = sparse_images(N, K, H, H)
+    dy[-1, :, -1, -pixels:] = whole((K, pixels), generator)
+    w = whole((K, C, 1, 1), generator)
+    dx = conv2d_relu_data_gradient.data_gradient(dy, None, x, w, *POINT, "ieee")
+    assert dx.stride() == x.stride()
+    assert_same(dx[-1, -16:, -1, -pixels:], w[:, -16:, 0, 0].t() @ dy[-1, :, -1, -pixels:] + 0.0)
+
+
+@interpreted
+def test_filters_of_the_data_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    K, C = 2**15 + 16, 2**16
+    configure(monkeypatch, conv2d_relu_data_gradient, tile(4096))
+    last_program(monkeypatch, conv2d_relu_data_gradient, "data_gradient_kernel")
+    dy, w = whole((1, 4, 4, K), generator).permute(0, 3, 1, 2), sparse_images(K, C, 1, 1)
+    w[-16:, -16:] = whole((16, 16, 1, 1), generator)
+    dx = conv2d_relu_data_gradient.data_gradient(dy, None, sparse_images(1, C, 4, 4), w, *POINT, "ieee")
+    assert_same(dx[0, -16:].flatten(1), w[-16:, -16:, 0, 0].t() @ dy[0, -16:].flatten(1) + 0.0)
+
+
+@interpreted
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "plain"])
+@pytest.mark.parametrize(("C", "K"), [(16, 1024), (1024, 16)], ids=["gradient", "input"])
+def test_pixels_of_the_weight_gradient(
+    C: int, K: int, masked: bool, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    N, H, splits = 513, 64, 64
+    configure(monkeypatch, conv2d_relu_weight_gradient, SplitConfig(16, 16, 1024, 1, 2, splits))
+    places = [(-1 - K // 16, -1, -1), (-1, -1, -1)]  # of the weight, of the bias
+    kernel = last_program(monkeypatch, conv2d_relu_weight_gradient, "weight_gradient_kernel", *places)
+    last_program(monkeypatch, conv2d_relu_weight_gradient, "reduce_kernel")
+    x, dy, y = sparse_images(N, C, H, H), sparse_images(N, K, H, H), sparse_images(N, K, H, H)
+    last = slice(-16, None)  # filters and channels
+    for tensor in (x, dy, y):
+        tensor[-1, last] = whole(tensor[-1, last].shape, generator)
+    geometry = (*POINT, "ieee", (True, True))
+    conv2d_relu_weight_gradient.weight_gradient(dy, y if masked else None, x, sparse(K, C, 1, 1), *geometry)
+    sums, bias_sums = kernel.args[3], kernel.args[4]
+    assert sums.shape[0] == bias_sums.shape[0] == cdiv(N * H * H, cdiv(cdiv(N * H * H, splits), 1024) * 1024)
+    gradient = (dy[-1, last] * ((y[-1, last] > 0) if masked else 1)).float().flatten(1)
+    assert_same(bias_sums[-1, -16:], gradient.sum(1) + 0.0)
+    assert_same(sums[-1, -16:, -16:], gradient @ x[-1, last].float().flatten(1).t() + 0.0)
+
+
+@interpreted
+def test_weight_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    K, C = 2**15 + 16, 2**16
+    configure(monkeypatch, conv2d_relu_weight_gradient, SplitConfig(16, 16, 16, 1, 2, splits=1))
+    last_program(monkeypatch, conv2d_relu_weight_gradient, "weight_gradient_kernel")
+    x, dy = (whole((1, 4, 4, size), generator).permute(0, 3, 1, 2) for size in (C, K))
+    geometry = (*POINT, "ieee", (True, False))
+    dw, _ = conv2d_relu_weight_gradient.weight_gradient(dy, None, x, sparse_images(K, C, 1, 1), *geometry)
+    assert dw is not None
+    assert_same(dw[-16:, -16:, 0, 0], dy[0, -16:].flatten(1) @ x[0, -16:].flatten(1).t() + 0.0)
+
+
+@interpreted
+@pytest.mark.parametrize(("splits", "K"), [(33, 1024), (2, 2**15 + 16)], ids=["splits", "filters"])
+def test_sums_of_splits(splits: int, K: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """The kernel takes its sums as bytes as well, which need a quarter of the address space."""
+    C, BLOCK = 2**16, 512
+    sums, dw = sparse(splits, K, C, dtype=torch.uint8), sparse(K, C, 1, 1)
+    assert sums.numel() > LIMIT
+    sums[:, -1, -BLOCK:] = whole((splits, BLOCK), generator, 0, 5).byte()
+    reduce = last_program(monkeypatch, conv2d_relu_weight_gradient, "reduce_kernel")
+    tiles = K * C // BLOCK
+    reduce[(tiles,)](
+        sums, sums, dw, sums, splits, tiles, C, *dw.stride(), K=K, C=C, R=1, S=1, DEPTH=1, BLOCK=BLOCK, num_warps=4
+    )  # fmt: skip
+    assert_same(dw[-1, -BLOCK:, 0, 0], sums[:, -1, -BLOCK:].sum(0).half())
+
+
+@interpreted
+@pytest.mark.parametrize("far", ["input", "output"])
+def test_space_to_depth(far: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    shape, step = (3, 3, 228, 228), LIMIT // 2 + 64
+    image = whole(shape[1:], generator)
+    N, x = 13800, image.expand(13800, *shape[1:])
+    if far == "input":
+        N, x = 3, sparse(2 * step + image.numel()).as_strided(shape, (step, 228 * 228, 228, 1))
+        x[-1] = image
+    wanted = space_to_depth.space_to_depth(image[None], 4, (2, 2), (57, 57))
+    assert max(N * wanted.numel(), 2 * step) > LIMIT
+    last_program(monkeypatch, space_to_depth, "space_to_depth_kernel")
+    y = space_to_depth.space_to_depth(x, 4, (2, 2), (57, 57))
+    written = 57 * 48 % space_to_depth.BLOCK
+    assert_same(y[-1, -1].flatten()[-written:], wanted[-1, -1].flatten()[-written:])
+
+
+@interpreted
+def test_masked_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    last_program(monkeypatch, masked_gradient, "masked_gradient_kernel")
+    dy, y = sparse(LIMIT + 1000), sparse(LIMIT + 1000)
+    dy[LIMIT:], y[LIMIT:] = whole((1000,), generator), whole((1000,), generator)
+    seed, tail = torch.tensor([3, 5]), torch.tensor([3, 5 + LIMIT // 4])
+    out = masked_gradient.masked_gradient(dy, y, seed, 0.5)
+    kept = philox.keep(tail, 0.5, (1000,), (1,)) & (y[LIMIT:] > 0)
+    assert_same(out[LIMIT:], torch.where(kept, 2 * dy[LIMIT:], 0))
+
+
+@interpreted
+def test_dropout(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    last_program(monkeypatch, dropout, "dropout_kernel")
+    x = sparse(LIMIT + 1000)
+    x[LIMIT:] = torch.randn(1000, generator=generator)
+    y = dropout.forward(x, torch.tensor([3, 5]), 0.5)
+    assert_same(y[LIMIT:], dropout_reference.forward(x[LIMIT:], torch.tensor([3, 5 + LIMIT // 4]), 0.5))
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("M", "K", "N"),
+    [(2**15 + 16, 2**16, 16), (2**16 + 16, 16, 2**15), (16, 2**16, 2**15 + 16)],
+    ids=["input", "output", "weight"],
+)
+def test_linear(M: int, K: int, N: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    assert max(M * K, M * N, N * K) > LIMIT
+    configure(monkeypatch, linear_relu_dropout, linear_relu_dropout.Config(16, 16, min(K, 4096), 1, 2))
+    last_program(monkeypatch, linear_relu_dropout, "linear_relu_dropout_kernel")
+    x, w = sparse(M, K), sparse(N, K)
+    x[-16:], w[-16:] = whole((16, K), generator), whole((16, K), generator)
+    y = linear_relu_dropout.forward(x, w, None, torch.tensor([7, 11]), 0.5)
+    tail = torch.tensor([7, 11 + (M - 16) * N // 4])
+    kept = philox.keep(tail, 0.5, (16, N), (N, 1))[:, -16:]
+    assert_same(y[-16:, -16:], torch.where(kept, 2 * (x[-16:].float() @ w[-16:].float().t()).relu(), 0).half())
+
+
+@interpreted
+@pytest.mark.parametrize("padding", [0, 1], ids=["strips", "taps"])
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_output_of_max_pooling(
+    layout: str, padding: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    window = ((3, 3), (2, 2), (padding, padding), (1, 1), False, True)
+    memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    image = whole((1, 128, 131, 131), generator, -9, 9).contiguous(memory_format=memory_format)
+    plan = max_pool2d.plan_outputs
+    # One image many times over is no NHWC batch by torch's rule.
+    specs = [nchw(spec.shape, spec.dtype, layout == "nhwc") for spec in plan(image.expand(4200, -1, -1, -1), *window)]
+    monkeypatch.setattr(max_pool2d, "plan_outputs", lambda *_: specs)
+    for name in ("max_pool2d_3x3_stride2_kernel", "max_pool2d_forward_kernel"):
+        last_program(monkeypatch, max_pool2d, name)
+    output, offsets = max_pool2d.forward(image.expand(4200, -1, -1, -1), *window)
+    assert output.numel() > LIMIT and offsets is not None
+    corner = (-1, slice(-16 if layout == "nhwc" else -1, None), -1, -1)  # channels of the last pixel
+    wanted, wanted_offsets = pool_reference.forward(image, *window)
+    assert_same(output[corner], wanted[corner])
+    assert_same(offsets[corner], wanted_offsets[corner])
+
+
+@interpreted
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_gradient_of_max_pooling(layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    grad = whole((1, 128, 32, 32), generator, 1, 9).contiguous(memory_format=memory_format)
+    offsets = torch.full_like(grad, 8, dtype=torch.uint8)  # every winner is the last of its window
+    last_program(monkeypatch, max_pool2d, "max_pool2d_backward_kernel")
+    N, size = 4000, (128, 65, 65)
+    spec = nchw((N, *size), grad.dtype, layout == "nhwc")
+    dx = max_pool2d.gather(*(t.expand(N, -1, -1, -1) for t in (grad, offsets)), None, spec, *POOL, (1, 1))
+    assert dx.numel() > LIMIT
+    assert_same(dx[-1, -1, -1, -1], grad[0, -1, -1, -1])
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_offsets_and_mask_of_max_pooling(relu: bool, generator: torch.Generator) -> None:
+    """Few images, far apart: the memory between them is never touched."""
+    shape, strides = (3, 8, 2, 2), (LIMIT // 2 + 64, 1, 16, 8)
+    grad, near = whole(shape, generator, 1, 9), torch.randint(9, shape, dtype=torch.uint8, generator=generator)
+    mask = whole(shape, generator)
+    offsets = sparse(2 * strides[0] + 64, dtype=torch.uint8).as_strided(shape, strides).copy_(near)
+    output = sparse(2 * strides[0] + 64).as_strided(shape, strides).copy_(mask)
+    spec = nchw((3, 8, 5, 5), grad.dtype, True)
+    ours = max_pool2d.gather(grad, offsets, output if relu else None, spec, *POOL, (1, 1))
+    wanted = max_pool2d.gather(grad, near, mask if relu else None, spec, *POOL, (1, 1))
+    assert_same(ours, wanted)
+
+
+@interpreted
+@pytest.mark.parametrize(("N", "C", "K"), [(414300, 64, 16), (131100, 16, 1024)], ids=["input", "output"])
+def test_convolution_and_pooling(
+    N: int, C: int, K: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    config = conv2d_relu_max_pool2d.Config(True, 2, 8, 16, 16, 4, 3, 1)
+    monkeypatch.setattr(conv2d_relu_max_pool2d, "_configuration", lambda *_: config)
+    x = sparse_images(N, C, 9, 9)
+    x[-1] = whole(x[-1].shape, generator)
+    w, arguments = whole((K, C, 1, 1), generator), (None, *POINT, *POOL, True)
+    wanted, wanted_offsets = conv2d_relu_max_pool2d.forward(x[-1:], w[-16:], *arguments)
+    last_program(monkeypatch, conv2d_relu_max_pool2d, "conv2d_relu_max_pool2d_kernel")
+    y, offsets = conv2d_relu_max_pool2d.forward(x, w, *arguments)
+    assert max(x.numel(), y.numel()) > LIMIT
+    assert_same(y[-1, -16:, 2:], wanted[0, :, 2:])
+    assert_same(offsets[-1, -16:, 2:], wanted_offsets[0, :, 2:])
+
+
+@interpreted
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_local_response_norm(layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    shape, numbers = (2**15 + 1, 16, 64, 64), (5, 0.5, 0.75, 2.0)
+    x, grad = (sparse_images(*shape) if layout == "nhwc" else sparse(*shape) for _ in range(2))
+    x[-1], grad[-1] = whole(shape[1:], generator, -4, 5), whole(shape[1:], generator, -4, 5)
+    for direction in ("forward", "backward"):
+        last_program(monkeypatch, local_response_norm, f"local_response_norm_{direction}_kernel")
+    y = local_response_norm.forward(x, *numbers)
+    (dx,) = local_response_norm.backward(grad, x, *numbers, (True,))
+    assert x.numel() > LIMIT and dx is not None
+    last = (slice(-1, None), slice(None), slice(-1, None), slice(-1, None))  # one pixel
+    for ours, wanted in (
+        (y, norm_reference.forward(x[last], *numbers)),
+        (dx, norm_reference.backward(grad[last], x[last], *numbers, (True,))[0]),
+    ):
+        torch.testing.assert_close(ours[last][:, -8:], wanted[:, -8:], rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["forward", "shared", "gradient"])
+def test_wide_windows(stage: str, generator: torch.Generator) -> None:
+    """Few images, far apart: the memory between them is never touched."""
+    shape, step = (3, 12, 4), LIMIT // 2 + 64
+    near = [whole(shape, generator, 1, 5) for _ in range(4)]  # x, grad, shared, result
+    far = [sparse(2 * step + 64).as_strided(shape, (step, 4, 1)).copy_(tensor) for tensor in near]
+    for tensors in (near, far):
+        numbers = (4, 12, *tensors[0].stride(), 0.1, 0.75, 2.0, 10, stage, "three_quarters", 4)
+        local_response_norm.wide_window_kernel[(36,)](*tensors, *numbers)
+    for ours, wanted in zip(far, near, strict=True):
+        assert_same(ours.contiguous(), wanted)
