@@ -100,13 +100,15 @@ def parse_all(text: str) -> dict[str, Program]:
     """cuobjdump's listing of any number of kernels, by their mangled names.
 
     Raises:
-        ValueError: of a function only the code or only the resources are listed.
+        ValueError: of a function only the code or only the resources are listed, or its code twice.
     """
     resources = {
         name: (int(registers), int(stack), int(local)) for name, registers, stack, local in RESOURCES.findall(text)
     }
     _, *parts = FUNCTION.split(text)  # name, code, name, code, ...
     codes = dict(zip(parts[::2], parts[1::2], strict=True))
+    if len(codes) < len(parts) // 2:
+        raise ValueError(f"disassembly: a function is listed twice: {parts[::2]}")
     if codes.keys() != resources.keys():
         raise ValueError(f"disassembly: code of {sorted(codes)}, but resources of {sorted(resources)}")
     return {name: Program(*resources[name], _instructions(code)) for name, code in codes.items()}

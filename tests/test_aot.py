@@ -84,9 +84,23 @@ def test_other_arithmetic(opcode: str) -> None:
     assert not sass.Instruction(0, opcode, "").is_tensor_core
 
 
-@pytest.mark.parametrize("text", ["", LISTING + LISTING])
-def test_anything_but_one_function_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="wanted one function"):
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "wanted one function and its resources, got no function"),
+        (
+            LISTING + LISTING.replace("matmul", "other"),
+            r"wanted one function and its resources, got \['matmul', 'other'\]",
+        ),
+        (LISTING + LISTING, "listed twice"),
+        (
+            LISTING.replace("Function : matmul", "Function : other"),
+            r"code of \['other'\], but resources of \['matmul'\]",
+        ),
+    ],
+)
+def test_anything_but_one_function_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
         sass.parse(text)
 
 
