@@ -36,7 +36,8 @@ class Operator:
     """An operator with its layers and expressions; expressions take the layer, then its tensors.
 
     `plain` is what a user writes without alexkern. An operator that drops out gives `p`, and in `reference` the
-    expression without its dropout: the check reads off the output what was kept.
+    expression without its dropout: the check reads off the output what was kept. One that compares rounded values gives
+    in `reference` an expression on float32 tensors that rounds there, to the dtype it gets last, and says `rounds`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Operator:
     plain: Callable[..., Tensor]
     reference: Callable[..., Tensor] | None = None
     p: float = 0.0
+    rounds: bool = False
     cudnn: Callable[..., Tensor] | None = None  # the expression around torch.cudnn_convolution_relu, forward alone
 
     def __call__(self, options: Options) -> Iterable[Comparison]:
@@ -91,7 +93,8 @@ class Operator:
 def _trial(operator: Operator, layer: Layer, batch: int, direction: str, target: Target) -> Trial:
     tensors = layer.inputs(batch, target)
     plain = operator.reference or operator.plain
-    expected = plain(layer, *(tensor.float() for tensor in tensors))
+    rounding = (target.dtype,) if operator.rounds else ()
+    expected = plain(layer, *(tensor.float() for tensor in tensors), *rounding)
     grad = torch.randn_like(expected).to(target.dtype)
 
     def prepare(name: str) -> Call:
@@ -121,7 +124,7 @@ def _trial(operator: Operator, layer: Layer, batch: int, direction: str, target:
         references = [expected * scale]
         if direction != "forward":
             arguments = [tensor.float().requires_grad_() for tensor in tensors]
-            output = plain(layer, *arguments)
+            output = plain(layer, *arguments, *rounding)
             references += torch.autograd.grad(output, arguments, grad.float() * scale)
         check_close(results, references)
 
