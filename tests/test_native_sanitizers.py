@@ -67,9 +67,9 @@ def test_the_sanitizers_are_awake(build: str, name: str, words: str) -> None:
 # Faults planted in real kernels: file, what stands there, what stands there then, which build finds it, in which case.
 PLANTED = {
     "a run goes one element too far": (
-        "elementwise.cuh",
-        "values[i] = i < left ?",
-        "values[i] = i <= left ?",
+        "dropout/dropout.cu",
+        "load(input + first, count - first,",
+        "load(input + first, count - first + 1,",
         "address",
         "dropout-odd float32",
     ),
@@ -78,7 +78,7 @@ PLANTED = {
         "if (w >= p.W) break;",
         "if (w > p.W) break;",
         "address",
-        "max_pool2d-window_1 float16",
+        "max_pool2d-overlapping_by_2 float16",
     ),
     "a channel beyond the last": (
         "local_response_norm/local_response_norm.cu",

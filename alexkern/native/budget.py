@@ -26,6 +26,7 @@ class Wide:
     stores: frozenset[int] | None = None
 
 
+RETURN = {"EXIT", "BRA", "NOP", "LDC", "IMAD", "MOV"}  # what an empty kernel is made of
 OFFSETS = frozenset({32, 64})  # one byte a value: of four, of eight
 WIDE = (
     Wide("max_pool2d", r"strip_kernel<\w+, [48], false>", frozenset(), frozenset()),
@@ -42,7 +43,9 @@ WIDE = (
 def violations(kernel: Instantiation) -> list[str]:
     """What a kernel does that it may not, a line each; none where it keeps its budget."""
     broken = budget.atomics(kernel)
-    if kernel.launched:
+    if _is_of_hopper(kernel) and kernel.target != 90:
+        broken += _absence(kernel)
+    elif kernel.launched:
         broken += budget.resources(kernel)
     else:
         broken.append("no launch of it is known, nor its shared memory: alexkern/native/rehearsal.py has to make one")
@@ -50,7 +53,7 @@ def violations(kernel: Instantiation) -> list[str]:
         broken.append(f"{kernel.spilled} bytes of spilled registers, at {kernel.registers} registers")
     if "mma::" in kernel.name:
         broken += _product(kernel)
-    if kernel.operator == "hopper" and kernel.target == 90 and "depth" not in kernel.name:
+    if _is_of_hopper(kernel) and kernel.target == 90:
         broken += _asynchronous_product(kernel)
     for rule in WIDE:
         if matches(rule, kernel):
@@ -60,6 +63,17 @@ def violations(kernel: Instantiation) -> list[str]:
 
 def matches(rule: Wide, kernel: Instantiation) -> bool:
     return rule.operator == kernel.operator and re.fullmatch(rule.name, kernel.name) is not None
+
+
+def _is_of_hopper(kernel: Instantiation) -> bool:
+    """Whether a kernel is made of sm_90a's own instructions, and of none elsewhere."""
+    return kernel.operator == "hopper" and "depth" not in kernel.name
+
+
+def _absence(kernel: Instantiation) -> list[str]:
+    """Nothing but a return: where the instructions are not, nobody launches it."""
+    rest = sorted(set(kernel.opcodes) - RETURN)
+    return [f"instructions {rest} in a kernel that is for sm_90a alone"] if rest else []
 
 
 def _product(kernel: Instantiation) -> list[str]:

@@ -121,7 +121,8 @@ def build(folder: Path) -> Path:
     commands = {source: _command(source) for source in _sources()}
     common = digest(_version(), *(path.read_bytes() for path in _headers()))
     objects = {
-        source: folder / f"{source.stem}-{digest(common, repr(command), source.read_bytes())}.o"
+        # Wherever the sources lie: of two equal copies one is compiled.
+        source: folder / f"{source.stem}-{digest(common, repr(_placeless(command)), source.read_bytes())}.o"
         for source, command in commands.items()
     }
     link = [*shlex.split(compiler()), "-shared", "-pthread", *BUILDS[chosen()].link]
@@ -161,6 +162,10 @@ def _command(source: Path) -> list[str]:
     import pybind11
 
     return [*start, "-O2", f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
+
+
+def _placeless(command: list[str]) -> list[str]:
+    return [part.replace(str(SOURCES), "csrc") for part in command]
 
 
 @lru_cache(maxsize=1)

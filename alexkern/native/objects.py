@@ -87,9 +87,11 @@ def objects(target: str, files: Sequence[Path] | None = None) -> list[Object]:
     """
     folder, compiler = cache_folder("nvcc"), nvcc()
     command = [compiler, *FLAGS, f"-gencode=arch=compute_{target},code=sm_{target}"]
-    common = digest(_version(), repr(command), *(path.read_bytes() for path in _headers()))
+    # Wherever the sources lie: of two equal copies one is compiled.
+    placeless = [part.replace(str(SOURCES), "csrc") for part in command]
+    common = digest(_version(), repr(placeless), *(path.read_bytes() for path in _headers()))
     paths = {
-        source: folder / f"{source.stem}-{digest(common, str(source), source.read_bytes())}.o"
+        source: folder / f"{source.stem}-{digest(common, source.parent.name, source.read_bytes())}.o"
         for source in (sources() if files is None else files)
     }
     with locked(folder / f"lock-{target}"):
