@@ -38,9 +38,10 @@ def backward(
     # Only a dropped NaN is no 0. A CPU can afford to ask; on a GPU the answer would stall the stream.
     if seed is not None and (output.device.type != "cpu" or bool(output.isnan().any())):
         grad = grad.masked_fill(~philox.keep(seed, p, tuple(output.shape), output.stride()), 0)
-    rows = grad.reshape(-1, weight.shape[0])  # (N, out_features)
+    rows = grad.flatten(0, -2) if grad.dim() > 1 else grad.unsqueeze(0)  # (N, out_features)
+    inputs = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)  # (N, in_features)
     return (
         (grad @ weight) if needs[0] else None,
-        (rows.t() @ input.reshape(-1, weight.shape[1])) if needs[1] else None,
+        (rows.t() @ inputs) if needs[1] else None,
         rows.sum(0) if needs[2] else None,
     )

@@ -200,3 +200,23 @@ def test_local_response_norm_keeps_nan_to_its_window(backend: str) -> None:
     wanted = F.local_response_norm(input, 3, 0.5)
     assert torch.equal(ours.isnan(), wanted.isnan())
     torch.testing.assert_close(ours, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+@pytest.mark.parametrize("shape", [(4, 0), (0,), (2, 3, 0), (2, 0, 5)], ids=str)
+@pytest.mark.parametrize("backend", serving("linear_relu_dropout"))
+def test_linear_relu_dropout_of_nothing(backend: str, shape: tuple[int, ...], p: float) -> None:
+    """Without features only the bias is left, without rows nothing."""
+    input = torch.ones(shape, device=DEVICE, requires_grad=True)
+    weight = torch.ones(3, shape[-1], device=DEVICE, requires_grad=True)
+    bias = torch.tensor([1.0, -1.0, 2.0], device=DEVICE, requires_grad=True)
+    with alexkern.backend(backend):
+        output = functional.linear_relu_dropout(input, weight, bias, p)
+    assert output.shape == (*shape[:-1], 3)
+    assert bool((output[..., 1] == 0).all())
+    kept = output != 0
+    assert torch.equal(output[kept], (F.relu(bias).detach() / (1 - p)).expand(output.shape)[kept])
+    output.sum().backward()
+    assert input.grad is not None and weight.grad is not None and bias.grad is not None
+    assert input.grad.shape == shape and weight.grad.shape == weight.shape and not bool(weight.grad.any())
+    assert torch.equal(bias.grad, kept.reshape(-1, 3).sum(0) / (1 - p))
