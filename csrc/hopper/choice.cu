@@ -21,6 +21,11 @@ int depth_of(int channels) {
     return divide_up(channels, kSmallDepth) * kSmallDepth < divide_up(channels, kDepth) * kDepth ? kSmallDepth : kDepth;
 }
 
+Work linear_work(std::int64_t rows, int columns, int channels) {
+    const int depth = depth_of(channels);
+    return {rows, columns, divide_up(channels, depth), 1, depth, false, (rows + columns) * channels * 2};
+}
+
 double modelled_cycles(const Work& work, const Choice& choice, int multiprocessors) {
     const double n = choice.block_n, values = (kBlockM + n) * work.depth;
     const double multiplied = kBlockM * n * work.depth / kProducts;
@@ -32,7 +37,8 @@ double modelled_cycles(const Work& work, const Choice& choice, int multiprocesso
     const std::int64_t tiles = divide_up(work.rows, kBlockM) * divide_up(work.columns, choice.block_n) * work.batches;
     const double waves = static_cast<double>(divide_up(tiles * choice.splits, multiprocessors));
     const double steps = static_cast<double>(divide_up(work.steps, choice.splits));
-    double cycles = kStartCycles + waves * (steps * step + stored);
+    double cycles =
+        kStartCycles + std::max(waves * (steps * step + stored), static_cast<double>(work.bytes) / kMemoryBytes);
     if (choice.splits > 1) {  // the sums go out and come back to be added up
         const double sums = static_cast<double>(work.rows) * work.columns * work.batches * choice.splits;
         cycles += kLaunchCycles + sums * 4 / kMemoryBytes;

@@ -3,6 +3,7 @@
 // Rows are output pixels, columns filters, and a step of the depth is a tap's 64 (or 48) channels: TMA's im2col mode
 // gathers them, zeros where the tap lies outside. Blocks stay and take tile after tile: while the two warpgroups that
 // multiply finish a tile, the warp that fetches is stages ahead in the next.
+#include "drop.cuh"
 #include "launch.cuh"
 
 namespace alexkern::hopper {
@@ -17,6 +18,7 @@ struct Kernel {
     int P, Q, S, C, K, groups, taps, channel_steps;
     Axis vertical, horizontal;
     bool turned, relu;
+    philox::Rule rule;  // of dropout; a seed of null drops nothing
 };
 
 // Finished columns go out through shared memory, 64 (or 32) at a time, two tiles of which each warpgroup has.
@@ -120,6 +122,11 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
                         ptx::pack<T>(finished(sum[at] + bias_0, p.relu), finished(sum[at + 1] + bias_1, p.relu));
                 }
             }
+            if (p.rule.seed != nullptr) {
+                ptx::bar_sync(1 + warpgroup, kWarpgroup);
+                drop<T, Out>(staged + buffer * Out::kTile, p.rows - first_m, p.rule, std::int64_t{first_m} * p.K + n0,
+                             p.K);
+            }
             ptx::fence_proxy_async();
             ptx::bar_sync(1 + warpgroup, kWarpgroup);
             if (thread == 0) {
@@ -165,6 +172,7 @@ void run(const ConvolveParams& v, Stream stream) {
     p.horizontal = v.horizontal;
     p.turned = v.turned;
     p.relu = v.relu;
+    p.rule = {v.seed, v.limit, v.scale};
     ptx::launch("conv2d_relu on sm_90a", convolve_kernel<T, kBlockN, kStepDepth>,
                 std::min(p.tiles.count, static_cast<unsigned>(v.multiprocessors)), kThreads,
                 Ring<kBlockN, Out::kBytes>::kBytes, stream, p);
