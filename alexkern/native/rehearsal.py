@@ -123,6 +123,8 @@ def _calls() -> Iterator[Callable[[], None]]:
         yield partial(_convolve, dtype, tf32, tile, channels)
     for dtype, tile, channels in itertools.product(DTYPES[1:], (64, 96, 128, 192, 256), (8, 64)):
         yield partial(_convolve_on_hopper, dtype, tile, channels)
+    for dtype in DTYPES[1:]:
+        yield partial(_drop_on_hopper, dtype)
     for dtype, size in itertools.product(DTYPES, (3, 4, 5)):
         for images in (_images(dtype, 8), _images(dtype, 3)):
             yield partial(_normalise, images, size)
@@ -201,6 +203,17 @@ def _drop(dtype: torch.dtype) -> None:
     for seed in (draw, None):
         output = linear_relu_dropout.forward(rows, weight, None, seed, 0.5)
         linear_relu_dropout.backward(rows, rows, weight, output, seed, 0.5, (True, False, False))
+
+
+def _drop_on_hopper(dtype: torch.dtype) -> None:
+    """The product is one of the convolution's; where it is split, the sum of splits comes after it."""
+    rows, weight = torch.zeros((17, 128), dtype=dtype), torch.zeros((8, 128), dtype=dtype)
+    with (
+        mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
+        mock.patch.object(hopper, "_choose_linear", lambda *_: (64, 2)),
+    ):
+        for seed in (torch.zeros(2).long(), None):
+            linear_relu_dropout.forward(rows, weight, None, seed, 0.5)
 
 
 def _build(folder: Path) -> Path:
