@@ -29,7 +29,8 @@ LINEAR_LAYERS = {"fc6": (4096, 9216), "fc7": (4096, 4096), "fc8": (1000, 4096)} 
 LINEAR_BATCHES = (32, 64, 128, 256, 512, 1024)
 MEMORY = 2400  # bytes a clock, as the model has it
 LINEAR_HEAD = (
-    "| layer | batch | columns, splits | tiles, waves, filled | steps | HGMMA | MB | us to read | us, predicted | of peak |",
+    "| layer | batch | columns, splits | tiles, waves, filled | steps | HGMMA | MB "
+    "| us to read | us, predicted | of peak |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 
