@@ -159,6 +159,7 @@ void run(const ConvolveParams& v, Stream stream) {
                                         {u64(v.K) * 2, u64(v.groups) * v.K * 2}, {Out::kColumns, 1, 64}, Out::kSwizzle);
     }
     p.bias = v.bias;
+    p.rule = {v.seed, v.limit, v.scale};
     p.partials = v.partials;
     p.tiles = tiles_of(divide_up(v.K, kBlockN), divide_up<std::int64_t>(p.rows, kBlockM), v.choice.splits, v.groups,
                        std::int64_t{p.taps} * p.channel_steps);
@@ -172,7 +173,6 @@ void run(const ConvolveParams& v, Stream stream) {
     p.horizontal = v.horizontal;
     p.turned = v.turned;
     p.relu = v.relu;
-    p.rule = {v.seed, v.limit, v.scale};
     ptx::launch("conv2d_relu on sm_90a", convolve_kernel<T, kBlockN, kStepDepth>,
                 std::min(p.tiles.count, static_cast<unsigned>(v.multiprocessors)), kThreads,
                 Ring<kBlockN, Out::kBytes>::kBytes, stream, p);
