@@ -126,37 +126,6 @@ def convolve(plan: Plan, images: Packed, filters: Packed, bias: Tensor | None, o
     return partials
 
 
-def weight_gradient(
-    grad: Packed, images: Packed, input_size: tuple[int, ...], filters: int, output_size: Pair, geometry: Geometry
-) -> Tensor | None:
-    """Sums (splits, filters, R, S, C) of the gradient, C padded as in `images`; input_size is (N, C, H, W)."""
-    device = device_of(grad.memory)
-    N, _, H, W = input_size
-    P, Q = output_size
-    if device is None or not _gathers(N, (H, W), output_size, images.channels, geometry):
-        return None
-    (R, S), groups, channels = geometry.kernel_size, geometry.groups, images.channels
-    rows, columns, steps = filters // groups, R * S * -(-channels // CHUNK) * CHUNK, -(-N * P * Q // CHUNK)
-    choice = _choose(device, rows, columns, steps, groups, CHUNK, True, True)
-    partials = _sums((choice[1], filters, R, S, channels), grad.memory)
-    launch(
-        "hopper_weight_gradient",
-        grad.memory,
-        images.memory.data_ptr(),
-        (N, 0, H, W),
-        channels,
-        grad.memory.data_ptr(),
-        output_size,
-        grad.channels,
-        rows,
-        partials.data_ptr(),
-        *geometry,
-        choice,
-        device.multiprocessors,
-    )
-    return partials
-
-
 def plan_linear(x: Tensor, weight: Tensor, output: Tensor) -> LinearPlan | None:
     """How output (M, K) = linear(x (M, C), weight (K, C)) is served; x may have any strides."""
     device = device_of(output)
@@ -200,6 +169,37 @@ def linear(
         scale,
         plan.choice,
         plan.device.multiprocessors,
+    )
+    return partials
+
+
+def weight_gradient(
+    grad: Packed, images: Packed, input_size: tuple[int, ...], filters: int, output_size: Pair, geometry: Geometry
+) -> Tensor | None:
+    """Sums (splits, filters, R, S, C) of the gradient, C padded as in `images`; input_size is (N, C, H, W)."""
+    device = device_of(grad.memory)
+    N, _, H, W = input_size
+    P, Q = output_size
+    if device is None or not _gathers(N, (H, W), output_size, images.channels, geometry):
+        return None
+    (R, S), groups, channels = geometry.kernel_size, geometry.groups, images.channels
+    rows, columns, steps = filters // groups, R * S * -(-channels // CHUNK) * CHUNK, -(-N * P * Q // CHUNK)
+    choice = _choose(device, rows, columns, steps, groups, CHUNK, True, True)
+    partials = _sums((choice[1], filters, R, S, channels), grad.memory)
+    launch(
+        "hopper_weight_gradient",
+        grad.memory,
+        images.memory.data_ptr(),
+        (N, 0, H, W),
+        channels,
+        grad.memory.data_ptr(),
+        output_size,
+        grad.channels,
+        rows,
+        partials.data_ptr(),
+        *geometry,
+        choice,
+        device.multiprocessors,
     )
     return partials
 

@@ -33,20 +33,6 @@ inline void bind_hopper(pybind11::module_& module) {
         },
         "The time of a launch by the model that chooses tiles, in cycles.");
 
-    module.def(
-        "hopper_choose_linear",
-        [](std::int64_t rows, int columns, int channels, int multiprocessors) {
-            const Choice choice = choose(linear_work(rows, columns, channels), multiprocessors, false);
-            return Pair{choice.block_n, choice.splits};
-        },
-        "hopper_choose for a linear layer, whose weight no cache holds.");
-    module.def(
-        "hopper_modelled_linear_cycles",
-        [](std::int64_t rows, int columns, int channels, const Pair& choice, int multiprocessors) {
-            return modelled_cycles(linear_work(rows, columns, channels), {choice[0], choice[1]}, multiprocessors);
-        },
-        "hopper_modelled_cycles for a linear layer.");
-
     module.def("hopper_space_to_depth", [](int, Address source, const Four& sizes, const Four& strides,
                                            Address destination, const Pair& size, const Pair& padding, Address stream) {
         const auto part = [&](int i) { return static_cast<int>(sizes[i]); };
@@ -87,29 +73,6 @@ inline void bind_hopper(pybind11::module_& module) {
                    p.multiprocessors = multiprocessors;
                    convolve(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
                });
-    module.def("hopper_linear",
-               [](int element, Address input, std::int64_t rows, int channels, Address weight, int features,
-                  Address bias, Address partials, Address output, Address seed, std::uint64_t limit, float scale,
-                  const Pair& choice, int multiprocessors, Address stream) {
-                   ConvolveParams p{};
-                   p.input = pointer(input);
-                   p.filters = pointer(weight);
-                   p.bias = pointer(bias);
-                   p.output = pointer(output);
-                   p.partials = pointer<float>(partials);
-                   p.N = static_cast<int>(rows);
-                   p.H = p.W = p.R = p.S = p.P = p.Q = p.groups = 1;
-                   p.C = channels;
-                   p.K = features;
-                   p.vertical = p.horizontal = {1, 0, 1};
-                   p.relu = true;
-                   p.seed = pointer<const std::int64_t>(seed);
-                   p.limit = limit;
-                   p.scale = scale;
-                   p.choice = {choice[0], choice[1]};
-                   p.multiprocessors = multiprocessors;
-                   convolve(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
-               });
     module.def(
         "hopper_weight_gradient",
         [axes](int element, Address input, const Four& sizes, int C, Address grad, const Pair& output_size, int K,
@@ -135,6 +98,43 @@ inline void bind_hopper(pybind11::module_& module) {
             p.multiprocessors = multiprocessors;
             weight_gradient(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
         });
+
+    module.def(
+        "hopper_choose_linear",
+        [](std::int64_t rows, int columns, int channels, int multiprocessors) {
+            const Choice choice = choose(linear_work(rows, columns, channels), multiprocessors, false);
+            return Pair{choice.block_n, choice.splits};
+        },
+        "hopper_choose for a linear layer, whose weight no cache holds.");
+    module.def(
+        "hopper_modelled_linear_cycles",
+        [](std::int64_t rows, int columns, int channels, const Pair& choice, int multiprocessors) {
+            return modelled_cycles(linear_work(rows, columns, channels), {choice[0], choice[1]}, multiprocessors);
+        },
+        "hopper_modelled_cycles for a linear layer.");
+    module.def("hopper_linear",
+               [](int element, Address input, std::int64_t rows, int channels, Address weight, int features,
+                  Address bias, Address partials, Address output, Address seed, std::uint64_t limit, float scale,
+                  const Pair& choice, int multiprocessors, Address stream) {
+                   ConvolveParams p{};
+                   p.input = pointer(input);
+                   p.filters = pointer(weight);
+                   p.bias = pointer(bias);
+                   p.output = pointer(output);
+                   p.partials = pointer<float>(partials);
+                   p.N = static_cast<int>(rows);
+                   p.H = p.W = p.R = p.S = p.P = p.Q = p.groups = 1;
+                   p.C = channels;
+                   p.K = features;
+                   p.vertical = p.horizontal = {1, 0, 1};
+                   p.relu = true;
+                   p.seed = pointer<const std::int64_t>(seed);
+                   p.limit = limit;
+                   p.scale = scale;
+                   p.choice = {choice[0], choice[1]};
+                   p.multiprocessors = multiprocessors;
+                   convolve(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
+               });
 }
 
 }  // namespace alexkern
