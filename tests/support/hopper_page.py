@@ -22,8 +22,9 @@ LAYERS = {
 }
 BATCHES = (1, 16, 128, 256, 1024)
 HEAD = (
-    "| layer | batch | columns, splits | tiles, waves, filled | steps | HGMMA | MB | us, predicted | of peak |",
-    "|---|---|---|---|---|---|---|---|---|",
+    "| layer | batch | columns, splits, cluster | tiles, waves, filled | steps | HGMMA | MB | us, predicted | alone "
+    "| of peak |",
+    "|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -32,18 +33,23 @@ def row(module: Any, layer: str, batch: int) -> str:
     depth = module.hopper_depth(channels)
     rows, steps = batch * pixels, taps * -(-channels // depth)
     work = (rows, columns, steps, 1, depth, False)
-    block_n, splits = module.hopper_choose(*work, MULTIPROCESSORS, False)
-    cycles = module.hopper_modelled_cycles(*work, (block_n, splits), MULTIPROCESSORS)
-    tiles = math.ceil(rows / 128) * math.ceil(columns / block_n)
-    waves = math.ceil(tiles * splits / MULTIPROCESSORS)
+    block_n, splits, cluster = module.hopper_choose(*work, MULTIPROCESSORS, False)
+    cycles = module.hopper_modelled_cycles(*work, (block_n, splits, cluster), MULTIPROCESSORS)
+    alone = min(
+        module.hopper_modelled_cycles(*work, (other, parts, 1), MULTIPROCESSORS)
+        for other in ((64, 96, 128) if depth == 48 else (64, 96, 128, 192, 256))
+        for parts in range(1, max(steps // 4, 1) + 1)
+    )
+    tiles = math.ceil(rows / (128 * cluster)) * cluster * math.ceil(columns / block_n)
+    waves = math.ceil(tiles * splits / (MULTIPROCESSORS // cluster * cluster))
     filled = tiles * splits / (waves * MULTIPROCESSORS)
     products = tiles * steps * (depth // 16) * 2  # two warpgroups
     megabytes = 2 * (batch * values + columns * channels * taps + rows * columns) / 1e6
     ideal = rows * columns * steps * depth / (PRODUCTS_PER_CLOCK * MULTIPROCESSORS)
     return (
-        f"| {layer} | {batch} | {block_n}, {splits} | {tiles * splits}, {waves}, {filled:.0%} | "
+        f"| {layer} | {batch} | {block_n}, {splits}, {cluster} | {tiles * splits}, {waves}, {filled:.0%} | "
         f"{math.ceil(steps / splits)} | {products} | {megabytes:.1f} | {cycles / GIGAHERTZ / 1e3:.1f} | "
-        f"{ideal / cycles:.0%} |"
+        f"{alone / GIGAHERTZ / 1e3:.1f} | {ideal / cycles:.0%} |"
     )
 
 
