@@ -67,12 +67,12 @@ def schedule(number: int) -> None:
         emulate.load().set_seed(number)
 
 
-def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int) -> None:
-    """Whatever would be chosen: this tile, or the nearest that there is, in so many splits."""
+def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:
+    """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
 
-    def choose(device: hopper.Device, _rows: int, _columns: int, channels: int) -> tuple[int, int]:
+    def choose(device: hopper.Device, _rows: int, _columns: int, channels: int) -> tuple[int, int, int]:
         depth = device.module.hopper_depth(channels)
-        return min(block_n, 128) if depth == 48 else block_n, min(splits, -(-channels // depth))
+        return min(block_n, 128) if depth == 48 else block_n, min(splits, -(-channels // depth)), cluster
 
     monkeypatch.setattr(hopper, "_choose_linear", choose)
 
@@ -121,6 +121,7 @@ SHAPES = {  # rows, in_features, out_features
 }
 
 
+@pytest.mark.parametrize("cluster", [1, 2])
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("block_n", [64, 96, 128, 192, 256])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -132,9 +133,10 @@ def test_every_tile_and_split(
     shape: str,
     block_n: int,
     splits: int,
+    cluster: int,
     generator: torch.Generator,
 ) -> None:
-    force(monkeypatch, block_n, splits)
+    force(monkeypatch, block_n, splits, cluster)
     schedule(block_n + splits)
     tensors = draw(dtype, generator, *SHAPES[shape])
     check(*tensors, place(), 0.3, generator)
@@ -142,10 +144,10 @@ def test_every_tile_and_split(
     assert launched == ([PRODUCT] if splits == 1 else [PRODUCT, SUM]) * 2
 
 
-@pytest.mark.parametrize("choice", [(64, 1), (96, 1), (256, 1), (128, 2)], ids=str)
+@pytest.mark.parametrize("choice", [(64, 1, 2), (96, 1, 1), (256, 1, 2), (128, 2, 1)], ids=str)
 @pytest.mark.parametrize(("p", "numbers"), [(0.5, PLACE), (0.2, (-7, 2**32 - 9)), (1.0, (0, 0))])
 def test_the_reference_drops_the_very_same(
-    monkeypatch: pytest.MonkeyPatch, choice: tuple[int, int], p: float, numbers: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, choice: tuple[int, int, int], p: float, numbers: tuple[int, int]
 ) -> None:
     force(monkeypatch, *choice)
     x, w = (torch.ones((size, 128), dtype=torch.float16, device=DEVICE) for size in (151, 328))
@@ -191,7 +193,7 @@ def test_same_bits_whenever_copies_and_products_take_effect(
 ) -> None:
     """Nine seeds: copies and products, each late, early and mixed; and the same twice."""
     tensors = draw(torch.bfloat16, generator, 150, 264, 200)
-    for choice in ((64, 1), (96, 2)):
+    for choice in ((64, 1, 2), (96, 2, 1)):
         force(monkeypatch, *choice)
         first = None
         for number in (*range(9), 0):
@@ -306,13 +308,15 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
     assert module is not None
     K, C = LAYERS[layer]
     for batch in BATCHES:
-        block_n, splits = module.hopper_choose_linear(batch, K, C, multiprocessors)
+        block_n, splits, cluster = module.hopper_choose_linear(batch, K, C, multiprocessors)
         times = {
             choice: module.hopper_modelled_linear_cycles(batch, K, C, choice, multiprocessors)
-            for choice in itertools.product((64, 96, 128, 192, 256), range(1, C // 64 // 4 + 1))
+            for choice in itertools.product((64, 96, 128, 192, 256), range(1, C // 64 // 4 + 1), (1, 2))
         }
-        chosen = times[block_n, splits]
-        assert chosen == min(times.values())
+        chosen = times[block_n, splits, cluster]
+        assert chosen == min(time for choice, time in times.items() if choice[2] == cluster)
+        by_ones, by_twos = (min(time for choice, time in times.items() if choice[2] == blocks) for blocks in (1, 2))
+        assert (cluster == 2) == (by_twos < 0.95 * by_ones)
         read = 2 * C * (batch + K) / MEMORY
         multiplied = batch * K * C / (2048 * multiprocessors)
         assert chosen > max(read, multiplied)  # nothing is faster than memory, or than the tensor cores
@@ -325,4 +329,4 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
             if batch <= 128 and layer == "fc6":
                 assert chosen < 1.3 * max(read, multiplied) + 1500, "bounded by reading the weight"
     whole = module.hopper_choose_linear(1024, *LAYERS["fc6"], 132)
-    assert tuple(whole) == (256, 1), "128 tiles of 132 need no splits"
+    assert tuple(whole) == (256, 1, 2), "128 tiles of 132 need no splits, and share the weight by twos"

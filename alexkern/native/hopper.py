@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from alexkern.native.conv2d_relu import Geometry, Packed
 
 Pair = tuple[int, int]
+Choice = tuple[int, int, int]  # columns of a tile, splits, blocks of a cluster
 
 CAPABILITY = (9, 0)  # and no other: GPUs after it have no wgmma
 TARGET = "sm_90a"
@@ -45,14 +46,14 @@ class Plan(NamedTuple):
     input_size: Pair
     transposed: bool
     direct: bool
-    choice: Pair  # columns of a tile, splits
+    choice: Choice
 
 
 class LinearPlan(NamedTuple):
     """How a linear layer is served."""
 
     device: Device
-    choice: Pair  # columns of a tile, splits
+    choice: Choice
 
 
 def emulated_capability() -> Pair:
@@ -289,16 +290,16 @@ def _sums(shape: tuple[int, ...], like: Tensor) -> Tensor:
 @lru_cache(maxsize=1024)
 def _choose(
     device: Device, rows: int, columns: int, steps: int, groups: int, depth: int, sums: bool, weight_gradient: bool
-) -> Pair:
-    """(columns of a tile, splits) for `groups` products of rows x columns, `steps` of `depth` long."""
-    block_n, splits = device.module.hopper_choose(
+) -> Choice:
+    """For `groups` products of rows x columns, `steps` of `depth` long."""
+    block_n, splits, cluster = device.module.hopper_choose(
         rows, columns, steps, groups, depth, sums, device.multiprocessors, weight_gradient
     )
-    return block_n, splits
+    return block_n, splits, cluster
 
 
 @lru_cache(maxsize=1024)
-def _choose_linear(device: Device, rows: int, columns: int, channels: int) -> Pair:
-    """(columns of a tile, splits) for a linear layer."""
-    block_n, splits = device.module.hopper_choose_linear(rows, columns, channels, device.multiprocessors)
-    return block_n, splits
+def _choose_linear(device: Device, rows: int, columns: int, channels: int) -> Choice:
+    """For a linear layer."""
+    block_n, splits, cluster = device.module.hopper_choose_linear(rows, columns, channels, device.multiprocessors)
+    return block_n, splits, cluster

@@ -29,6 +29,7 @@ struct Work {
 
 struct Choice {
     int block_n, splits;
+    int cluster;  // blocks that share the tiles of filters: 1, or 2 where it is not the weight's gradient
 };
 
 // Channels of a step for `channels` of a group: what wastes least.
