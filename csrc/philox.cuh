@@ -19,12 +19,13 @@ __device__ __forceinline__ Block block(std::uint64_t seed, std::uint64_t counter
     std::uint32_t c2 = 0, c3 = 0;
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
-        const std::uint64_t product0 = static_cast<std::uint64_t>(c0) * kMultiplier0;
-        const std::uint64_t product1 = static_cast<std::uint64_t>(c2) * kMultiplier1;
-        c0 = static_cast<std::uint32_t>(product1 >> 32) ^ c1 ^ key0;
-        c2 = static_cast<std::uint32_t>(product0 >> 32) ^ c3 ^ key1;
-        c1 = static_cast<std::uint32_t>(product1);
-        c3 = static_cast<std::uint32_t>(product0);
+        // Halves asked for by themselves: of a product in 64 bits nvcc makes an addition more, of 0.
+        const std::uint32_t low0 = c0 * kMultiplier0, high0 = __umulhi(c0, kMultiplier0);
+        const std::uint32_t low1 = c2 * kMultiplier1, high1 = __umulhi(c2, kMultiplier1);
+        c0 = high1 ^ c1 ^ key0;
+        c2 = high0 ^ c3 ^ key1;
+        c1 = low1;
+        c3 = low0;
         key0 += kWeyl0;
         key1 += kWeyl1;
     }
@@ -39,21 +40,34 @@ struct Rule {
     float scale;          // 1 / (1 - p), and 0 for p = 1
 };
 
+// Where a rule's stream begins: what its seed points to, for a kernel that reads it once and draws often.
+struct Place {
+    std::uint64_t seed, offset;
+};
+
+__device__ __forceinline__ Place place(const Rule& rule) {
+    return {static_cast<std::uint64_t>(rule.seed[0]), static_cast<std::uint64_t>(rule.seed[1])};
+}
+
 // For the elements first to first + kCount - 1 of a dense tensor, `first` a multiple of 4: the scale, or 0.
 template <int kCount>
-__device__ __forceinline__ void factors(const Rule& rule, std::int64_t first, float (&factor)[kCount]) {
+__device__ __forceinline__ void factors(const Rule& rule, const Place& place, std::int64_t first,
+                                        float (&factor)[kCount]) {
     static_assert(kCount % 4 == 0, "a block has four words");
-    const std::uint64_t seed = static_cast<std::uint64_t>(rule.seed[0]);
-    const std::uint64_t offset = static_cast<std::uint64_t>(rule.seed[1]);
     // In 32 bits, with one comparison a word: the limit itself, 2**32 for p = 1, has no place there.
     const bool all = rule.limit == 0;
     const std::uint32_t last_dropped = static_cast<std::uint32_t>(rule.limit - 1);
 #pragma unroll
     for (int i = 0; i < kCount; i += 4) {
-        const Block drawn = block(seed, offset + static_cast<std::uint64_t>((first + i) / 4));
+        const Block drawn = block(place.seed, place.offset + static_cast<std::uint64_t>((first + i) / 4));
 #pragma unroll
         for (int j = 0; j < 4; ++j) factor[i + j] = all || drawn.words[j] > last_dropped ? rule.scale : 0.0f;
     }
+}
+
+template <int kCount>
+__device__ __forceinline__ void factors(const Rule& rule, std::int64_t first, float (&factor)[kCount]) {
+    factors(rule, place(rule), first, factor);
 }
 
 }  // namespace alexkern::philox

@@ -63,6 +63,7 @@ HOPPER = [
     "wgmma_transposed_bf16",
     "registers",
 ]
+CLUSTER = ["cluster", "tma_multicast"]
 GEMM = ["whole_tiles", "partial_tiles", "few_steps", "conv3"]
 CORRECT = ["turn", "ring", "swizzle", "sum", "halo", "rounds", "lanes", "blocks", "access", "named"]
 
@@ -160,8 +161,35 @@ PIPELINE = [
     ("corner_off_by_one", "plain", WRONG),
 ]
 BROKEN += [(f"pipeline.{fault}", mode, words) for fault, mode, words in PIPELINE]
+UNKNOWN = r"cp.async.bulk.tensor multicast load: .*(no barrier was initialised|is not known to the cluster)"
+PAIR = [
+    ("releases_own_alone", "plain", HERE + r"deadlock.*block \(\d.*lacks 1 of 2 arrivals.*block \(\d"),
+    ("releases_the_peer_alone", "plain", HERE + r"deadlock.*block \(\d.*lacks 1 of 2 arrivals.*block \(\d"),
+    ("no_wait_for_the_peer", "plain", WRONG),
+    ("no_wait_for_the_peer", "thread", r"data race .* by a bulk load by block \(\d+, 0, 0\), thread \(32, 0, 0\)"),
+    ("released_too_early", "plain", WRONG),
+    ("released_too_early", "thread", r"data race .* a write of .* by a bulk load by .* a read of"),
+    ("half_of_the_bytes", "plain", HERE + r"deadlock.*0 of 1 arrivals and -\d+ bytes|" + HERE + "returns, the last"),
+    ("to_itself_alone", "plain", HERE + r"deadlock.*0 of 1 arrivals and 1024 bytes"),
+    ("to_a_third_block", "plain", HERE + "cp.async.bulk.tensor multicast load: to block 2 of its cluster, which has 2"),
+    ("no_cluster_barrier", "plain", HERE + UNKNOWN),
+    ("no_wait_for_the_cluster", "plain", HERE + UNKNOWN),
+    ("no_fence_of_barriers", "plain", HERE + "cp.async.bulk.tensor multicast load: .* no fence.mbarrier_init"),
+    ("fenced_for_the_block_alone", "plain", HERE + r".*the barrier at byte 4096 of .* is not known to the cluster"),
+    ("leaves_early", "plain", HERE + r".*(of its cluster has returned|nothing says that it does so after another)"),
+    ("waits_at_the_peers", "plain", HERE + "mbarrier.try_wait: takes addresses of its own block's shared memory"),
+    ("arrives_twice", "plain", HERE + "barrier.cluster.arrive: arrives again"),
+    ("cluster_barrier_for_a_block", "thread", RACE),
+]
+BROKEN += [(f"pair.{fault}", mode, words) for fault, mode, words in PAIR]
 # What no result shows: the race detector alone finds it.
-ONLY_RACES = ["rounds.write_after_read", "rounds.read_after_write", "blocks.no_fence", "blocks.overlap"]
+ONLY_RACES = [
+    "rounds.write_after_read",
+    "rounds.read_after_write",
+    "blocks.no_fence",
+    "blocks.overlap",
+    "pair.cluster_barrier_for_a_block",
+]
 
 
 def sources_under(folder: Path) -> list[Path]:
@@ -226,26 +254,32 @@ def passes(done: subprocess.CompletedProcess[str]) -> None:
 
 def holder(case: str) -> str:
     """The program of planted faults that has this case."""
-    return "pipeline" if case.startswith("pipeline") else "broken"
+    kind = case.partition(".")[0]
+    return {"pipeline": "pipeline", "pair": "cluster"}.get(kind, "broken")
+
+
+def wrapper_program(case: str) -> str:
+    """The program that has this wrapper's test."""
+    return "hopper" if case in HOPPER else "cluster" if case in CLUSTER else "wrappers"
 
 
 def test_programs_hold_the_cases_named_here() -> None:
-    broken = {case for case, _, _ in BROKEN} | {*CORRECT, "pipeline"}
-    pipeline = {case for case in broken if case.startswith("pipeline")}
-    programs = {"wrappers": WRAPPERS, "hopper": HOPPER, "gemm": GEMM, "pipeline": pipeline, "broken": broken - pipeline}
+    programs = {"wrappers": {*WRAPPERS}, "hopper": {*HOPPER}, "cluster": {*CLUSTER}, "gemm": {*GEMM}}
+    for case in {case for case, _, _ in BROKEN} | {*CORRECT, "pipeline", "pair"}:
+        programs.setdefault(holder(case), set()).add(case)
     for program, cases in programs.items():
         listed = subprocess.run([build(program, "plain")], capture_output=True, text=True, check=True).stdout
         assert sorted(listed.split()) == sorted(cases)
 
 
 @pytest.mark.parametrize("mode", [*SANITIZED, "portable"])
-@pytest.mark.parametrize("case", WRAPPERS + HOPPER)
+@pytest.mark.parametrize("case", WRAPPERS + HOPPER + CLUSTER)
 def test_instruction(case: str, mode: str) -> None:
-    passes(run(build("hopper" if case in HOPPER else "wrappers", mode), case, SEEDS[mode]))
+    passes(run(build(wrapper_program(case), mode), case, SEEDS[mode]))
 
 
 @pytest.mark.parametrize("mode", SANITIZED)
-@pytest.mark.parametrize("case", [*CORRECT, "pipeline"])
+@pytest.mark.parametrize("case", [*CORRECT, "pipeline", "pair"])
 def test_correct_kernel_passes(case: str, mode: str) -> None:
     passes(run(build(holder(case), mode), case, SEEDS[mode]))
 
@@ -259,7 +293,7 @@ def test_broken_kernel_is_found(case: str, mode: str, words: str) -> None:
 
 @pytest.mark.parametrize("case", ONLY_RACES)
 def test_race_that_changes_no_result(case: str) -> None:
-    passes(run(build("broken", "plain"), case, SEEDS["plain"]))
+    passes(run(build(holder(case), "plain"), case, SEEDS["plain"]))
 
 
 def test_late_delivery_is_what_finds_a_wait_one_stage_short() -> None:
@@ -323,7 +357,7 @@ def test_same_source_compiles_with_nvcc(program: str) -> None:
 
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
-@pytest.mark.parametrize("program", ["hopper", "pipeline"])
+@pytest.mark.parametrize("program", ["hopper", "pipeline", "cluster"])
 def test_same_source_compiles_with_nvcc_for_sm_90a(program: str) -> None:
     assert build_with_nvcc(program, ("90a",)).exists()
 
@@ -335,13 +369,14 @@ def test_same_source_compiles_with_nvcc_for_sm_90a(program: str) -> None:
     [("wrappers", case) for case in WRAPPERS]
     + [("hopper", case) for case in HOPPER]
     + [("gemm", case) for case in GEMM]
-    + [("pipeline", "pipeline")],
+    + [("cluster", case) for case in CLUSTER]
+    + [("pipeline", "pipeline"), ("cluster", "pair")],
 )
 def test_gpu_agrees(program: str, case: str) -> None:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
-    if program in ("hopper", "pipeline") and (major, minor) != (9, 0):
+    if program in ("hopper", "pipeline", "cluster") and (major, minor) != (9, 0):
         pytest.skip(f"for compute capability 9.0, and this GPU has {major}.{minor}")
     target = f"{major}{minor}" + ("a" if major >= 9 else "")
     done = run(build_with_nvcc(program, (target,)), case)

@@ -41,9 +41,18 @@ def programs() -> dict[str, sass.Program]:
     return {name: program for name, program in found.items() if "space_to_depth" not in name}
 
 
+def numbers(name: str) -> list[int]:
+    """Columns of a tile; of a convolution also the depth of a step, and blocks of a cluster."""
+    return [int(found) for found in re.findall(r"\b\d+\b", name.partition("<")[2])]
+
+
+def clustered(name: str) -> bool:
+    return numbers(name)[2:] == [2]
+
+
 def test_there_is_every_kernel() -> None:
     names = Counter(name.partition("<")[0].rpartition("::")[2] for name in programs())
-    assert names == {"convolve_kernel": 2 * (5 + 3), "weight_gradient_kernel": 2 * 3}
+    assert names == {"convolve_kernel": 2 * (5 + 3) * 2, "weight_gradient_kernel": 2 * 3}
 
 
 def test_ptxas_complains_of_nothing() -> None:
@@ -61,7 +70,7 @@ def test_nothing_is_spilled() -> None:
 
 def test_main_loops_multiply_by_wgmma_and_nothing_else() -> None:
     for name, program in programs().items():
-        columns, *depth = (int(found) for found in re.findall(r"\b\d+\b", name.partition("<")[2]))
+        columns, *depth = numbers(name)
         whole = sass.count(program.instructions)
         sixteens = depth[0] // 16 if depth else 4
         loop = sass.count(sass.main_loop(program.instructions))
@@ -74,10 +83,20 @@ def test_main_loops_multiply_by_wgmma_and_nothing_else() -> None:
 def test_tiles_come_and_go_by_tma() -> None:
     for name, program in programs().items():
         opcodes = {step.opcode for step in program.instructions}
-        assert {"UTMALDG.4D.IM2COL", "UTMALDG.3D"} <= opcodes, name
+        tiles = "UTMALDG.3D.MULTICAST" if clustered(name) else "UTMALDG.3D"
+        loads = {opcode for opcode in opcodes if opcode.startswith("UTMALDG")}
+        assert loads == {"UTMALDG.4D.IM2COL", tiles}, name
         assert ("UTMASTG.3D" in opcodes) == ("convolve_kernel" in name), name
         assert any(opcode.startswith("SYNCS.PHASECHK") for opcode in opcodes), name
         assert any(opcode.startswith("USETMAXREG") for opcode in opcodes), name
+
+
+def test_blocks_of_a_cluster_meet_once_and_release_stages_without_a_fence_of_the_chip() -> None:
+    for name, program in programs().items():
+        opcodes = Counter(step.opcode for step in program.instructions)
+        remote = opcodes["SYNCS.ARRIVE.TRANS64.RED.A1T0"]
+        assert (opcodes["UCGABAR_ARV"], opcodes["UCGABAR_WAIT"], remote) == ((1, 1, 2) if clustered(name) else (0,) * 3)
+        assert not [opcode for opcode in opcodes if opcode.startswith("MEMBAR") and "CTA" not in opcode], name
 
 
 def test_a_complaint_would_be_found(tmp_path: Path) -> None:

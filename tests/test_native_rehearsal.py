@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -32,6 +33,15 @@ def test_a_launch_is_seen_as_the_launcher_asked_for_it() -> None:
     (launch,) = launches
     assert "dropout_kernelIf" in launch.kernel
     assert (launch.grid, launch.block, launch.shared) == ((7, 1, 1), (256, 1, 1), 0)
+
+
+def test_blocks_run_together_where_the_kernel_shares_tiles() -> None:
+    launches = [launch for launch in rehearsal.everything() if "convolve_kernel" in launch.kernel]
+    clusters = {launch.cluster for launch in launches if "hopper" in launch.kernel}
+    assert clusters == {1, 2}
+    for launch in launches:
+        shares = re.search(r"hopper.*convolve_kernel.*Li2EEEv", launch.kernel) is not None
+        assert launch.cluster == (2 if shares else 1) and launch.grid[0] % launch.cluster == 0, launch
 
 
 def test_nothing_is_launched_and_nothing_stays_behind() -> None:

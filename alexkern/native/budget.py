@@ -35,7 +35,7 @@ WIDE = (
     Wide("max_pool2d", r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset()),
     Wide("conv2d_relu_max_pool2d", r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset({32})),
     Wide("dropout", r"dropout_kernel<\w+>"),
-    Wide("linear_relu_dropout", r"(forward|backward)_kernel<\w+, \w+>"),
+    Wide("linear_relu_dropout", r"(forward|backward|sum)_kernel<\w+, \w+>"),
     Wide("local_response_norm", r"(forward|backward)_kernel<Traits<\w+, [35], true> ?>", None, frozenset()),
 )
 

@@ -1,6 +1,7 @@
-"""conv2d_relu's products by csrc/hopper: TMA and wgmma, for 16-bit tensors on compute capability 9.0.
+"""The products of csrc/hopper: TMA and wgmma, for 16-bit tensors on compute capability 9.0.
 
-`plan` and `weight_gradient` return None for what these kernels do not serve: csrc/conv2d_relu does then.
+`plan` and `weight_gradient` return None for what these kernels do not serve: csrc/conv2d_relu does then. So does
+`plan_linear`: the product is then torch's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from alexkern.native.conv2d_relu import Geometry, Packed
 
 Pair = tuple[int, int]
+Choice = tuple[int, int, int]  # columns of a tile, splits, blocks of a cluster
 
 CAPABILITY = (9, 0)  # and no other: GPUs after it have no wgmma
 TARGET = "sm_90a"
@@ -44,7 +46,14 @@ class Plan(NamedTuple):
     input_size: Pair
     transposed: bool
     direct: bool
-    choice: Pair  # columns of a tile, splits
+    choice: Choice
+
+
+class LinearPlan(NamedTuple):
+    """How a linear layer is served."""
+
+    device: Device
+    choice: Choice
 
 
 def emulated_capability() -> Pair:
@@ -112,6 +121,53 @@ def convolve(plan: Plan, images: Packed, filters: Packed, bias: Tensor | None, o
         *plan.geometry,
         plan.transposed,
         not plan.transposed,
+        plan.choice,
+        plan.device.multiprocessors,
+    )
+    return partials
+
+
+def plan_linear(x: Tensor, weight: Tensor, output: Tensor) -> LinearPlan | None:
+    """How output (M, K) = linear(x (M, C), weight (K, C)) is served; x may have any strides."""
+    device = device_of(output)
+    (M, C), K = x.shape, len(weight)
+    if device is None or not 0 < M <= MOST_ROWS or C == 0 or C % VALUES_PER_COPY != 0 or K % VALUES_PER_COPY != 0:
+        return None
+    if not weight.is_contiguous() or weight.data_ptr() % 16 != 0 or output.data_ptr() % 16 != 0:
+        return None
+    return LinearPlan(device, _choose_linear(device, M, K, C))
+
+
+def linear(
+    plan: LinearPlan,
+    x: Packed,
+    weight: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    seed: Tensor | None,
+    limit: int,
+    scale: float,
+) -> Tensor | None:
+    """Fill output (M, K) with linear, ReLU and dropout; or return sums (splits, M, K), none of which is done to.
+
+    `limit` and `scale` are csrc/philox.cuh's.
+    """
+    M, K = output.shape
+    partials = None if plan.choice[1] == 1 else _sums((plan.choice[1], M, K), output)
+    launch(
+        "hopper_linear",
+        output,
+        x.memory.data_ptr(),
+        M,
+        x.channels,
+        weight.data_ptr(),
+        K,
+        0 if bias is None else bias.data_ptr(),
+        0 if partials is None else partials.data_ptr(),
+        output.data_ptr(),
+        0 if seed is None else seed.data_ptr(),
+        limit,
+        scale,
         plan.choice,
         plan.device.multiprocessors,
     )
@@ -234,9 +290,16 @@ def _sums(shape: tuple[int, ...], like: Tensor) -> Tensor:
 @lru_cache(maxsize=1024)
 def _choose(
     device: Device, rows: int, columns: int, steps: int, groups: int, depth: int, sums: bool, weight_gradient: bool
-) -> Pair:
-    """(columns of a tile, splits) for `groups` products of rows x columns, `steps` of `depth` long."""
-    block_n, splits = device.module.hopper_choose(
+) -> Choice:
+    """For `groups` products of rows x columns, `steps` of `depth` long."""
+    block_n, splits, cluster = device.module.hopper_choose(
         rows, columns, steps, groups, depth, sums, device.multiprocessors, weight_gradient
     )
-    return block_n, splits
+    return block_n, splits, cluster
+
+
+@lru_cache(maxsize=1024)
+def _choose_linear(device: Device, rows: int, columns: int, channels: int) -> Choice:
+    """For a linear layer."""
+    block_n, splits, cluster = device.module.hopper_choose_linear(rows, columns, channels, device.multiprocessors)
+    return block_n, splits, cluster

@@ -47,12 +47,13 @@ LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint)
 
 @dataclass(frozen=True)
 class Launch:
-    """kernel is its mangled name; shared is dynamic, in bytes."""
+    """kernel is its mangled name; shared is dynamic, in bytes; cluster: blocks along x that run together."""
 
     kernel: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared: int
+    cluster: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def rehearsing() -> Iterator[list[Launch]]:
     rehearsal, launches = load(), []
 
     def note(kernel: bytes, sizes: Any, shared: int) -> None:
-        x, y, z, *block = sizes[:6]
-        launches.append(Launch(kernel.decode(), (x, y, z), (block[0], block[1], block[2]), shared))
+        x, y, z, *block, cluster = sizes[:7]
+        launches.append(Launch(kernel.decode(), (x, y, z), (block[0], block[1], block[2]), shared, cluster))
 
     listener = LISTENER(note)
     rehearsal.runtime.rehearsal_listen(listener)
@@ -121,8 +122,10 @@ def _calls() -> Iterator[Callable[[], None]]:
         arithmetic, range(len(load().module.conv2d_relu_tiles)), (3, 8)
     ):
         yield partial(_convolve, dtype, tf32, tile, channels)
-    for dtype, tile, channels in itertools.product(DTYPES[1:], (64, 96, 128, 192, 256), (8, 64)):
-        yield partial(_convolve_on_hopper, dtype, tile, channels)
+    for dtype, tile, channels, cluster in itertools.product(DTYPES[1:], (64, 96, 128, 192, 256), (8, 64), (1, 2)):
+        yield partial(_convolve_on_hopper, dtype, tile, channels, cluster)
+    for dtype in DTYPES[1:]:
+        yield partial(_drop_on_hopper, dtype)
     for dtype, size in itertools.product(DTYPES, (3, 4, 5)):
         for images in (_images(dtype, 8), _images(dtype, 3)):
             yield partial(_normalise, images, size)
@@ -161,12 +164,14 @@ def _convolve(dtype: torch.dtype, tf32: bool, tile: int, channels: int) -> None:
             )
 
 
-def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int) -> None:
+def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int, cluster: int) -> None:
     """Steps of 48 channels have tiles of up to 128 columns; the weight gradient has three of the five."""
 
-    def choose(_device: object, *work: Any) -> tuple[int, int]:
+    def choose(_device: object, *work: Any) -> tuple[int, int, int]:
         depth, weight_gradient = work[4], work[6]
-        return min(tile, 128) if depth == 48 else {96: 64, 192: 256}.get(tile, tile) if weight_gradient else tile, 1
+        if weight_gradient:
+            return {96: 64, 192: 256}.get(tile, tile), 1, 1
+        return min(tile, 128) if depth == 48 else tile, 1, cluster
 
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
@@ -201,6 +206,17 @@ def _drop(dtype: torch.dtype) -> None:
     for seed in (draw, None):
         output = linear_relu_dropout.forward(rows, weight, None, seed, 0.5)
         linear_relu_dropout.backward(rows, rows, weight, output, seed, 0.5, (True, False, False))
+
+
+def _drop_on_hopper(dtype: torch.dtype) -> None:
+    """The product is one of the convolution's; where it is split, the sum of splits comes after it."""
+    rows, weight = torch.zeros((17, 128), dtype=dtype), torch.zeros((8, 128), dtype=dtype)
+    with (
+        mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
+        mock.patch.object(hopper, "_choose_linear", lambda *_: (64, 2, 1)),
+    ):
+        for seed in (torch.zeros(2).long(), None):
+            linear_relu_dropout.forward(rows, weight, None, seed, 0.5)
 
 
 def _build(folder: Path) -> Path:

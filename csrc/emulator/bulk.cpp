@@ -147,24 +147,23 @@ void* race_thread_of(Thread& self, void*& thread, const char* what) {
     return thread;
 }
 
-void issue_load(BulkLoad load, unsigned alignment_of, const char* name) {
+unsigned own_block() { return 1u << this_thread().warp->slot->rank; }
+
+// Into the shared memory of one block; `load` has its offsets, which are the same in each.
+void issue_load_into(Slot& slot, BulkLoad load, const char* name) {
     Thread& self = this_thread();
-    Slot& slot = *self.warp->slot;
-    if (alignment_of % 128 != 0) fail(std::string(name) + ": the destination is not aligned to 128");
     for (const BulkPiece& piece : load.pieces) {
-        shared_pointer(piece.shared, piece.bytes, 1, name);
+        shared_pointer_in(slot, piece.shared, piece.bytes, 1, name);
         load.bytes += piece.bytes;
     }
-    MemoryBarrier& mbarrier = find_mbarrier(load.mbarrier, name);
+    MemoryBarrier& mbarrier = find_mbarrier(slot, load.mbarrier, name);
     if (!mbarrier.known_to_async_proxy) {
         fail(std::string(name) +
              ": its barrier was initialised with no fence.mbarrier_init or fence.proxy.async since");
     }
-    ++slot.worker->statistics.bulk_copies;
+    if (&slot != self.warp->slot) check_known_to_cluster(slot, mbarrier, name);
     if (race::kEnabled) {
-        race::release(&self.bulk_edge);
-        race::switch_to(race_thread_of(self, self.load_race_thread, "a bulk load by "));
-        race::acquire(&self.bulk_edge);
+        race::switch_to(self.load_race_thread);
         for (const BulkPiece& piece : load.pieces) {
             if (piece.global != nullptr) race::read(piece.global, piece.bytes);
             race::write(slot.shared->data() + (piece.shared - kSharedBase), piece.bytes);
@@ -179,6 +178,22 @@ void issue_load(BulkLoad load, unsigned alignment_of, const char* name) {
     }
     for (const BulkPiece& piece : load.pieces) fill(slot, piece, slot.poison);
     slot.loads_in_flight.push_back(std::move(load));
+}
+
+// `blocks`: a set of ranks in the cluster.
+void issue_load(const BulkLoad& load, std::uint32_t destination, unsigned blocks, const char* name) {
+    Thread& self = this_thread();
+    if (destination % 128 != 0) fail(std::string(name) + ": the destination is not aligned to 128");
+    ++self.warp->slot->worker->statistics.bulk_copies;
+    if (race::kEnabled) {
+        race::release(&self.bulk_edge);
+        race::switch_to(race_thread_of(self, self.load_race_thread, "a bulk load by "));
+        race::acquire(&self.bulk_edge);
+        race::switch_to(self.fiber.race_thread());
+    }
+    for (unsigned rank = 0; blocks >> rank != 0; ++rank) {
+        if (blocks >> rank & 1) issue_load_into(block_of_rank(rank, name), load, name);
+    }
 }
 
 }  // namespace
@@ -222,7 +237,16 @@ void bulk_load(std::uint32_t destination, const TensorMap& map, std::uint32_t mb
     const race::Quiet quiet;
     constexpr const char* kName = "cp.async.bulk.tensor load";
     if (map.im2col || map.rank != rank) fail(std::string(kName) + ": the tensor map is for another kind of copy");
-    issue_load({box_pieces(map, destination, coordinates, false), mbarrier, 0}, destination, kName);
+    issue_load({box_pieces(map, destination, coordinates, false), mbarrier, 0}, destination, own_block(), kName);
+}
+
+void bulk_load_multicast(std::uint32_t destination, const TensorMap& map, std::uint32_t mbarrier,
+                         const int* coordinates, unsigned rank, unsigned blocks) {
+    const race::Quiet quiet;
+    constexpr const char* kName = "cp.async.bulk.tensor multicast load";
+    if (map.im2col || map.rank != rank) fail(std::string(kName) + ": the tensor map is for another kind of copy");
+    if (blocks == 0) fail(std::string(kName) + ": to no block at all");
+    issue_load({box_pieces(map, destination, coordinates, false), mbarrier, 0}, destination, blocks, kName);
 }
 
 void bulk_load_im2col(std::uint32_t destination, const TensorMap& map, std::uint32_t mbarrier,
@@ -258,12 +282,19 @@ void bulk_load_im2col(std::uint32_t destination, const TensorMap& map, std::uint
         base[1] = map.lower[1];
         ++n;
     }
-    issue_load(std::move(load), destination, kName);
+    issue_load(load, destination, own_block(), kName);
 }
 
-bool land_a_load(Slot& slot) {
+bool land_a_load(Cluster& cluster) {
     const race::Quiet quiet;
-    if (slot.loads_in_flight.empty()) return false;
+    Slot* const first = cluster.slots.data();
+    std::size_t in_flight = 0;
+    for (unsigned i = 0; i < cluster.size; ++i) in_flight += first[i].loads_in_flight.empty() ? 0 : 1;
+    if (in_flight == 0) return false;
+    std::size_t skip = cluster.size == 1 ? 0 : first->random.below(in_flight);
+    unsigned rank = 0;
+    while (first[rank].loads_in_flight.empty() || skip-- > 0) ++rank;
+    Slot& slot = first[rank];
     const std::size_t drawn = slot.random.below(slot.loads_in_flight.size());
     std::swap(slot.loads_in_flight[drawn], slot.loads_in_flight.back());
     const BulkLoad load = std::move(slot.loads_in_flight.back());
@@ -328,6 +359,7 @@ void check_nothing_in_flight(Thread& thread) {
     if (slot.unfinished == 1 && !slot.loads_in_flight.empty()) {
         fail("returns, the last of its block, with bulk loads in flight that nobody waited for");
     }
+    if (slot.unfinished == 1) check_arrivals_are_ordered(slot);
     if (thread.warp->warpgroup.products.empty()) return;
     fail("returns with no wgmma.wait_group for what its warp multiplies");
 }

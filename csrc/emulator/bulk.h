@@ -33,6 +33,10 @@ TensorMap encode_im2col(void* data, unsigned element_bytes, const std::uint64_t 
 // Completes on the mbarrier with the bytes that it wrote.
 void bulk_load(std::uint32_t destination, const TensorMap& map, std::uint32_t mbarrier, const int* coordinates,
                unsigned rank);
+// Into each of these blocks of its cluster (bit i: that of rank i), at the same offsets, completing on the barrier of
+// each.
+void bulk_load_multicast(std::uint32_t destination, const TensorMap& map, std::uint32_t mbarrier,
+                         const int* coordinates, unsigned rank, unsigned blocks);
 void bulk_load_im2col(std::uint32_t destination, const TensorMap& map, std::uint32_t mbarrier,
                       const int (&coordinates)[4], const unsigned (&offsets)[2]);
 

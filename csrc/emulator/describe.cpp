@@ -63,7 +63,9 @@ std::string describe(const MemoryBarrier& mbarrier, unsigned parity) {
            std::to_string(mbarrier.expected) + " arrivals and " + std::to_string(mbarrier.bytes) + " bytes)";
 }
 
-std::string describe_deadlock(const Slot& slot) {
+namespace {
+
+void describe_waits(std::string& text, const Slot& slot) {
     std::vector<std::pair<std::string, std::string>> waits;  // where, and the threads that wait there
     unsigned first = 0;
     const auto where = [&](unsigned index) {
@@ -81,8 +83,17 @@ std::string describe_deadlock(const Slot& slot) {
         add_range(same->second, first, i - 1);
         first = i;
     }
-    std::string text = "deadlock: no thread can go on";
     for (const auto& [place, threads] : waits) text += "; threads " + threads + " " + place;
+}
+
+}  // namespace
+
+std::string describe_deadlock(const Cluster& cluster) {
+    std::string text = "deadlock: no thread can go on";
+    for (unsigned rank = 0; rank < cluster.size; ++rank) {
+        if (cluster.size > 1) text += "; " + describe_block(*cluster.slots[rank].threads[0]);
+        describe_waits(text, cluster.slots[rank]);
+    }
     return text;
 }
 

@@ -6,6 +6,7 @@
 #endif
 
 #include "bulk.h"
+#include "cluster.h"
 #include "intrinsics.h"
 #include "launch.h"
 #include "mbarrier.h"

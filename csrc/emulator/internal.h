@@ -1,5 +1,6 @@
-// The emulator's own state. A worker (a thread of the host) runs one block at a time in a slot; a slot holds the
-// block's warps, barriers and shared memory; a warp holds its lanes and the places where they meet.
+// The emulator's own state. A worker (a thread of the host) runs one cluster of blocks at a time, mostly of one block,
+// each in a slot; a slot holds the block's warps, barriers and shared memory; a warp holds its lanes and the places
+// where they meet.
 #pragma once
 
 #include <array>
@@ -18,8 +19,10 @@
 namespace emulator {
 
 constexpr unsigned kLanes = 32, kMaxWarps = 32, kBarriers = 16, kDepositBytes = 48;
+constexpr unsigned kMostBlocksOfACluster = 8;
 constexpr std::uint32_t kSharedBase = 1024;  // of shared addresses; not zero, so that a forgotten base is noticed
 
+struct Cluster;
 struct Slot;
 struct Warp;
 struct Worker;
@@ -69,6 +72,12 @@ struct MemoryBarrier {
     std::int64_t bytes = 0;
     std::vector<struct Thread*> waiting;
     Edge edge, proxy_edge;
+    // In a cluster: who initialised it; whether that one has fenced it, and then come to the cluster's barrier, and
+    // then all have; and, by parity of the phase, of which of the cluster's barriers on other blocks' arrivals are
+    // ordered, 0 where there were none or a wait has seen them.
+    const struct Thread* owner = nullptr;
+    bool fenced = false, announced = false, known_to_cluster = false;
+    unsigned ordered_by[2] = {0, 0};
 };
 
 // Up to 16 bytes of a bulk copy; global null: zeros.
@@ -104,6 +113,8 @@ struct Thread : Coordinates {
     std::uint64_t open_store_group = 0;
     void *load_race_thread = nullptr, *store_race_thread = nullptr;
     char bulk_edge, store_edges[16];
+    unsigned cluster_arrivals = 0;  // at the cluster's barrier
+    bool at_cluster_barrier = false;
     const MemoryBarrier* awaits = nullptr;
     unsigned awaits_parity = 0;
     bool fenced = false;  // since its last barrier
@@ -157,6 +168,8 @@ struct Barrier {
 
 struct Slot {
     Worker* worker = nullptr;
+    Cluster* cluster = nullptr;
+    unsigned rank = 0;  // in the cluster
     unsigned block_threads = 0, unfinished = 0;
     unsigned runnable_warps = 0;  // a set
     Random random{0};
@@ -173,13 +186,21 @@ struct Slot {
     std::vector<std::vector<WarpgroupOperands>> trails;  // what each warpgroup has multiplied since all were level
     unsigned use = 0;                                    // counts the blocks that it held
     Edge use_edge;                                       // from one of them to the next
+    char mbarriers_edge;                                 // from fence.mbarrier_init to the cluster
+};
+
+struct Cluster {
+    std::array<Slot, kMostBlocksOfACluster> slots;
+    unsigned size = 1;                // blocks
+    bool in_turn = false;             // a block runs as far as it can before another
+    unsigned phase = 0, awaited = 0;  // of the cluster's barrier: threads that have not arrived
+    std::vector<Thread*> waiting;
 };
 
 struct Worker {
     Fiber host;
     const Launch* launch = nullptr;
-    std::array<Slot, race::kSlots> slots;
-    Slot* running = nullptr;
+    std::array<Cluster, race::kSlots> clusters;
     std::string error;
     Statistics statistics;
     std::uint64_t switches = 0;     // of fibres: whether anything moves
@@ -191,8 +212,8 @@ inline Thread& this_thread() { return *static_cast<Thread*>(current); }
 
 // scheduler.cpp
 extern char start_edge, end_edge;  // between the host's work and the kernel's, to the race detector
-void run_block(Slot& slot, const Launch& launch, const Options& options, std::uint64_t block);  // throws Error
-void park(const Instruction& at);                                                               // until woken
+void run_cluster(Cluster& cluster, const Launch& launch, const Options& options, std::uint64_t number);  // throws Error
+void park(const Instruction& at);                                                                        // until woken
 void wake(Warp& warp, unsigned lanes);  // makes parked lanes runnable
 void yield();                           // to another runnable thread, if there is one
 [[noreturn]] void abandon_block(std::string error);
@@ -203,7 +224,7 @@ inline bool at_once(Slot& slot, Delivery delivery) {
 }
 
 // mbarrier.cpp
-MemoryBarrier& find_mbarrier(std::uint32_t address, const char* instruction);
+MemoryBarrier& find_mbarrier(Slot& slot, std::uint32_t address, const char* instruction);
 void complete_bytes(Slot& slot, MemoryBarrier& mbarrier, unsigned bytes);
 // To the race detector each warp has a shadow that knows only of accesses that the async proxy may rely on: a fence
 // teaches it what the thread knows, and it meets others where the thread does.
@@ -213,8 +234,21 @@ void acquire_from_async_proxy(Warp& warp, void* object);
 unsigned char* async_view(Slot& slot);
 const unsigned char* check_async_read(std::uint32_t address, unsigned bytes, unsigned alignment, const char* name);
 
+// cluster.cpp
+// The block that an address of shared::cluster is of, and where in it: its own for an address that mapa did not make.
+Slot& block_of(std::uint32_t address, const char* instruction);
+std::uint32_t address_in_block(std::uint32_t address);
+Slot& block_of_rank(unsigned rank, const char* instruction);  // fails where it has returned
+void check_known_to_cluster(const Slot& slot, const MemoryBarrier& mbarrier, const char* instruction);
+void check_arrivals_are_ordered(const Slot& slot);  // by the last thread of its block
+void leave_cluster(Thread& thread);
+
+// memory.cpp: `shared_pointer` in another block.
+unsigned char* shared_pointer_in(Slot& slot, std::uint32_t address, unsigned bytes, unsigned alignment,
+                                 const char* instruction);
+
 // bulk.cpp, warpgroup.cpp
-bool land_a_load(Slot& slot);  // one of those in flight, drawn; false where there is none
+bool land_a_load(Cluster& cluster);  // one of those in flight, drawn; false where there is none
 void check_nothing_in_flight(Thread& thread);
 void prepare_warpgroup(Warp& warp);
 void check_warpgroups_are_level(const Slot& slot);
@@ -227,7 +261,7 @@ std::string describe_block(const Coordinates& at);
 std::string describe_thread(const Coordinates& at);
 std::string describe_address(const void* address);
 std::string describe(const MemoryBarrier& mbarrier, unsigned parity);
-std::string describe_deadlock(const Slot& slot);
+std::string describe_deadlock(const Cluster& cluster);
 
 // warp.cpp: the lanes of `mask` meet; the last to come runs `combine` for all. Returns what they brought or made.
 Deposits& meet(const Instruction& at, unsigned mask, const void* deposit, std::size_t bytes,

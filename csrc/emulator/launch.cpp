@@ -1,4 +1,4 @@
-// A launch: its blocks, in an order drawn by the seed, on one or several threads of the host.
+// A launch: its blocks, or clusters of them, in an order drawn by the seed, on one or several threads of the host.
 #include "launch.h"
 
 #include <algorithm>
@@ -51,6 +51,11 @@ void check(const Launch& launch, const Options& options) {
         reject("grid " + describe(uint3{launch.grid.x, launch.grid.y, launch.grid.z}) +
                ": 1 to 2147483647 blocks are wanted in x, 1 to 65535 in y and z");
     }
+    if (launch.cluster == 0 || launch.cluster > kMostBlocksOfACluster || launch.grid.x % launch.cluster != 0) {
+        reject("clusters of " + std::to_string(launch.cluster) + " blocks in a grid of " +
+               std::to_string(launch.grid.x) + ": 1 to " + std::to_string(kMostBlocksOfACluster) +
+               " that divide it are wanted");
+    }
     if (launch.shared_bytes > options.shared_memory_per_block) {
         reject(std::to_string(launch.shared_bytes) + " bytes of shared memory asked for, a block can have " +
                std::to_string(options.shared_memory_per_block));
@@ -61,7 +66,9 @@ std::unique_ptr<Worker> take_worker() {
     const std::lock_guard<std::mutex> lock(mutex);
     if (idle_workers.empty()) {
         auto worker = std::make_unique<Worker>();
-        for (Slot& slot : worker->slots) slot.worker = worker.get();
+        for (Cluster& cluster : worker->clusters) {
+            for (Slot& slot : cluster.slots) slot.worker = worker.get();
+        }
         return worker;
     }
     auto worker = std::move(idle_workers.back());
@@ -69,9 +76,9 @@ std::unique_ptr<Worker> take_worker() {
     return worker;
 }
 
-// Runs blocks until none is left or one went wrong; returns what went wrong.
+// Runs clusters until none is left or one went wrong; returns what went wrong.
 std::string work(const Launch& launch, const Options& options, const std::vector<std::uint64_t>& order,
-                 std::atomic<std::size_t>& next_block, Statistics& statistics) {
+                 std::atomic<std::size_t>& next_cluster, Statistics& statistics) {
     std::unique_ptr<Worker> worker = take_worker();
     worker->host.adopt_current_thread();
     const race::Quiet quiet;
@@ -82,12 +89,12 @@ std::string work(const Launch& launch, const Options& options, const std::vector
     {
         const FaultHandling handling(options.patience);
         try {
-            for (std::size_t i; (i = next_block++) < order.size();) {
-                run_block(worker->slots[i % race::kSlots], launch, options, order[i]);
+            for (std::size_t i; (i = next_cluster++) < order.size();) {
+                run_cluster(worker->clusters[i % race::kSlots], launch, options, order[i]);
             }
         } catch (const Error& caught) {
             error = caught.what();
-            next_block = order.size();
+            next_cluster = order.size();
         }
     }
     statistics = worker->statistics;
@@ -111,21 +118,21 @@ Statistics statistics() {
 void run(const Launch& launch) {
     const Options options = emulator::options();
     check(launch, options);
-    std::vector<std::uint64_t> order(std::uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z);
+    std::vector<std::uint64_t> order(std::uint64_t{launch.grid.x} / launch.cluster * launch.grid.y * launch.grid.z);
     std::iota(order.begin(), order.end(), 0);
     Random random{options.seed};
     for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
 
     race::release(&start_edge);
-    std::atomic<std::size_t> next_block{0};
+    std::atomic<std::size_t> next_cluster{0};
     const std::size_t workers = std::min<std::size_t>(options.host_threads, order.size());
     std::vector<Statistics> statistics(workers);
     std::vector<std::string> errors(workers);
     std::vector<std::thread> helpers;
     for (std::size_t i = 1; i < workers; ++i) {
-        helpers.emplace_back([&, i] { errors[i] = work(launch, options, order, next_block, statistics[i]); });
+        helpers.emplace_back([&, i] { errors[i] = work(launch, options, order, next_cluster, statistics[i]); });
     }
-    errors[0] = work(launch, options, order, next_block, statistics[0]);
+    errors[0] = work(launch, options, order, next_cluster, statistics[0]);
     for (std::thread& helper : helpers) helper.join();
     race::acquire(&end_edge);
 

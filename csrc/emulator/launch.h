@@ -72,6 +72,7 @@ struct Launch {
     const char* name;
     dim3 grid, block;
     std::size_t shared_bytes;
+    unsigned cluster;  // blocks along x that run together
     void (*call)(const void* kernel_and_parameters);
     const void* kernel_and_parameters;
 };
@@ -79,8 +80,8 @@ struct Launch {
 void run(const Launch& launch);  // to its end; throws Error
 
 template <typename... Parameters, typename... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
-            Arguments&&... arguments) {
+void launch_clusters(const char* name, void (*kernel)(Parameters...), unsigned cluster, dim3 grid, dim3 block,
+                     std::size_t shared_bytes, Arguments&&... arguments) {
     static_assert(sizeof...(Parameters) == sizeof...(Arguments), "one argument for each of the kernel's parameters");
     using Bound = std::tuple<void (*)(Parameters...), Parameters...>;
     const Bound bound(kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...);
@@ -88,7 +89,13 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
         std::apply([](auto function, const auto&... parameters) { function(parameters...); },
                    *static_cast<const Bound*>(kernel_and_parameters));
     };
-    run({name, grid, block, shared_bytes, call, &bound});
+    run({name, grid, block, shared_bytes, cluster, call, &bound});
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+            Arguments&&... arguments) {
+    launch_clusters(name, kernel, 1, grid, block, shared_bytes, std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace emulator

@@ -16,13 +16,14 @@ constexpr std::int64_t kMostBytes = (1 << 20) - 1;
 // What lies in memory where a barrier is: whoever writes over it is found at the barrier's next use.
 std::uint64_t mark_of(std::uint32_t address) { return 0x6261727269657200u ^ std::uint64_t{address} << 32; }
 
-MemoryBarrier& at(std::uint32_t address, const char* instruction) {
-    Slot& slot = *this_thread().warp->slot;
-    const unsigned char* bytes = shared_pointer(address, 8, 8, instruction);
+MemoryBarrier& at(Slot& slot, std::uint32_t address, const char* instruction) {
+    const unsigned char* bytes = shared_pointer_in(slot, address, 8, 8, instruction);
     const auto found = slot.mbarriers.find(address);
     if (found == slot.mbarriers.end() || !found->second.live) {
+        const bool own = &slot == this_thread().warp->slot;
         fail(std::string(instruction) + ": no barrier was initialised at byte " +
-             std::to_string(address - kSharedBase) + " of shared memory");
+             std::to_string(address - kSharedBase) + " of " +
+             (own ? "shared memory" : "the shared memory of " + describe_block(*slot.threads[0])));
     }
     std::uint64_t mark;
     __builtin_memcpy(&mark, bytes, sizeof mark);
@@ -48,11 +49,15 @@ void check_bytes(const MemoryBarrier& mbarrier, const char* instruction) {
          std::to_string(mbarrier.bytes));
 }
 
-void arrive(std::uint32_t address, unsigned bytes, const char* instruction) {
+void arrive(Slot& slot, std::uint32_t address, unsigned bytes, const char* instruction) {
     const race::Quiet quiet;
     Thread& self = this_thread();
-    Slot& slot = *self.warp->slot;
-    MemoryBarrier& mbarrier = at(address, instruction);
+    MemoryBarrier& mbarrier = at(slot, address, instruction);
+    if (&slot != self.warp->slot) {
+        check_known_to_cluster(slot, mbarrier, instruction);
+        unsigned& by = mbarrier.ordered_by[mbarrier.phase & 1];
+        by = std::max(by, self.cluster_arrivals + 1);
+    }
     if (mbarrier.pending == 0) {
         fail(std::string(instruction) + ": more threads arrive than the barrier at byte " +
              std::to_string(address - kSharedBase) + " counts, " + std::to_string(mbarrier.expected));
@@ -63,12 +68,15 @@ void arrive(std::uint32_t address, unsigned bytes, const char* instruction) {
     check_bytes(mbarrier, instruction);
     --mbarrier.pending;
     complete_phase_if_done(slot, mbarrier);
-    if (slot.interleaved && slot.random.below(4) == 0) yield();
+    Slot& own = *self.warp->slot;
+    if (own.interleaved && own.random.below(4) == 0) yield();
 }
 
 }  // namespace
 
-MemoryBarrier& find_mbarrier(std::uint32_t address, const char* instruction) { return at(address, instruction); }
+MemoryBarrier& find_mbarrier(Slot& slot, std::uint32_t address, const char* instruction) {
+    return at(slot, address, instruction);
+}
 
 void complete_bytes(Slot& slot, MemoryBarrier& mbarrier, unsigned bytes) {
     mbarrier.bytes -= bytes;
@@ -125,20 +133,28 @@ void mbarrier_init(std::uint32_t address, unsigned count) {
     mbarrier.phase = 0;
     mbarrier.bytes = 0;
     mbarrier.waiting.clear();
+    mbarrier.owner = &this_thread();
+    mbarrier.fenced = mbarrier.announced = mbarrier.known_to_cluster = false;
+    mbarrier.ordered_by[0] = mbarrier.ordered_by[1] = 0;
     const std::uint64_t mark = mark_of(address);
     __builtin_memcpy(bytes, &mark, sizeof mark);
 }
 
-void mbarrier_arrive(std::uint32_t address) { arrive(address, 0, "mbarrier.arrive"); }
+void mbarrier_arrive(std::uint32_t address) { arrive(*this_thread().warp->slot, address, 0, "mbarrier.arrive"); }
+
+void mbarrier_arrive_cluster(std::uint32_t address) {
+    constexpr const char* kName = "mbarrier.arrive.shared::cluster";
+    arrive(block_of(address, kName), address_in_block(address), 0, kName);
+}
 
 void mbarrier_arrive_expect_tx(std::uint32_t address, unsigned bytes) {
-    arrive(address, bytes, "mbarrier.arrive.expect_tx");
+    arrive(*this_thread().warp->slot, address, bytes, "mbarrier.arrive.expect_tx");
 }
 
 void mbarrier_wait(std::uint32_t address, unsigned parity) {
     constexpr const char* kName = "mbarrier.try_wait";
     Thread& self = this_thread();
-    MemoryBarrier& mbarrier = at(address, kName);
+    MemoryBarrier& mbarrier = at(*self.warp->slot, address, kName);
     if (parity > 1) fail(std::string(kName) + ": the parity is 0 or 1, not " + std::to_string(parity));
     race::read(shared_pointer(address, 8, 8, kName), 8);
     const unsigned phase = mbarrier.phase;
@@ -153,18 +169,25 @@ void mbarrier_wait(std::uint32_t address, unsigned parity) {
         park({kName});
     }
     self.awaits = nullptr;
+    mbarrier.ordered_by[parity] = 0;
     race::acquire(&mbarrier.edge.object[parity]);
     acquire_from_async_proxy(*self.warp, &mbarrier.proxy_edge.object[parity]);
 }
 
 void fence_mbarrier_init() {
-    for (auto& [address, mbarrier] : this_thread().warp->slot->mbarriers) mbarrier.known_to_async_proxy = true;
+    Thread& self = this_thread();
+    Slot& slot = *self.warp->slot;
+    for (auto& [address, mbarrier] : slot.mbarriers) {
+        mbarrier.known_to_async_proxy = true;
+        mbarrier.fenced |= mbarrier.owner == &self;
+    }
+    race::release(&slot.mbarriers_edge);
 }
 
 void fence_async_proxy() {
     Thread& self = this_thread();
     Slot& slot = *self.warp->slot;
-    fence_mbarrier_init();
+    for (auto& [address, mbarrier] : slot.mbarriers) mbarrier.known_to_async_proxy = true;
     const race::Quiet quiet;
     if (slot.shared->size() > 0) __builtin_memcpy(async_view(slot), slot.shared->data(), slot.shared->size());
     if (race::kEnabled) {

@@ -7,6 +7,7 @@ namespace emulator {
 
 void mbarrier_init(std::uint32_t address, unsigned count);
 void mbarrier_arrive(std::uint32_t address);
+void mbarrier_arrive_cluster(std::uint32_t address);  // one that mapa made
 void mbarrier_arrive_expect_tx(std::uint32_t address, unsigned bytes);
 void mbarrier_wait(std::uint32_t address, unsigned parity);  // until the phase of that parity has completed
 

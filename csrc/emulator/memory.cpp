@@ -49,7 +49,16 @@ std::uint32_t shared_address(const void* pointer) {
 }
 
 unsigned char* shared_pointer(std::uint32_t address, unsigned bytes, unsigned alignment, const char* instruction) {
-    const GuardedMemory& shared = *this_thread().warp->slot->shared;
+    return shared_pointer_in(*this_thread().warp->slot, address, bytes, alignment, instruction);
+}
+
+unsigned char* shared_pointer_in(Slot& slot, std::uint32_t address, unsigned bytes, unsigned alignment,
+                                 const char* instruction) {
+    const GuardedMemory& shared = *slot.shared;
+    if (address != address_in_block(address)) {
+        fail(std::string(instruction) +
+             ": takes addresses of its own block's shared memory, not those that mapa makes");
+    }
     const std::int64_t offset = std::int64_t{address} - kSharedBase;
     if (offset < 0 || offset + bytes > static_cast<std::int64_t>(shared.size())) {
         fail(std::string(instruction) + ": bytes " + std::to_string(offset) + " to " +

@@ -1,4 +1,4 @@
-// Runs a block: its threads as fibres, until all have returned or one went wrong.
+// Runs a cluster of blocks, mostly of one: their threads as fibres, until all have returned or one went wrong.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -27,6 +27,25 @@ Thread* first_runnable(Warp& warp, bool descending) {
     return warp.thread[descending ? 31 - __builtin_clz(warp.runnable) : __builtin_ctz(warp.runnable)];
 }
 
+// A block that can go on, null where none can: `own` if it stays there, or one drawn.
+Slot* pick_block(Slot& own, bool stay) {
+    Cluster& cluster = *own.cluster;
+    if (own.runnable_warps != 0 && (cluster.size == 1 || stay)) return &own;
+    Slot* found[kMostBlocksOfACluster];
+    unsigned count = 0;
+    for (unsigned i = 0; i < cluster.size; ++i) {
+        if (cluster.slots[i].runnable_warps != 0) found[count++] = &cluster.slots[i];
+    }
+    if (count == 0) return nullptr;
+    return found[count == 1 ? 0 : own.random.below(count)];
+}
+
+Thread* first_of_a_drawn_warp(Slot& slot) {
+    unsigned warps = slot.runnable_warps;
+    for (std::uint64_t skip = slot.random.below(__builtin_popcount(warps)); skip > 0; --skip) warps &= warps - 1;
+    return first_runnable(slot.warps[__builtin_ctz(warps)], slot.descending);
+}
+
 // The next thread to run, null where none can: a lane of the same warp if any, in turn, else of a warp drawn at random.
 Thread* pick(Thread& from) {
     Slot& slot = *from.warp->slot;
@@ -38,11 +57,10 @@ Thread* pick(Thread& from) {
         return own.thread[slot.descending ? 31 - __builtin_clz(others) : __builtin_ctz(others)];
     }
     // A load lands, at the latest, when nobody can go on without it.
-    while (slot.runnable_warps == 0 && land_a_load(slot)) continue;
-    if (slot.runnable_warps == 0) return nullptr;
-    unsigned warps = slot.runnable_warps;
-    for (std::uint64_t skip = slot.random.below(__builtin_popcount(warps)); skip > 0; --skip) warps &= warps - 1;
-    return first_runnable(slot.warps[__builtin_ctz(warps)], slot.descending);
+    const bool stay = slot.cluster->in_turn;
+    Slot* next = pick_block(slot, stay);
+    while (next == nullptr && land_a_load(*slot.cluster)) next = pick_block(slot, stay);
+    return next == nullptr ? nullptr : first_of_a_drawn_warp(*next);
 }
 
 void unmark_runnable(Thread& thread) {
@@ -76,6 +94,7 @@ void leave(Thread& thread) {
     race::release(&warp.slot->use_edge.object[warp.slot->use & 1]);
     unmark_runnable(thread);
     if (--warp.slot->unfinished == 0) check_warpgroups_are_level(*warp.slot);
+    leave_cluster(thread);
     warp.slot->worker->idle_pauses = 0;
 }
 
@@ -105,18 +124,16 @@ void run_threads() {
             go_to(self, *next);
             continue;
         }
-        if (self.warp->slot->unfinished > 0) abandon_block(describe_deadlock(*self.warp->slot));
+        const Cluster& cluster = *self.warp->slot->cluster;
+        const auto end = cluster.slots.begin() + cluster.size;
+        if (std::any_of(cluster.slots.begin(), end, [](const Slot& slot) { return slot.unfinished > 0; })) {
+            abandon_block(describe_deadlock(cluster));
+        }
         back_to_host(self);
     }
 }
 
 void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint64_t block) {
-    Worker& worker = *slot.worker;
-    const std::size_t stack_bytes = options.stack_bytes != 0 ? options.stack_bytes : kDefaultStackBytes;
-    if (worker.stack_bytes != stack_bytes) {
-        for (Slot& other : worker.slots) other.threads.clear();
-        worker.stack_bytes = stack_bytes;
-    }
     ++slot.use;
     slot.block_threads = slot.unfinished = launch.block.x * launch.block.y * launch.block.z;
     slot.random = {options.seed * 0x2545f4914f6cdd1du + block};
@@ -143,7 +160,7 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
                                static_cast<unsigned>(block / launch.grid.x % launch.grid.y),
                                static_cast<unsigned>(block / launch.grid.x / launch.grid.y)};
     while (slot.threads.size() < slot.block_threads) {
-        slot.threads.push_back(std::make_unique<Thread>(stack_bytes));
+        slot.threads.push_back(std::make_unique<Thread>(slot.worker->stack_bytes));
         slot.threads.back()->fiber.start_at(run_threads);
     }
     slot.runnable_warps = 0;
@@ -174,6 +191,8 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
             thread.open_group = 0;
             thread.stores.clear();
             thread.open_store_group = 0;
+            thread.cluster_arrivals = 0;
+            thread.at_cluster_barrier = false;
             thread.awaits = nullptr;
             thread.fenced = false;
             thread.last_atomic = nullptr;
@@ -185,26 +204,46 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
 
 }  // namespace
 
-void run_block(Slot& slot, const Launch& launch, const Options& options, std::uint64_t block) {
-    Worker& worker = *slot.worker;
-    prepare(slot, launch, options, block);
-    worker.running = &slot;
+void run_cluster(Cluster& cluster, const Launch& launch, const Options& options, std::uint64_t number) {
+    Worker& worker = *cluster.slots[0].worker;
+    const std::size_t stack_bytes = options.stack_bytes != 0 ? options.stack_bytes : kDefaultStackBytes;
+    if (worker.stack_bytes != stack_bytes) {
+        for (Cluster& other : worker.clusters) {
+            for (Slot& slot : other.slots) slot.threads.clear();
+        }
+        worker.stack_bytes = stack_bytes;
+    }
+    cluster.size = launch.cluster;
+    cluster.phase = cluster.awaited = 0;
+    cluster.waiting.clear();
+    const unsigned across = launch.grid.x / launch.cluster;
+    for (unsigned rank = 0; rank < cluster.size; ++rank) {
+        Slot& slot = cluster.slots[rank];
+        slot.cluster = &cluster;
+        slot.rank = rank;
+        prepare(slot, launch, options, number / across * launch.grid.x + number % across * launch.cluster + rank);
+        cluster.awaited += slot.block_threads;
+    }
+    Slot& first = cluster.slots[cluster.size == 1 ? 0 : cluster.slots[0].random.below(cluster.size)];
+    if (cluster.size > 1) cluster.in_turn = first.random.next() & 1;
     worker.error.clear();
     worker.idle_pauses = 0;
-    Thread& any = *slot.threads[slot.random.below(slot.block_threads)];
+    Thread& any = *first.threads[first.random.below(first.block_threads)];
     current = &any;
     worker.host.switch_to(any.fiber);
-    worker.running = nullptr;
-    if (!worker.error.empty()) {
-        for (auto& thread : slot.threads) {
+    for (unsigned rank = 0; rank < cluster.size && !worker.error.empty(); ++rank) {
+        for (auto& thread : cluster.slots[rank].threads) {
             race::switch_to(thread->fiber.race_thread());  // what it did so far goes before whatever the host does now
             race::release(&end_edge);
             race::switch_to(worker.host.race_thread());
             thread->fiber.start_at(run_threads);
         }
-        throw Error(worker.error);
     }
-    if (const unsigned char* damaged = slot.shared->first_damage()) {
+    if (!worker.error.empty()) throw Error(worker.error);
+    for (unsigned rank = 0; rank < cluster.size; ++rank) {
+        const Slot& slot = cluster.slots[rank];
+        const unsigned char* damaged = slot.shared->first_damage();
+        if (damaged == nullptr) continue;
         throw Error(std::string("kernel ") + launch.name + ", " + describe_block(*slot.threads[0]) +
                     ": a thread wrote outside of shared memory, at byte " +
                     std::to_string(damaged - slot.shared->data()) + " of " + std::to_string(slot.shared->size()));
@@ -217,7 +256,7 @@ void park(const Instruction& at) {
     unmark_runnable(self);
     self.warp->slot->worker->idle_pauses = 0;
     Thread* next = pick(self);
-    if (next == nullptr) abandon_block(describe_deadlock(*self.warp->slot));
+    if (next == nullptr) abandon_block(describe_deadlock(*self.warp->slot->cluster));
     go_to(self, *next);
 }
 
@@ -231,11 +270,7 @@ void yield() {
     Slot& slot = *self.warp->slot;
     unmark_runnable(self);
     Thread* next = slot.runnable_warps != 0 && slot.random.next() & 1 ? nullptr : pick(self);
-    if (next == nullptr && slot.runnable_warps != 0) {
-        unsigned warps = slot.runnable_warps;
-        for (std::uint64_t skip = slot.random.below(__builtin_popcount(warps)); skip > 0; --skip) warps &= warps - 1;
-        next = first_runnable(slot.warps[__builtin_ctz(warps)], slot.descending);
-    }
+    if (next == nullptr && slot.runnable_warps != 0) next = first_of_a_drawn_warp(*pick_block(slot, false));
     wake(*self.warp, 1u << self.lane);
     if (next != nullptr) go_to(self, *next);
 }

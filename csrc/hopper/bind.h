@@ -1,4 +1,4 @@
-// The sm_90a launchers of conv2d_relu for Python, and the model that chooses their tiles.
+// The sm_90a launchers of conv2d_relu and linear_relu_dropout for Python, and the model that chooses their tiles.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,6 +8,10 @@
 #include "hopper.h"
 
 namespace alexkern {
+
+using Three = std::array<int, 3>;  // a choice: columns of a tile, splits, blocks of a cluster
+
+inline hopper::Choice choice_of(const Three& choice) { return {choice[0], choice[1], choice[2]}; }
 
 inline void bind_hopper(pybind11::module_& module) {
     using namespace hopper;
@@ -21,14 +25,14 @@ inline void bind_hopper(pybind11::module_& module) {
                   int multiprocessors, bool weight_gradient) {
             const Choice choice =
                 choose(work_of(rows, columns, steps, batches, depth, sums), multiprocessors, weight_gradient);
-            return Pair{choice.block_n, choice.splits};
+            return Three{choice.block_n, choice.splits, choice.cluster};
         },
-        "Columns of a tile, and how many splits the steps are summed in.");
+        "Columns of a tile, how many splits the steps are summed in, and blocks of a cluster.");
     module.def(
         "hopper_modelled_cycles",
         [work_of](std::int64_t rows, int columns, std::int64_t steps, int batches, int depth, bool sums,
-                  const Pair& choice, int multiprocessors) {
-            return modelled_cycles(work_of(rows, columns, steps, batches, depth, sums), {choice[0], choice[1]},
+                  const Three& choice, int multiprocessors) {
+            return modelled_cycles(work_of(rows, columns, steps, batches, depth, sums), choice_of(choice),
                                    multiprocessors);
         },
         "The time of a launch by the model that chooses tiles, in cycles.");
@@ -49,7 +53,7 @@ inline void bind_hopper(pybind11::module_& module) {
                [axes](int element, Address input, const Four& sizes, int C, Address filters, int K, Address bias,
                       Address partials, Address output, const Pair& output_size, const Pair& kernel_size,
                       const Pair& stride, const Pair& padding, const Pair& dilation, int groups, bool turned, bool relu,
-                      const Pair& choice, int multiprocessors, Address stream) {
+                      const Three& choice, int multiprocessors, Address stream) {
                    ConvolveParams p{};
                    p.input = pointer(input);
                    p.filters = pointer(filters);
@@ -69,7 +73,7 @@ inline void bind_hopper(pybind11::module_& module) {
                    axes(p, stride, padding, dilation);
                    p.turned = turned;
                    p.relu = relu;
-                   p.choice = {choice[0], choice[1]};
+                   p.choice = choice_of(choice);
                    p.multiprocessors = multiprocessors;
                    convolve(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
                });
@@ -77,7 +81,7 @@ inline void bind_hopper(pybind11::module_& module) {
         "hopper_weight_gradient",
         [axes](int element, Address input, const Four& sizes, int C, Address grad, const Pair& output_size, int K,
                int filters, Address partials, const Pair& kernel_size, const Pair& stride, const Pair& padding,
-               const Pair& dilation, int groups, const Pair& choice, int multiprocessors, Address stream) {
+               const Pair& dilation, int groups, const Three& choice, int multiprocessors, Address stream) {
             WeightGradientParams p{};
             p.input = pointer(input);
             p.grad = pointer(grad);
@@ -94,10 +98,47 @@ inline void bind_hopper(pybind11::module_& module) {
             p.filters = filters;
             p.groups = groups;
             axes(p, stride, padding, dilation);
-            p.choice = {choice[0], choice[1]};
+            p.choice = choice_of(choice);
             p.multiprocessors = multiprocessors;
             weight_gradient(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
         });
+
+    module.def(
+        "hopper_choose_linear",
+        [](std::int64_t rows, int columns, int channels, int multiprocessors) {
+            const Choice choice = choose(linear_work(rows, columns, channels), multiprocessors, false);
+            return Three{choice.block_n, choice.splits, choice.cluster};
+        },
+        "hopper_choose for a linear layer, whose weight no cache holds.");
+    module.def(
+        "hopper_modelled_linear_cycles",
+        [](std::int64_t rows, int columns, int channels, const Three& choice, int multiprocessors) {
+            return modelled_cycles(linear_work(rows, columns, channels), choice_of(choice), multiprocessors);
+        },
+        "hopper_modelled_cycles for a linear layer.");
+    module.def("hopper_linear",
+               [](int element, Address input, std::int64_t rows, int channels, Address weight, int features,
+                  Address bias, Address partials, Address output, Address seed, std::uint64_t limit, float scale,
+                  const Three& choice, int multiprocessors, Address stream) {
+                   ConvolveParams p{};
+                   p.input = pointer(input);
+                   p.filters = pointer(weight);
+                   p.bias = pointer(bias);
+                   p.output = pointer(output);
+                   p.partials = pointer<float>(partials);
+                   p.N = static_cast<int>(rows);
+                   p.H = p.W = p.R = p.S = p.P = p.Q = p.groups = 1;
+                   p.C = channels;
+                   p.K = features;
+                   p.vertical = p.horizontal = {1, 0, 1};
+                   p.relu = true;
+                   p.seed = pointer<const std::int64_t>(seed);
+                   p.limit = limit;
+                   p.scale = scale;
+                   p.choice = choice_of(choice);
+                   p.multiprocessors = multiprocessors;
+                   convolve(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
+               });
 }
 
 }  // namespace alexkern

@@ -2,7 +2,10 @@
 //
 // Rows are output pixels, columns filters, and a step of the depth is a tap's 64 (or 48) channels: TMA's im2col mode
 // gathers them, zeros where the tap lies outside. Blocks stay and take tile after tile: while the two warpgroups that
-// multiply finish a tile, the warp that fetches is stages ahead in the next.
+// multiply finish a tile, the warp that fetches is stages ahead in the next. The two blocks of a cluster take tiles
+// that lie below one another and share the filters; where rows are an odd number of tiles the last one lies beyond
+// them.
+#include "drop.cuh"
 #include "launch.cuh"
 
 namespace alexkern::hopper {
@@ -17,6 +20,7 @@ struct Kernel {
     int P, Q, S, C, K, groups, taps, channel_steps;
     Axis vertical, horizontal;
     bool turned, relu;
+    philox::Rule rule;  // of dropout; a seed of null drops nothing
 };
 
 // Finished columns go out through shared memory, 64 (or 32) at a time, two tiles of which each warpgroup has.
@@ -32,26 +36,27 @@ struct Staging {
     }
 };
 
-template <typename T, int kBlockN, int kStepDepth>
+template <typename T, int kBlockN, int kStepDepth, int kCluster>
 __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_constant__ Kernel p) {
 #ifdef ALEXKERN_HAS_WGMMA
     using Out = Staging<kBlockN>;
-    using Stages = Ring<kBlockN, Out::kBytes>;
+    using Stages = Ring<kBlockN, Out::kBytes, kCluster>;
     unsigned char* const memory = ptx::dynamic_shared_memory<unsigned char>();
     Stages ring{ptx::shared_address(memory)};
     ring.set_up();
     const int warpgroup = threadIdx.x / kWarpgroup, steps_in_all = p.taps * p.channel_steps;
+    const unsigned rank = kCluster > 1 ? ptx::cluster_rank() : 0;
 
     if (warpgroup == 2) {
         ptx::give_registers_back<kProducerRegisters>();
         if (threadIdx.x != 2 * kWarpgroup) return;
         ptx::prefetch_tensor_map(p.input);
         ptx::prefetch_tensor_map(p.filters);
-        for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
+        for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
             const Tiles::Place place = p.tiles.at(tile);
             const int first = p.tiles.first_step(steps_in_all, place.split);
             const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
-            const int m = static_cast<int>(place.m) * kBlockM, group = static_cast<int>(place.batch);
+            const int m = static_cast<int>(place.m * kCluster + rank) * kBlockM, group = static_cast<int>(place.batch);
             const int line = m / p.Q, n = line / p.P;
             const int h = line % p.P * p.vertical.stride - p.vertical.padding;
             const int w = m % p.Q * p.horizontal.stride - p.horizontal.padding;
@@ -64,7 +69,7 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
                 ptx::tma_load_im2col(ring.tile_a(), p.input, ring.full(), group * p.C + c, w, h, n,
                                      static_cast<std::uint16_t>(s * p.horizontal.dilation),
                                      static_cast<std::uint16_t>(r * p.vertical.dilation));
-                ptx::tma_load_3d(ring.tile_b(), p.filters, ring.full(), c, p.turned ? p.taps - 1 - tap : tap, filter);
+                ring.fetch_b(p.filters, c, p.turned ? p.taps - 1 - tap : tap, filter, rank);
                 c += kStepDepth;
                 if (c < p.C) return;
                 c = 0;
@@ -75,6 +80,7 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
                 }
             });
         }
+        ring.drain();
         return;
     }
 
@@ -85,12 +91,12 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     unsigned char* const staged = memory + Stages::kStaging + warpgroup * 2 * Out::kTile;
     int buffer = 0;
     float sum[kBlockN / 2] = {};
-    for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
+    for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
         const Tiles::Place place = p.tiles.at(tile);
         const int first = p.tiles.first_step(steps_in_all, place.split);
         const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
         ring.template consume<T, kStepDepth / 16, false>(sum, steps, warpgroup);
-        const int first_m = static_cast<int>(place.m) * kBlockM + 64 * warpgroup;
+        const int first_m = static_cast<int>(place.m * kCluster + rank) * kBlockM + 64 * warpgroup;
         const int first_n = static_cast<int>(place.n) * kBlockN, group = static_cast<int>(place.batch);
         if (p.partials != nullptr) {
             const std::int64_t pitch = static_cast<std::int64_t>(p.groups) * p.K, m = first_m + row;
@@ -120,6 +126,11 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
                         ptx::pack<T>(finished(sum[at] + bias_0, p.relu), finished(sum[at + 1] + bias_1, p.relu));
                 }
             }
+            if (p.rule.seed != nullptr) {
+                ptx::bar_sync(1 + warpgroup, kWarpgroup);
+                drop<T, Out>(staged + buffer * Out::kTile, p.rows - first_m, p.rule, std::int64_t{first_m} * p.K + n0,
+                             p.K);
+            }
             ptx::fence_proxy_async();
             ptx::bar_sync(1 + warpgroup, kWarpgroup);
             if (thread == 0) {
@@ -135,26 +146,28 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
 #endif
 }
 
-template <typename T, int kBlockN, int kStepDepth>
+template <typename T, int kBlockN, int kStepDepth, int kCluster>
 void run(const ConvolveParams& v, Stream stream) {
     using Out = Staging<kBlockN>;
+    using Stages = Ring<kBlockN, Out::kBytes, kCluster>;
     const auto u64 = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
     Kernel p = {};
     p.rows = std::int64_t{v.N} * v.P * v.Q;
     p.taps = v.R * v.S;
     p.channel_steps = divide_up(v.C, kStepDepth);
     p.input = input_map(v, kStepDepth, kBlockM);
-    p.filters =
-        ptx::encode_tiled<3>(v.filters, {u64(v.C), u64(p.taps), u64(v.groups) * v.K},
-                             {u64(v.C) * 2, u64(p.taps) * v.C * 2}, {kStepDepth, 1, kBlockN}, ptx::Swizzle::bytes_128);
+    p.filters = ptx::encode_tiled<3>(v.filters, {u64(v.C), u64(p.taps), u64(v.groups) * v.K},
+                                     {u64(v.C) * 2, u64(p.taps) * v.C * 2}, {kStepDepth, 1, Stages::kPartB},
+                                     ptx::Swizzle::bytes_128);
     if (v.partials == nullptr) {
         p.output = ptx::encode_tiled<3>(v.output, {u64(v.K), u64(v.groups), u64(p.rows)},
                                         {u64(v.K) * 2, u64(v.groups) * v.K * 2}, {Out::kColumns, 1, 64}, Out::kSwizzle);
     }
     p.bias = v.bias;
+    p.rule = {v.seed, v.limit, v.scale};
     p.partials = v.partials;
-    p.tiles = tiles_of(divide_up(v.K, kBlockN), divide_up<std::int64_t>(p.rows, kBlockM), v.choice.splits, v.groups,
-                       std::int64_t{p.taps} * p.channel_steps);
+    p.tiles = tiles_of(divide_up(v.K, kBlockN), divide_up<std::int64_t>(p.rows, kBlockM * kCluster), v.choice.splits,
+                       v.groups, std::int64_t{p.taps} * p.channel_steps);
     p.P = v.P;
     p.Q = v.Q;
     p.S = v.S;
@@ -165,24 +178,32 @@ void run(const ConvolveParams& v, Stream stream) {
     p.horizontal = v.horizontal;
     p.turned = v.turned;
     p.relu = v.relu;
-    ptx::launch("conv2d_relu on sm_90a", convolve_kernel<T, kBlockN, kStepDepth>,
-                std::min(p.tiles.count, static_cast<unsigned>(v.multiprocessors)), kThreads,
-                Ring<kBlockN, Out::kBytes>::kBytes, stream, p);
+    const unsigned clusters =
+        std::min(p.tiles.count, std::max(1u, static_cast<unsigned>(v.multiprocessors) / kCluster));
+    ptx::launch_clusters("conv2d_relu on sm_90a", convolve_kernel<T, kBlockN, kStepDepth, kCluster>, kCluster,
+                         clusters * kCluster, kThreads, Stages::kBytes, stream, p);
+}
+
+template <typename T, int kBlockN, int kStepDepth>
+void run_clusters(const ConvolveParams& v, Stream stream) {
+    if (v.choice.cluster == 1) return run<T, kBlockN, kStepDepth, 1>(v, stream);
+    if (v.choice.cluster == 2) return run<T, kBlockN, kStepDepth, 2>(v, stream);
+    throw std::runtime_error("conv2d_relu on sm_90a: no clusters of " + std::to_string(v.choice.cluster) + " blocks");
 }
 
 template <typename T, int kStepDepth>
 void run_tile(const ConvolveParams& v, Stream stream) {
     switch (v.choice.block_n) {
         case 64:
-            return run<T, 64, kStepDepth>(v, stream);
+            return run_clusters<T, 64, kStepDepth>(v, stream);
         case 96:
-            return run<T, 96, kStepDepth>(v, stream);
+            return run_clusters<T, 96, kStepDepth>(v, stream);
         case 128:
-            return run<T, 128, kStepDepth>(v, stream);
+            return run_clusters<T, 128, kStepDepth>(v, stream);
     }
     if constexpr (kStepDepth == kDepth) {
-        if (v.choice.block_n == 192) return run<T, 192, kStepDepth>(v, stream);
-        if (v.choice.block_n == 256) return run<T, 256, kStepDepth>(v, stream);
+        if (v.choice.block_n == 192) return run_clusters<T, 192, kStepDepth>(v, stream);
+        if (v.choice.block_n == 256) return run_clusters<T, 256, kStepDepth>(v, stream);
     }
     throw std::runtime_error("conv2d_relu on sm_90a: no tile of " + std::to_string(v.choice.block_n) + " columns");
 }

@@ -1,4 +1,5 @@
 // conv2d_relu's products on sm_90a: TMA brings the tiles, wgmma multiplies them. Images and filters are NHWC, 16-bit.
+// linear_relu_dropout's product is one of them: a sample is an image of one pixel, an output feature a filter.
 //
 // These serve the shapes that `serves` in alexkern/native/hopper.py names; csrc/conv2d_relu serves the rest.
 #pragma once
@@ -21,16 +22,21 @@ struct Work {
     int columns;
     std::int64_t steps;
     int batches;
-    int depth;  // of a step
-    bool sums;  // fp32 sums are stored, also where there is one split
+    int depth;               // of a step
+    bool sums;               // fp32 sums are stored, also where there is one split
+    std::int64_t bytes = 0;  // of operands too large for a cache, which device memory has to bring once
 };
 
 struct Choice {
     int block_n, splits;
+    int cluster;  // blocks that share the tiles of filters: 1, or 2 where it is not the weight's gradient
 };
 
 // Channels of a step for `channels` of a group: what wastes least.
 int depth_of(int channels);
+
+// What a linear layer of `rows` samples is made of.
+Work linear_work(std::int64_t rows, int columns, int channels);
 
 // The time of a launch by a model of the chip, in cycles; its terms are in docs/hopper.md. Pure.
 double modelled_cycles(const Work& work, const Choice& choice, int multiprocessors);
@@ -52,6 +58,10 @@ struct ConvolveParams {
     Axis vertical, horizontal;
     bool turned;  // filters lie turned round: the data gradient
     bool relu;
+    // Dropout of a dense output, where there are no partials: as csrc/philox.cuh's Rule has it; seed null for none.
+    const std::int64_t* seed;
+    std::uint64_t limit;
+    float scale;
     Choice choice;
     int multiprocessors;
 };

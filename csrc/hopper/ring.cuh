@@ -4,11 +4,15 @@
 //   A      = 128 of M x a step of K         empty[stage]: the eight warps that multiply have done with them
 //   B      = kBlockN of N x a step of K
 //
+// Blocks of a cluster have the same B: each fetches its part of it for all of them. A stage may be filled anew when the
+// warps of all of them have done with it, so these release it in every block.
+//
 // A row of a tile is 128 bytes, swizzled. Rows run along K (a step of 48 channels leaves the last 32 bytes unused), or
 // along M and N: then a tile is blocks of 64 of those by 64 of K.
 #pragma once
 
 #include "../ptx/barrier.cuh"
+#include "../ptx/cluster.cuh"
 #include "../ptx/mbarrier.cuh"
 #include "../ptx/tma.cuh"
 #include "../ptx/warpgroup.cuh"
@@ -21,13 +25,14 @@ constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup;  // two that multiply
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 constexpr int kRowBytes = 128, kSharedBytes = 227 * 1024;
 
-template <int kBlockN, int kStagingBytes>
+template <int kBlockN, int kStagingBytes, int kCluster = 1>
 struct Ring {
     static constexpr int kTileA = kBlockM * kRowBytes, kTileB = kBlockN * kRowBytes, kStage = kTileA + kTileB;
     static constexpr int kFit = (kSharedBytes - kStagingBytes - 1024) / kStage;
     static constexpr int kStages = kFit < 8 ? kFit : 8;
     static constexpr int kStaging = kStages * kStage, kBarriers = kStaging + kStagingBytes;
     static constexpr int kBytes = kBarriers + 16 * kStages;  // in all
+    static constexpr int kPartB = kBlockN / kCluster;        // rows of B that a block fetches
 
     std::uint32_t shared;  // where it starts
     int stage = 0;
@@ -45,11 +50,46 @@ struct Ring {
         if (threadIdx.x == 0) {
             for (int i = 0; i < kStages; ++i) {
                 ptx::mbarrier_init(shared + kBarriers + 8 * i, 1);
-                ptx::mbarrier_init(empty(i), 8);
+                ptx::mbarrier_init(empty(i), 8 * kCluster);
             }
             ptx::fence_mbarrier_init();
         }
-        __syncthreads();
+        if constexpr (kCluster > 1) {
+            ptx::cluster_arrive_relaxed();
+            ptx::cluster_wait();
+        } else {
+            __syncthreads();
+        }
+    }
+
+    // B's tile, rows of (n, tap, k) from row n on: in a cluster this block's part of it, for every block.
+    __device__ __forceinline__ void fetch_b(const ptx::TensorMap& map, int k, int tap, int n, unsigned rank) const {
+        if constexpr (kCluster > 1) {
+            const unsigned first = rank * kPartB;
+            ptx::tma_load_3d_multicast(tile_b() + first * kRowBytes, map, full(), k, tap, n + static_cast<int>(first),
+                                       (1 << kCluster) - 1);
+        } else {
+            ptx::tma_load_3d(tile_b(), map, full(), k, tap, n);
+        }
+    }
+
+    // By one lane, or, in a cluster, as many as it has blocks.
+    __device__ __forceinline__ void release(int of_stage, int lane) const {
+        if constexpr (kCluster > 1) {
+            if (lane < kCluster) ptx::mbarrier_arrive_cluster(ptx::map_shared(empty(of_stage), lane));
+        } else {
+            if (lane == 0) ptx::mbarrier_arrive(empty(of_stage));
+        }
+    }
+
+    // By the thread that fetches, at its end: its block may go when no other can reach it any more.
+    __device__ __forceinline__ void drain() {
+        if constexpr (kCluster > 1) {
+            for (int i = 0; i < kStages; ++i) {
+                ptx::mbarrier_wait(empty(stage), parity ^ 1);
+                advance();
+            }
+        }
     }
 
     __device__ __forceinline__ void advance() {
@@ -75,7 +115,7 @@ struct Ring {
         constexpr auto kSwizzle = ptx::Swizzle::bytes_128;
         constexpr std::uint32_t kGroup = 8 * kRowBytes, kBlock = kTransposed ? kPixels * kRowBytes : 0;
         constexpr int kAdvance = kTransposed ? 16 * kRowBytes : 32;  // bytes along K
-        const bool releases = threadIdx.x % 32 == 0;
+        const int lane = threadIdx.x % 32;
         int done = -1;
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
@@ -90,12 +130,12 @@ struct Ring {
             }
             ptx::wgmma_commit_group();
             ptx::wgmma_wait_group<1>(sum);  // the step before is summed: its stage may be filled anew
-            if (done >= 0 && releases) ptx::mbarrier_arrive(empty(done));
+            if (done >= 0) release(done, lane);
             done = stage;
             advance();
         }
         ptx::wgmma_wait_group<0>(sum);
-        if (releases) ptx::mbarrier_arrive(empty(done));
+        release(done, lane);
     }
 };
 

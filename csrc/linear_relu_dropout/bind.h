@@ -22,6 +22,14 @@ inline void bind_linear_relu_dropout(pybind11::module_& module) {
             {pointer(input), pointer(weight), pointer(bias), pointer(output), input_stride, weight_stride, M, K, C},
             pointer<CUstream_st>(stream));
     });
+    module.def("linear_relu_dropout_sum",
+               [](int element, Address partials, int splits, Address bias, Address output, std::int64_t count, int K,
+                  Address seed, std::uint64_t limit, float scale, Address stream) {
+                   linear_relu_dropout::sum(static_cast<Element>(element),
+                                            {pointer<const float>(partials), pointer(bias), pointer(output),
+                                             pointer<const std::int64_t>(seed), count, splits, K, limit, scale},
+                                            pointer<CUstream_st>(stream));
+               });
     module.def(
         "linear_relu_dropout_backward", [](int element, Address grad, Address output, Address masked, Address seed,
                                            std::int64_t count, std::uint64_t limit, float scale, Address stream) {

@@ -1,4 +1,4 @@
-// linear_relu_dropout around torch's own matrix products: what comes between them, in one pass each.
+// linear_relu_dropout: what stands around matrix products, in one pass each, and the product of a few rows.
 #pragma once
 
 #include <cstdint>
@@ -35,5 +35,18 @@ struct FewRowsParams {
     int M, K, C;
 };
 void few_rows(Element element, const FewRowsParams& params, Stream stream);
+
+// What csrc/hopper leaves where it splits the depth, to the result (M, K), dense, of 16-bit values, K a multiple of 8.
+struct SumParams {
+    const float* partials;     // (splits, M, K)
+    const void* bias;          // (K), or null
+    void* output;              // (M, K)
+    const std::int64_t* seed;  // [2]: seed and offset; null where nothing is dropped
+    std::int64_t count;        // M K
+    int splits, K;
+    std::uint64_t limit;  // floor(p * 2**32)
+    float scale;          // 1 / (1 - p), and 0 for p = 1
+};
+void sum(Element element, const SumParams& params, Stream stream);
 
 }  // namespace alexkern::linear_relu_dropout

@@ -17,10 +17,11 @@ using cudaStream_t = struct CUstream_st*;
 namespace ptx {
 
 // Runs kernel(arguments...) on `grid` blocks of `block` threads with that much dynamic shared memory, in the order of
-// `stream`; on the emulator, to its end. Throws std::runtime_error naming the kernel where the launch fails.
+// `stream`; on the emulator, to its end. `cluster` blocks that follow each other along x run together as a cluster; it
+// divides the grid. Throws std::runtime_error naming the kernel where the launch fails.
 template <typename... Parameters, typename... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
-            cudaStream_t stream, Arguments&&... arguments) {
+void launch_clusters(const char* name, void (*kernel)(Parameters...), unsigned cluster, dim3 grid, dim3 block,
+                     std::size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
 #ifdef __CUDACC__
     constexpr std::size_t kWithoutAsking = 48 * 1024;
     cudaError_t status = cudaSuccess;
@@ -34,14 +35,26 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
         config.blockDim = block;
         config.dynamicSmemBytes = shared_bytes;
         config.stream = stream;
+        cudaLaunchAttribute attribute = {};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = cluster;
+        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+        config.attrs = &attribute;
+        config.numAttrs = cluster > 1 ? 1 : 0;
         status = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
     }
     if (status != cudaSuccess)
         throw std::runtime_error(std::string("kernel ") + name + ": launching it: " + take_error(status));
 #else
     static_cast<void>(stream);
-    emulator::launch(name, kernel, grid, block, shared_bytes, std::forward<Arguments>(arguments)...);
+    emulator::launch_clusters(name, kernel, cluster, grid, block, shared_bytes, std::forward<Arguments>(arguments)...);
 #endif
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+            cudaStream_t stream, Arguments&&... arguments) {
+    launch_clusters(name, kernel, 1, grid, block, shared_bytes, stream, std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace ptx

@@ -32,6 +32,23 @@ __device__ __forceinline__ void tma_load_3d(std::uint32_t destination, const Ten
 #endif
 }
 
+// Into every block of the cluster whose rank's bit is set in `blocks`, at the same offsets in each, completing on the
+// mbarrier of each with all its bytes.
+__device__ __forceinline__ void tma_load_3d_multicast(std::uint32_t destination, const TensorMap& map,
+                                                      std::uint32_t mbarrier, int c0, int c1, int c2,
+                                                      std::uint16_t blocks) {
+#ifdef __CUDACC__
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+        "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(destination),
+        "l"(&map), "r"(mbarrier), "r"(c0), "r"(c1), "r"(c2), "h"(blocks)
+        : "memory");
+#else
+    const int coordinates[] = {c0, c1, c2};
+    emulator::bulk_load_multicast(destination, map, mbarrier, coordinates, 3, blocks);
+#endif
+}
+
 // From channel c on, of pixels that start at (w, h, n), each moved by the offsets: w and h as they lie in the map's
 // box.
 __device__ __forceinline__ void tma_load_im2col(std::uint32_t destination, const TensorMap& map, std::uint32_t mbarrier,

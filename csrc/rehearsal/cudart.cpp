@@ -12,7 +12,7 @@
 
 namespace {
 
-// kernel: its mangled name; sizes: grid x, y, z, block x, y, z; shared: dynamic bytes.
+// kernel: its mangled name; sizes: grid x, y, z, block x, y, z, blocks of a cluster along x; shared: dynamic bytes.
 using Listener = void (*)(const char* kernel, const unsigned* sizes, std::size_t shared);
 
 Listener listener = nullptr;
@@ -55,7 +55,11 @@ cudaError_t __cudaPopCallConfiguration(dim3*, dim3*, std::size_t*, void*) { retu
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void**) {
     if (listener != nullptr) {
         const dim3 &grid = config->gridDim, &block = config->blockDim;
-        const unsigned sizes[] = {grid.x, grid.y, grid.z, block.x, block.y, block.z};
+        unsigned cluster = 1;
+        for (unsigned i = 0; i < config->numAttrs; ++i) {
+            if (config->attrs[i].id == cudaLaunchAttributeClusterDimension) cluster = config->attrs[i].val.clusterDim.x;
+        }
+        const unsigned sizes[] = {grid.x, grid.y, grid.z, block.x, block.y, block.z, cluster};
         listener(kernels().at(kernel).c_str(), sizes, config->dynamicSmemBytes);
     }
     return launch_status;

@@ -1,0 +1,231 @@
+// Clusters: what each wrapper of csrc/ptx for them does, and two blocks that share what they fetch, next to the same
+// with one fault each, every one of which must be found. The wrappers' part runs on the emulator and on a GPU alike.
+#include "../../ptx/cluster.cuh"
+#include "../../ptx/mbarrier.cuh"
+#include "../../ptx/tma.cuh"
+#include "harness.h"
+
+namespace {
+
+using harness::DeviceArray;
+using harness::expect_equal;
+using ptx::Swizzle;
+
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#error "these wrappers are for sm_90a"
+#endif
+
+std::vector<std::uint16_t> counting(std::size_t count) {
+    std::vector<std::uint16_t> values(count);
+    for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<std::uint16_t>(i % 1009);
+    return values;
+}
+
+// ---- ranks, mapped addresses, arrivals at others' barriers: a token goes round the cluster
+
+__global__ void ring_kernel(unsigned* output, unsigned blocks, int rounds) {
+    const std::uint32_t mbarrier = ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>());
+    const std::uint32_t rank = ptx::cluster_rank();
+    if (threadIdx.x == 0) {
+        ptx::mbarrier_init(mbarrier, 1);
+        ptx::fence_mbarrier_init();
+    }
+    ptx::cluster_arrive_relaxed();
+    ptx::cluster_wait();
+    for (int round = 0; round < rounds; ++round) {
+        // Block 0 sends the token off, and has it back at the end of the round.
+        const bool first = rank == 0;
+        if (!first) ptx::mbarrier_wait(mbarrier, round & 1);
+        __syncwarp();
+        if (threadIdx.x == 0) ptx::mbarrier_arrive_cluster(ptx::map_shared(mbarrier, (rank + 1) % blocks));
+        if (first) ptx::mbarrier_wait(mbarrier, round & 1);
+        __syncwarp();
+    }
+    output[32 * blockIdx.x + threadIdx.x] = 100 * rank + rounds;
+}
+
+void test_ranks_and_arrivals() {
+    for (const unsigned blocks : {1u, 2u, 4u}) {
+        const unsigned grid = 3 * blocks;
+        DeviceArray<unsigned> output(std::vector<unsigned>(32 * grid));
+        ptx::launch_clusters("ring", ring_kernel, blocks, grid, 32, 8, nullptr, output.data(), blocks, 5);
+        std::vector<unsigned> wanted;
+        for (unsigned i = 0; i < 32 * grid; ++i) wanted.push_back(100 * (i / 32 % blocks) + 5);
+        expect_equal(output.download(), wanted, "word");
+    }
+}
+
+// ---- TMA into several blocks: block 0 loads for all but itself, block 1 for all, block 2 for itself alone
+
+__global__ void multicast_kernel(const __grid_constant__ ptx::TensorMap map, std::uint16_t* output) {
+    auto* const tile = ptx::dynamic_shared_memory<std::uint16_t>();  // three boxes of 8 x 64, and the barrier
+    const std::uint32_t shared = ptx::shared_address(tile), mbarrier = shared + 3 * 1024, rank = ptx::cluster_rank();
+    for (int i = threadIdx.x; i < 3 * 512; i += blockDim.x) tile[i] = 0xeeee;  // stays where no copy goes
+    ptx::fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        ptx::mbarrier_init(mbarrier, 1);
+        ptx::fence_mbarrier_init();
+        ptx::mbarrier_arrive_expect_tx(mbarrier, 1024 * (1 + (rank != 0) + (rank == 2)));
+    }
+    ptx::cluster_arrive_relaxed();
+    ptx::cluster_wait();
+    if (threadIdx.x == 0) {
+        const std::uint16_t blocks[] = {6, 7, 4};
+        ptx::tma_load_3d_multicast(shared + rank * 1024, map, mbarrier, 0, static_cast<int>(rank), 0, blocks[rank]);
+    }
+    ptx::mbarrier_wait(mbarrier, 0);
+    for (int i = threadIdx.x; i < 3 * 512; i += blockDim.x) output[3 * 512 * rank + i] = tile[i];
+}
+
+void test_multicast() {
+    const std::vector<std::uint16_t> values = counting(8 * 3 * 64);
+    DeviceArray<std::uint16_t> tensor(values), output(std::vector<std::uint16_t>(9 * 512));
+    const auto map = ptx::encode_tiled<3>(tensor.data(), {64, 3, 8}, {128, 384}, {64, 1, 8}, Swizzle::bytes_128);
+    ptx::launch_clusters("multicast", multicast_kernel, 3, 3, 64, 3 * 1024 + 8, nullptr, map, output.data());
+    const bool there[3][3] = {{false, true, false}, {true, true, false}, {true, true, true}};  // [block][box]
+    std::vector<std::uint16_t> wanted;
+    for (int i = 0; i < 9 * 512; ++i) {
+        const int block = i / 1536, box = i / 512 % 3, row = i / 64 % 8, piece = i / 8 % 8;
+        const std::uint16_t value = values[(row * 3 + box) * 64 + (piece ^ row) * 8 + i % 8];
+        wanted.push_back(there[block][box] ? value : std::uint16_t{0xeeee});
+    }
+    expect_equal(output.download(), wanted, "word");
+}
+
+// ---- two blocks that share a tile, step after step: each fetches a half of it for both
+
+enum class Fault {
+    none,
+    releases_own_alone,
+    releases_the_peer_alone,
+    no_wait_for_the_peer,
+    released_too_early,
+    half_of_the_bytes,
+    to_itself_alone,
+    to_a_third_block,
+    no_cluster_barrier,
+    no_fence_of_barriers,
+    fenced_for_the_block_alone,
+    no_wait_for_the_cluster,
+    leaves_early,
+    waits_at_the_peers,
+    arrives_twice,
+    cluster_barrier_for_a_block,
+};
+
+constexpr int kStages = 2, kSteps = 5, kHalfBytes = 8 * 128, kStageBytes = 2 * kHalfBytes;
+
+template <Fault kFault>
+__global__ void __launch_bounds__(64) pair_kernel(const __grid_constant__ ptx::TensorMap map, unsigned* output) {
+    auto* const memory = ptx::dynamic_shared_memory<unsigned char>();
+    const std::uint32_t shared = ptx::shared_address(memory), full = shared + kStages * kStageBytes;
+    const std::uint32_t empty = full + 8 * kStages, rank = ptx::cluster_rank();
+    auto* const word = reinterpret_cast<unsigned*>(memory + kStages * kStageBytes + 16 * kStages);
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < kStages; ++stage) {
+            ptx::mbarrier_init(full + 8 * stage, 1);
+            ptx::mbarrier_init(empty + 8 * stage, kFault == Fault::no_wait_for_the_peer ? 1 : 2);
+        }
+        if (kFault == Fault::fenced_for_the_block_alone) {
+            ptx::fence_proxy_async();
+        } else if (kFault != Fault::no_fence_of_barriers) {
+            ptx::fence_mbarrier_init();
+        }
+        *word = rank;
+    }
+    if (kFault != Fault::cluster_barrier_for_a_block) __syncthreads();
+    if (kFault != Fault::no_cluster_barrier) {
+        ptx::cluster_arrive_relaxed();
+        if (kFault == Fault::arrives_twice) ptx::cluster_arrive_relaxed();
+        if (kFault != Fault::no_wait_for_the_cluster) ptx::cluster_wait();
+    }
+    if (threadIdx.x >= 32) {
+        if (threadIdx.x > 32) return;
+        for (int step = 0; step < kSteps + kStages; ++step) {
+            const std::uint32_t stage = step % kStages, parity = step / kStages & 1;
+            if (step >= kSteps && kFault == Fault::leaves_early) return;
+            ptx::mbarrier_wait(empty + 8 * stage, parity ^ 1);
+            if (step >= kSteps) continue;  // nothing more to fetch, but the peer has to have done with this block
+            const std::uint32_t bytes = kFault == Fault::half_of_the_bytes ? kHalfBytes : kStageBytes;
+            const std::uint16_t blocks = kFault == Fault::to_itself_alone    ? 1 << rank
+                                         : kFault == Fault::to_a_third_block ? 7
+                                                                             : 3;
+            ptx::mbarrier_arrive_expect_tx(full + 8 * stage, bytes);
+            ptx::tma_load_3d_multicast(shared + stage * kStageBytes + rank * kHalfBytes, map, full + 8 * stage, 0, step,
+                                       8 * static_cast<int>(rank), blocks);
+        }
+        return;
+    }
+    unsigned sum = *word;
+    for (int step = 0; step < kSteps; ++step) {
+        const int stage = step % kStages;
+        const std::uint32_t waited = full + 8 * stage, released = empty + 8 * stage;
+        ptx::mbarrier_wait(kFault == Fault::waits_at_the_peers ? ptx::map_shared(waited, rank ^ 1) : waited,
+                           step / kStages & 1);
+        const auto release = [&] {
+            __syncwarp();
+            const bool to_own = kFault != Fault::releases_the_peer_alone;
+            const bool to_peer = kFault != Fault::releases_own_alone && kFault != Fault::no_wait_for_the_peer;
+            if (threadIdx.x < 2 && (threadIdx.x == rank ? to_own : to_peer)) {
+                ptx::mbarrier_arrive_cluster(ptx::map_shared(released, threadIdx.x));
+            }
+        };
+        if (kFault == Fault::released_too_early) release();
+        for (int row = 0; row < 16; ++row) {  // both halves, all columns
+            const int piece = static_cast<int>(threadIdx.x) / 4 ^ row % 8;
+            const auto* const at = memory + stage * kStageBytes + row * 128 + piece * 16 + threadIdx.x % 4 * 4;
+            const unsigned two = *reinterpret_cast<const unsigned*>(at);
+            sum += (two & 0xffff) * (row + 1) + (two >> 16) * (step + 3);
+        }
+        if (kFault != Fault::released_too_early) release();
+    }
+    output[32 * blockIdx.x + threadIdx.x] = sum;
+}
+
+template <Fault kFault>
+void pair() {
+    const std::vector<std::uint16_t> values = counting(16 * kSteps * 64);
+    DeviceArray<std::uint16_t> tensor(values);  // [row][step][column]
+    const auto map =
+        ptx::encode_tiled<3>(tensor.data(), {64, kSteps, 16}, {128, kSteps * 128}, {64, 1, 8}, Swizzle::bytes_128);
+    constexpr unsigned kBlocks = 6;
+    DeviceArray<unsigned> output(std::vector<unsigned>(32 * kBlocks));
+    ptx::launch_clusters("pair", pair_kernel<kFault>, 2, kBlocks, 64, kStages * (kStageBytes + 16) + 4, nullptr, map,
+                         output.data());
+    std::vector<unsigned> wanted(32 * kBlocks);
+    for (unsigned i = 0; i < 32 * kBlocks; ++i) {
+        wanted[i] = i / 32 % 2;
+        for (unsigned step = 0; step < kSteps; ++step) {
+            for (unsigned row = 0; row < 16; ++row) {
+                const std::uint16_t* const two = &values[(row * kSteps + step) * 64 + i % 32 * 2];
+                wanted[i] += two[0] * (row + 1) + two[1] * (step + 3);
+            }
+        }
+    }
+    expect_equal(output.download(), wanted, "word");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    return harness::run_cases(argc, argv,
+                              {{"cluster", test_ranks_and_arrivals},
+                               {"tma_multicast", test_multicast},
+                               {"pair", pair<Fault::none>},
+                               {"pair.releases_own_alone", pair<Fault::releases_own_alone>},
+                               {"pair.releases_the_peer_alone", pair<Fault::releases_the_peer_alone>},
+                               {"pair.no_wait_for_the_peer", pair<Fault::no_wait_for_the_peer>},
+                               {"pair.released_too_early", pair<Fault::released_too_early>},
+                               {"pair.half_of_the_bytes", pair<Fault::half_of_the_bytes>},
+                               {"pair.to_itself_alone", pair<Fault::to_itself_alone>},
+                               {"pair.to_a_third_block", pair<Fault::to_a_third_block>},
+                               {"pair.no_cluster_barrier", pair<Fault::no_cluster_barrier>},
+                               {"pair.no_fence_of_barriers", pair<Fault::no_fence_of_barriers>},
+                               {"pair.fenced_for_the_block_alone", pair<Fault::fenced_for_the_block_alone>},
+                               {"pair.no_wait_for_the_cluster", pair<Fault::no_wait_for_the_cluster>},
+                               {"pair.leaves_early", pair<Fault::leaves_early>},
+                               {"pair.waits_at_the_peers", pair<Fault::waits_at_the_peers>},
+                               {"pair.arrives_twice", pair<Fault::arrives_twice>},
+                               {"pair.cluster_barrier_for_a_block", pair<Fault::cluster_barrier_for_a_block>}});
+}

@@ -1,0 +1,332 @@
+"""linear_relu_dropout by csrc/hopper's product: every tile and split, dropout's bits, what falls back, the choice.
+
+On the CPU it runs emulated, TMA's copies and wgmma's products early or late by seed; on a GPU where it is one of
+compute capability 9.0.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import alexkern
+from alexkern import _native
+from alexkern.native import emulate, hopper, linear_relu_dropout
+from alexkern.reference import linear_relu_dropout as reference
+from alexkern.reference import philox
+from support import routes
+from support.accuracy import assert_accurate, assert_same
+from support.backends import DEVICE, HALVES, serving
+from support.canaries import canaries
+from support.cases import Case
+
+pytestmark = [
+    pytest.mark.skipif("cuda" not in serving("linear_relu_dropout"), reason="the CUDA kernels do not run here"),
+    pytest.mark.skipif(
+        DEVICE.type == "cuda" and torch.cuda.get_device_capability() != hopper.CAPABILITY,
+        reason="for GPUs of compute capability 9.0",
+    ),
+]
+
+PRODUCT, SUM = "hopper_linear", "linear_relu_dropout_sum"
+PLACE = (2**40 + 5, -3)  # seed and offset: within one output the counter wraps
+
+
+@pytest.fixture(autouse=True)
+def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    yield
+    schedule(0)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what forward launched."""
+    names: list[str] = []
+    for module in (linear_relu_dropout, hopper):
+        launch = module.launch
+
+        def note(kernel: str, *arguments: Any, launch: Any = launch) -> None:
+            if kernel != "linear_relu_dropout_backward":
+                names.append(kernel)
+            launch(kernel, *arguments)
+
+        monkeypatch.setattr(module, "launch", note)
+    return names
+
+
+def schedule(number: int) -> None:
+    """When copies and products take effect."""
+    if DEVICE.type == "cpu":
+        emulate.load().set_seed(number)
+
+
+def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:
+    """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
+
+    def choose(device: hopper.Device, _rows: int, _columns: int, channels: int) -> tuple[int, int, int]:
+        depth = device.module.hopper_depth(channels)
+        return min(block_n, 128) if depth == 48 else block_n, min(splits, -(-channels // depth)), cluster
+
+    monkeypatch.setattr(hopper, "_choose_linear", choose)
+
+
+def place(numbers: tuple[int, int] = PLACE) -> Tensor:
+    return torch.tensor(numbers, device=DEVICE)
+
+
+def draw(dtype: torch.dtype, generator: torch.Generator, rows: int, C: int, K: int) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (
+        torch.randn((rows, C), generator=generator),
+        torch.randn((K, C), generator=generator) / C**0.5,
+        torch.randn(K, generator=generator),
+    )
+    x, w, b = (tensor.to(dtype).to(DEVICE) for tensor in tensors)
+    return x, w, b
+
+
+def check(
+    x: Tensor, w: Tensor, b: Tensor | None, seed: Tensor | None, p: float, generator: torch.Generator
+) -> list[Tensor]:
+    """Our output and gradients, held to the accuracy rule within their memory."""
+    with canaries() as buffers:
+        output = linear_relu_dropout.forward(x, w, b, seed, p)
+        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(DEVICE)
+        grads = linear_relu_dropout.backward(grad, x, w, output, seed, p, (True, True, True))
+    assert buffers
+    references = []
+    for dtype in (torch.float64, x.dtype):
+        wide = [None if tensor is None else tensor.to(dtype) for tensor in (x, w, b)]
+        assert wide[0] is not None and wide[1] is not None
+        forward = reference.forward(wide[0], wide[1], wide[2], seed, p)
+        backward = reference.backward(grad.to(dtype), wide[0], wide[1], output.to(dtype), seed, p, (True, True, True))
+        references.append((forward, *backward))
+    everything = [output, *(found for found in grads if found is not None)]
+    for name, ours, wanted, torchs_own in zip(("output", "x", "w", "b"), everything, *references, strict=True):
+        assert wanted is not None and torchs_own is not None
+        assert_accurate(ours, wanted, torchs_own, name)
+    return everything
+
+
+SHAPES = {  # rows, in_features, out_features
+    "a tile's fraction": (17, 136, 72),
+    "small steps": (33, 88, 200),
+    "a row too many": (129, 200, 264),
+}
+
+
+@pytest.mark.parametrize("cluster", [1, 2])
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("block_n", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_every_tile_and_split(
+    monkeypatch: pytest.MonkeyPatch,
+    launched: list[str],
+    dtype: torch.dtype,
+    shape: str,
+    block_n: int,
+    splits: int,
+    cluster: int,
+    generator: torch.Generator,
+) -> None:
+    force(monkeypatch, block_n, splits, cluster)
+    schedule(block_n + splits)
+    tensors = draw(dtype, generator, *SHAPES[shape])
+    check(*tensors, place(), 0.3, generator)
+    check(*tensors[:2], None, None, 0.0, generator)
+    assert launched == ([PRODUCT] if splits == 1 else [PRODUCT, SUM]) * 2
+
+
+@pytest.mark.parametrize("choice", [(64, 1, 2), (96, 1, 1), (256, 1, 2), (128, 2, 1)], ids=str)
+@pytest.mark.parametrize(("p", "numbers"), [(0.5, PLACE), (0.2, (-7, 2**32 - 9)), (1.0, (0, 0))])
+def test_the_reference_drops_the_very_same(
+    monkeypatch: pytest.MonkeyPatch, choice: tuple[int, int, int], p: float, numbers: tuple[int, int]
+) -> None:
+    force(monkeypatch, *choice)
+    x, w = (torch.ones((size, 128), dtype=torch.float16, device=DEVICE) for size in (151, 328))
+    for rows in (x, x[:140].view(4, 35, 128)):
+        output = linear_relu_dropout.forward(rows, w, None, place(numbers), p)
+        keep = philox.keep(place(numbers), p, tuple(output.shape), output.stride())
+        assert torch.equal(output, keep * (128 / (1 - p) if p < 1 else 0.0))
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_dropping_with_p_0_is_not_dropping(
+    monkeypatch: pytest.MonkeyPatch, splits: int, generator: torch.Generator
+) -> None:
+    force(monkeypatch, 64, splits)
+    x, w, b = draw(torch.bfloat16, generator, 40, 128, 64)
+    kept = linear_relu_dropout.forward(x, w, b, place(), 0.0)
+    assert_same(kept, linear_relu_dropout.forward(x, w, b, None, 0.0))
+    assert 0 < int((kept == 0).sum()) < kept.numel()
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_nan_and_infinities(monkeypatch: pytest.MonkeyPatch, p: float, splits: int, generator: torch.Generator) -> None:
+    """ReLU keeps NaN; what is dropped is multiplied by 0, and a NaN or infinity is NaN then; its gradient is 0."""
+    force(monkeypatch, 64, splits)
+    x, w, b = draw(torch.float16, generator, 35, 128, 72)
+    x[1, 5], x[34, 100], w[70, 40], b[9] = math.nan, math.inf, -math.inf, math.nan
+    seed = None if p == 0 else place()
+    output = linear_relu_dropout.forward(x, w, b, seed, p)
+    wanted = reference.forward(x.float(), w.float(), b.float(), seed, p)
+    assert torch.equal(output.isnan(), wanted.isnan()) and torch.equal(output.isinf(), wanted.isinf())
+    assert bool(output[1].isnan().all()) and bool(output[:, 9].isnan().all())
+    assert not bool(output.signbit()[~output.isnan()].any()), "a dropped or negative value is +0"
+    ones = torch.ones_like(output)
+    _, _, bias_grad = linear_relu_dropout.backward(ones, x, w, output, seed, p, (False, False, True))
+    keep = ones.bool() if seed is None else philox.keep(seed, p, tuple(output.shape), output.stride())
+    scale = 1 / (1 - p) if p < 1 else 0.0
+    assert torch.equal(bias_grad, ((keep & ~(output <= 0)).sum(0) * scale).to(x.dtype))
+
+
+def test_same_bits_whenever_copies_and_products_take_effect(
+    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """Nine seeds: copies and products, each late, early and mixed; and the same twice."""
+    tensors = draw(torch.bfloat16, generator, 150, 264, 200)
+    for choice in ((64, 1, 2), (96, 2, 1)):
+        force(monkeypatch, *choice)
+        first = None
+        for number in (*range(9), 0):
+            schedule(number)
+            found = linear_relu_dropout.forward(*tensors, place(), 0.5)
+            first = found if first is None else first
+            assert_same(found, first)
+
+
+STRIDES = {
+    "rows apart": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
+    "every other feature": lambda x: x.repeat_interleave(2, 1)[:, ::2],
+    "transposed": lambda x: x.t().contiguous().t(),
+    "one row": lambda x: x[:1].expand_as(x),
+    "unaligned": lambda x: torch.cat((x.new_zeros(1), x.flatten()))[1:].view_as(x),
+    "dimensions": lambda x: x.view(2, 4, 5, -1),
+    "dimensions apart": lambda x: x.view(4, 10, -1).transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("layout", STRIDES)
+def test_input_may_lie_anyhow(launched: list[str], layout: str, generator: torch.Generator) -> None:
+    x, w, b = draw(torch.float16, generator, 40, 72, 48)
+    check(STRIDES[layout](x), w, b, place(), 0.5, generator)
+    assert launched[0] == PRODUCT
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_bias_may_lie_anyhow(monkeypatch: pytest.MonkeyPatch, splits: int, generator: torch.Generator) -> None:
+    force(monkeypatch, 64, splits)
+    x, w, b = draw(torch.bfloat16, generator, 20, 128, 40)
+    check(x, w, b.repeat_interleave(3)[::3], place(), 0.5, generator)
+    check(x, w, torch.cat((b[:1], b))[1:], place(), 0.5, generator)
+
+
+FALLBACKS = {  # rows, in_features, out_features, what becomes of the weight
+    "few rows": (16, 64, 64, lambda w: w),
+    "half a copy of input": (20, 68, 64, lambda w: w),
+    "half a copy of output": (20, 64, 68, lambda w: w),
+    "a weight with gaps": (20, 64, 64, lambda w: torch.cat((w, w), 1)[:, :64]),
+    "a transposed weight": (20, 64, 64, lambda w: w.t()),
+    "an unaligned weight": (20, 64, 64, lambda w: torch.cat((w.new_zeros(4), w.flatten()))[4:].view(64, 64)),
+}
+
+
+@pytest.mark.parametrize("why", FALLBACKS)
+def test_others_are_served_otherwise(why: str, launched: list[str], generator: torch.Generator) -> None:
+    rows, C, K, changed = FALLBACKS[why]
+    x, w, b = draw(torch.float16, generator, rows, C, K)
+    check(x, changed(w), b, place(), 0.5, generator)
+    assert PRODUCT not in launched and launched[-1] == "linear_relu_dropout_forward"
+
+
+def test_no_rows_and_no_features(launched: list[str], generator: torch.Generator) -> None:
+    x, w, b = draw(torch.float16, generator, 20, 64, 64)
+    assert torch.equal(linear_relu_dropout.forward(x[:, :0], w[:, :0], b, None, 0.0), b.relu().expand(20, 64))
+    assert launched == ["linear_relu_dropout_forward"]
+    launched.clear()
+    assert linear_relu_dropout.forward(x[:0], w, b, place(), 0.5).shape == (0, 64)
+    assert linear_relu_dropout.forward(x, w[:0], b[:0], place(), 0.5).shape == (20, 0)
+    assert launched == []
+
+
+def test_float32_and_older_gpus_are_torchs(
+    monkeypatch: pytest.MonkeyPatch, launched: list[str], generator: torch.Generator
+) -> None:
+    check(*draw(torch.float32, generator, 20, 64, 64), place(), 0.5, generator)
+    if DEVICE.type == "cpu":
+        monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "8.0")
+        check(*draw(torch.float16, generator, 20, 64, 64), place(), 0.5, generator)
+    assert set(launched) == {"linear_relu_dropout_forward"}
+
+
+@pytest.mark.parametrize("needs", list(itertools.product([True, False], repeat=3)), ids=str)
+def test_gradients_only_where_asked(needs: tuple[bool, bool, bool], generator: torch.Generator) -> None:
+    x, w, b = draw(torch.float16, generator, 20, 16, 24)
+    output = linear_relu_dropout.forward(x, w, b, place(), 0.5)
+    grads = linear_relu_dropout.backward(output, x, w, output, place(), 0.5, needs)
+    assert tuple(grad is not None for grad in grads) == needs
+
+
+@pytest.mark.parametrize("arguments", [{}, {"p": 0.2}, {"training": False}], ids=str)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_every_route_is_the_same(
+    dtype: torch.dtype, arguments: dict[str, Any], launched: list[str], generator: torch.Generator
+) -> None:
+    case = Case("linear_relu_dropout", "rows", ((3, 11, 72), (48, 72), (48,)), arguments)
+    tensors = case.draw(dtype, DEVICE, generator)
+    with alexkern.backend("cuda"):
+        output, _ = routes.run("direct", case, tensors, None)
+        (first, grads), *others = [routes.run(route, case, tensors, output) for route in routes.GRADIENT_ROUTES]
+    assert_same(first, output)
+    for result, gradients in others:
+        assert_same(result, output)
+        for one, another in zip(grads, gradients, strict=True):
+            assert one is not None and another is not None
+            assert_same(one, another)
+    assert launched.count(PRODUCT) == 4
+    assert len(output.unique()) > 100
+
+
+LAYERS = {"fc6": (4096, 9216), "fc7": (4096, 4096), "fc8": (1000, 4096)}  # out_features, in_features
+BATCHES = (17, 32, 64, 100, 128, 129, 192, 256, 384, 512, 768, 1024)
+MULTIPROCESSORS = (114, 132)  # an H100 for PCIe; those for SXM, and the H200
+MEMORY = 2400  # bytes a clock
+
+
+@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
+    module = _native.native if DEVICE.type == "cuda" else emulate.load()
+    assert module is not None
+    K, C = LAYERS[layer]
+    for batch in BATCHES:
+        block_n, splits, cluster = module.hopper_choose_linear(batch, K, C, multiprocessors)
+        times = {
+            choice: module.hopper_modelled_linear_cycles(batch, K, C, choice, multiprocessors)
+            for choice in itertools.product((64, 96, 128, 192, 256), range(1, C // 64 // 4 + 1), (1, 2))
+        }
+        chosen = times[block_n, splits, cluster]
+        assert chosen == min(time for choice, time in times.items() if choice[2] == cluster)
+        by_ones, by_twos = (min(time for choice, time in times.items() if choice[2] == blocks) for blocks in (1, 2))
+        assert (cluster == 2) == (by_twos < 0.95 * by_ones)
+        read = 2 * C * (batch + K) / MEMORY
+        multiplied = batch * K * C / (2048 * multiprocessors)
+        assert chosen > max(read, multiplied)  # nothing is faster than memory, or than the tensor cores
+        tiles = math.ceil(batch / 128) * math.ceil(K / block_n) * splits
+        if batch <= 128:
+            assert splits > 1 and tiles <= multiprocessors, "one wave, and it is split to fill it"
+            assert tiles >= 0.9 * multiprocessors
+        if layer != "fc8":
+            assert chosen < 3 * max(read, multiplied)
+            if batch <= 128 and layer == "fc6":
+                assert chosen < 1.3 * max(read, multiplied) + 1500, "bounded by reading the weight"
+    whole = module.hopper_choose_linear(1024, *LAYERS["fc6"], 132)
+    assert tuple(whole) == (256, 1, 2), "128 tiles of 132 need no splits, and share the weight by twos"
