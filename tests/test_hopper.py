@@ -428,6 +428,18 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
             assert chosen[1] == 1, "many tiles need no splits"
 
 
+def test_the_model_gives_clusters_pairs_of_tiles_and_of_multiprocessors() -> None:
+    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()
+    assert module is not None
+
+    def cycles(tiles: int, cluster: int, multiprocessors: int) -> float:
+        return float(module.hopper_modelled_cycles(128 * tiles, 64, 9, 1, 64, False, (64, 1, cluster), multiprocessors))
+
+    assert cycles(3, 2, 2) == cycles(4, 2, 2) > cycles(2, 2, 2) == cycles(1, 2, 2)  # a pair is whole
+    assert cycles(6, 2, 5) == cycles(6, 2, 4) > cycles(6, 2, 6)  # one of five has no partner
+    assert cycles(2, 2, 2) < cycles(2, 1, 2)
+
+
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
 def test_few_images_are_split_and_columns_fit(multiprocessors: int) -> None:
     module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()

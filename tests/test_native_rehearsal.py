@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alexkern import native
-from alexkern.native import dropout, max_pool2d, objects, rehearsal
+from alexkern.native import conv2d_relu, dropout, hopper, max_pool2d, objects, rehearsal
 
 pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
 
@@ -42,6 +42,21 @@ def test_blocks_run_together_where_the_kernel_shares_tiles() -> None:
     for launch in launches:
         shares = re.search(r"hopper.*convolve_kernel.*Li2EEEv", launch.kernel) is not None
         assert launch.cluster == (2 if shares else 1) and launch.grid[0] % launch.cluster == 0, launch
+
+
+@pytest.mark.parametrize(("images", "cluster", "blocks"), [(1, 2, 2), (3, 2, 4), (3, 1, 3), (90, 2, 66), (90, 1, 67)])
+def test_a_grid_is_of_whole_clusters_and_no_larger_than_its_tiles(
+    monkeypatch: pytest.MonkeyPatch, images: int, cluster: int, blocks: int
+) -> None:
+    """Rows of 100 pixels an image, a tile of 128 each; 67 multiprocessors, so that one of them has no partner."""
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    monkeypatch.setattr(hopper, "EMULATED_MULTIPROCESSORS", 67)
+    monkeypatch.setattr(hopper, "_choose", lambda *_: (64, 1, cluster))
+    input = torch.zeros((images, 64, 10, 10), dtype=torch.float16).to(memory_format=torch.channels_last)
+    with rehearsal.rehearsing() as launches:
+        conv2d_relu.forward(input, torch.zeros((8, 64, 1, 1), dtype=torch.float16), None, (1, 1), (0, 0), (1, 1), 1)
+    (launch,) = [launch for launch in launches if "convolve_kernel" in launch.kernel]
+    assert (launch.grid, launch.cluster) == ((blocks, 1, 1), cluster)
 
 
 def test_nothing_is_launched_and_nothing_stays_behind() -> None:

@@ -336,7 +336,15 @@ void bulk_store(const TensorMap& map, std::uint32_t source, const int* coordinat
     self.stores.push_back(std::move(store));
 }
 
-void bulk_commit_group() { ++this_thread().open_store_group; }
+void bulk_commit_group() {
+    Thread& self = this_thread();
+    if (race::kEnabled && self.store_race_thread != nullptr) {  // a group of none stands for those before it
+        race::switch_to(self.store_race_thread);
+        race::release(&self.store_edges[self.open_store_group % sizeof self.store_edges]);
+        race::switch_to(self.fiber.race_thread());
+    }
+    ++self.open_store_group;
+}
 
 void bulk_wait_group_read(unsigned newest_still_pending) {
     const race::Quiet quiet;

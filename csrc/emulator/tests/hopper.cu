@@ -214,7 +214,9 @@ __global__ void store_kernel(const __grid_constant__ ptx::TensorMap map, int c0,
             ptx::tma_commit_group();
         }
         ptx::tma_wait_group_read<1>();
+        ptx::tma_commit_group();  // of none: it is complete when those before it are
         ptx::tma_wait_group_read<0>();
+        tile[0] = 0;
     }
 }
 
