@@ -36,6 +36,8 @@ WIDE = (
     Wide("conv2d_relu_max_pool2d", r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset({32})),
     Wide("dropout", r"dropout_kernel<\w+>"),
     Wide("linear_relu_dropout", r"(forward|backward)_kernel<\w+, \w+>"),
+    # What is read comes in runs of four: 4, 8 or 16 bytes; a mark is a byte.
+    Wide("space_to_depth", r"relayout_kernel<float, \w+>", None, frozenset({8})),
     Wide("local_response_norm", r"(forward|backward)_kernel<Traits<\w+, [35], true> ?>", None, frozenset()),
 )
 
@@ -67,7 +69,7 @@ def matches(rule: Wide, kernel: Instantiation) -> bool:
 
 def _is_of_hopper(kernel: Instantiation) -> bool:
     """Whether a kernel is made of sm_90a's own instructions, and of none elsewhere."""
-    return kernel.operator == "hopper" and "depth" not in kernel.name
+    return kernel.operator == "hopper"
 
 
 def _absence(kernel: Instantiation) -> list[str]:
