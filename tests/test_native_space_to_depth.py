@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.native import conv2d_relu, emulate, space_to_depth
-from alexkern.native.space_to_depth import SOURCES, Normalisation
+from alexkern.native.space_to_depth import SOURCES
 from alexkern.reference import conv2d_relu as reference
 from support.accuracy import assert_accurate
 from support.backends import DEVICE, HALVES, serving
@@ -20,7 +20,7 @@ from support.canaries import canaries
 pytestmark = pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here")
 
 DTYPES = (torch.float32, *HALVES)
-NORMALISATION = Normalisation((0.485, 0.456, 0.406, 0.1), (0.229, 0.224, 0.225, 1.5))
+MEAN, STD = (0.485, 0.456, 0.406, 0.1), (0.229, 0.224, 0.225, 1.5)
 NAN, INF = math.nan, math.inf
 
 
@@ -77,9 +77,9 @@ def wanted(images: Tensor, size: tuple[int, int], padding: tuple[int, int]) -> T
 def test_relayout(dtype: torch.dtype, to: torch.dtype, channels: int, generator: torch.Generator) -> None:
     """Sizes that cut pixels off, reach beyond the image, and take two blocks a line."""
     shapes = [((2, 9, 16), (3, 5), (2, 1)), ((3, 8, 13), (1, 6), (0, 7)), ((1, 6, 262), (2, 67), (3, 2))]
-    mean, std = (torch.tensor(row[:channels], dtype=torch.float64).view(-1, 1, 1) for row in NORMALISATION)
+    mean, std = (torch.tensor(row[:channels], dtype=torch.float64).view(-1, 1, 1) for row in (MEAN, STD))
     bytes_in = dtype == torch.uint8
-    normalisation = Normalisation(NORMALISATION.mean[:channels], NORMALISATION.std[:channels]) if bytes_in else None
+    normalisation = (MEAN[:channels], STD[:channels]) if bytes_in else None
     for (N, H, W), size, padding in shapes:
         for name, images in layouts(draw(dtype, (N, channels, H, W), generator)).items():
             with canaries() as buffers:

@@ -19,17 +19,11 @@ if TYPE_CHECKING:
     from alexkern.native.conv2d_relu import Geometry
 
 Pair = tuple[int, int]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # of bytes, a mean and a deviation a channel, in 0 to 1
 
 FACTOR = 4
 MOST_CHANNELS = 4  # 16 times as many fill a step of the products
 SOURCES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
-
-
-class Normalisation(NamedTuple):
-    """Of bytes: (x / 255 - mean) / std, a number for each channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class Deep(NamedTuple):
@@ -116,7 +110,8 @@ def relayout(
 ) -> Deep:
     """(N, C, H, W) of any strides to memory of (N, *size, 4 * 4 * C) in `dtype`, zeros outside.
 
-    Of float32, float16, bfloat16 or, with a normalisation, uint8. What is padded is 0 behind the normalisation.
+    Of float32, float16, bfloat16 or, with a normalisation, uint8, which becomes (x / 255 - mean) / std; the zeros
+    outside come after that.
     """
     N, C, _, _ = source.shape
     shape = (N, *size, FACTOR * FACTOR * C)
