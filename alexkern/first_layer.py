@@ -106,37 +106,34 @@ class Images(NamedTuple):
     def prepared(self, images: Tensor) -> Tensor:
         return prepared(images, self.dtype, self.bytes_to)
 
-    def reads_any_layout(self, images: Tensor) -> bool:
-        """Whether these go to space to depth as they are."""
-        if self.in_depth is None or images.dim() != 4 or images.shape[1] != self.channels:
-            return False
-        bytes_are_taken = images.dtype == torch.uint8 and self.bytes_to is not None
-        if images.dtype not in (self.dtype, torch.float32) and not bytes_are_taken:
-            return False
-        return _is_served(images, self.in_depth.filters)
-
     def convolved(self, images: Tensor, bias: Tensor | None) -> Tensor | None:
-        """relu(convolution + bias) over images in depth, be it that they come so; None where that way is not taken."""
-        if self.reads_any_layout(images):
-            return self._convolved(images, bias)
-        if self.in_depth is None or images.dim() != 4 or images.shape[1] != FACTOR**2 * self.channels:
-            return None
-        return functional.conv2d_relu(images, self.in_depth.weight, bias)
+        """relu(convolution + bias) over images in depth, (N, K, P, Q) in channels_last; None where there is a better way.
 
-    def _convolved(self, images: Tensor, bias: Tensor | None) -> Tensor:
+        They may come in depth already. Those that are to be cast or normalised always go there: it is the same pass.
+        """
+        if self.in_depth is None or images.dim() != 4:
+            return None
+        if images.shape[1] == FACTOR**2 * self.channels:
+            return functional.conv2d_relu(images, self.in_depth.weight, bias)
+        filters, kernel_size, padding = self.in_depth
+        if images.shape[1] != self.channels or not self._reads(images.dtype) or not _is_served(images, filters):
+            return None
         from alexkern.native import conv2d_relu
 
-        assert self.in_depth is not None
-        filters, kernel_size, padding = self.in_depth
         P, Q = (output_size(images.shape[2 + i], kernel_size[i], FACTOR, padding[i], 1) for i in (0, 1))
         if P < 1 or Q < 1:
             want = f"at least as large as the filter, {kernel_size}, with padding {padding}"
             raise argument_error("freeze", "input", f"shape {tuple(images.shape)}", want)
+        geometry = conv2d_relu.Geometry(kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
+        if images.dtype == self.dtype and not conv2d_relu.goes_deep(images, len(filters), (P, Q), geometry):
+            return None
         output = empty(nchw((len(images), len(filters), P, Q), self.dtype, True), images.device)
         if len(images) > 0:
-            geometry = conv2d_relu.Geometry(kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
             conv2d_relu.convolve_in_depth(images, filters, bias, output, geometry, self.bytes_to)
         return output
+
+    def _reads(self, dtype: torch.dtype) -> bool:
+        return dtype in (self.dtype, torch.float32) or (dtype == torch.uint8 and self.bytes_to is not None)
 
     def describe(self) -> str:
         text = "" if self.in_depth is None else f", filters in depth={tuple(self.in_depth.filters.shape)}"

@@ -175,7 +175,7 @@ class FrozenSequential(nn.Sequential):
             if isinstance(step, FrozenConvolution):
                 if input.dim() == 4 and not is_channels_last(input):
                     restore = not step.channels_last
-                    if step.images is None or not step.images.reads_any_layout(input):
+                    if step.images is None:
                         input = input.contiguous(memory_format=torch.channels_last)
             elif restore and type(step) not in OURS.values():
                 input, restore = input.contiguous(), False
@@ -293,6 +293,8 @@ class FrozenConvolution(FrozenStep):
             if value is not None:
                 return value if self.window is None else functional.max_pool2d(value, *self.window)
             input = self.images.prepared(input)
+            if input.dim() == 4:
+                input = input.contiguous(memory_format=torch.channels_last)
         if not self.packed:
             return self._through_functional(input)
         self.check(input, self.channels, -3)

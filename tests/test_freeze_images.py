@@ -78,8 +78,14 @@ def close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("pool", [True, False], ids=["pool", "no pool"])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_images_of_every_kind(
-    backend: str, dtype: torch.dtype, pool: bool, launched: list[str], generator: torch.Generator
+    backend: str,
+    dtype: torch.dtype,
+    pool: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    launched: list[str],
+    generator: torch.Generator,
 ) -> None:
+    monkeypatch.setattr(space_to_depth, "_times", lambda *_: (1.0, 0.0))  # depth is faster
     model = network(dtype, pool=pool)
     double = copy.deepcopy(model).double()
     frozen = alexkern.freeze(model, mean=MEAN, std=STD)
@@ -104,6 +110,23 @@ def test_images_of_every_kind(
             close(frozen(images[0]), wanted[0], dtype)
             assert frozen(images[:0]).shape == (0, *wanted.shape[1:])
             assert torch.equal(frozen(images), frozen(images))
+
+
+def test_images_that_need_no_cast_go_to_depth_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, launched: list[str], generator: torch.Generator
+) -> None:
+    if "cuda" not in serving("conv2d_relu"):
+        pytest.skip("the CUDA kernels do not run here")
+    model = network(torch.float32)
+    frozen = alexkern.freeze(model)
+    images = torch.randn((2, 3, 31, 35), generator=generator).to(DEVICE)
+    for times, kernel in (((1.0, 2.0), "conv2d_relu_pack"), ((2.0, 1.0), "space_to_depth_relayout")):
+        monkeypatch.setattr(space_to_depth, "_times", lambda *_, times=times: times)
+        launched.clear()
+        with alexkern.backend("cuda"):
+            close(frozen(images), copy.deepcopy(model).double()(images.double()), torch.float32)
+        # On a CPU the other way is oneDNN's.
+        assert launched[:1] == ([kernel] if DEVICE.type == "cuda" or "depth" in kernel else [])
 
 
 @pytest.mark.parametrize("channels", [1, 4, 5])

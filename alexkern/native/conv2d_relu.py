@@ -46,7 +46,7 @@ def forward(
     R, S = weight.shape[2:]
     bias = None if bias is None else bias.contiguous()
     geometry = Geometry((R, S), stride, padding, dilation, groups)
-    if _goes_deep(input, len(weight), (output.shape[2], output.shape[3]), geometry, gradient=False):
+    if goes_deep(input, len(weight), (output.shape[2], output.shape[3]), geometry):
         convolve_in_depth(input, filters_in_depth(weight), bias, output, geometry)
         return output
     images, filters = operands(input, weight, groups)
@@ -54,7 +54,7 @@ def forward(
     return output
 
 
-def _goes_deep(input: Tensor, filters: int, output_size: Pair, geometry: Geometry, gradient: bool) -> bool:
+def goes_deep(input: Tensor, filters: int, output_size: Pair, geometry: Geometry, gradient: bool = False) -> bool:
     """Whether a convolution, or its weight gradient, is served over space_to_depth's images."""
     in_place = is_packed(input, geometry.groups, _copy_bytes(input.shape[1], input.dtype))
     return space_to_depth.pays(input, filters, output_size, geometry, gradient, in_place)
@@ -143,7 +143,7 @@ def weight_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pa
     if weight_grad.numel() == 0:
         return weight_grad
     K, C, _, _ = weight.shape
-    if not _goes_deep(input, K, output_size, geometry, gradient=True):
+    if not goes_deep(input, K, output_size, geometry, gradient=True):
         images = packed(input, geometry.groups, _copy_bytes(C, input.dtype))
         _weight_gradient(grad, images, weight_grad, (input.shape[2], input.shape[3]), output_size, geometry)
         return weight_grad
