@@ -107,7 +107,7 @@ class Images(NamedTuple):
         return prepared(images, self.dtype, self.bytes_to)
 
     def convolved(self, images: Tensor, bias: Tensor | None) -> Tensor | None:
-        """relu(convolution + bias) over images in depth, (N, K, P, Q) in channels_last; None where there is a better way.
+        """relu(convolution + bias) over images in depth, (N, K, P, Q) in channels_last; None where it is not done so.
 
         They may come in depth already. Those that are to be cast or normalised always go there: it is the same pass.
         """
@@ -128,6 +128,7 @@ class Images(NamedTuple):
         if images.dtype == self.dtype and not conv2d_relu.goes_deep(images, len(filters), (P, Q), geometry):
             return None
         output = empty(nchw((len(images), len(filters), P, Q), self.dtype, True), images.device)
+        bias = None if bias is None else bias.contiguous()
         if len(images) > 0:
             conv2d_relu.convolve_in_depth(images, filters, bias, output, geometry, self.bytes_to)
         return output

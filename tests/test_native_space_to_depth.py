@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,13 +224,30 @@ def test_images_with_nothing_finite(capability: str, always_deep: None) -> None:
     assert bool(conv2d_relu.forward(x, w, None, (4, 4), (2, 2), (1, 1), 1).isnan().all())
 
 
-def chosen(C: int, N: int, dtype: torch.dtype, gradient: bool = False, in_place: bool = False) -> bool:
+def times(
+    C: int, N: int, dtype: torch.dtype, gradient: bool, in_place: bool, multiprocessors: int
+) -> tuple[float, float]:
+    """Of AlexNet's first layer, padded and in depth, by the model."""
     module, _ = conv2d_relu.module_and_multiprocessors(None if DEVICE.type == "cpu" else 0)
     element = module.elements[str(dtype).removeprefix("torch.")]
+    shape = (N, C, 224, 224)
     padded, deep = module.conv2d_relu_first_layer_times(
-        element, (N, C, 224, 224), 64, (11, 11), (55, 55), gradient, in_place, 108
+        element, shape, 64, (11, 11), (55, 55), gradient, in_place, multiprocessors
     )
+    return padded, deep
+
+
+def chosen(C: int, N: int, dtype: torch.dtype, gradient: bool = False, in_place: bool = False) -> bool:
+    padded, deep = times(C, N, dtype, gradient, in_place, 108)
     return deep < padded
+
+
+def test_the_page_has_the_times_that_are_computed() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "cuda-convolution.md").read_text()
+    for C, gradient in ((3, False), (3, True), (1, False), (4, False)):
+        pairs = [times(C, N, torch.bfloat16, gradient, C == 4, 132) for N in (1, 16, 32, 128)]
+        cells = " | ".join(f"{padded:.0f} / {deep:.0f}" for padded, deep in pairs)
+        assert f"| {C}, {'weight gradient' if gradient else 'forward'} | {cells} |" in page
 
 
 @pytest.mark.parametrize("gradient", [False, True])

@@ -7,7 +7,8 @@
 // 3 channels) becomes 3 x 3 over 48. Filters take the same way, without padding, their twelfth row and column 0.
 //
 // Those zeros are multiplied as well, and 0 times an infinity is NaN. So relayout() marks the lines where it has seen
-// one, and amend(), behind the convolution, computes the outputs near them again over their own windows.
+// one, and amend(), behind the convolution, computes the outputs near them again over their own windows. More is in
+// docs/cuda-convolution.md.
 #pragma once
 
 #include <cstdint>
