@@ -116,6 +116,15 @@ def test_a_cast_to_infinity_is_marked(generator: torch.Generator) -> None:
     assert not bool(space_to_depth.relayout(images, (2, 2), (0, 0), torch.bfloat16).marks.any())
 
 
+def test_what_tf32_rounds_to_infinity_is_marked() -> None:
+    """TF32 has 10 bits behind the point: half a unit below the largest float is as far as it goes."""
+    for bits, marked in ((0x7F7FF000, True), (0x7F7FEFFF, False), (0xFF7FF000 - 2**32, True)):
+        images = torch.zeros((1, 1, 4, 4), dtype=torch.int32, device=DEVICE)
+        images[0, 0, 3, 2] = bits
+        _, marks = space_to_depth.relayout(images.view(torch.float32), (1, 1), (0, 0))
+        assert marks.flatten().tolist() == [0, 0, 0, int(marked)]
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_filters_come_back(layout: torch.memory_format, generator: torch.Generator) -> None:
     filters = draw(torch.float16, (5, 3, 11, 7), generator).contiguous(memory_format=layout)
