@@ -1,6 +1,8 @@
 """What a call costs on the host beyond its backend's own work, on tensors so small that little else is left.
 
-"backend alone" is the same call of the backend's forward, dropout's draw of a seed included.
+"backend alone" is the same call of the backend's forward, dropout's draw of a seed included. linear_relu_dropout drops
+nothing here: in torch operators the random bits take forty times as long as its route, whose cost would drown in their
+spread.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ CASES = {
     "conv2d_relu_max_pool2d": Case((IMAGE, FILTER, (8,)), (), (ONE, NONE, ONE, 1, THREE, TWO, NONE, False)),
     "max_pool2d": Case((IMAGE,), (3, 2), (THREE, TWO, NONE, ONE, False, False)),
     "dropout": Case((ROWS,), (0.5,), (0.5,), seeded=True),
-    "linear_relu_dropout": Case((ROWS, MATRIX, (16,)), (0.5,), (0.5,), seeded=True),
+    "linear_relu_dropout": Case((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0)),
     "local_response_norm": Case((IMAGE,), (5,), (5, 1e-4, 0.75, 1.0)),
 }
 

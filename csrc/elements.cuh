@@ -70,4 +70,19 @@ __device__ __forceinline__ void store_vector(T* pointer, const float (&values)[1
     *pointer = ptx::from_float<T>(values[0]);
 }
 
+// Of memory that nobody writes while the kernel runs. ptxas for sm_100 splits a plain load of four floats that are then
+// added one by one; one by the read-only path it leaves whole.
+template <typename T, int kWidth>
+__device__ __forceinline__ void load_constant_vector(const T* pointer, float (&values)[kWidth]) {
+    load_vector(pointer, values);
+}
+
+__device__ __forceinline__ void load_constant_vector(const float* pointer, float (&values)[4]) {
+    const float4 bits = __ldg(reinterpret_cast<const float4*>(pointer));
+    values[0] = bits.x;
+    values[1] = bits.y;
+    values[2] = bits.z;
+    values[3] = bits.w;
+}
+
 }  // namespace alexkern

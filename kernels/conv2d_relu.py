@@ -9,9 +9,9 @@
 One program owns BLOCK_M pixels and BLOCK_N (+ TAIL_N) filters of one group. Where BLOCK_K divides the group's
 channels, a step lies within one tap and r, s, c are scalars; elsewhere (48 channels, 3 channels) each of the BLOCK_K
 places has its own, so that no step is padded per tap. Neighbouring programs take the same pixels, so x is read from
-DRAM about once. Few channels and a stride (the first layer) go through space_to_depth.py first. The gradients' kernels
-are in conv2d_relu_data_gradient.py and conv2d_relu_weight_gradient.py. Why this shape, and each AlexNet layer's
-roofline and tile: docs/convolution.md.
+DRAM about once. Few channels and a stride (the first layer) go through space_to_depth.py first, and amend.py looks
+after what that may have spoiled. The gradients' kernels are in conv2d_relu_data_gradient.py and
+conv2d_relu_weight_gradient.py. Why this shape, and each AlexNet layer's roofline and tile: docs/convolution.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.kernels.amend import amend, spoils
 from alexkern.kernels.config import Device, choose, describe
 from alexkern.kernels.gemm import best_tile, cdiv, register_limit
 from alexkern.kernels.masked_gradient import masked_gradient, worthwhile
@@ -279,15 +280,16 @@ def index_type(problem: Problem) -> Any:
     return tl.int64 if max(image, output, filters) > INT32_MAX - 2**16 else tl.int32
 
 
-def operands(input: Tensor, weight: Tensor, problem: Problem, depth: int) -> tuple[Tensor, Tensor]:
-    """input as (N, H, W, C) and weight as (K, R, S, C) memory, both through space_to_depth where depth > 1."""
+def operands(input: Tensor, weight: Tensor, problem: Problem, depth: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """input as (N, H, W, C) and weight as (K, R, S, C) memory, both through space_to_depth where depth > 1.
+
+    And, where outputs may have to be amended, space_to_depth's marks.
+    """
     if depth == 1:
-        return nhwc(input), filter_rows(weight)
+        return nhwc(input), filter_rows(weight), None
     seen = in_depth(problem, depth)
-    return (
-        space_to_depth(input, depth, problem.padding, (seen.H, seen.W)),
-        space_to_depth(weight, depth, (0, 0), (seen.R, seen.S)),
-    )
+    x, marks = space_to_depth(input, depth, problem.padding, (seen.H, seen.W), spoils(problem, depth))
+    return x, space_to_depth(weight, depth, (0, 0), (seen.R, seen.S))[0], marks
 
 
 def nhwc(tensor: Tensor) -> Tensor:
@@ -301,11 +303,14 @@ def launch(
 ) -> None:  # fmt: skip
     """output (N, K, P, Q), dense NHWC or NCHW, = relu(conv2d(input, weight, bias)). Any strides of the rest."""
     job = prepare(key_of(input, weight, stride, padding, dilation, groups, convolution_precision(input.dtype)))
-    x, w = operands(input, weight, job.problem, job.config.depth)
+    depth = job.config.depth
+    x, w, marks = operands(input, weight, job.problem, depth)
     conv2d_relu_kernel[job.grid](
         x, w, output if bias is None else bias.contiguous(), output, *job.sizes, HAS_BIAS=bias is not None,
         CHANNELS_LAST=output.is_contiguous(memory_format=torch.channels_last), **job.constants,
     )  # fmt: skip
+    if marks is not None:
+        amend(input, weight, bias, output, None, marks, job.problem, depth, pooled=False)
 
 
 def forward(

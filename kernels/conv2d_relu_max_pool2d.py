@@ -28,6 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.kernels import conv2d_relu, max_pool2d
+from alexkern.kernels.amend import amend
 from alexkern.kernels.config import Device, choose, describe
 from alexkern.kernels.conv2d_relu import Problem, depth_factor, in_depth, index_type, key_of, operands, problem_of
 from alexkern.kernels.gemm import TILE_LATENCY, Tile, best_tile, cdiv, cycles, step_cycles
@@ -306,7 +307,7 @@ def launch_fused(
 ) -> None:  # fmt: skip
     """output and, where there are any, offsets (N, K, P, Q) of 3x3 windows with stride 2; any strides of the rest."""
     seen = in_depth(problem, config.depth)
-    x, w = operands(input, weight, problem, config.depth)
+    x, w, marks = operands(input, weight, problem, config.depth)
     channels, columns = seen.C, seen.S
     if seen.padding == (0, 0) and seen.dilation[1] == 1:
         channels, columns = channels * columns, 1  # a row of taps is one run of memory
@@ -321,6 +322,8 @@ def launch_fused(
         config.BLOCK_Q, config.BLOCK_N, config.BLOCK_K,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
+    if marks is not None:
+        amend(input, weight, bias, output, offsets, marks, problem, config.depth, pooled=True)
 
 
 def forward(

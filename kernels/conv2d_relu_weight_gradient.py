@@ -277,7 +277,7 @@ def weight_gradient(
     with torch.cuda.device_of(grad):
         if depth > 1 and needs_weight:
             seen = in_depth(job.problem, depth)
-            x = space_to_depth(input, depth, job.problem.padding, (seen.H, seen.W))
+            x, _ = space_to_depth(input, depth, job.problem.padding, (seen.H, seen.W))
         else:
             x = nhwc(input) if needs_weight else some
         weight_gradient_kernel[(tiles_m * (tiles_n + needs_bias), splits, groups)](

@@ -7,7 +7,8 @@ exactly: AlexNet's first layer (11x11, stride 4, 3 channels) becomes 3x3 over 48
 contiguous numbers. Filters take the same way, without padding: (K, 3, 11, 11) -> (K, 3, 3, 48), rows and columns beyond
 the eleventh 0. The same kernel with FACTOR 1 brings a filter to (K, R, S, C).
 
-One program writes BLOCK contiguous outputs. What it reads may have any strides: an NCHW image needs no copy before.
+One program writes BLOCK contiguous outputs and, where asked, a mark: whether an infinity or a NaN is among them
+(amend.py says what for). What it reads may have any strides: an NCHW image needs no copy before.
 Memory-bound: x is read about once (neighbouring threads read runs of FACTOR * C numbers), y written once.
 """
 
@@ -27,10 +28,11 @@ BLOCK = 1024
 def space_to_depth_kernel(
     x,  # (N, C, H, W), any strides
     y,  # (N, HEIGHT, WIDTH, FACTOR, FACTOR, C), dense
+    marks,  # (N, HEIGHT, programs of a row), uint8; not written unless MARKS
     H, W, height, width,
     stride_n, stride_c, stride_h, stride_w,
     pad_h, pad_w,
-    C: tl.constexpr, FACTOR: tl.constexpr, BLOCK: tl.constexpr,
+    C: tl.constexpr, FACTOR: tl.constexpr, MARKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)  # of all N * height rows of blocks
     n, i = (row // height).to(tl.int64), row % height
@@ -46,22 +48,36 @@ def space_to_depth_kernel(
     offset = h.to(tl.int64) * stride_h + w.to(tl.int64) * stride_w + c.to(tl.int64) * stride_c
     value = tl.load(x + n * stride_n + offset, mask=inside, other=0)
     tl.store(y + row.to(tl.int64) * row_length + place, value, mask=place < row_length)
+    if MARKS:
+        finite = tl.abs(value.to(tl.float32)) < float("inf")
+        mark = tl.max((~finite).to(tl.int32), 0)
+        tl.store(marks + row.to(tl.int64) * tl.num_programs(1) + tl.program_id(1), mark.to(tl.uint8))
 
 
-def space_to_depth(x: Tensor, factor: int, padding: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """x (N, C, H, W) in any memory -> (N, *size, factor * factor * C), dense. `padding` is in x's pixels."""
+def space_to_depth(
+    x: Tensor, factor: int, padding: tuple[int, int], size: tuple[int, int], marked: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """x (N, C, H, W) in any memory -> (N, *size, factor * factor * C), dense. `padding` is in x's pixels.
+
+    `marked`: and marks (N, size[0], parts of a row), uint8, not 0 where such a part has an infinity or a NaN.
+    """
     N, C, H, W = x.shape
     shape = (N, *size, factor * factor * C)
     y = empty(Spec(shape, contiguous_strides(shape), x.dtype), x.device)
     grid = (N * size[0], triton.cdiv(size[1] * shape[3], BLOCK))
+    marks = None
+    if marked:
+        lines = (N, size[0], grid[1])
+        marks = empty(Spec(lines, contiguous_strides(lines), torch.uint8), x.device)
     space_to_depth_kernel[grid](
-        x, y, H, W, *size, *x.stride(), *padding, C=C, FACTOR=factor, BLOCK=BLOCK, num_warps=4
+        x, y, y if marks is None else marks, H, W, *size, *x.stride(), *padding,
+        C=C, FACTOR=factor, MARKS=marked, BLOCK=BLOCK, num_warps=4,
     )  # fmt: skip
-    return y
+    return y, marks
 
 
 def filter_rows(weight: Tensor) -> Tensor:
     """weight (K, C, R, S) as dense (K, R, S, C) memory: itself where it lies so, else a copy."""
     if weight.is_contiguous(memory_format=torch.channels_last):
         return weight
-    return space_to_depth(weight, 1, (0, 0), (weight.shape[2], weight.shape[3]))
+    return space_to_depth(weight, 1, (0, 0), (weight.shape[2], weight.shape[3]))[0]

@@ -144,7 +144,19 @@ def test_space_to_depth_is_exact(generator: torch.Generator) -> None:
     wanted = wanted.view(2, C, factor, factor, *size).permute(0, 4, 5, 2, 3, 1).reshape(2, *size, -1)
     for source in (input, input.contiguous(memory_format=torch.channels_last), input.flip(3).flip(3)[:, :, ::1]):
         with canaries():
-            assert_same(space_to_depth(source, factor, (1, 2), size), wanted.contiguous())
+            found, marks = space_to_depth(source, factor, (1, 2), size)
+        assert marks is None
+        assert_same(found, wanted.contiguous())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_space_to_depth_marks_what_is_not_finite(value: float, generator: torch.Generator) -> None:
+    input = draw(2, 3, 9, 120, dtype=torch.float16, generator=generator)
+    input[0, 0, 0, 0], input[1, 2, 5, 100] = 65504.0, value
+    with canaries():
+        _, marks = space_to_depth(input, 4, (0, 0), (3, 30), marked=True)
+    assert marks is not None and marks.shape == (2, 3, 2)  # 30 * 48 values a line, 1024 a part
+    assert marks.nonzero().tolist() == [[1, 1, 1]]
 
 
 def test_first_layer_in_depth_is_the_same_convolution() -> None:

@@ -7,12 +7,11 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from alexkern.ops import checks
 from alexkern.ops.conv2d_relu import plan_output
 from alexkern.ops.convolution import convolution_arguments
 from alexkern.ops.operator import Operator
 from alexkern.ops.plan import Spec, is_channels_last, like, nchw
-from alexkern.ops.pooling import Pair, checked_pooled_size, offset_dtype, pooled_sizes, window_arguments
+from alexkern.ops.pooling import Pair, offset_dtype, pooled_sizes, window_arguments
 from alexkern.reference import conv2d_relu_max_pool2d as reference
 
 
@@ -66,12 +65,11 @@ def conv2d_relu_max_pool2d(
             pool_padding=pool_padding,
         )
     name = "conv2d_relu_max_pool2d"
-    args, size = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups)
-    *window, dilation = window_arguments(name, pool_kernel_size, pool_stride, pool_padding, 1, prefix="pool_")
-    checks.remembered(checked_pooled_size, args[0], (name, size, *window, dilation, False))
+    window = window_arguments(name, pool_kernel_size, pool_stride, pool_padding, 1, prefix="pool_")
+    args, _ = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups, window)
     if args[0].dim() == 3:
-        return OPERATOR(args[0].unsqueeze(0), *args[1:], *window, False).squeeze(0).contiguous()
-    return OPERATOR(*args, *window, False)
+        return OPERATOR(args[0].unsqueeze(0), *args[1:], *window[:3], False).squeeze(0).contiguous()
+    return OPERATOR(*args, *window[:3], False)
 
 
 class Conv2dReluMaxPool2d(Operator):
@@ -96,8 +94,7 @@ class Conv2dReluMaxPool2d(Operator):
         return like(input), like(weight), Spec((output.shape[1],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        input, weight, _, *params, _ = args
-        return (input, weight, *outputs), tuple(params)
+        return (args[0], args[1], *outputs), args[3:-1]
 
 
 def plan_outputs(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Spec, Spec]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from alexkern.ops import checks
 from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.errors import argument_error
+from alexkern.ops.pooling import Window, checked_pooled_size
 
 Pair = tuple[int, int]
 
@@ -29,9 +30,20 @@ def convolved_size(input: Tensor, weight: Tensor, stride: Pair, padding: Pair, d
 
 
 def convolution_arguments(
-    operator: str, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+    operator: str,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    window: Window | None = None,
 ) -> tuple[tuple[Any, ...], Pair]:
-    """The arguments as the kernels want them (autocast applied, pairs of ints), and (P, Q), the convolution's size."""
+    """The arguments as the kernels want them (autocast applied, pairs of ints), and (P, Q), the convolution's size.
+
+    window: of the pooling that follows, for which the output has to be large enough.
+    """
     checks.floating(operator, "input", input)
     if torch._C._is_any_autocast_enabled():
         input, weight, bias = to_autocast_dtype(input, weight, bias)
@@ -47,11 +59,8 @@ def convolution_arguments(
         input, padding = _named_padding(operator, input, weight, stride, padding, dilation)
     else:
         padding = checks.pair(operator, "padding", padding, 0)
-    size = checks.remembered(
-        _checked_size,
-        input,
-        (operator, input.shape, weight.shape, None if bias is None else bias.shape, stride, padding, dilation, groups),
-    )
+    shapes = input.shape, weight.shape, None if bias is None else bias.shape
+    size = checks.remembered(_checked_size, input, (operator, *shapes, stride, padding, dilation, groups, window))
     return (input, weight, bias, stride, padding, dilation, groups), size
 
 
@@ -64,6 +73,7 @@ def _checked_size(
     padding: Pair,
     dilation: Pair,
     groups: int,
+    window: Window | None,
 ) -> Pair:
     """(P, Q) from the shapes, once they are found to fit."""
     if len(weight) != 4:
@@ -93,10 +103,13 @@ def _checked_size(
                 f"shape {tuple(input)} with padding {padding}",
                 f"at least as large as the dilated {R}x{S} filter (dilation {dilation})",
             )
-    return (
+    size = (
         output_size(H, R, stride[0], padding[0], dilation[0]),
         output_size(W, S, stride[1], padding[1], dilation[1]),
     )
+    if window is not None:
+        checked_pooled_size(operator, size, *window, False)
+    return size
 
 
 def _named_padding(

@@ -71,7 +71,8 @@ class Operator:
         if torch._C._are_functorch_transforms_active():
             return self.functional(backend, *self.training(args))
         if self.wants_gradient(args):
-            output: Tensor = self.eager(backend, *self.training(args))
+            params = self.training(args[self.num_tensors :])
+            output: Tensor = self.eager(backend, params, *args[: self.num_tensors])
             return output
         if self.has_offsets:
             pooled: Tensor = backend.forward(*args)[0]

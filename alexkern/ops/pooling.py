@@ -10,6 +10,7 @@ from alexkern.ops import checks
 from alexkern.ops.errors import argument_error
 
 Pair = tuple[int, int]
+Window = tuple[Pair, Pair, Pair, Pair]  # kernel_size, stride, padding, dilation
 
 
 def pooled_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -28,7 +29,10 @@ def offset_dtype(kernel_size: Pair) -> torch.dtype:
 
 def window_arguments(
     operator: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any, prefix: str = ""
-) -> tuple[Pair, Pair, Pair, Pair]:
+) -> Window:
+    if type(kernel_size) is type(stride) is type(padding) is type(dilation) is int:  # the usual form first
+        if kernel_size > 0 and stride > 0 and dilation > 0 and 0 <= 2 * padding <= kernel_size:
+            return (kernel_size, kernel_size), (stride, stride), (padding, padding), (dilation, dilation)
     kernel_size = checks.pair(operator, f"{prefix}kernel_size", kernel_size, 1)
     # torch takes an empty sequence as well as None for "the window's own size".
     stride = kernel_size if stride is None or stride == () or stride == [] else stride

@@ -40,11 +40,11 @@ __device__ __forceinline__ void gather(float (&total)[kWidth], const Params& p, 
         const std::int64_t at = window_row * p.offset_strides.h + window_column * p.offset_strides.w;
         float values[kWidth];
         int places[kWidth];
-        load_vector(grad + window_row * p.pooled_strides.h + window_column * p.pooled_strides.w, values);
+        load_constant_vector(grad + window_row * p.pooled_strides.h + window_column * p.pooled_strides.w, values);
         load_offsets(saved + at, places);
         if constexpr (kMasked) {
             float outputs[kWidth];
-            load_vector(output + image + at, outputs);
+            load_constant_vector(output + image + at, outputs);
 #pragma unroll
             for (int i = 0; i < kWidth; ++i) {
                 if (outputs[i] <= 0.0f) values[i] = 0.0f;

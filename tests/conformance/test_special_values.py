@@ -97,6 +97,30 @@ def test_nan_gradient_stops_at_the_mask(backend: str) -> None:
     assert leaf.grad.flatten().tolist() == [0.0, 3.0, 5.0, 0.0]
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("backend", CONVOLUTION_BACKENDS)
+def test_nothing_beyond_a_window_counts(backend: str, pooled: bool, generator: torch.Generator) -> None:
+    """AlexNet's first layer: 11 is no multiple of the stride, 4. Sums of small whole numbers are exact in any order."""
+    input = torch.randint(-2, 3, (2, 3, 39, 35), generator=generator).float()
+    for place, value in zip(torch.randint(input.numel(), (6,), generator=generator), [NAN, INF, -INF] * 2, strict=True):
+        input.view(-1)[place] = value
+    weight = torch.randint(-1, 2, (5, 3, 11, 11), generator=generator).float().to(DEVICE)
+    tensors = [input.to(DEVICE), weight, torch.randint(-9, 10, (5,), generator=generator).float().to(DEVICE)]
+    leaves = [[tensor.clone().requires_grad_() for tensor in tensors] for _ in range(2)]
+    with alexkern.backend(backend):
+        ours = (functional.conv2d_relu_max_pool2d if pooled else functional.conv2d_relu)(*leaves[0], 4, 2)
+    torchs = F.relu(F.conv2d(*leaves[1], 4, 2))
+    torchs = F.max_pool2d(torchs, 3, 2) if pooled else torchs
+    assert torchs.isnan().any() and torchs.isinf().any() and torchs.isfinite().any()
+    assert_same(ours.detach(), torchs.detach(), "output")
+    grad = torch.randint(-2, 3, torchs.shape, generator=generator).float().to(DEVICE)
+    ours.backward(grad)
+    torchs.backward(grad)
+    for mine, wanted, name in zip(*leaves, ("input", "weight", "bias"), strict=True):
+        assert mine.grad is not None and wanted.grad is not None
+        assert_same(mine.grad + 0.0, wanted.grad + 0.0, f"gradient of {name}")
+
+
 @pytest.mark.parametrize("values", POOL_VALUES.values(), ids=POOL_VALUES.keys())
 @pytest.mark.parametrize("backend", serving("conv2d_relu_max_pool2d"))
 def test_convolution_relu_and_pool(backend: str, values: list[float], generator: torch.Generator) -> None:
