@@ -80,7 +80,8 @@ def convolve_in_depth(
     deep = space_to_depth.relayout(input, size, geometry.padding, output.dtype, normalisation)
     images, packed_filters = (Packed(memory, memory.shape[3]) for memory in (deep.memory, filters))
     _convolve(images, packed_filters, bias, output, size, seen, False)
-    space_to_depth.amend(deep, filters, bias, output, geometry.kernel_size, True)
+    if any(size % space_to_depth.FACTOR for size in geometry.kernel_size):  # the filters have zeros behind them
+        space_to_depth.amend(deep, filters, bias, output, geometry.kernel_size, True)
 
 
 def backward(
