@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexkern import functional
+from alexkern import first_layer, functional
 from alexkern.huge_pages import in_huge_pages
 from alexkern.nn import FusedSequential, LocalResponseNorm, MaxPool2d, is_bare, run_length
 from alexkern.ops.convolution import convolved_size
@@ -32,7 +33,13 @@ PACKED_ROWS = 64
 OURS: dict[type[nn.Module], type[nn.Module]] = {nn.MaxPool2d: MaxPool2d, nn.LocalResponseNorm: LocalResponseNorm}
 
 
-def freeze(model: M, example: Tensor | None = None) -> M:
+def freeze(
+    model: M,
+    example: Tensor | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> M:
     """An inference snapshot of a model: same structure, weights packed for the device, whole runs fused.
 
     Every nn.Sequential and FusedSequential in a copy of the model is replaced by a FrozenSequential, in which
@@ -41,15 +48,27 @@ def freeze(model: M, example: Tensor | None = None) -> M:
     channels_last and run by alexkern.functional. The numbers stay those of the model's dtype. Images are channels_last
     from the first step to the last. The sign of a zero behind a max-pooling is not kept: it is applied before the ReLU.
 
+    The first convolution takes images as they come: float32 ones for a model in float16 or bfloat16, which it rounds,
+    and, with `mean` and `std`, uint8 ones, which it normalises. If its stride is 4 and its channels are up to four, and
+    a ReLU follows, its filters are packed for space to depth too: the CUDA C++ kernels then read images of any layout,
+    cast and normalised on the way (docs/cuda-convolution.md), and it takes those of ``augment(space_to_depth=True)``.
+
     The snapshot is of this moment: later changes of the model, its weights included, are not seen. It has no gradients,
     and dropout stays off whatever train() says. It can be pickled and deep-copied; its repr says what was packed.
 
     Args:
         model: any module, in any mode. It is not changed.
         example: a batch as the model will get it; weights are then laid out for these sizes (others go on working).
+        mean, std: of each channel, in units of 0 to 1: a byte x becomes (x / 255 - mean) / std, and the convolution's
+            padding is 0 behind that. The model has to hand its images to its first convolution as they are, which has
+            to be in an nn.Sequential.
 
     Returns:
         The snapshot, an instance of the model's own class (FrozenSequential for a Sequential), in eval mode.
+
+    Raises:
+        TypeError: model is no module.
+        ArgumentError: mean and std are not both a finite number for each channel, or no convolution takes them.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"alexkern.freeze: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -61,8 +80,18 @@ def freeze(model: M, example: Tensor | None = None) -> M:
         if isinstance(value, Tensor) and not value.is_leaf
     }
     snapshot = copy.deepcopy(model, computed).eval().requires_grad_(False)
+    first = next((module for module in snapshot.modules() if isinstance(module, nn.Conv2d)), None)
+    bytes_to = None if first is None else first_layer.normalisation(mean, std, first.in_channels)
+    if example is not None and first is not None:
+        example = first_layer.prepared(example, first.weight.dtype, bytes_to)
     sizes = {} if example is None else _input_sizes(snapshot, example)
     frozen: M = _frozen(snapshot, sizes)
+    head = next((module for module in frozen.modules() if isinstance(module, (nn.Conv2d, FrozenConvolution))), None)
+    if isinstance(head, FrozenConvolution):
+        head.take_images(bytes_to)
+    elif mean is not None or std is not None:
+        want = "None where the model's first convolution is not in an nn.Sequential"
+        raise argument_error("freeze", "std" if mean is None else "mean", repr(std if mean is None else mean), want)
     return frozen.eval()
 
 
@@ -145,7 +174,9 @@ class FrozenSequential(nn.Sequential):
         for step in steps:
             if isinstance(step, FrozenConvolution):
                 if input.dim() == 4 and not is_channels_last(input):
-                    input, restore = input.contiguous(memory_format=torch.channels_last), not step.channels_last
+                    restore = not step.channels_last
+                    if step.images is None:
+                        input = input.contiguous(memory_format=torch.channels_last)
             elif restore and type(step) not in OURS.values():
                 input, restore = input.contiguous(), False
             input = step(input)
@@ -234,7 +265,16 @@ class FrozenConvolution(FrozenStep):
         self.channels, self.channels_last = conv.in_channels, is_channels_last(conv.weight)
         self.window = None if pool is None else (pool.kernel_size, pool.stride, pool.padding)
         self.input_size = None if input_size is None or len(input_size) != 4 else input_size
+        self.images: first_layer.Images | None = None  # of the first convolution
         super().__init__(conv, relu)
+
+    def take_images(self, bytes_to: first_layer.Normalisation | None) -> None:
+        """Be the first: round float32 to the weight's dtype, and normalise bytes."""
+        in_depth = None
+        if self.relu and self.weight.dtype != torch.float64:
+            weight = self.weight.to_dense() if self.packed else self.weight
+            in_depth = first_layer.in_depth(weight, self.stride, self.padding, self.dilation, self.groups)
+        self.images = first_layer.Images(self.weight.dtype, self.channels, bytes_to, in_depth)
 
     def pack(self, weight: Tensor) -> Tensor:
         packed: Tensor = torch.ops.aten.mkldnn_reorder_conv2d_weight(
@@ -246,6 +286,15 @@ class FrozenConvolution(FrozenStep):
         return weight.contiguous(memory_format=torch.channels_last)
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.images is not None:
+            if input.dim() == 3:
+                return self.forward(input.unsqueeze(0)).squeeze(0).contiguous()
+            value = self.images.convolved(input, self.bias)
+            if value is not None:
+                return value if self.window is None else functional.max_pool2d(value, *self.window)
+            input = self.images.prepared(input)
+            if input.dim() == 4:
+                input = input.contiguous(memory_format=torch.channels_last)
         if not self.packed:
             return self._through_functional(input)
         self.check(input, self.channels, -3)
@@ -254,7 +303,7 @@ class FrozenConvolution(FrozenStep):
     def image_bytes(self, input: Tensor) -> int:
         """Of one image in front of the convolution or behind it, the larger."""
         P, Q = convolved_size(input, self.weight, self.stride, self.padding, self.dilation)
-        return max(math.prod(input.shape[1:]), self.weight.shape[0] * P * Q) * input.element_size()
+        return max(math.prod(input.shape[1:]), self.weight.shape[0] * P * Q) * self.weight.dtype.itemsize
 
     def _step(self, images: Tensor) -> Tensor:
         # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
@@ -284,7 +333,8 @@ class FrozenConvolution(FrozenStep):
         K, _, R, S = self.weight.shape
         text = f"{self.channels}, {K}, kernel_size=({R}, {S}), stride={self.stride}, padding={self.padding}"
         pool = "" if self.window is None else f", max_pool={self.window}"
-        return f"{text}, {self.describe()}{pool}"
+        images = "" if self.images is None else self.images.describe()
+        return f"{text}, {self.describe()}{pool}{images}"
 
 
 class FrozenLinear(FrozenStep):

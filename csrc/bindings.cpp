@@ -12,6 +12,7 @@
 #include "linear_relu_dropout/bind.h"
 #include "local_response_norm/bind.h"
 #include "max_pool2d/bind.h"
+#include "space_to_depth/bind.h"
 
 namespace py = pybind11;
 
@@ -31,6 +32,7 @@ void bind_operators(py::module_& m) {
     alexkern::bind_linear_relu_dropout(m);
     alexkern::bind_local_response_norm(m);
     alexkern::bind_max_pool2d(m);
+    alexkern::bind_space_to_depth(m);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import alexkern
-from alexkern.native import conv2d_relu, emulate, hopper
+from alexkern.native import conv2d_relu, emulate, hopper, space_to_depth
 from alexkern.reference import conv2d_relu as reference
 from support import hopper_page, oracle, routes
 from support.accuracy import assert_accurate
@@ -47,7 +47,7 @@ def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what was launched, sm_80's kernels and these."""
     names: list[str] = []
-    for module in (conv2d_relu, hopper):
+    for module in (conv2d_relu, hopper, space_to_depth):
         launch = module.launch
 
         def note(kernel: str, *arguments: object, launch: object = launch) -> None:
@@ -227,28 +227,11 @@ def test_first_layer_goes_through_space_to_depth(
     input, filters, args = FIRST[layer]
     x, w, b = draw(dtype, generator, input, filters)
     check(x.contiguous(memory_format=layout), w.contiguous(memory_format=layout), b, args, generator)
-    served = [name for name in launched if name.endswith(("depth", "convolve", "weight_gradient"))]
-    depth = "hopper_space_to_depth"
+    served = [name for name in launched if name.endswith(("relayout", "convolve", "amend", "weight_gradient"))]
+    relayout = "space_to_depth_relayout"
+    forward = [relayout, relayout, "hopper_convolve", "space_to_depth_amend"]
     # The data gradient has a stride: the kernels for sm_80 serve it.
-    assert served == [depth, depth, "hopper_convolve", "conv2d_relu_convolve", depth, "hopper_weight_gradient"]
-
-
-def test_space_to_depth_is_what_it_says(generator: torch.Generator) -> None:
-    x = torch.randn((2, 3, 9, 14), generator=generator).half().to(DEVICE)
-    for images in (x, x.contiguous(memory_format=torch.channels_last), x.flip(3)[:, :, :, ::2], x[:, :1].expand_as(x)):
-        with canaries():
-            found = hopper.space_to_depth(images, (3, 5), (2, 1))
-        _, _, H, W = images.shape
-        padded = torch.nn.functional.pad(images, (1, 20 - 1 - W, 2, 12 - 2 - H))
-        wanted = padded.view(2, 3, 3, 4, 5, 4).permute(0, 2, 4, 3, 5, 1).reshape(2, 3, 5, 48)
-        assert torch.equal(found, wanted)
-
-
-def test_depth_to_space_takes_filters_back(generator: torch.Generator) -> None:
-    w = torch.randn((5, 3, 11, 7), generator=generator).half().to(DEVICE)
-    back = torch.empty_like(w)
-    hopper.depth_to_space(hopper.space_to_depth(w, (3, 2), (0, 0)), back)
-    assert torch.equal(back, w)
+    assert served == [*forward, "conv2d_relu_convolve", relayout, "hopper_weight_gradient"]
 
 
 @pytest.mark.full
@@ -403,8 +386,7 @@ MULTIPROCESSORS = [114, 132]  # an H100 for PCIe; those for SXM, and the H200
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
 @pytest.mark.parametrize("layer", PRODUCTS)
 def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
-    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()
-    assert module is not None
+    module, _ = conv2d_relu.module_and_multiprocessors(0 if DEVICE.type == "cuda" else None)
     pixels, columns, steps, groups, depth = PRODUCTS[layer]
     tiles = (64, 96, 128) if depth == 48 else (64, 96, 128, 192, 256)
     for batch in BATCHES:
@@ -442,8 +424,7 @@ def test_the_model_gives_clusters_pairs_of_tiles_and_of_multiprocessors() -> Non
 
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
 def test_few_images_are_split_and_columns_fit(multiprocessors: int) -> None:
-    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()
-    assert module is not None
+    module, _ = conv2d_relu.module_and_multiprocessors(0 if DEVICE.type == "cuda" else None)
     pixels, columns, steps, groups, depth = PRODUCTS["conv2"]
     assert module.hopper_choose(128 * pixels, columns, steps, groups, depth, False, multiprocessors, False)[0] == 192
     pixels, columns, steps, groups, depth = PRODUCTS["conv4"]
@@ -458,8 +439,7 @@ def test_few_images_are_split_and_columns_fit(multiprocessors: int) -> None:
 
 
 def test_steps_waste_least() -> None:
-    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()
-    assert module is not None
+    module, _ = conv2d_relu.module_and_multiprocessors(0 if DEVICE.type == "cuda" else None)
     assert {channels: module.hopper_depth(channels) for channels in (8, 48, 64, 96, 104, 192, 256)} == {
         8: 48,
         48: 48,

@@ -48,7 +48,7 @@ def test_the_rules_are_about_kernels_that_exist(target: str) -> None:
     products = [kernel for kernel in kernels if kernel.products]
     arithmetic = {name for name in ("Half<float16>", "Half<bfloat16>", "Tf32") for k in products if name in k.name}
     assert arithmetic == {"Half<float16>", "Half<bfloat16>", "Tf32"}
-    for operator in ("max_pool2d", "dropout", "linear_relu_dropout", "local_response_norm"):
+    for operator in ("max_pool2d", "dropout", "linear_relu_dropout", "local_response_norm", "space_to_depth"):
         assert any(rule.operator == operator for rule in WIDE)
 
 
@@ -209,6 +209,16 @@ def test_a_planted_fault_is_found(name: str, target: str, folder: Path) -> None:
 @pytest.mark.parametrize("name", FINE)
 def test_what_the_faults_were_planted_in_is_fine(name: str, target: str, folder: Path) -> None:
     assert violations(planted(target, folder)[name]) == []
+
+
+def test_single_values_in_space_to_depth_are_found() -> None:
+    kernels = {kernel.name: kernel for kernel in compiled(QUICK) if kernel.operator == "space_to_depth"}
+    for source, bits in (("float", 32), ("bfloat16", 16), ("unsigned char", 8)):
+        kernel = kernels[f"relayout_kernel<{source}, float16>"]
+        (line,) = violations(dataclasses.replace(kernel, loads={bits: 12}))
+        assert "wanted four values at once" in line
+        (line,) = violations(dataclasses.replace(kernel, stores={8: 81}))
+        assert "stores by width in bits {8: 81}; wanted 128, and beside them only [8]" in line
 
 
 def test_what_a_launch_asks_for_is_found(folder: Path) -> None:

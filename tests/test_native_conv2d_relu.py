@@ -29,8 +29,8 @@ LAYERS = {  # AlexNet's at batch 128: rows, columns, depth of the product
 
 
 def chosen(rows: int, columns: int, depth: int, batches: int = 1, multiprocessors: int = 132) -> tuple[int, int]:
-    module = conv2d_relu.emulate.load() if DEVICE.type == "cpu" else conv2d_relu._native.native
-    assert module is not None and module.conv2d_relu_tiles == TILES
+    module, _ = conv2d_relu.module_and_multiprocessors(None if DEVICE.type == "cpu" else 0)
+    assert module.conv2d_relu_tiles == TILES
     element = module.elements["bfloat16"]
     return tuple(module.conv2d_relu_choose(element, rows, columns, depth, batches, multiprocessors))
 

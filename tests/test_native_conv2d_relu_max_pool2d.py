@@ -270,7 +270,7 @@ def test_one_pass_gives_the_bits_of_pooling_and_mask(
 
 def compared(layer: str, save_offsets: bool = False, multiprocessors: int = 132, **other: Any) -> Any:
     input, weight, size = LAYERS[layer]
-    module, _ = conv2d_relu.module_and_multiprocessors(None if DEVICE.type == "cpu" else 0)
+    module, _ = native.module_and_multiprocessors(None if DEVICE.type == "cpu" else 0)
     batch = other.get("batch", 128)
     dtype = other.get("dtype", torch.bfloat16)
     return native.compare(

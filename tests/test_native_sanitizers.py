@@ -35,7 +35,8 @@ def test_every_operator(build: str) -> None:
     """A shape or two of each; the long half runs all that the conformance suite has."""
     cases = {str(case): case for case in CASES}
     assert {cases[name].operator for name in sanitized.QUICK} == set(OPERATORS)
-    assert_clean(build, [name for case in sanitized.QUICK for name in sanitized.names(cases[case])])
+    names = [name for case in sanitized.QUICK for name in sanitized.names(cases[case])]
+    assert_clean(build, [*names, sanitized.IN_DEPTH])
 
 
 @pytest.mark.full
@@ -93,6 +94,20 @@ PLANTED = {
         "min(first + windows + 1, p.P)",
         "thread",
         "max_pool2d-pool1 float16",
+    ),
+    "a row of pixels is read one too far": (
+        "space_to_depth/relayout.cu",
+        "if (first + k < length) run.value[k]",
+        "if (first + k <= length) run.value[k]",
+        "address",
+        sanitized.IN_DEPTH,
+    ),
+    "a row is written out before the others are there": (
+        "space_to_depth/relayout.cu",
+        "    __syncthreads();\n\n    uint4* const destination",
+        "    uint4* const destination",
+        "thread",
+        sanitized.IN_DEPTH,
     ),
     "sums are added before they are there": (
         "conv2d_relu/pack.cu",

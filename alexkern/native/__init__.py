@@ -77,6 +77,14 @@ def compiled(tensor: Tensor) -> Any:
     return emulate.load() if tensor.device.type == "cpu" else _native.native
 
 
+def module_and_multiprocessors(device: int | None) -> tuple[Any, int]:
+    """The module that serves a GPU, None for the emulator, and what the GPU has to run it on."""
+    if device is None:
+        return emulate.load(), 1  # block after block, like a GPU of one multiprocessor
+    module: Any = _native.native
+    return module, module.device_properties(device).multiprocessors
+
+
 @lru_cache(maxsize=256)
 def _kernel(name: str, dtype: torch.dtype, emulated: bool) -> tuple[Callable[..., None], int]:
     module: Any = emulate.load() if emulated else _native.native

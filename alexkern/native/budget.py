@@ -16,14 +16,15 @@ from alexkern.native.instantiations import Instantiation
 class Wide:
     """Kernels whose time is that of their bytes, in the instantiations that serve whole vectors.
 
-    Every one loads and stores 128 bits at a time; what else it may load and store is given as widths in bits, None for
-    any: the branch for a tensor's ragged end, or the edges of a window, which the compiler trims.
+    Every one loads and stores 128 bits at a time, but for `runs`; what else it may load and store is given as widths in
+    bits, None for any: the branch for a tensor's ragged end, or the edges of a window, which the compiler trims.
     """
 
     operator: str
     name: str  # a regular expression
     loads: frozenset[int] | None = None
     stores: frozenset[int] | None = None
+    runs: bool = False  # loads are runs of four values of the source, be they 4, 8 or 16 bytes
 
 
 RETURN = {"EXIT", "BRA", "NOP", "LDC", "IMAD", "MOV"}  # what an empty kernel is made of
@@ -36,6 +37,8 @@ WIDE = (
     Wide("conv2d_relu_max_pool2d", r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset({32})),
     Wide("dropout", r"dropout_kernel<\w+>"),
     Wide("linear_relu_dropout", r"(forward|backward|sum)_kernel<\w+, \w+>"),
+    # A mark is a byte.
+    Wide("space_to_depth", r"relayout_kernel<[\w ]+, \w+>", None, frozenset({8}), runs=True),
     Wide("local_response_norm", r"(forward|backward)_kernel<Traits<\w+, [35], true> ?>", None, frozenset()),
 )
 
@@ -57,7 +60,11 @@ def violations(kernel: Instantiation) -> list[str]:
         broken += _asynchronous_product(kernel)
     for rule in WIDE:
         if matches(rule, kernel):
-            broken += _wide("loads", kernel.loads, rule.loads) + _wide("stores", kernel.stores, rule.stores)
+            broken += _wide("stores", kernel.stores, rule.stores)
+            if not rule.runs:
+                broken += _wide("loads", kernel.loads, rule.loads)
+            elif 4 * min(kernel.loads) not in kernel.loads:
+                broken.append(f"loads by width in bits {kernel.loads}; wanted four values at once, and single ones")
     return [f"{kernel.operator}: {kernel.name} on sm_{kernel.target}: {line}" for line in broken]
 
 
@@ -67,7 +74,7 @@ def matches(rule: Wide, kernel: Instantiation) -> bool:
 
 def _is_of_hopper(kernel: Instantiation) -> bool:
     """Whether a kernel is made of sm_90a's own instructions, and of none elsewhere."""
-    return kernel.operator == "hopper" and "depth" not in kernel.name
+    return kernel.operator == "hopper"
 
 
 def _absence(kernel: Instantiation) -> list[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from alexkern import _native
-from alexkern.native import emulate, hopper, launch, strides
+from alexkern.native import hopper, launch, module_and_multiprocessors, space_to_depth, strides
 from alexkern.ops.conv2d_relu import plan_output
 from alexkern.ops.plan import Spec, contiguous_strides, empty, like
 
@@ -47,15 +46,42 @@ def forward(
     R, S = weight.shape[2:]
     bias = None if bias is None else bias.contiguous()
     geometry = Geometry((R, S), stride, padding, dilation, groups)
-    output_size = (output.shape[2], output.shape[3])
-    if hopper.takes_depth(input, weight, output_size, geometry):
-        images, size, seen = _in_depth(input, output_size, geometry)
-        filters = Packed(hopper.space_to_depth(weight, seen.kernel_size, (0, 0)), images.channels)
-        _convolve(images, filters, bias, output, size, seen, False)
+    if goes_deep(input, len(weight), (output.shape[2], output.shape[3]), geometry):
+        convolve_in_depth(input, filters_in_depth(weight), bias, output, geometry)
         return output
     images, filters = operands(input, weight, groups)
     _convolve(images, filters, bias, output, (input.shape[2], input.shape[3]), geometry, False)
     return output
+
+
+def goes_deep(input: Tensor, filters: int, output_size: Pair, geometry: Geometry, gradient: bool = False) -> bool:
+    """Whether a convolution, or its weight gradient, is served over space_to_depth's images."""
+    in_place = is_packed(input, geometry.groups, _copy_bytes(input.shape[1], input.dtype))
+    return space_to_depth.pays(input, filters, output_size, geometry, gradient, in_place)
+
+
+def filters_in_depth(weight: Tensor) -> Tensor:
+    """(K, C, R, S) to (K, ceil(R / 4), ceil(S / 4), 16 C): what `convolve_in_depth` takes."""
+    size = space_to_depth.kernel_size_in_depth((weight.shape[2], weight.shape[3]))
+    return space_to_depth.relayout(weight, size, (0, 0)).memory
+
+
+def convolve_in_depth(
+    input: Tensor,
+    filters: Tensor,
+    bias: Tensor | None,
+    output: Tensor,
+    geometry: Geometry,
+    normalisation: space_to_depth.Normalisation | None = None,
+) -> None:
+    """output = relu(convolution + bias) of stride 4 by space to depth; the input may be of any of its dtypes."""
+    seen = space_to_depth.deep_geometry(geometry)
+    size = space_to_depth.deep_size((output.shape[2], output.shape[3]), seen.kernel_size)
+    deep = space_to_depth.relayout(input, size, geometry.padding, output.dtype, normalisation)
+    images, packed_filters = (Packed(memory, memory.shape[3]) for memory in (deep.memory, filters))
+    _convolve(images, packed_filters, bias, output, size, seen, False)
+    if any(size % space_to_depth.FACTOR for size in geometry.kernel_size):  # the filters have zeros behind them
+        space_to_depth.amend(deep, filters, bias, output, geometry.kernel_size, True)
 
 
 def backward(
@@ -117,59 +143,46 @@ def weight_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pa
     weight_grad = empty(like(weight), weight.device)
     if weight_grad.numel() == 0:
         return weight_grad
-    K, C, R, S = weight.shape
-    N, _, H, W = input.shape
-    groups = geometry.groups
-    if hopper.takes_depth(input, weight, output_size, geometry):
-        return _weight_gradient_in_depth(grad, input, weight_grad, output_size, geometry)
-    images = packed(input, groups, _copy_bytes(C, input.dtype))
-    partials = hopper.weight_gradient(grad, images, tuple(input.shape), K, output_size, geometry)
-    if partials is not None:
-        _reduce(partials, 1, images.channels, None, weight_grad, False)
+    K, C, _, _ = weight.shape
+    if not goes_deep(input, K, output_size, geometry, gradient=True):
+        images = packed(input, geometry.groups, _copy_bytes(C, input.dtype))
+        _weight_gradient(grad, images, weight_grad, (input.shape[2], input.shape[3]), output_size, geometry)
         return weight_grad
-    pixels = N * output_size[0] * output_size[1]
-    choice = _choose(input, K // groups, R * S * images.channels, max(pixels, 1), groups)
-    partials = workspace((choice[1], K, R, S, images.channels), input, torch.float32)
-    launch(
-        "conv2d_relu_weight_gradient",
-        input,
-        is_tf32(input),
-        images.memory.data_ptr(),
-        (N, C * groups, H, W),
-        images.channels,
-        grad.memory.data_ptr(),
-        output_size,
-        K // groups,
-        grad.channels,
-        partials.data_ptr(),
-        *geometry,
-        choice,
-    )
-    _reduce(partials, 1, images.channels, None, weight_grad, False)
+    seen = space_to_depth.deep_geometry(geometry)
+    size = space_to_depth.deep_size(output_size, seen.kernel_size)
+    memory, _ = space_to_depth.relayout(input, size, geometry.padding)
+    filters = workspace((K, *seen.kernel_size, memory.shape[3]), input)
+    images = Packed(memory, memory.shape[3])
+    _weight_gradient(grad, images, filters.permute(0, 3, 1, 2), size, output_size, seen)
+    space_to_depth.back(filters, weight_grad)
     return weight_grad
 
 
-def _weight_gradient_in_depth(
-    grad: Packed, input: Tensor, weight_grad: Tensor, output_size: Pair, geometry: Geometry
-) -> Tensor:
-    images, size, seen = _in_depth(input, output_size, geometry)
-    K, (rows, columns) = len(weight_grad), seen.kernel_size
-    filters = workspace((K, rows, columns, images.channels), input)
-    view = filters.permute(0, 3, 1, 2)
-    wanted = (len(input), images.channels, *size)
-    partials = hopper.weight_gradient(grad, images, wanted, K, output_size, seen)
-    assert partials is not None  # takes_depth has asked
-    _reduce(partials, 1, images.channels, None, view, False)
-    hopper.depth_to_space(filters, weight_grad)
-    return weight_grad
-
-
-def _in_depth(input: Tensor, output_size: Pair, geometry: Geometry) -> tuple[Packed, Pair, Geometry]:
-    """The images through space_to_depth, their size, and the convolution over them."""
-    seen = hopper.depth_geometry(geometry)
-    size = hopper.depth_size(output_size, seen)
-    memory = hopper.space_to_depth(input, size, geometry.padding)
-    return Packed(memory, memory.shape[3]), size, seen
+def _weight_gradient(
+    grad: Packed, images: Packed, into: Tensor, input_size: Pair, output_size: Pair, geometry: Geometry
+) -> None:
+    N, K, (R, S), groups = len(images.memory), len(into), geometry.kernel_size, geometry.groups
+    partials = hopper.weight_gradient(grad, images, (N, 0, *input_size), K, output_size, geometry)
+    if partials is None:
+        pixels = N * output_size[0] * output_size[1]
+        choice = _choose(into, K // groups, R * S * images.channels, max(pixels, 1), groups)
+        partials = workspace((choice[1], K, R, S, images.channels), into, torch.float32)
+        launch(
+            "conv2d_relu_weight_gradient",
+            into,
+            is_tf32(into),
+            images.memory.data_ptr(),
+            (N, 0, *input_size),
+            images.channels,
+            grad.memory.data_ptr(),
+            output_size,
+            K // groups,
+            grad.channels,
+            partials.data_ptr(),
+            *geometry,
+            choice,
+        )
+    _reduce(partials, 1, images.channels, None, into, False)
 
 
 def operands(input: Tensor, weight: Tensor, groups: int) -> tuple[Packed, Packed]:
@@ -182,13 +195,20 @@ def packed(tensor: Tensor, groups: int, copy_bytes: int = COPY_BYTES) -> Packed:
     """`tensor`'s own memory where it lies as the products want it, else a copy."""
     N, C, H, W = tensor.shape
     channels = padded(C // groups, tensor.dtype, copy_bytes)
-    wanted = (H * W * C, 1, W * C, C)
-    dense = all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
-    if dense and channels * groups == C and tensor.data_ptr() % COPY_BYTES == 0:
+    if is_packed(tensor, groups, copy_bytes):
         return Packed(tensor, channels)
     memory = workspace((N, H, W, groups * channels), tensor)
     _pack(tensor, memory, groups, channels, _pixel_tiles(N * H * W))
     return Packed(memory, channels)
+
+
+def is_packed(tensor: Tensor, groups: int, copy_bytes: int = COPY_BYTES) -> bool:
+    """Whether `tensor`'s own memory lies as the products want it."""
+    _, C, H, W = tensor.shape
+    wanted = (H * W * C, 1, W * C, C)
+    dense = all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
+    whole = padded(C // groups, tensor.dtype, copy_bytes) * groups == C
+    return dense and whole and tensor.data_ptr() % COPY_BYTES == 0
 
 
 def _turned(weight: Tensor, groups: int) -> Packed:
@@ -340,11 +360,3 @@ def _chosen(dtype: torch.dtype, rows: int, columns: int, depth: int, batches: in
     element = module.elements[str(dtype).removeprefix("torch.")]
     tile, splits = module.conv2d_relu_choose(element, rows, columns, depth, batches, multiprocessors)
     return tile, splits
-
-
-def module_and_multiprocessors(device: int | None) -> tuple[Any, int]:
-    """The module that serves a GPU, None for the emulator, and what the GPU has to run it on."""
-    if device is None:
-        return emulate.load(), 1  # block after block, like a GPU of one multiprocessor
-    module: Any = _native.native
-    return module, module.device_properties(device).multiprocessors

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern.native import conv2d_relu, hopper, launch, max_pool2d, strides
+from alexkern.native import conv2d_relu, hopper, launch, max_pool2d, module_and_multiprocessors, strides
 from alexkern.native.conv2d_relu import COPY_BYTES, PARTS_AT_ONCE, Geometry, Packed
 from alexkern.ops.conv2d_relu_max_pool2d import plan_outputs
 from alexkern.ops.convolution import Pair, convolved_size
@@ -160,7 +160,7 @@ def _plan(input: Tensor, weight: Tensor, size: Pair, groups: int, save_offsets: 
 
 @lru_cache(maxsize=1024)
 def _chosen(dtype: torch.dtype, tf32: bool, problem: tuple[Any, ...], device: int | None) -> Plan | None:
-    module, multiprocessors = conv2d_relu.module_and_multiprocessors(device)
+    module, multiprocessors = module_and_multiprocessors(device)
     plan, fused, separate = compare(module, multiprocessors, dtype, tf32, *problem)
     return plan if fused.time < separate.time else None
 

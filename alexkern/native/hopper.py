@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alexkern import _native
-from alexkern.native import emulate, launch, strides
+from alexkern.native import emulate, launch
 from alexkern.ops.plan import Spec, contiguous_strides, empty
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ VALUES_PER_COPY = 8  # TMA's strides are multiples of 16 bytes
 CORNERS, MOST_OFFSET, MOST_STRIDE = range(-128, 128), 254, 8  # of TMA's im2col mode for images
 MOST_ROWS = 2**31 - 2**10
 CHUNK = 64  # channels of a tap, and pixels, that the weight gradient takes at once
-FACTOR = 4  # of space to depth
 EMULATED_MULTIPROCESSORS = 2  # so few blocks have several tiles each
 
 
@@ -205,53 +204,10 @@ def weight_gradient(
     return partials
 
 
-def takes_depth(input: Tensor, weight: Tensor, output_size: Pair, geometry: Geometry) -> bool:
-    """Whether a convolution is served over space_to_depth's images: one of stride 4 over few channels."""
-    channels = FACTOR * FACTOR * weight.shape[1]
-    # Pairs of numbers that may be lists, from the dispatcher.
-    if set(geometry.stride) != {FACTOR} or set(geometry.dilation) != {1} or geometry.groups != 1:
-        return False
-    if not 0 < channels <= CHUNK or 0 in input.shape or device_of(input) is None:
-        return False
-    seen = depth_geometry(geometry)
-    return _gathers(len(input), depth_size(output_size, seen), output_size, channels, seen)
-
-
-def depth_size(output_size: Pair, seen: Geometry) -> Pair:
-    """Of space_to_depth's images: as large as the outputs need."""
-    return output_size[0] + seen.kernel_size[0] - 1, output_size[1] + seen.kernel_size[1] - 1
-
-
-def depth_geometry(geometry: Geometry) -> Geometry:
-    """The same convolution over space_to_depth's images: stride 1, and the padding taken in."""
-    R, S = (-(-size // FACTOR) for size in geometry.kernel_size)
-    return geometry._replace(kernel_size=(R, S), stride=(1, 1), padding=(0, 0))
-
-
-def space_to_depth(tensor: Tensor, size: Pair, padding: Pair) -> Tensor:
-    """(N, C, H, W) of any strides to memory (N, *size, 4 * 4 * C), zeros outside."""
-    N, C, _, _ = tensor.shape
-    shape = (N, *size, FACTOR * FACTOR * C)
-    memory = empty(Spec(shape, contiguous_strides(shape), tensor.dtype), tensor.device)
-    launch(
-        "hopper_space_to_depth",
-        tensor,
-        tensor.data_ptr(),
-        tuple(tensor.shape),
-        strides(tensor),
-        memory.data_ptr(),
-        size,
-        padding,
-    )
-    return memory
-
-
-def depth_to_space(filters: Tensor, into: Tensor) -> None:
-    """into (K, C, R, S) = the filters that space_to_depth brought to (K, R / 4, S / 4, 4 * 4 * C)."""
-    K, C, R, S = into.shape
-    _, rows, columns, _ = filters.shape
-    blocks = filters.view(K, rows, columns, FACTOR, FACTOR, C).permute(0, 5, 1, 3, 2, 4)
-    into.copy_(blocks.reshape(K, C, FACTOR * rows, FACTOR * columns)[:, :, :R, :S])
+def serves(input: Tensor, size: Pair, output_size: Pair, channels: int, geometry: Geometry) -> bool:
+    """Whether a convolution and its weight gradient are served here, over `size` pixels of so many channels made of
+    `input`."""
+    return device_of(input) is not None and _gathers(len(input), size, output_size, channels, geometry)
 
 
 def _turned(geometry: Geometry) -> Geometry:

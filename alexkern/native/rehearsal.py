@@ -36,6 +36,7 @@ from alexkern.native import (
     linear_relu_dropout,
     local_response_norm,
     max_pool2d,
+    space_to_depth,
 )
 from alexkern.native.building import SOURCES, cache_folder, digest, locked, make
 from alexkern.native.objects import nvcc, objects
@@ -129,6 +130,8 @@ def _calls() -> Iterator[Callable[[], None]]:
     for dtype, size in itertools.product(DTYPES, (3, 4, 5)):
         for images in (_images(dtype, 8), _images(dtype, 3)):
             yield partial(_normalise, images, size)
+    for source, dtype in itertools.product(space_to_depth.SOURCES, DTYPES):
+        yield partial(_convolve_in_depth, source, dtype)
     for dtype in DTYPES:
         yield partial(_drop, dtype)
         for images, (window, stride) in itertools.product(
@@ -181,8 +184,13 @@ def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int, cluster: i
         filters = torch.zeros((16, channels, 3, 3), dtype=dtype)
         output = conv2d_relu.forward(images, filters, None, ONE, ONE, ONE, 1)
         conv2d_relu.backward(output, images, filters, output, ONE, ONE, ONE, 1, (False, True, False))
-        first = torch.zeros((2, 3, 19, 19), dtype=dtype)  # goes through space_to_depth
-        conv2d_relu.forward(first, torch.zeros((8, 3, 11, 11), dtype=dtype), None, FOUR, ONE, ONE, 1)
+
+
+def _convolve_in_depth(source: torch.dtype, dtype: torch.dtype) -> None:
+    images, output = torch.zeros((2, 3, 19, 19), dtype=source), torch.zeros((2, 8, 3, 3), dtype=dtype)
+    filters = torch.zeros((8, 3, 3, 48), dtype=dtype)
+    geometry = conv2d_relu.Geometry((11, 11), FOUR, ONE, ONE, 1)
+    conv2d_relu.convolve_in_depth(images, filters, None, output, geometry)
 
 
 def _pool(images: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> None:

@@ -56,4 +56,25 @@ Choice choose(Element element, std::int64_t rows, int columns, std::int64_t dept
     return best;
 }
 
+Times first_layer_times(Element element, const FirstLayer& layer, int multiprocessors) {
+    constexpr int kFactor = 4, kPaddedC = 4;
+    const std::int64_t pixels = layer.N * layer.P * layer.Q;
+    const int rows = divide_up(layer.R, kFactor), columns = divide_up(layer.S, kFactor);  // of the filter in depth
+    const auto product = [&](int depth) {
+        const std::int64_t down = layer.gradient ? layer.K : pixels, along = layer.gradient ? pixels : depth;
+        const int across = layer.gradient ? depth : layer.K;
+        const Choice choice = choose(element, down, across, along, 1, multiprocessors);
+        return time_of(choice, element, down, across, along, 1, multiprocessors);
+    };
+    const double bytes = element == Element::float32 ? 4 : 2, images = static_cast<double>(layer.N) * layer.H * layer.W;
+    const double padded = images * (layer.C + kPaddedC);
+    const double deep = images * layer.C + static_cast<double>(layer.N) * (layer.P + rows - 1) *
+                                               (layer.Q + columns - 1) * kFactor * kFactor * layer.C;
+    // In depth, outputs are amended behind the product; a gradient's filters are brought back, in two passes.
+    const int passes = layer.gradient ? 3 : 2;
+    return {
+        product(layer.R * layer.S * kPaddedC) + (layer.in_place ? 0.0 : kSecondPass + padded * bytes / kBytesPerUnit),
+        product(rows * columns * kFactor * kFactor * layer.C) + passes * kSecondPass + deep * bytes / kBytesPerUnit};
+}
+
 }  // namespace alexkern::conv2d_relu

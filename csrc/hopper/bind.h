@@ -37,14 +37,6 @@ inline void bind_hopper(pybind11::module_& module) {
         },
         "The time of a launch by the model that chooses tiles, in cycles.");
 
-    module.def("hopper_space_to_depth", [](int, Address source, const Four& sizes, const Four& strides,
-                                           Address destination, const Pair& size, const Pair& padding, Address stream) {
-        const auto part = [&](int i) { return static_cast<int>(sizes[i]); };
-        space_to_depth({pointer(source), pointer(destination), part(0), part(1), part(2), part(3), size[0], size[1],
-                        padding[0], padding[1], strides[0], strides[1], strides[2], strides[3]},
-                       pointer<CUstream_st>(stream));
-    });
-
     const auto axes = [](auto& p, const Pair& stride, const Pair& padding, const Pair& dilation) {
         p.vertical = {stride[0], padding[0], dilation[0]};
         p.horizontal = {stride[1], padding[1], dilation[1]};

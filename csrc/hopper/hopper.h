@@ -78,12 +78,4 @@ struct WeightGradientParams {
 };
 void weight_gradient(Element element, const WeightGradientParams& params, Stream stream);
 
-struct DepthParams {
-    const void* source;  // (N, C, H, W) of any strides, counted in elements
-    void* destination;   // (N, height, width, 4, 4, C)
-    int N, C, H, W, height, width, padding_H, padding_W;
-    std::int64_t stride_N, stride_C, stride_H, stride_W;
-};
-void space_to_depth(const DepthParams& params, Stream stream);  // of 16-bit elements
-
 }  // namespace alexkern::hopper

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import alexkern
 from alexkern import native
-from alexkern.native import emulate
+from alexkern.native import conv2d_relu, emulate
 from support.backends import DEVICE
 from support.cases import CASES, Case
 
@@ -39,6 +39,8 @@ QUICK = (
     "local_response_norm-norm2",
     "local_response_norm-even_size",
 )
+# The first layer by space to depth, from images of every dtype and layout, and with an infinity to amend.
+IN_DEPTH = "first layer in depth"
 # What shows that a sanitizer is awake: a launch that goes one element too far, and one that reads what it writes.
 OVERRUN, RACE = "overrun", "race"
 
@@ -105,6 +107,23 @@ def _run_case(case: Case, arithmetic: str) -> None:
             torch.cuda.synchronize()
 
 
+def _run_in_depth() -> None:
+    geometry = conv2d_relu.Geometry((11, 10), (4, 4), (2, 1), (1, 1), 1)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        filters = conv2d_relu.filters_in_depth(torch.ones((6, 3, 11, 10), device=DEVICE, dtype=dtype))
+        for source in {dtype, torch.float32, torch.uint8}:
+            images = torch.arange(2 * 3 * 21 * 18, device=DEVICE).view(2, 3, 21, 18).remainder(256).to(source)
+            bytes_to = ((0.5,) * 3, (0.25,) * 3) if source == torch.uint8 else None
+            if bytes_to is None:
+                images[1, 2, 17, 13] = float("inf")
+            for layout in (torch.contiguous_format, torch.channels_last):
+                whole = images.contiguous(memory_format=layout).clone()
+                for part in (whole, whole[:, :, 1:, :-1]):
+                    output = torch.empty((2, 6, 4, 3), device=DEVICE, dtype=dtype)
+                    conv2d_relu.convolve_in_depth(part, filters, None, output, geometry, bytes_to)
+                    assert bool(output[0].isfinite().all())
+
+
 def _launch_dropout(count: int, shift: int) -> None:
     """So many elements of 64, into memory `shift` elements behind the input's first."""
     values, seed = torch.zeros(64, device=DEVICE), torch.zeros(2, dtype=torch.int64, device=DEVICE)
@@ -121,6 +140,8 @@ def main(backend: str, wanted: list[str]) -> None:
             print(name, flush=True)
             if name == OVERRUN:
                 _launch_dropout(65, 0)
+            elif name == IN_DEPTH:
+                _run_in_depth()
             elif name == RACE:
                 _launch_dropout(60, 1)
             else:
