@@ -24,7 +24,7 @@ from alexkern.kernels.max_pool2d import better
 if TYPE_CHECKING:
     from alexkern.kernels.conv2d_relu import Problem
 
-LINES, BLOCK, TAPS = 8, 64, 16
+LINES, BLOCK, TAPS = 8, 32, 16
 POOL_SIZE, POOL_STRIDE = 3, 2  # of conv2d_relu_max_pool2d's fused kernel
 
 
