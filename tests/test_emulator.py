@@ -24,7 +24,7 @@ COMMON = ["-std=c++17", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
 TRAP_MISALIGNED = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 # Of each build: the flags for kernels, and those for the emulator's own sources.
 MODES = {
-    "plain": (["-O2", *TRAP_MISALIGNED], ["-O2"]),
+    "plain": (["-O1", *TRAP_MISALIGNED], ["-O2"]),
     "address": (
         ["-O1", "-fsanitize=address", "-fno-omit-frame-pointer", *TRAP_MISALIGNED],
         ["-O2", "-fsanitize=address"],
@@ -273,7 +273,9 @@ def test_programs_hold_the_cases_named_here() -> None:
         assert sorted(listed.split()) == sorted(cases)
 
 
-@pytest.mark.parametrize("mode", [*SANITIZED, "portable"])
+@pytest.mark.parametrize(
+    "mode", ["plain", "thread", *(pytest.param(mode, marks=pytest.mark.full) for mode in ("address", "portable"))]
+)
 @pytest.mark.parametrize("case", WRAPPERS + HOPPER + CLUSTER)
 def test_instruction(case: str, mode: str) -> None:
     passes(run(build(wrapper_program(case), mode), case, SEEDS[mode]))
@@ -325,7 +327,7 @@ def test_gemm_of_a_convolution_of_alexnet() -> None:
     passes(run(build("gemm", "plain"), "conv3"))
 
 
-@pytest.mark.parametrize("mode", ["plain", "address", "thread"])
+@pytest.mark.parametrize("mode", ["plain", pytest.param("address", marks=pytest.mark.full), "thread"])
 def test_several_threads_of_the_host(mode: str) -> None:
     environment = {"EMULATOR_THREADS": "3"}
     passes(run(build("gemm", mode), "partial_tiles", 3, environment))
@@ -352,11 +354,12 @@ def build_with_nvcc(program: str, targets: tuple[str, ...]) -> Path:
 
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
-@pytest.mark.parametrize("program", ["wrappers", "gemm"])
+@pytest.mark.parametrize("program", ["wrappers", pytest.param("gemm", marks=pytest.mark.full)])
 def test_same_source_compiles_with_nvcc(program: str) -> None:
     assert build_with_nvcc(program, ("80", "90a")).exists()
 
 
+@pytest.mark.full
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 @pytest.mark.parametrize("program", ["hopper", "pipeline", "cluster"])
 def test_same_source_compiles_with_nvcc_for_sm_90a(program: str) -> None:
