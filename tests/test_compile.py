@@ -135,10 +135,18 @@ def test_inductor_forward_and_backward(generator: torch.Generator) -> None:
         torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=1e-5)
 
 
+def interpreted(backend: str) -> bool:
+    return backend == "triton" and DEVICE.type == "cpu"
+
+
 @OPERATORS
-def test_opcheck(case: Case, generator: torch.Generator) -> None:
-    """All of torch.library.opcheck's tests, on the arguments that the public function passes, forward and backward."""
-    for backend in serving(case.operator):
+@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_opcheck(case: Case, slow: bool, generator: torch.Generator) -> None:
+    """All of torch.library.opcheck's tests, on the arguments that the public function passes, forward and backward.
+
+    The long half is for Triton's interpreter, which takes two minutes.
+    """
+    for backend in (backend for backend in serving(case.operator) if interpreted(backend) == slow):
         for channels_last in (False, True):
             leaves = leaves_of(case, generator)
             if channels_last and leaves[0].dim() == 4:
