@@ -40,7 +40,8 @@ def pools(draw: Any) -> Case:
     padding = tuple(draw(st.integers(0, size // 2)) for size in window)
     dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
     smallest = [dilation[axis] * (window[axis] - 1) + 1 - 2 * padding[axis] for axis in (0, 1)]
-    H, W = (max(size, 1) + draw(st.integers(0, 7)) for size in smallest)
+    # As large as the dilation at least: a window has a pixel then, as torch's index of its winner supposes.
+    H, W = (max(size, least) + draw(st.integers(0, 7)) for size, least in zip(smallest, dilation, strict=True))
     shape = (draw(st.integers(0, 3)), draw(st.integers(1, 9)), H, W)
     arguments = {"kernel_size": window, "stride": stride, "padding": padding, "dilation": dilation}
     return Case("max_pool2d", "drawn", (shape,), arguments | {"ceil_mode": draw(st.booleans())})
