@@ -48,6 +48,16 @@ def test_everything(build: str, operator: str, seed: int) -> None:
     assert_clean(build, names, seed)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("operator", ["conv2d_relu", "conv2d_relu_max_pool2d", "linear_relu_dropout"])
+@pytest.mark.parametrize("build", BUILDS)
+def test_everything_on_hopper(build: str, operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TMA and wgmma, which serve these operators in 16 bits there."""
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    names = [name for case in CASES if case.operator == operator for name in sanitized.names(case)]
+    assert_clean(build, [name for name in names if name.endswith("float16")])
+
+
 @pytest.mark.parametrize(
     ("build", "name", "words"),
     [
