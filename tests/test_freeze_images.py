@@ -17,6 +17,7 @@ from alexkern.freeze import FrozenConvolution
 from alexkern.functional import augment
 from alexkern.native import conv2d_relu, hopper, space_to_depth
 from support.backends import DEVICE, HALVES, serving
+from support.launches import noted
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The backend, and the GPU that the emulator stands for.
@@ -41,16 +42,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    names: list[str] = []
-    for module in (conv2d_relu, hopper, space_to_depth):
-        launch = module.launch
-
-        def note(kernel: str, *arguments: object, launch: object = launch) -> None:
-            names.append(kernel)
-            launch(kernel, *arguments)  # type: ignore[operator]
-
-        monkeypatch.setattr(module, "launch", note)
-    return names
+    return noted(monkeypatch, conv2d_relu, hopper, space_to_depth)
 
 
 def network(dtype: torch.dtype, channels: int = 3, pool: bool = True) -> nn.Sequential:

@@ -23,6 +23,8 @@ from support.accuracy import assert_accurate
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.cases import ALEXNET_CONVOLUTIONS, CASES, Case
+from support.convolution import Args, check
+from support.launches import noted
 
 pytestmark = [
     pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here"),
@@ -32,7 +34,6 @@ pytestmark = [
     ),
 ]
 
-Args = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
 ONE: Args = ((1, 1), (1, 1), (1, 1), 1)
 
 
@@ -46,16 +47,7 @@ def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what was launched, sm_80's kernels and these."""
-    names: list[str] = []
-    for module in (conv2d_relu, hopper, space_to_depth):
-        launch = module.launch
-
-        def note(kernel: str, *arguments: object, launch: object = launch) -> None:
-            names.append(kernel)
-            launch(kernel, *arguments)  # type: ignore[operator]
-
-        monkeypatch.setattr(module, "launch", note)
-    return names
+    return noted(monkeypatch, conv2d_relu, hopper, space_to_depth)
 
 
 def seed(number: int) -> None:
@@ -71,25 +63,6 @@ def draw(
     b = torch.randn(filters[0], generator=generator, dtype=torch.float64)
     x, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, w))
     return x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE), b.to(dtype).to(DEVICE)
-
-
-def check(x: Tensor, w: Tensor, b: Tensor, args: Args, generator: torch.Generator) -> list[Tensor]:
-    """Our output and gradients, held to the accuracy rule within their memory."""
-    with canaries() as buffers:
-        output = conv2d_relu.forward(x, w, b, *args)
-        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(DEVICE)
-        grads = conv2d_relu.backward(grad, x, w, output, *args, (True, True, True))
-    assert buffers
-    everything = [output, *(found for found in grads if found is not None)]
-    references = []
-    for dtype in (torch.float64, x.dtype):
-        tensors = [tensor.to(dtype) for tensor in (x, w, b)]
-        torchs = reference.backward(grad.to(dtype), tensors[0], tensors[1], output.to(dtype), *args, (True, True, True))
-        references.append((reference.forward(*tensors, *args), *torchs))
-    for name, ours, wanted, torchs_own in zip(("output", "x", "w", "b"), everything, *references, strict=True):
-        assert wanted is not None and torchs_own is not None
-        assert_accurate(ours, wanted, torchs_own, name)
-    return everything
 
 
 def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from alexkern.native import conv2d_relu
 from alexkern.reference import conv2d_relu as reference
-from support.accuracy import assert_accurate
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
+from support.convolution import Args, check
 
 pytestmark = pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here")
 
-Args = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
 TILES = ((128, 128), (128, 64), (64, 64))
 LAYERS = {  # AlexNet's at batch 128: rows, columns, depth of the product
     "conv1": (128 * 55 * 55, 64, 11 * 11 * 4),
@@ -77,25 +76,6 @@ def draw(
     w = torch.randn(filters, generator=generator, dtype=torch.float64) / max(math.prod(filters[1:]), 1) ** 0.5
     b = torch.randn(filters[0], generator=generator, dtype=torch.float64)
     return x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE), b.to(dtype).to(DEVICE)
-
-
-def check(x: Tensor, w: Tensor, b: Tensor, args: Args, generator: torch.Generator) -> list[Tensor]:
-    """Our output and gradients, held to the accuracy rule within their memory."""
-    with canaries() as buffers:
-        output = conv2d_relu.forward(x, w, b, *args)
-        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(DEVICE)
-        grads = conv2d_relu.backward(grad, x, w, output, *args, (True, True, True))
-    assert buffers
-    everything = [output, *(found for found in grads if found is not None)]
-    references = []
-    for dtype in (torch.float64, x.dtype):
-        tensors = [tensor.to(dtype) for tensor in (x, w, b)]
-        torchs = reference.backward(grad.to(dtype), tensors[0], tensors[1], output.to(dtype), *args, (True, True, True))
-        references.append((reference.forward(*tensors, *args), *torchs))
-    for ours, wanted, torchs_own in zip(everything, *references, strict=True):
-        assert wanted is not None and torchs_own is not None
-        assert_accurate(ours, wanted, torchs_own)
-    return everything
 
 
 SHAPES = {
