@@ -71,6 +71,15 @@ def current_backend() -> str:
     return _setting
 
 
+def is_direct(tensor: Tensor) -> bool:
+    """Whether a call with this tensor simply runs: nothing traces, transforms, casts or intercepts it."""
+    if type(tensor) is not Tensor or torch.compiler.is_compiling():
+        return False
+    if torch._C._is_any_autocast_enabled() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    return not torch._C._are_functorch_transforms_active()
+
+
 def resolve(operator: str, input: Tensor) -> ModuleType:
     """The module whose forward and backward serve `operator` on `input`'s device and dtype."""
     key = (_setting, operator, input.device, input.dtype)

@@ -142,12 +142,8 @@ class Images(NamedTuple):
 
 
 def _is_served(images: Tensor, filters: Tensor) -> bool:
-    """Whether the CUDA C++ kernels take these now, directly: nothing traces, transforms or casts."""
-    if type(images) is not Tensor or images.device != filters.device or torch.compiler.is_compiling():
-        return False
-    if torch._C._is_any_autocast_enabled() or torch._C._len_torch_dispatch_stack() > 0:
-        return False
-    if torch._C._are_functorch_transforms_active():
+    """Whether the CUDA C++ kernels take these now."""
+    if images.device != filters.device or not dispatch.is_direct(images):
         return False
     try:
         return dispatch.resolve("conv2d_relu", filters).__name__ == "alexkern.native.conv2d_relu"

@@ -55,6 +55,7 @@ PYBIND11_MODULE(alexkern_emulated, m) {
 #include <utility>
 
 #include "runtime.h"
+#include "winograd/bind.h"
 
 namespace {
 
@@ -89,6 +90,7 @@ PYBIND11_MODULE(_C, m) {
         .def_readonly("shared_memory_per_block", &DeviceProperties::shared_memory_per_block, "bytes, with the opt-in");
     m.def("device_properties", &alexkern::device_properties, py::arg("index"));
     bind_operators(m);
+    alexkern::bind_winograd(m);
 }
 
 #endif

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import alexkern
-from alexkern.freeze import CHUNK_BYTES, FrozenConvolution, FrozenLinear, FrozenSequential
+from alexkern.frozen import CHUNK_BYTES, FEW_ROWS, FrozenConvolution, FrozenLinear, FrozenSequential
 from support.networks import NETWORKS, small_alexnet
 
 
@@ -175,22 +175,25 @@ def test_an_average_of_single_pixels_is_passed_on(generator: torch.Generator) ->
     assert partly(torch.ones(1, 1, 5, 4)).shape == (1, 1, 5, 2)
 
 
-def test_a_weight_for_few_rows_lies_in_huge_pages(generator: torch.Generator) -> None:
-    model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 3)).eval()
-    rows = torch.randn(2, 1024, generator=generator)
-    frozen = alexkern.freeze(model, rows)
-    large, small = frozen[0].weight, frozen[1].weight
-    assert "plain" in repr(frozen[0]) and "blocks" in repr(alexkern.freeze(model, rows.expand(5, 2, 1024))[0])
-    assert torch.equal(large, model[0].weight) and torch.equal(small, model[2].weight)
+def test_linear_layers_of_all_batches_read_one_weight_in_huge_pages(generator: torch.Generator) -> None:
+    model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 3), nn.Linear(3, 2, bias=False)).eval()
+    frozen = alexkern.freeze(model)
+    large = frozen[0].weight
+    assert torch.equal(large, model[0].weight) and torch.equal(frozen[1].weight, model[2].weight)
     assert large.data_ptr() % 2**21 == 0 and large.is_contiguous()
     assert large.untyped_storage().data_ptr() != model[0].weight.untyped_storage().data_ptr()
     restored = pickle.loads(pickle.dumps(frozen))
     assert restored[0].weight.data_ptr() % 2**21 == 0
-    for batch in (1, 2, 9):
-        rows = torch.randn(batch, 1024, generator=generator)
+    for shape in ((1,), (FEW_ROWS,), (FEW_ROWS + 1,), (70,), (2, 3, 2), (0,), (2, 0), ()):
+        rows = torch.randn(*shape, 1024, generator=generator)
         with torch.no_grad():
             torch.testing.assert_close(frozen(rows), model(rows))
-            assert torch.equal(restored(rows), frozen(rows))
+        assert torch.equal(restored(rows), frozen(rows)) and frozen(rows).is_contiguous()
+    rows = torch.randn(1024, 9, generator=generator).t()
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(rows), model(rows))
+    rows[4, 5] = math.nan
+    assert frozen[:2](rows).isnan().any(1).tolist() == [index == 4 for index in range(9)]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

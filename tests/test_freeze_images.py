@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import alexkern
-from alexkern.freeze import FrozenConvolution
+from alexkern.frozen import FrozenConvolution
 from alexkern.functional import augment
 from alexkern.native import conv2d_relu, hopper, space_to_depth
 from support.backends import DEVICE, HALVES, serving

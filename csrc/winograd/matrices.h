@@ -1,0 +1,61 @@
+// The three matrices of Winograd's F(2, R): R + 1 products for two outputs of a filter of R, which take 2 R otherwise.
+//
+//   two outputs = A^T [(G filter) * (B^T inputs)]      A^T (2, R + 1), G (R + 1, R), B^T (R + 1, R + 1)
+//
+// Filter and inputs are polynomials, taken at R points and at infinity, multiplied there, and interpolated: Lavin and
+// Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), section 4.1. Row i of B^T has the coefficients of
+// the polynomial that is zero at all points but i, and G divides by its value there. All are made from the points by
+// the compiler.
+#pragma once
+
+#include <array>
+
+namespace alexkern::winograd {
+
+template <int R>
+struct Points;
+
+template <>
+struct Points<3> {
+    static constexpr std::array<double, 3> finite = {0, 1, -1};
+};
+
+// Two pairs of opposites, nearly reciprocal: of such pairs those with the least rounding error, and fractions of so few
+// bits that A and B are exact in float.
+template <>
+struct Points<5> {
+    static constexpr std::array<double, 5> finite = {0, 1.5, -1.5, 0.625, -0.625};
+};
+
+template <int R>
+struct Matrices {
+    static constexpr int points = R + 1;
+    double A[2][points] = {}, G[points][R] = {}, B[points][points] = {};
+
+    constexpr Matrices() {
+        for (int i = 0; i < points; ++i) {
+            const bool infinity = i == R;
+            const double point = infinity ? 0 : Points<R>::finite[i];
+            double value = 1;  // of row i's polynomial at its point
+            B[i][0] = 1;
+            int degree = 0;
+            for (int j = 0; j < R; ++j) {
+                if (j == i) continue;
+                const double other = Points<R>::finite[j];
+                ++degree;  // times (x - other), from the highest coefficient down
+                for (int k = degree; k > 0; --k) B[i][k] = B[i][k - 1] - other * B[i][k];
+                B[i][0] *= -other;
+                value *= point - other;
+            }
+            double power = 1;
+            for (int k = 0; k < R; ++k, power *= point) G[i][k] = infinity ? k == R - 1 : power / value;
+            A[0][i] = !infinity;
+            A[1][i] = infinity ? 1 : point;
+        }
+    }
+};
+
+template <int R>
+inline constexpr Matrices<R> matrices{};
+
+}  // namespace alexkern::winograd
