@@ -231,7 +231,7 @@ def _build(folder: Path) -> Path:
     import pybind11
 
     built = [found.path for found in objects(TARGET)]
-    own = [SOURCES / "bindings.cpp", SOURCES / "runtime.cu", SOURCES / "rehearsal" / "cudart.cpp"]
+    own = [SOURCES / name for name in ("bindings.cpp", "runtime.cu", "winograd/winograd.cpp", "rehearsal/cudart.cpp")]
     includes = [f"-isystem={path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
     defines = ['-DALEXKERN_VERSION="rehearsal"', '-DALEXKERN_TARGETS="none"']
     command = [nvcc(), "-std=c++17", "-O3", "-shared", "--cudart=none", "-Xcompiler=-fPIC", f"-I{SOURCES}"]
