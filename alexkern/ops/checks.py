@@ -12,6 +12,7 @@ from torch import Tensor
 from alexkern.ops.errors import argument_error
 
 Result = TypeVar("Result")
+Pair = tuple[int, int]
 
 FLOATING = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 
@@ -31,7 +32,7 @@ def like_input(operator: str, argument: str, value: Any, input: Tensor) -> None:
     if (
         isinstance(value, Tensor)
         and value.dtype is input.dtype
-        and value.device == input.device
+        and ((value.is_cpu and input.is_cpu) or value.device == input.device)  # devices are slow to make and compare
         and value.layout is torch.strided
     ):
         return
@@ -41,7 +42,7 @@ def like_input(operator: str, argument: str, value: Any, input: Tensor) -> None:
     raise argument_error(operator, f"{argument}'s device", value.device, f"input's, {input.device}")
 
 
-def pair(operator: str, argument: str, value: Any, minimum: int) -> tuple[int, int]:
+def pair(operator: str, argument: str, value: Any, minimum: int) -> Pair:
     """`value` as (vertical, horizontal): an int stands for both, as in torch."""
     # The two usual forms first: asking for the abstract Sequence takes longer than all the rest.
     if type(value) is int:
@@ -58,6 +59,17 @@ def pair(operator: str, argument: str, value: Any, minimum: int) -> tuple[int, i
         if entry < minimum:
             raise argument_error(operator, argument, value, f"at least {minimum}")
     return result
+
+
+def pairs(operator: str, stride: Any, padding: Any, dilation: Any) -> tuple[Pair, Pair, Pair]:
+    """A window's three numbers, each as (vertical, horizontal)."""
+    if type(stride) is type(padding) is type(dilation) is int and stride > 0 and padding >= 0 and dilation > 0:
+        return (stride, stride), (padding, padding), (dilation, dilation)
+    return (
+        pair(operator, "stride", stride, 1),
+        pair(operator, "padding", padding, 0),
+        pair(operator, "dilation", dilation, 1),
+    )
 
 
 def probability(operator: str, p: Any) -> float:

@@ -53,12 +53,10 @@ def convolution_arguments(
         checks.like_input(operator, "bias", bias, input)
     if type(groups) is not int and (isinstance(groups, bool) or not isinstance(groups, int)):
         raise TypeError(f"alexkern.{operator}: groups must be an int, got {groups!r}")
-    stride = checks.pair(operator, "stride", stride, 1)
-    dilation = checks.pair(operator, "dilation", dilation, 1)
-    if type(padding) is str:
-        input, padding = _named_padding(operator, input, weight, stride, padding, dilation)
-    else:
-        padding = checks.pair(operator, "padding", padding, 0)
+    name = padding if type(padding) is str else None
+    stride, padding, dilation = checks.pairs(operator, stride, padding if name is None else 0, dilation)
+    if name is not None:
+        input, padding = _named_padding(operator, input, weight, stride, name, dilation)
     shapes = input.shape, weight.shape, None if bias is None else bias.shape
     size = checks.remembered(_checked_size, input, (operator, *shapes, stride, padding, dilation, groups, window))
     return (input, weight, bias, stride, padding, dilation, groups), size
