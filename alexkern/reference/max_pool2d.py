@@ -49,6 +49,8 @@ def backward(
 ) -> tuple[Tensor | None]:
     """Gradient of the input."""
     gradient = empty(nchw(input_shape, grad.dtype, channels_last), grad.device)
+    if not have_pixels(input_shape[2:], kernel_size, padding, dilation):
+        return (gradient.zero_(),)
     indices = flat_indices(offsets, input_shape, kernel_size, stride, padding, dilation)
     # torch asks for the input too, but reads no more than its shape and format, which the gradient has.
     torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
@@ -62,6 +64,15 @@ def window_origins(pooled: tuple[int, ...], stride: Pair, padding: Pair, device:
     rows = torch.arange(pooled[0], device=device).mul_(stride[0]).sub_(padding[0])
     columns = torch.arange(pooled[1], device=device).mul_(stride[1]).sub_(padding[1])
     return rows.unsqueeze(1), columns
+
+
+def have_pixels(size: tuple[int, ...], kernel_size: Pair, padding: Pair, dilation: Pair) -> bool:
+    """Whether windows have pixels of the image, beside which torch would else write their gradients.
+
+    Only a dilation larger than the image can step over it, and then there is room for a single window.
+    """
+    axes = zip(size, kernel_size, padding, dilation, strict=True)
+    return all(any(0 <= r * step - pad < length for r in range(count)) for length, count, pad, step in axes)
 
 
 def steps(kernel_size: Pair, dilation: Pair, W: int, device: torch.device) -> Tensor:

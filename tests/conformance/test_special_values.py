@@ -63,6 +63,29 @@ def test_max_pool2d(backend: str, window: tuple, values: list[float], generator:
         both(ours, F.max_pool2d(leaves[1], *window), (leaf, leaves[1]), grad)
 
 
+@pytest.mark.parametrize("backend", POOL_BACKENDS)
+def test_max_pool2d_of_windows_without_a_pixel(backend: str, generator: torch.Generator) -> None:
+    """A dilated window may step over a small image. It is -inf, as in torch, and its gradient goes nowhere: torch
+    writes it beside the image."""
+    for size, *window in (
+        ((1, 1), 2, 1, 1, 2),
+        ((1, 6), (2, 3), 1, (1, 1), (2, 1)),
+        ((7, 2), (3, 2), (2, 1), 1, (2, 3)),
+        ((2, 5), 2, 2, 1, (4, 1), True),
+    ):
+        input = torch.randn(2, 9, *size, generator=generator).to(DEVICE)
+        for channels_last in (False, True):
+            leaf = input.contiguous(memory_format=torch.channels_last) if channels_last else input.clone()
+            leaf.requires_grad_()
+            with alexkern.backend(backend):
+                output = functional.max_pool2d(leaf, *window)
+            assert output.numel() > 0 and output.isneginf().all()
+            assert_same(output.detach(), F.max_pool2d(input, *window), "output")
+            output.backward(torch.ones_like(output))
+            assert leaf.grad is not None
+            assert_same(leaf.grad, torch.zeros_like(input), "gradient")
+
+
 RELU_VALUES = {
     "nan": [NAN, 1.0, -1.0],
     "infinities": [INF, -INF, 1.0],
