@@ -1,15 +1,15 @@
 // Winograd's F(2x2, RxR), on vectors of 16 floats (AVX-512). A tile is 2x2 outputs of one image; it reads P x P pixels,
 // P = R + 1, which it shares with its neighbours. A thread takes a block of tiles at a time:
 //
-//   points    [P][P][C / 16][block][16]   B^T d B of every tile and channel: most of the L2 cache
-//   products  [P][P][block][32]           points x filters, for 32 output channels
+//   points    [P][P][C / 16][block][16]   B^T d B of every tile and channel: half of the L2 cache
+//   products  [P][P][block][32]           points x filters
 //   outputs   [2][2][32] of every tile    A^T products A + bias, ReLU
 //
-// for 32 output channels after the other. The products are P^2 matrix products of [block, C] by [C, 32], 14 tiles by
-// 32 channels in registers: 28 of the 32 registers are sums, which hides the latency of a multiply-add (4 cycles at 2
-// a cycle) three times over. Filters, [K / 32][P][P][C][32], are read in order, once a block, and fetched into the L2
-// cache one [C, 32] ahead of their use. A sum has C terms where the convolution's has C R^2, and the ways to the points
-// and back amplify its rounding error: docs/snapshots.md has both in figures.
+// the last two for one panel of 32 output channels after the other. The products are P^2 matrix products of [block, C]
+// by [C, 32], 14 tiles by 32 channels in registers: 28 of the 32 registers are sums, which hides the latency of a
+// multiply-add (4 cycles at 2 a cycle) three times over. Filters, [K / 32][P][P][C][32], are read in order, once a
+// block, and fetched into the L2 cache one [C, 32] ahead of their use. A sum has C terms where the convolution's has
+// C R^2, and the ways to the points and back amplify its rounding error: docs/snapshots.md has both in figures.
 #include "winograd.h"
 
 #if defined(__x86_64__) && defined(_OPENMP)
