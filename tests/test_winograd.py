@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,9 +122,9 @@ def test_bits_depend_on_no_batch_and_no_threads(generator: torch.Generator) -> N
 @served
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_what_is_not_finite_is_left_to_the_convolution(value: float, generator: torch.Generator) -> None:
-    layer = Convolution((2, 16, 32, 8, 8, 3, (1, 1), 1), generator)
+    layer = Convolution((40, 16, 32, 8, 8, 3, (1, 1), 1), generator)  # several blocks of tiles for every thread
     filters = layer.filters()
-    for place in ((0, 3, 0, 0), (1, 15, 7, 7), (1, 0, 4, 3)):
+    for place in ((0, 3, 0, 0), (17, 0, 4, 3), (39, 15, 7, 7)):
         image = layer.image.clone()
         image[place] = value
         assert winograd.convolve(image, filters, layer.bias, True) is None
@@ -145,7 +146,13 @@ def test_only_plain_float32_convolutions_of_whole_vectors() -> None:
         return winograd.pack(weight, (stride, stride), (1, 1), (dilation, dilation), groups)
 
     assert packed(32, 16, 3, 3) is not None and packed(64, 16, 5, 5, groups=2) is not None
-    assert packed(32, 16, 3, 3).packed.shape == (1, 16, 16, 32)
+    weight = torch.randn(64, 16, 3, 3)
+    plain, channels_last = (
+        winograd.pack(weight.contiguous(memory_format=memory), (1, 1), (1, 1), (1, 1), 1)
+        for memory in (torch.contiguous_format, torch.channels_last)
+    )
+    assert plain is not None and plain.packed.shape == (2, 16, 16, 32)
+    assert channels_last is not None and torch.equal(plain.packed, channels_last.packed)
     for shape in ((32, 16, 1, 1), (32, 16, 3, 5), (32, 16, 7, 7), (32, 24, 3, 3), (48, 16, 3, 3)):
         assert packed(*shape) is None
     assert packed(32, 16, 3, 3, stride=2) is None and packed(32, 16, 3, 3, dilation=2) is None
@@ -243,6 +250,11 @@ def test_without_the_module_there_is_the_convolution(
     with torch.no_grad():
         torch.testing.assert_close(frozen(image), model(image))
         torch.testing.assert_close(restored(image), model(image))
+
+
+def test_on_another_processor_there_is_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "native", SimpleNamespace(winograd_is_supported=lambda: False))
+    assert winograd.pack(torch.zeros(32, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1) is None
 
 
 @pytest.mark.full

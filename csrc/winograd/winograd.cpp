@@ -208,7 +208,7 @@ AVX512 inline void to_outputs(const Call& call, const Place& place, int k, const
         for (int j = 0; j < 2 && place.column + j < call.width; ++j) {
             Vector value = row[j] + bias;
             check = _mm512_fmadd_ps(value, zero, check);
-            if (call.relu) value = value < zero ? zero : value;  // NaN stays
+            if (call.relu) value = value < zero ? zero : value;
             _mm512_storeu_ps(call.output + (pixel + j) * call.K + k, value);
         }
     }
