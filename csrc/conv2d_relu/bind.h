@@ -31,6 +31,24 @@ inline void set_convolution(conv2d_relu::Convolution& p, Address input, const Pa
     p.horizontal = {stride[1], padding[1], dilation[1]};
 }
 
+// What the parameters of a convolution's kernels, here and in csrc/hopper, have in common where the images are dense.
+template <typename Params>
+void set_sizes(Params& p, const Four& sizes, int C, const Pair& output_size, int K, const Pair& kernel_size,
+               const Pair& stride, const Pair& padding, const Pair& dilation, int groups) {
+    p.N = static_cast<int>(sizes[0]);
+    p.H = static_cast<int>(sizes[2]);
+    p.W = static_cast<int>(sizes[3]);
+    p.C = C;
+    p.R = kernel_size[0];
+    p.S = kernel_size[1];
+    p.P = output_size[0];
+    p.Q = output_size[1];
+    p.K = K;
+    p.groups = groups;
+    p.vertical = {stride[0], padding[0], dilation[0]};
+    p.horizontal = {stride[1], padding[1], dilation[1]};
+}
+
 inline void bind_conv2d_relu(pybind11::module_& module) {
     using namespace conv2d_relu;
     pybind11::list tiles;
@@ -91,19 +109,8 @@ inline void bind_conv2d_relu(pybind11::module_& module) {
             p.input = pointer(input);
             p.grad = pointer(grad);
             p.partials = pointer<float>(partials);
-            p.N = static_cast<int>(sizes[0]);
-            p.H = static_cast<int>(sizes[2]);
-            p.W = static_cast<int>(sizes[3]);
-            p.C = C;
-            p.R = kernel_size[0];
-            p.S = kernel_size[1];
-            p.P = output_size[0];
-            p.Q = output_size[1];
-            p.K = K;
+            set_sizes(p, sizes, C, output_size, K, kernel_size, stride, padding, dilation, groups);
             p.padded_K = padded_K;
-            p.groups = groups;
-            p.vertical = {stride[0], padding[0], dilation[0]};
-            p.horizontal = {stride[1], padding[1], dilation[1]};
             p.choice = {choice[0], choice[1]};
             weight_gradient({static_cast<Element>(element), tf32}, p, pointer<CUstream_st>(cuda_stream));
         });

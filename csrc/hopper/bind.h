@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "../conv2d_relu/bind.h"
 #include "../pointers.h"
 #include "hopper.h"
 
@@ -37,63 +38,38 @@ inline void bind_hopper(pybind11::module_& module) {
         },
         "The time of a launch by the model that chooses tiles, in cycles.");
 
-    const auto axes = [](auto& p, const Pair& stride, const Pair& padding, const Pair& dilation) {
-        p.vertical = {stride[0], padding[0], dilation[0]};
-        p.horizontal = {stride[1], padding[1], dilation[1]};
-    };
     module.def("hopper_convolve",
-               [axes](int element, Address input, const Four& sizes, int C, Address filters, int K, Address bias,
-                      Address partials, Address output, const Pair& output_size, const Pair& kernel_size,
-                      const Pair& stride, const Pair& padding, const Pair& dilation, int groups, bool turned, bool relu,
-                      const Three& choice, int multiprocessors, Address stream) {
+               [](int element, Address input, const Four& sizes, int C, Address filters, int K, Address bias,
+                  Address partials, Address output, const Pair& output_size, const Pair& kernel_size,
+                  const Pair& stride, const Pair& padding, const Pair& dilation, int groups, bool turned, bool relu,
+                  const Three& choice, int multiprocessors, Address stream) {
                    ConvolveParams p{};
                    p.input = pointer(input);
                    p.filters = pointer(filters);
                    p.bias = pointer(bias);
                    p.output = pointer(output);
                    p.partials = pointer<float>(partials);
-                   p.N = static_cast<int>(sizes[0]);
-                   p.H = static_cast<int>(sizes[2]);
-                   p.W = static_cast<int>(sizes[3]);
-                   p.C = C;
-                   p.R = kernel_size[0];
-                   p.S = kernel_size[1];
-                   p.P = output_size[0];
-                   p.Q = output_size[1];
-                   p.K = K;
-                   p.groups = groups;
-                   axes(p, stride, padding, dilation);
+                   set_sizes(p, sizes, C, output_size, K, kernel_size, stride, padding, dilation, groups);
                    p.turned = turned;
                    p.relu = relu;
                    p.choice = choice_of(choice);
                    p.multiprocessors = multiprocessors;
                    convolve(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
                });
-    module.def(
-        "hopper_weight_gradient",
-        [axes](int element, Address input, const Four& sizes, int C, Address grad, const Pair& output_size, int K,
-               int filters, Address partials, const Pair& kernel_size, const Pair& stride, const Pair& padding,
-               const Pair& dilation, int groups, const Three& choice, int multiprocessors, Address stream) {
-            WeightGradientParams p{};
-            p.input = pointer(input);
-            p.grad = pointer(grad);
-            p.partials = pointer<float>(partials);
-            p.N = static_cast<int>(sizes[0]);
-            p.H = static_cast<int>(sizes[2]);
-            p.W = static_cast<int>(sizes[3]);
-            p.C = C;
-            p.R = kernel_size[0];
-            p.S = kernel_size[1];
-            p.P = output_size[0];
-            p.Q = output_size[1];
-            p.K = K;
-            p.filters = filters;
-            p.groups = groups;
-            axes(p, stride, padding, dilation);
-            p.choice = choice_of(choice);
-            p.multiprocessors = multiprocessors;
-            weight_gradient(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
-        });
+    module.def("hopper_weight_gradient",
+               [](int element, Address input, const Four& sizes, int C, Address grad, const Pair& output_size, int K,
+                  int filters, Address partials, const Pair& kernel_size, const Pair& stride, const Pair& padding,
+                  const Pair& dilation, int groups, const Three& choice, int multiprocessors, Address stream) {
+                   WeightGradientParams p{};
+                   p.input = pointer(input);
+                   p.grad = pointer(grad);
+                   p.partials = pointer<float>(partials);
+                   set_sizes(p, sizes, C, output_size, K, kernel_size, stride, padding, dilation, groups);
+                   p.filters = filters;
+                   p.choice = choice_of(choice);
+                   p.multiprocessors = multiprocessors;
+                   weight_gradient(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
+               });
 
     module.def(
         "hopper_choose_linear",
