@@ -32,12 +32,14 @@ class Info:
     driver: str
     nvcc: str
     native: str
+    snapshots: str
     services: tuple[Service, ...]
 
     def __str__(self) -> str:
         rows = [*self.versions.items()]
         rows += [("gpu", gpu) for gpu in self.gpus or ("none",)]
         rows += [("driver", self.driver), ("nvcc", self.nvcc), ("native", self.native)]
+        rows += [("snapshots", self.snapshots)]
         lines = [f"{name:<10}{text}" for name, text in rows]
         width = max((len(service.operator) for service in self.services), default=0) + 2
         for service in self.services:
@@ -63,8 +65,18 @@ def info() -> Info:
         driver=_driver(smi),
         nvcc=_nvcc(),
         native=_native_module(),
+        snapshots=_snapshots(),
         services=tuple(Service(*row) for row in explain()),
     )
+
+
+def _snapshots() -> str:
+    from alexkern import winograd
+
+    reason = winograd.missing()
+    if reason is None:
+        return "on a CPU with 3x3 and 5x5 convolutions in fewer products"
+    return f"on a CPU with oneDNN's convolutions alone: {reason}"
 
 
 def _versions() -> dict[str, str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from alexkern import dispatch
-from alexkern._native import native
+from alexkern import _native, dispatch
 from alexkern.huge_pages import in_huge_pages
 from alexkern.ops.plan import Spec, empty, nchw
 
@@ -42,10 +41,20 @@ class Filters(NamedTuple):
         return f"F(2x2, {self.R}x{self.R})"
 
 
+def missing() -> str | None:
+    """Why this is not to be had on this machine, or None where it is."""
+    if _native.native is None:
+        return _native.why_not
+    if not _native.native.winograd_is_supported():
+        return "the processor has no AVX-512, or the native module was built without OpenMP"
+    return None
+
+
 def pack(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Filters | None:
     """The filters (groups K, C, R, S), or None where this kind of convolution is not served here."""
-    if native is None or not native.winograd_is_supported() or weight.device.type != "cpu":
+    if missing() is not None or weight.device.type != "cpu":
         return None
+    native: Any = _native.native
     K, C, R, S = weight.shape
     channels, filters = native.winograd_multiples
     plain = stride == dilation == (1, 1) and R == S and R in SIZES and weight.dtype == torch.float32
@@ -77,7 +86,7 @@ def _share(size: Pair, R: int, padding: Pair) -> float:
 def convolve(images: Tensor, filters: Filters, bias: Tensor | None, relu: bool) -> Tensor | None:
     """The convolution's output, (N, K, P, Q) in channels_last; None if not every number in it is finite before the
     ReLU: an infinity reaches all outputs of its tiles here, and the convolution has to say which are its own."""
-    assert native is not None
+    native: Any = _native.native
     images = images.contiguous(memory_format=torch.channels_last)
     N, _, H, W = images.shape
     output = empty(nchw((N, filters.groups * filters.K, *filters.output_size(H, W)), images.dtype, True), images.device)

@@ -68,6 +68,7 @@ def test_nothing_there(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(_native, "why_not", "a reason")
     found = alexkern.info()
     assert (found.gpus, found.driver, found.native) == ((), "none", "none: a reason")
+    assert found.snapshots == "on a CPU with oneDNN's convolutions alone: a reason"
     assert found.nvcc.startswith("none (looked at CUDACXX, CUDA_HOME, CUDA_PATH, PATH and ")
     assert "gpu       none\n" in str(found)
 
@@ -76,7 +77,11 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
     program(empty_path, "nvidia-smi", "printf 'GPU A, 9.0, 570.1\\nGPU B, 8.6, 570.1\\n'")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     native = SimpleNamespace(
-        __version__="0", cuda_version=(13, 1), targets=("sm_90a", "compute_80"), driver_version=lambda: (12, 8)
+        __version__="0",
+        cuda_version=(13, 1),
+        targets=("sm_90a", "compute_80"),
+        driver_version=lambda: (12, 8),
+        winograd_is_supported=lambda: True,
     )
     monkeypatch.setattr(_native, "native", native)
     found = alexkern.info()
@@ -89,6 +94,7 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
         "0, built with CUDA 13.1 for sm_90a, compute_80; needs a driver for CUDA 13.0 or newer, and the one here is "
         "for 12.8"
     )
+    assert found.snapshots == "on a CPU with 3x3 and 5x5 convolutions in fewer products"
 
 
 def test_gpus_that_torch_uses(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

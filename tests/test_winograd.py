@@ -26,10 +26,7 @@ from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent
 
-served = pytest.mark.skipif(
-    _native.native is None or not _native.native.winograd_is_supported(),
-    reason=f"csrc/winograd cannot run here: {_native.why_not or 'no AVX-512, or built without OpenMP'}",
-)
+served = pytest.mark.skipif(winograd.missing() is not None, reason=f"no host convolution: {winograd.missing()}")
 
 # N, C and K of a group, H, W, R, padding, groups
 CASES = [
@@ -239,7 +236,7 @@ def test_tracers_see_the_convolution(model: nn.Sequential, image: Tensor, calls:
 def test_without_the_module_there_is_the_convolution(
     model: nn.Sequential, image: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(winograd, "native", None)
+    monkeypatch.setattr(_native, "native", None)
     frozen = alexkern.freeze(model)
     assert all(step.in_tiles is None for step in frozen if isinstance(step, FrozenConvolution))
     buffer = io.BytesIO()
@@ -253,7 +250,7 @@ def test_without_the_module_there_is_the_convolution(
 
 
 def test_on_another_processor_there_is_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "native", SimpleNamespace(winograd_is_supported=lambda: False))
+    monkeypatch.setattr(_native, "native", SimpleNamespace(winograd_is_supported=lambda: False))
     assert winograd.pack(torch.zeros(32, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1) is None
 
 
