@@ -44,7 +44,7 @@ class FrozenSequential(nn.Sequential):
         if torch.is_grad_enabled() and input.requires_grad:
             raise RuntimeError("alexkern.freeze: a frozen model has no gradients, and its input requires one")
         steps: list[Any] = list(self)
-        leading = image_steps(steps) if input.dim() == 4 and input.device.type == "cpu" else 0
+        leading = image_steps(steps) if input.dim() == 4 and len(input) > 1 and input.device.type == "cpu" else 0
         if leading:
             chunks = math.ceil(input.shape[0] * steps[0].image_bytes(input) / CHUNK_BYTES)
             if chunks > 1:
