@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import alexkern
-from alexkern.frozen import CHUNK_BYTES, FEW_ROWS, FrozenConvolution, FrozenLinear, FrozenSequential
+from alexkern.frozen import (
+    CHUNK_BYTES,
+    FEWEST_ROWS,
+    LARGE,
+    MOST_ROWS,
+    FrozenConvolution,
+    FrozenLinear,
+    FrozenSequential,
+)
 from support.networks import NETWORKS, small_alexnet
 
 
@@ -179,12 +187,13 @@ def test_linear_layers_of_all_batches_read_one_weight_in_huge_pages(generator: t
     model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 3), nn.Linear(3, 2, bias=False)).eval()
     frozen = alexkern.freeze(model)
     large = frozen[0].weight
+    assert large.numel() >= LARGE
     assert torch.equal(large, model[0].weight) and torch.equal(frozen[1].weight, model[2].weight)
     assert large.data_ptr() % 2**21 == 0 and large.is_contiguous()
     assert large.untyped_storage().data_ptr() != model[0].weight.untyped_storage().data_ptr()
     restored = pickle.loads(pickle.dumps(frozen))
     assert restored[0].weight.data_ptr() % 2**21 == 0
-    for shape in ((1,), (FEW_ROWS,), (FEW_ROWS + 1,), (70,), (2, 3, 2), (0,), (2, 0), ()):
+    for shape in ((1,), (FEWEST_ROWS[torch.float32],), (MOST_ROWS,), (MOST_ROWS + 1,), (2, 3, 2), (0,), (2, 0), ()):
         rows = torch.randn(*shape, 1024, generator=generator)
         with torch.no_grad():
             torch.testing.assert_close(frozen(rows), model(rows))
@@ -194,6 +203,29 @@ def test_linear_layers_of_all_batches_read_one_weight_in_huge_pages(generator: t
         torch.testing.assert_close(frozen(rows), model(rows))
     rows[4, 5] = math.nan
     assert frozen[:2](rows).isnan().any(1).tolist() == [index == 4 for index in range(9)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_layers_exchange_their_operands_where_it_pays(
+    dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 3), nn.ReLU()).to(dtype).eval()
+    frozen = alexkern.freeze(model)
+    if not frozen[0].by_onednn:
+        pytest.skip(f"oneDNN does not compute in {dtype} on this processor")
+    exchanged: list[tuple[int, int]] = []
+    own = FrozenLinear._exchanged
+    monkeypatch.setattr(
+        FrozenLinear,
+        "_exchanged",
+        lambda step, rows: exchanged.append((len(step.weight), len(rows))) or own(step, rows),
+    )
+    fewest = FEWEST_ROWS[dtype]
+    for count in (0, fewest - 1, fewest, 50, MOST_ROWS, MOST_ROWS + 1):
+        rows = torch.randn(count, 1024, generator=generator).to(dtype)
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(rows), model(rows))
+    assert exchanged == [(1500, fewest), (1500, 50), (1500, MOST_ROWS)]  # the second layer is small
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
