@@ -71,8 +71,9 @@ class Operator:
         if torch._C._are_functorch_transforms_active():
             return self.functional(backend, *self.training(args))
         if self.wants_gradient(args):
-            params = self.training(args[self.num_tensors :])
-            output: Tensor = self.eager(backend, params, *args[: self.num_tensors])
+            count = self.num_tensors
+            params = (*args[count:-1], True) if self.has_offsets else args[count:]
+            output: Tensor = self.eager(backend, params, *args[:count])
             return output
         if self.has_offsets:
             pooled: Tensor = backend.forward(*args)[0]
