@@ -61,17 +61,6 @@ def pair(operator: str, argument: str, value: Any, minimum: int) -> Pair:
     return result
 
 
-def pairs(operator: str, stride: Any, padding: Any, dilation: Any) -> tuple[Pair, Pair, Pair]:
-    """A window's three numbers, each as (vertical, horizontal)."""
-    if type(stride) is type(padding) is type(dilation) is int and stride > 0 and padding >= 0 and dilation > 0:
-        return (stride, stride), (padding, padding), (dilation, dilation)
-    return (
-        pair(operator, "stride", stride, 1),
-        pair(operator, "padding", padding, 0),
-        pair(operator, "dilation", dilation, 1),
-    )
-
-
 def probability(operator: str, p: Any) -> float:
     if isinstance(p, bool) or not isinstance(p, (int, float)):
         raise TypeError(f"alexkern.{operator}: p must be a float, got {p!r}")

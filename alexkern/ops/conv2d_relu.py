@@ -50,7 +50,7 @@ def conv2d_relu(
         return handle_torch_function(
             conv2d_relu, (input, weight, bias), input, weight, bias, stride, padding, dilation, groups
         )
-    args, _ = convolution_arguments("conv2d_relu", input, weight, bias, stride, padding, dilation, groups)
+    args = convolution_arguments("conv2d_relu", input, weight, bias, stride, padding, dilation, groups)
     if args[0].dim() == 3:
         return OPERATOR(args[0].unsqueeze(0), *args[1:]).squeeze(0)
     return OPERATOR(*args)

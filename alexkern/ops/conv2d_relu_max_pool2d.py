@@ -11,7 +11,7 @@ from alexkern.ops.conv2d_relu import plan_output
 from alexkern.ops.convolution import convolution_arguments
 from alexkern.ops.operator import Operator
 from alexkern.ops.plan import Spec, is_channels_last, like, nchw
-from alexkern.ops.pooling import Pair, offset_dtype, pooled_sizes, window_arguments
+from alexkern.ops.pooling import Pair, offset_dtype, pooled_sizes
 from alexkern.reference import conv2d_relu_max_pool2d as reference
 
 
@@ -65,11 +65,11 @@ def conv2d_relu_max_pool2d(
             pool_padding=pool_padding,
         )
     name = "conv2d_relu_max_pool2d"
-    window = window_arguments(name, pool_kernel_size, pool_stride, pool_padding, 1, prefix="pool_")
-    args, _ = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups, window)
+    pooling = (pool_kernel_size, pool_stride, pool_padding)
+    args = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups, pooling)
     if args[0].dim() == 3:
-        return OPERATOR(args[0].unsqueeze(0), *args[1:], *window[:3], False).squeeze(0).contiguous()
-    return OPERATOR(*args, *window[:3], False)
+        return OPERATOR(args[0].unsqueeze(0), *args[1:], False).squeeze(0).contiguous()
+    return OPERATOR(*args, False)
 
 
 class Conv2dReluMaxPool2d(Operator):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from alexkern.ops import checks
 from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.errors import argument_error
-from alexkern.ops.pooling import Window, checked_pooled_size
+from alexkern.ops.pooling import checked_pooled_size, window_arguments
 
 Pair = tuple[int, int]
 
@@ -38,11 +38,12 @@ def convolution_arguments(
     padding: Any,
     dilation: Any,
     groups: Any,
-    window: Window | None = None,
-) -> tuple[tuple[Any, ...], Pair]:
-    """The arguments as the kernels want them (autocast applied, pairs of ints), and (P, Q), the convolution's size.
+    pooling: tuple[Any, Any, Any] | None = None,
+) -> tuple[Any, ...]:
+    """The arguments as the kernels want them: autocast applied, pairs of ints.
 
-    window: of the pooling that follows, for which the output has to be large enough.
+    pooling: kernel_size, stride and padding of the pooling that follows, for which the output has to be large enough.
+    They come last in the result.
     """
     checks.floating(operator, "input", input)
     if torch._C._is_any_autocast_enabled():
@@ -51,29 +52,38 @@ def convolution_arguments(
     checks.like_input(operator, "weight", weight, input)
     if bias is not None:
         checks.like_input(operator, "bias", bias, input)
-    if type(groups) is not int and (isinstance(groups, bool) or not isinstance(groups, int)):
-        raise TypeError(f"alexkern.{operator}: groups must be an int, got {groups!r}")
-    name = padding if type(padding) is str else None
-    stride, padding, dilation = checks.pairs(operator, stride, padding if name is None else 0, dilation)
-    if name is not None:
-        input, padding = _named_padding(operator, input, weight, stride, name, dilation)
+    # Numbers that can be looked up as they are, the usual ones, become pairs where they are first seen.
+    if not type(stride) is type(padding) is type(dilation) is type(groups) is int:
+        if type(groups) is not int and (isinstance(groups, bool) or not isinstance(groups, int)):
+            raise TypeError(f"alexkern.{operator}: groups must be an int, got {groups!r}")
+        stride = checks.pair(operator, "stride", stride, 1)
+        dilation = checks.pair(operator, "dilation", dilation, 1)
+        if type(padding) is str:
+            input, padding = _named_padding(operator, input, weight, stride, padding, dilation)
+        else:
+            padding = checks.pair(operator, "padding", padding, 0)
+    if pooling is not None and not type(pooling[0]) is type(pooling[1]) is type(pooling[2]) is int:
+        pooling = window_arguments(operator, *pooling, 1, prefix="pool_")[:3]
     shapes = input.shape, weight.shape, None if bias is None else bias.shape
-    size = checks.remembered(_checked_size, input, (operator, *shapes, stride, padding, dilation, groups, window))
-    return (input, weight, bias, stride, padding, dilation, groups), size
+    key = (operator, *shapes, stride, padding, dilation, groups, pooling)
+    return input, weight, bias, *checks.remembered(_checked_numbers, input, key)
 
 
-def _checked_size(
+def _checked_numbers(
     operator: str,
     input: tuple[int, ...],
     weight: tuple[int, ...],
     bias: tuple[int, ...] | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    stride: int | Pair,
+    padding: int | Pair,
+    dilation: int | Pair,
     groups: int,
-    window: Window | None,
-) -> Pair:
-    """(P, Q) from the shapes, once they are found to fit."""
+    pooling: tuple[Any, Any, Any] | None,
+) -> tuple[Any, ...]:
+    """The numbers, as pairs and groups, once they and the shapes are found to fit."""
+    stride = checks.pair(operator, "stride", stride, 1)
+    padding = checks.pair(operator, "padding", padding, 0)
+    dilation = checks.pair(operator, "dilation", dilation, 1)
     if len(weight) != 4:
         raise argument_error(operator, "weight", f"shape {tuple(weight)}", "(K, C // groups, R, S)")
     if groups < 1:
@@ -101,13 +111,15 @@ def _checked_size(
                 f"shape {tuple(input)} with padding {padding}",
                 f"at least as large as the dilated {R}x{S} filter (dilation {dilation})",
             )
+    if pooling is None:
+        return stride, padding, dilation, groups
     size = (
         output_size(H, R, stride[0], padding[0], dilation[0]),
         output_size(W, S, stride[1], padding[1], dilation[1]),
     )
-    if window is not None:
-        checked_pooled_size(operator, size, *window, False)
-    return size
+    window = window_arguments(operator, *pooling, 1, prefix="pool_")
+    checked_pooled_size(operator, size, *window, False)
+    return stride, padding, dilation, groups, *window[:3]
 
 
 def _named_padding(
