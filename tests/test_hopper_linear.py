@@ -25,6 +25,8 @@ from support.accuracy import assert_accurate, assert_same
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.cases import Case
+from support.launches import noted
+from support.linear import draw
 
 pytestmark = [
     pytest.mark.skipif("cuda" not in serving("linear_relu_dropout"), reason="the CUDA kernels do not run here"),
@@ -48,17 +50,7 @@ def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what forward launched."""
-    names: list[str] = []
-    for module in (linear_relu_dropout, hopper):
-        launch = module.launch
-
-        def note(kernel: str, *arguments: Any, launch: Any = launch) -> None:
-            if kernel != "linear_relu_dropout_backward":
-                names.append(kernel)
-            launch(kernel, *arguments)
-
-        monkeypatch.setattr(module, "launch", note)
-    return names
+    return noted(monkeypatch, linear_relu_dropout, hopper, but="linear_relu_dropout_backward")
 
 
 def schedule(number: int) -> None:
@@ -79,16 +71,6 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
 
 def place(numbers: tuple[int, int] = PLACE) -> Tensor:
     return torch.tensor(numbers, device=DEVICE)
-
-
-def draw(dtype: torch.dtype, generator: torch.Generator, rows: int, C: int, K: int) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (
-        torch.randn((rows, C), generator=generator),
-        torch.randn((K, C), generator=generator) / C**0.5,
-        torch.randn(K, generator=generator),
-    )
-    x, w, b = (tensor.to(dtype).to(DEVICE) for tensor in tensors)
-    return x, w, b
 
 
 def check(

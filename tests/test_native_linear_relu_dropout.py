@@ -10,8 +10,10 @@ from torch import Tensor
 
 from alexkern.native import linear_relu_dropout
 from support.accuracy import assert_accurate, assert_same
-from support.backends import DEVICE, HALVES, serving
+from support.backends import HALVES, serving
 from support.canaries import canaries
+from support.launches import noted
+from support.linear import draw
 
 pytestmark = pytest.mark.skipif("cuda" not in serving("linear_relu_dropout"), reason="the CUDA kernels do not run here")
 
@@ -20,25 +22,7 @@ KERNEL = "linear_relu_dropout_few_rows"
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    names: list[str] = []
-    launch = linear_relu_dropout.launch
-
-    def note(kernel: str, *arguments: object) -> None:
-        names.append(kernel)
-        launch(kernel, *arguments)
-
-    monkeypatch.setattr(linear_relu_dropout, "launch", note)
-    return names
-
-
-def draw(dtype: torch.dtype, generator: torch.Generator, rows: int, K: int, C: int) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (
-        torch.randn((rows, C), generator=generator),
-        torch.randn((K, C), generator=generator) / C**0.5,
-        torch.randn(K, generator=generator),
-    )
-    x, w, b = (tensor.to(dtype).to(DEVICE) for tensor in tensors)
-    return x, w, b
+    return noted(monkeypatch, linear_relu_dropout)
 
 
 def check(x: Tensor, w: Tensor, b: Tensor | None) -> None:
@@ -57,14 +41,14 @@ def check(x: Tensor, w: Tensor, b: Tensor | None) -> None:
 def test_few_rows(
     launched: list[str], dtype: torch.dtype, rows: int, K: int, C: int, generator: torch.Generator
 ) -> None:
-    x, w, b = draw(dtype, generator, rows, K, C)
+    x, w, b = draw(dtype, generator, rows, C, K)
     check(x, w, b)
     check(x, w, None)
     assert launched.count(KERNEL) == 2
 
 
 def test_rows_may_lie_apart(launched: list[str], generator: torch.Generator) -> None:
-    x, w, b = draw(torch.float16, generator, 6, 48, 128)
+    x, w, b = draw(torch.float16, generator, 6, 128, 48)
     check(x[:, 32:96], w[:, 64:], b)
     check(x[::2, :64], w[::3, 8:72], b[::3])
     assert launched.count(KERNEL) == 2
@@ -83,13 +67,13 @@ def test_rows_may_lie_apart(launched: list[str], generator: torch.Generator) -> 
 def test_others_are_torchs(
     launched: list[str], rows: int, K: int, C: int, start: int, dtype: torch.dtype, generator: torch.Generator
 ) -> None:
-    x, w, b = draw(dtype, generator, rows, K, C + start)
+    x, w, b = draw(dtype, generator, rows, C + start, K)
     check(x[:, start:], w[:, start:], b)
     assert KERNEL not in launched
 
 
 def test_nan_and_infinities_stay_in_their_rows(generator: torch.Generator) -> None:
-    x, w, b = draw(torch.bfloat16, generator, 3, 20, 64)
+    x, w, b = draw(torch.bfloat16, generator, 3, 64, 20)
     x[1, 5], w[7, 40] = math.nan, math.inf
     output = linear_relu_dropout.forward(x, w, b, None, 0.0)
     wanted = torch.nn.functional.linear(x.float(), w.float(), b.float()).relu()
@@ -97,6 +81,6 @@ def test_nan_and_infinities_stay_in_their_rows(generator: torch.Generator) -> No
 
 
 def test_the_same_bits_in_every_run(generator: torch.Generator) -> None:
-    x, w, b = draw(torch.float16, generator, 16, 64, 1024)
+    x, w, b = draw(torch.float16, generator, 16, 1024, 64)
     first, again = (linear_relu_dropout.forward(x, w, b, None, 0.0) for _ in range(2))
     assert_same(again, first)

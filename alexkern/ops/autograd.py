@@ -40,7 +40,7 @@ def eager_function(op: Operator) -> Callable[..., Any]:
 
     The parameters come as one argument: torch looks at every one, and wants a gradient for each back.
     """
-    has_offsets = op.has_offsets
+    has_offsets, save = op.has_offsets, op.save
     padding = (None,) * (op.num_tensors - op.num_differentiable)  # gradients of the tensors that have none
 
     def forward(ctx: Any, backend: ModuleType, params: tuple[Any, ...], *tensors: Tensor | None) -> Tensor:
@@ -48,7 +48,7 @@ def eager_function(op: Operator) -> Callable[..., Any]:
         outputs = backend.forward(*args)
         if not has_offsets:
             outputs = (outputs,)
-        saved, ctx.params = op.save(args, outputs)
+        saved, ctx.params = save(args, outputs)
         ctx.save_for_backward(*saved)
         ctx.backend = backend
         output: Tensor = outputs[0]

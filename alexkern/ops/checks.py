@@ -69,10 +69,10 @@ def probability(operator: str, p: Any) -> float:
     return float(p)
 
 
-def image(operator: str, input: Tensor) -> None:
-    """`input` is (N, C, H, W) or (C, H, W)."""
-    if input.dim() not in (3, 4):
-        raise argument_error(operator, "input", f"shape {tuple(input.shape)}", "(N, C, H, W) or (C, H, W)")
+def image(operator: str, shape: tuple[int, ...]) -> None:
+    """`shape` is (N, C, H, W) or (C, H, W)."""
+    if len(shape) not in (3, 4):
+        raise argument_error(operator, "input", f"shape {tuple(shape)}", "(N, C, H, W) or (C, H, W)")
 
 
 def number(operator: str, argument: str, value: Any) -> float:
@@ -88,10 +88,10 @@ def remembered(check: Callable[..., Result], input: Tensor, key: tuple[Hashable,
     """
     if torch.compiler.is_compiling() or (type(input) is not Tensor and type(input) is not torch.nn.Parameter):
         return check(*key)
-    result: Result = _remembered(check, key)
+    result: Result = _remembered(check, *key)
     return result
 
 
 @functools.lru_cache(maxsize=1024)
-def _remembered(check: Callable[..., Any], key: tuple[Hashable, ...]) -> Any:
+def _remembered(check: Callable[..., Any], *key: Hashable) -> Any:
     return check(*key)

@@ -48,7 +48,6 @@ def convolution_arguments(
     checks.floating(operator, "input", input)
     if torch._C._is_any_autocast_enabled():
         input, weight, bias = to_autocast_dtype(input, weight, bias)
-    checks.image(operator, input)
     checks.like_input(operator, "weight", weight, input)
     if bias is not None:
         checks.like_input(operator, "bias", bias, input)
@@ -84,6 +83,7 @@ def _checked_numbers(
     stride = checks.pair(operator, "stride", stride, 1)
     padding = checks.pair(operator, "padding", padding, 0)
     dilation = checks.pair(operator, "dilation", dilation, 1)
+    checks.image(operator, input)
     if len(weight) != 4:
         raise argument_error(operator, "weight", f"shape {tuple(weight)}", "(K, C // groups, R, S)")
     if groups < 1:

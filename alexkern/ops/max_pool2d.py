@@ -48,7 +48,7 @@ def max_pool2d(
     if has_torch_function_unary(input):
         return handle_torch_function(max_pool2d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode)
     checks.floating("max_pool2d", "input", input)
-    checks.image("max_pool2d", input)
+    checks.image("max_pool2d", input.shape)
     kernel_size, stride, padding, dilation = window_arguments("max_pool2d", kernel_size, stride, padding, dilation)
     ceil_mode = bool(ceil_mode)
     C, H, W = input.shape[-3:]

@@ -14,6 +14,19 @@ inline conv2d_relu::Image image(Address data, const Four& sizes, const Four& str
     return {pointer(data), size(0), size(1), size(2), size(3), strides[0], strides[1], strides[2], strides[3]};
 }
 
+// What the parameters of all convolution kernels, here and in csrc/hopper, have in common.
+template <typename Params>
+void set_filters(Params& p, int C, int K, const Pair& kernel_size, const Pair& stride, const Pair& padding,
+                 const Pair& dilation, int groups) {
+    p.C = C;
+    p.K = K;
+    p.R = kernel_size[0];
+    p.S = kernel_size[1];
+    p.groups = groups;
+    p.vertical = {stride[0], padding[0], dilation[0]};
+    p.horizontal = {stride[1], padding[1], dilation[1]};
+}
+
 inline void set_convolution(conv2d_relu::Convolution& p, Address input, const Pair& input_size, int C, Address weight,
                             int K, Address bias, const Pair& kernel_size, const Pair& stride, const Pair& padding,
                             const Pair& dilation, int groups) {
@@ -22,31 +35,19 @@ inline void set_convolution(conv2d_relu::Convolution& p, Address input, const Pa
     p.bias = pointer(bias);
     p.H = input_size[0];
     p.W = input_size[1];
-    p.C = C;
-    p.R = kernel_size[0];
-    p.S = kernel_size[1];
-    p.K = K;
-    p.groups = groups;
-    p.vertical = {stride[0], padding[0], dilation[0]};
-    p.horizontal = {stride[1], padding[1], dilation[1]};
+    set_filters(p, C, K, kernel_size, stride, padding, dilation, groups);
 }
 
-// What the parameters of a convolution's kernels, here and in csrc/hopper, have in common where the images are dense.
+// Where the images are dense.
 template <typename Params>
 void set_sizes(Params& p, const Four& sizes, int C, const Pair& output_size, int K, const Pair& kernel_size,
                const Pair& stride, const Pair& padding, const Pair& dilation, int groups) {
     p.N = static_cast<int>(sizes[0]);
     p.H = static_cast<int>(sizes[2]);
     p.W = static_cast<int>(sizes[3]);
-    p.C = C;
-    p.R = kernel_size[0];
-    p.S = kernel_size[1];
     p.P = output_size[0];
     p.Q = output_size[1];
-    p.K = K;
-    p.groups = groups;
-    p.vertical = {stride[0], padding[0], dilation[0]};
-    p.horizontal = {stride[1], padding[1], dilation[1]};
+    set_filters(p, C, K, kernel_size, stride, padding, dilation, groups);
 }
 
 inline void bind_conv2d_relu(pybind11::module_& module) {
