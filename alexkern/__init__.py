@@ -2,11 +2,11 @@
 
 from alexkern import functional, models, nn
 from alexkern.dispatch import BackendUnavailable, backend, current_backend, set_backend
+from alexkern.errors import ArgumentError
 from alexkern.freeze import freeze
 from alexkern.fuse import fuse
 from alexkern.graph import graph
 from alexkern.info import info
-from alexkern.ops.errors import ArgumentError
 
 __version__ = "0.1.0"
 

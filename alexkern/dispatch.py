@@ -27,7 +27,7 @@ OPERATORS = (
 )
 # In the order in which "auto" asks them; which of the two GPU backends is faster has not been measured. Each package
 # has one module an operator, with the same forward and backward in it.
-PACKAGES = {"cuda": "alexkern.native", "triton": "alexkern.kernels", "torch": "alexkern.reference"}
+PACKAGES = {"cuda": "alexkern.backends.cuda", "triton": "alexkern.kernels", "torch": "alexkern.backends.torch"}
 SETTINGS = ("auto", *PACKAGES)
 
 

@@ -1,7 +1,7 @@
 """The first convolution of a frozen model: the images that it takes, and space to depth ahead of time.
 
 `freeze` has this for it. Where the CUDA C++ kernels serve, images of any of their dtypes and of any strides become its
-input in one pass (csrc/space_to_depth); elsewhere torch's operators say the same.
+input in one pass (csrc/cuda/space_to_depth); elsewhere torch's operators say the same.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern import dispatch, functional
+from alexkern.errors import argument_error
 from alexkern.ops.convolution import output_size
-from alexkern.ops.errors import argument_error
-from alexkern.ops.plan import empty, nchw
+from alexkern.plan import empty, nchw
 
 Pair = tuple[int, int]
-FACTOR, MOST_CHANNELS = 4, 4  # as alexkern.native.space_to_depth has them, which is loaded where it serves
+FACTOR, MOST_CHANNELS = 4, 4  # as alexkern.backends.cuda.space_to_depth has them, which is loaded where it serves
 
 
 class Normalisation(NamedTuple):
@@ -118,7 +118,7 @@ class Images(NamedTuple):
         filters, kernel_size, padding = self.in_depth
         if images.shape[1] != self.channels or not self._reads(images.dtype) or not _is_served(images, filters):
             return None
-        from alexkern.native import conv2d_relu
+        from alexkern.backends.cuda import conv2d_relu
 
         P, Q = (output_size(images.shape[2 + i], kernel_size[i], FACTOR, padding[i], 1) for i in (0, 1))
         if P < 1 or Q < 1:
@@ -146,6 +146,6 @@ def _is_served(images: Tensor, filters: Tensor) -> bool:
     if images.device != filters.device or not dispatch.is_direct(images):
         return False
     try:
-        return dispatch.resolve("conv2d_relu", filters).__name__ == "alexkern.native.conv2d_relu"
+        return dispatch.resolve("conv2d_relu", filters).__name__ == "alexkern.backends.cuda.conv2d_relu"
     except dispatch.BackendUnavailable:
         return False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alexkern import first_layer
+from alexkern.errors import argument_error
 from alexkern.frozen import (
     OURS,
     FrozenAdaptiveAvgPool2d,
@@ -19,7 +20,6 @@ from alexkern.frozen import (
     symmetric_padding,
 )
 from alexkern.nn import FusedSequential, is_bare, run_length
-from alexkern.ops.errors import argument_error
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexkern import first_layer, functional, winograd
-from alexkern.huge_pages import in_huge_pages
+from alexkern import first_layer, functional
+from alexkern.backends.cpu import winograd
+from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.errors import argument_error
 from alexkern.nn import LocalResponseNorm, MaxPool2d, is_bare
 from alexkern.ops.convolution import convolved_size
-from alexkern.ops.errors import argument_error
-from alexkern.ops.plan import is_channels_last
+from alexkern.plan import is_channels_last
 
 # The images of a large batch go through the convolutions and poolings so many at a time that an activation has at most
 # these bytes: what one layer wrote is then in the cache for the next, and no allocation reaches the size (32 MiB) from

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alexkern.ops.errors import argument_error
+from alexkern.errors import argument_error
 
 M = TypeVar("M", bound=nn.Module)
 WARM_UP = 3  # calls before the capture: libraries choose their algorithms and allocate their workspaces

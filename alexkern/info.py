@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from alexkern import _native
 from alexkern._nvcc import PLACES, find_nvcc
+from alexkern.backends import extension
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def info() -> Info:
 
 
 def _snapshots() -> str:
-    from alexkern import winograd
+    from alexkern.backends.cpu import winograd
 
     reason = winograd.missing()
     if reason is None:
@@ -116,7 +116,7 @@ def _gpus(smi: list[list[str]]) -> tuple[str, ...]:
 
 
 def _driver(smi: list[list[str]]) -> str:
-    supported = _native.native.driver_version() if _native.native else None
+    supported = extension.native.driver_version() if extension.native else None
     if not smi and not supported:
         return "unknown (there is no nvidia-smi to ask)" if torch.cuda.is_available() else "none"
     release = smi[0][2] if smi else "present"
@@ -147,9 +147,9 @@ def _nvcc() -> str:
 
 
 def _native_module() -> str:
-    native = _native.native
+    native = extension.native
     if native is None:
-        return f"none: {_native.why_not}"
+        return f"none: {extension.why_not}"
     # Within one major version a module runs on older drivers too, but not below its first release.
     needed = (native.cuda_version[0], 0)
     text = (

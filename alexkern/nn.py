@@ -11,7 +11,7 @@ from torch.nn.modules import module as module_globals
 from torch.overrides import has_torch_function_unary
 
 from alexkern import dispatch, functional
-from alexkern.ops.plan import is_channels_last
+from alexkern.plan import is_channels_last
 
 __all__ = ["Dropout", "FusedSequential", "LocalResponseNorm", "MaxPool2d"]
 

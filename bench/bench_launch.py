@@ -13,19 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexkern import native
+from alexkern.backends import cuda
+from alexkern.backends.cuda import strides
 from alexkern.bench.checks import WrongResult
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import Target
 from alexkern.bench.options import Options
 from alexkern.bench.timing import Call
-from alexkern.native import strides
 
 # A kernel's name, its input, its other arguments, and its output, which is to be ones.
 Launch = tuple[str, Tensor, tuple[object, ...], Tensor]
 
 SECONDS = 0.3
-WHY_NOT = native.missing("cuda", torch.float32)
+WHY_NOT = cuda.missing("cuda", torch.float32)
 
 
 def _dropout(target: Target) -> Launch:
@@ -64,7 +64,7 @@ def _trial(kernel: Callable[[Target], Launch], target: Target) -> Trial:
     def prepare(variant: str) -> Call:
         if variant == "torch.relu_":
             return lambda: torch.relu_(x)
-        return lambda: native.launch(name, x, *arguments)
+        return lambda: cuda.launch(name, x, *arguments)
 
     def check(variant: str, result: object) -> None:
         if variant == "alexkern" and not torch.equal(output, torch.ones_like(output)):

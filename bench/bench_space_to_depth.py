@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import alexkern
-from alexkern import native
+from alexkern.backends import cuda
 from alexkern.bench.checks import check_close
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import LAYERS, Convolution, Target
@@ -27,7 +27,7 @@ from alexkern.bench.priority import importance
 from alexkern.bench.timing import Call
 from alexkern.bench.work import Work, layer_work
 
-WHY_NOT = native.missing("cuda", torch.bfloat16)
+WHY_NOT = cuda.missing("cuda", torch.bfloat16)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

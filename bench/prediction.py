@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
-from alexkern.bench.chips import Chip
 from alexkern.bench.layers import Convolution
 from alexkern.bench.work import Part, floor, layer_work
-from alexkern.kernels.workloads import ARITHMETIC, BACKWARD, FORWARD, Workload, layers
+from alexkern.cost.chips import Chip
+from alexkern.tools.workloads import ARITHMETIC, BACKWARD, FORWARD, Workload, layers
 
 LEAST_FFMA = 16  # in the main loop of a product; a normalisation has a few
 

@@ -41,15 +41,15 @@ def missing() -> str | None:
     """Why this cannot be told here, or None where it can."""
     if importlib.util.find_spec("pybind11") is None:
         return "pybind11 is not installed (pip install pybind11)"
-    from alexkern.native import objects
+    from alexkern.tools import objects
 
     return objects.missing()
 
 
 def reports(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, str, Report]]:
     """For every launch of every workload: the workload, its call, and what was found."""
-    from alexkern.native.instantiations import demangled, instantiations
-    from alexkern.native.objects import objects
+    from alexkern.tools.instantiations import demangled, instantiations
+    from alexkern.tools.objects import objects
 
     launches = list(_launches(workloads, device))
     kernels = instantiations(objects(TARGETS[device.target]), [launch for _, _, launch in launches])
@@ -66,12 +66,12 @@ def reports(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, str
 
 
 def _launches(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, str, Any]]:
-    from alexkern.native.rehearsal import rehearsing
+    from alexkern.tools.rehearsal import rehearsing
 
     with _taken_for(device), rehearsing() as launches:
         for workload in workloads:
             with workload.precision():
-                for name, call in workload.calls(CPU, "alexkern.native").items():
+                for name, call in workload.calls(CPU, "alexkern.backends.cuda").items():
                     launches.clear()
                     call()
                     yield from [(workload, name, launch) for launch in launches]
@@ -80,8 +80,8 @@ def _launches(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, s
 @contextmanager
 def _taken_for(device: Device) -> Iterator[None]:
     """Within the block the launchers of CPU tensors choose as on this device."""
-    from alexkern.native import conv2d_relu, hopper
-    from alexkern.native.rehearsal import load
+    from alexkern.backends.cuda import conv2d_relu, sm90
+    from alexkern.tools.rehearsal import load
 
     module = load().module
     choose = module.conv2d_relu_choose
@@ -89,7 +89,7 @@ def _taken_for(device: Device) -> Iterator[None]:
     conv2d_relu._chosen.cache_clear()
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE="1", ALEXKERN_EMULATE_CAPABILITY=capability),
-        mock.patch.object(hopper, "EMULATED_MULTIPROCESSORS", device.num_sms),
+        mock.patch.object(sm90, "EMULATED_MULTIPROCESSORS", device.num_sms),
         mock.patch.object(module, "conv2d_relu_choose", lambda *problem: choose(*problem[:-1], device.num_sms)),
     ):
         yield

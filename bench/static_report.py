@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from alexkern.bench import static_cuda
-from alexkern.bench.chips import CHIPS, Chip
 from alexkern.bench.comparison import MS
 from alexkern.bench.options import comma_separated, sizes
 from alexkern.bench.prediction import Prediction, predict, waves
 from alexkern.bench.record import NAME, Record, read
 from alexkern.bench.rows import number
 from alexkern.commands import CommandError
+from alexkern.cost.chips import CHIPS, Chip
 from alexkern.dispatch import OPERATORS
 from alexkern.models import MODELS
 
@@ -57,7 +57,7 @@ class Line:
     @property
     def occupancy(self) -> float:
         """The share of a multiprocessor's warps that the resident blocks have."""
-        from alexkern.kernels.occupancy import limits
+        from alexkern.cost.occupancy import limits
 
         return float(self.report.blocks * self.report.num_warps / limits(self.chip.device.target).warps)
 
@@ -85,7 +85,7 @@ class Predicted:
 
 def triton_lines(workloads: Sequence[Any], chips: Sequence[Chip], jobs: int) -> Iterator[Line]:
     """What the Triton kernels of these workloads compile to for these chips."""
-    from alexkern.kernels import aot
+    from alexkern.tools import aot
 
     named = {str(workload): workload for workload in workloads}
     for chip in chips:
@@ -226,7 +226,7 @@ def main(argv: Sequence[str]) -> int:
         raise CommandError("triton is not installed (pip install triton, on Linux), and its kernels cannot be compiled")
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise CommandError("TRITON_INTERPRET=1 is set, and interpreted kernels do not compile; unset it")
-    from alexkern.kernels.workloads import workloads
+    from alexkern.tools.workloads import workloads
 
     problems = list(workloads(args.models, args.dtypes, args.batches, args.operators, args.layers))
     chips = [chip for chip in CHIPS if chip.name in args.chips]

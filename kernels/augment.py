@@ -24,7 +24,7 @@ from torch import Tensor
 from alexkern.kernels.philox import block_words, threshold
 from alexkern.ops import augmentation as A
 from alexkern.ops.augmentation import Policy
-from alexkern.ops.plan import Spec, contiguous_strides, empty
+from alexkern.plan import Spec, contiguous_strides, empty
 
 SAMPLES = 32  # of a program that draws
 BLOCK = 256  # output pixels a program
@@ -43,7 +43,7 @@ DEPTH = tl.constexpr(A.DEPTH)
 RANDOM_RESIZED, CENTER, RANDOM, CORNER = (tl.constexpr(number) for number in range(4))
 
 
-# The draw: every line as in alexkern/reference/augment.py, to the bit.
+# The draw: every line as in alexkern/backends/torch/augment.py, to the bit.
 
 
 @triton.jit
@@ -351,7 +351,7 @@ def augment_kernel(
 
 
 def parameters(sizes: Tensor, seed: Tensor, policy: Policy) -> Tensor:
-    """The table (N, len(COLUMNS)), float32: the bits of alexkern.reference.augment.parameters."""
+    """The table (N, len(COLUMNS)), float32: the bits of alexkern.backends.torch.augment.parameters."""
     N = len(sizes)
     shape = (N, len(A.COLUMNS))
     table = empty(Spec(shape, contiguous_strides(shape), torch.float32), sizes.device)

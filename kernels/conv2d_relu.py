@@ -33,7 +33,7 @@ from alexkern.kernels.precision import convolution_precision
 from alexkern.kernels.space_to_depth import filter_rows, space_to_depth
 from alexkern.ops.conv2d_relu import plan_output
 from alexkern.ops.convolution import output_size
-from alexkern.ops.plan import empty
+from alexkern.plan import empty
 
 Pair = tuple[int, int]
 INT32_MAX = 2**31 - 1

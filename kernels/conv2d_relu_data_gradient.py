@@ -35,7 +35,7 @@ from alexkern.kernels.conv2d_relu import (
 )
 from alexkern.kernels.gemm import best_tile, cdiv, register_limit
 from alexkern.kernels.space_to_depth import filter_rows
-from alexkern.ops.plan import empty, like
+from alexkern.plan import empty, like
 
 
 def configure(problem: Problem, device: Device) -> Config:

@@ -36,8 +36,8 @@ from alexkern.kernels.max_pool2d import join_row, join_rows, pairs
 from alexkern.kernels.precision import convolution_precision
 from alexkern.ops.conv2d_relu import plan_output
 from alexkern.ops.conv2d_relu_max_pool2d import plan_outputs
-from alexkern.ops.plan import empty
 from alexkern.ops.pooling import Pair, pooled_size
+from alexkern.plan import empty
 
 DRAM_BYTES = {8: 12, 9: 16, 10: 28}  # per streaming multiprocessor and cycle, by the data sheets
 LAUNCH_CYCLES = 5000.0  # a kernel more, from the last block of one to the first of the next

@@ -37,7 +37,7 @@ from alexkern.kernels.conv2d_relu import (
 )
 from alexkern.kernels.gemm import best_split, cdiv, register_limit
 from alexkern.kernels.space_to_depth import space_to_depth
-from alexkern.ops.plan import Spec, contiguous_strides, empty, like
+from alexkern.plan import Spec, contiguous_strides, empty, like
 
 REDUCE_BLOCK = 512
 

@@ -19,10 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.backends.torch.dropout import scale
 from alexkern.kernels.config import Device, choose, describe
 from alexkern.kernels.philox import keep_blocks, threshold
-from alexkern.ops.plan import Spec, empty, like
-from alexkern.reference.dropout import scale
+from alexkern.plan import Spec, empty, like
 
 
 @dataclass(frozen=True)

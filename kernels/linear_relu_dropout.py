@@ -31,7 +31,7 @@ from alexkern.kernels.gemm import TILES_FEW_ROWS, best_tile, cdiv, register_limi
 from alexkern.kernels.masked_gradient import masked_gradient
 from alexkern.kernels.precision import matmul_precision
 from alexkern.ops.linear_relu_dropout import plan_output
-from alexkern.ops.plan import empty
+from alexkern.plan import empty
 
 MAX_SUMS = 64  # a thread; with 128 of them the epilogue's Philox blocks spill
 

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.kernels.config import Device, choose, describe
-from alexkern.ops.plan import Spec, conform, contiguous_strides, empty, like
+from alexkern.plan import Spec, conform, contiguous_strides, empty, like
 
 MAX_HALO = 8
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from alexkern.kernels import philox
 from alexkern.kernels.config import Device
 from alexkern.kernels.gemm import rates
-from alexkern.ops.plan import Spec, empty
+from alexkern.plan import Spec, empty
 
 BLOCK = 1024
 PASS_LATENCY = 3500.0  # cycles of one more launch

@@ -33,8 +33,8 @@ from torch import Tensor
 
 from alexkern.kernels.config import MAX_GRID_Z, Device, choose, describe
 from alexkern.ops.max_pool2d import plan_outputs
-from alexkern.ops.plan import Spec, conform, empty, nchw
 from alexkern.ops.pooling import Pair
+from alexkern.plan import Spec, conform, empty, nchw
 
 UNROLLED_TAPS = 16  # windows (forward) or gathered positions (backward) up to this many are unrolled
 

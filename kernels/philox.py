@@ -1,4 +1,4 @@
-"""Philox4x32-10 on the device: the bits of alexkern/reference/philox.py, word for word.
+"""Philox4x32-10 on the device: the bits of alexkern/backends/torch/philox.py, word for word.
 
 The stream is numbered by 32-bit words. Word i comes from the block with counter (low, high, 0, 0) of offset + i // 4,
 key = seed; a block yields four words. A kernel that owns runs of four elements computes each block once

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexkern.ops.plan import Spec, contiguous_strides, empty
+from alexkern.plan import Spec, contiguous_strides, empty
 
 BLOCK = 1024
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import alexkern
+from alexkern.backends.torch import augment as reference
 from alexkern.functional import augment
 from alexkern.models import transforms
 from alexkern.ops import augmentation as A
 from alexkern.ops.augment import pad
 from alexkern.ops.augmentation import COLUMNS, CROPS, Policy
-from alexkern.reference import augment as reference
 from support import philox
 from support.backends import DEVICE, serving
 from support.canaries import canaries
@@ -441,8 +441,8 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
 @pytest.mark.skipif("triton" not in BACKENDS, reason="no Triton backend here")
 @pytest.mark.parametrize("extent", ["quick", pytest.param("all", marks=pytest.mark.full)])
 def test_the_kernels_keep_their_budget(extent: str, tmp_path: object) -> None:
-    from alexkern.kernels.aot import Report
-    from alexkern.kernels.budget import violations
+    from alexkern.tools.aot import Report
+    from alexkern.tools.triton_budget import violations
 
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from alexkern import cli
 from alexkern.bench import record, report, static_cuda, static_report
-from alexkern.bench.chips import CHIPS
-from alexkern.kernels.workloads import Workload
+from alexkern.cost.chips import CHIPS
+from alexkern.tools.workloads import Workload
 from support import bench_records
 
 CHIP = {chip.name: chip for chip in CHIPS}

@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexkern import models
 from alexkern.bench import work
 from alexkern.bench.ceilings import Ceilings, measure_ceilings
-from alexkern.bench.chips import CHIPS
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
 from alexkern.bench.networks import plain, training_work
 from alexkern.bench.prediction import balance, predict, waves, work_of
 from alexkern.bench.timing import Plan
-from alexkern.kernels.workloads import Workload
+from alexkern.cost.chips import CHIPS
+from alexkern.tools.workloads import Workload
 from support.bench_records import CPU
 
 H200 = Ceilings(989e12, 4.8e12)

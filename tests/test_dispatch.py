@@ -10,7 +10,7 @@ import torch
 
 import alexkern
 from alexkern import dispatch
-from alexkern.reference import conv2d_relu as reference
+from alexkern.backends.torch import conv2d_relu as reference
 
 
 def test_context_manager_restores_also_after_an_error() -> None:

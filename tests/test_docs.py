@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import alexkern
-from alexkern import cli, dispatch, functional
+from alexkern import accuracy, cli, dispatch, functional
 from alexkern.models import MODELS
-from support import accuracy
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

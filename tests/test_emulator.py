@@ -200,7 +200,7 @@ def sources_under(folder: Path) -> list[Path]:
 def digest(*parts: object) -> str:
     """Of all sources and of the command: what a build depends on."""
     text = hashlib.sha256(repr(parts).encode())
-    for path in sources_under(EMULATOR) + sources_under(ROOT / "csrc" / "ptx"):
+    for path in sources_under(EMULATOR) + sources_under(ROOT / "csrc" / "cuda" / "ptx"):
         text.update(path.name.encode() + path.read_bytes())
     return text.hexdigest()[:16]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import alexkern
+from alexkern.backends.cuda import conv2d_relu, sm90, space_to_depth
 from alexkern.frozen import FrozenConvolution
 from alexkern.functional import augment
-from alexkern.native import conv2d_relu, hopper, space_to_depth
 from support.backends import DEVICE, HALVES, serving
 from support.launches import noted
 
@@ -42,7 +42,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return noted(monkeypatch, conv2d_relu, hopper, space_to_depth)
+    return noted(monkeypatch, conv2d_relu, sm90, space_to_depth)
 
 
 def network(dtype: torch.dtype, channels: int = 3, pool: bool = True) -> nn.Sequential:

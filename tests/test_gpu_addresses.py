@@ -13,7 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from support.accuracy import assert_same  # noqa: E402
+from alexkern.accuracy import assert_same  # noqa: E402
 from support.backends import DEVICE  # noqa: E402
 from support.far import whole  # noqa: E402
 

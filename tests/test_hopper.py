@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 import alexkern
-from alexkern.native import conv2d_relu, emulate, hopper, space_to_depth
-from alexkern.reference import conv2d_relu as reference
+from alexkern.accuracy import assert_accurate
+from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth
+from alexkern.backends.torch import conv2d_relu as reference
 from support import hopper_page, oracle, routes
-from support.accuracy import assert_accurate
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.cases import ALEXNET_CONVOLUTIONS, CASES, Case
@@ -29,7 +29,7 @@ from support.launches import noted
 pytestmark = [
     pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here"),
     pytest.mark.skipif(
-        DEVICE.type == "cuda" and torch.cuda.get_device_capability() != hopper.CAPABILITY,
+        DEVICE.type == "cuda" and torch.cuda.get_device_capability() != sm90.CAPABILITY,
         reason="for GPUs of compute capability 9.0",
     ),
 ]
@@ -47,12 +47,12 @@ def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what was launched, sm_80's kernels and these."""
-    return noted(monkeypatch, conv2d_relu, hopper, space_to_depth)
+    return noted(monkeypatch, conv2d_relu, sm90, space_to_depth)
 
 
 def seed(number: int) -> None:
     if DEVICE.type == "cpu":
-        emulate.load().set_seed(number)
+        emulated.load().set_seed(number)
 
 
 def draw(
@@ -73,7 +73,7 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
         tile = {96: 64, 192: 256}.get(tile, tile) if weight else tile
         return tile, min(splits, steps), 1 if weight else cluster
 
-    monkeypatch.setattr(hopper, "_choose", choose)
+    monkeypatch.setattr(sm90, "_choose", choose)
 
 
 ALL_THREE = ["hopper_convolve", "hopper_convolve", "hopper_weight_gradient"]
@@ -146,7 +146,7 @@ def test_clusters_give_the_same_bits(
     input, filters, args = CLUSTERED[shape]
     tensors, splits = draw(torch.bfloat16, generator, input, filters), 3 if block_n in (96, 192) else 1
     if DEVICE.type == "cpu":
-        monkeypatch.setattr(hopper, "EMULATED_MULTIPROCESSORS", 5 if block_n > 128 else 2)
+        monkeypatch.setattr(sm90, "EMULATED_MULTIPROCESSORS", 5 if block_n > 128 else 2)
     state, found = generator.get_state(), []
     for cluster in (1, 2):
         force(monkeypatch, block_n, splits, cluster)
@@ -315,11 +315,11 @@ def test_strided_data_gradient_falls_back_alone(launched: list[str], generator: 
 
 def test_float32_and_older_gpus_are_not_served(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
     x, *_ = draw(torch.float32, generator, (1, 16, 4, 4), (16, 16, 3, 3))
-    assert hopper.device_of(x) is None and hopper.device_of(x.half()) is not None
+    assert sm90.device_of(x) is None and sm90.device_of(x.half()) is not None
     if DEVICE.type == "cpu":
         for capability in ("8.0", "8.9", "10.0"):
             monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", capability)
-            assert hopper.device_of(x.half()) is None
+            assert sm90.device_of(x.half()) is None
 
 
 @pytest.mark.parametrize(
@@ -336,10 +336,10 @@ def test_gpu_and_module_have_to_be_for_each_other(
 ) -> None:
     properties = SimpleNamespace(capability=capability, multiprocessors=114)
     module = SimpleNamespace(targets=targets, device_properties=lambda _: properties)
-    monkeypatch.setattr(hopper._native, "native", module)
-    hopper._gpu.cache_clear()
-    found = hopper._gpu(0)
-    hopper._gpu.cache_clear()
+    monkeypatch.setattr(sm90._native, "native", module)
+    sm90._gpu.cache_clear()
+    found = sm90._gpu(0)
+    sm90._gpu.cache_clear()
     assert found == ((module, 114) if serves else None)
 
 
@@ -384,7 +384,7 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
 
 
 def test_the_model_gives_clusters_pairs_of_tiles_and_of_multiprocessors() -> None:
-    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulate.load()
+    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulated.load()
     assert module is not None
 
     def cycles(tiles: int, cluster: int, multiprocessors: int) -> float:

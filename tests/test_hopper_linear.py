@@ -1,4 +1,4 @@
-"""linear_relu_dropout by csrc/hopper's product: every tile and split, dropout's bits, what falls back, the choice.
+"""linear_relu_dropout by csrc/cuda/sm90's product: every tile and split, dropout's bits, what falls back, the choice.
 
 On the CPU it runs emulated, TMA's copies and wgmma's products early or late by seed; on a GPU where it is one of
 compute capability 9.0.
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 import alexkern
-from alexkern import _native
-from alexkern.native import emulate, hopper, linear_relu_dropout
-from alexkern.reference import linear_relu_dropout as reference
-from alexkern.reference import philox
+from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends import extension
+from alexkern.backends.cuda import emulated, linear_relu_dropout, sm90
+from alexkern.backends.torch import linear_relu_dropout as reference
+from alexkern.backends.torch import philox
 from support import routes
-from support.accuracy import assert_accurate, assert_same
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.cases import Case
@@ -31,7 +31,7 @@ from support.linear import draw
 pytestmark = [
     pytest.mark.skipif("cuda" not in serving("linear_relu_dropout"), reason="the CUDA kernels do not run here"),
     pytest.mark.skipif(
-        DEVICE.type == "cuda" and torch.cuda.get_device_capability() != hopper.CAPABILITY,
+        DEVICE.type == "cuda" and torch.cuda.get_device_capability() != sm90.CAPABILITY,
         reason="for GPUs of compute capability 9.0",
     ),
 ]
@@ -50,23 +50,23 @@ def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of what forward launched."""
-    return noted(monkeypatch, linear_relu_dropout, hopper, but="linear_relu_dropout_backward")
+    return noted(monkeypatch, linear_relu_dropout, sm90, but="linear_relu_dropout_backward")
 
 
 def schedule(number: int) -> None:
     """When copies and products take effect."""
     if DEVICE.type == "cpu":
-        emulate.load().set_seed(number)
+        emulated.load().set_seed(number)
 
 
 def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:
     """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
 
-    def choose(device: hopper.Device, _rows: int, _columns: int, channels: int) -> tuple[int, int, int]:
+    def choose(device: sm90.Device, _rows: int, _columns: int, channels: int) -> tuple[int, int, int]:
         depth = device.module.hopper_depth(channels)
         return min(block_n, 128) if depth == 48 else block_n, min(splits, -(-channels // depth)), cluster
 
-    monkeypatch.setattr(hopper, "_choose_linear", choose)
+    monkeypatch.setattr(sm90, "_choose_linear", choose)
 
 
 def place(numbers: tuple[int, int] = PLACE) -> Tensor:
@@ -286,7 +286,7 @@ MEMORY = 2400  # bytes a clock
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
-    module = _native.native if DEVICE.type == "cuda" else emulate.load()
+    module = extension.native if DEVICE.type == "cuda" else emulated.load()
     assert module is not None
     K, C = LAYERS[layer]
     for batch in BATCHES:

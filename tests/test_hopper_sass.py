@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from alexkern.kernels import sass
-from alexkern.native import objects
-from alexkern.native.instantiations import demangled
+from alexkern.tools import objects, sass
+from alexkern.tools.instantiations import demangled
 
 pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
 
@@ -23,7 +22,7 @@ COMPLAINT = re.compile(r"\(C75\d\d\).*|.*setmaxnreg.*ignored.*")
 
 @cache
 def compiled() -> list[objects.Object]:
-    return objects.objects(TARGET, [path for path in objects.sources() if path.parent.name == "hopper"])
+    return objects.objects(TARGET, [path for path in objects.sources() if path.parent.name == "sm90"])
 
 
 def complaints(path: Path) -> list[str]:

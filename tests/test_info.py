@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import alexkern
-from alexkern import _native, dispatch
+from alexkern import dispatch
+from alexkern.backends import extension
 
 info_module = sys.modules["alexkern.info"]  # the package's attribute of that name is the function
 
@@ -64,8 +65,8 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 def test_nothing_there(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(empty_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(_native, "native", None)
-    monkeypatch.setattr(_native, "why_not", "a reason")
+    monkeypatch.setattr(extension, "native", None)
+    monkeypatch.setattr(extension, "why_not", "a reason")
     found = alexkern.info()
     assert (found.gpus, found.driver, found.native) == ((), "none", "none: a reason")
     assert found.snapshots == "on a CPU with oneDNN's convolutions alone: a reason"
@@ -83,7 +84,7 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
         driver_version=lambda: (12, 8),
         winograd_is_supported=lambda: True,
     )
-    monkeypatch.setattr(_native, "native", native)
+    monkeypatch.setattr(extension, "native", native)
     found = alexkern.info()
     assert found.gpus == (
         "GPU A, compute capability 9.0 (not usable by this torch)",
@@ -103,7 +104,7 @@ def test_gpus_that_torch_uses(empty_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
-    monkeypatch.setattr(_native, "native", None)
+    monkeypatch.setattr(extension, "native", None)
     found = alexkern.info()
     assert found.gpus == ("GPU A, compute capability 9.0, 141 GiB, 132 SMs",)
     assert found.driver == "unknown (there is no nvidia-smi to ask)"
@@ -113,7 +114,7 @@ def test_gpus_that_torch_uses(empty_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_broken_nvidia_smi_counts_as_none(says: str, empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(empty_path, "nvidia-smi", says)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(_native, "native", None)
+    monkeypatch.setattr(extension, "native", None)
     found = alexkern.info()
     assert (found.gpus, found.driver) == ((), "none")
 
@@ -127,17 +128,17 @@ def test_nvcc_that_runs_and_one_that_does_not(empty_path: Path) -> None:
 
 def test_why_there_is_no_native_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    module, why_not = _native.load("absent_native_module", tmp_path)
+    module, why_not = extension.load("absent_native_module", tmp_path)
     assert module is None and "was not built: nvcc was not found" in why_not
 
     (tmp_path / "_C.cpython-27.so").touch()
-    module, why_not = _native.load("absent_native_module", tmp_path)
+    module, why_not = extension.load("absent_native_module", tmp_path)
     assert module is None and "was built for another Python (_C.cpython-27.so)" in why_not
 
     (tmp_path / "unloadable_native_module.py").write_text("raise ImportError('libstdc++.so.6: version too old')")
-    module, why_not = _native.load("unloadable_native_module", tmp_path)
+    module, why_not = extension.load("unloadable_native_module", tmp_path)
     assert module is None and why_not == "the native module does not load: libstdc++.so.6: version too old"
 
     (tmp_path / "loadable_native_module.py").touch()
-    module, why_not = _native.load("loadable_native_module", tmp_path)
+    module, why_not = extension.load("loadable_native_module", tmp_path)
     assert module is sys.modules.pop("loadable_native_module") and why_not == ""

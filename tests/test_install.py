@@ -140,9 +140,9 @@ def test_skipped_and_required_at_once_is_an_error(tree: Path, tmp_path: Path) ->
 @needs_nvcc
 def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(tree: Path, tmp_path: Path) -> None:
     # In a new operator's folder: this also shows that the build picks such a folder up.
-    for source in (tree / "csrc/bindings.cpp", *(tree / "csrc").rglob("*.cu")):
+    for source in (tree / "csrc/cuda/bindings.cpp", *(tree / "csrc").rglob("*.cu")):
         source.write_text("")  # it would take long to compile
-    script(tree / "csrc/new_operator/forward.cu", "#error this kernel is broken\n")
+    script(tree / "csrc/cuda/new_operator/forward.cu", "#error this kernel is broken\n")
     done = install(tree, tmp_path / "target", ALEXKERN_CUDA_ARCHS=80)
     assert done.returncode != 0
     assert "error: #error this kernel is broken" in done.stdout

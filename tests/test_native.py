@@ -14,11 +14,12 @@ import torch
 from torch.nn import functional as F
 
 import alexkern
-from alexkern import _native, dispatch, native
-from alexkern.native import emulate
+from alexkern import dispatch
+from alexkern.backends import cuda, extension
+from alexkern.backends.cuda import emulated
 
-EMULATED = native.missing("cpu", torch.float32) is None
-needs_emulator = pytest.mark.skipif(not EMULATED, reason=f"{native.missing('cpu', torch.float32)}")
+EMULATED = cuda.missing("cpu", torch.float32) is None
+needs_emulator = pytest.mark.skipif(not EMULATED, reason=f"{cuda.missing('cpu', torch.float32)}")
 
 
 @pytest.fixture
@@ -28,15 +29,16 @@ def one_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     (sources / "emulator").mkdir(parents=True)
     (sources / "emulator" / "emulator.h").write_text("int answer();\n")
     (sources / "emulator" / "answer.cpp").write_text('#include "emulator.h"\nint answer() { return 42; }\n')
-    (sources / "bindings.cpp").write_text("int binding() { return 1; }\n")
+    (sources / "cuda").mkdir()
+    (sources / "cuda" / "bindings.cpp").write_text("int binding() { return 1; }\n")
     wrapper = tmp_path / "compiler"
     wrapper.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexec g++ "$@"\n')
     wrapper.chmod(0o755)
-    monkeypatch.setattr(emulate, "SOURCES", sources)
+    monkeypatch.setattr(emulated, "SOURCES", sources)
     monkeypatch.setenv("CXX", str(wrapper))
-    emulate._version.cache_clear()
+    emulated._version.cache_clear()
     yield tmp_path
-    emulate._version.cache_clear()
+    emulated._version.cache_clear()
 
 
 def compiled(folder: Path) -> list[str]:
@@ -55,44 +57,45 @@ def compiled(folder: Path) -> list[str]:
 
 @needs_emulator
 def test_only_what_changed_is_compiled_again(one_source: Path) -> None:
-    cache, sources = one_source / "cache", emulate.SOURCES
-    first = emulate.build(cache)
+    cache, sources = one_source / "cache", emulated.SOURCES
+    first = emulated.build(cache)
     assert compiled(one_source) == ["answer.cpp", "bindings.cpp", "link"]
-    assert emulate.build(cache) == first and compiled(one_source) == []
+    assert emulated.build(cache) == first and compiled(one_source) == []
 
     (sources / "emulator" / "answer.cpp").write_text("int answer() { return 43; }\n")
-    second = emulate.build(cache)
+    second = emulated.build(cache)
     assert second != first and second.exists() and first.exists()
     assert compiled(one_source) == ["answer.cpp", "link"]
 
     (sources / "emulator" / "emulator.h").write_text("long answer();\n")
-    emulate.build(cache)
+    emulated.build(cache)
     assert compiled(one_source) == ["answer.cpp", "bindings.cpp", "link"]
 
 
 @needs_emulator
 def test_files_of_other_sources_go_after_a_month(one_source: Path) -> None:
     cache = one_source / "cache"
-    first = emulate.build(cache)
+    first = emulated.build(cache)
     os.utime(first, (0, 0))
-    (emulate.SOURCES / "bindings.cpp").write_text("int binding() { return 2; }\n")
-    second = emulate.build(cache)
+    (emulated.SOURCES / "cuda" / "bindings.cpp").write_text("int binding() { return 2; }\n")
+    second = emulated.build(cache)
     assert second.exists() and not first.exists()
 
 
 @needs_emulator
 def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(one_source: Path) -> None:
-    (emulate.SOURCES / "bindings.cpp").write_text("int binding() { return absent; }\n")
+    (emulated.SOURCES / "cuda" / "bindings.cpp").write_text("int binding() { return absent; }\n")
     with pytest.raises(RuntimeError, match=r"for the emulator failed: .*bindings.cpp[\s\S]*absent"):
-        emulate.build(one_source / "cache")
+        emulated.build(one_source / "cache")
     assert not list((one_source / "cache").glob("bindings*")) and not list((one_source / "cache").glob("*.partial"))
 
 
 @needs_emulator
 def test_processes_that_start_at_once_compile_once(one_source: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from alexkern.native import emulate; "
-        f"emulate.SOURCES = Path({str(emulate.SOURCES)!r}); print(emulate.build(Path({str(one_source / 'cache')!r})))"
+        "import sys; from pathlib import Path; from alexkern.backends.cuda import emulated; "
+        f"emulated.SOURCES = Path({str(emulated.SOURCES)!r}); "
+        f"print(emulated.build(Path({str(one_source / 'cache')!r})))"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
@@ -116,39 +119,39 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) ->
         ),
     ):
         alexkern.functional.dropout(torch.ones(3))
-    emulate.load.cache_clear()
+    emulated.load.cache_clear()
     with pytest.raises(RuntimeError, match="alexkern: the emulator needs a C.. compiler"):
-        emulate.load()
+        emulated.load()
 
 
 def test_without_the_sources_or_pybind11(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", sys.executable)  # some program that is there
-    find_spec = emulate.importlib.util.find_spec
+    find_spec = emulated.importlib.util.find_spec
     monkeypatch.setattr(
-        emulate.importlib.util, "find_spec", lambda name: None if name == "pybind11" else find_spec(name)
+        emulated.importlib.util, "find_spec", lambda name: None if name == "pybind11" else find_spec(name)
     )
-    assert "pip install pybind11" in str(emulate.missing())
-    monkeypatch.setattr(emulate, "SOURCES", tmp_path)
-    assert f"not at {tmp_path}: use a checkout" in str(emulate.missing())
+    assert "pip install pybind11" in str(emulated.missing())
+    monkeypatch.setattr(emulated, "SOURCES", tmp_path)
+    assert f"not at {tmp_path}: use a checkout" in str(emulated.missing())
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert "on Linux, not on darwin" in str(emulate.missing())
+    assert "on Linux, not on darwin" in str(emulated.missing())
 
 
 @pytest.mark.parametrize("value", ["", "0"])
 def test_cpu_tensors_only_with_the_emulator(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXKERN_EMULATE", value)
-    assert "set ALEXKERN_EMULATE=1" in str(native.missing("cpu", torch.float32))
+    assert "set ALEXKERN_EMULATE=1" in str(cuda.missing("cpu", torch.float32))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_float64_is_not_served(device: str) -> None:
-    assert "not in torch.float64" in str(native.missing(device, torch.float64))
+    assert "not in torch.float64" in str(cuda.missing(device, torch.float64))
 
 
 def test_other_devices_and_a_torch_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "an NVIDIA GPU" in str(native.missing("xpu", torch.float32))
+    assert "an NVIDIA GPU" in str(cuda.missing("xpu", torch.float32))
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "a torch built for CUDA" in str(native.missing("cuda", torch.float32))
+    assert "a torch built for CUDA" in str(cuda.missing("cuda", torch.float32))
 
 
 def module_for(driver: tuple[int, int] | None) -> SimpleNamespace:
@@ -175,21 +178,21 @@ def test_what_a_gpu_lacks(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
-    monkeypatch.setattr(_native, "native", module_for(driver))
-    reason = native.missing("cuda", torch.float16)
+    monkeypatch.setattr(extension, "native", module_for(driver))
+    reason = cuda.missing("cuda", torch.float16)
     assert reason is None if words is None else words in str(reason)
 
 
 def test_without_the_native_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(_native, "native", None)
-    monkeypatch.setattr(_native, "why_not", "the native module was not built")
-    assert native.missing("cuda", torch.float32) == "the native module was not built"
+    monkeypatch.setattr(extension, "native", None)
+    monkeypatch.setattr(extension, "why_not", "the native module was not built")
+    assert cuda.missing("cuda", torch.float32) == "the native module was not built"
 
 
 @needs_emulator
 def test_a_fault_in_a_kernel_names_the_operator() -> None:
-    module, count = emulate.load(), 64
+    module, count = emulated.load(), 64
     seed, values = torch.zeros(2, dtype=torch.int64), torch.zeros(count)
     with pytest.raises(RuntimeError, match=r"kernel dropout, block .*out-of-range access"):
         module.dropout(0, 0, values.data_ptr(), seed.data_ptr(), count, 0, 1.0, 0)
@@ -202,13 +205,13 @@ def test_a_launch_that_cannot_be_names_the_operator() -> None:
     seed, values = torch.zeros(2, dtype=torch.int64), torch.zeros(4)
     address = values.data_ptr()
     with pytest.raises(RuntimeError, match=r"kernel dropout.*blocks are wanted"):
-        emulate.load().dropout(0, address, address, seed.data_ptr(), -(2**13), 0, 1.0, 0)
+        emulated.load().dropout(0, address, address, seed.data_ptr(), -(2**13), 0, 1.0, 0)
 
 
 @needs_emulator
 def test_an_unknown_element_type_is_an_error() -> None:
     with pytest.raises(ValueError, match="no such element type: 7"):
-        emulate.load().dropout(7, 0, 0, 0, 1, 0, 1.0, 0)
+        emulated.load().dropout(7, 0, 0, 0, 1, 0, 1.0, 0)
 
 
 def distant(shape: tuple[int, ...], stride: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -247,7 +250,7 @@ def test_images_over_2_to_the_31_elements_apart(
     ],
 )
 def test_strips_of_pooled_rows(pooled_vectors: int, P: int, windows: int) -> None:
-    assert emulate.load().max_pool2d_windows_of_strip(pooled_vectors, P) == windows
+    assert emulated.load().max_pool2d_windows_of_strip(pooled_vectors, P) == windows
 
 
 @needs_emulator
@@ -263,7 +266,7 @@ def test_pooling_in_strips(shape: tuple[int, ...], windows: int, generator: torc
     pooled, offsets = operator.forward(input, *arguments, True)
     wanted, indices = F.max_pool2d(input, 3, 2, return_indices=True)
     vectors = pooled.numel() // (8 if shape[1] > 1 else 1)
-    assert emulate.load().max_pool2d_windows_of_strip(vectors, pooled.shape[2]) == windows
+    assert emulated.load().max_pool2d_windows_of_strip(vectors, pooled.shape[2]) == windows
     assert pooled.shape[2] % windows != 0
     assert torch.equal(pooled, wanted)
     assert torch.equal(operator.forward(input, *arguments, False)[0], wanted)
@@ -289,11 +292,11 @@ def test_a_launch_goes_to_the_tensors_device_and_its_current_stream(
         def __exit__(self, *_: object) -> None:
             entered.append(-self.index)
 
-    monkeypatch.setattr(native, "_kernel", lambda name, dtype, emulated: (lambda *all: launched.append(all), 2))
+    monkeypatch.setattr(cuda, "_kernel", lambda name, dtype, emulated: (lambda *all: launched.append(all), 2))
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 1000 + index, raising=False)
     tensor = SimpleNamespace(device=torch.device("cuda", 1), dtype=torch.bfloat16, get_device=lambda: 1)
-    native.launch("kernel", tensor, 7, (8, 9))  # type: ignore[arg-type]
+    cuda.launch("kernel", tensor, 7, (8, 9))  # type: ignore[arg-type]
     assert launched == [(2, 7, (8, 9), 1001)]
     assert entered == ([] if current == 1 else [1, -1])  # the guard takes time, and is not needed

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from alexkern.native import objects, report
-from alexkern.native.budget import WIDE, matches, violations
-from alexkern.native.instantiations import Instantiation, demangled, instantiations
-from alexkern.native.rehearsal import Launch, everything
+from alexkern.tools import objects, report
+from alexkern.tools.cuda_budget import WIDE, matches, violations
+from alexkern.tools.instantiations import Instantiation, demangled, instantiations
+from alexkern.tools.rehearsal import Launch, everything
 
 pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
 

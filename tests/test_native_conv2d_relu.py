@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexkern.native import conv2d_relu
-from alexkern.reference import conv2d_relu as reference
+from alexkern.backends.cuda import conv2d_relu
+from alexkern.backends.torch import conv2d_relu as reference
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.convolution import Args, check

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexkern.native import conv2d_relu, emulate, max_pool2d
-from alexkern.native import conv2d_relu_max_pool2d as native
-from alexkern.native.conv2d_relu_max_pool2d import Plan
-from alexkern.reference import conv2d_relu_max_pool2d as reference
-from support.accuracy import assert_accurate, assert_same
+from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends.cuda import conv2d_relu, emulated, max_pool2d
+from alexkern.backends.cuda import conv2d_relu_max_pool2d as native
+from alexkern.backends.cuda.conv2d_relu_max_pool2d import Plan
+from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 
@@ -349,8 +349,8 @@ WATCHED = """
 import sys
 from pathlib import Path
 import torch
-from alexkern.native import conv2d_relu_max_pool2d as native, emulate
-emulate.SOURCES = Path(sys.argv[1])
+from alexkern.backends.cuda import conv2d_relu_max_pool2d as native, emulated
+emulated.SOURCES = Path(sys.argv[1])
 for dtype in (torch.float32, torch.float16):
     for channels, plan in ((8, (1, 31, 2)), (8, (2, 10, 9)), (5, (2, 3, 2))):
         native._plan = lambda *_: native.Plan(*plan)
@@ -366,7 +366,7 @@ print("clean")
 def watched(build: str, sources: Path) -> str:
     environment = os.environ | {
         "ALEXKERN_EMULATE": build,
-        "LD_PRELOAD": emulate.runtime(build),
+        "LD_PRELOAD": emulated.runtime(build),
         "ASAN_OPTIONS": "detect_leaks=0",
         "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1",
     }
@@ -382,7 +382,7 @@ def watched(build: str, sources: Path) -> str:
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="on the emulator")
 @pytest.mark.parametrize("build", ["address", "thread"])
 def test_nothing_for_a_sanitizer_to_find(build: str) -> None:
-    output = watched(build, emulate.SOURCES)
+    output = watched(build, emulated.SOURCES)
     assert output.splitlines()[-1:] == ["clean"] and "Sanitizer" not in output, output
 
 
@@ -398,7 +398,7 @@ def test_nothing_for_a_sanitizer_to_find(build: str) -> None:
 )
 def test_a_barrier_that_is_missing_is_a_race(right: str, wrong: str, tmp_path: Path) -> None:
     sources = tmp_path / "csrc"
-    shutil.copytree(emulate.SOURCES, sources)
+    shutil.copytree(emulated.SOURCES, sources)
     kernel = sources / "conv2d_relu_max_pool2d" / "forward.cu"
     text = kernel.read_text()
     assert text.count(right) == 1, "forward.cu has changed: plant the fault anew"

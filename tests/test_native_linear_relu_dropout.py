@@ -1,4 +1,4 @@
-"""The product of a few rows, csrc/linear_relu_dropout/few_rows.cu: sizes that the conformance suite does not force."""
+"""The product of a few rows, csrc/cuda/linear_relu_dropout/few_rows.cu: sizes that no conformance case forces."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexkern.native import linear_relu_dropout
-from support.accuracy import assert_accurate, assert_same
+from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends.cuda import linear_relu_dropout
 from support.backends import HALVES, serving
 from support.canaries import canaries
 from support.launches import noted

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from alexkern import native
-from alexkern.native import conv2d_relu, dropout, hopper, max_pool2d, objects, rehearsal
+from alexkern.backends import cuda
+from alexkern.backends.cuda import conv2d_relu, dropout, max_pool2d, sm90
+from alexkern.tools import objects, rehearsal
 
 pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
 
@@ -50,8 +51,8 @@ def test_a_grid_is_of_whole_clusters_and_no_larger_than_its_tiles(
 ) -> None:
     """Rows of 100 pixels an image, a tile of 128 each; 67 multiprocessors, so that one of them has no partner."""
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
-    monkeypatch.setattr(hopper, "EMULATED_MULTIPROCESSORS", 67)
-    monkeypatch.setattr(hopper, "_choose", lambda *_: (64, 1, cluster))
+    monkeypatch.setattr(sm90, "EMULATED_MULTIPROCESSORS", 67)
+    monkeypatch.setattr(sm90, "_choose", lambda *_: (64, 1, cluster))
     input = torch.zeros((images, 64, 10, 10), dtype=torch.float16).to(memory_format=torch.channels_last)
     with rehearsal.rehearsing() as launches:
         conv2d_relu.forward(input, torch.zeros((8, 64, 1, 1), dtype=torch.float16), None, (1, 1), (0, 0), (1, 1), 1)
@@ -60,11 +61,11 @@ def test_a_grid_is_of_whole_clusters_and_no_larger_than_its_tiles(
 
 
 def test_nothing_is_launched_and_nothing_stays_behind() -> None:
-    emulated = native.emulate.load
+    emulated = cuda.emulated.load
     with rehearsal.rehearsing() as launches:
         output = dropout.forward(torch.ones(64), torch.zeros(2, dtype=torch.int64), 0.0)
-    assert native.emulate.load is emulated and len(launches) == 1
-    assert native._kernel.cache_info().currsize == 0
+    assert cuda.emulated.load is emulated and len(launches) == 1
+    assert cuda._kernel.cache_info().currsize == 0
     assert output.shape == (64,)
 
 

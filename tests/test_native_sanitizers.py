@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexkern import native
+from alexkern.backends import cuda
+from alexkern.backends.cuda import emulated
 from alexkern.dispatch import OPERATORS
-from alexkern.native import emulate
 from support import sanitized
 from support.cases import CASES
 
-REASON = native.missing("cpu", torch.float32)
+REASON = cuda.missing("cpu", torch.float32)
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"{REASON}")
 
 BUILDS = ("address", "thread")
@@ -134,7 +134,7 @@ PLANTED = {
 def test_a_fault_planted_in_a_kernel_is_found(fault: str, tmp_path: Path) -> None:
     file, right, wrong, build, name = PLANTED[fault]
     sources = tmp_path / "csrc"
-    shutil.copytree(emulate.SOURCES, sources)
+    shutil.copytree(emulated.SOURCES, sources)
     text = (sources / file).read_text()
     assert text.count(right) == 1, f"{file} has changed: plant the fault anew"
     (sources / file).write_text(text.replace(right, wrong))
@@ -144,8 +144,8 @@ def test_a_fault_planted_in_a_kernel_is_found(fault: str, tmp_path: Path) -> Non
 
 def test_a_build_that_is_not_there_and_one_that_cannot_run_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXKERN_EMULATE", "memory")
-    assert native.missing("cpu", torch.float32) == "ALEXKERN_EMULATE must be 0, 1, address, thread, got memory"
+    assert cuda.missing("cpu", torch.float32) == "ALEXKERN_EMULATE must be 0, 1, address, thread, got memory"
     monkeypatch.setenv("ALEXKERN_EMULATE", "thread")
-    reason = native.missing("cpu", torch.float32)
-    assert reason is not None and reason.endswith(f"set LD_PRELOAD={emulate.runtime('thread')}")
-    assert os.path.isabs(emulate.runtime("thread"))
+    reason = cuda.missing("cpu", torch.float32)
+    assert reason is not None and reason.endswith(f"set LD_PRELOAD={emulated.runtime('thread')}")
+    assert os.path.isabs(emulated.runtime("thread"))

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.native import conv2d_relu, emulate, space_to_depth
-from alexkern.native.space_to_depth import SOURCES
-from alexkern.reference import conv2d_relu as reference
-from support.accuracy import assert_accurate
+from alexkern.accuracy import assert_accurate
+from alexkern.backends.cuda import conv2d_relu, emulated, space_to_depth
+from alexkern.backends.cuda.space_to_depth import SOURCES
+from alexkern.backends.torch import conv2d_relu as reference
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 
@@ -33,7 +33,7 @@ def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", request.param)
     yield request.param
     if DEVICE.type == "cpu":
-        emulate.load().set_seed(0)
+        emulated.load().set_seed(0)
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_first_layer(
     assert launched == [relayout, relayout, *amend, relayout]
     generator.set_state(state)
     if DEVICE.type == "cpu":
-        emulate.load().set_seed(5)
+        emulated.load().set_seed(5)
     for again, before in zip(check(x, w, b, padding, generator), first, strict=True):
         assert torch.equal(again, before), "the same bits in two runs"
 

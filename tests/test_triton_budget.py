@@ -18,9 +18,9 @@ import pytest
 triton = pytest.importorskip("triton")
 
 from alexkern.dispatch import OPERATORS  # noqa: E402
-from alexkern.kernels.aot import Report  # noqa: E402
-from alexkern.kernels.budget import fits, violations  # noqa: E402
-from alexkern.kernels.workloads import PRODUCTS  # noqa: E402
+from alexkern.tools.aot import Report  # noqa: E402
+from alexkern.tools.triton_budget import fits, violations  # noqa: E402
+from alexkern.tools.workloads import PRODUCTS  # noqa: E402
 
 TARGETS = (80, 90, 100)
 
@@ -46,13 +46,13 @@ def read(line: str) -> Report:
 
 
 def compiled(cache: Path, *runs: str) -> list[Report]:
-    """The reports of `python -m alexkern.kernels.aot` with these options, run after run."""
+    """The reports of `python -m alexkern.tools.aot` with these options, run after run."""
     return run(cache, "-c", MAIN, *runs)
 
 
 MAIN = """
 import sys
-from alexkern.kernels.aot import main
+from alexkern.tools.aot import main
 for options in sys.argv[1:]:
     main(["--json", "--jobs", "1", *options.split(",")])
 """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from support.accuracy import assert_accurate, assert_same
+from alexkern.accuracy import assert_accurate, assert_same
 from support.backends import DEVICE, why_missing
 from support.canaries import canaries
 
@@ -18,6 +18,7 @@ if why_missing("triton", "conv2d_relu") is not None:
     pytest.skip(f"triton: {why_missing('triton', 'conv2d_relu')}", allow_module_level=True)
 
 from alexkern import kernels
+from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.kernels import conv2d_relu, gemm, masked_gradient, precision
 from alexkern.kernels import conv2d_relu_data_gradient as data_gradient
 from alexkern.kernels import conv2d_relu_weight_gradient as weight_gradient
@@ -25,7 +26,6 @@ from alexkern.kernels.config import TARGETS
 from alexkern.kernels.conv2d_relu import Config, Problem
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig
 from alexkern.kernels.space_to_depth import space_to_depth
-from alexkern.reference import conv2d_relu as reference
 
 ONE = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
 # (C, H, K, R, stride, padding, groups) of the layers of torchvision's network and of the paper's.

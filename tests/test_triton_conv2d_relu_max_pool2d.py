@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
 from alexkern.bench.layers import LAYERS
 from alexkern.kernels import conv2d_relu_max_pool2d as kernels
 from alexkern.kernels.config import TARGETS
 from alexkern.kernels.conv2d_relu import Problem
 from alexkern.kernels.conv2d_relu_max_pool2d import Config, configure
 from alexkern.ops.conv2d_relu_max_pool2d import OPERATOR
-from alexkern.reference import conv2d_relu_max_pool2d as reference
-from support.accuracy import assert_accurate, assert_same
 from support.backends import DEVICE
 from support.canaries import canaries
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from alexkern.accuracy import assert_same
+from alexkern.backends.torch import dropout as reference
 from alexkern.kernels import dropout
 from alexkern.kernels.config import TARGETS
-from alexkern.reference import dropout as reference
-from support.accuracy import assert_same
 from support.backends import DEVICE
 from support.canaries import canaries
 

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from support.accuracy import assert_accurate, assert_same
+from alexkern.accuracy import assert_accurate, assert_same
 from support.backends import DEVICE, why_missing
 from support.canaries import canaries
 
 if why_missing("triton", "linear_relu_dropout") is not None:
     pytest.skip(f"triton: {why_missing('triton', 'linear_relu_dropout')}", allow_module_level=True)
 
+from alexkern.backends.torch import linear_relu_dropout as reference
+from alexkern.backends.torch import philox
 from alexkern.kernels import linear_relu_dropout
 from alexkern.kernels.config import TARGETS
 from alexkern.kernels.linear_relu_dropout import Config, Problem
-from alexkern.reference import linear_relu_dropout as reference
-from alexkern.reference import philox
 
 
 @pytest.fixture(autouse=True)

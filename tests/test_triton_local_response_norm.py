@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends.torch import local_response_norm as reference
 from alexkern.kernels import local_response_norm as kernels
-from alexkern.ops.plan import like
-from alexkern.reference import local_response_norm as reference
-from support.accuracy import assert_accurate, assert_same
+from alexkern.plan import like
 from support.backends import DEVICE
 from support.canaries import canaries
 

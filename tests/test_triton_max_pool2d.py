@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends.torch import max_pool2d as reference
 from alexkern.kernels import max_pool2d as kernels
 from alexkern.kernels.config import TARGETS, rehearse
-from alexkern.ops.plan import nchw
-from alexkern.reference import max_pool2d as reference
-from support.accuracy import assert_accurate, assert_same
+from alexkern.plan import nchw
 from support.backends import DEVICE
 from support.canaries import canaries
 

@@ -20,9 +20,9 @@ pytest.importorskip("triton")
 from alexkern import cli  # noqa: E402
 from alexkern.kernels import config  # noqa: E402
 from alexkern.kernels.config import TARGETS  # noqa: E402
-from alexkern.kernels.workloads import Workload, workloads  # noqa: E402
-from alexkern.tune import Choice, Tuned, TunedTable, neighbours, search, tune  # noqa: E402
-from alexkern.tune_gpu import same  # noqa: E402
+from alexkern.tools.tuning import Choice, Tuned, TunedTable, neighbours, search, tune  # noqa: E402
+from alexkern.tools.tuning_gpu import same  # noqa: E402
+from alexkern.tools.workloads import Workload, workloads  # noqa: E402
 
 DEVICE = TARGETS[90]
 WORKLOAD = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
@@ -228,8 +228,8 @@ def test_the_command_writes_the_gpus_table(
 
     monkeypatch.setattr("alexkern.commands.tune._require_gpu", lambda: None)
     monkeypatch.setattr("alexkern.kernels.config.describe", lambda device: DEVICE)
-    monkeypatch.setattr("alexkern.tune.choices", lambda problems, device: [choice(0), choice(1)])
-    monkeypatch.setattr("alexkern.tune_gpu.GpuBench", Bench)
+    monkeypatch.setattr("alexkern.tools.tuning.choices", lambda problems, device: [choice(0), choice(1)])
+    monkeypatch.setattr("alexkern.tools.tuning_gpu.GpuBench", Bench)
     path = tmp_path / "new" / "table.json"
     assert cli.main(["tune", "--out", str(path)]) == 0
     output = capsys.readouterr()
@@ -257,7 +257,7 @@ def test_running_kernels_never_tunes() -> None:
         "with alexkern.backend('triton'):\n"
         "    alexkern.functional.dropout(torch.ones(64), 0.5)\n"
         "assert 'alexkern.kernels.dropout' in sys.modules\n"
-        "assert not {'alexkern.tune', 'alexkern.tune_gpu', 'alexkern.kernels.aot'} & set(sys.modules)\n"
+        "assert not {'alexkern.tools.tuning', 'alexkern.tools.tuning_gpu', 'alexkern.tools.aot'} & set(sys.modules)\n"
     )
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
@@ -273,8 +273,8 @@ from triton.runtime.jit import JITFunction
 from alexkern import tune_gpu
 from alexkern.bench.timing import Plan
 from alexkern.kernels import aot
-from alexkern.kernels.workloads import workloads
-from alexkern.tune import TunedTable, choices, tune
+from alexkern.tools.workloads import workloads
+from alexkern.tools.tuning import TunedTable, choices, tune
 
 clock = [0.0]
 

@@ -19,9 +19,10 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 import alexkern
-from alexkern import _native, winograd
+from alexkern.accuracy import assert_accurate
+from alexkern.backends import extension
+from alexkern.backends.cpu import winograd
 from alexkern.frozen import FrozenConvolution
-from support.accuracy import assert_accurate
 from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,7 +237,7 @@ def test_tracers_see_the_convolution(model: nn.Sequential, image: Tensor, calls:
 def test_without_the_module_there_is_the_convolution(
     model: nn.Sequential, image: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_native, "native", None)
+    monkeypatch.setattr(extension, "native", None)
     frozen = alexkern.freeze(model)
     assert all(step.in_tiles is None for step in frozen if isinstance(step, FrozenConvolution))
     buffer = io.BytesIO()
@@ -250,7 +251,7 @@ def test_without_the_module_there_is_the_convolution(
 
 
 def test_on_another_processor_there_is_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "native", SimpleNamespace(winograd_is_supported=lambda: False))
+    monkeypatch.setattr(extension, "native", SimpleNamespace(winograd_is_supported=lambda: False))
     assert winograd.pack(torch.zeros(32, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1) is None
 
 
@@ -260,9 +261,9 @@ def test_no_stray_access(tmp_path: Path) -> None:
     """Under AddressSanitizer, with every buffer as long as it has to be and not longer."""
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.skip("g++ is not there to build csrc/winograd with AddressSanitizer")
+        pytest.skip("g++ is not there to build csrc/cpu/winograd with AddressSanitizer")
     program = tmp_path / "memory"
-    sources = [ROOT / "csrc/winograd/winograd.cpp", ROOT / "tests/support/winograd_memory.cpp"]
+    sources = [ROOT / "csrc/cpu/winograd/winograd.cpp", ROOT / "tests/support/winograd_memory.cpp"]
     flags = ["-std=c++17", "-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     subprocess.run([compiler, *flags, f"-I{ROOT / 'csrc'}", *sources, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 
-def load(name: str = "alexkern._C", folder: Path = Path(__file__).parent) -> tuple[ModuleType | None, str]:
+def load(name: str = "alexkern._C", folder: Path = Path(__file__).parents[1]) -> tuple[ModuleType | None, str]:
     """The native module and "", or None and one line that says why not and what to do."""
     try:
         return importlib.import_module(name), ""

@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     """Tune what the table does not have; 0 when all of it is there."""
     _require_gpu()
     from alexkern.kernels.config import describe, table_path
-    from alexkern.kernels.workloads import workloads
-    from alexkern.tune import TunedTable, choices, tune
-    from alexkern.tune_gpu import GpuBench
+    from alexkern.tools.tuning import TunedTable, choices, tune
+    from alexkern.tools.tuning_gpu import GpuBench
+    from alexkern.tools.workloads import workloads
 
     device = torch.device("cuda")
     description = describe(device)

@@ -40,7 +40,7 @@ def limits(target: int) -> Limits:
     """Of a compute capability, 90 for 9.0."""
     if target not in LIMITS:
         raise ValueError(
-            f"alexkern.kernels.occupancy: target must be one of {', '.join(map(str, LIMITS))}, got {target!r}"
+            f"alexkern.cost.occupancy: target must be one of {', '.join(map(str, LIMITS))}, got {target!r}"
         )
     return LIMITS[target]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from alexkern.ops.errors import argument_error
+from alexkern.errors import argument_error
 
 Result = TypeVar("Result")
 Pair = tuple[int, int]

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.ops.convolution import Pair, convolution_arguments, convolved_size
 from alexkern.ops.operator import Operator
-from alexkern.ops.plan import Spec, is_channels_last, like, nchw
-from alexkern.reference import conv2d_relu as reference
+from alexkern.plan import Spec, is_channels_last, like, nchw
 
 
 def conv2d_relu(

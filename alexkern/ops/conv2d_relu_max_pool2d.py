@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
 from alexkern.ops.conv2d_relu import plan_output
 from alexkern.ops.convolution import convolution_arguments
 from alexkern.ops.operator import Operator
-from alexkern.ops.plan import Spec, is_channels_last, like, nchw
 from alexkern.ops.pooling import Pair, offset_dtype, pooled_sizes
-from alexkern.reference import conv2d_relu_max_pool2d as reference
+from alexkern.plan import Spec, is_channels_last, like, nchw
 
 
 def conv2d_relu_max_pool2d(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexkern.errors import argument_error
 from alexkern.ops import checks
 from alexkern.ops.autocast import to_autocast_dtype
-from alexkern.ops.errors import argument_error
 from alexkern.ops.pooling import checked_pooled_size, window_arguments
 
 Pair = tuple[int, int]

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from alexkern.backends.torch import dropout as reference
 from alexkern.ops import checks, seed
 from alexkern.ops.operator import Operator
-from alexkern.ops.plan import Spec, like
-from alexkern.reference import dropout as reference
+from alexkern.plan import Spec, like
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:

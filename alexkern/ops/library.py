@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alexkern import dispatch
 from alexkern.ops.autograd import no_double_backward, vmap_by_loop
-from alexkern.ops.plan import conform, empty
+from alexkern.plan import conform, empty
 
 if TYPE_CHECKING:
     from alexkern.ops.operator import Operator

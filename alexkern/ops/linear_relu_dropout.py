@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from alexkern.backends.torch import linear_relu_dropout as reference
+from alexkern.errors import argument_error
 from alexkern.ops import checks, seed
 from alexkern.ops.autocast import to_autocast_dtype
-from alexkern.ops.errors import argument_error
 from alexkern.ops.operator import Operator
-from alexkern.ops.plan import Spec, contiguous_strides, like
-from alexkern.reference import linear_relu_dropout as reference
+from alexkern.plan import Spec, contiguous_strides, like
 
 
 def linear_relu_dropout(

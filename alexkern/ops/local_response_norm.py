@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from alexkern.backends.torch import local_response_norm as reference
+from alexkern.errors import argument_error
 from alexkern.ops import checks
 from alexkern.ops.autocast import to_float32
-from alexkern.ops.errors import argument_error
 from alexkern.ops.operator import Operator
-from alexkern.ops.plan import Spec, like
-from alexkern.reference import local_response_norm as reference
+from alexkern.plan import Spec, like
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:

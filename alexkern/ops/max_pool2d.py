@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from alexkern.backends.torch import max_pool2d as reference
+from alexkern.errors import argument_error
 from alexkern.ops import checks
-from alexkern.ops.errors import argument_error
 from alexkern.ops.operator import Operator
-from alexkern.ops.plan import Spec, is_channels_last, nchw
 from alexkern.ops.pooling import Pair, checked_pooled_size, offset_dtype, pooled_sizes, window_arguments
-from alexkern.reference import max_pool2d as reference
+from alexkern.plan import Spec, is_channels_last, nchw
 
 
 def max_pool2d(

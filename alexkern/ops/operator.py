@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from alexkern import dispatch
 from alexkern.ops import autograd, library
-from alexkern.ops.plan import Spec
+from alexkern.plan import Spec
 
 
 class Operator:

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from alexkern.errors import argument_error
 from alexkern.ops import checks
-from alexkern.ops.errors import argument_error
 
 Pair = tuple[int, int]
 Window = tuple[Pair, Pair, Pair, Pair]  # kernel_size, stride, padding, dilation

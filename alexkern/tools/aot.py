@@ -1,6 +1,6 @@
 """Ahead of time: what every kernel becomes on a chip that is not here.
 
-    python -m alexkern.kernels.aot --target 90 --dtype bfloat16
+    python -m alexkern.tools.aot --target 90 --dtype bfloat16
 
 records what the operators would launch for the AlexNets (their own launchers run, on tensors without memory), compiles
 it, and prints registers, local and shared memory, occupancy and the instructions of the main loop. `record` and
@@ -30,11 +30,11 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from alexkern.bench.layers import LAYERS
+from alexkern.cost.occupancy import blocks_per_multiprocessor
 from alexkern.dispatch import OPERATORS
-from alexkern.kernels import sass
 from alexkern.kernels.config import TARGETS, Device, Key, Table, forget, rehearse
-from alexkern.kernels.occupancy import blocks_per_multiprocessor
-from alexkern.kernels.workloads import ARITHMETIC, Workload, workloads
+from alexkern.tools import sass
+from alexkern.tools.workloads import ARITHMETIC, Workload, workloads
 
 META = torch.device("meta")
 
@@ -237,7 +237,7 @@ def reports(problems: Iterable[Workload], targets: Sequence[int | Device], jobs:
                     number = numbers.setdefault((target, specialisation(launch, target)), len(tasks))
                     if number == len(tasks):
                         tasks.append(partial(report, launch, target))
-                    own = dict(workload=str(workload), call=call, arithmetic=workload.arithmetic, grid=launch.grid)
+                    own: dict[str, Any] = dict(workload=str(workload), call=call, arithmetic=workload.arithmetic, grid=launch.grid)
                     places.append((number, own))
     done: list[Report] = []
     compiled = _run(tasks, jobs)
@@ -283,7 +283,7 @@ def row(report: Report) -> tuple[str, ...]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or the reports as JSON, one a line."""
-    parser = argparse.ArgumentParser(prog="python -m alexkern.kernels.aot", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m alexkern.tools.aot", description=__doc__.partition("\n")[0])
     parser.add_argument("--target", type=int, nargs="+", default=[90], choices=sorted(TARGETS), help="default: 90")
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"], choices=ARITHMETIC, help="default: bfloat16")
     parser.add_argument("--model", nargs="+", default=["alexnet", "alexnet_2012"], choices=sorted(LAYERS))

@@ -1,6 +1,6 @@
 """What a CUDA C++ kernel may cost, read from what nvcc made of it: rules for all, for products, for what moves bytes.
 
-Those for all are shared with the Triton kernels (alexkern/kernels/budget.py).
+Those for all are shared with the Triton kernels (alexkern/alexkern/tools/triton_budget.py).
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from alexkern.kernels import budget
-from alexkern.native.instantiations import Instantiation
+from alexkern.tools import triton_budget as budget
+from alexkern.tools.instantiations import Instantiation
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def violations(kernel: Instantiation) -> list[str]:
     elif kernel.launched:
         broken += budget.resources(kernel)
     else:
-        broken.append("no launch of it is known, nor its shared memory: alexkern/native/rehearsal.py has to make one")
+        broken.append("no launch of it is known, nor its shared memory: alexkern/tools/rehearsal.py has to make one")
     if kernel.spilled:
         broken.append(f"{kernel.spilled} bytes of spilled registers, at {kernel.registers} registers")
     if "mma::" in kernel.name:

@@ -6,11 +6,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alexkern.kernels import sass
-from alexkern.kernels.occupancy import blocks_per_multiprocessor
-from alexkern.native.building import in_parallel
-from alexkern.native.objects import Assembled, Object
-from alexkern.native.rehearsal import Launch
+from alexkern.backends.building import in_parallel
+from alexkern.cost.occupancy import blocks_per_multiprocessor
+from alexkern.tools import sass
+from alexkern.tools.objects import Assembled, Object
+from alexkern.tools.rehearsal import Launch
 
 
 @dataclass(frozen=True)

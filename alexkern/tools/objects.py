@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from alexkern._nvcc import PLACES, find_nvcc
-from alexkern.native.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
+from alexkern.backends.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
 
 TARGETS = ("80", "90a", "100a")
 # As CMakeLists.txt compiles a release.
@@ -54,7 +54,7 @@ def missing() -> str | None:
     """Why nothing can be compiled here, or None where it can."""
     if find_nvcc() is None:
         return f"nvcc was not found (looked at {PLACES})"
-    if not (SOURCES / "bindings.cpp").exists():
+    if not (SOURCES / "cuda" / "bindings.cpp").exists():
         return f"the kernels' sources are not at {SOURCES}: use a checkout of alexkern"
     return None
 
@@ -76,7 +76,7 @@ def targets() -> tuple[str, ...]:
 
 def sources() -> list[Path]:
     """The files with kernels, or with the launchers of some: those of the operators."""
-    return [path for path in sorted(SOURCES.glob("*/*.cu")) if path.parent.name != "emulator"]
+    return sorted(SOURCES.glob("cuda/*/*.cu"))
 
 
 def objects(target: str, files: Sequence[Path] | None = None) -> list[Object]:

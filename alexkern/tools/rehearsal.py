@@ -25,21 +25,21 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from alexkern import native
-from alexkern.native import (
+from alexkern.backends import cuda
+from alexkern.backends.building import SOURCES, cache_folder, digest, locked, make
+from alexkern.backends.cuda import (
     DTYPES,
     conv2d_relu,
     conv2d_relu_max_pool2d,
     dropout,
-    emulate,
-    hopper,
+    emulated,
     linear_relu_dropout,
     local_response_norm,
     max_pool2d,
+    sm90,
     space_to_depth,
 )
-from alexkern.native.building import SOURCES, cache_folder, digest, locked, make
-from alexkern.native.objects import nvcc, objects
+from alexkern.tools.objects import nvcc, objects
 
 TARGET = "90a"  # any: the host's code is the same
 ONE, NONE, TWO, THREE, FOUR, WIDE = (1, 1), (0, 0), (2, 2), (3, 3), (4, 4), (17, 17)
@@ -101,12 +101,12 @@ def rehearsing() -> Iterator[list[Launch]]:
 @contextmanager
 def launching_nothing() -> Iterator[None]:
     """Within the block the launchers of CPU tensors launch nothing."""
-    native._kernel.cache_clear()
-    with mock.patch.object(emulate, "load", lambda: load().module):
+    cuda._kernel.cache_clear()
+    with mock.patch.object(emulated, "load", lambda: load().module):
         try:
             yield
         finally:
-            native._kernel.cache_clear()
+            cuda._kernel.cache_clear()
 
 
 def everything() -> list[Launch]:
@@ -178,7 +178,7 @@ def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int, cluster: i
 
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
-        mock.patch.object(hopper, "_choose", choose),
+        mock.patch.object(sm90, "_choose", choose),
     ):
         images = torch.zeros((2, channels, 9, 9), dtype=dtype).to(memory_format=torch.channels_last)
         filters = torch.zeros((16, channels, 3, 3), dtype=dtype)
@@ -221,7 +221,7 @@ def _drop_on_hopper(dtype: torch.dtype) -> None:
     rows, weight = torch.zeros((17, 128), dtype=dtype), torch.zeros((8, 128), dtype=dtype)
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
-        mock.patch.object(hopper, "_choose_linear", lambda *_: (64, 2, 1)),
+        mock.patch.object(sm90, "_choose_linear", lambda *_: (64, 2, 1)),
     ):
         for seed in (torch.zeros(2).long(), None):
             linear_relu_dropout.forward(rows, weight, None, seed, 0.5)
@@ -231,12 +231,13 @@ def _build(folder: Path) -> Path:
     import pybind11
 
     built = [found.path for found in objects(TARGET)]
-    own = [SOURCES / name for name in ("bindings.cpp", "runtime.cu", "winograd/winograd.cpp", "rehearsal/cudart.cpp")]
+    files = ("cuda/bindings.cpp", "cuda/runtime.cu", "cpu/winograd/winograd.cpp", "rehearsal/cudart.cpp")
+    own = [SOURCES / name for name in files]
     includes = [f"-isystem={path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
     defines = ['-DALEXKERN_VERSION="rehearsal"', '-DALEXKERN_TARGETS="none"']
     command = [nvcc(), "-std=c++17", "-O3", "-shared", "--cudart=none", "-Xcompiler=-fPIC", f"-I{SOURCES}"]
     command += [*includes, *defines, *map(str, own), *map(str, built)]
-    texts = [path.read_bytes() for path in (*own, *sorted(SOURCES.glob("*.h")), *sorted(SOURCES.glob("*/*.h")))]
+    texts = [path.read_bytes() for path in (*own, *sorted(SOURCES.rglob("*.h")))]
     module = folder / f"rehearsal-{digest(repr(command), sys.version, *texts)}.so"
     with locked(folder / "lock-rehearsal"):
         if not module.exists():

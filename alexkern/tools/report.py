@@ -1,6 +1,6 @@
 """What nvcc makes of the CUDA C++ kernels, one line an instantiation, on a machine with nvcc and without a GPU.
 
-    python -m alexkern.native.report --target 90a --operator conv2d_relu
+    python -m alexkern.tools.report --target 90a --operator conv2d_relu
 
 prints registers, shared memory (static + dynamic), spilled bytes, how many blocks share a multiprocessor, the
 instructions of the main loop (or of all, where there is no loop), and the widths of its accesses to global memory;
@@ -15,10 +15,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from alexkern.native import objects
-from alexkern.native.budget import violations
-from alexkern.native.instantiations import Instantiation, instantiations
-from alexkern.native.rehearsal import everything
+from alexkern.tools import objects
+from alexkern.tools.cuda_budget import violations
+from alexkern.tools.instantiations import Instantiation, instantiations
+from alexkern.tools.rehearsal import everything
 
 COLUMNS = (
     "operator", "kernel", "sm", "warps", "registers", "shared", "spilled", "blocks/SM", "warps/SM", "instructions",
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(f"alexkern: {reason}")
     operators = sorted({path.parent.name for path in objects.sources()})
     known = objects.targets()
-    parser = argparse.ArgumentParser(prog="python -m alexkern.native.report", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m alexkern.tools.report", description=__doc__.partition("\n")[0])
     parser.add_argument("--target", nargs="+", default=["90a"], choices=known, help="default: 90a")
     parser.add_argument("--operator", nargs="+", default=operators, choices=operators, help="default: all")
     parser.add_argument("--json", action="store_true", help="print all there is to know, one JSON object a line")

@@ -1,6 +1,6 @@
 """What a compiled kernel may cost: the rules that every kernel keeps on every target, as it is configured there.
 
-`resources` and `atomics` hold for the CUDA C++ kernels too (alexkern/native/budget.py).
+`resources` and `atomics` hold for the CUDA C++ kernels too (alexkern/tools/cuda_budget.py).
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from alexkern.kernels.occupancy import TENSOR_MEMORY_COLUMNS, limits
-from alexkern.kernels.sass import ATOMICS
+from alexkern.cost.occupancy import TENSOR_MEMORY_COLUMNS, limits
+from alexkern.tools.sass import ATOMICS
 
 if TYPE_CHECKING:
-    from alexkern.kernels.aot import Report
+    from alexkern.tools.aot import Report
 
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # mma.sync, wgmma, tcgen05
 MEMORY_BOUND = ("max_pool2d_", "dropout_", "local_response_norm_")  # the kernels with these names move bytes

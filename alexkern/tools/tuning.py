@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alexkern.kernels.config import Device, Key
-from alexkern.kernels.workloads import Workload
+from alexkern.tools.workloads import Workload
 
 Config = Any  # one of the frozen dataclasses beside the kernels
 TUNABLE = ("BLOCK", "TAIL_", "num_", "splits")  # what the names of fields that change no result begin with
@@ -154,7 +154,7 @@ def _key_of(entry: dict[str, Any]) -> Key:
 
 def choices(problems: Iterable[Workload], device: Device) -> list[Choice]:
     """Every choice that the workloads' launchers make, once; nothing is compiled or launched for it."""
-    from alexkern.kernels import aot
+    from alexkern.tools import aot
 
     found: dict[Key, Choice] = {}
     for workload in problems:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from alexkern.bench.timing import CudaTimer, Samples, Timer, measure
-from alexkern.kernels import aot, occupancy
-from alexkern.kernels.budget import fits
+from alexkern.cost import occupancy
 from alexkern.kernels.config import Device, describe, rehearse
-from alexkern.tune import Choice, Config
+from alexkern.tools import aot
+from alexkern.tools.triton_budget import fits
+from alexkern.tools.tuning import Choice, Config
 
 TOGETHER = 8  # candidates timed in turn; the tensors of all of them are on the GPU at once
 SECONDS = 0.5  # of measuring them

@@ -8,7 +8,7 @@
 #include "conv2d_relu_max_pool2d/bind.h"
 #include "dropout/bind.h"
 #include "elements.h"
-#include "hopper/bind.h"
+#include "sm90/bind.h"
 #include "linear_relu_dropout/bind.h"
 #include "local_response_norm/bind.h"
 #include "max_pool2d/bind.h"
@@ -39,7 +39,7 @@ void bind_operators(py::module_& m) {
 
 #ifdef ALEXKERN_EMULATED
 
-#include "emulator/launch.h"
+#include "../emulator/launch.h"
 
 PYBIND11_MODULE(alexkern_emulated, m) {
     m.doc() = "alexkern's CUDA kernels, on the host's emulator";
@@ -55,7 +55,7 @@ PYBIND11_MODULE(alexkern_emulated, m) {
 #include <utility>
 
 #include "runtime.h"
-#include "winograd/bind.h"
+#include "../cpu/winograd/bind.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-// Philox4x32-10, dropout's one source of randomness: bit by bit what alexkern/reference/philox.py defines.
+// Philox4x32-10, dropout's one source of randomness: bit by bit what alexkern/backends/torch/philox.py defines.
 // Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011), section 3.4.
 #pragma once
 

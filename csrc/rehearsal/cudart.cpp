@@ -1,8 +1,8 @@
 // A CUDA runtime that launches nothing. Linked in place of NVIDIA's it makes a native module whose launchers run to the
-// end on a machine without a GPU, or without any kernel's time: alexkern/native/rehearsal.py builds it. Every launch is
+// end on a machine without a GPU, or without any kernel's time: alexkern/tools/rehearsal.py builds it. Every launch is
 // told to whoever asked; what it returns can be chosen, so that errors come back as they would from a driver.
 //
-// It has what nvcc's objects and csrc/runtime.cu call, and no more: a missing function fails when the module is loaded.
+// It has what nvcc's objects and csrc/cuda/runtime.cu call, and no more: a missing function fails when the module is loaded.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import alexkern
+from alexkern.accuracy import assert_accurate, assert_same
 from support import oracle, routes
-from support.accuracy import assert_accurate, assert_same
 from support.backends import DEVICE, combination, dtypes, is_slow, serving
 from support.canaries import canaries
 from support.cases import ALEXNET_CONVOLUTIONS, CASES, CONVOLUTIONS_WITH_POOL, LINEARS, NORMS, POOLS, Case

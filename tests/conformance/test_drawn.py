@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import alexkern
+from alexkern.accuracy import assert_accurate
 from support import oracle, routes
-from support.accuracy import assert_accurate
 from support.backends import DEVICE, serving
 from support.canaries import canaries
 from support.cases import Case

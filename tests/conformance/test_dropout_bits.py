@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alexkern import dispatch
-from alexkern.reference import philox as reference
+from alexkern.backends.torch import philox as reference
 from support import philox
 from support.backends import DEVICE, serving
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import alexkern
+from alexkern.accuracy import assert_accurate
 from support import oracle, routes
-from support.accuracy import assert_accurate
 from support.backends import DEVICE, combination, serving
 from support.canaries import canaries
 from support.cases import CASES, Case

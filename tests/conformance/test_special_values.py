@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import dispatch, functional
-from support.accuracy import assert_same
+from alexkern.accuracy import assert_same
 from support.backends import DEVICE, serving
 
 NAN, INF = math.nan, math.inf

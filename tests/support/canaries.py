@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from alexkern.ops import plan
+from alexkern import plan
 
 GUARD = 256  # bytes on each side: keeps the alignment that kernels may count on
 PATTERN = 0xA5

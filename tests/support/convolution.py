@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexkern.native import conv2d_relu
-from alexkern.reference import conv2d_relu as reference
-from support.accuracy import assert_accurate
+from alexkern.accuracy import assert_accurate
+from alexkern.backends.cuda import conv2d_relu
+from alexkern.backends.torch import conv2d_relu as reference
 from support.backends import DEVICE
 from support.canaries import canaries
 

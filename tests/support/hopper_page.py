@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from alexkern.native import emulate
+from alexkern.backends.cuda import emulated
 
 MULTIPROCESSORS, GIGAHERTZ = 132, 1.755  # an H200, and its clock as assumed
 PRODUCTS_PER_CLOCK = 2048  # of 16-bit values, a multiprocessor
@@ -62,7 +62,7 @@ def row(module: Any, layer: str, batch: int) -> str:
 
 
 def table() -> list[str]:
-    module = emulate.load()
+    module = emulated.load()
     return [*HEAD, *(row(module, layer, batch) for layer in LAYERS for batch in BATCHES)]
 
 
@@ -82,7 +82,7 @@ def linear_row(module: Any, layer: str, batch: int) -> str:
 
 
 def linear_table() -> list[str]:
-    module = emulate.load()
+    module = emulated.load()
     return [*LINEAR_HEAD, *(linear_row(module, layer, batch) for layer in LINEAR_LAYERS for batch in LINEAR_BATCHES)]
 
 

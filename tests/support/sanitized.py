@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import alexkern
-from alexkern import native
-from alexkern.native import conv2d_relu, emulate
+from alexkern.backends import cuda
+from alexkern.backends.cuda import conv2d_relu, emulated
 from support.backends import DEVICE
 from support.cases import CASES, Case
 
@@ -51,11 +51,11 @@ def names(case: Case) -> list[str]:
     return [f"{case} {arithmetic}" for arithmetic in ARITHMETIC if multiplies or arithmetic != "tf32"]
 
 
-def run(build: str, *wanted: str, seed: int = 0, sources: Path = emulate.SOURCES) -> tuple[int, str]:
+def run(build: str, *wanted: str, seed: int = 0, sources: Path = emulated.SOURCES) -> tuple[int, str]:
     """The exit status and the output of a process that runs these names on a sanitizer build of the emulator."""
     environment = {
         "ALEXKERN_EMULATE": build,
-        "LD_PRELOAD": emulate.runtime(build),
+        "LD_PRELOAD": emulated.runtime(build),
         "EMULATOR_SEED": str(seed),
         # Python and torch leave memory behind on purpose, and are not compiled for ThreadSanitizer.
         "ASAN_OPTIONS": "detect_leaks=0",
@@ -72,7 +72,7 @@ def run_under(
     environment: dict[str, str],
     *wanted: str,
     backend: str = "cuda",
-    sources: Path = emulate.SOURCES,
+    sources: Path = emulated.SOURCES,
 ) -> tuple[int, str]:
     """The exit status and the output of such a process, started by a tool."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -128,7 +128,7 @@ def _launch_dropout(count: int, shift: int) -> None:
     """So many elements of 64, into memory `shift` elements behind the input's first."""
     values, seed = torch.zeros(64, device=DEVICE), torch.zeros(2, dtype=torch.int64, device=DEVICE)
     address = values.data_ptr()
-    native.launch("dropout", values, address, address + 4 * shift, seed.data_ptr(), count, 0, 1.0)
+    cuda.launch("dropout", values, address, address + 4 * shift, seed.data_ptr(), count, 0, 1.0)
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
@@ -151,5 +151,5 @@ def main(backend: str, wanted: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    emulate.SOURCES = Path(sys.argv[1])
+    emulated.SOURCES = Path(sys.argv[1])
     main(sys.argv[2], sys.argv[3:])

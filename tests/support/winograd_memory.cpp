@@ -1,4 +1,4 @@
-// Runs csrc/winograd over shapes of all kinds, every array allocated apart and exactly as long as it is.
+// Runs csrc/cpu/winograd over shapes of all kinds, every array allocated apart and exactly as long as it is.
 #include <cstdio>
 #include <cstdlib>
 #include <new>

@@ -1,4 +1,4 @@
-"""Convolution in fewer products, for snapshots on a CPU: csrc/winograd, where the module and the processor have it."""
+"""Convolution in fewer products, for snapshots on a CPU: csrc/cpu/winograd, where module and processor have it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern import _native, dispatch
-from alexkern.huge_pages import in_huge_pages
-from alexkern.ops.plan import Spec, empty, nchw
+from alexkern import dispatch
+from alexkern.backends import extension
+from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.plan import Spec, empty, nchw
 
 Pair = tuple[int, int]
 
@@ -22,7 +23,7 @@ WORTH = 0.65
 
 
 class Filters(NamedTuple):
-    """Filters of one size, as csrc/winograd reads them."""
+    """Filters of one size, as csrc/cpu/winograd reads them."""
 
     packed: Tensor  # (groups K / 32, (R + 1)^2, C, 32)
     K: int  # of one group, as C
@@ -43,9 +44,9 @@ class Filters(NamedTuple):
 
 def missing() -> str | None:
     """Why this is not to be had on this machine, or None where it is."""
-    if _native.native is None:
-        return _native.why_not
-    if not _native.native.winograd_is_supported():
+    if extension.native is None:
+        return extension.why_not
+    if not extension.native.winograd_is_supported():
         return "the processor has no AVX-512, or the native module was built without OpenMP"
     return None
 
@@ -54,7 +55,7 @@ def pack(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: in
     """The filters (groups K, C, R, S), or None where this kind of convolution is not served here."""
     if missing() is not None or weight.device.type != "cpu":
         return None
-    native: Any = _native.native
+    native: Any = extension.native
     K, C, R, S = weight.shape
     channels, filters = native.winograd_multiples
     plain = stride == dilation == (1, 1) and R == S and R in SIZES and weight.dtype == torch.float32
@@ -86,7 +87,7 @@ def _share(size: Pair, R: int, padding: Pair) -> float:
 def convolve(images: Tensor, filters: Filters, bias: Tensor | None, relu: bool) -> Tensor | None:
     """The convolution's output, (N, K, P, Q) in channels_last; None if not every number in it is finite before the
     ReLU: an infinity reaches all outputs of its tiles here, and the convolution has to say which are its own."""
-    native: Any = _native.native
+    native: Any = extension.native
     images = images.contiguous(memory_format=torch.channels_last)
     N, _, H, W = images.shape
     output = empty(nchw((N, filters.groups * filters.K, *filters.output_size(H, W)), images.dtype, True), images.device)

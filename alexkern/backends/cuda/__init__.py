@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexkern import _native
-from alexkern.native import emulate
+from alexkern.backends import extension
+from alexkern.backends.cuda import emulated
 
 MINIMUM_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -29,12 +29,12 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
     if device_type == "cpu":
         if os.environ.get("ALEXKERN_EMULATE", "0") in ("", "0"):
             return "CPU tensors are served by the emulator only (set ALEXKERN_EMULATE=1; it is slow, and for tests)"
-        return emulate.missing()
+        return emulated.missing()
     if device_type != "cuda" or torch.version.cuda is None:
         return f"the CUDA kernels need an NVIDIA GPU and a torch built for CUDA, not {device_type}"
-    if _native.native is None:
-        return _native.why_not
-    return _no_device(_native.native)
+    if extension.native is None:
+        return extension.why_not
+    return _no_device(extension.native)
 
 
 def _no_device(native: ModuleType) -> str | None:
@@ -57,9 +57,9 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
 
     The kernel runs after this has returned, in memory that its arguments point into: the caller keeps those tensors.
     """
-    emulated = tensor.device.type == "cpu"
-    function, element = _kernel(kernel, tensor.dtype, emulated)
-    if emulated:
+    on_cpu = tensor.device.type == "cpu"
+    function, element = _kernel(kernel, tensor.dtype, on_cpu)
+    if on_cpu:
         function(element, *arguments, 0)
         return
     index = tensor.get_device()
@@ -74,20 +74,20 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
 
 def compiled(tensor: Tensor) -> Any:
     """The module that serves tensors on this one's device."""
-    return emulate.load() if tensor.device.type == "cpu" else _native.native
+    return emulated.load() if tensor.device.type == "cpu" else extension.native
 
 
 def module_and_multiprocessors(device: int | None) -> tuple[Any, int]:
     """The module that serves a GPU, None for the emulator, and what the GPU has to run it on."""
     if device is None:
-        return emulate.load(), 1  # block after block, like a GPU of one multiprocessor
-    module: Any = _native.native
+        return emulated.load(), 1  # block after block, like a GPU of one multiprocessor
+    module: Any = extension.native
     return module, module.device_properties(device).multiprocessors
 
 
 @lru_cache(maxsize=256)
-def _kernel(name: str, dtype: torch.dtype, emulated: bool) -> tuple[Callable[..., None], int]:
-    module: Any = emulate.load() if emulated else _native.native
+def _kernel(name: str, dtype: torch.dtype, on_cpu: bool) -> tuple[Callable[..., None], int]:
+    module: Any = emulated.load() if on_cpu else extension.native
     return getattr(module, name), module.elements[str(dtype).removeprefix("torch.")]
 
 

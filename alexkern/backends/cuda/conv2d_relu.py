@@ -1,4 +1,4 @@
-"""conv2d_relu by csrc/conv2d_relu: implicit matrix products on NHWC memory, bias and ReLU in the epilogue."""
+"""conv2d_relu by csrc/cuda/conv2d_relu: implicit matrix products on NHWC memory, bias and ReLU in the epilogue."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern.native import hopper, launch, module_and_multiprocessors, space_to_depth, strides
+from alexkern.backends.cuda import launch, module_and_multiprocessors, sm90, space_to_depth, strides
 from alexkern.ops.conv2d_relu import plan_output
-from alexkern.ops.plan import Spec, contiguous_strides, empty, like
+from alexkern.plan import Spec, contiguous_strides, empty, like
 
 Pair = tuple[int, int]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -162,7 +162,7 @@ def _weight_gradient(
     grad: Packed, images: Packed, into: Tensor, input_size: Pair, output_size: Pair, geometry: Geometry
 ) -> None:
     N, K, (R, S), groups = len(images.memory), len(into), geometry.kernel_size, geometry.groups
-    partials = hopper.weight_gradient(grad, images, (N, 0, *input_size), K, output_size, geometry)
+    partials = sm90.weight_gradient(grad, images, (N, 0, *input_size), K, output_size, geometry)
     if partials is None:
         pixels = N * output_size[0] * output_size[1]
         choice = _choose(into, K // groups, R * S * images.channels, max(pixels, 1), groups)
@@ -186,7 +186,7 @@ def _weight_gradient(
 
 
 def operands(input: Tensor, weight: Tensor, groups: int) -> tuple[Packed, Packed]:
-    """The images, and the filters as if of one group, as csrc/conv2d_relu's products read them."""
+    """The images, and the filters as if of one group, as csrc/cuda/conv2d_relu's products read them."""
     copy_bytes = _copy_bytes(weight.shape[1], input.dtype)
     return packed(input, groups, copy_bytes), packed(weight, 1, copy_bytes)
 
@@ -241,9 +241,9 @@ def _convolve(
         return
     (R, S), stride, *_, groups = geometry
     filters_per_group = K // groups
-    plan = hopper.plan(images, output, input_size, geometry, transposed)
+    plan = sm90.plan(images, output, input_size, geometry, transposed)
     if plan is not None:
-        partials = hopper.convolve(plan, images, filters, bias, output)
+        partials = sm90.convolve(plan, images, filters, bias, output)
         if partials is not None:
             _reduce(partials, groups, filters_per_group, bias, output, not transposed)
         return

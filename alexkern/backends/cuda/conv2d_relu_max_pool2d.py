@@ -1,4 +1,4 @@
-"""conv2d_relu_max_pool2d by csrc/conv2d_relu_max_pool2d: one kernel for all of it where that is faster, else two.
+"""conv2d_relu_max_pool2d by csrc/cuda/conv2d_relu_max_pool2d: one kernel for all of it where that is faster, else two.
 
 The choice is made by FLOPs and bytes, for every problem (docs/cuda-convolution.md). In two kernels, conv2d_relu's and
 max_pool2d's, the convolution's output lives between them alone; in one it never reaches memory. Values and offsets are
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern.native import conv2d_relu, hopper, launch, max_pool2d, module_and_multiprocessors, strides
-from alexkern.native.conv2d_relu import COPY_BYTES, PARTS_AT_ONCE, Geometry, Packed
+from alexkern.backends.cuda import conv2d_relu, launch, max_pool2d, module_and_multiprocessors, sm90, strides
+from alexkern.backends.cuda.conv2d_relu import COPY_BYTES, PARTS_AT_ONCE, Geometry, Packed
 from alexkern.ops.conv2d_relu_max_pool2d import plan_outputs
 from alexkern.ops.convolution import Pair, convolved_size
-from alexkern.ops.plan import Spec, conform, empty
+from alexkern.plan import Spec, conform, empty
 
 FUSED_WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: what the fused kernel is written for
 CHUNKS = 1024  # of pixels, at most: a gradient's blocks, and the parts of the bias's gradient
@@ -151,8 +151,8 @@ def _unpooled(
 
 def _plan(input: Tensor, weight: Tensor, size: Pair, groups: int, save_offsets: bool) -> Plan | None:
     """The fused kernel's plan where that is faster than two kernels, else None; `size` is that of what is pooled."""
-    if hopper.device_of(input) is not None:
-        return None  # csrc/hopper's products are those of wgmma, and the fused kernel's are not
+    if sm90.device_of(input) is not None:
+        return None  # csrc/cuda/sm90's products are those of wgmma, and the fused kernel's are not
     device = input.get_device() if input.device.type == "cuda" else None
     problem = (tuple(input.shape), tuple(weight.shape), size, groups, save_offsets)
     return _chosen(input.dtype, conv2d_relu.is_tf32(input), problem, device)

@@ -1,12 +1,12 @@
-"""dropout by csrc/dropout: one read and one write of every element, and no mask."""
+"""dropout by csrc/cuda/dropout: one read and one write of every element, and no mask."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from alexkern.native import launch
-from alexkern.ops.plan import Spec, empty, like
-from alexkern.reference.dropout import scale
+from alexkern.backends.cuda import launch
+from alexkern.backends.torch.dropout import scale
+from alexkern.plan import Spec, empty, like
 
 
 def forward(input: Tensor, seed: Tensor, p: float) -> Tensor:

@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from alexkern.native.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
+from alexkern.backends.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
 
 MODULE = "alexkern_emulated"
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
@@ -143,8 +143,8 @@ def _sources() -> list[Path]:
     """The emulator, every operator, and the binding."""
     return [
         *sorted((SOURCES / "emulator").glob("*.cpp")),
-        *sorted(SOURCES.glob("*/*.cu")),
-        SOURCES / "bindings.cpp",
+        *sorted(SOURCES.glob("cuda/*/*.cu")),
+        SOURCES / "cuda" / "bindings.cpp",
     ]
 
 

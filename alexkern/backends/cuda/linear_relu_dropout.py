@@ -1,11 +1,11 @@
-"""linear_relu_dropout: our own products where they pay, else torch's, and csrc/linear_relu_dropout around them.
+"""linear_relu_dropout: our own products where they pay, else torch's, and csrc/cuda/linear_relu_dropout around them.
 
 Up to 16 rows of 16-bit values, whose product is bounded by reading the weight, are multiplied by a kernel of their own.
-More of them go through csrc/hopper on compute capability 9.0, ReLU and dropout in its epilogue. For the rest torch puts
-linear's output where it is planned, and ReLU and dropout go over it in place.
+More of them go through csrc/cuda/sm90 on compute capability 9.0, ReLU and dropout in its epilogue. For the rest
+torch puts linear's output where it is planned, and ReLU and dropout go over it in place.
 
 Backward masks and scales the gradient in one pass, and the products, which then read each of its values many times, are
-torch's. csrc/hopper would have to transpose the weight for the data gradient, and to leave the weight's gradient in
+torch's. csrc/cuda/sm90 would have to transpose the weight for the data gradient, and to leave the weight's gradient in
 fp32 and read it again: 150 MB and 300 MB more than torch moves for AlexNet's fc6, whose weight has 75 MB.
 """
 
@@ -14,12 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexkern.native import hopper, launch
-from alexkern.native.conv2d_relu import packed
-from alexkern.native.dropout import limit
+from alexkern.backends.cuda import launch, sm90
+from alexkern.backends.cuda.conv2d_relu import packed
+from alexkern.backends.cuda.dropout import limit
+from alexkern.backends.torch.dropout import scale
 from alexkern.ops.linear_relu_dropout import plan_output
-from alexkern.ops.plan import Spec, contiguous_strides, empty, like
-from alexkern.reference.dropout import scale
+from alexkern.plan import Spec, contiguous_strides, empty, like
 
 FEW_ROWS = 16
 VALUES_PER_COPY = 8  # of 16 bits
@@ -48,7 +48,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | N
             C,
         )
         return _finish(output, seed, p)
-    plan = hopper.plan_linear(x, weight, rows)
+    plan = sm90.plan_linear(x, weight, rows)
     if plan is not None:
         _on_hopper(plan, x, weight, bias, rows, seed, p)
         return output
@@ -61,7 +61,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | N
 
 
 def _on_hopper(
-    plan: hopper.LinearPlan,
+    plan: sm90.LinearPlan,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -72,7 +72,7 @@ def _on_hopper(
     """rows (M, K) = relu(x @ weight.t() + bias), dropped."""
     images = packed(x[:, :, None, None], 1)
     bias = None if bias is None else bias.contiguous()
-    partials = hopper.linear(plan, images, weight, bias, rows, seed, limit(p), scale(p))
+    partials = sm90.linear(plan, images, weight, bias, rows, seed, limit(p), scale(p))
     if partials is None:
         return
     launch(
@@ -139,7 +139,7 @@ def backward(
 
 
 def _is_few_rows(x: Tensor, weight: Tensor) -> bool:
-    """Whether csrc/linear_relu_dropout/few_rows.cu multiplies these: rows in whole copies of 16 bytes."""
+    """Whether csrc/cuda/linear_relu_dropout/few_rows.cu multiplies these: rows in whole copies of 16 bytes."""
     if x.dtype == torch.float32 or not 0 < len(x) <= FEW_ROWS or x.shape[1] % VALUES_PER_COPY != 0:
         return False
     return x.shape[1] > 0 and all(

@@ -1,4 +1,4 @@
-"""local_response_norm by csrc/local_response_norm: any number of dimensions, seen as (N, C, L)."""
+"""local_response_norm by csrc/cuda/local_response_norm: any number of dimensions, seen as (N, C, L)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from alexkern.native import compiled, launch
-from alexkern.ops.plan import Spec, conform, contiguous_strides, empty, like
+from alexkern.backends.cuda import compiled, launch
+from alexkern.plan import Spec, conform, contiguous_strides, empty, like
 
 
 def forward(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:

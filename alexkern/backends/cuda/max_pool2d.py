@@ -1,14 +1,14 @@
-"""max_pool2d by csrc/max_pool2d: any strides, and 128-bit accesses where channels lie innermost and fill them."""
+"""max_pool2d by csrc/cuda/max_pool2d: any strides, and 128-bit accesses where channels lie innermost and fill them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from alexkern.native import launch, strides
+from alexkern.backends.cuda import launch, strides
 from alexkern.ops.max_pool2d import plan_outputs
-from alexkern.ops.plan import Spec, conform, empty, nchw
 from alexkern.ops.pooling import Pair
+from alexkern.plan import Spec, conform, empty, nchw
 
 NOTHING = (0, 0, 0, 0)  # the strides of offsets that are not saved
 

@@ -1,6 +1,6 @@
-"""The products of csrc/hopper: TMA and wgmma, for 16-bit tensors on compute capability 9.0.
+"""The products of csrc/cuda/sm90: TMA and wgmma, for 16-bit tensors on compute capability 9.0.
 
-`plan` and `weight_gradient` return None for what these kernels do not serve: csrc/conv2d_relu does then. So does
+`plan` and `weight_gradient` return None for what these kernels do not serve: csrc/cuda/conv2d_relu does then. So does
 `plan_linear`: the product is then torch's.
 """
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern import _native
-from alexkern.native import emulate, launch
-from alexkern.ops.plan import Spec, contiguous_strides, empty
+from alexkern.backends import extension
+from alexkern.backends.cuda import emulated, launch
+from alexkern.plan import Spec, contiguous_strides, empty
 
 if TYPE_CHECKING:
-    from alexkern.native.conv2d_relu import Geometry, Packed
+    from alexkern.backends.cuda.conv2d_relu import Geometry, Packed
 
 Pair = tuple[int, int]
 Choice = tuple[int, int, int]  # columns of a tile, splits, blocks of a cluster
@@ -66,13 +66,13 @@ def device_of(tensor: Tensor) -> Device | None:
     if tensor.dtype not in (torch.float16, torch.bfloat16):
         return None
     if tensor.device.type == "cpu":
-        return Device(emulate.load(), EMULATED_MULTIPROCESSORS) if emulated_capability() == CAPABILITY else None
+        return Device(emulated.load(), EMULATED_MULTIPROCESSORS) if emulated_capability() == CAPABILITY else None
     return _gpu(tensor.get_device())
 
 
 @lru_cache(maxsize=64)
 def _gpu(index: int) -> Device | None:
-    module = _native.native
+    module = extension.native
     if module is None or TARGET not in module.targets:
         return None
     properties = module.device_properties(index)
@@ -149,7 +149,7 @@ def linear(
 ) -> Tensor | None:
     """Fill output (M, K) with linear, ReLU and dropout; or return sums (splits, M, K), none of which is done to.
 
-    `limit` and `scale` are csrc/philox.cuh's.
+    `limit` and `scale` are csrc/cuda/philox.cuh's.
     """
     M, K = output.shape
     partials = None if plan.choice[1] == 1 else _sums((plan.choice[1], M, K), output)

@@ -1,5 +1,5 @@
-"""Space to depth by csrc/space_to_depth: a convolution of stride 4 over few channels as one of stride 1 over 16 times
-as many, with the images' cast and normalisation in the same pass.
+"""Space to depth by csrc/cuda/space_to_depth: a convolution of stride 4 over few channels as one of stride 1 over
+16 times as many, with the images' cast and normalisation in the same pass.
 
 AlexNet's first layer (11 x 11, 3 channels) becomes 3 x 3 over 48 channels. `pays` says which convolutions go this way.
 """
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern.native import compiled, hopper, launch, module_and_multiprocessors, strides
-from alexkern.ops.plan import Spec, contiguous_strides, empty
+from alexkern.backends.cuda import compiled, launch, module_and_multiprocessors, sm90, strides
+from alexkern.plan import Spec, contiguous_strides, empty
 
 if TYPE_CHECKING:
-    from alexkern.native.conv2d_relu import Geometry
+    from alexkern.backends.cuda.conv2d_relu import Geometry
 
 Pair = tuple[int, int]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # of bytes, a mean and a deviation a channel, in 0 to 1
@@ -44,14 +44,15 @@ def allows(channels: int, geometry: Geometry) -> bool:
 def pays(input: Tensor, filters: int, output_size: Pair, geometry: Geometry, gradient: bool, in_place: bool) -> bool:
     """Whether a convolution with so many filters, or its weight gradient, is to go this way.
 
-    csrc/hopper has no other for it; elsewhere csrc/conv2d_relu's model says. `in_place`: the images need no padding.
+    csrc/cuda/sm90 has no other for it; elsewhere csrc/cuda/conv2d_relu's model says. `in_place`: the images need no
+    padding.
     """
     channels = input.shape[1]
     if not allows(channels, geometry) or 0 in (*input.shape, *output_size):
         return False
     seen = deep_geometry(geometry)
     size = deep_size(output_size, seen.kernel_size)
-    if hopper.serves(input, size, output_size, FACTOR**2 * channels, seen):
+    if sm90.serves(input, size, output_size, FACTOR**2 * channels, seen):
         return True
     device = input.get_device() if input.device.type == "cuda" else None
     shapes = (tuple(input.shape), filters, tuple(geometry.kernel_size), tuple(output_size))

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexkern.backends.torch import conv2d_relu, max_pool2d
 from alexkern.ops.convolution import convolved_size
-from alexkern.ops.plan import is_channels_last
 from alexkern.ops.pooling import Pair
-from alexkern.reference import conv2d_relu, max_pool2d
+from alexkern.plan import is_channels_last
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.reference import philox
+from alexkern.backends.torch import philox
 
 
 def scale(p: float) -> float:

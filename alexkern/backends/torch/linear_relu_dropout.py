@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.reference import dropout, philox
+from alexkern.backends.torch import dropout, philox
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.ops.plan import empty, nchw
 from alexkern.ops.pooling import Pair, offset_dtype
+from alexkern.plan import empty, nchw
 
 
 def forward(

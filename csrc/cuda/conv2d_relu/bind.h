@@ -14,7 +14,7 @@ inline conv2d_relu::Image image(Address data, const Four& sizes, const Four& str
     return {pointer(data), size(0), size(1), size(2), size(3), strides[0], strides[1], strides[2], strides[3]};
 }
 
-// What the parameters of all convolution kernels, here and in csrc/hopper, have in common.
+// What the parameters of all convolution kernels, here and in csrc/cuda/sm90, have in common.
 template <typename Params>
 void set_filters(Params& p, int C, int K, const Pair& kernel_size, const Pair& stride, const Pair& padding,
                  const Pair& dilation, int groups) {

@@ -4,7 +4,7 @@
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 #else
-#include "../emulator/emulator.h"
+#include "../../emulator/emulator.h"
 #endif
 
 #include <cstdint>

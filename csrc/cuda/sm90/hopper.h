@@ -1,7 +1,7 @@
 // conv2d_relu's products on sm_90a: TMA brings the tiles, wgmma multiplies them. Images and filters are NHWC, 16-bit.
 // linear_relu_dropout's product is one of them: a sample is an image of one pixel, an output feature a filter.
 //
-// These serve the shapes that `serves` in alexkern/native/hopper.py names; csrc/conv2d_relu serves the rest.
+// These serve the shapes that `serves` in alexkern/backends/cuda/sm90.py names; csrc/cuda/conv2d_relu serves the rest.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +58,7 @@ struct ConvolveParams {
     Axis vertical, horizontal;
     bool turned;  // filters lie turned round: the data gradient
     bool relu;
-    // Dropout of a dense output, where there are no partials: as csrc/philox.cuh's Rule has it; seed null for none.
+    // Dropout of a dense output, where there are no partials: as csrc/cuda/philox.cuh's Rule has it; seed null for none.
     const std::int64_t* seed;
     std::uint64_t limit;
     float scale;

@@ -1,8 +1,8 @@
 // Kernels with one fault each, next to the same kernel without it. Every fault must be found, and nothing else: the
 // test that runs these says which check has to find which fault.
-#include "../../ptx/barrier.cuh"
-#include "../../ptx/cp_async.cuh"
-#include "../../ptx/ldmatrix.cuh"
+#include "../../cuda/ptx/barrier.cuh"
+#include "../../cuda/ptx/cp_async.cuh"
+#include "../../cuda/ptx/ldmatrix.cuh"
 #include "harness.h"
 
 namespace {

@@ -1,8 +1,8 @@
-// Clusters: what each wrapper of csrc/ptx for them does, and two blocks that share what they fetch, next to the same
+// Clusters: what each wrapper of csrc/cuda/ptx for them does, and two blocks that share what they fetch, next to the same
 // with one fault each, every one of which must be found. The wrappers' part runs on the emulator and on a GPU alike.
-#include "../../ptx/cluster.cuh"
-#include "../../ptx/mbarrier.cuh"
-#include "../../ptx/tma.cuh"
+#include "../../cuda/ptx/cluster.cuh"
+#include "../../cuda/ptx/mbarrier.cuh"
+#include "../../cuda/ptx/tma.cuh"
 #include "harness.h"
 
 namespace {

@@ -2,9 +2,9 @@
 // ldmatrix and mma.sync; A is M x K and B is N x K, both K-contiguous, as an implicit GEMM has them.
 #include <chrono>
 
-#include "../../ptx/cp_async.cuh"
-#include "../../ptx/ldmatrix.cuh"
-#include "../../ptx/mma.cuh"
+#include "../../cuda/ptx/cp_async.cuh"
+#include "../../cuda/ptx/ldmatrix.cuh"
+#include "../../cuda/ptx/mma.cuh"
 #include "harness.h"
 
 namespace {

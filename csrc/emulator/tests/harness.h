@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../../ptx/launch.cuh"
+#include "../../cuda/ptx/launch.cuh"
 
 namespace harness {
 

@@ -1,12 +1,12 @@
-// What each wrapper of csrc/ptx for sm_90a does, against plain scalar code: mbarrier, TMA, wgmma. Runs on the emulator
+// What each wrapper of csrc/cuda/ptx for sm_90a does, against plain scalar code: mbarrier, TMA, wgmma. Runs on the emulator
 // and, compiled by nvcc, on a GPU: the two must agree.
 #include <algorithm>
 
-#include "../../ptx/barrier.cuh"
-#include "../../ptx/mbarrier.cuh"
-#include "../../ptx/tma.cuh"
-#include "../../ptx/warpgroup.cuh"
-#include "../../ptx/wgmma.cuh"
+#include "../../cuda/ptx/barrier.cuh"
+#include "../../cuda/ptx/mbarrier.cuh"
+#include "../../cuda/ptx/tma.cuh"
+#include "../../cuda/ptx/warpgroup.cuh"
+#include "../../cuda/ptx/wgmma.cuh"
 #include "harness.h"
 
 namespace {

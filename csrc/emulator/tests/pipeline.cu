@@ -1,9 +1,9 @@
 // A convolution as Hopper wants it, small: a warp that fetches by TMA, a warpgroup that multiplies by wgmma, a ring of
 // stages between them, and a store by TMA. Next to it the same with one fault each, every one of which must be found.
-#include "../../ptx/barrier.cuh"
-#include "../../ptx/mbarrier.cuh"
-#include "../../ptx/tma.cuh"
-#include "../../ptx/wgmma.cuh"
+#include "../../cuda/ptx/barrier.cuh"
+#include "../../cuda/ptx/mbarrier.cuh"
+#include "../../cuda/ptx/tma.cuh"
+#include "../../cuda/ptx/wgmma.cuh"
 #include "harness.h"
 
 namespace {

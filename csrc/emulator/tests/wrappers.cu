@@ -1,13 +1,13 @@
-// What each wrapper of csrc/ptx does, and each CUDA function that kernels use beside them, against plain scalar code.
+// What each wrapper of csrc/cuda/ptx does, and each CUDA function that kernels use beside them, against plain scalar code.
 // Runs on the emulator and, compiled by nvcc, on a GPU: the two must agree.
 #include <cmath>
 #include <limits>
 
-#include "../../ptx/barrier.cuh"
-#include "../../ptx/cp_async.cuh"
-#include "../../ptx/ldmatrix.cuh"
-#include "../../ptx/mma.cuh"
-#include "../../ptx/numbers.cuh"
+#include "../../cuda/ptx/barrier.cuh"
+#include "../../cuda/ptx/cp_async.cuh"
+#include "../../cuda/ptx/ldmatrix.cuh"
+#include "../../cuda/ptx/mma.cuh"
+#include "../../cuda/ptx/numbers.cuh"
 #include "harness.h"
 
 namespace {
