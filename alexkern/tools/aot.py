@@ -237,7 +237,8 @@ def reports(problems: Iterable[Workload], targets: Sequence[int | Device], jobs:
                     number = numbers.setdefault((target, specialisation(launch, target)), len(tasks))
                     if number == len(tasks):
                         tasks.append(partial(report, launch, target))
-                    own: dict[str, Any] = dict(workload=str(workload), call=call, arithmetic=workload.arithmetic, grid=launch.grid)
+                    own: dict[str, Any] = {"workload": str(workload), "call": call, "arithmetic": workload.arithmetic}
+                    own["grid"] = launch.grid
                     places.append((number, own))
     done: list[Report] = []
     compiled = _run(tasks, jobs)
