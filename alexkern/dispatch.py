@@ -100,6 +100,11 @@ def implementation(name: str, operator: str) -> ModuleType:
     return importlib.import_module(f"{PACKAGES[name]}.{operator}")
 
 
+def definition(operator: str) -> ModuleType:
+    """What an operator is: its module of the torch backend, which also has the composite that torch differentiates."""
+    return implementation("torch", operator)
+
+
 def serving(setting: str, operator: str, device_type: str, dtype: torch.dtype) -> str:
     """The backend that serves an operator under a setting; raises BackendUnavailable where the one asked for cannot."""
     if setting != "auto":

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from alexkern import dispatch, functional
 from alexkern.errors import argument_error
-from alexkern.ops.convolution import output_size
+from alexkern.geometry import output_size
 from alexkern.plan import empty, nchw
 
 Pair = tuple[int, int]

@@ -13,8 +13,8 @@ from alexkern import first_layer, functional
 from alexkern.backends.cpu import winograd
 from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.errors import argument_error
+from alexkern.geometry import convolved_size
 from alexkern.nn import LocalResponseNorm, MaxPool2d, is_bare
-from alexkern.ops.convolution import convolved_size
 from alexkern.plan import is_channels_last
 
 # The images of a large batch go through the convolutions and poolings so many at a time that an activation has at most

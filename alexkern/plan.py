@@ -5,10 +5,12 @@ Every backend fills what is planned here, and the fake (meta) version of an oper
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from alexkern.geometry import Pair, convolved_size, offset_dtype, pooled_sizes
 
 
 class Spec(NamedTuple):
@@ -65,6 +67,49 @@ def is_channels_last(tensor: Tensor) -> bool:
         if shape[d] > 1:
             smallest = smallest * shape[d]
     return True
+
+
+def conv2d_relu_output(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Spec:
+    """The convolution's output: (N, K, P, Q), channels_last if the input or the weight is."""
+    P, Q = convolved_size(input, weight, stride, padding, dilation)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    return nchw((input.shape[0], weight.shape[0], P, Q), input.dtype, channels_last)
+
+
+def conv2d_relu_max_pool2d_outputs(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Spec, Spec]:
+    """The pooled values (N, K, P, Q) and their offsets, in the convolution's format; no offsets unless saved."""
+    *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
+    N, K, P, Q = conv2d_relu_output(input, weight, bias, *convolution).shape
+    shape = (N, K, *pooled_sizes((P, Q), pool_kernel_size, pool_stride, pool_padding, (1, 1), False))
+    values = nchw(shape, input.dtype, is_channels_last(input) or is_channels_last(weight))
+    dtype = offset_dtype(pool_kernel_size)
+    return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)
+
+
+def max_pool2d_outputs(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    ceil_mode: bool,
+    save_offsets: bool,
+) -> tuple[Spec, Spec]:
+    """The pooled values (N, C, P, Q) and their offsets, both in the input's format; no offsets unless saved."""
+    N, C, H, W = input.shape
+    shape = (N, C, *pooled_sizes((H, W), kernel_size, stride, padding, dilation, ceil_mode))
+    values = nchw(shape, input.dtype, is_channels_last(input))
+    dtype = offset_dtype(kernel_size)
+    return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)
+
+
+def linear_relu_dropout_output(
+    input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float
+) -> Spec:
+    shape = (*input.shape[:-1], weight.shape[0])
+    return Spec(shape, contiguous_strides(shape), input.dtype)
 
 
 def empty(spec: Spec, device: torch.device) -> Tensor:

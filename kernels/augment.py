@@ -21,9 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern import augmentation as A
+from alexkern.augmentation import Policy
 from alexkern.kernels.philox import block_words, threshold
-from alexkern.ops import augmentation as A
-from alexkern.ops.augmentation import Policy
 from alexkern.plan import Spec, contiguous_strides, empty
 
 SAMPLES = 32  # of a program that draws

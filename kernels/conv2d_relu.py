@@ -25,15 +25,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.geometry import output_size
 from alexkern.kernels.amend import amend, spoils
 from alexkern.kernels.config import Device, choose, describe
 from alexkern.kernels.gemm import best_tile, cdiv, register_limit
 from alexkern.kernels.masked_gradient import masked_gradient, worthwhile
 from alexkern.kernels.precision import convolution_precision
 from alexkern.kernels.space_to_depth import filter_rows, space_to_depth
-from alexkern.ops.conv2d_relu import plan_output
-from alexkern.ops.convolution import output_size
-from alexkern.plan import empty
+from alexkern.plan import conv2d_relu_output, empty
 
 Pair = tuple[int, int]
 INT32_MAX = 2**31 - 1
@@ -316,7 +315,7 @@ def launch(
 def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
-    output = empty(plan_output(input, weight, bias, stride, padding, dilation, groups), input.device)
+    output = empty(conv2d_relu_output(input, weight, bias, stride, padding, dilation, groups), input.device)
     if output.numel() > 0:
         with torch.cuda.device_of(output):
             launch(input, weight, bias, output, stride, padding, dilation, groups)

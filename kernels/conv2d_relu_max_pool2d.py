@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.geometry import Pair, pooled_size
 from alexkern.kernels import conv2d_relu, max_pool2d
 from alexkern.kernels.amend import amend
 from alexkern.kernels.config import Device, choose, describe
@@ -34,10 +35,7 @@ from alexkern.kernels.conv2d_relu import Problem, depth_factor, in_depth, index_
 from alexkern.kernels.gemm import TILE_LATENCY, Tile, best_tile, cdiv, cycles, step_cycles
 from alexkern.kernels.max_pool2d import join_row, join_rows, pairs
 from alexkern.kernels.precision import convolution_precision
-from alexkern.ops.conv2d_relu import plan_output
-from alexkern.ops.conv2d_relu_max_pool2d import plan_outputs
-from alexkern.ops.pooling import Pair, pooled_size
-from alexkern.plan import empty
+from alexkern.plan import conv2d_relu_max_pool2d_outputs, conv2d_relu_output, empty
 
 DRAM_BYTES = {8: 12, 9: 16, 10: 28}  # per streaming multiprocessor and cycle, by the data sheets
 LAUNCH_CYCLES = 5000.0  # a kernel more, from the last block of one to the first of the next
@@ -336,7 +334,7 @@ def forward(
     if not config.fused:
         activation = conv2d_relu.forward(input, weight, bias, *convolution)
         return max_pool2d.forward(activation, *pool, (1, 1), False, save_offsets)
-    output_spec, offsets_spec = plan_outputs(input, weight, bias, *convolution, *pool, save_offsets)
+    output_spec, offsets_spec = conv2d_relu_max_pool2d_outputs(input, weight, bias, *convolution, *pool, save_offsets)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     if output.numel() > 0:
@@ -352,6 +350,6 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of input, weight and bias, those that `needs` asks for."""
     convolution = (stride, padding, dilation, groups)
-    spec = plan_output(input, weight, None, *convolution)
+    spec = conv2d_relu_output(input, weight, None, *convolution)
     masked = max_pool2d.gather(grad, offsets, output, spec, pool_kernel_size, pool_stride, pool_padding, (1, 1))
     return conv2d_relu.convolution_gradients(masked, None, input, weight, *convolution, needs)

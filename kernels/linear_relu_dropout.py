@@ -30,8 +30,7 @@ from alexkern.kernels.conv2d_relu_weight_gradient import weight_gradient
 from alexkern.kernels.gemm import TILES_FEW_ROWS, best_tile, cdiv, register_limit, sums, tiles
 from alexkern.kernels.masked_gradient import masked_gradient
 from alexkern.kernels.precision import matmul_precision
-from alexkern.ops.linear_relu_dropout import plan_output
-from alexkern.plan import empty
+from alexkern.plan import empty, linear_relu_dropout_output
 
 MAX_SUMS = 64  # a thread; with 128 of them the epilogue's Philox blocks spill
 
@@ -141,7 +140,7 @@ def launch_of(problem: Problem, config: Config, device: Device) -> tuple[tuple[i
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
-    output = empty(plan_output(input, weight, bias, seed, p), input.device)
+    output = empty(linear_relu_dropout_output(input, weight, bias, seed, p), input.device)
     if output.numel() == 0:
         return output
     N, K = weight.shape

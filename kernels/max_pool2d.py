@@ -31,10 +31,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.geometry import Pair
 from alexkern.kernels.config import MAX_GRID_Z, Device, choose, describe
-from alexkern.ops.max_pool2d import plan_outputs
-from alexkern.ops.pooling import Pair
-from alexkern.plan import Spec, conform, empty, nchw
+from alexkern.plan import Spec, conform, empty, max_pool2d_outputs, nchw
 
 UNROLLED_TAPS = 16  # windows (forward) or gathered positions (backward) up to this many are unrolled
 
@@ -309,7 +308,9 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     N, C, H, W = input.shape
     kernel_size, stride, padding, dilation = pairs(kernel_size, stride, padding, dilation)
-    output_spec, offsets_spec = plan_outputs(input, kernel_size, stride, padding, dilation, ceil_mode, save_offsets)
+    output_spec, offsets_spec = max_pool2d_outputs(
+        input, kernel_size, stride, padding, dilation, ceil_mode, save_offsets
+    )
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     if N == 0:

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import alexkern
+from alexkern import augmentation as A
+from alexkern.augmentation import COLUMNS, CROPS, Policy
 from alexkern.backends.torch import augment as reference
 from alexkern.functional import augment
 from alexkern.models import transforms
-from alexkern.ops import augmentation as A
 from alexkern.ops.augment import pad
-from alexkern.ops.augmentation import COLUMNS, CROPS, Policy
 from support import philox
 from support.backends import DEVICE, serving
 from support.canaries import canaries
@@ -412,7 +412,7 @@ AHEAD = """
 import dataclasses, json, sys
 import torch
 from alexkern.kernels import aot, augment
-from alexkern.ops.augmentation import Policy
+from alexkern.augmentation import Policy
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
     for space_to_depth in (False, True):

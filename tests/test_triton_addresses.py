@@ -263,10 +263,10 @@ def test_output_of_max_pooling(
     window = ((3, 3), (2, 2), (padding, padding), (1, 1), False, True)
     memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     image = whole((1, 128, 131, 131), generator, -9, 9).contiguous(memory_format=memory_format)
-    plan = max_pool2d.plan_outputs
+    plan = max_pool2d.max_pool2d_outputs
     # One image many times over is no NHWC batch by torch's rule.
     specs = [nchw(spec.shape, spec.dtype, layout == "nhwc") for spec in plan(image.expand(4200, -1, -1, -1), *window)]
-    monkeypatch.setattr(max_pool2d, "plan_outputs", lambda *_: specs)
+    monkeypatch.setattr(max_pool2d, "max_pool2d_outputs", lambda *_: specs)
     for name in ("max_pool2d_3x3_stride2_kernel", "max_pool2d_forward_kernel"):
         last_program(monkeypatch, max_pool2d, name)
     output, offsets = max_pool2d.forward(image.expand(4200, -1, -1, -1), *window)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexkern.augmentation import CROPS
 from alexkern.commands import CommandError, first_line, positive
 from alexkern.data.decode import EXTENSIONS, UnreadableImage, decode
 from alexkern.functional import augment
-from alexkern.ops.augmentation import CROPS
 from alexkern.training.pictures import sheet
 
 HELP = "write a contact sheet of augmented images"

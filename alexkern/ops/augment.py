@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from alexkern import dispatch
+from alexkern.augmentation import CROPS, IMAGENET_MEAN, IMAGENET_STD, Pair, Policy, Triple
 from alexkern.errors import argument_error
 from alexkern.ops import checks, seed
-from alexkern.ops.augmentation import CROPS, IMAGENET_MEAN, IMAGENET_STD, Pair, Policy, Triple
 
 NAME = "augment"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-if TYPE_CHECKING:
-    from alexkern.ops.operator import Operator
+from alexkern.ops.description import Description
 
 
 def camel_case(name: str) -> str:
@@ -31,11 +30,11 @@ def no_forward_mode(name: str) -> RuntimeError:
     return RuntimeError(f"alexkern.{name}: forward-mode differentiation (jvp) is not supported")
 
 
-def _outputs(op: Operator, outputs: Any) -> tuple[Tensor, ...]:
+def _outputs(op: Description, outputs: Any) -> tuple[Tensor, ...]:
     return outputs if op.has_offsets else (outputs,)
 
 
-def eager_function(op: Operator) -> Callable[..., Any]:
+def eager_function(op: Description) -> Callable[..., Any]:
     """Route 2. apply(backend, params, *tensors) -> output
 
     The parameters come as one argument: torch looks at every one, and wants a gradient for each back.
@@ -68,7 +67,7 @@ def eager_function(op: Operator) -> Callable[..., Any]:
     return super(Function, function).apply
 
 
-def functional_function(op: Operator) -> Callable[..., Tensor]:
+def functional_function(op: Description) -> Callable[..., Tensor]:
     """Route 3. Returns a callable (backend, *args) -> output"""
 
     def forward(backend: ModuleType, *args: Any) -> Any:
@@ -107,7 +106,7 @@ def functional_function(op: Operator) -> Callable[..., Tensor]:
     return call
 
 
-def _recorded_backward(op: Operator) -> Callable[..., tuple[Tensor | None, ...]]:
+def _recorded_backward(op: Description) -> Callable[..., tuple[Tensor | None, ...]]:
     """The backward as a Function of its own: apply(backend, grad, *saved, *params, needs) -> grads"""
 
     def forward(backend: ModuleType, *args: Any) -> tuple[Tensor | None, ...]:
@@ -127,7 +126,7 @@ def _recorded_backward(op: Operator) -> Callable[..., tuple[Tensor | None, ...]]
     return function.apply
 
 
-def _function(class_name: str, op: Operator, **methods: Callable[..., Any]) -> Any:
+def _function(class_name: str, op: Description, **methods: Callable[..., Any]) -> Any:
     def jvp(ctx: Any, *tangents: Any) -> None:
         raise no_forward_mode(op.name)
 

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from alexkern.backends.torch import conv2d_relu as reference
-from alexkern.ops.convolution import Pair, convolution_arguments, convolved_size
+from alexkern.geometry import Pair
+from alexkern.ops.convolution import convolution_arguments
 from alexkern.ops.operator import Operator
-from alexkern.plan import Spec, is_channels_last, like, nchw
+from alexkern.plan import Spec, conv2d_relu_output, like
 
 
 def conv2d_relu(
@@ -66,7 +66,7 @@ class Conv2dRelu(Operator):
     num_differentiable = 3
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return (plan_output(*args),)
+        return (conv2d_relu_output(*args),)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         input, weight, output, *_ = args
@@ -77,13 +77,4 @@ class Conv2dRelu(Operator):
         return (input, weight, outputs[0]), tuple(params)
 
 
-def plan_output(
-    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Spec:
-    """The convolution's output: (N, K, P, Q), channels_last if the input or the weight is."""
-    P, Q = convolved_size(input, weight, stride, padding, dilation)
-    channels_last = is_channels_last(input) or is_channels_last(weight)
-    return nchw((input.shape[0], weight.shape[0], P, Q), input.dtype, channels_last)
-
-
-OPERATOR = Conv2dRelu(reference)
+OPERATOR = Conv2dRelu()

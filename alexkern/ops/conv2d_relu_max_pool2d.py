@@ -7,12 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
-from alexkern.ops.conv2d_relu import plan_output
+from alexkern.geometry import Pair
 from alexkern.ops.convolution import convolution_arguments
 from alexkern.ops.operator import Operator
-from alexkern.ops.pooling import Pair, offset_dtype, pooled_sizes
-from alexkern.plan import Spec, is_channels_last, like, nchw
+from alexkern.plan import Spec, conv2d_relu_max_pool2d_outputs, like
 
 
 def conv2d_relu_max_pool2d(
@@ -87,7 +85,7 @@ class Conv2dReluMaxPool2d(Operator):
     has_offsets = True
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return plan_outputs(*args)
+        return conv2d_relu_max_pool2d_outputs(*args)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         input, weight, output, *_ = args
@@ -97,14 +95,4 @@ class Conv2dReluMaxPool2d(Operator):
         return (args[0], args[1], *outputs), args[3:-1]
 
 
-def plan_outputs(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Spec, Spec]:
-    """The pooled values (N, K, P, Q) and their offsets, in the convolution's format; no offsets unless saved."""
-    *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
-    N, K, P, Q = plan_output(input, weight, bias, *convolution).shape
-    shape = (N, K, *pooled_sizes((P, Q), pool_kernel_size, pool_stride, pool_padding, (1, 1), False))
-    values = nchw(shape, input.dtype, is_channels_last(input) or is_channels_last(weight))
-    dtype = offset_dtype(pool_kernel_size)
-    return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)
-
-
-OPERATOR = Conv2dReluMaxPool2d(reference)
+OPERATOR = Conv2dReluMaxPool2d()

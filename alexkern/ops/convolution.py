@@ -9,24 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.errors import argument_error
+from alexkern.geometry import Pair, output_size
 from alexkern.ops import checks
 from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.pooling import checked_pooled_size, window_arguments
-
-Pair = tuple[int, int]
-
-
-def output_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
-
-
-def convolved_size(input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    """(P, Q), the convolution's output."""
-    P, Q = (
-        output_size(input.shape[axis], weight.shape[axis], stride[axis], padding[axis], dilation[axis])
-        for axis in (-2, -1)
-    )
-    return P, Q
 
 
 def convolution_arguments(

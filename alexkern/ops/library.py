@@ -7,22 +7,20 @@ argument: it is resolved when the forward is traced and is the same in the backw
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alexkern import dispatch
 from alexkern.ops.autograd import no_double_backward, vmap_by_loop
+from alexkern.ops.description import Description
 from alexkern.plan import conform, empty
-
-if TYPE_CHECKING:
-    from alexkern.ops.operator import Operator
 
 LIBRARY = torch.library.Library("alexkern", "DEF")
 
 
-def register(op: Operator) -> Callable[..., Any]:
+def register(op: Description) -> Callable[..., Any]:
     """Define an operator and its backward in the dispatcher, with kernels, fakes, gradients and vmap rules."""
     gradients = op.num_differentiable
     forward_returns = "(Tensor, Tensor)" if op.has_offsets else "Tensor"
@@ -75,7 +73,7 @@ def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[.
     )
 
 
-def _forward(op: Operator, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _forward(op: Description, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     outputs = dispatch.implementation(backend, op.name).forward(*args)
     outputs = outputs if op.has_offsets else (outputs,)
     # A schema has no optional results: what was not asked for is planned as an empty tensor.
@@ -85,7 +83,7 @@ def _forward(op: Operator, backend: str, args: tuple[Any, ...]) -> tuple[Tensor,
     )
 
 
-def _backward(op: Operator, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _backward(op: Description, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     grad, *rest = args
     grads = dispatch.implementation(backend, op.name).backward(*args)
     return tuple(
@@ -94,7 +92,7 @@ def _backward(op: Operator, backend: str, args: tuple[Any, ...]) -> tuple[Tensor
     )
 
 
-def _planned_gradients(op: Operator, grad: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _planned_gradients(op: Description, grad: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
     nothing = ((0,), (1,), grad.dtype)
     specs = op.plan_backward(grad, *args[:-1])
     return tuple(spec if need else type(spec)(*nothing) for spec, need in zip(specs, args[-1], strict=True))

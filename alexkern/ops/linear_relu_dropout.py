@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from alexkern.backends.torch import linear_relu_dropout as reference
 from alexkern.errors import argument_error
 from alexkern.ops import checks, seed
 from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.operator import Operator
-from alexkern.plan import Spec, contiguous_strides, like
+from alexkern.plan import Spec, like, linear_relu_dropout_output
 
 
 def linear_relu_dropout(
@@ -71,7 +70,7 @@ class LinearReluDropout(Operator):
     num_differentiable = 3
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return (plan_output(*args),)
+        return (linear_relu_dropout_output(*args),)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         input, weight, *_ = args
@@ -82,9 +81,4 @@ class LinearReluDropout(Operator):
         return (input, weight, outputs[0], seed), (p,)
 
 
-def plan_output(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Spec:
-    shape = (*input.shape[:-1], weight.shape[0])
-    return Spec(shape, contiguous_strides(shape), input.dtype)
-
-
-OPERATOR = LinearReluDropout(reference)
+OPERATOR = LinearReluDropout()

@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from alexkern.backends.torch import max_pool2d as reference
 from alexkern.errors import argument_error
+from alexkern.geometry import Pair
 from alexkern.ops import checks
 from alexkern.ops.operator import Operator
-from alexkern.ops.pooling import Pair, checked_pooled_size, offset_dtype, pooled_sizes, window_arguments
-from alexkern.plan import Spec, is_channels_last, nchw
+from alexkern.ops.pooling import checked_pooled_size, window_arguments
+from alexkern.plan import Spec, is_channels_last, max_pool2d_outputs, nchw
 
 
 def max_pool2d(
@@ -78,7 +78,7 @@ class MaxPool2d(Operator):
     has_offsets = True
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return plan_outputs(*args)
+        return max_pool2d_outputs(*args)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         _, input_shape, channels_last, *_ = args
@@ -89,21 +89,4 @@ class MaxPool2d(Operator):
         return (outputs[1],), (tuple(input.shape), is_channels_last(input), *window)
 
 
-def plan_outputs(
-    input: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil_mode: bool,
-    save_offsets: bool,
-) -> tuple[Spec, Spec]:
-    """The pooled values (N, C, P, Q) and their offsets, both in the input's format; no offsets unless saved."""
-    N, C, H, W = input.shape
-    shape = (N, C, *pooled_sizes((H, W), kernel_size, stride, padding, dilation, ceil_mode))
-    values = nchw(shape, input.dtype, is_channels_last(input))
-    dtype = offset_dtype(kernel_size)
-    return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)
-
-
-OPERATOR = MaxPool2d(reference)
+OPERATOR = MaxPool2d()

@@ -10,8 +10,7 @@ An operator's own file gives its schema, its plan and what it saves; everything 
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,48 +18,24 @@ from torch.autograd import forward_ad
 
 from alexkern import dispatch
 from alexkern.ops import autograd, library
-from alexkern.plan import Spec
+from alexkern.ops.description import Description
 
 
-class Operator:
-    """What the routes need to know of an operator. Arguments are positional everywhere, tensors first.
+class Operator(Description):
+    """A described operator, called by whichever route a call has to take."""
 
-    A backend's module has `forward(*args)`, which returns the output, or (output, offsets) for an operator with
-    `has_offsets`, and `backward(grad, *saved, *params, needs)`, which returns one gradient or None for each of
-    `differentiable`.
-    """
-
-    name: ClassVar[str]
-    schema: ClassVar[str]  # of the forward's arguments
-    backward_schema: ClassVar[str]  # of the saved tensors and parameters that follow grad
-    num_tensors: ClassVar[int]  # how many of the arguments are tensors; they come first
-    num_differentiable: ClassVar[int]  # how many of those may have gradients; they come first
-    has_offsets: ClassVar[bool] = False  # a max-pooling operator: its last argument is save_offsets
-
-    def __init__(self, reference: ModuleType):
-        self.reference = reference
+    def __init__(self) -> None:
+        self.definition = dispatch.definition(self.name)
         self.eager = autograd.eager_function(self)
         self.functional = autograd.functional_function(self)
         self.dispatched = library.register(self)
-
-    def plan(self, *args: Any) -> tuple[Spec, ...]:
-        """The outputs' places, offsets included."""
-        raise NotImplementedError
-
-    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        """The gradients' places, for everything that `differentiable` names."""
-        raise NotImplementedError
-
-    def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """The tensors that the backward needs, and its other parameters."""
-        raise NotImplementedError
 
     def __call__(self, *args: Any) -> Tensor:
         input = args[0]
         if torch.compiler.is_compiling():
             name = dispatch.resolve_name(self.name, input)
             if name == "torch":
-                composite: Tensor = self.reference.composite(*args)
+                composite: Tensor = self.definition.composite(*args)
                 return composite
             return self.through_dispatcher(name, args)
         if (type(input) is not Tensor and type(input) is not torch.nn.Parameter) or (

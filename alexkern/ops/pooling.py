@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from alexkern.errors import argument_error
+from alexkern.geometry import Pair, pooled_sizes
 from alexkern.ops import checks
 
-Pair = tuple[int, int]
 Window = tuple[Pair, Pair, Pair, Pair]  # kernel_size, stride, padding, dilation
-
-
-def pooled_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """torch's output size: in ceil_mode the last window must still start inside the image or its left padding."""
-    span = size + 2 * padding - dilation * (kernel_size - 1) - 1
-    if not ceil_mode:
-        return span // stride + 1
-    count = -(-span // stride) + 1
-    return count - 1 if (count - 1) * stride >= size + padding else count
-
-
-def offset_dtype(kernel_size: Pair) -> torch.dtype:
-    """The dtype of an offset r * S + s into an R x S window."""
-    return torch.uint8 if kernel_size[0] * kernel_size[1] <= 256 else torch.int32
 
 
 def window_arguments(
@@ -42,17 +26,6 @@ def window_arguments(
     if 2 * padding[0] > kernel_size[0] or 2 * padding[1] > kernel_size[1]:
         raise argument_error(operator, f"{prefix}padding", padding, f"at most half of the window {kernel_size}")
     return kernel_size, stride, padding, dilation
-
-
-def pooled_sizes(
-    size: tuple[int, ...], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
-) -> Pair:
-    """(P, Q), the pooled output's size."""
-    P, Q = (
-        pooled_size(size[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis], ceil_mode)
-        for axis in (0, 1)
-    )
-    return P, Q
 
 
 def checked_pooled_size(operator: str, size: Pair, kernel_size: Pair, *args: Any) -> Pair:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alexkern.ops.augmentation import IMAGENET_MEAN
+from alexkern.augmentation import IMAGENET_MEAN
 
 PRESETS: dict[str, dict[str, Any]] = {
     "krizhevsky2012": {

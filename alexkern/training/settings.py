@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from alexkern.augmentation import IMAGENET_MEAN, IMAGENET_STD, Triple
 from alexkern.models import MODELS
-from alexkern.ops.augmentation import IMAGENET_MEAN, IMAGENET_STD, Triple
 from alexkern.training.errors import TrainingError
 
 OPTIMIZERS = ("sgd", "adamw")

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import launch, module_and_multiprocessors, sm90, space_to_depth, strides
-from alexkern.ops.conv2d_relu import plan_output
-from alexkern.plan import Spec, contiguous_strides, empty, like
+from alexkern.plan import Spec, contiguous_strides, conv2d_relu_output, empty, like
 
 Pair = tuple[int, int]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -42,7 +41,7 @@ class Geometry(NamedTuple):
 def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
-    output = empty(plan_output(input, weight, bias, stride, padding, dilation, groups), input.device)
+    output = empty(conv2d_relu_output(input, weight, bias, stride, padding, dilation, groups), input.device)
     R, S = weight.shape[2:]
     bias = None if bias is None else bias.contiguous()
     geometry = Geometry((R, S), stride, padding, dilation, groups)

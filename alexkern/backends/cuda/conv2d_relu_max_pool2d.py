@@ -15,9 +15,8 @@ from torch import Tensor
 
 from alexkern.backends.cuda import conv2d_relu, launch, max_pool2d, module_and_multiprocessors, sm90, strides
 from alexkern.backends.cuda.conv2d_relu import COPY_BYTES, PARTS_AT_ONCE, Geometry, Packed
-from alexkern.ops.conv2d_relu_max_pool2d import plan_outputs
-from alexkern.ops.convolution import Pair, convolved_size
-from alexkern.plan import Spec, conform, empty
+from alexkern.geometry import Pair, convolved_size
+from alexkern.plan import Spec, conform, conv2d_relu_max_pool2d_outputs, empty
 
 FUSED_WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: what the fused kernel is written for
 CHUNKS = 1024  # of pixels, at most: a gradient's blocks, and the parts of the bias's gradient
@@ -53,7 +52,7 @@ def forward(
     save_offsets: bool,
 ) -> tuple[Tensor, Tensor | None]:
     convolution, pool = (stride, padding, dilation, groups), (pool_kernel_size, pool_stride, pool_padding)
-    output_spec, offsets_spec = plan_outputs(input, weight, bias, *convolution, *pool, save_offsets)
+    output_spec, offsets_spec = conv2d_relu_max_pool2d_outputs(input, weight, bias, *convolution, *pool, save_offsets)
     size = convolved_size(input, weight, stride, padding, dilation)
     plan = None
     if pool == FUSED_WINDOW and input.shape[0] > 0:

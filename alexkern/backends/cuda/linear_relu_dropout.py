@@ -18,15 +18,14 @@ from alexkern.backends.cuda import launch, sm90
 from alexkern.backends.cuda.conv2d_relu import packed
 from alexkern.backends.cuda.dropout import limit
 from alexkern.backends.torch.dropout import scale
-from alexkern.ops.linear_relu_dropout import plan_output
-from alexkern.plan import Spec, contiguous_strides, empty, like
+from alexkern.plan import Spec, contiguous_strides, empty, like, linear_relu_dropout_output
 
 FEW_ROWS = 16
 VALUES_PER_COPY = 8  # of 16 bits
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
-    output = empty(plan_output(input, weight, bias, seed, p), input.device)
+    output = empty(linear_relu_dropout_output(input, weight, bias, seed, p), input.device)
     if output.numel() == 0:
         return output
     K, C = weight.shape  # out_features, in_features

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import launch, strides
-from alexkern.ops.max_pool2d import plan_outputs
-from alexkern.ops.pooling import Pair
-from alexkern.plan import Spec, conform, empty, nchw
+from alexkern.geometry import Pair
+from alexkern.plan import Spec, conform, empty, max_pool2d_outputs, nchw
 
 NOTHING = (0, 0, 0, 0)  # the strides of offsets that are not saved
 
@@ -22,7 +21,9 @@ def forward(
     ceil_mode: bool,
     save_offsets: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    output_spec, offsets_spec = plan_outputs(input, kernel_size, stride, padding, dilation, ceil_mode, save_offsets)
+    output_spec, offsets_spec = max_pool2d_outputs(
+        input, kernel_size, stride, padding, dilation, ceil_mode, save_offsets
+    )
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     if output.numel() == 0:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexkern import augmentation as A
+from alexkern.augmentation import Policy
 from alexkern.backends.torch import philox
-from alexkern.ops import augmentation as A
-from alexkern.ops.augmentation import Policy
 
 CHUNK = 16  # images at once: what is in float32 stays in the cache
 

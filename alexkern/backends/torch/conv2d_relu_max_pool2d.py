@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends.torch import conv2d_relu, max_pool2d
-from alexkern.ops.convolution import convolved_size
-from alexkern.ops.pooling import Pair
+from alexkern.geometry import Pair, convolved_size
 from alexkern.plan import is_channels_last
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.ops.pooling import Pair, offset_dtype
+from alexkern.geometry import Pair, offset_dtype
 from alexkern.plan import empty, nchw
 
 

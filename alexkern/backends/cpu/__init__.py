@@ -1,0 +1,1 @@
+"""What serves CPU tensors by csrc/cpu."""

@@ -1,0 +1,1 @@
+"""What GPUs are made of, and what that bounds."""
