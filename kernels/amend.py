@@ -12,17 +12,13 @@ pooled output is NaN if one of the outputs in its window is; that window is pool
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.kernels.convolution import Problem
 from alexkern.kernels.gemm import cdiv
 from alexkern.kernels.max_pool2d import better
-
-if TYPE_CHECKING:
-    from alexkern.kernels.conv2d_relu import Problem
 
 LINES, BLOCK, TAPS = 8, 32, 16
 POOL_SIZE, POOL_STRIDE = 3, 2  # of conv2d_relu_max_pool2d's fused kernel

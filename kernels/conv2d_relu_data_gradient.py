@@ -22,17 +22,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.geometry import Pair
 from alexkern.kernels.config import Device, choose, describe
-from alexkern.kernels.conv2d_relu import (
-    Config,
-    Key,
-    Launch,
-    Pair,
-    Problem,
-    index_type,
-    key_of,
-    problem_of,
-)
+from alexkern.kernels.convolution import Config, Key, Launch, Problem, index_type, key_of, problem_of
 from alexkern.kernels.gemm import best_tile, cdiv, register_limit
 from alexkern.kernels.space_to_depth import filter_rows
 from alexkern.plan import empty, like

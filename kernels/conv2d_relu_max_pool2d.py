@@ -31,7 +31,8 @@ from alexkern.geometry import Pair, pooled_size
 from alexkern.kernels import conv2d_relu, max_pool2d
 from alexkern.kernels.amend import amend
 from alexkern.kernels.config import Device, choose, describe
-from alexkern.kernels.conv2d_relu import Problem, depth_factor, in_depth, index_type, key_of, operands, problem_of
+from alexkern.kernels.conv2d_relu import operands
+from alexkern.kernels.convolution import Problem, depth_factor, in_depth, index_type, key_of, problem_of
 from alexkern.kernels.gemm import TILE_LATENCY, Tile, best_tile, cdiv, cycles, step_cycles
 from alexkern.kernels.max_pool2d import join_row, join_rows, pairs
 from alexkern.kernels.precision import convolution_precision

@@ -22,12 +22,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.geometry import Pair
 from alexkern.kernels.config import Device, choose, describe
-from alexkern.kernels.conv2d_relu import (
+from alexkern.kernels.convolution import (
     INT32_MAX,
     Key,
     Launch,
-    Pair,
     Problem,
     depth_factor,
     in_depth,

@@ -23,8 +23,8 @@ from alexkern.kernels import conv2d_relu, gemm, masked_gradient, precision
 from alexkern.kernels import conv2d_relu_data_gradient as data_gradient
 from alexkern.kernels import conv2d_relu_weight_gradient as weight_gradient
 from alexkern.kernels.config import TARGETS
-from alexkern.kernels.conv2d_relu import Config, Problem
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig
+from alexkern.kernels.convolution import Config, Problem
 from alexkern.kernels.space_to_depth import space_to_depth
 
 ONE = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups

@@ -18,8 +18,8 @@ from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
 from alexkern.bench.layers import LAYERS
 from alexkern.kernels import conv2d_relu_max_pool2d as kernels
 from alexkern.kernels.config import TARGETS
-from alexkern.kernels.conv2d_relu import Problem
 from alexkern.kernels.conv2d_relu_max_pool2d import Config, configure
+from alexkern.kernels.convolution import Problem
 from alexkern.ops.conv2d_relu_max_pool2d import OPERATOR
 from support.backends import DEVICE
 from support.canaries import canaries
@@ -159,7 +159,7 @@ import dataclasses, sys
 import torch
 from alexkern.kernels import aot, conv2d_relu_max_pool2d as kernels
 from alexkern.kernels.config import TARGETS, rehearse
-from alexkern.kernels.conv2d_relu import key_of, problem_of
+from alexkern.kernels.convolution import key_of, problem_of
 torch.backends.cudnn.conv.fp32_precision = "tf32"
 target, offsets = int(sys.argv[1]), sys.argv[2] == "True"
 for dtype in (torch.bfloat16, torch.float16, torch.float32):
