@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from alexkern import first_layer, functional
 from alexkern.backends.cpu import winograd
 from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.dispatch import is_direct
 from alexkern.errors import argument_error
 from alexkern.geometry import convolved_size
 from alexkern.nn import LocalResponseNorm, MaxPool2d, is_bare
@@ -201,9 +202,14 @@ class FrozenConvolution(FrozenStep):
         value = F.max_pool2d(self._convolved(images, False), *self.window)
         return value.relu_() if self.relu else value
 
+    def goes_in_tiles(self, images: Tensor) -> bool:
+        """Whether images are convolved in fewer products: where that pays, and nothing but numbers is asked for."""
+        return self.in_tiles is not None and is_direct(images) and winograd.pays(images, self.in_tiles)
+
     def _convolved(self, images: Tensor, relu: bool) -> Tensor:
         value: Tensor | None = None
-        if self.in_tiles is not None and winograd.pays(images, self.in_tiles):
+        if self.goes_in_tiles(images):
+            assert self.in_tiles is not None
             value = winograd.convolve(images, self.in_tiles, self.bias, relu)
         if value is not None:
             return value

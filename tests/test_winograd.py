@@ -161,22 +161,22 @@ def test_only_plain_float32_convolutions_of_whole_vectors() -> None:
 
 @served
 def test_it_is_taken_where_it_pays() -> None:
-    three = winograd.pack(torch.zeros(32, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1)
-    five = winograd.pack(torch.zeros(32, 16, 5, 5), (1, 1), (2, 2), (1, 1), 1)
-    assert three is not None and five is not None
+    three, five = (
+        alexkern.freeze(nn.Sequential(nn.Conv2d(16, 32, size, padding=size // 2)))[0].goes_in_tiles for size in (3, 5)
+    )
 
     def images(size: int) -> Tensor:
         return torch.zeros(1, 16, size, size)
 
-    assert [size for size in range(1, 17) if winograd.pays(images(size), three)] == [4, 6, *range(8, 17)]
-    assert [size for size in range(1, 17) if winograd.pays(images(size), five)] == [6, *range(8, 17)]
+    assert [size for size in range(1, 17) if three(images(size))] == [4, 6, *range(8, 17)]
+    assert [size for size in range(1, 17) if five(images(size))] == [6, *range(8, 17)]
     image = images(13)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not winograd.pays(image, three)
+        assert not three(image)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert not winograd.pays(image, three)
-    assert not winograd.pays(nn.Parameter(image), three)
-    torch.func.vmap(lambda x: x if not winograd.pays(image, three) else pytest.fail("vmap"))(image)
+        assert not three(image)
+    assert not three(nn.Parameter(image))
+    torch.func.vmap(lambda x: x if not three(image) else pytest.fail("vmap"))(image)
 
 
 @pytest.fixture

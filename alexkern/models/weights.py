@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +20,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alexkern.models.transforms import ImageClassification
-
-if TYPE_CHECKING:
-    from alexkern.models.alexnet import AlexNet
 
 # torchvision's weights. The eight digits are the start of the file's SHA-256, which a download is checked against.
 IMAGENET1K_V1_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
@@ -52,6 +49,17 @@ class Weights:
         if weight is None or weight.dim() != 2:
             raise ValueError(f"{self.source} are of another network: wanted a matrix {HEAD}.weight, there is none")
         return weight.shape[0]
+
+
+class Network(Protocol):
+    """What a weights file is held against, and written from: one of the networks."""
+
+    name: str
+    classes: tuple[str, ...] | None
+
+    def transforms(self) -> ImageClassification: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def get_parameter(self, target: str) -> Tensor: ...
 
 
 # What `weights=` of a network takes: a path, a published name or torchvision's enum member of it, or what was read.
@@ -86,7 +94,7 @@ def read_weights(weights: WeightsLike, *, model: str = PUBLISHED_MODEL, progress
     return readers[path.suffix](path, source)
 
 
-def check_weights(model: AlexNet, weights: Weights) -> None:
+def check_weights(model: Network, weights: Weights) -> None:
     """Raise ValueError where the names or shapes of the tensors are not those of the model (which may be on meta)."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.state_dict.items()}
@@ -113,7 +121,7 @@ def check_weights(model: AlexNet, weights: Weights) -> None:
         raise ValueError(f"{model.name}: {weights.source} are of another network; {'; '.join(texts)}")
 
 
-def save_weights(model: AlexNet, path: str | os.PathLike[str]) -> None:
+def save_weights(model: Network, path: str | os.PathLike[str]) -> None:
     """Write a .safetensors file with the model's tensors, its name, class names and transforms.
 
     `weights=path` and `alexkern classify --weights path` read all of them back. The file appears whole or not at all.

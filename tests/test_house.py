@@ -1,0 +1,117 @@
+"""The order of the house: what may import what, lowest first, read off the source of every module.
+
+Imports inside functions and for types alone count too. Nothing imports upwards, and there are no circles.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = {"alexkern": "alexkern", "kernels": "alexkern.kernels", "bench": "alexkern.bench"}  # folder: package
+# Lowest first; a name stands for its package too. What shares a line may import one another, but in no circle.
+ORDER = (
+    ("_nvcc", "geometry"),
+    ("plan", "errors", "augmentation", "accuracy", "cost"),
+    ("backends.building", "backends.extension"),
+    ("backends.torch", "backends.cpu", "backends.cuda", "kernels"),
+    ("backends",),
+    ("dispatch",),
+    ("ops",),
+    ("functional",),
+    ("nn",),
+    ("fuse", "first_layer", "freeze", "frozen"),
+    ("info", "graph", "models"),
+    ("",),  # the package's own face
+    ("data", "export"),
+    ("training",),
+    ("commands",),
+    ("bench", "tools"),
+    ("cli",),
+    ("__main__",),
+)
+# Where a module of ours may be imported by a name that is put together.
+COMPUTED = {"alexkern.dispatch", "alexkern.backends.extension", "alexkern.cli"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for folder, package in ROOMS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join((package, *(part for part in parts if part != "__init__")))] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of ours that a file names in import statements, wherever they stand in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            while name and name not in MODULES:
+                name = name.rpartition(".")[0]
+            found |= {name} if name else set()
+    return found
+
+
+GRAPH = {name: imports(path) - {name} for name, path in MODULES.items()}
+
+
+def place(name: str) -> int:
+    """The place of a module in the order: that of the longest entry that it falls under."""
+    inner = name.removeprefix("alexkern").removeprefix(".")
+    places = {entry: place for place, entries in enumerate(ORDER) for entry in entries}
+    while inner not in places:
+        assert inner, f"{name} has no place in the order"
+        inner = inner.rpartition(".")[0]
+        assert inner, f"{name} has no place in the order"
+    return places[inner]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_imports_upwards(name: str) -> None:
+    above = {other for other in GRAPH[name] if place(other) > place(name)}
+    assert not above, f"{name} imports {above}"
+
+
+def test_there_are_no_circles() -> None:
+    left = {name: set(others) for name, others in GRAPH.items()}
+    while leaves := {name for name, others in left.items() if not others}:
+        left = {name: others - leaves for name, others in left.items() if name not in leaves}
+    assert not left, {name: others for name, others in left.items()}
+
+
+def computed_imports(path: Path) -> bool:
+    """Whether a file calls import_module or __import__ with anything but a whole name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__") and not isinstance(node.args[0], ast.Constant):
+                return True
+    return False
+
+
+def test_modules_of_ours_have_computed_names_in_few_places() -> None:
+    found = {name for name, path in MODULES.items() if computed_imports(path)}
+    allowed = COMPUTED | {name for name in MODULES if name.startswith("alexkern.commands")}
+    assert found <= allowed, found - allowed
+
+
+def test_a_planted_import_is_found(tmp_path: Path) -> None:
+    lazy = tmp_path / "lazy.py"
+    lazy.write_text("def call():\n    from alexkern.ops import conv2d_relu\n    import alexkern.nn as n\n")
+    assert imports(lazy) == {"alexkern.ops.conv2d_relu", "alexkern.nn"}
+    lazy.write_text("import importlib\nimportlib.import_module(f'alexkern.{1}')\n")
+    assert computed_imports(lazy)
