@@ -19,7 +19,7 @@ from alexkern.frozen import (
     FrozenSequential,
     symmetric_padding,
 )
-from alexkern.nn import FusedSequential, is_bare, run_length
+from alexkern.nn import FusedSequential, is_bare, match
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -120,16 +120,16 @@ def _steps(children: list[nn.Module], sizes: dict[nn.Module, tuple[int, ...]]) -
     index = 0
     while index < len(children):
         first: Any = children[index]
-        length = run_length(children, index)
-        run = children[index : index + max(length, 1)]
+        found = match(children, index)
+        run = [first] if found is None else list(found.modules)
         if type(first) is nn.Conv2d and is_bare(first) and symmetric_padding(first) is not None:
             pool: Any = run[2] if len(run) == 3 else None
-            steps.append(FrozenConvolution(first, length > 0, pool, sizes.get(first)))
+            steps.append(FrozenConvolution(first, found is not None, pool, sizes.get(first)))
         elif type(first) is nn.Linear and is_bare(first):
-            steps.append(FrozenLinear(first, length > 0))
+            steps.append(FrozenLinear(first, found is not None))
         elif not (type(first) is nn.Dropout and is_bare(first)):
             run = [first]
-            if type(first) in OURS and length > 0:
+            if type(first) in OURS and found is not None:
                 first.__class__ = OURS[type(first)]
             steps.append(_frozen(first, sizes))
         index += len(run)

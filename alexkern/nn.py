@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,20 +75,20 @@ class FusedSequential(nn.Sequential):
         restore = False  # whether the value is channels_last only because we made it so
         index = 0
         while index < len(children):
-            module = children[index]
-            length = run_length(children, index)
-            if length == 0:
+            found = match(children, index)
+            if found is None:
                 if restore:
                     input, restore = input.contiguous(), False
-                input = module(input)
+                input = children[index](input)  # type: ignore[misc]
                 index += 1
                 continue
+            module = found.modules[0]
             if isinstance(module, nn.Conv2d) and input.dim() == 4 and not is_channels_last(input):
                 # torch answers in channels_last where the weight is, whatever the input's format
                 restore = not is_channels_last(module.weight)
                 input = input.contiguous(memory_format=torch.channels_last)
-            input = _RUNNERS[type(module)](input, *children[index : index + length])
-            index += length
+            input = found.pattern.call(input, *found.modules)
+            index += len(found.modules)
         return input.contiguous() if restore else input
 
 
@@ -110,27 +110,31 @@ def _runs_plain(input: Tensor) -> bool:
     return torch.compiler.is_exporting() or dispatch.resolve_name("conv2d_relu", input) == "torch"
 
 
-def run_length(children: Sequence[nn.Module | None], index: int) -> int:
-    """How many children from `index` on one operator can stand for; 0 where the child has to run as it is."""
+class Pattern(NamedTuple):
+    """A run of layers that an operator stands for: exactly these classes, where `fits` says so of their settings."""
+
+    layers: tuple[type[nn.Module], ...]
+    operator: str
+    call: Callable[..., Tensor]  # of the input and the run's modules
+    fits: Callable[..., bool] = lambda *_: True  # of the run's modules
+
+
+class Match(NamedTuple):
+    """The children of a Sequential that one operator stands for."""
+
+    pattern: Pattern
+    modules: tuple[Any, ...]
+
+
+def match(children: Sequence[nn.Module | None], index: int) -> Match | None:
+    """The longest run from `index` on that one operator stands for; None where the child has to run as it is."""
     if _global_hooks():
-        return 0
-    kinds = [type(module) if is_bare(module) else None for module in children[index : index + 3]]
-    first = kinds[0]
-    if first not in _RUNNERS:
-        return 0
-    module: Any = children[index]
-    if first is nn.Conv2d or first is nn.Linear:
-        if len(kinds) < 2 or kinds[1] is not nn.ReLU or (first is nn.Conv2d and module.padding_mode != "zeros"):
-            return 0
-        follower: Any = children[index + 2] if len(kinds) == 3 else None
-        if first is nn.Conv2d:
-            return 3 if follower is not None and kinds[2] is nn.MaxPool2d and is_plain_pool(follower) else 2
-        return 3 if follower is not None and kinds[2] is nn.Dropout else 2
-    if first is nn.MaxPool2d:
-        return 0 if module.return_indices else 1
-    if first is nn.Dropout:
-        return 0 if module.inplace else 1
-    return 1
+        return None
+    for pattern in PATTERNS.get(type(children[index]), ()):
+        run = tuple(children[index : index + len(pattern.layers)])
+        if tuple(map(type, run)) == pattern.layers and all(map(is_bare, run)) and pattern.fits(*run):
+            return Match(pattern, run)
+    return None
 
 
 def _global_hooks() -> bool:
@@ -170,10 +174,6 @@ def passes_on(pool: nn.AdaptiveAvgPool2d, input: Tensor) -> bool:
     )
 
 
-def is_plain_pool(pool: nn.MaxPool2d) -> bool:
-    return pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
-
-
 def _convolution(input: Tensor, conv: nn.Conv2d, relu: nn.ReLU, pool: nn.MaxPool2d | None = None) -> Tensor:
     args = (input, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     if pool is None:
@@ -204,10 +204,26 @@ def _norm(input: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
     return functional.local_response_norm(input, norm.size, norm.alpha, norm.beta, norm.k)
 
 
-_RUNNERS: dict[Any, Any] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: _linear,
-    nn.MaxPool2d: _pool,
-    nn.Dropout: _dropout,
-    nn.LocalResponseNorm: _norm,
+def _pads_with_zeros(conv: nn.Conv2d, *_: nn.Module) -> bool:
+    return conv.padding_mode == "zeros"
+
+
+def _joins(conv: nn.Conv2d, relu: nn.ReLU, pool: nn.MaxPool2d) -> bool:
+    plain = pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
+    return plain and _pads_with_zeros(conv)
+
+
+# By their first layer, the longest first.
+PATTERNS: dict[type, tuple[Pattern, ...]] = {
+    nn.Conv2d: (
+        Pattern((nn.Conv2d, nn.ReLU, nn.MaxPool2d), "conv2d_relu_max_pool2d", _convolution, _joins),
+        Pattern((nn.Conv2d, nn.ReLU), "conv2d_relu", _convolution, _pads_with_zeros),
+    ),
+    nn.Linear: (
+        Pattern((nn.Linear, nn.ReLU, nn.Dropout), "linear_relu_dropout", _linear),
+        Pattern((nn.Linear, nn.ReLU), "linear_relu_dropout", _linear),
+    ),
+    nn.MaxPool2d: (Pattern((nn.MaxPool2d,), "max_pool2d", _pool, lambda pool: not pool.return_indices),),
+    nn.Dropout: (Pattern((nn.Dropout,), "dropout", _dropout, lambda dropout: not dropout.inplace),),
+    nn.LocalResponseNorm: (Pattern((nn.LocalResponseNorm,), "local_response_norm", _norm),),
 }
