@@ -3,7 +3,7 @@
 from alexkern import functional, models, nn
 from alexkern.dispatch import BackendUnavailable, backend, current_backend, set_backend
 from alexkern.errors import ArgumentError
-from alexkern.freeze import freeze
+from alexkern.frozen import freeze
 from alexkern.fuse import fuse
 from alexkern.graph import graph
 from alexkern.info import info

@@ -79,7 +79,7 @@ class FusedSequential(nn.Sequential):
             if found is None:
                 if restore:
                     input, restore = input.contiguous(), False
-                input = children[index](input)  # type: ignore[misc]
+                input = children[index](input)
                 index += 1
                 continue
             module = found.modules[0]

@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import alexkern
-from alexkern.frozen import (
-    CHUNK_BYTES,
-    FEWEST_ROWS,
-    LARGE,
-    MOST_ROWS,
-    FrozenConvolution,
-    FrozenLinear,
-    FrozenSequential,
-)
+from alexkern.frozen import FrozenConvolution, FrozenLinear, FrozenSequential
+from alexkern.frozen.linear import FEWEST_ROWS, LARGE, MOST_ROWS, Exchanged
+from alexkern.frozen.modules import CHUNK_BYTES
 from support.networks import NETWORKS, small_alexnet
 
 
@@ -58,6 +52,14 @@ def test_other_dtypes(dtype: torch.dtype, generator: torch.Generator) -> None:
         wanted = copy.deepcopy(model).double()(image.double()).to(dtype)
         assert alexkern.freeze(model)(image).dtype == dtype
         torch.testing.assert_close(alexkern.freeze(model)(image), wanted, rtol=2e-2, atol=2e-2)
+
+
+def test_a_snapshot_of_another_version_says_what_to_do() -> None:
+    step = alexkern.freeze(nn.Sequential(nn.Linear(3, 4)))[0]
+    state = step.__getstate__()
+    del state["ways"]
+    with pytest.raises(RuntimeError, match="alexkern.freeze: a snapshot of another version .*; freeze the model again"):
+        step.__setstate__(state)
 
 
 def test_structure_and_repr() -> None:
@@ -214,11 +216,9 @@ def test_linear_layers_exchange_their_operands_where_it_pays(
     if not frozen[0].by_onednn:
         pytest.skip(f"oneDNN does not compute in {dtype} on this processor")
     exchanged: list[tuple[int, int]] = []
-    own = FrozenLinear._exchanged
+    own = Exchanged.__call__
     monkeypatch.setattr(
-        FrozenLinear,
-        "_exchanged",
-        lambda step, rows: exchanged.append((len(step.weight), len(rows))) or own(step, rows),
+        Exchanged, "__call__", lambda way, rows: exchanged.append((len(way.weight), len(rows))) or own(way, rows)
     )
     fewest = FEWEST_ROWS[dtype]
     for count in (0, fewest - 1, fewest, 50, MOST_ROWS, MOST_ROWS + 1):

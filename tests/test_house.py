@@ -23,7 +23,7 @@ ORDER = (
     ("ops",),
     ("functional",),
     ("nn",),
-    ("fuse", "first_layer", "freeze", "frozen"),
+    ("fuse", "frozen"),
     ("info", "graph", "models"),
     ("",),  # the package's own face
     ("data", "export"),

@@ -23,6 +23,7 @@ from alexkern.accuracy import assert_accurate
 from alexkern.backends import extension
 from alexkern.backends.cpu import winograd
 from alexkern.frozen import FrozenConvolution
+from alexkern.frozen.convolution import InTiles
 from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,7 +129,7 @@ def test_what_is_not_finite_is_left_to_the_convolution(value: float, generator: 
         assert winograd.convolve(image, filters, layer.bias, True) is None
     model = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)).eval()
     frozen = alexkern.freeze(model)
-    assert winograd.pays(image, frozen[0].in_tiles)
+    assert frozen[0].ways[0].serves(image)
     with torch.no_grad():
         torch.testing.assert_close(frozen(image), model(image), equal_nan=True)
     weight = layer.weight.clone()
@@ -162,7 +163,7 @@ def test_only_plain_float32_convolutions_of_whole_vectors() -> None:
 @served
 def test_it_is_taken_where_it_pays() -> None:
     three, five = (
-        alexkern.freeze(nn.Sequential(nn.Conv2d(16, 32, size, padding=size // 2)))[0].goes_in_tiles for size in (3, 5)
+        alexkern.freeze(nn.Sequential(nn.Conv2d(16, 32, size, padding=size // 2)))[0].ways[0].serves for size in (3, 5)
     )
 
     def images(size: int) -> Tensor:
@@ -239,7 +240,7 @@ def test_without_the_module_there_is_the_convolution(
 ) -> None:
     monkeypatch.setattr(extension, "native", None)
     frozen = alexkern.freeze(model)
-    assert all(step.in_tiles is None for step in frozen if isinstance(step, FrozenConvolution))
+    assert all(not isinstance(step.ways[0], InTiles) for step in frozen if isinstance(step, FrozenConvolution))
     buffer = io.BytesIO()
     torch.save(frozen, buffer)
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,21 +116,20 @@ class Images(NamedTuple):
         if images.shape[1] == FACTOR**2 * self.channels:
             return functional.conv2d_relu(images, self.in_depth.weight, bias)
         filters, kernel_size, padding = self.in_depth
-        if images.shape[1] != self.channels or not self._reads(images.dtype) or not _is_served(images, filters):
+        backend = _backend(images, filters)
+        if images.shape[1] != self.channels or not self._reads(images.dtype) or backend is None:
             return None
-        from alexkern.backends.cuda import conv2d_relu
-
         P, Q = (output_size(images.shape[2 + i], kernel_size[i], FACTOR, padding[i], 1) for i in (0, 1))
         if P < 1 or Q < 1:
             want = f"at least as large as the filter, {kernel_size}, with padding {padding}"
             raise argument_error("freeze", "input", f"shape {tuple(images.shape)}", want)
-        geometry = conv2d_relu.Geometry(kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
-        if images.dtype == self.dtype and not conv2d_relu.goes_deep(images, len(filters), (P, Q), geometry):
+        geometry = backend.Geometry(kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
+        if images.dtype == self.dtype and not backend.goes_deep(images, len(filters), (P, Q), geometry):
             return None
         output = empty(nchw((len(images), len(filters), P, Q), self.dtype, True), images.device)
         bias = None if bias is None else bias.contiguous()
         if len(images) > 0:
-            conv2d_relu.convolve_in_depth(images, filters, bias, output, geometry, self.bytes_to)
+            backend.convolve_in_depth(images, filters, bias, output, geometry, self.bytes_to)
         return output
 
     def _reads(self, dtype: torch.dtype) -> bool:
@@ -141,11 +140,12 @@ class Images(NamedTuple):
         return text if self.bytes_to is None else f"{text}, mean={self.bytes_to.mean}, std={self.bytes_to.std}"
 
 
-def _is_served(images: Tensor, filters: Tensor) -> bool:
-    """Whether the CUDA C++ kernels take these now."""
+def _backend(images: Tensor, filters: Tensor) -> Any | None:
+    """The backend's module that convolves these in depth now, or None where the one that serves them does not."""
     if images.device != filters.device or not dispatch.is_direct(images):
-        return False
+        return None
     try:
-        return dispatch.resolve("conv2d_relu", filters).__name__ == "alexkern.backends.cuda.conv2d_relu"
+        module = dispatch.resolve("conv2d_relu", filters)
     except dispatch.BackendUnavailable:
-        return False
+        return None
+    return module if hasattr(module, "convolve_in_depth") else None

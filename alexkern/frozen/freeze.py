@@ -9,16 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alexkern import first_layer
 from alexkern.errors import argument_error
-from alexkern.frozen import (
-    OURS,
-    FrozenAdaptiveAvgPool2d,
-    FrozenConvolution,
-    FrozenLinear,
-    FrozenSequential,
-    symmetric_padding,
-)
+from alexkern.frozen import images
+from alexkern.frozen.convolution import FrozenConvolution, symmetric_padding
+from alexkern.frozen.linear import FrozenLinear
+from alexkern.frozen.modules import OURS, FrozenAdaptiveAvgPool2d, FrozenSequential
 from alexkern.nn import FusedSequential, is_bare, match
 
 M = TypeVar("M", bound=nn.Module)
@@ -73,9 +68,9 @@ def freeze(
     }
     snapshot = copy.deepcopy(model, computed).eval().requires_grad_(False)
     first = next((module for module in snapshot.modules() if isinstance(module, nn.Conv2d)), None)
-    bytes_to = None if first is None else first_layer.normalisation(mean, std, first.in_channels)
+    bytes_to = None if first is None else images.normalisation(mean, std, first.in_channels)
     if example is not None and first is not None:
-        example = first_layer.prepared(example, first.weight.dtype, bytes_to)
+        example = images.prepared(example, first.weight.dtype, bytes_to)
     sizes = {} if example is None else _input_sizes(snapshot, example)
     frozen: M = _frozen(snapshot, sizes)
     head = next((module for module in frozen.modules() if isinstance(module, (nn.Conv2d, FrozenConvolution))), None)
