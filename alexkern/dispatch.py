@@ -10,21 +10,13 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-OPERATORS = (
-    "conv2d_relu",
-    "conv2d_relu_max_pool2d",
-    "max_pool2d",
-    "dropout",
-    "linear_relu_dropout",
-    "local_response_norm",
-)
 # In the order in which "auto" asks them; which of the two GPU backends is faster has not been measured. Each package
 # has one module an operator, with the same forward and backward in it.
 PACKAGES = {"cuda": "alexkern.backends.cuda", "triton": "alexkern.kernels", "torch": "alexkern.backends.torch"}
@@ -152,12 +144,12 @@ def why_not(operator: str, device_type: str, dtype: torch.dtype) -> dict[str, st
     return reasons
 
 
-def explain(device_type: str | None = None) -> list[tuple[str, str, dict[str, str]]]:
-    """For every operator: its name, the backend that "auto" picks here, and why each of the others does not."""
+def explain(operators: Iterable[str], device_type: str | None = None) -> list[tuple[str, str, dict[str, str]]]:
+    """For each of the operators: its name, the backend that "auto" picks here, and why each of the others does not."""
     if device_type is None:
         device_type = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
-    for operator in OPERATORS:
+    for operator in operators:
         reasons = why_not(operator, device_type, torch.float32)
         first = next(name for name, reason in reasons.items() if reason is None)
         others = {name: reason or f"{first} is tried first" for name, reason in reasons.items() if name != first}

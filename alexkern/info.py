@@ -57,6 +57,7 @@ def info() -> Info:
     its fields.
     """
     from alexkern.dispatch import explain
+    from alexkern.ops.registry import OPERATORS
 
     smi = _nvidia_smi()
     return Info(
@@ -66,7 +67,7 @@ def info() -> Info:
         nvcc=_nvcc(),
         native=_native_module(),
         snapshots=_snapshots(),
-        services=tuple(Service(*row) for row in explain()),
+        services=tuple(Service(*row) for row in explain(OPERATORS)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,8 @@ from torch.nn.modules import module as module_globals
 from torch.overrides import has_torch_function_unary
 
 from alexkern import dispatch, functional
+from alexkern.ops import registry
+from alexkern.ops.operator import Operator
 from alexkern.plan import is_channels_last
 
 __all__ = ["Dropout", "FusedSequential", "LocalResponseNorm", "MaxPool2d"]
@@ -87,7 +89,7 @@ class FusedSequential(nn.Sequential):
                 # torch answers in channels_last where the weight is, whatever the input's format
                 restore = not is_channels_last(module.weight)
                 input = input.contiguous(memory_format=torch.channels_last)
-            input = found.pattern.call(input, *found.modules)
+            input = found(input)
             index += len(found.modules)
         return input.contiguous() if restore else input
 
@@ -110,30 +112,25 @@ def _runs_plain(input: Tensor) -> bool:
     return torch.compiler.is_exporting() or dispatch.resolve_name("conv2d_relu", input) == "torch"
 
 
-class Pattern(NamedTuple):
-    """A run of layers that an operator stands for: exactly these classes, where `fits` says so of their settings."""
-
-    layers: tuple[type[nn.Module], ...]
-    operator: str
-    call: Callable[..., Tensor]  # of the input and the run's modules
-    fits: Callable[..., bool] = lambda *_: True  # of the run's modules
-
-
 class Match(NamedTuple):
     """The children of a Sequential that one operator stands for."""
 
-    pattern: Pattern
+    operator: Operator
     modules: tuple[Any, ...]
+
+    def __call__(self, input: Tensor) -> Tensor:
+        output: Tensor = getattr(functional, self.operator.name)(input, **self.operator.arguments(*self.modules))
+        return output
 
 
 def match(children: Sequence[nn.Module | None], index: int) -> Match | None:
     """The longest run from `index` on that one operator stands for; None where the child has to run as it is."""
     if _global_hooks():
         return None
-    for pattern in PATTERNS.get(type(children[index]), ()):
-        run = tuple(children[index : index + len(pattern.layers)])
-        if tuple(map(type, run)) == pattern.layers and all(map(is_bare, run)) and pattern.fits(*run):
-            return Match(pattern, run)
+    for layers, operator in registry.runs().get(type(children[index]), ()):
+        run = tuple(children[index : index + len(layers)])
+        if tuple(map(type, run)) == layers and all(map(is_bare, run)) and operator.fits(*run):
+            return Match(operator, run)
     return None
 
 
@@ -172,58 +169,3 @@ def passes_on(pool: nn.AdaptiveAvgPool2d, input: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
-
-
-def _convolution(input: Tensor, conv: nn.Conv2d, relu: nn.ReLU, pool: nn.MaxPool2d | None = None) -> Tensor:
-    args = (input, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if pool is None:
-        return functional.conv2d_relu(*args)  # type: ignore[arg-type]
-    return functional.conv2d_relu_max_pool2d(
-        *args,  # type: ignore[arg-type]
-        pool_kernel_size=pool.kernel_size,
-        pool_stride=pool.stride,
-        pool_padding=pool.padding,
-    )
-
-
-def _linear(input: Tensor, linear: nn.Linear, relu: nn.ReLU, dropout: nn.Dropout | None = None) -> Tensor:
-    if dropout is None:
-        return functional.linear_relu_dropout(input, linear.weight, linear.bias, 0.0, False)
-    return functional.linear_relu_dropout(input, linear.weight, linear.bias, dropout.p, dropout.training)
-
-
-def _pool(input: Tensor, pool: nn.MaxPool2d) -> Tensor:
-    return functional.max_pool2d(input, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-
-
-def _dropout(input: Tensor, dropout: nn.Dropout) -> Tensor:
-    return functional.dropout(input, dropout.p, dropout.training)
-
-
-def _norm(input: Tensor, norm: nn.LocalResponseNorm) -> Tensor:
-    return functional.local_response_norm(input, norm.size, norm.alpha, norm.beta, norm.k)
-
-
-def _pads_with_zeros(conv: nn.Conv2d, *_: nn.Module) -> bool:
-    return conv.padding_mode == "zeros"
-
-
-def _joins(conv: nn.Conv2d, relu: nn.ReLU, pool: nn.MaxPool2d) -> bool:
-    plain = pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
-    return plain and _pads_with_zeros(conv)
-
-
-# By their first layer, the longest first.
-PATTERNS: dict[type, tuple[Pattern, ...]] = {
-    nn.Conv2d: (
-        Pattern((nn.Conv2d, nn.ReLU, nn.MaxPool2d), "conv2d_relu_max_pool2d", _convolution, _joins),
-        Pattern((nn.Conv2d, nn.ReLU), "conv2d_relu", _convolution, _pads_with_zeros),
-    ),
-    nn.Linear: (
-        Pattern((nn.Linear, nn.ReLU, nn.Dropout), "linear_relu_dropout", _linear),
-        Pattern((nn.Linear, nn.ReLU), "linear_relu_dropout", _linear),
-    ),
-    nn.MaxPool2d: (Pattern((nn.MaxPool2d,), "max_pool2d", _pool, lambda pool: not pool.return_indices),),
-    nn.Dropout: (Pattern((nn.Dropout,), "dropout", _dropout, lambda dropout: not dropout.inplace),),
-    nn.LocalResponseNorm: (Pattern((nn.LocalResponseNorm,), "local_response_norm", _norm),),
-}

@@ -7,9 +7,7 @@ spread.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -22,35 +20,14 @@ from alexkern.bench.options import Options
 from alexkern.bench.priority import FIRST
 from alexkern.bench.timing import Call
 from alexkern.ops import seed
+from alexkern.ops.registry import OPERATORS
 
 SECONDS = 0.3
 ROUTES = ("no grad", "grad", "dispatcher")
-ONE, NONE, TWO, THREE = (1, 1), (0, 0), (2, 2), (3, 3)
-IMAGE, FILTER, ROWS, MATRIX = (1, 8, 9, 9), (8, 8, 3, 3), (8, 16), (16, 16)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A public call's tensors and its other arguments, and those that the backend gets for them."""
-
-    shapes: tuple[tuple[int, ...], ...]
-    public: tuple[object, ...]
-    backend: tuple[object, ...]
-    seeded: bool = False
-
-
-CASES = {
-    "conv2d_relu": Case((IMAGE, FILTER, (8,)), (), (ONE, NONE, ONE, 1)),
-    "conv2d_relu_max_pool2d": Case((IMAGE, FILTER, (8,)), (), (ONE, NONE, ONE, 1, THREE, TWO, NONE, False)),
-    "max_pool2d": Case((IMAGE,), (3, 2), (THREE, TWO, NONE, ONE, False, False)),
-    "dropout": Case((ROWS,), (0.5,), (0.5,), seeded=True),
-    "linear_relu_dropout": Case((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0)),
-    "local_response_norm": Case((IMAGE,), (5,), (5, 1e-4, 0.75, 1.0)),
-}
 
 
 def overheads(options: Options) -> Iterable[Comparison]:
-    for operator in CASES:
+    for operator in OPERATORS:
         for route in ROUTES:
             yield Comparison(
                 kind=Kind.OVERHEAD,
@@ -64,8 +41,8 @@ def overheads(options: Options) -> Iterable[Comparison]:
 
 
 def _trial(name: str, route: str, target: Target) -> Trial:
-    case = CASES[name]
-    operator = importlib.import_module(f"alexkern.ops.{name}").OPERATOR
+    operator = OPERATORS[name]
+    case = operator.example
     tensors = [target.randn(*shape) for shape in case.shapes]
     backend = dispatch.resolve(name, tensors[0])
     served_by = dispatch.resolve_name(name, tensors[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -12,11 +12,12 @@ import alexkern
 from alexkern import dispatch
 from alexkern.bench.layers import Target
 from alexkern.bench.peers.peer import Peer, bound
+from alexkern.ops.registry import OPERATORS
 
 Result = TypeVar("Result")
 
 
-def backends(target: Target, operators: tuple[str, ...] = dispatch.OPERATORS) -> tuple[str, ...]:
+def backends(target: Target, operators: Iterable[str] = OPERATORS) -> tuple[str, ...]:
     """The backends with kernels of their own that serve all of `operators` where the comparison runs.
 
     None where that is a CPU: there they run for tests only.

@@ -30,8 +30,8 @@ from alexkern.bench.record import NAME, Record, read
 from alexkern.bench.rows import number
 from alexkern.commands import CommandError
 from alexkern.cost.chips import CHIPS, Chip
-from alexkern.dispatch import OPERATORS
 from alexkern.models import MODELS
+from alexkern.ops.registry import OPERATORS
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN_OPCODES = 5

@@ -11,6 +11,7 @@ import torch
 import alexkern
 from alexkern import dispatch
 from alexkern.backends.torch import conv2d_relu as reference
+from alexkern.ops.registry import OPERATORS
 
 
 def test_context_manager_restores_also_after_an_error() -> None:
@@ -61,8 +62,8 @@ def test_auto_warns_once_when_it_falls_back_on_a_gpu(monkeypatch: pytest.MonkeyP
 
 
 def test_explain_names_every_operator() -> None:
-    rows = dispatch.explain("cpu")
-    assert [row[0] for row in rows] == list(dispatch.OPERATORS)
+    rows = dispatch.explain(OPERATORS, "cpu")
+    assert [row[0] for row in rows] == list(OPERATORS)
     for _, serving, why_not in rows:
         assert serving == "torch"
         assert set(why_not) == {"cuda", "triton"} and all(why_not.values())

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import alexkern
-from alexkern import accuracy, cli, dispatch, functional
+from alexkern import accuracy, cli, functional
 from alexkern.models import MODELS
+from alexkern.ops.registry import OPERATORS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -167,7 +168,7 @@ def test_readme_names_every_command() -> None:
 
 def test_readme_lists_the_operators_as_they_are() -> None:
     rows = table(ROOT / "README.md", "operator", "arguments")
-    for name, row in zip(dispatch.OPERATORS, rows, strict=True):
+    for name, row in zip(OPERATORS, rows, strict=True):
         signature = inspect.signature(getattr(functional, name))
         plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
         wanted = str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
@@ -253,7 +254,7 @@ def picture() -> list[tuple[str, str, list[str]]]:
     for line in block.text.splitlines():
         match = re.fullmatch(r"(\w+) .*? {2,}(\d+(?: x \d+ x \d+)?)(?: {2,}(.*))?", line)
         assert match is not None, line
-        operators = [word for word in re.findall(r"\w+", match[3] or "") if word in dispatch.OPERATORS]
+        operators = [word for word in re.findall(r"\w+", match[3] or "") if word in OPERATORS]
         lines.append((match[1], match[2], operators))
     return lines
 
@@ -279,7 +280,7 @@ def test_the_picture_has_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with torch.device("meta"):
         network = alexkern.models.alexnet()
-    for name in dispatch.OPERATORS:
+    for name in OPERATORS:
         monkeypatch.setattr(functional, name, recording(name))
     network(torch.empty(1, 3, 224, 224, device="meta"))
     assert [operator for line in picture() for operator in line[2]] == called

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from alexkern.dispatch import OPERATORS
+from alexkern.ops.registry import OPERATORS
 from support import sanitized
 from support.backends import why_missing
 from support.cases import CASES

@@ -15,6 +15,7 @@ import torch
 import alexkern
 from alexkern import dispatch
 from alexkern.backends import extension
+from alexkern.ops.registry import OPERATORS
 
 info_module = sys.modules["alexkern.info"]  # the package's attribute of that name is the function
 
@@ -38,7 +39,7 @@ def empty_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_operator_has_a_backend_and_a_reason_for_each_other_one() -> None:
     found = alexkern.info()
-    assert [service.operator for service in found.services] == list(dispatch.OPERATORS)
+    assert [service.operator for service in found.services] == list(OPERATORS)
     for service in found.services:
         assert {service.backend, *service.why_not} == set(dispatch.PACKAGES)
         assert service.backend not in service.why_not and all(service.why_not.values())
@@ -49,7 +50,7 @@ def test_the_report_names_what_was_found_and_is_also_the_repr() -> None:
     report = str(found)
     assert repr(found) == report
     assert torch.__version__ in report and alexkern.__version__ in report
-    for operator in dispatch.OPERATORS:
+    for operator in OPERATORS:
         assert operator in report
     assert json.loads(json.dumps(dataclasses.asdict(found)))["versions"] == found.versions
 

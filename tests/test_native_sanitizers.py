@@ -15,7 +15,7 @@ import torch
 
 from alexkern.backends import cuda
 from alexkern.backends.cuda import emulated
-from alexkern.dispatch import OPERATORS
+from alexkern.ops.registry import OPERATORS
 from support import sanitized
 from support.cases import CASES
 

@@ -17,7 +17,7 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from alexkern.dispatch import OPERATORS  # noqa: E402
+from alexkern.ops.registry import OPERATORS  # noqa: E402
 from alexkern.tools.aot import Report  # noqa: E402
 from alexkern.tools.triton_budget import fits, violations  # noqa: E402
 from alexkern.tools.workloads import PRODUCTS  # noqa: E402

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alexkern.commands import CommandError, first_line, positive
-from alexkern.dispatch import OPERATORS
 from alexkern.models import MODELS
+from alexkern.ops.registry import OPERATORS
 
 HELP = "measure kernel configurations on this GPU"
 DESCRIPTION = (

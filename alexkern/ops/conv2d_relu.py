@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.geometry import Pair
-from alexkern.ops.convolution import convolution_arguments
+from alexkern.ops.convolution import convolution_arguments, convolution_of, pads_with_zeros
+from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, conv2d_relu_output, like
 
@@ -64,6 +65,14 @@ class Conv2dRelu(Operator):
     )
     num_tensors = 3
     num_differentiable = 3
+    layers = ((nn.Conv2d, nn.ReLU),)
+    example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1))
+
+    def fits(self, *modules: Any) -> bool:
+        return pads_with_zeros(modules[0])
+
+    def arguments(self, *modules: Any) -> dict[str, Any]:
+        return convolution_of(modules[0])
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return (conv2d_relu_output(*args),)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.geometry import Pair
-from alexkern.ops.convolution import convolution_arguments
+from alexkern.ops.convolution import convolution_arguments, convolution_of, pads_with_zeros
+from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, conv2d_relu_max_pool2d_outputs, like
 
@@ -83,6 +84,18 @@ class Conv2dReluMaxPool2d(Operator):
     num_tensors = 3
     num_differentiable = 3
     has_offsets = True
+    layers = ((nn.Conv2d, nn.ReLU, nn.MaxPool2d),)
+    example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1, (3, 3), (2, 2), (0, 0), False))
+
+    def fits(self, *modules: Any) -> bool:
+        conv, _, pool = modules
+        plain = pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
+        return plain and pads_with_zeros(conv)
+
+    def arguments(self, *modules: Any) -> dict[str, Any]:
+        conv, _, pool = modules
+        window = {"pool_kernel_size": pool.kernel_size, "pool_stride": pool.stride, "pool_padding": pool.padding}
+        return convolution_of(conv) | window
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return conv2d_relu_max_pool2d_outputs(*args)

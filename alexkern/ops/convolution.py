@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexkern.errors import argument_error
@@ -13,6 +13,16 @@ from alexkern.geometry import Pair, output_size
 from alexkern.ops import checks
 from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.pooling import checked_pooled_size, window_arguments
+
+
+def pads_with_zeros(conv: nn.Conv2d) -> bool:
+    return conv.padding_mode == "zeros"
+
+
+def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
+    """The arguments of a convolution that has a layer's weight and settings."""
+    names = ("weight", "bias", "stride", "padding", "dilation", "groups")
+    return {name: getattr(conv, name) for name in names}
 
 
 def convolution_arguments(

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from alexkern.plan import Spec
+
+Layers = tuple[type[nn.Module], ...]
+IMAGE, FILTER, ROWS, MATRIX = (1, 8, 9, 9), (8, 8, 3, 3), (8, 16), (16, 16)  # shapes of small examples
+
+
+class Example(NamedTuple):
+    """A small call: the tensors' shapes, the public function's other arguments, and the backend's for the same."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    public: tuple[Any, ...]
+    backend: tuple[Any, ...]
+    seeded: bool = False  # whether the backend gets a seed and offset behind the tensors
 
 
 class Description:
@@ -23,6 +35,17 @@ class Description:
     num_tensors: ClassVar[int]  # how many of the arguments are tensors; they come first
     num_differentiable: ClassVar[int]  # how many of those may have gradients; they come first
     has_offsets: ClassVar[bool] = False  # a max-pooling operator: its last argument is save_offsets
+
+    layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for
+    example: ClassVar[Example]
+
+    def fits(self, *modules: Any) -> bool:
+        """Whether it computes what a run of such layers does, with the settings that they have."""
+        return True
+
+    def arguments(self, *modules: Any) -> dict[str, Any]:
+        """What the public function takes behind the input, for a run of such layers."""
+        raise NotImplementedError
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         """The outputs' places, offsets included."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.ops import checks, seed
+from alexkern.ops.description import ROWS, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, like
 
@@ -49,6 +50,15 @@ class Dropout(Operator):
     backward_schema = "Tensor seed, SymInt[] output_stride, float p"
     num_tensors = 2
     num_differentiable = 1
+    layers = ((nn.Dropout,),)
+    example = Example((ROWS,), (0.5,), (0.5,), seeded=True)
+
+    def fits(self, *modules: Any) -> bool:
+        return not modules[0].inplace
+
+    def arguments(self, *modules: Any) -> dict[str, Any]:
+        (dropout,) = modules
+        return {"p": dropout.p, "training": dropout.training}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return (like(args[0]),)

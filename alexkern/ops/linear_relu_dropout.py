@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.errors import argument_error
 from alexkern.ops import checks, seed
 from alexkern.ops.autocast import to_autocast_dtype
+from alexkern.ops.description import MATRIX, ROWS, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, like, linear_relu_dropout_output
 
@@ -68,6 +69,13 @@ class LinearReluDropout(Operator):
     backward_schema = "Tensor input, Tensor weight, Tensor output, Tensor? seed, float p"
     num_tensors = 4
     num_differentiable = 3
+    layers = ((nn.Linear, nn.ReLU, nn.Dropout), (nn.Linear, nn.ReLU))
+    example = Example((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0))
+
+    def arguments(self, *modules: Any) -> dict[str, Any]:
+        linear, _, *dropouts = modules
+        drops = {"p": dropouts[0].p, "training": dropouts[0].training} if dropouts else {"p": 0.0, "training": False}
+        return {"weight": linear.weight, "bias": linear.bias, **drops}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return (linear_relu_dropout_output(*args),)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.errors import argument_error
 from alexkern.ops import checks
 from alexkern.ops.autocast import to_float32
+from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, like
 
@@ -62,6 +63,12 @@ class LocalResponseNorm(Operator):
     backward_schema = "Tensor input, int size, float alpha, float beta, float k"
     num_tensors = 1
     num_differentiable = 1
+    layers = ((nn.LocalResponseNorm,),)
+    example = Example((IMAGE,), (5,), (5, 1e-4, 0.75, 1.0))
+
+    def arguments(self, *modules: Any) -> dict[str, Any]:
+        (norm,) = modules
+        return {"size": norm.size, "alpha": norm.alpha, "beta": norm.beta, "k": norm.k}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return (like(args[0]),)

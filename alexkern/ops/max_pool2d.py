@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.errors import argument_error
 from alexkern.geometry import Pair
 from alexkern.ops import checks
+from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.ops.pooling import checked_pooled_size, window_arguments
 from alexkern.plan import Spec, is_channels_last, max_pool2d_outputs, nchw
@@ -76,6 +77,16 @@ class MaxPool2d(Operator):
     num_tensors = 1
     num_differentiable = 1
     has_offsets = True
+    layers = ((nn.MaxPool2d,),)
+    example = Example((IMAGE,), (3, 2), ((3, 3), (2, 2), (0, 0), (1, 1), False, False))
+
+    def fits(self, *modules: Any) -> bool:
+        return not modules[0].return_indices
+
+    def arguments(self, *modules: Any) -> dict[str, Any]:
+        (pool,) = modules
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        return {name: getattr(pool, name) for name in names}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return max_pool2d_outputs(*args)

@@ -31,8 +31,8 @@ from triton.runtime.jit import JITFunction
 
 from alexkern.bench.layers import LAYERS
 from alexkern.cost.occupancy import blocks_per_multiprocessor
-from alexkern.dispatch import OPERATORS
 from alexkern.kernels.config import TARGETS, Device, Key, Table, forget, rehearse
+from alexkern.ops.registry import OPERATORS
 from alexkern.tools import sass
 from alexkern.tools.workloads import ARITHMETIC, Workload, workloads
 

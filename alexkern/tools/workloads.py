@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alexkern.bench.layers import LAYERS, Target
-from alexkern.dispatch import OPERATORS
+from alexkern.ops.registry import OPERATORS
 
 FORWARD, TRAINING, BACKWARD = "forward", "training forward", "backward"
 Call = Callable[[], Any]
@@ -65,7 +65,7 @@ class Workload:
             tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor for tensor in tensors
         ]
         args = ARGUMENTS[self.operator](layer, *images)
-        definition = importlib.import_module(f"alexkern.ops.{self.operator}").OPERATOR
+        definition = OPERATORS[self.operator]
         kernels = importlib.import_module(f"{package}.{self.operator}")
         calls: dict[str, Call] = {FORWARD: partial(kernels.forward, *args)}
         training = definition.training(args)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from alexkern import dispatch
+from alexkern.ops.registry import OPERATORS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HALVES = (torch.float16, torch.bfloat16)
@@ -45,7 +46,7 @@ def serving(operator: str) -> list[str]:
 def describe_backends() -> list[str]:
     lines = []
     for backend in dispatch.PACKAGES:
-        reasons = {operator: why_missing(backend, operator) for operator in dispatch.OPERATORS}
+        reasons = {operator: why_missing(backend, operator) for operator in OPERATORS}
         there = [operator for operator, reason in reasons.items() if reason is None]
         if there:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes(backend))

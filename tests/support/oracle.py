@@ -6,6 +6,7 @@ operator's own (they may differ between dtypes where values nearly tie), and so 
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +128,7 @@ class _calling:
     """Within the block an operator's direct route goes to `function` instead of the backend."""
 
     def __init__(self, operator: str, function: Any):
-        self.module = __import__(f"alexkern.ops.{operator}", fromlist=["OPERATOR"])
+        self.module = importlib.import_module(f"alexkern.ops.{operator}")
         self.function = function
 
     def __enter__(self) -> None:

@@ -1,0 +1,38 @@
+"""Every operator: what dispatch, fusing, reports, benchmarks and tests go through. A new one has its entry here."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from alexkern.ops import (
+    conv2d_relu,
+    conv2d_relu_max_pool2d,
+    dropout,
+    linear_relu_dropout,
+    local_response_norm,
+    max_pool2d,
+)
+from alexkern.ops.description import Layers
+from alexkern.ops.operator import Operator
+
+ENTRIES = (
+    conv2d_relu.OPERATOR,
+    conv2d_relu_max_pool2d.OPERATOR,
+    max_pool2d.OPERATOR,
+    dropout.OPERATOR,
+    linear_relu_dropout.OPERATOR,
+    local_response_norm.OPERATOR,
+)
+OPERATORS: dict[str, Operator] = {operator.name: operator for operator in ENTRIES}
+
+
+def runs() -> dict[type, list[tuple[Layers, Operator]]]:
+    """The runs of layers that operators stand for, by their first layer, the longest first."""
+    return _runs(*OPERATORS.values())
+
+
+@lru_cache(maxsize=8)
+def _runs(*operators: Operator) -> dict[type, list[tuple[Layers, Operator]]]:
+    found = [(layers, operator) for operator in operators for layers in operator.layers]
+    found.sort(key=lambda run: len(run[0]), reverse=True)
+    return {layers[0]: [run for run in found if run[0][0] is layers[0]] for layers, _ in found}
