@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 import sysconfig
 import textwrap
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from alexkern._nvcc import find_nvcc
+from support.installing import ROOT, copy_tree, install, make_venv, pip, run, script
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("alexkern", "kernels", "bench", "csrc")
-FILES = ("pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE")
-SETTINGS = ("CUDA", "NVCC", "ALEXKERN", "PIP", "PYTHON")  # variables that a test starts without
 TRITON = find_spec("triton")  # brings NVIDIA's cuobjdump along
 CUOBJDUMP = Path(TRITON.origin).parent / "backends/nvidia/bin/cuobjdump" if TRITON and TRITON.origin else None
 BROKEN_NVCC = "#!/bin/sh\necho 'nvcc fatal : no libdevice to be found' >&2\nexit 1\n"
 
 needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")
-# Their metadata is asked for: find_spec("pip") makes setuptools believe that pip runs in this process, and break later.
-installed = {distribution.name.lower() for distribution in metadata.distributions()}
-if missing := [name for name in ("pip", "setuptools", "pybind11", "cmake", "ninja") if name not in installed]:
-    pytest.skip(f"an install without the network needs {', '.join(missing)}: the dev extra", allow_module_level=True)
-
-
-def copy_tree(target: Path) -> Path:
-    for folder in SOURCES:
-        # A native module built in place must not come along: what a test finds is what its own install made.
-        ignore = shutil.ignore_patterns("__pycache__", "*.so", "results")
-        shutil.copytree(ROOT / folder, target / folder, ignore=ignore)
-    for file in FILES:
-        shutil.copy(ROOT / file, target)
-    return target
 
 
 @pytest.fixture
@@ -61,35 +41,6 @@ def bare_tree(tree: Path) -> Path:
     assert '"/usr/local/cuda"' in text
     search.write_text(text.replace('"/usr/local/cuda"', '"/nowhere/cuda"'))
     return tree
-
-
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
-def run(*command: object, cwd: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Runs a command with this environment, less what would steer an install, plus `settings`."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-    env |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    env |= {name: str(value) for name, value in settings.items()}
-    words = [str(word) for word in command]
-    return subprocess.run(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def install(tree: Path, target: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    options = ("--verbose", "--no-deps", "--no-build-isolation", "--target", target)
-    return run(sys.executable, "-m", "pip", "install", *options, tree, cwd=tree.parent, **settings)
-
-
-def make_venv(folder: Path) -> Path:
-    """An interpreter that sees what is installed here, but not by the import hook of an editable alexkern."""
-    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
-    site = folder / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    (site / "outer.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
-    return folder / "bin/python"
 
 
 def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: Path, tmp_path: Path) -> None:
@@ -187,10 +138,9 @@ def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> Non
 def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree: Path, tmp_path: Path) -> None:
     tree = built_tree
     interpreter = make_venv(tmp_path / "venv")
-    pip = (sys.executable, "-m", "pip", "--python", interpreter, "install")
-    options = ("--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
+    options = ("install", "--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
 
-    done = run(*pip, *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="80")
+    done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="80")
     assert done.returncode == 0, done.stdout
     assert list((tree / "alexkern").glob("_C.*"))
     (tree / "kernels/added_later.py").write_text("answer = 42\n")
@@ -200,7 +150,7 @@ def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree
     done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
     assert done.returncode == 0 and "for sm_80, compute_80; needs a driver" in done.stdout, done.stdout
 
-    done = run(*pip, *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
+    done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
     assert not list((tree / "alexkern").glob("_C.*"))
 
