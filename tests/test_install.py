@@ -88,6 +88,57 @@ def test_skipped_and_required_at_once_is_an_error(tree: Path, tmp_path: Path) ->
     assert "ALEXKERN_REQUIRE_CUDA is set, but ALEXKERN_SKIP_CUDA is set" in done.stdout
 
 
+def hide(venv: Path, *names: str) -> Path:
+    """What is installed here as the interpreter `venv` sees it, less some packages."""
+    (outer,) = venv.parent.parent.glob("lib/*/site-packages/outer.pth")
+    shown = venv.parent.parent / "shown"
+    shown.mkdir()
+    for folder in outer.read_text().splitlines():
+        for entry in Path(folder).iterdir():
+            package = re.split(r"[-.]", entry.name)[0]
+            if package not in names and entry.suffix != ".pth" and not (shown / entry.name).exists():
+                (shown / entry.name).symlink_to(entry)
+    outer.write_text(str(shown))
+    return shown
+
+
+def refusal(interpreter: Path, tree: Path, folder: Path, **settings: object) -> list[str]:
+    """What alexkern says of an install without build isolation that fails."""
+    script(folder / "cuda/bin/nvcc", "#!/bin/sh\n")
+    options = ("--no-deps", "--no-build-isolation", "--target", folder / "target")
+    done = run(*pip(interpreter), "install", *options, tree, cwd=folder, CUDA_HOME=folder / "cuda", **settings)
+    assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
+    return [line.strip() for line in done.stdout.splitlines() if "alexkern is " in line]
+
+
+def test_without_its_build_tools_the_install_names_each(tree: Path, tmp_path: Path) -> None:
+    interpreter = make_venv(tmp_path / "venv")
+    hide(interpreter, "pybind11", "cmake", "ninja")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    assert refusal(interpreter, tree, tmp_path, PATH=programs) == [
+        "alexkern is built with pybind11>=2.13, and none is here: pip install 'pybind11>=2.13'",
+        "alexkern is built with cmake>=3.26, and none is here: pip install 'cmake>=3.26'",
+        "alexkern is built with ninja, and none is here: pip install 'ninja'",
+    ]
+    script(programs / "cmake", "#!/bin/sh\necho 'cmake version 3.9.4'\n")
+    script(programs / "ninja", "#!/bin/sh\necho 1.10.0\n")
+    assert refusal(interpreter, tree, tmp_path, PATH=programs)[1:] == [
+        "alexkern is built with cmake>=3.26, and 3.9.4 is here: pip install 'cmake>=3.26'",
+    ]
+
+
+def test_a_setuptools_too_old_for_pyproject_is_named(tree: Path, tmp_path: Path) -> None:
+    interpreter = make_venv(tmp_path / "venv")
+    shown = hide(interpreter)
+    (metadata,) = shown.glob("setuptools-*.dist-info")
+    metadata.unlink()
+    script(shown / "setuptools-69.5.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: setuptools\nVersion: 69.5.1\n")
+    assert refusal(interpreter, tree, tmp_path, ALEXKERN_SKIP_CUDA=1) == [
+        "alexkern is built with setuptools>=77, and 69.5.1 is here: pip install 'setuptools>=77'"
+    ]
+
+
 @needs_nvcc
 def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(tree: Path, tmp_path: Path) -> None:
     # In a new operator's folder: this also shows that the build picks such a folder up.
@@ -140,15 +191,23 @@ def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree
     interpreter = make_venv(tmp_path / "venv")
     options = ("install", "--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
 
+    (tree / "alexkern/_C.cpython-27-other.so").touch()
     done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="80")
     assert done.returncode == 0, done.stdout
-    assert list((tree / "alexkern").glob("_C.*"))
+    (native,) = (tree / "alexkern").glob("_C.*")
+    assert native.name == f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     (tree / "kernels/added_later.py").write_text("answer = 42\n")
     code = "import alexkern, alexkern.kernels.added_later as new; print(alexkern.__file__, new.__file__, new.answer)"
     done = run(interpreter, "-c", code, cwd=tmp_path)
     assert done.stdout.split() == [str(tree / "alexkern/__init__.py"), str(tree / "kernels/added_later.py"), "42"]
     done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
     assert done.returncode == 0 and "for sm_80, compute_80; needs a driver" in done.stdout, done.stdout
+    bindings = tree / "csrc/bindings.cpp"
+    text = bindings.read_text()
+    bindings.write_text(f"{text}// changed\n")
+    done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
+    assert "none: the native module was built from other sources" in done.stdout, done.stdout
+    bindings.write_text(text)
 
     done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
