@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from zlib import crc32
 
+import setuptools
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
@@ -28,6 +29,9 @@ ROOT = Path(__file__).resolve().parent
 MAPPED = {"alexkern.kernels": "kernels", "alexkern.bench": "bench"}
 READ_ONCE_BY_CMAKE = ("CXX", "CXXFLAGS", "CUDAHOSTCXX", "CUDAFLAGS", "LDFLAGS")
 NVCC = runpy.run_path(str(ROOT / "alexkern" / "_nvcc.py"))
+SOURCES = runpy.run_path(str(ROOT / "alexkern" / "_sources.py"))
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+BUILD_REQUIREMENTS = dict(re.findall(r'"([a-z0-9]+)(?:>=([\d.]+))?"', re.findall(r"^requires = .*", PROJECT, re.M)[0]))
 
 
 def is_set(variable: str) -> bool:
@@ -41,14 +45,44 @@ def choose_nvcc() -> tuple[str | None, str]:
     return NVCC["find_nvcc"](), f"nvcc was not found (looked at {NVCC['PLACES']})"
 
 
-def tool(name: str, folder: str) -> str:
+def program(name: str, folder: str) -> str | None:
     """A build requirement's program, which need not be on PATH, or else the system's."""
     if importlib.util.find_spec(name):
         return os.path.join(getattr(importlib.import_module(name), folder), name)
-    found = shutil.which(name)
-    if found is None:
-        raise SystemExit(f"alexkern: the native module is built with {name}: pip install {name}")
-    return found
+    return shutil.which(name)
+
+
+def wanting(name: str, here: str) -> str | None:
+    """One line if there is no version of a build requirement in `here`, or one older than pyproject.toml has it."""
+    lowest = BUILD_REQUIREMENTS[name]
+    wanted = f"{name}>={lowest}" if lowest else name
+    version = re.search(r"\d+(\.\d+)+", here)
+    if version and [*map(int, version[0].split("."))] >= [*map(int, (lowest or "0").split("."))]:
+        return None
+    return f"alexkern is built with {wanted}, and {version[0] if version else 'none'} is here: pip install '{wanted}'"
+
+
+def find_tools() -> tuple[str, str, str]:
+    """The folder of pybind11's CMake files, cmake and ninja; or the end, with a line for each that is to be installed.
+
+    pip looks after them only where it isolates the build.
+    """
+    pybind11 = importlib.import_module("pybind11") if importlib.util.find_spec("pybind11") else None
+    here = {"pybind11": pybind11.__version__ if pybind11 else ""}
+    programs = {"cmake": program("cmake", "CMAKE_BIN_DIR"), "ninja": program("ninja", "BIN_DIR")}
+    for name, path in programs.items():
+        here[name] = subprocess.run([path, "--version"], capture_output=True, text=True).stdout if path else ""
+    if problems := [line for line in map(wanting, here, here.values()) if line]:
+        raise SystemExit("\n".join(problems))
+    return pybind11.get_cmake_dir(), programs["cmake"], programs["ninja"]
+
+
+def description() -> str:
+    """README for a package page, which has none of the files that its links lead to: with absolute ones."""
+    home = re.findall(r'^Homepage = "(.*)"', PROJECT, re.M)[0]
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](#", "](README.md#")
+    text = re.sub(r"(!\[[^\]]*\]\()(?!\w+:)", rf"\1{home}/raw/HEAD/", text)
+    return re.sub(r"(\]\()(?!\w+:)", rf"\1{home}/blob/HEAD/", text)
 
 
 class BuildPackage(build_py):
@@ -62,32 +96,28 @@ class BuildPackage(build_py):
             if is_set("ALEXKERN_REQUIRE_CUDA"):
                 raise SystemExit(f"alexkern: ALEXKERN_REQUIRE_CUDA is set, but {why_not}")
             print(f"alexkern: installing without the cuda backend: {why_not}", flush=True)
-            if self.editable_mode:
-                self._remove_native()
+        if self.editable_mode:
+            # What earlier editable installs left in the source tree, for this Python and others, is stale now.
+            for module in (ROOT / "alexkern").glob("_C.*"):
+                module.unlink()
         super().run()
-
-    def _remove_native(self) -> None:
-        # An earlier editable install may have left its module in the source tree, and Python would go on loading it.
-        suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        (ROOT / "alexkern" / f"_C{suffix}").unlink(missing_ok=True)
 
 
 class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
-
+        pybind11, cmake, ninja = find_tools()
         self._try_compiler()
         build = self._build_folder()
         settings = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_CUDA_COMPILER": nvcc,
-            "CMAKE_MAKE_PROGRAM": tool("ninja", "BIN_DIR"),
+            "CMAKE_MAKE_PROGRAM": ninja,
             "Python_EXECUTABLE": sys.executable,
-            "pybind11_DIR": pybind11.get_cmake_dir(),
+            "pybind11_DIR": pybind11,
             "ALEXKERN_VERSION": self.distribution.get_version(),
+            "ALEXKERN_SOURCES": SOURCES["digest"](ROOT),
             "ALEXKERN_OUTPUT_DIR": Path(self.get_ext_fullpath(ext.name)).resolve().parent,
         }
-        cmake = tool("cmake", "CMAKE_BIN_DIR")
         defines = [f"-D{name}={value}" for name, value in settings.items()]
         self._call([cmake, "-G", "Ninja", "-S", str(ROOT), "-B", build, *defines])
         self._call([cmake, "--build", build])
@@ -120,12 +150,16 @@ class BuildNative(build_ext):
             )
 
 
+if problem := wanting("setuptools", setuptools.__version__):
+    raise SystemExit(problem)
 nvcc, why_not = choose_nvcc()
 packages = find_packages(include=["alexkern", "alexkern.*"])
 for name, folder in MAPPED.items():
     packages += [name, *(f"{name}.{child}" for child in find_packages(folder))]
 
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     packages=packages,
     package_dir={"alexkern": "alexkern", **MAPPED},
     ext_modules=[Extension("alexkern._C", sources=[])] if nvcc else [],

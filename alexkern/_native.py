@@ -6,11 +6,13 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+from alexkern._sources import digest
+
 
 def load(name: str = "alexkern._C", folder: Path = Path(__file__).parent) -> tuple[ModuleType | None, str]:
     """The native module and "", or None and one line that says why not and what to do."""
     try:
-        return importlib.import_module(name), ""
+        module = importlib.import_module(name)
     except ImportError as error:
         built = sorted(path.name for path in folder.glob("_C.*"))
         if not isinstance(error, ModuleNotFoundError):
@@ -21,6 +23,10 @@ def load(name: str = "alexkern._C", folder: Path = Path(__file__).parent) -> tup
             "the native module was not built: nvcc was not found when alexkern was installed, or ALEXKERN_SKIP_CUDA "
             "was set; with the CUDA toolkit in place, run pip install again"
         )
+    wanted = digest(folder.parent)
+    if wanted is not None and getattr(module, "sources", None) != wanted:
+        return None, "the native module was built from other sources than those beside it: run pip install again"
+    return module, ""
 
 
 native, why_not = load()

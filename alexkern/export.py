@@ -49,7 +49,7 @@ def export(model: AlexNet, form: str, path: str | os.PathLike[str], size: int | 
         raise ExportError(f"torchvision has no {model.name}: its alexnet has other layers; wanted {TORCHVISION_TWIN}")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if form == "onnx" and missing:
-        raise ExportError(f"{' and '.join(missing)} is not installed (pip install onnx onnxscript)")
+        raise ExportError(f"{' and '.join(missing)} is not installed (pip install 'alexkern[peers]')")
     parameter = next(model.parameters())
     size = model.transforms().crop_size if size is None else size
     # Two images: a batch of one would be taken for a size that never changes.

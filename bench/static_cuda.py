@@ -40,7 +40,7 @@ class Report:
 def missing() -> str | None:
     """Why this cannot be told here, or None where it can."""
     if importlib.util.find_spec("pybind11") is None:
-        return "pybind11 is not installed (pip install pybind11)"
+        return "pybind11 is not installed (pip install 'alexkern[dev]')"
     from alexkern.native import objects
 
     return objects.missing()

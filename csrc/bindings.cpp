@@ -73,6 +73,7 @@ std::optional<Version> driver_version() {
 PYBIND11_MODULE(_C, m) {
     m.doc() = "alexkern's CUDA kernels";
     m.attr("__version__") = ALEXKERN_VERSION;
+    m.attr("sources") = ALEXKERN_SOURCES;
     m.attr("cuda_version") = split(alexkern::built_cuda_version());
     m.attr("targets") = py::tuple(py::str(ALEXKERN_TARGETS).attr("split")());
 

@@ -97,7 +97,7 @@ def test_onnx_runtime_gives_the_same_logits(model: Tiny, tmp_path: Path) -> None
 def test_onnx_that_is_not_installed(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name) or name)
-    with pytest.raises(ExportError, match=r"^onnxscript is not installed \(pip install onnx onnxscript\)$"):
+    with pytest.raises(ExportError, match=r"^onnxscript is not installed \(pip install 'alexkern\[peers\]'\)$"):
         export(model, "onnx", tmp_path / "m.onnx")
 
 

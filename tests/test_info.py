@@ -14,6 +14,7 @@ import torch
 
 import alexkern
 from alexkern import _native, dispatch
+from alexkern._sources import digest
 
 info_module = sys.modules["alexkern.info"]  # the package's attribute of that name is the function
 
@@ -141,3 +142,37 @@ def test_why_there_is_no_native_module(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "loadable_native_module.py").touch()
     module, why_not = _native.load("loadable_native_module", tmp_path)
     assert module is sys.modules.pop("loadable_native_module") and why_not == ""
+
+
+def test_a_native_module_of_other_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package, kernels, emulator = tmp_path / "alexkern", tmp_path / "csrc/dropout", tmp_path / "csrc/emulator"
+    for folder in (package, kernels, emulator):
+        folder.mkdir(parents=True)
+    for file in (tmp_path / "CMakeLists.txt", kernels / "forward.cu", kernels / "bind.h", emulator / "emulator.h"):
+        file.write_text(file.name)
+
+    def load(name: str, text: str) -> str:
+        (tmp_path / f"{name}.py").write_text(text)
+        module, why_not = _native.load(name, package)
+        assert sys.modules.pop(name) and (module is None) == bool(why_not)
+        return why_not
+
+    built = f"sources = {digest(tmp_path)!r}"
+    stale = "the native module was built from other sources than those beside it: run pip install again"
+    assert load("fresh_native_module", built) == ""
+    assert load("native_module_from_before_it_said_so", "") == stale
+    (emulator / "emulator.h").write_text("changed, and not in the native module")
+    assert load("native_module_beside_another_emulator", built) == ""
+    changes = {"forward.cu": "changed", "bind.h": "changed", "../../CMakeLists.txt": "changed", "new.cu": ""}
+    for number, (name, text) in enumerate(changes.items()):
+        before = (kernels / name).read_text() if (kernels / name).exists() else None
+        (kernels / name).write_text(text)
+        assert load(f"stale_native_module_{number}", built) == stale
+        if before is not None:
+            (kernels / name).write_text(before)
+            assert load(f"native_module_{number}_of_the_same_sources_again", built) == ""
+    (kernels / "forward.cu").rename(kernels / "backward.cu")
+    assert load("native_module_of_a_file_renamed", built) == stale
+    (tmp_path / "CMakeLists.txt").unlink()  # as beside an installed package
+    assert load("native_module_without_sources", built) == ""

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 import sysconfig
 import textwrap
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from alexkern._nvcc import find_nvcc
+from support.installing import ROOT, copy_tree, install, make_venv, pip, run, script
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("alexkern", "kernels", "bench", "csrc")
-FILES = ("pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE")
-SETTINGS = ("CUDA", "NVCC", "ALEXKERN", "PIP", "PYTHON")  # variables that a test starts without
 TRITON = find_spec("triton")  # brings NVIDIA's cuobjdump along
 CUOBJDUMP = Path(TRITON.origin).parent / "backends/nvidia/bin/cuobjdump" if TRITON and TRITON.origin else None
 BROKEN_NVCC = "#!/bin/sh\necho 'nvcc fatal : no libdevice to be found' >&2\nexit 1\n"
 
 needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")
-# Their metadata is asked for: find_spec("pip") makes setuptools believe that pip runs in this process, and break later.
-installed = {distribution.name.lower() for distribution in metadata.distributions()}
-if missing := [name for name in ("pip", "setuptools", "pybind11", "cmake", "ninja") if name not in installed]:
-    pytest.skip(f"an install without the network needs {', '.join(missing)}: the dev extra", allow_module_level=True)
-
-
-def copy_tree(target: Path) -> Path:
-    for folder in SOURCES:
-        # A native module built in place must not come along: what a test finds is what its own install made.
-        ignore = shutil.ignore_patterns("__pycache__", "*.so", "results")
-        shutil.copytree(ROOT / folder, target / folder, ignore=ignore)
-    for file in FILES:
-        shutil.copy(ROOT / file, target)
-    return target
 
 
 @pytest.fixture
@@ -61,35 +41,6 @@ def bare_tree(tree: Path) -> Path:
     assert '"/usr/local/cuda"' in text
     search.write_text(text.replace('"/usr/local/cuda"', '"/nowhere/cuda"'))
     return tree
-
-
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
-def run(*command: object, cwd: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Runs a command with this environment, less what would steer an install, plus `settings`."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-    env |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    env |= {name: str(value) for name, value in settings.items()}
-    words = [str(word) for word in command]
-    return subprocess.run(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def install(tree: Path, target: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    options = ("--verbose", "--no-deps", "--no-build-isolation", "--target", target)
-    return run(sys.executable, "-m", "pip", "install", *options, tree, cwd=tree.parent, **settings)
-
-
-def make_venv(folder: Path) -> Path:
-    """An interpreter that sees what is installed here, but not by the import hook of an editable alexkern."""
-    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
-    site = folder / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    (site / "outer.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
-    return folder / "bin/python"
 
 
 def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: Path, tmp_path: Path) -> None:
@@ -135,6 +86,57 @@ def test_skipped_and_required_at_once_is_an_error(tree: Path, tmp_path: Path) ->
     done = install(tree, tmp_path / "target", ALEXKERN_SKIP_CUDA=1, ALEXKERN_REQUIRE_CUDA=1)
     assert done.returncode != 0
     assert "ALEXKERN_REQUIRE_CUDA is set, but ALEXKERN_SKIP_CUDA is set" in done.stdout
+
+
+def hide(venv: Path, *names: str) -> Path:
+    """What is installed here as the interpreter `venv` sees it, less some packages."""
+    (outer,) = venv.parent.parent.glob("lib/*/site-packages/outer.pth")
+    shown = venv.parent.parent / "shown"
+    shown.mkdir()
+    for folder in outer.read_text().splitlines():
+        for entry in Path(folder).iterdir():
+            package = re.split(r"[-.]", entry.name)[0]
+            if package not in names and entry.suffix != ".pth" and not (shown / entry.name).exists():
+                (shown / entry.name).symlink_to(entry)
+    outer.write_text(str(shown))
+    return shown
+
+
+def refusal(interpreter: Path, tree: Path, folder: Path, **settings: object) -> list[str]:
+    """What alexkern says of an install without build isolation that fails."""
+    script(folder / "cuda/bin/nvcc", "#!/bin/sh\n")
+    options = ("--no-deps", "--no-build-isolation", "--target", folder / "target")
+    done = run(*pip(interpreter), "install", *options, tree, cwd=folder, CUDA_HOME=folder / "cuda", **settings)
+    assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
+    return [line.strip() for line in done.stdout.splitlines() if "alexkern is " in line]
+
+
+def test_without_its_build_tools_the_install_names_each(tree: Path, tmp_path: Path) -> None:
+    interpreter = make_venv(tmp_path / "venv")
+    hide(interpreter, "pybind11", "cmake", "ninja")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    assert refusal(interpreter, tree, tmp_path, PATH=programs) == [
+        "alexkern is built with pybind11>=2.13, and none is here: pip install 'pybind11>=2.13'",
+        "alexkern is built with cmake>=3.26, and none is here: pip install 'cmake>=3.26'",
+        "alexkern is built with ninja, and none is here: pip install 'ninja'",
+    ]
+    script(programs / "cmake", "#!/bin/sh\necho 'cmake version 3.9.4'\n")
+    script(programs / "ninja", "#!/bin/sh\necho 1.10.0\n")
+    assert refusal(interpreter, tree, tmp_path, PATH=programs)[1:] == [
+        "alexkern is built with cmake>=3.26, and 3.9.4 is here: pip install 'cmake>=3.26'",
+    ]
+
+
+def test_a_setuptools_too_old_for_pyproject_is_named(tree: Path, tmp_path: Path) -> None:
+    interpreter = make_venv(tmp_path / "venv")
+    shown = hide(interpreter)
+    (metadata,) = shown.glob("setuptools-*.dist-info")
+    metadata.unlink()
+    script(shown / "setuptools-69.5.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: setuptools\nVersion: 69.5.1\n")
+    assert refusal(interpreter, tree, tmp_path, ALEXKERN_SKIP_CUDA=1) == [
+        "alexkern is built with setuptools>=77, and 69.5.1 is here: pip install 'setuptools>=77'"
+    ]
 
 
 @needs_nvcc
@@ -187,20 +189,27 @@ def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> Non
 def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree: Path, tmp_path: Path) -> None:
     tree = built_tree
     interpreter = make_venv(tmp_path / "venv")
-    pip = (sys.executable, "-m", "pip", "--python", interpreter, "install")
-    options = ("--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
+    options = ("install", "--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
 
-    done = run(*pip, *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="80")
+    (tree / "alexkern/_C.cpython-27-other.so").touch()
+    done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="80")
     assert done.returncode == 0, done.stdout
-    assert list((tree / "alexkern").glob("_C.*"))
+    (native,) = (tree / "alexkern").glob("_C.*")
+    assert native.name == f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     (tree / "kernels/added_later.py").write_text("answer = 42\n")
     code = "import alexkern, alexkern.kernels.added_later as new; print(alexkern.__file__, new.__file__, new.answer)"
     done = run(interpreter, "-c", code, cwd=tmp_path)
     assert done.stdout.split() == [str(tree / "alexkern/__init__.py"), str(tree / "kernels/added_later.py"), "42"]
     done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
     assert done.returncode == 0 and "for sm_80, compute_80; needs a driver" in done.stdout, done.stdout
+    bindings = tree / "csrc/bindings.cpp"
+    text = bindings.read_text()
+    bindings.write_text(f"{text}// changed\n")
+    done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
+    assert "none: the native module was built from other sources" in done.stdout, done.stdout
+    bindings.write_text(text)
 
-    done = run(*pip, *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
+    done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
     assert not list((tree / "alexkern").glob("_C.*"))
 

@@ -127,7 +127,7 @@ def test_without_the_sources_or_pybind11(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(
         emulate.importlib.util, "find_spec", lambda name: None if name == "pybind11" else find_spec(name)
     )
-    assert "pip install pybind11" in str(emulate.missing())
+    assert "pip install 'alexkern[dev]'" in str(emulate.missing())
     monkeypatch.setattr(emulate, "SOURCES", tmp_path)
     assert f"not at {tmp_path}: use a checkout" in str(emulate.missing())
     monkeypatch.setattr(sys, "platform", "darwin")

@@ -80,7 +80,7 @@ def missing() -> str | None:
     if shutil.which(shlex.split(compiler())[0]) is None:
         return f"the emulator needs a C++ compiler, and {compiler()} was not found: install g++, or set CXX"
     if importlib.util.find_spec("pybind11") is None:
-        return "the emulator needs pybind11 (pip install pybind11)"
+        return "the emulator needs pybind11 (pip install 'alexkern[dev]')"
     if chosen() not in BUILDS:
         return f"ALEXKERN_EMULATE must be 0, {', '.join(BUILDS)}, got {chosen()}"
     symbol = BUILDS[chosen()].symbol
