@@ -89,8 +89,8 @@ def read_table(path: Path) -> Table:
     if not path.is_file():
         return {}
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = list(json.loads(path.read_text(encoding="utf-8"))["entries"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: no table of tuned configurations ({error!r}); `alexkern tune` writes one") from None
     table: Table = {}
     for number, entry in enumerate(entries):
@@ -98,7 +98,7 @@ def read_table(path: Path) -> Table:
             if entry["backend"] == "triton":
                 key = (str(entry["operator"]), tuple(int(size) for size in entry["shape"]), str(entry["dtype"]))
                 table[key] = dict(entry["config"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: entry {number} must have backend, operator, shape, dtype and config ({error!r})"
             ) from None
@@ -120,15 +120,21 @@ def users_tables() -> Path:
 @functools.cache
 def users_table_for(device_name: str) -> Table:
     """The user's table of a GPU, read once a process. A damaged one is as good as none, but for a warning."""
+    path = table_path(device_name, users_tables())
     try:
-        return read_table(table_path(device_name, users_tables()))
+        return read_table(path)
     except (OSError, ValueError) as error:
-        _warn(str(error))
+        _warn_once(path, error)
         return {}
 
 
-def _warn(problem: str) -> None:
-    warnings.warn(f"not used: {problem}", stacklevel=2)
+_warned: set[Path] = set()
+
+
+def _warn_once(path: Path, error: Exception) -> None:
+    if path not in _warned:
+        _warned.add(path)
+        warnings.warn(f"alexkern does without a tuned configuration: {path}: {error}", stacklevel=2)
 
 
 def choose(
@@ -163,7 +169,7 @@ def _users_choice(key: Key, device: Device, default: ConfigT) -> ConfigT | None:
     try:
         return overlay(key[0], fields, default)
     except ValueError as error:  # it may be of another version
-        _warn(f"{table_path(device.name, users_tables())}: {error}")
+        _warn_once(table_path(device.name, users_tables()), error)
         return None
 
 

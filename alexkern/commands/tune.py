@@ -18,8 +18,8 @@ from alexkern.models import MODELS
 HELP = "measure kernel configurations on this GPU"
 DESCRIPTION = (
     "Find the fastest configuration of every Triton kernel for the AlexNets' layers on this GPU, and write them to its "
-    "table: GPU.json in the folder ALEXKERN_TUNED, else in ~/.cache/alexkern/tuned. What a table already has is kept, so "
-    "that an interrupted run can be continued."
+    "table: GPU.json in the folder ALEXKERN_TUNED, else in ~/.cache/alexkern/tuned. What a table already has is kept, "
+    "so that an interrupted run can be continued."
 )
 ARITHMETIC = ("bfloat16", "float16", "tf32", "float32")
 
