@@ -125,10 +125,9 @@ def test_no_place_at_all(how: str, home: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_children_share_it_and_it_goes_with_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = "from alexkern.cache import cache_folder; print(cache_folder('nvcc'))"
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, subprocess, sys\n"
+        "import os, sys\n"
         "from alexkern.cache import cache_folder\n"
         "found = cache_folder('nvcc')\n"
         "(found / 'made').touch()\n"
@@ -136,15 +135,15 @@ def test_children_share_it_and_it_goes_with_the_process(tmp_path: Path, monkeypa
         "if pid == 0:\n"
         "    sys.exit()\n"  # which runs what is registered for the end
         "os.waitpid(pid, 0)\n"
-        f"child = subprocess.run([sys.executable, '-W', 'error', '-c', {child!r}], capture_output=True, text=True)\n"
-        "print(found, child.stdout.strip(), (found / 'made').exists(), child.stderr)\n"
+        "print(found, cache_folder('emulator').parent, (found / 'made').exists(), os.environ['ALEXKERN_CACHE'])\n"
     )
     monkeypatch.setenv("HOME", "/dev/null")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    mine, childs, made = done.stdout.split()
-    assert mine == childs and made == "True" and mine.startswith(f"{tmp_path}/tmp/alexkern-")
+    found, parent, made, for_children = done.stdout.split()
+    assert found == f"{parent}/nvcc" and made == "True" and parent.startswith(f"{tmp_path}/tmp/alexkern-")
+    assert for_children == parent
     assert done.stderr.count("set XDG_CACHE_HOME") == 1
     assert not list((tmp_path / "tmp").iterdir())
 

@@ -59,7 +59,10 @@ def _streams() -> list[TextIO]:
 
 def _is_closed(stream: TextIO) -> bool:
     poll = select.poll()
-    poll.register(stream.fileno(), 0)  # errors are always reported
+    try:
+        poll.register(stream.fileno(), 0)  # errors are always reported
+    except OSError:  # one without a file
+        return False
     return bool(poll.poll(0))
 
 
