@@ -1,4 +1,4 @@
-"""Every command into a pipe that nobody reads any more, as in `alexkern info | head -1`: quiet, with exit status 141."""
+"""Every command into a pipe that nobody reads any more (`alexkern info | head -1`): quiet, with exit status 141."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 
 from alexkern import cli
 from alexkern.commands import guarded
+from alexkern.info import version
 from alexkern.models import MODELS, save_weights
 from support.tiny import CLASSES, OPTIONS, tiny, write_images
 
@@ -57,8 +58,8 @@ COMMANDS = {
 def test_a_closed_stdout(
     name: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name_, path in {"data": files / "data", "net.safetensors": files / "net.safetensors"}.items():
-        (tmp_path / name_).symlink_to(path)
+    for file in ("data", "net.safetensors"):
+        (tmp_path / file).symlink_to(files / file)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(MODELS, "alexnet", tiny)
     if name in ("bench", "tune"):  # which take long, or a GPU, before they print a folder
@@ -92,20 +93,18 @@ def test_another_pipe_that_breaks_is_an_error() -> None:
         guarded("alexkern test", run)
 
 
-def shell(command: str, **environment: str) -> Any:
+def shell(command: str) -> Any:
     code = f"set -o pipefail; alexkern() {{ '{sys.executable}' -m alexkern \"$@\"; }}; {command}"
-    return subprocess.run(["bash", "-c", code], env=os.environ | environment, capture_output=True, text=True)
+    return subprocess.run(["bash", "-c", code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "alexkern info | head -1",
-        "alexkern info | true",
-        "alexkern bench -q --benchmark-disable --co | head -1",
-    ],
-)
+@pytest.mark.parametrize("command", ["alexkern info", "alexkern bench --help-run"])
 def test_in_a_shell(command: str) -> None:
-    done = shell(command, PYTHONUNBUFFERED="1" if "head" in command else "")
-    assert (done.returncode, done.stderr) == (141, "")
-    assert len(done.stdout.splitlines()) == ("head" in command)
+    done = shell(f"{command} | true")  # which has ended long before the command has begun
+    assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
+
+
+def test_the_first_line_in_a_shell() -> None:
+    done = shell("alexkern info | head -1")
+    assert done.returncode in (0, 141)  # the report may be written before head has gone
+    assert done.stdout == f"alexkern  {version()}\n" and done.stderr == ""
