@@ -2,9 +2,7 @@
 
 Everything else stands in pyproject.toml, and how the module is built in CMakeLists.txt. Read from the environment:
 
-    ALEXKERN_SKIP_CUDA=1      install without the cuda backend although nvcc is there
-    ALEXKERN_REQUIRE_CUDA=1   fail where nvcc is not there
-    ALEXKERN_CUDA_ARCHS       the targets, such as "80;90a" (see CMakeLists.txt)
+    ALEXKERN_*   see alexkern/_environment.py
     CUDACXX, CUDA_HOME, CUDA_PATH, PATH   where nvcc is; CUDAHOSTCXX, its host compiler
 """
 
@@ -32,16 +30,18 @@ NVCC = runpy.run_path(str(ROOT / "alexkern" / "_nvcc.py"))
 SOURCES = runpy.run_path(str(ROOT / "alexkern" / "_sources.py"))
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 BUILD_REQUIREMENTS = dict(re.findall(r'"([a-z0-9]+)(?:>=([\d.]+))?"', re.findall(r"^requires = .*", PROJECT, re.M)[0]))
-
-
-def is_set(variable: str) -> bool:
-    return os.environ.get(variable, "0") not in ("", "0")
+ENVIRONMENT = runpy.run_path(str(ROOT / "alexkern" / "_environment.py"))
+read = ENVIRONMENT["read"]
+try:
+    ENVIRONMENT["check"]()
+except ValueError as error:
+    raise SystemExit(f"alexkern: {error}") from None
 
 
 def choose_nvcc() -> tuple[str | None, str]:
     """The compiler to build with, or None and the reason."""
-    if is_set("ALEXKERN_SKIP_CUDA"):
-        return None, "ALEXKERN_SKIP_CUDA is set"
+    if read("ALEXKERN_SKIP_CUDA"):
+        return None, "ALEXKERN_SKIP_CUDA was set"
     return NVCC["find_nvcc"](), f"nvcc was not found (looked at {NVCC['PLACES']})"
 
 
@@ -86,14 +86,14 @@ def description() -> str:
 
 
 class BuildPackage(build_py):
-    """Says in the log, or as an error where that was asked for, that there is no native module to build."""
+    """Says that there is no native module to build: in the log and beside _native.py, or, if asked for, as an error."""
 
     def run(self) -> None:
         if Path(self.build_lib).resolve().is_relative_to(ROOT / "build"):
             # A file deleted since the last build would still lie here, and come along.
             shutil.rmtree(self.build_lib, ignore_errors=True)
         if nvcc is None:
-            if is_set("ALEXKERN_REQUIRE_CUDA"):
+            if read("ALEXKERN_REQUIRE_CUDA"):
                 raise SystemExit(f"alexkern: ALEXKERN_REQUIRE_CUDA is set, but {why_not}")
             print(f"alexkern: installing without the cuda backend: {why_not}", flush=True)
         if self.editable_mode:
@@ -101,6 +101,10 @@ class BuildPackage(build_py):
             for module in (ROOT / "alexkern").glob("_C.*"):
                 module.unlink()
         super().run()
+        record = (ROOT if self.editable_mode else Path(self.build_lib)) / "alexkern" / NVCC["NOT_BUILT"]
+        record.unlink(missing_ok=True)
+        if nvcc is None:
+            record.write_text(why_not, encoding="utf-8")
 
 
 class BuildNative(build_ext):
@@ -114,6 +118,7 @@ class BuildNative(build_ext):
             "CMAKE_MAKE_PROGRAM": ninja,
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11,
+            "ALEXKERN_CUDA_ARCHS": ";".join(read("ALEXKERN_CUDA_ARCHS")),
             "ALEXKERN_VERSION": self.distribution.get_version(),
             "ALEXKERN_SOURCES": SOURCES["digest"](ROOT),
             "ALEXKERN_OUTPUT_DIR": Path(self.get_ext_fullpath(ext.name)).resolve().parent,
@@ -124,9 +129,13 @@ class BuildNative(build_ext):
 
     def _try_compiler(self) -> None:
         """Compile an empty file: CMake buries or swallows what a broken compiler says, and this prints nothing else."""
-        host = ["-ccbin", os.environ["CUDAHOSTCXX"]] if os.environ.get("CUDAHOSTCXX") else []
+        problem = NVCC["too_old"](nvcc)
+        if problem:
+            raise SystemExit(f"alexkern: {problem}. ALEXKERN_SKIP_CUDA=1 installs without the cuda backend.")
         os.makedirs(self.build_temp, exist_ok=True)
-        self._call([nvcc, *host, "-x", "cu", "-c", os.devnull, "-o", os.path.join(self.build_temp, "trial.o")])
+        flags = ["-ccbin", os.environ["CUDAHOSTCXX"]] if os.environ.get("CUDAHOSTCXX") else []
+        flags += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in read("ALEXKERN_CUDA_ARCHS")]
+        self._call([nvcc, *flags, "-x", "cu", "-c", os.devnull, "-o", os.path.join(self.build_temp, "trial.o")])
 
     def _build_folder(self) -> str:
         """One folder for all builds alike, so that unchanged kernels are not compiled again, named after everything

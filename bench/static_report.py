@@ -19,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from alexkern.bench import static_cuda
@@ -29,7 +28,7 @@ from alexkern.bench.options import comma_separated, sizes
 from alexkern.bench.prediction import Prediction, predict, waves
 from alexkern.bench.record import NAME, Record, read
 from alexkern.bench.rows import number
-from alexkern.commands import CommandError
+from alexkern.commands import CommandError, Console
 from alexkern.dispatch import OPERATORS
 from alexkern.models import MODELS
 

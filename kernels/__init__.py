@@ -11,6 +11,8 @@ import os
 
 import torch
 
+from alexkern.cache import place_triton_cache
+
 if __name__ != "alexkern.kernels":
     raise ImportError(f"import {__name__}: the Triton kernels are the package alexkern.kernels; import that instead")
 
@@ -39,4 +41,8 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
     capability = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
     if capability < MINIMUM_CAPABILITY:
         return f"Triton's kernels need compute capability 8.0, and a GPU here has {capability[0]}.{capability[1]}"
+    try:
+        place_triton_cache()
+    except RuntimeError as error:
+        return str(error)
     return None

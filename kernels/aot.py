@@ -30,6 +30,8 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from alexkern.bench.layers import LAYERS
+from alexkern.cache import place_triton_cache
+from alexkern.commands import guarded
 from alexkern.dispatch import OPERATORS
 from alexkern.kernels import sass
 from alexkern.kernels.config import TARGETS, Device, Key, Table, forget, rehearse
@@ -248,6 +250,7 @@ def reports(problems: Iterable[Workload], targets: Sequence[int | Device], jobs:
 
 
 def _run(tasks: list[Callable[[], Report]], jobs: int) -> Iterator[Report]:
+    place_triton_cache()
     if jobs == 1:
         yield from (task() for task in tasks)
         return
@@ -304,4 +307,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m alexkern.kernels.aot", main))

@@ -339,6 +339,13 @@ def test_bad_arguments(arguments, words, capsys):
 # the other commands
 
 
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"alexkern {alexkern.info().versions['alexkern']}\n"
+
+
 def test_info(run):
     status, output, errors = run("info")
     assert (status, output, errors) == (0, f"{alexkern.info()}\n", [])
@@ -358,6 +365,14 @@ def test_bench_that_is_not_there(run, monkeypatch):
     status, output, errors = run("bench")
     assert (status, output, len(errors)) == (2, "", 1)
     assert errors[0].startswith("alexkern bench: the benchmarks cannot be imported")
+
+
+def test_a_backend_that_is_not_there(run, monkeypatch):
+    def refuse():
+        raise alexkern.BackendUnavailable("alexkern: there is no folder")
+
+    monkeypatch.setattr(alexkern, "info", refuse)
+    assert run("info") == (2, "", ["alexkern info: alexkern: there is no folder"])
 
 
 def test_an_interrupt_is_quiet(run, monkeypatch, bare_weights, photos):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from alexkern._nvcc import find_nvcc
+from alexkern._nvcc import MINIMUM, find_nvcc
 from support.installing import ROOT, copy_tree, install, make_venv, pip, run, script
 
 TRITON = find_spec("triton")  # brings NVIDIA's cuobjdump along
@@ -52,7 +52,10 @@ def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: P
     assert "Root-Is-Purelib: true" in next(target.glob("*.dist-info/WHEEL")).read_text()
     command = (make_venv(tmp_path / "venv"), "-c", "import alexkern; print(alexkern.info())")
     report = run(*command, cwd=tmp_path, PYTHONPATH=target, PATH=tmp_path / "empty")
-    assert "the native module was not built: nvcc was not found" in report.stdout
+    wanted = "the native module was not built: at the install nvcc was not found (looked at "
+    assert report.stdout.count(wanted) == 1, report.stdout
+    (record,) = target.glob("*.dist-info/RECORD")
+    assert "alexkern/_not_built," in record.read_text()  # so that an uninstall removes it
 
 
 def test_nvcc_absent_but_required_is_an_error(bare_tree: Path, tmp_path: Path) -> None:
@@ -78,14 +81,49 @@ def test_nvcc_skipped_is_not_even_started(tree: Path, tmp_path: Path) -> None:
     script(tmp_path / "cuda/bin/nvcc", BROKEN_NVCC)
     done = install(tree, target, CUDA_HOME=tmp_path / "cuda", ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
-    assert "installing without the cuda backend: ALEXKERN_SKIP_CUDA is set" in done.stdout
+    assert "installing without the cuda backend: ALEXKERN_SKIP_CUDA was set" in done.stdout
     assert not list(target.rglob("_C.*"))
+    assert (target / "alexkern/_not_built").read_text() == "ALEXKERN_SKIP_CUDA was set"
 
 
 def test_skipped_and_required_at_once_is_an_error(tree: Path, tmp_path: Path) -> None:
     done = install(tree, tmp_path / "target", ALEXKERN_SKIP_CUDA=1, ALEXKERN_REQUIRE_CUDA=1)
     assert done.returncode != 0
-    assert "ALEXKERN_REQUIRE_CUDA is set, but ALEXKERN_SKIP_CUDA is set" in done.stdout
+    assert "ALEXKERN_REQUIRE_CUDA is set, but ALEXKERN_SKIP_CUDA was set" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("ALEXKERN_SKIP_CUDA", "maybe", "one of 1, true, yes, on, 0, false, no, off"),
+        ("ALEXKERN_CUDA_ARCHS", "75", "targets of compute capability 8.0 or more, such as 80;90a or 8.0;9.0a+PTX"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_of_one_line(
+    name: str, value: str, wanted: str, tree: Path, tmp_path: Path
+) -> None:
+    nvcc = script(tmp_path / "cuda/bin/nvcc", f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    done = install(tree, tmp_path / "target", CUDACXX=nvcc, **{name: value})
+    assert done.returncode != 0
+    assert [line.strip() for line in done.stdout.splitlines()].count(
+        f"alexkern: {name} must be {wanted}, got '{value}'"
+    ) == 1, done.stdout
+    assert "Traceback" not in done.stdout and not (tmp_path / "started").exists()
+
+
+def test_nvcc_that_is_too_old_compiles_nothing(tree: Path, tmp_path: Path) -> None:
+    says = "#!/bin/sh\n[ $1 = --version ] || touch {}\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n"
+    nvcc = script(tmp_path / "nvcc", says.format(tmp_path / "started"))
+    done = install(tree, tmp_path / "target", CUDACXX=nvcc)
+    assert done.returncode != 0
+    assert f"alexkern: {nvcc} is of CUDA 12.4, and the kernels need 12.5 or newer. ALEXKERN_SKIP_CUDA=1" in done.stdout
+    assert "Traceback" not in done.stdout and not (tmp_path / "started").exists()
+
+
+def test_the_lowest_nvcc_is_the_same_everywhere() -> None:
+    lowest = ".".join(map(str, MINIMUM))
+    assert f"find_package(CUDAToolkit {lowest} REQUIRED)" in (ROOT / "CMakeLists.txt").read_text()
+    assert f"nvcc of CUDA {lowest} or newer" in (ROOT / "docs/environment.md").read_text()
 
 
 def hide(venv: Path, *names: str) -> Path:
@@ -154,7 +192,7 @@ def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(t
 @needs_nvcc
 def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    done = install(built_tree, target, ALEXKERN_REQUIRE_CUDA=1, ALEXKERN_CUDA_ARCHS="80")
+    done = install(built_tree, target, ALEXKERN_REQUIRE_CUDA="yes", ALEXKERN_CUDA_ARCHS="8.0+PTX")
     assert done.returncode == 0, done.stdout
 
     native = target / "alexkern" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -212,6 +250,8 @@ def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree
     done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
     assert not list((tree / "alexkern").glob("_C.*"))
+    done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
+    assert "was not built: at the install ALEXKERN_SKIP_CUDA was set; mend that" in done.stdout
 
 
 @needs_nvcc
@@ -224,17 +264,17 @@ def test_targets_are_those_asked_for_or_the_gpus_here_or_the_default(tree: Path,
     command += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"], sysconfig.get_path("scripts")])
 
-    def configure(*gpus: str, **settings: str) -> str:
+    def configure(*gpus: str, archs: str = "") -> str:
         script(tmp_path / "bin/nvidia-smi", f"#!/bin/sh\nprintf '%s\\n' {' '.join(gpus)}\n")
-        return run(*command, cwd=tmp_path, PATH=path, **settings).stdout
+        return run(*command, f"-DALEXKERN_CUDA_ARCHS={archs}", cwd=tmp_path, PATH=path).stdout
 
     # 7.5 is too old for any kernel, and 99.0 too new for this nvcc: compute_80 serves it.
     assert "CUDA targets: sm_90a sm_86 compute_80\n" in configure("9.0", "8.6", "7.5", "99.0", "9.0")
     assert "CUDA targets: sm_80 sm_90a compute_80\n" in configure("7.5")
-    assert "CUDA targets: sm_80 compute_80\n" in configure("9.0", ALEXKERN_CUDA_ARCHS="80")
-    assert "CUDA targets: sm_90a sm_80 compute_80\n" in configure(ALEXKERN_CUDA_ARCHS="90a, 80")
-    wrong = configure(ALEXKERN_CUDA_ARCHS="80;sm_90")
-    assert 'ALEXKERN_CUDA_ARCHS: a list such as 80;90a is wanted, got "sm_90"' in wrong
+    assert "CUDA targets: sm_80 compute_80\n" in configure("9.0", archs="80")
+    assert "CUDA targets: sm_90a sm_80 compute_80\n" in configure(archs="90a;80")
+    for wrong in ("sm_90", "75"):
+        assert f"targets from 80 on, such as 80;90a, got {wrong}\n" in configure(archs=f"80;{wrong}")
 
 
 def test_nvcc_is_searched_in_the_order_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,67 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TextIO
+
+import rich.console
+
+from alexkern.dispatch import BackendUnavailable
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # what a shell gives for a program ended by Ctrl-C
+EXIT_CLOSED_PIPE = 141  # and for one ended because nobody reads its output any more
 
 
 class CommandError(Exception):
     """Bad input to a command. The message is one line for the user: what, and what is wrong with it."""
+
+
+class Console(rich.console.Console):
+    """rich's, but a closed pipe is an error here too, for `guarded` to see."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise  # the error that rich is handling as it calls this
+
+
+def guarded(program: str, run: Callable[[], int]) -> int:
+    """Run a command and return its exit status: without a traceback for bad input, Ctrl-C and `| head`."""
+    try:
+        try:
+            return run()
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+        except (CommandError, BackendUnavailable) as error:
+            print(f"{program}: {printable(str(error))}", file=sys.stderr)
+            return EXIT_BAD_INPUT
+        finally:
+            for stream in _streams():
+                stream.flush()  # what Python would do at its end, where nothing can be caught any more
+    except BrokenPipeError:
+        closed = [stream for stream in _streams() if _is_closed(stream)]
+        if not closed:
+            raise  # a pipe of ours broke
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in closed:
+            os.dup2(nowhere, stream.fileno())  # where Python flushes the rest to
+        return EXIT_CLOSED_PIPE
+
+
+def _streams() -> list[TextIO]:
+    """Those there are: a program may be started without."""
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def _is_closed(stream: TextIO) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)  # errors are always reported
+    except OSError:  # one without a file
+        return False
+    return bool(poll.poll(0))
 
 
 def printable(text: str) -> str:

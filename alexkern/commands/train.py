@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
             world.leave()
     except (DataError, TrainingError) as error:
         raise CommandError(str(error)) from None
+    except BrokenPipeError:
+        raise  # stdout's: that is no file's
     except OSError as error:
         raise CommandError(f"{error.filename or args.out}: {error.strerror or first_line(error)}") from None
 

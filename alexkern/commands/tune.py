@@ -8,24 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alexkern.commands import CommandError, first_line, positive
+from alexkern.cache import unwritable
+from alexkern.commands import CommandError, Console, first_line, positive
 from alexkern.dispatch import OPERATORS
 from alexkern.models import MODELS
 
 HELP = "measure kernel configurations on this GPU"
 DESCRIPTION = (
     "Find the fastest configuration of every Triton kernel for the AlexNets' layers on this GPU, and write them to its "
-    "table, alexkern/tuned/GPU.json. What a table already has is kept, so that an interrupted run can be continued."
+    "table: GPU.json in the folder ALEXKERN_TUNED, else in ~/.cache/alexkern/tuned. What a table already has is kept, "
+    "so that an interrupted run can be continued."
 )
 ARITHMETIC = ("bfloat16", "float16", "tf32", "float32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is tuned, and where the table goes."""
-    parser.add_argument("--out", type=Path, metavar="F", help="the table; default: this GPU's in alexkern/tuned")
+    parser.add_argument("--out", type=Path, metavar="F", help="the table; default: this GPU's, of this user")
     for option, values, default in (
         ("--models", tuple(MODELS), ("alexnet", "alexnet_2012")),
         ("--operators", OPERATORS, OPERATORS),
@@ -41,18 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tune what the table does not have; 0 when all of it is there."""
     _require_gpu()
-    from alexkern.kernels.config import describe, table_path
+    from alexkern.kernels.config import describe, table_path, users_tables
     from alexkern.kernels.workloads import workloads
     from alexkern.tune import TunedTable, choices, tune
     from alexkern.tune_gpu import GpuBench
 
     device = torch.device("cuda")
     description = describe(device)
-    path = args.out or table_path(description.name)
+    path = args.out.absolute() if args.out else table_path(description.name, users_tables())
+    reason = unwritable(path.parent)
+    if reason is not None:
+        raise CommandError(f"{reason}; name a place for {path.name} with --out, or a folder with ALEXKERN_TUNED")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise CommandError(f"{path.parent} cannot be written to; name another place with --out")
         table = TunedTable(path, description)
     except (OSError, ValueError) as error:
         raise CommandError(first_line(error)) from error

@@ -6,7 +6,6 @@ ALEXKERN_EMULATE=1 asks for that: slow, and meant for tests.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alexkern import _native
+from alexkern._environment import read
 from alexkern.native import emulate
 
 MINIMUM_CAPABILITY = (8, 0)
@@ -27,7 +27,7 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
     if dtype not in DTYPES:
         return f"the CUDA kernels compute in float32, float16 and bfloat16, not in {dtype}"
     if device_type == "cpu":
-        if os.environ.get("ALEXKERN_EMULATE", "0") in ("", "0"):
+        if not read("ALEXKERN_EMULATE"):
             return "CPU tensors are served by the emulator only (set ALEXKERN_EMULATE=1; it is slow, and for tests)"
         return emulate.missing()
     if device_type != "cuda" or torch.version.cuda is None:

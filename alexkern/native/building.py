@@ -17,11 +17,6 @@ SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 KEPT_SECONDS = 30 * 24 * 3600.0
 
 
-def cache_folder(kind: str) -> Path:
-    """Where compiled files of a kind are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexkern" / kind
-
-
 def digest(*parts: str | bytes) -> str:
     found = hashlib.sha256()
     for part in parts:

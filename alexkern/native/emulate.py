@@ -22,7 +22,9 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from alexkern.native.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
+from alexkern._environment import read
+from alexkern.cache import cache_folder
+from alexkern.native.building import SOURCES, digest, in_parallel, locked, make, remove_old
 
 MODULE = "alexkern_emulated"
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
@@ -63,8 +65,7 @@ BUILDS = {
 
 def chosen() -> str:
     """The build that ALEXKERN_EMULATE names; the plain one where it is not set."""
-    value = os.environ.get("ALEXKERN_EMULATE", "")
-    return "1" if value in ("", "0") else value
+    return read("ALEXKERN_EMULATE") or "1"
 
 
 def compiler() -> str:
@@ -81,8 +82,6 @@ def missing() -> str | None:
         return f"the emulator needs a C++ compiler, and {compiler()} was not found: install g++, or set CXX"
     if importlib.util.find_spec("pybind11") is None:
         return "the emulator needs pybind11 (pip install 'alexkern[dev]')"
-    if chosen() not in BUILDS:
-        return f"ALEXKERN_EMULATE must be 0, {', '.join(BUILDS)}, got {chosen()}"
     symbol = BUILDS[chosen()].symbol
     if symbol and not hasattr(ctypes.CDLL(None), symbol):
         return (

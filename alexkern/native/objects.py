@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from alexkern._nvcc import PLACES, find_nvcc
-from alexkern.native.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
+from alexkern._nvcc import PLACES, find_nvcc, too_old
+from alexkern.cache import cache_folder
+from alexkern.native.building import SOURCES, digest, in_parallel, locked, make, remove_old
 
 TARGETS = ("80", "90a", "100a")
 # As CMakeLists.txt compiles a release.
@@ -52,8 +53,11 @@ class Object:
 
 def missing() -> str | None:
     """Why nothing can be compiled here, or None where it can."""
-    if find_nvcc() is None:
+    program = find_nvcc()
+    if program is None:
         return f"nvcc was not found (looked at {PLACES})"
+    if problem := too_old(program):
+        return problem
     if not (SOURCES / "bindings.cpp").exists():
         return f"the kernels' sources are not at {SOURCES}: use a checkout of alexkern"
     return None

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from alexkern import native
+from alexkern.cache import cache_folder
 from alexkern.native import (
     DTYPES,
     conv2d_relu,
@@ -38,7 +39,7 @@ from alexkern.native import (
     max_pool2d,
     space_to_depth,
 )
-from alexkern.native.building import SOURCES, cache_folder, digest, locked, make
+from alexkern.native.building import SOURCES, digest, locked, make
 from alexkern.native.objects import nvcc, objects
 
 TARGET = "90a"  # any: the host's code is the same

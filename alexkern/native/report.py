@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from alexkern.commands import guarded
 from alexkern.native import objects
 from alexkern.native.budget import violations
 from alexkern.native.instantiations import Instantiation, instantiations
@@ -83,4 +84,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m alexkern.native.report", main))
