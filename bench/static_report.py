@@ -28,7 +28,7 @@ from alexkern.bench.options import comma_separated, sizes
 from alexkern.bench.prediction import Prediction, predict, waves
 from alexkern.bench.record import NAME, Record, read
 from alexkern.bench.rows import number
-from alexkern.commands import CommandError
+from alexkern.commands import CommandError, first_line
 from alexkern.dispatch import OPERATORS
 from alexkern.kernels import why_not_compiled
 from alexkern.models import MODELS
@@ -230,14 +230,17 @@ def main(argv: Sequence[str]) -> int:
     for backend in args.backends:
         reason = missing(backend)
         if reason is not None:
-            raise CommandError(f"the {backend} kernels cannot be compiled: {reason}; --backends says which are")
+            raise CommandError(f"the {backend} kernels cannot be compiled: {reason} (--backends names those that are)")
     from alexkern.kernels.workloads import workloads
 
     problems = list(workloads(args.models, args.dtypes, args.batches, args.operators, args.layers))
     chips = [chip for chip in CHIPS if chip.name in args.chips]
     lines = list(triton_lines(problems, chips, args.jobs)) if "triton" in args.backends else []
     if "cuda" in args.backends:
-        lines += cuda_lines(problems, chips)
+        try:
+            lines += cuda_lines(problems, chips)
+        except RuntimeError as error:
+            raise CommandError(first_line(error).removeprefix("alexkern: ")) from error
     predicted = predictions(lines, records())
     if args.json:
         print("\n".join(as_json(lines, predicted)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +17,10 @@ import torch
 from alexkern import _native, native
 from alexkern.native import building, dropout, emulate, rehearsal
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="symbols are looked up as on Linux")
+C_COMPILER = [*shlex.split(emulate.compiler()), "-x", "c"]
+ABSENT = [tool for tool in (C_COMPILER[0], "nm") if shutil.which(tool) is None]
+
+pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"{' and '.join(ABSENT)} not found")
 
 OF_CUDA = re.compile(r"cu(da|art)?[A-Z]|nvrtc|nvml")
 OF_THE_LOADER = {"dlopen", "dlmopen", "dlsym", "dlvsym"}
@@ -100,7 +105,7 @@ def test_a_launch_does_not_reach_a_runtime_that_was_there_first(
     ended = 'int {0}(void) {{ fputs("{0} was reached\\n", stderr); abort(); }}'
     source.write_text("\n".join(["#include <stdio.h>", "#include <stdlib.h>", *map(ended.format, names)]))
     soname = "libcudart.so.13" if module is compiled else "libcuda.so.1"
-    command = ["gcc", "-w", "-fno-builtin", "-shared", "-fPIC", f"-Wl,-soname,{soname}"]
+    command = [*C_COMPILER, "-w", "-fno-builtin", "-shared", "-fPIC", f"-Wl,-soname,{soname}"]
     subprocess.run([*command, str(source), "-o", str(runtime)], check=True)
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", LAUNCHING, str(runtime), loaded.__name__, loaded.__file__],
@@ -131,7 +136,7 @@ def test_a_runtime_that_lacks_a_function_is_not_used(tmp_path: Path) -> None:
     """Loaded here, where torch's runtime may be, it would be whole."""
     source, linked = tmp_path / "lacking.c", tmp_path / "lacking.linked"
     source.write_text("int cudaMemcpy(void);\nint PyInit_lacking(void) { return cudaMemcpy(); }\n")
-    command = ["gcc", "-shared", "-fPIC", *building.HIDING, str(source), "-o", str(linked)]
+    command = [*C_COMPILER, "-shared", "-fPIC", *building.HIDING, str(source), "-o", str(linked)]
     subprocess.run(command, check=True)
     with pytest.raises(RuntimeError, match=r"the rehearsal's runtime is not whole: .*undefined symbol: cudaMemcpy"):
         rehearsal._load_elsewhere(linked)

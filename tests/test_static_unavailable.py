@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from alexkern import cli
-from alexkern.native import objects, report
+from alexkern.native import objects, rehearsal, report
 
 ABSENT = """
 import runpy, sys
@@ -58,6 +58,15 @@ def named_wrongly(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
     return f"nvcc was not found: CUDACXX is {folder}/nvcc"
 
 
+def failing(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    (folder / "nvcc").write_text("#!/bin/sh\necho no license >&2\nexit 1\n")
+    (folder / "nvcc").chmod(0o755)
+    monkeypatch.setenv("CUDACXX", str(folder / "nvcc"))
+    monkeypatch.setattr(objects, "_version", objects._version.__wrapped__)
+    monkeypatch.setattr(rehearsal, "load", rehearsal.load.__wrapped__)
+    return "failed: no license"
+
+
 def without_sources(monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
     monkeypatch.setattr(objects, "find_nvcc", lambda: sys.executable)
     monkeypatch.setattr(objects, "SOURCES", folder)
@@ -73,7 +82,7 @@ def without_pybind11(monkeypatch: pytest.MonkeyPatch, _: Path) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("what", [without_nvcc, named_wrongly, without_sources, without_pybind11])
+@pytest.mark.parametrize("what", [without_nvcc, named_wrongly, failing, without_sources, without_pybind11])
 def test_without_what_cuda_needs(
     what: Callable[[pytest.MonkeyPatch, Path], str],
     command: str,

@@ -47,11 +47,20 @@ def _telling(body: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, or the instantiations as JSON, one a line; 1 where one breaks its budget, 2 without nvcc."""
+    """Print the table, or the instantiations as JSON, one a line; 1 where one breaks its budget, 2 where they
+    cannot be compiled."""
     reason = missing()
     if reason is not None:
         print(f"alexkern: {reason}", file=sys.stderr)
         return 2
+    try:
+        return _report(argv)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _report(argv: Sequence[str] | None) -> int:
     operators = sorted({path.parent.name for path in objects.sources()})
     known = objects.targets()
     parser = argparse.ArgumentParser(prog="python -m alexkern.native.report", description=__doc__.partition("\n")[0])
