@@ -6,6 +6,7 @@ top-level name is refused.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 
@@ -18,6 +19,17 @@ if __name__ != "alexkern.kernels":
 
 MINIMUM_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def why_not_compiled() -> str | None:
+    """Why no kernel can be compiled here for a GPU that need not be there, or None where they can."""
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        return f"triton cannot be imported ({error}): pip install triton, on Linux"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "TRITON_INTERPRET=1 is set, and interpreted kernels do not compile; unset it"
+    return None
 
 
 def missing(device_type: str, dtype: torch.dtype) -> str | None:

@@ -289,7 +289,7 @@ def test_a_launch_goes_to_the_tensors_device_and_its_current_stream(
         def __exit__(self, *_: object) -> None:
             entered.append(-self.index)
 
-    monkeypatch.setattr(native, "_kernel", lambda name, dtype, emulated: (lambda *all: launched.append(all), 2))
+    monkeypatch.setattr(native, "_kernel", lambda name, dtype, device_type: (lambda *all: launched.append(all), 2))
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 1000 + index, raising=False)

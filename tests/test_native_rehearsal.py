@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from alexkern import native
-from alexkern.native import conv2d_relu, dropout, hopper, max_pool2d, objects, rehearsal
+from alexkern.native import conv2d_relu, dropout, hopper, max_pool2d, rehearsal
 
-pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
+pytestmark = pytest.mark.skipif(rehearsal.missing() is not None, reason=f"{rehearsal.missing()}")
 
 INSUFFICIENT_DRIVER, NO_KERNEL_IMAGE = 35, 209
 

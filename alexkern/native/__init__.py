@@ -57,9 +57,9 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
 
     The kernel runs after this has returned, in memory that its arguments point into: the caller keeps those tensors.
     """
-    emulated = tensor.device.type == "cpu"
-    function, element = _kernel(kernel, tensor.dtype, emulated)
-    if emulated:
+    device_type = tensor.device.type
+    function, element = _kernel(kernel, tensor.dtype, device_type)
+    if device_type == "cpu":
         function(element, *arguments, 0)
         return
     index = tensor.get_device()
@@ -74,20 +74,30 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
 
 def compiled(tensor: Tensor) -> Any:
     """The module that serves tensors on this one's device."""
-    return emulate.load() if tensor.device.type == "cpu" else _native.native
+    return _module(tensor.device.type)
+
+
+def _module(device_type: str) -> Any:
+    """A host pointer goes to the emulator and a GPU's to the compiled module, whatever else is there."""
+    if device_type == "cpu":
+        return emulate.load()
+    if device_type == "cuda" and _native.native is not None:
+        return _native.native
+    reason = _native.why_not if device_type == "cuda" else "they run on CUDA tensors and, emulated, on CPU tensors"
+    raise RuntimeError(f"alexkern: the CUDA kernels cannot serve a tensor on {device_type}: {reason}")
 
 
 def module_and_multiprocessors(device: int | None) -> tuple[Any, int]:
     """The module that serves a GPU, None for the emulator, and what the GPU has to run it on."""
     if device is None:
-        return emulate.load(), 1  # block after block, like a GPU of one multiprocessor
-    module: Any = _native.native
+        return _module("cpu"), 1  # block after block, like a GPU of one multiprocessor
+    module = _module("cuda")
     return module, module.device_properties(device).multiprocessors
 
 
 @lru_cache(maxsize=256)
-def _kernel(name: str, dtype: torch.dtype, emulated: bool) -> tuple[Callable[..., None], int]:
-    module: Any = emulate.load() if emulated else _native.native
+def _kernel(name: str, dtype: torch.dtype, device_type: str) -> tuple[Callable[..., None], int]:
+    module = _module(device_type)
     return getattr(module, name), module.elements[str(dtype).removeprefix("torch.")]
 
 

@@ -24,7 +24,17 @@ from types import ModuleType
 
 from alexkern._environment import read
 from alexkern.cache import cache_folder
-from alexkern.native.building import SOURCES, digest, in_parallel, locked, make, remove_old
+from alexkern.native.building import (
+    EXPORTS,
+    HIDING,
+    SOURCES,
+    digest,
+    in_parallel,
+    load_module,
+    locked,
+    make,
+    remove_old,
+)
 
 MODULE = "alexkern_emulated"
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
@@ -107,12 +117,7 @@ def load() -> ModuleType:
     reason = missing()
     if reason is not None:
         raise RuntimeError(f"alexkern: {reason}")
-    path = build(cache_folder("emulator"))
-    spec = importlib.util.spec_from_file_location(MODULE, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(MODULE, build(cache_folder("emulator")))
 
 
 def build(folder: Path) -> Path:
@@ -125,7 +130,7 @@ def build(folder: Path) -> Path:
         for source, command in commands.items()
     }
     link = [*shlex.split(compiler()), "-shared", "-pthread", *BUILDS[chosen()].link]
-    module = folder / f"{MODULE}-{digest(*link, *(path.name for path in objects.values()))}.so"
+    module = folder / f"{MODULE}-{digest(*link, EXPORTS.read_bytes(), *(path.name for path in objects.values()))}.so"
     if module.exists():
         return module
     what = "compiling the kernels for the emulator"
@@ -133,7 +138,7 @@ def build(folder: Path) -> Path:
         absent = [source for source, path in objects.items() if not path.exists()]
         in_parallel(lambda source: make([*commands[source], "-c", str(source)], objects[source], what), absent)
         if not module.exists():
-            make([*link, *map(str, objects.values())], module, what)
+            make([*link, *HIDING, *map(str, objects.values())], module, what)
         remove_old(folder, {module, *objects.values()})
     return module
 
@@ -160,7 +165,8 @@ def _command(source: Path) -> list[str]:
         return [*start, *BUILDS[chosen()].kernels, "-x", "c++"]
     import pybind11
 
-    return [*start, "-O2", f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
+    start += [f"-DALEXKERN_MODULE={MODULE}", "-O2"]
+    return [*start, f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
 
 
 def _placeless(command: list[str]) -> list[str]:
