@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from alexkern import _native
+from alexkern import _native, optional, processor
 from alexkern._nvcc import PLACES, find_nvcc
 
 
@@ -28,6 +28,7 @@ class Info:
     """What `alexkern.info()` found. Printing it gives a report; dataclasses.asdict gives it as data."""
 
     versions: dict[str, str]
+    processor: str
     gpus: tuple[str, ...]
     driver: str
     nvcc: str
@@ -35,12 +36,17 @@ class Info:
     snapshots: str
     services: tuple[Service, ...]
 
-    def __str__(self) -> str:
-        rows = [*self.versions.items()]
+    @property
+    def head(self) -> list[str]:
+        """The lines of the report that are about the machine."""
+        rows = [*self.versions.items(), ("processor", self.processor)]
         rows += [("gpu", gpu) for gpu in self.gpus or ("none",)]
         rows += [("driver", self.driver), ("nvcc", self.nvcc), ("native", self.native)]
         rows += [("snapshots", self.snapshots)]
-        lines = [f"{name:<10}{text}" for name, text in rows]
+        return [f"{name:<12}{text}" for name, text in rows]
+
+    def __str__(self) -> str:
+        lines = self.head
         width = max((len(service.operator) for service in self.services), default=0) + 2
         for service in self.services:
             lines += ["", f"{service.operator:<{width}}served by {service.backend}"]
@@ -61,6 +67,7 @@ def info() -> Info:
     smi = _nvidia_smi()
     return Info(
         versions=_versions(),
+        processor=processor.describe(),
         gpus=_gpus(smi),
         driver=_driver(smi),
         nvcc=_nvcc(),
@@ -91,16 +98,9 @@ def _versions() -> dict[str, str]:
         "alexkern": __version__,
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
         "torch": f"{torch.__version__} ({built})",
-        "triton": _triton(),
+        "triton": optional.version("triton"),
+        "torchvision": optional.version("torchvision"),
     }
-
-
-def _triton() -> str:
-    try:
-        import triton
-    except ImportError as error:
-        return f"none ({error})"
-    return str(triton.__version__)
 
 
 def _gpus(smi: list[list[str]]) -> tuple[str, ...]:
