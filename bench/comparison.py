@@ -79,12 +79,12 @@ class Comparison:
     variants: tuple[Variant, ...]
     setup: Callable[[], Trial]
     seconds: float  # of measuring, where time allows
-    least_s: float = 0.0  # of preparing and checking it beside the calls themselves, about
     images: int | None = None  # per call, of a whole network
     target: Target | None = None  # where it runs, and in what arithmetic, where the run has several
     work: Work = ()  # what the calls cannot do without
     labels: Mapping[str, str | int] = field(default_factory=dict)  # what the pictures find it by: model, layer, batch
     priority: int = 50  # comparisons of smaller ones come first
+    least_s: float = 0.0  # of preparing it at the least, beside calls of known work, about
     graphs: bool = True  # a GPU's latency may be that of a CUDA graph, where the calls can be captured
 
     @property

@@ -25,8 +25,8 @@ HEADINGS = ("what", "alexkern", "images/s", "best peer", "its name", "ratio", "o
 LATENCIES = ("latency", "peer's latency")
 LEGEND = (
     "ratio: peer / alexkern, above 1 alexkern wins; ~: the row decides nothing, for the quartiles overlap or "
-    "there are under 5 rounds. The limit: what the ceilings allow; over 100% the data fit into a cache, which the large "
-    "copy does not."
+    "there are under 5 rounds. The limit: what the ceilings allow; over 100% the data fit into a cache, which the "
+    "large copy does not."
 )
 
 

@@ -26,7 +26,7 @@ COLUMNS = (
 )
 LATENCIES = (("latency", 9, "right"), ("peer's", 9, "right"))  # of ours and of that peer, on a GPU
 LEGEND = """\
-ratio: peer / alexkern, above 1 alexkern wins · ~: decides nothing: quartiles overlap, or under 5 rounds
+ratio: peer / alexkern, above 1 alexkern wins · ~: level, for quartiles overlap, or under 5 rounds
 limit: the share reached of what the ceilings below allow, each operator reading and writing its tensors once"""
 LATENCY_LEGEND = (
     "times: on the device with a cold L2 · latency: from the call to its result, by CUDA graph (* by the call)"

@@ -90,7 +90,7 @@ def test_a_peer_says_what_is_missing():
         def prepare(self, model, example):
             raise NotImplementedError
 
-    assert Absent().missing() == "not installed (pip install a_package_that_is_not_there)"
+    assert Absent().missing() == "a_package_that_is_not_there is not installed (pip install 'alexkern[peers]')"
     assert all(peer.missing() is None for peer in TORCH_PEERS)
 
 
