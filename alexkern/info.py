@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from alexkern import _native
+from alexkern import _native, optional, processor
 from alexkern._nvcc import PLACES, find_nvcc, too_old
 
 
@@ -31,6 +31,7 @@ class Info:
     """What `alexkern.info()` found. Printing it gives a report; dataclasses.asdict gives it as data."""
 
     versions: dict[str, str]
+    processor: str
     gpus: tuple[str, ...]
     driver: str
     nvcc: str
@@ -38,12 +39,17 @@ class Info:
     snapshots: str
     services: tuple[Service, ...]
 
-    def __str__(self) -> str:
-        rows = [*self.versions.items()]
+    @property
+    def head(self) -> list[str]:
+        """The lines of the report that are about the machine."""
+        rows = [*self.versions.items(), ("processor", self.processor)]
         rows += [("gpu", gpu) for gpu in self.gpus or ("none",)]
         rows += [("driver", self.driver), ("nvcc", self.nvcc), ("native", self.native)]
         rows += [("snapshots", self._once(self.snapshots))]
-        lines = [f"{name:<10}{text}" for name, text in rows]
+        return [f"{name:<12}{text}" for name, text in rows]
+
+    def __str__(self) -> str:
+        lines = self.head
         alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
         for service in self.services:
             alike.setdefault((service.backend, tuple(service.why_not.items())), []).append(service.operator)
@@ -71,6 +77,7 @@ def info() -> Info:
     smi = _nvidia_smi()
     return Info(
         versions=_versions(),
+        processor=processor.describe(),
         gpus=_gpus(smi),
         driver=_driver(smi),
         nvcc=_nvcc(),
@@ -113,16 +120,9 @@ def _versions() -> dict[str, str]:
         "alexkern": version(),
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
         "torch": f"{torch.__version__} ({built})",
-        "triton": _triton(),
+        "triton": optional.version("triton"),
+        "torchvision": optional.version("torchvision"),
     }
-
-
-def _triton() -> str:
-    try:
-        import triton
-    except ImportError as error:
-        return f"none ({error})"
-    return str(triton.__version__)
 
 
 def _gpus(smi: list[list[str]]) -> tuple[str, ...]:

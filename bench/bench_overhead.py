@@ -23,7 +23,7 @@ from alexkern.bench.priority import FIRST
 from alexkern.bench.timing import Call
 from alexkern.ops import seed
 
-SECONDS = 0.3
+SECONDS, LEAST_S = 0.3, 0.1
 ROUTES = ("no grad", "grad", "dispatcher")
 ONE, NONE, TWO, THREE = (1, 1), (0, 0), (2, 2), (3, 3)
 IMAGE, FILTER, ROWS, MATRIX = (1, 8, 9, 9), (8, 8, 3, 3), (8, 16), (16, 16)
@@ -59,6 +59,7 @@ def overheads(options: Options) -> Iterable[Comparison]:
                 variants=(Variant("alexkern", ours=True), Variant("backend alone")),
                 setup=partial(_trial, operator, route, options.target),
                 seconds=SECONDS,
+                least_s=LEAST_S,
                 priority=FIRST["overhead"],
             )
 

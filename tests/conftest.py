@@ -17,11 +17,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest  # noqa: E402
 
+import alexkern  # noqa: E402
+from alexkern.bench.storage import make_no_empty_folder  # noqa: E402
 from support.backends import describe_backends  # noqa: E402
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    make_no_empty_folder(config)
+
+
 def pytest_report_header() -> list[str]:
-    return describe_backends()
+    return [*alexkern.info().head, *describe_backends()]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ from alexkern.bench.comparison import Failure, Variant, compare
 from alexkern.bench.layers import LAYERS, Dropout, Normalization, Pooling, Target
 from alexkern.bench.memory import SavedBytes, peak_bytes
 from alexkern.bench.operators import PASSES, Operator, _trial
+from alexkern.bench.schedule import UNLIMITED
 from alexkern.bench.timing import CpuTimer, Samples
 from support.bench_records import CPU, comparison
 
@@ -26,7 +27,7 @@ def test_contenders_that_fail_or_are_wrong_or_absent_are_named_and_not_timed():
     subject = comparison(**calls)
     absent = Variant("absent", missing=lambda: "not installed (pip install absent)")
     subject = dataclasses.replace(subject, variants=(*subject.variants, absent))
-    outcomes = compare(subject, [*calls, "absent"], CpuTimer(), 0.0)
+    outcomes = compare(subject, [*calls, "absent"], CpuTimer(), UNLIMITED)
     assert isinstance(outcomes["alexkern"], Samples)
     assert outcomes["broken"] == Failure("RuntimeError: no such device")
     assert outcomes["absent"] == Failure("not installed (pip install absent)")

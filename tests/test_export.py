@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +14,10 @@ from alexkern import cli
 from alexkern import export as exporting
 from alexkern.export import ExportError, export
 from alexkern.models import MODELS, AlexNet, ImageClassification, save_weights
+from alexkern.optional import why_missing
 from support.tiny import Tiny, tiny
 
-HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+NO_ONNX = next(filter(None, map(why_missing, ("onnx", "onnxscript", "onnxruntime"))), None)
 
 
 @pytest.fixture
@@ -75,13 +75,13 @@ def test_torchvision_gets_its_own_names(tmp_path: Path) -> None:
     numbers = [*(f"features.{n}" for n in (0, 3, 6, 8, 10)), *(f"classifier.{n}" for n in (1, 4, 6))]
     assert list(found) == [f"{name}.{kind}" for name in numbers for kind in ("weight", "bias")]
     assert found["features.3.weight"].shape == (192, 64, 5, 5) and found["classifier.6.weight"].shape == (4, 4096)
-    if importlib.util.find_spec("torchvision"):
+    if why_missing("torchvision") is None:
         from torchvision.models import alexnet
 
         alexnet(num_classes=4).load_state_dict(found)
 
 
-@pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
+@pytest.mark.skipif(NO_ONNX is not None, reason=str(NO_ONNX))
 def test_onnx_runtime_gives_the_same_logits(model: Tiny, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -95,9 +95,9 @@ def test_onnx_runtime_gives_the_same_logits(model: Tiny, tmp_path: Path) -> None
 
 
 def test_onnx_that_is_not_installed(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name) or name)
-    with pytest.raises(ExportError, match=r"^onnxscript is not installed \(pip install 'alexkern\[peers\]'\)$"):
+    reasons = {"onnx": None, "onnxscript": "onnxscript is not installed (pip install it)"}
+    monkeypatch.setattr(exporting, "why_missing", lambda name, install: reasons[name])
+    with pytest.raises(ExportError, match=r"^onnxscript is not installed \(pip install it\)$"):
         export(model, "onnx", tmp_path / "m.onnx")
 
 

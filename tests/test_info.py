@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import alexkern
-from alexkern import _native, dispatch
+from alexkern import _native, dispatch, processor
 from alexkern._sources import digest
 
 info_module = sys.modules["alexkern.info"]  # the package's attribute of that name is the function
@@ -138,7 +138,7 @@ def test_nothing_there(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found.gpus, found.driver, found.native) == ((), "none", "none: a reason")
     assert found.snapshots == "on a CPU with oneDNN's convolutions alone: a reason"
     assert found.nvcc.startswith("none (looked at CUDACXX, CUDA_HOME, CUDA_PATH, PATH and ")
-    assert "gpu       none\n" in str(found)
+    assert "gpu         none\n" in str(found)
 
 
 def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +175,17 @@ def test_gpus_that_torch_uses(empty_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = alexkern.info()
     assert found.gpus == ("GPU A, compute capability 9.0, 141 GiB, 132 SMs",)
     assert found.driver == "unknown (there is no nvidia-smi to ask)"
+
+
+def test_the_processor_and_a_torchvision_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "torchvision does not import: operator torchvision::nms does not exist"
+    monkeypatch.setattr("alexkern.optional.why_missing", lambda package: reason if package == "torchvision" else None)
+    found = alexkern.info()
+    assert found.versions["torchvision"] == f"none ({reason})"
+    assert f"torchvision none ({reason})\n" in str(found)
+    assert f"processor   {processor.name()} (torch uses {torch.backends.cpu.get_cpu_capability()}; " in str(found)
+    assert set(processor.flags()) <= set(processor.TELLING_FLAGS)
+    assert found.head == str(found).split("\n\n")[0].splitlines()
 
 
 @pytest.mark.parametrize("says", ["exit 9", "echo 'Failed to initialize NVML'", "echo 'a, b'"])
