@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alexkern.models import AlexNet
+from alexkern.optional import why_not
 
 TORCHVISION_TWIN = "alexnet"  # the network of which torchvision has the very same
 SUFFIXES = {"torchvision": ".pth", "onnx": ".onnx", "torch-export": ".pt2"}
@@ -35,8 +35,8 @@ def export(model: AlexNet, form: str, path: str | os.PathLike[str], size: int | 
         size: height and width in pixels of the images; default: the crop of `model.transforms()`.
 
     Raises:
-        ExportError: another network than torchvision's, onnx or onnxscript not installed, or a file name or folder
-            that does not fit.
+        ExportError: another network than torchvision's, onnx or onnxscript not installed or broken, or a file name or
+            folder that does not fit.
     """
     path = Path(path)
     if form not in SUFFIXES:
@@ -47,9 +47,10 @@ def export(model: AlexNet, form: str, path: str | os.PathLike[str], size: int | 
         raise ExportError(f"{path}: no such folder {path.parent}")
     if form == "torchvision" and model.name != TORCHVISION_TWIN:
         raise ExportError(f"torchvision has no {model.name}: its alexnet has other layers; wanted {TORCHVISION_TWIN}")
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if form == "onnx" and missing:
-        raise ExportError(f"{' and '.join(missing)} is not installed (pip install onnx onnxscript)")
+    for name in ("onnx", "onnxscript") if form == "onnx" else ():
+        reason = why_not(name)
+        if reason is not None:
+            raise ExportError(f"{reason} (pip install onnx onnxscript)")
     parameter = next(model.parameters())
     size = model.transforms().crop_size if size is None else size
     # Two images: a batch of one would be taken for a size that never changes.
