@@ -104,7 +104,7 @@ def amend(
 ) -> None:  # fmt: skip
     """Amends output (N, K, P, Q), or, `pooled`, that of 3x3 windows of stride 2 over it, with its offsets if any.
 
-    Told that a thread may have all of its registers, ptxas takes 52 to 76. Left alone it aims at more blocks, and may spill.
+    ptxas aims at more blocks and may spill for it; told that a thread may have all of its registers, it takes 52 to 76.
     """
     rows, columns = output.shape[2:]
     amend_kernel[(output.shape[0] * cdiv(rows, LINES),)](
