@@ -19,7 +19,7 @@ def why_missing(package: str, install: str = "") -> str | None:
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name == package:
+        if f"{package}.".startswith(f"{error.name}."):
             return f"{package} is not installed" + (f" ({install})" if install else "")
         return _broken(package, error)
     except Exception as error:

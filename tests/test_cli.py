@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 import alexkern
 from alexkern import cli
 from alexkern.commands import classify
 from alexkern.models import MODELS, AlexNet, ImageClassification, alexnet, save_weights
+from support.optional import need
 
 CLASSES = ("temple", "dahlia", "[red]fox[/red]", "snow\x1b[2Jow l", "ash", "birch", "elm")
 
@@ -64,7 +64,7 @@ def bare_tensors(name: str) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def photos(folder) -> list[Path]:
     """The two photographs that scikit-learn ships, as a JPEG and a PNG file."""
-    china, flower = load_sample_images().images
+    china, flower = need("sklearn.datasets").load_sample_images().images
     paths = [folder / "photos" / "china.jpg", folder / "photos" / "flower.png"]
     paths[0].parent.mkdir()
     for path, pixels in zip(paths, (china, flower), strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexkern import optional
+from support.optional import need
 
 SOURCES = [
     ("__version__ = '1.2'", None),
@@ -44,3 +45,18 @@ def test_a_broken_package_is_tried_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_nothing_to_install_is_nothing_said() -> None:
     assert optional.why_missing("a_package_that_is_nowhere") == "a_package_that_is_nowhere is not installed"
+
+
+def test_a_test_that_needs_a_package_is_skipped_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "optional_broken.py").write_text("raise RuntimeError('operator x::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, reason in (
+        ("optional_broken", "optional_broken does not import: operator x::nms does not exist"),
+        ("a_package_that_is_nowhere.part", "a_package_that_is_nowhere.part is not installed"),
+    ):
+        with pytest.raises(pytest.skip.Exception) as skip:
+            need(name)
+        assert str(skip.value) == reason and skip.value.allow_module_level
+    assert need("math").floor(2.5) == 2

@@ -9,7 +9,9 @@ from types import ModuleType
 import pytest
 import torch
 
-pytest.importorskip("triton")
+from support.optional import need
+
+need("triton")
 
 from alexkern.kernels import (  # noqa: E402
     conv2d_relu,

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("triton")
+from support.optional import need
+
+need("triton")
 
 from alexkern import cli  # noqa: E402
 from alexkern.kernels import config  # noqa: E402
