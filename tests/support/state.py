@@ -48,13 +48,15 @@ STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "torch's matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     "the convolutions' precision": (_precisions, _set_precisions),
     "the current folder": (os.getcwd, os.chdir),
-    "the environment": (_environment, _set_environment),
 }
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within the block caches are empty and random numbers seeded; what the block left changed is named at its end."""
+    """Within the block caches are empty and random numbers seeded; what the block left changed is named at its end.
+
+    The environment is put back without a word: torch's compiler writes into it.
+    """
     dispatch._resolved.clear()
     dispatch._warned.clear()
     random.seed(SEED)
@@ -62,7 +64,9 @@ def kept() -> Iterator[None]:
     # torch.manual_seed formats a stack trace where CUDA has not started: as long as a small test.
     (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(SEED)
     before = {what: read() for what, (read, _) in STATE.items()}
+    environment = _environment()
     yield
+    _set_environment(environment)
     changed = [what for what, (read, _) in STATE.items() if read() != before[what]]
     for what in changed:
         STATE[what][1](before[what])
