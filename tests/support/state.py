@@ -15,6 +15,8 @@ import alexkern
 from alexkern import dispatch
 
 SEED = 20120930
+TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "25"}
+COLORS = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 def _environment() -> dict[str, str]:
@@ -53,7 +55,7 @@ STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within the block caches are empty and random numbers seeded; what the block left changed is named at its end.
+    """Within the block caches are empty, random numbers seeded and terminals plain; what it left changed is named.
 
     The environment is put back without a word: torch's compiler writes into it.
     """
@@ -65,6 +67,7 @@ def kept() -> Iterator[None]:
     (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(SEED)
     before = {what: read() for what, (read, _) in STATE.items()}
     environment = _environment()
+    _set_environment({name: value for name, value in environment.items() if name not in COLORS} | TERMINAL)
     yield
     _set_environment(environment)
     changed = [what for what, (read, _) in STATE.items() if read() != before[what]]
