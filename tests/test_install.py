@@ -189,6 +189,7 @@ def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(t
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.full
 @needs_nvcc
 def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
@@ -223,6 +224,7 @@ def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> Non
     assert "for sm_80, compute_80; needs a driver for CUDA" in done.stdout
 
 
+@pytest.mark.full
 @needs_nvcc
 def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree: Path, tmp_path: Path) -> None:
     tree = built_tree
