@@ -1,13 +1,14 @@
 PYTHON ?= python3
 CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-full test-triton bench lint format
+.PHONY: help build test test-full test-torch test-triton bench lint format
 
 help:
 	@echo "make build      install alexkern from this tree, with the tools of a developer"
 	@echo "make test       the quick tests"
 	@echo "make test-full  all of them"
-	@echo "make test-triton  the quick tests of the Triton kernels, for another version of Triton"
+	@echo "make test-torch TORCH=2.13.0   the quick tests on another torch, in an environment of its own"
+	@echo "make test-triton TRITON=3.9.0  those of the Triton kernels on another Triton, likewise"
 	@echo "make bench      who wins by how much"
 	@echo "make lint       ruff, mypy and clang-format, changing nothing"
 	@echo "make format     the changes that lint asks for, where a tool can make them"
@@ -21,8 +22,12 @@ test:
 test-full:
 	$(PYTHON) -m pytest -m "full or not full"
 
+test-torch:
+	PYTHON=$(PYTHON) .ci/test-with torch==$(TORCH) -n 2 $(PYTEST_ARGS)
+
 test-triton:
-	$(PYTHON) -m pytest tests/conformance tests/test_aot.py tests/test_triton_*.py -k "triton or aot"
+	PYTHON=$(PYTHON) .ci/test-with triton==$(TRITON) -n 2 -k "triton or aot" \
+		tests/conformance tests/test_aot.py tests/test_triton_*.py $(PYTEST_ARGS)
 
 bench:
 	$(PYTHON) -m pytest bench/

@@ -1,16 +1,16 @@
 """alexkern: hand-tuned kernels for AlexNet-shaped convolutional networks."""
 
 from alexkern import functional, models, nn
-from alexkern.dispatch import BackendUnavailable, backend, current_backend, set_backend
-from alexkern.errors import ArgumentError
+from alexkern._version import __version__
+from alexkern.dispatch import backend, current_backend, set_backend
+from alexkern.errors import ArgumentError, BackendUnavailable
 from alexkern.frozen import freeze
 from alexkern.fuse import fuse
 from alexkern.graph import graph
 from alexkern.info import info
 
-__version__ = "0.1.0"
-
 __all__ = [
+    "__version__",
     "ArgumentError",
     "BackendUnavailable",
     "backend",

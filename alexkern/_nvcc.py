@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 
 DEFAULT_ROOT = "/usr/local/cuda"
 PLACES = f"CUDACXX, CUDA_HOME, CUDA_PATH, PATH and {DEFAULT_ROOT}"
+
+NOT_BUILT = "_not_built"  # beside this file: where setup.py writes why it built no native module
+MINIMUM = (12, 5)  # the first with cudaGetDriverEntryPointByVersion, which csrc/cuda/ptx/tensor_map.cuh calls
+
+
+def release(nvcc: str) -> tuple[int, int] | None:
+    """The CUDA release of a compiler; None where it does not say."""
+    try:
+        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"release (\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def too_old(nvcc: str) -> str | None:
+    """What is wrong with a compiler that is older than the kernels need; None with one that is not, or does not say."""
+    found = release(nvcc)
+    if found is None or found >= MINIMUM:
+        return None
+    return f"{nvcc} is of CUDA {found[0]}.{found[1]}, and the kernels need {MINIMUM[0]}.{MINIMUM[1]} or newer"
 
 
 def find_nvcc() -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, NoReturn
 
-from alexkern.commands import CommandError, augment, bench, classify, export, info, printable, train, tune
+from alexkern.commands import augment, bench, classify, export, guarded, info, train, tune
+from alexkern.info import version
 
 COMMANDS = {
     "info": info,
@@ -17,29 +19,39 @@ COMMANDS = {
     "export": export,
     "tune": tune,
 }
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # what a shell gives for a program ended by Ctrl-C
+
+
+class _Version(argparse.Action):
+    """What argparse's own "version" does, but looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(f"alexkern {version()}")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 where benchmarks failed, 2 for bad input, 130 for Ctrl-C."""
+    """Run one command and return its exit status.
+
+    0, 1 where benchmarks failed, 2 for bad input, 130 for Ctrl-C, 141 where nobody reads what it prints.
+    """
+    return guarded("alexkern", partial(_main, argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args, unknown = parser.parse_known_args(argv)
     if args.command == "bench":
         args.pytest_args = unknown
     elif unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    try:
-        return COMMANDS[args.command].run(args)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except CommandError as error:
-        print(f"alexkern {args.command}: {printable(str(error))}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return guarded(f"alexkern {args.command}", partial(COMMANDS[args.command].run, args))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="alexkern", description="Hand-tuned kernels for AlexNet-shaped networks.")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print alexkern's version, and where it is not installed"
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         # Abbreviations would swallow options that are meant for pytest.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,35 +16,29 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from alexkern._environment import BACKENDS, Backend, read
+from alexkern.errors import BackendUnavailable
+
 # In the order in which "auto" asks them; which of the two GPU backends is faster has not been measured. Each package
 # has one module an operator, with the same forward and backward in it.
 PACKAGES = {"cuda": "alexkern.backends.cuda", "triton": "alexkern.kernels", "torch": "alexkern.backends.torch"}
-SETTINGS = ("auto", *PACKAGES)
 
 
-class BackendUnavailable(RuntimeError):
-    """The backend asked for cannot serve this call; the message says what is missing and what to install."""
-
-
-def _checked(name: str, source: str) -> str:
-    if name not in SETTINGS:
-        raise ValueError(f"{source}: backend must be one of {', '.join(SETTINGS)}, got {name!r}")
-    return name
-
-
-_setting = _checked(os.environ.get("ALEXKERN_BACKEND", "auto"), "ALEXKERN_BACKEND")
+_setting: Backend = read("ALEXKERN_BACKEND")
 _resolved: dict[tuple[str, str, torch.device, torch.dtype], ModuleType] = {}
 _warned: set[str] = set()
 
 
-def set_backend(name: str) -> None:
+def set_backend(name: Backend) -> None:
     """Choose the backend of every later call in this process: "auto", "cuda", "triton" or "torch"."""
     global _setting
-    _setting = _checked(name, "alexkern.set_backend")
+    if name not in BACKENDS:
+        raise ValueError(f"alexkern.set_backend: backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    _setting = name
 
 
 @contextmanager
-def backend(name: str) -> Iterator[None]:
+def backend(name: Backend) -> Iterator[None]:
     """Choose the backend within a `with` block, for the whole process: "auto", "cuda", "triton" or "torch".
 
     A backward pass uses the backend that its forward used, wherever it runs.
@@ -58,7 +51,7 @@ def backend(name: str) -> Iterator[None]:
         set_backend(before)
 
 
-def current_backend() -> str:
+def current_backend() -> Backend:
     """The setting in force: "auto" or a backend's name."""
     return _setting
 

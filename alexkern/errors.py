@@ -1,6 +1,10 @@
-"""The errors an operator raises about its arguments."""
+"""What alexkern raises, and how an error is shown."""
 
 from __future__ import annotations
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend asked for cannot serve this call; the message says what is missing and what to install."""
 
 
 class ArgumentError(ValueError, RuntimeError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from alexkern.models import AlexNet
+from alexkern.optional import PEERS, why_missing
 
 TORCHVISION_TWIN = "alexnet"  # the network of which torchvision has the very same
 SUFFIXES = {"torchvision": ".pth", "onnx": ".onnx", "torch-export": ".pt2"}
+NEEDED = {"onnx": ("onnx", "onnxscript")}  # packages
 INPUT, OUTPUT = "images", "logits"
 
 
@@ -35,8 +36,8 @@ def export(model: AlexNet, form: str, path: str | os.PathLike[str], size: int | 
         size: height and width in pixels of the images; default: the crop of `model.transforms()`.
 
     Raises:
-        ExportError: another network than torchvision's, onnx or onnxscript not installed, or a file name or folder
-            that does not fit.
+        ExportError: another network than torchvision's, onnx or onnxscript that does not import, or a file name or
+            folder that does not fit.
     """
     path = Path(path)
     if form not in SUFFIXES:
@@ -47,9 +48,10 @@ def export(model: AlexNet, form: str, path: str | os.PathLike[str], size: int | 
         raise ExportError(f"{path}: no such folder {path.parent}")
     if form == "torchvision" and model.name != TORCHVISION_TWIN:
         raise ExportError(f"torchvision has no {model.name}: its alexnet has other layers; wanted {TORCHVISION_TWIN}")
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if form == "onnx" and missing:
-        raise ExportError(f"{' and '.join(missing)} is not installed (pip install onnx onnxscript)")
+    for package in NEEDED.get(form, ()):
+        reason = why_missing(package, PEERS)
+        if reason:
+            raise ExportError(reason)
     parameter = next(model.parameters())
     size = model.transforms().crop_size if size is None else size
     # Two images: a batch of one would be taken for a size that never changes.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 
 import torch
 
-from alexkern._nvcc import PLACES, find_nvcc
+from alexkern import optional, processor
+from alexkern._nvcc import PLACES, find_nvcc, too_old
+from alexkern._version import __version__
 from alexkern.backends import extension
 
 
@@ -28,6 +33,7 @@ class Info:
     """What `alexkern.info()` found. Printing it gives a report; dataclasses.asdict gives it as data."""
 
     versions: dict[str, str]
+    processor: str
     gpus: tuple[str, ...]
     driver: str
     nvcc: str
@@ -35,17 +41,29 @@ class Info:
     snapshots: str
     services: tuple[Service, ...]
 
-    def __str__(self) -> str:
-        rows = [*self.versions.items()]
+    @property
+    def head(self) -> list[str]:
+        """The lines of the report that are about the machine."""
+        rows = [*self.versions.items(), ("processor", self.processor)]
         rows += [("gpu", gpu) for gpu in self.gpus or ("none",)]
         rows += [("driver", self.driver), ("nvcc", self.nvcc), ("native", self.native)]
-        rows += [("snapshots", self.snapshots)]
-        lines = [f"{name:<10}{text}" for name, text in rows]
-        width = max((len(service.operator) for service in self.services), default=0) + 2
+        rows += [("snapshots", self._once(self.snapshots))]
+        return [f"{name:<12}{text}" for name, text in rows]
+
+    def __str__(self) -> str:
+        lines = self.head
+        alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
         for service in self.services:
-            lines += ["", f"{service.operator:<{width}}served by {service.backend}"]
-            lines += [f"{'':<{width}}not by {name}: {reason}" for name, reason in service.why_not.items()]
+            alike.setdefault((service.backend, tuple(service.why_not.items())), []).append(service.operator)
+        for (backend, why_not), operators in alike.items():
+            lines += ["", ", ".join(operators), f"  served by {backend}"]
+            lines += [f"  not by {name}: {self._once(reason)}" for name, reason in why_not]
         return "\n".join(lines)
+
+    def _once(self, text: str) -> str:
+        """The text without the reason why there is no native module, which stands above it."""
+        reason = self.native.removeprefix("none: ")
+        return text if reason == self.native else text.replace(reason, "there is no native module")
 
     __repr__ = __str__
 
@@ -62,6 +80,7 @@ def info() -> Info:
     smi = _nvidia_smi()
     return Info(
         versions=_versions(),
+        processor=processor.describe(),
         gpus=_gpus(smi),
         driver=_driver(smi),
         nvcc=_nvcc(),
@@ -80,28 +99,31 @@ def _snapshots() -> str:
     return f"on a CPU with oneDNN's convolutions alone: {reason}"
 
 
-def _versions() -> dict[str, str]:
-    from alexkern import __version__
+def version() -> str:
+    """alexkern's version, and where it is if it was never installed."""
+    root = Path(__file__).resolve().parents[1]
+    for distribution in metadata.distributions(name="alexkern"):
+        if distribution.read_text("RECORD") is None:  # what a build leaves in the tree, and no install
+            continue
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if Path(str(distribution.locate_file(""))).resolve() == root or origin.get("url") == root.as_uri():
+            return __version__
+    return f"{__version__} (not installed: {root})"
 
+
+def _versions() -> dict[str, str]:
     if torch.version.cuda:
         usable = "" if torch.cuda.is_available() else ", which it cannot use here"
         built = f"built for CUDA {torch.version.cuda}{usable}"
     else:
         built = f"built for ROCm {torch.version.hip}" if torch.version.hip else "built without CUDA"
     return {
-        "alexkern": __version__,
+        "alexkern": version(),
         "python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
         "torch": f"{torch.__version__} ({built})",
-        "triton": _triton(),
+        "triton": optional.version("triton"),
+        "torchvision": optional.version("torchvision"),
     }
-
-
-def _triton() -> str:
-    try:
-        import triton
-    except ImportError as error:
-        return f"none ({error})"
-    return str(triton.__version__)
 
 
 def _gpus(smi: list[list[str]]) -> tuple[str, ...]:
@@ -144,7 +166,10 @@ def _nvcc() -> str:
     if isinstance(output, Exception):
         return f"{program}, which does not run: {output}"
     release = re.search(r"release ([\d.]+)", output)
-    return f"{program} (CUDA {release[1]})" if release else program
+    if not release:
+        return program
+    problem = f"; {too_old(program)}" if too_old(program) else ""
+    return f"{program} (CUDA {release[1]}){problem}"
 
 
 def _native_module() -> str:

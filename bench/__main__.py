@@ -2,7 +2,7 @@
 
 import sys
 
-from alexkern.bench.run import main
+from alexkern.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["bench", *sys.argv[1:]]))

@@ -22,7 +22,7 @@ from alexkern.bench.timing import Call
 from alexkern.ops import seed
 from alexkern.ops.registry import OPERATORS
 
-SECONDS = 0.3
+SECONDS, LEAST_S = 0.3, 0.1
 ROUTES = ("no grad", "grad", "dispatcher")
 
 
@@ -36,6 +36,7 @@ def overheads(options: Options) -> Iterable[Comparison]:
                 variants=(Variant("alexkern", ours=True), Variant("backend alone")),
                 setup=partial(_trial, operator, route, options.target),
                 seconds=SECONDS,
+                least_s=LEAST_S,
                 priority=FIRST["overhead"],
             )
 

@@ -20,7 +20,7 @@ from alexkern.backends import cuda
 from alexkern.bench.checks import check_close
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import LAYERS, Convolution, Target
-from alexkern.bench.operators import CUDNN, SECONDS, TORCH, laid_out
+from alexkern.bench.operators import CUDNN, LEAST_S, SECONDS, TORCH, laid_out
 from alexkern.bench.options import Options
 from alexkern.bench.ours import served_by
 from alexkern.bench.priority import importance
@@ -70,6 +70,7 @@ def first_layers(options: Options) -> Iterable[Comparison]:
                 variants=(Variant("alexkern cuda", ours=True), *map(Variant, (*TORCH, CUDNN))),
                 setup=partial(_trial, source, layer, batch, target),
                 seconds=SECONDS[target.device.type],
+                least_s=LEAST_S,
                 target=target,
                 work=_work(source, layer, batch, target),
                 priority=importance("operator", options, target, model),

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alexkern.bench.comparison import Kind
 from alexkern.bench.machine import describe_machine
 from alexkern.bench.record import Entry, Measured, Record
 from alexkern.bench.rows import number
@@ -35,10 +36,10 @@ class Change:
 
     @property
     def noisy(self) -> bool:
-        """Whether the spread exceeds the difference."""
-        if self.before.median is None or self.after.median is None:
+        """Whether the samples do not decide it. Counts are exact."""
+        if self.ratio is None or self.entry.kind is Kind.COUNT:
             return False
-        return max(self.before.spread, self.after.spread) > abs(self.before.median - self.after.median)
+        return not self.after.differs_from(self.before)
 
 
 def changes(before: Record, after: Record) -> Iterator[Change]:
@@ -76,7 +77,7 @@ def render(before: Record, after: Record, *, color: bool = False) -> str:
     ratios = [ratio for ratio in decided if ratio is not None]
     faster = sum(ratio > 1 for ratio in ratios)
     console.print(f"[bold]alexkern: {faster} better, {len(ratios) - faster} worse[/], the others within their spread")
-    console.print("ratio: before / after, above 1 is better · ~: the spread (IQR) exceeds the difference")
+    console.print("ratio: before / after, above 1 is better · ~: the samples do not decide it")
     return output.getvalue()
 
 

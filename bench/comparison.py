@@ -5,15 +5,18 @@ from __future__ import annotations
 import gc
 import random
 import re
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from alexkern.bench.budget import UNLIMITED, Budget
 from alexkern.bench.layers import Target
 from alexkern.bench.timing import Call, Samples, Timer, measure
 from alexkern.bench.work import Work
@@ -54,7 +57,7 @@ class Variant:
     ours: bool = False
     missing: Callable[[], str | None] = lambda: None  # why it cannot run here, and what to install
     restless: bool = False  # its threads go on spinning after a call
-    prepare_s: float = 0.0  # of preparing it, about: not begun where less time is left
+    prepare_s: float = 0.0  # of preparing it, about
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Comparison:
     work: Work = ()  # what the calls cannot do without
     labels: Mapping[str, str | int] = field(default_factory=dict)  # what the pictures find it by: model, layer, batch
     priority: int = 50  # comparisons of smaller ones come first
+    least_s: float = 0.0  # of preparing it at the least, beside calls of known work, about
     graphs: bool = True  # a GPU's latency may be that of a CUDA graph, where the calls can be captured
 
     @property
@@ -146,8 +150,20 @@ def describe(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def prepare_checked(comparison: Comparison, names: Collection[str]) -> tuple[dict[str, Call], dict[str, Failure]]:
-    """Builds the named variants and runs each once against the reference: the calls fit to time, and the failures."""
+def prepare_checked(
+    comparison: Comparison,
+    names: Collection[str],
+    budget: Budget = UNLIMITED,
+    now: Callable[[], float] = time.perf_counter,
+) -> tuple[dict[str, Call], dict[str, Failure], dict[str, float]]:
+    """Builds the named variants and runs each once against the reference.
+
+    Returns the calls fit to time, the failures, and how long the calls took by the clock `now`, but for those whose
+    first call compiles.
+
+    Ours and one peer always; the other peers as the budget affords them, those first that are quickly prepared.
+    """
+    took: dict[str, float] = {}
     calls: dict[str, Call] = {}
     failures: dict[str, Failure] = {}
     # What earlier comparisons compiled would count against the limit of recompilations, and holds on to their networks.
@@ -155,48 +171,55 @@ def prepare_checked(comparison: Comparison, names: Collection[str]) -> tuple[dic
     if comparison.kind is Kind.NETWORK:
         gc.collect()
     trial = comparison.setup()
-    for name in names:
-        missing = comparison.variant(name).missing()
+    for variant in sorted(map(comparison.variant, names), key=lambda variant: (not variant.ours, variant.prepare_s)):
+        name = variant.name
+        missing = variant.missing()
         if missing is not None:
             failures[name] = Failure(missing)
             continue
+        has_peer = any(not comparison.variant(other).ours for other in calls)
+        if has_peer and not variant.ours and not budget.affords(variant.prepare_s, max(took.values(), default=0.0)):
+            failures[name] = Failure(budget.late)
+            continue
         try:
             # What a peer's own libraries warn about is not for the reader of this comparison.
-            with nullcontext() if comparison.variant(name).ours else quiet():
+            with nullcontext() if variant.ours else quiet():
                 call = trial.prepare(name)
-                trial.check(name, call())
-            calls[name] = call
+                start = now()
+                result = call()
+                if not variant.prepare_s:
+                    took[name] = now() - start
+                trial.check(name, result)
+            calls[name] = partial(_again, result) if comparison.kind is Kind.COUNT else call
         except Exception as error:
             failures[name] = Failure(describe(error))
-    return calls, failures
+    return calls, failures, took
+
+
+def _again(count: object) -> object:
+    """In place of a call that counts: it gives the same in every run."""
+    return count
 
 
 def compare(
-    comparison: Comparison, names: Collection[str], timer: Timer, budget_s: float, rng: random.Random | None = None
+    comparison: Comparison, names: Collection[str], timer: Timer, budget: Budget, rng: random.Random | None = None
 ) -> dict[str, Outcome]:
     """Carries out a comparison between the named variants."""
     with comparison.target.precision() if comparison.target else nullcontext():
-        return _compare(comparison, names, timer, budget_s, rng)
+        return _compare(comparison, names, timer, budget, rng)
 
 
 def _compare(
-    comparison: Comparison, names: Collection[str], timer: Timer, budget_s: float, rng: random.Random | None
+    comparison: Comparison, names: Collection[str], timer: Timer, budget: Budget, rng: random.Random | None
 ) -> dict[str, Outcome]:
-    calls, failures = prepare_checked(comparison, names)
+    calls, failures, took = prepare_checked(comparison, names, budget, timer.now)
     if comparison.kind is Kind.COUNT:
-        return {name: failures.get(name) or _counted(calls[name]) for name in names}
+        return {name: failures.get(name) or Samples((float(calls[name]()),)) for name in names}  # type: ignore[arg-type]
     restless = {name for name in calls if comparison.variant(name).restless}
     # Waking a pool of threads costs more than the call that an overhead is measured on.
     with threads(1 if comparison.kind is Kind.OVERHEAD else torch.get_num_threads()):
-        times = measure(calls, timer, budget_s, restless=restless, rng=rng)
+        times = measure(calls, timer, budget.measuring, enough_s=budget.enough, took=took, restless=restless, rng=rng)
     outcomes: dict[str, Outcome] = dict(failures)
     for name, result in times.items():
         outcomes[name] = Failure(describe(result)) if isinstance(result, Exception) else result
     return {name: outcomes[name] for name in names}
-
-
-def _counted(call: Call) -> Outcome:
-    try:
-        return Samples((float(call()),))  # type: ignore[arg-type]
-    except Exception as error:
-        return Failure(describe(error))

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+import alexkern
 from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, prepare_checked
 from alexkern.bench.machine import machine_facts
 from alexkern.bench.options import Options, add_options
 from alexkern.bench.replay import replay_clock
 from alexkern.bench.session import Run
+from alexkern.bench.storage import make_no_empty_folder
 from alexkern.bench.timing import Samples
 
 RUN = pytest.StashKey[Run]()
@@ -26,7 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser.getgroup("comparison", "what alexkern is compared with, and on what"))
 
 
+def pytest_report_header() -> list[str]:
+    return alexkern.info().head
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    make_no_empty_folder(config)
     run = config.stash[RUN] = Run(Options.read(config))
     if run.options.clock == "cpu":
         torch.set_num_threads(1)  # several would count their waiting for each other
@@ -80,11 +87,11 @@ def report(request: pytest.FixtureRequest, what: str, variant: str, benchmark: A
 
     def report() -> None:
         if benchmark.disabled:
-            _, failures = benchmark.pedantic(prepare_checked, args=(comparison, [variant]))
-            _succeeded(run, comparison, variant, failures.get(variant))
+            _, failures, _ = benchmark.pedantic(prepare_checked, args=(comparison, [variant]))
+            _succeeded(comparison, variant, failures.get(variant))
             return
         outcome = run.outcome(comparison.group, variant)
-        _succeeded(run, comparison, variant, outcome)
+        _succeeded(comparison, variant, outcome)
         benchmark.extra_info.update(section=comparison.section, what=what, variant=variant, images=comparison.images)
         replay_clock.replay(benchmark, outcome.seconds)
 
@@ -98,15 +105,15 @@ def count(request: pytest.FixtureRequest, what: str, variant: str) -> Callable[[
     comparison = run.comparisons[_group(request.node)]
 
     def count() -> None:
-        _succeeded(run, comparison, variant, run.outcome(comparison.group, variant))
+        _succeeded(comparison, variant, run.outcome(comparison.group, variant))
 
     return count
 
 
-def _succeeded(run: Run, comparison: Comparison, variant: str, outcome: Outcome | None) -> None:
+def _succeeded(comparison: Comparison, variant: str, outcome: Outcome | None) -> None:
     """A variant of ours that failed fails the run; a peer that failed is skipped, and a line of the summary."""
     if isinstance(outcome, Failure):
-        if comparison.variant(variant).ours and comparison.group not in run.late:
+        if comparison.variant(variant).ours:
             pytest.fail(f"{variant}: {outcome.reason}", pytrace=False)
         pytest.skip(f"{variant}: {outcome.reason}")
 
@@ -120,7 +127,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     run = config.stash[RUN]
-    if run.outcomes or run.late:
+    if run.outcomes:
         terminalreporter.write_sep("=", "who wins, by how much")
         terminalreporter.write(run.summary(color=config.get_terminal_writer().hasmarkup))
 

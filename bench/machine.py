@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 import alexkern
+from alexkern import optional, processor
 from alexkern.bench.layers import Target
 
-# What a reader of a CPU's numbers looks for among its flags.
-TELLING_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
 CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem")  # MHz, as nvidia-smi calls them
 
 
@@ -28,9 +27,9 @@ def machine_facts(target: Target) -> dict[str, Any]:
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "cpu": _cpu_name(),
+        "cpu": processor.name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_flags": _cpu_flags(),
+        "cpu_flags": processor.flags(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
     }
@@ -39,12 +38,7 @@ def machine_facts(target: Target) -> dict[str, Any]:
         facts["cuda"] = torch.version.cuda or ""
         facts["cudnn"] = str(torch.backends.cudnn.version())
         facts.update(_driver_and_clocks(target.device.index or 0))
-        try:
-            import triton
-        except ImportError:
-            facts["triton"] = ""
-        else:
-            facts["triton"] = triton.__version__
+        facts["triton"] = optional.version("triton")
     return facts
 
 
@@ -63,22 +57,6 @@ def describe_load() -> str | None:
     if load <= cores:
         return None
     return f"the machine was busy before this run (load {load:.1f} on {cores} cores): expect noise, or use --clock=cpu"
-
-
-def _cpu_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> list[str]:
-    present = _cpuinfo("flags").split()
-    return [flag for flag in TELLING_FLAGS if flag in present]
-
-
-def _cpuinfo(key: str) -> str:
-    """The first line of that name, "" where there is none."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
 
 
 def _commit() -> str:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from alexkern.bench.comparison import Comparison, Kind, Trial, quiet
 from alexkern.bench.layers import Target
-from alexkern.bench.networks import build, contenders, handed_over, training_step, variant
+from alexkern.bench.networks import LEAST_S, build, contenders, handed_over, training_step, variant
 from alexkern.bench.options import Options
 from alexkern.bench.peers import Peer
 from alexkern.bench.peers.eager import Eager, EagerChannelsLast
 from alexkern.bench.priority import importance
 from alexkern.bench.timing import Call
 
+PEAK_S = {"cpu": 8.0, "cuda": 1.0}  # of one row at the least: steps that warm up, and those that are traced
 PEERS_SEEN = (Eager(), EagerChannelsLast())  # autograd's hooks see what these save, and not what compiled code does
 
 
@@ -88,6 +89,7 @@ def peak_memory(options: Options) -> Iterable[Comparison]:
                     variants=tuple(variant(runner, target) for runner in runners),
                     setup=partial(_peak_trial, model, batch, runners, target),
                     seconds=0.0,
+                    least_s=PEAK_S[target.device.type],
                     target=target,
                     labels={"pass": "peak memory", "model": model, "batch": batch},
                     priority=importance("memory", options, target, model, main),
@@ -120,6 +122,7 @@ def saved_for_backward(options: Options) -> Iterable[Comparison]:
             variants=tuple(variant(runner, options.target) for runner in runners),
             setup=partial(_saved_trial, model, options.training_batch, runners, options.target),
             seconds=0.0,
+            least_s=LEAST_S[options.target.device.type],
             target=options.target,
             labels={"pass": "saved", "model": model, "batch": options.training_batch},
             priority=importance("memory", options, options.target, model),

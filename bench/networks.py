@@ -23,6 +23,7 @@ from alexkern.bench.timing import Call
 
 SECONDS = {"cpu": {1: 6.0, 16: 15.0}, "cuda": {}}  # of measuring, by batch
 LONG_SECONDS = {"cpu": 25.0, "cuda": 1.0}  # of larger batches and training steps; on a GPU of all
+LEAST_S = {"cpu": 2.0, "cuda": 0.3}  # of building the network, its copies and its images
 
 
 def seconds(target: Target, batch: int) -> float:
@@ -57,6 +58,7 @@ def inference(options: Options) -> Iterable[Comparison]:
                     variants=tuple(variant(runner, target) for runner in runners),
                     setup=partial(_inference_trial, model, batch, runners, target),
                     seconds=seconds(target, batch),
+                    least_s=LEAST_S[target.device.type],
                     images=batch,
                     target=target,
                     work=work.network(LAYERS[model], batch, target.dtype.itemsize, backward=False),
@@ -77,9 +79,10 @@ def training(options: Options) -> Iterable[Comparison]:
                     kind=Kind.NETWORK,
                     section=section(target),
                     what=f"{model} training step, batch {batch}",
-                    variants=tuple(variant(runner, target) for runner in runners),
+                    variants=tuple(variant(runner, target, passes=2) for runner in runners),
                     setup=partial(_training_trial, model, batch, runners, target),
                     seconds=LONG_SECONDS[target.device.type],
+                    least_s=LEAST_S[target.device.type],
                     images=batch,
                     target=target,
                     work=training_work(model, batch, target),
@@ -109,13 +112,14 @@ def contenders(model: str, options: Options, target: Target, cost: int = 0) -> l
     return [*ours.contenders(target), *peers]
 
 
-def variant(contender: Peer, target: Target) -> Variant:
+def variant(contender: Peer, target: Target, passes: int = 1) -> Variant:
+    """passes: that are prepared, forward and backward."""
     return Variant(
         contender.name,
         ours=contender.ours,
         missing=contender.missing,
         restless=contender.restless and target.device.type == "cpu",
-        prepare_s=contender.prepare_s,
+        prepare_s=passes * contender.prepare_s,
     )
 
 

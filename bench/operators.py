@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -20,6 +20,7 @@ from alexkern.bench.timing import Call
 from alexkern.bench.work import Work, layer_work
 
 SECONDS = {"cpu": 1.0, "cuda": 0.3}  # of measuring, for one row
+LEAST_S = 0.1  # of its inputs, on either
 PASSES = ("forward", "backward", "forward+backward")
 CUDNN = "torch.cudnn_convolution_relu"
 TORCH = {"torch": torch.contiguous_format, "torch channels_last": torch.channels_last}
@@ -75,6 +76,7 @@ class Operator:
             variants=(*(Variant(name, ours=True) for name in own), *map(Variant, [*peers, *compiled])),
             setup=partial(_trial, self, layer, batch, direction, target),
             seconds=SECONDS[target.device.type],
+            least_s=LEAST_S,
             target=target,
             work=self._work(layer, batch, direction, target),
             labels={"pass": direction, "operator": self.name, "model": model, "layer": layer.name, "batch": batch},
@@ -115,18 +117,23 @@ def _trial(operator: Operator, layer: Layer, batch: int, direction: str, target:
         output = expression(layer, *arguments)
         return lambda: (output, *torch.autograd.grad(output, arguments, grad_output, retain_graph=True))
 
+    def references(scale: Tensor | float) -> list[Tensor]:
+        """Where dropout has multiplied the output by `scale`."""
+        if direction == "forward":
+            return [expected * scale]
+        arguments = [tensor.float().requires_grad_() for tensor in tensors]
+        output = plain(layer, *arguments, *rounding)
+        return [expected * scale, *torch.autograd.grad(output, arguments, grad.float() * scale)]
+
+    undropped = cache(references)  # the same for every contender
+
     def check(name: str, result: object) -> None:
         results = [tensor.detach() for tensor in result]  # type: ignore[attr-defined]
-        scale = torch.ones_like(expected)
         if operator.p:
             check_kept(results[0], expected, operator.p)
-            scale = (results[0] != 0).float() / (1 - operator.p)
-        references = [expected * scale]
-        if direction != "forward":
-            arguments = [tensor.float().requires_grad_() for tensor in tensors]
-            output = plain(layer, *arguments, *rounding)
-            references += torch.autograd.grad(output, arguments, grad.float() * scale)
-        check_close(results, references)
+            check_close(results, references((results[0] != 0).float() / (1 - operator.p)))
+        else:
+            check_close(results, undropped(1.0))
 
     return Trial(prepare, check)
 

@@ -146,7 +146,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--seconds": {
         "type": float,
-        "help": "wall-clock the whole run aims at, the most important comparisons first "
+        "help": "wall-clock the whole run aims at: no row is left out, the most important have more peers and rounds "
         f"(default: {SECONDS:g}, with --record {RECORD_SECONDS:g})",
     },
     "--record": {"metavar": "DIR", "help": "write the record, its table and its pictures to this folder as they come"},

@@ -15,11 +15,13 @@ from alexkern.bench.work import Ceilings, floor, total
 
 NAME = "record.json"
 FORMAT = 1
+DECIDING = 5  # rounds; fewer decide nothing
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A variant's result in a comparison's base unit: median and quartiles of `rounds` samples, or why there is none.
+    """A variant's result in a comparison's base unit: median and quartiles (Samples.quartiles) of `rounds` samples, or
+    why there is none.
 
     On a GPU that is time on the device; latency is the host's, median, by a CUDA graph's replay where `graph` says so.
     """
@@ -34,10 +36,12 @@ class Measured:
     graph: bool = False
     failure: str | None = None
 
-    @property
-    def spread(self) -> float:
-        """The distance between the quartiles."""
-        return self.upper - self.lower if self.upper is not None and self.lower is not None else 0.0
+    def differs_from(self, other: Measured) -> bool:
+        """Whether the samples of the two decide which is less: enough of them, and their quartiles lie apart."""
+        if self.lower is None or self.upper is None or other.lower is None or other.upper is None:
+            return False
+        apart = self.upper < other.lower or other.upper < self.lower
+        return apart and min(self.rounds, other.rounds) >= DECIDING
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Record:
-    """A run. `left_out` are the groups that time ran out for; `complete` says that it came to its end."""
+    """A run; `complete` says that it came to its end."""
 
     machine: dict[str, Any]
     ceilings: dict[str, dict[str, float]]  # by arithmetic: flops and bytes a second
     entries: tuple[Entry, ...]
-    left_out: tuple[str, ...] = ()
     complete: bool = False
 
     @property
@@ -170,7 +173,8 @@ def read(path: Path) -> Record:
             )
             for one in content.pop("entries")
         ]
-        return Record(**content | {"entries": tuple(entries), "left_out": tuple(content["left_out"])})
+        content.pop("left_out", None)  # which older runs named
+        return Record(**content | {"entries": tuple(entries)})
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -24,8 +24,9 @@ PICTURES: dict[str, Callable[[Record, str, str], str | None]] = {
 HEADINGS = ("what", "alexkern", "images/s", "best peer", "its name", "ratio", "of the limit", "")
 LATENCIES = ("latency", "peer's latency")
 LEGEND = (
-    "ratio: peer / alexkern, above 1 alexkern wins; ~: the spread (IQR) exceeds the difference, and the row decides "
-    "nothing. The limit: what the ceilings allow; over 100% the data fit into a cache, which the large copy does not."
+    "ratio: peer / alexkern, above 1 alexkern wins; ~: the row decides nothing, for the quartiles overlap or "
+    "there are under 5 rounds. The limit: what the ceilings allow; over 100% the data fit into a cache, which the "
+    "large copy does not."
 )
 
 
@@ -60,8 +61,6 @@ def markdown(record: Record, drawn: Iterable[str]) -> str:
         lines.append(f"- {record.machine['load']}")
     if not record.complete:
         lines.append("- this run was cut off: what follows is what it had measured")
-    if record.left_out:
-        lines.append(f"- left out because time was up: {len(record.left_out)} comparisons")
     lines += ["", f"All numbers: [{NAME}]({NAME}). {LEGEND}", ""]
     lines += [line for name in drawn for line in (f"![{name.removesuffix('.svg')}]({name})", "")]
     for section, members in groupby(record.entries, key=lambda entry: entry.section):

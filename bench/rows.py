@@ -38,10 +38,10 @@ class Row:
 
     @property
     def noisy(self) -> bool:
-        """Whether the spread exceeds the difference, so that the row decides nothing."""
-        if self.difference is None or self.peer is None:
+        """Whether the row decides nothing, for its samples are too few or too far apart. Counts are exact."""
+        if self.difference is None or self.peer is None or self.entry.kind is Kind.COUNT:
             return False
-        return max(self.ours.spread, self.peer.spread) > abs(self.difference)
+        return not self.ours.differs_from(self.peer)
 
     @property
     def per_second(self) -> float | None:
@@ -79,7 +79,7 @@ def absences(entries: Iterable[Entry]) -> list[Absence]:
 
 
 def verdicts(found: Sequence[Row]) -> list[str]:
-    """For networks and for operators: who is ahead how often, and by how much on the geometric mean."""
+    """For networks and for operators: who is ahead how often, by how much on the geometric mean, at best, at worst."""
     lines = []
     for kind in (Kind.NETWORK, Kind.OPERATOR):
         races = [(row, row.ratio) for row in found if row.entry.kind is kind and row.ratio is not None]
@@ -90,7 +90,16 @@ def verdicts(found: Sequence[Row]) -> list[str]:
         mean = math.exp(sum(math.log(ratio) for _, ratio in races) / len(races))
         counts = f"ahead in {ahead}, behind in {len(races) - ahead - level}, level in {level} of {len(races)}"
         lines.append(f"{kind.value}: alexkern is {counts}; geometric mean ratio {mean:.2f}")
+        (best, most), (worst, least) = max(races, key=lambda race: race[1]), min(races, key=lambda race: race[1])
+        lines += [f"  fastest row: {_placed(best, most)}", f"  slowest row: {_placed(worst, least)}"]
     return lines
+
+
+def _placed(row: Row, ratio: float) -> str:
+    """A row away from its table."""
+    doubt = " ~" if row.noisy else ""
+    peer = row.peer.name if row.peer else ""
+    return f"{ratio:.2f}{doubt} against {peer}, {row.ours.name} in {row.entry.group}"
 
 
 def number(value: float, unit: Unit, sign: str = "") -> str:

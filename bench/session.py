@@ -12,11 +12,11 @@ import torch
 from alexkern.bench import record as records
 from alexkern.bench import report
 from alexkern.bench.ceilings import Ceilings, measure_ceilings
-from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, compare
+from alexkern.bench.comparison import Comparison, Kind, Outcome, compare
 from alexkern.bench.machine import describe_load, describe_machine, machine_facts
 from alexkern.bench.options import Options
-from alexkern.bench.priority import LATE
 from alexkern.bench.record import Entry, Record
+from alexkern.bench.schedule import Clock, Schedule
 from alexkern.bench.summary import render
 from alexkern.bench.timing import Timer, timer_for
 
@@ -24,27 +24,21 @@ from alexkern.bench.timing import Timer, timer_for
 class Run:
     """A run's comparisons in the order of their definition, and what came out of each."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, clock: Clock = time.monotonic) -> None:
         self.options = options
         self.comparisons: dict[str, Comparison] = {}  # by group
         self.selected: dict[str, list[str]] = {}  # by group: the variants that pytest's options leave in
         self.outcomes: dict[str, dict[str, Outcome]] = {}  # by group
-        self.late: dict[str, None] = {}  # the groups that time ran out for, in order
         self.load = describe_load()
         self.ceilings: dict[str, Ceilings] = {}  # by arithmetic
-        self._end = time.monotonic() + options.seconds
+        self._schedule = Schedule(options.seconds, clock)
         self._complete = False
 
     def outcome(self, group: str, variant: str) -> Outcome:
         """A variant's outcome; the first one asked for measures its whole comparison."""
         if group not in self.outcomes:
-            comparison = self.comparisons[group]
             self.measure_ceilings()
-            left = self._end - time.monotonic()
-            if left <= 0:
-                self.late[group] = None
-                return Failure(f"time was up (--seconds={self.options.seconds:g})")
-            self.outcomes[group] = self._compare(comparison, left)
+            self.outcomes[group] = self._compare(self.comparisons[group])
             self._save()
         return self.outcomes[group][variant]
 
@@ -58,21 +52,16 @@ class Run:
     def _timer(self, device: torch.device, graphs: bool) -> Timer:
         return timer_for(device, self.options.clock, graphs)
 
-    def _compare(self, comparison: Comparison, left: float) -> dict[str, Outcome]:
-        """All its variants, in the share of the time left that falls to it."""
+    def _compare(self, comparison: Comparison) -> dict[str, Outcome]:
+        """All its variants that there is time for."""
         waiting = [self.comparisons[other] for other in self.selected if other not in self.outcomes]
-        # What comes last of all gets what is left, and takes nothing from the others.
-        wanted = sum(other.seconds for other in waiting if other.priority < max(LATE, comparison.priority + 1))
-        budget = comparison.seconds * left / max(wanted, left)  # less for all where time runs short
-        names = self.selected[comparison.group]
-        late = [name for name in names if comparison.variant(name).prepare_s > left]
+        budget = self._schedule.budget(comparison, waiting, self.ceilings)
         # An overhead is the host's time, wherever the tensors are.
         device = torch.device("cpu") if comparison.kind is Kind.OVERHEAD else self.options.target.device
-        rng = random.Random(comparison.group)
-        in_time = [name for name in names if name not in late]
-        outcomes = compare(comparison, in_time, self._timer(device, comparison.graphs), budget, rng)
-        reason = Failure(f"time was nearly up (--seconds={self.options.seconds:g}), and it takes long to prepare")
-        return {name: reason if name in late else outcomes[name] for name in names}
+        names = self.selected[comparison.group]
+        return compare(
+            comparison, names, self._timer(device, comparison.graphs), budget, random.Random(comparison.group)
+        )
 
     @property
     def entries(self) -> list[Entry]:
@@ -96,7 +85,6 @@ class Run:
             | {"seconds": self.options.seconds, "clock": self.options.clock, "load": self.load or ""},
             ceilings={name: {"flops": found.flops, "bytes": found.bytes} for name, found in self.ceilings.items()},
             entries=tuple(self.entries),
-            left_out=tuple(self.late),
             complete=self._complete,
         )
 
@@ -116,9 +104,6 @@ class Run:
             footer.append("CPU time on one thread")
         elif self.load:
             footer.append(self.load)
-        if self.late:
-            seconds = f"--seconds={self.options.seconds:g}"
-            footer.append(f"comparisons left out because time was up ({seconds}): {len(self.late)}")
         if self.options.record:
             footer.append(f"record: {self.options.record}")
         return render(self.entries, self.record.ceilings, "\n".join(footer), color=color)

@@ -5,7 +5,6 @@ nvcc is needed, and no GPU. The launchers choose as on a chip of this compute ca
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,11 +38,9 @@ class Report:
 
 def missing() -> str | None:
     """Why this cannot be told here, or None where it can."""
-    if importlib.util.find_spec("pybind11") is None:
-        return "pybind11 is not installed (pip install pybind11)"
-    from alexkern.tools import objects
+    from alexkern.tools import rehearsal
 
-    return objects.missing()
+    return rehearsal.missing()
 
 
 def reports(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, str, Report]]:

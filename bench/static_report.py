@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import os
 import sys
@@ -19,7 +18,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from alexkern.bench import static_cuda
@@ -29,7 +27,9 @@ from alexkern.bench.prediction import Prediction, predict, waves
 from alexkern.bench.record import NAME, Record, read
 from alexkern.bench.rows import number
 from alexkern.commands import CommandError
+from alexkern.console import Console, first_line
 from alexkern.cost.chips import CHIPS, Chip
+from alexkern.kernels import why_not_compiled
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
 
@@ -219,29 +219,34 @@ def as_json(lines: Sequence[Line], predicted: Sequence[Predicted]) -> Iterator[s
         yield json.dumps({"prediction": own | times})
 
 
+def missing(backend: str) -> str | None:
+    """Why a backend's kernels cannot be compiled here, or None where they can."""
+    return static_cuda.missing() if backend == "cuda" else why_not_compiled()
+
+
 def main(argv: Sequence[str]) -> int:
     """Print the report; 0 when all of it compiles."""
     args = _parser().parse_args(argv)
-    if importlib.util.find_spec("triton") is None:
-        raise CommandError("triton is not installed (pip install triton, on Linux), and its kernels cannot be compiled")
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        raise CommandError("TRITON_INTERPRET=1 is set, and interpreted kernels do not compile; unset it")
+    for backend in args.backends:
+        reason = missing(backend)
+        if reason is not None:
+            raise CommandError(f"the {backend} kernels cannot be compiled: {reason} (--backends names those that are)")
     from alexkern.tools.workloads import workloads
 
     problems = list(workloads(args.models, args.dtypes, args.batches, args.operators, args.layers))
     chips = [chip for chip in CHIPS if chip.name in args.chips]
     lines = list(triton_lines(problems, chips, args.jobs)) if "triton" in args.backends else []
-    without = static_cuda.missing() if "cuda" in args.backends else None
-    if "cuda" in args.backends and not without:
-        lines += cuda_lines(problems, chips)
+    if "cuda" in args.backends:
+        try:
+            lines += cuda_lines(problems, chips)
+        except RuntimeError as error:
+            raise CommandError(first_line(error).removeprefix("alexkern: ")) from error
     predicted = predictions(lines, records())
     if args.json:
         print("\n".join(as_json(lines, predicted)))
     else:
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         render(lines, predicted, console)
-        if without:
-            console.print(f"without the CUDA C++ kernels: {without}")
     return 0
 
 

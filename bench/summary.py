@@ -26,7 +26,7 @@ COLUMNS = (
 )
 LATENCIES = (("latency", 9, "right"), ("peer's", 9, "right"))  # of ours and of that peer, on a GPU
 LEGEND = """\
-ratio: peer / alexkern, above 1 alexkern wins · ~: the spread (IQR) exceeds the difference
+ratio: peer / alexkern, above 1 alexkern wins · ~: level, for quartiles overlap, or under 5 rounds
 limit: the share reached of what the ceilings below allow, each operator reading and writing its tensors once"""
 LATENCY_LEGEND = (
     "times: on the device with a cold L2 · latency: from the call to its result, by CUDA graph (* by the call)"
@@ -59,7 +59,7 @@ def render(
         where = absence.groups[0] if len(absence.groups) == 1 else f"{len(absence.groups)} comparisons"
         console.print(f"not compared: [bold]{escape(absence.name)}[/] in {escape(where)}: {escape(absence.reason)}")
     for line in verdicts(found):
-        console.print(f"[bold]{line}[/]")
+        console.print(line if line.startswith(" ") else f"[bold]{line}[/]")
     console.print(LEGEND)
     if latencies:
         console.print(LATENCY_LEGEND)

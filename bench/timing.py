@@ -7,7 +7,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,9 +18,11 @@ from alexkern.bench.gpu import Gpu, TorchGpu
 Call = Callable[[], object]
 
 SAMPLE_S = 2e-3  # a sample on the CPU lasts at least this long: short calls are repeated inside it
-LONG_S = 0.25  # a call this long outlives what a warm call would have warmed, and runs without one
+LONG_S = 0.05  # a call this long outlives what a warm call would have warmed, and runs without one
+CERTAIN_S = 1.0  # whether a call this long is a first one makes no difference
 SETTLE_S = 0.1  # thread pools of other runtimes stop spinning within this time
-ROUNDS = (3, 50)  # at least, at most
+ROUNDS = (2, 50)  # at least, at most
+ENOUGH = 6  # rounds that judge a row, whichever sample is an outlier
 ISSUE_FACTOR, LONGEST_WAIT_S = 1.5, 0.05  # how long a GPU is kept busy while the host issues a call
 
 
@@ -42,23 +44,26 @@ class Samples:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The lower and the upper one; of a single sample, twice itself."""
-        if len(self.seconds) < 2:
-            return self.seconds[0], self.seconds[0]
-        lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return lower, upper
+        """The lower one without the largest sample, the upper one without the smallest; of a single one, twice itself.
 
-    @property
-    def spread(self) -> float:
-        """The distance between the quartiles (seconds)."""
-        lower, upper = self.quartiles
-        return upper - lower
+        Whichever sample is left out, the quartiles of the others lie between these two: none of them alone narrows the
+        range.
+        """
+        ordered = sorted(self.seconds)
+        return _quartiles(ordered[:-1] or ordered)[0], _quartiles(ordered[1:] or ordered)[1]
+
+
+def _quartiles(seconds: Sequence[float]) -> tuple[float, float]:
+    if len(seconds) < 2:
+        return seconds[0], seconds[0]
+    lower, _, upper = statistics.quantiles(seconds, n=4, method="inclusive")
+    return lower, upper
 
 
 class Timer(Protocol):
     def now(self) -> float: ...
     def settle(self) -> None: ...
-    def plan(self, call: Call) -> Plan: ...
+    def plan(self, call: Call, took: float) -> Plan: ...
     def sample(self, call: Call, plan: Plan) -> float: ...
     def latency(self, call: Call, plan: Plan) -> float | None: ...
 
@@ -67,11 +72,13 @@ class Timer(Protocol):
 class Plan:
     """How one variant is sampled: calls per sample, and whether an untimed call goes before.
 
-    On a GPU also the seconds that the host takes to issue a call, and the replay of its CUDA graph where it has one.
+    `probe` is what the call took when this was found out, where that is as good as a sample. On a GPU there are also
+    the seconds that the host takes to issue a call, and the replay of its CUDA graph where it has one.
     """
 
     calls: int = 1
     warm: bool = True
+    probe: float | None = None
     issue: float = 0.0
     replay: Call | None = None
 
@@ -88,9 +95,12 @@ class CpuTimer:
     def settle(self) -> None:
         self._sleep(SETTLE_S)
 
-    def plan(self, call: Call) -> Plan:
-        once = self.sample(call, Plan(warm=False))
-        return Plan(calls=max(1, math.ceil(SAMPLE_S / max(once, 1e-7))), warm=once < LONG_S)
+    def plan(self, call: Call, took: float = 0.0) -> Plan:
+        """took: seconds of the call before, where that was like those to come."""
+        once = took if took >= CERTAIN_S else self.sample(call, Plan(warm=False))
+        if once >= LONG_S:
+            return Plan(warm=False, probe=once)
+        return Plan(calls=max(1, math.ceil(SAMPLE_S / max(once, 1e-7))))
 
     def sample(self, call: Call, plan: Plan) -> float:
         """Seconds per call."""
@@ -137,7 +147,7 @@ class CudaTimer:
     def settle(self) -> None:
         self._gpu.synchronize()
 
-    def plan(self, call: Call) -> Plan:
+    def plan(self, call: Call, took: float = 0.0) -> Plan:
         start = self.now()
         call()
         issue = self._clock() - start
@@ -177,16 +187,19 @@ def measure(
     timer: Timer,
     budget_s: float,
     *,
+    enough_s: float = 0.0,
+    took: Mapping[str, float] | None = None,
     restless: Collection[str] = (),
     rng: random.Random | None = None,
     rounds: tuple[int, int] = ROUNDS,
 ) -> dict[str, Samples | Exception]:
     """Times `calls` in rounds: each samples every call once, in a new random order, so that drift hits all alike.
 
-    Rounds go on until the next one would outlast `budget_s` seconds, within the two bounds of `rounds`. `restless` are
-    the calls whose thread pools go on spinning when they return: with one of them present, every sample waits first.
-    The calls have run before, when their results were checked. One that raises now is left out of the rounds that
-    follow, and its exception stands in place of its samples.
+    Rounds go on until the next one would outlast `budget_s` seconds, or `enough_s` where that is more and they are not
+    ENOUGH yet, within the two bounds of `rounds`. `restless` are the calls whose thread pools go on spinning when they
+    return: with one of them present, every sample waits first. The calls have run before, when their results were
+    checked, and `took` so long. One that raises now is left out of the rounds that follow, and its exception stands in
+    place of its samples.
     """
     rng = rng or random.Random(0)
     start = timer.now()
@@ -194,13 +207,19 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     latencies: dict[str, list[float]] = {name: [] for name in calls}
     failures: dict[str, Exception] = {}
-    for name, call in calls.items():
+    for name in rng.sample(list(calls), len(calls)):
+        if restless:
+            timer.settle()
         try:
-            plans[name] = timer.plan(call)
+            plans[name] = timer.plan(calls[name], (took or {}).get(name, 0.0))
         except Exception as error:
             failures[name] = error
+    probes = {name: plan.probe for name, plan in plans.items() if plan.probe is not None}
+    first = len(probes) == len(plans)  # where all calls are long, that was the first round
+    if first:
+        seconds |= {name: [probe] for name, probe in probes.items()}
     least, most = rounds
-    for taken in range(most):
+    for taken in range(int(first), most):
         began = timer.now()
         live = [name for name in calls if name not in failures]
         for name in rng.sample(live, len(live)):
@@ -214,7 +233,8 @@ def measure(
             except Exception as error:
                 failures[name] = error
         now = timer.now()
-        if taken + 1 >= least and now - start + (now - began) > budget_s:
+        limit = budget_s if taken + 1 >= ENOUGH else max(budget_s, enough_s)
+        if taken + 1 >= least and now - start + (now - began) > limit:
             break
     taken_of = {
         name: Samples(tuple(seconds[name]), tuple(latencies[name]), plans[name].replay is not None)

@@ -27,6 +27,7 @@ from alexkern.training.step import Step
 from alexkern.training.world import World
 
 PHOTOGRAPHS, SHAPE = 16, (375, 500)  # ImageNet's usual size
+PIPELINE_S, STEP_S = 3.0, {"cpu": 12.0, "cuda": 1.0}  # at the least: checks and rounds
 OURS, PIL_AND_NUMPY, TORCHS_MODULES = "alexkern", "PIL and numpy", "torch's modules"
 
 
@@ -40,6 +41,7 @@ def pipeline(options: Options) -> Iterable[Comparison]:
             variants=(Variant(OURS, ours=True), Variant(PIL_AND_NUMPY)),
             setup=_pipeline_trial,
             seconds=6.0,
+            least_s=PIPELINE_S,
             images=PHOTOGRAPHS,
         )
 
@@ -55,6 +57,7 @@ def trainer_step(options: Options) -> Iterable[Comparison]:
             variants=(Variant(OURS, ours=True), Variant(TORCHS_MODULES)),
             setup=partial(_step_trial, model, batch, target),
             seconds=seconds(target, batch),
+            least_s=STEP_S[target.device.type],
             images=batch,
             target=target,
             graphs=False,  # the step reads host values: its learning rate, its images' number

@@ -6,16 +6,30 @@ top-level name is refused.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 
 import torch
+
+from alexkern.cache import place_triton_cache
 
 if __name__ != "alexkern.kernels":
     raise ImportError(f"import {__name__}: the Triton kernels are the package alexkern.kernels; import that instead")
 
 MINIMUM_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def why_not_compiled() -> str | None:
+    """Why no kernel can be compiled here for a GPU that need not be there, or None where they can."""
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        return f"triton cannot be imported ({error}): pip install triton, on Linux"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "TRITON_INTERPRET=1 is set, and interpreted kernels do not compile; unset it"
+    return None
 
 
 def missing(device_type: str, dtype: torch.dtype) -> str | None:
@@ -39,4 +53,8 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
     capability = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
     if capability < MINIMUM_CAPABILITY:
         return f"Triton's kernels need compute capability 8.0, and a GPU here has {capability[0]}.{capability[1]}"
+    try:
+        place_triton_cache()
+    except RuntimeError as error:
+        return str(error)
     return None

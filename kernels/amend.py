@@ -20,7 +20,7 @@ from alexkern.kernels.convolution import Problem
 from alexkern.kernels.gemm import cdiv
 from alexkern.kernels.max_pool2d import better
 
-LINES, BLOCK, TAPS = 8, 32, 16
+LINES, BLOCK, TAPS = 8, 32, 8
 POOL_SIZE, POOL_STRIDE = 3, 2  # of conv2d_relu_max_pool2d's fused kernel
 
 
@@ -98,7 +98,10 @@ def amend(
     input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, offsets: Tensor | None, marks: Tensor,
     problem: Problem, factor: int, pooled: bool,
 ) -> None:  # fmt: skip
-    """Amends output (N, K, P, Q), or, `pooled`, that of 3x3 windows of stride 2 over it, with its offsets if any."""
+    """Amends output (N, K, P, Q), or, `pooled`, that of 3x3 windows of stride 2 over it, with its offsets if any.
+
+    ptxas aims at more blocks and may spill for it; told that a thread may have all of its registers, it takes 52 to 76.
+    """
     rows, columns = output.shape[2:]
     amend_kernel[(output.shape[0] * cdiv(rows, LINES),)](
         input, weight, output if bias is None else bias.contiguous(), marks, output,
@@ -108,4 +111,5 @@ def amend(
         C=problem.C, K=problem.K, R=problem.R, S=problem.S, PAD_H=problem.padding[0], PAD_W=problem.padding[1],
         FACTOR=factor, SIZE=POOL_SIZE if pooled else 1, STRIDE=POOL_STRIDE if pooled else 1,
         HAS_BIAS=bias is not None, SAVE_OFFSETS=offsets is not None, LINES=LINES, BLOCK=BLOCK, TAPS=TAPS, num_warps=4,
+        maxnreg=255,
     )  # fmt: skip

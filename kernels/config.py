@@ -1,4 +1,4 @@
-"""What every configuration is chosen from: a description of the device, and the tables in alexkern/tuned.
+"""What every configuration is chosen from: a description of the device, and its tables, the user's and the package's.
 
 An operator's file has a frozen dataclass (its Config) and a pure function `configure(problem, device) -> Config`; the
 launcher lays the tuned table over it with `choose`. Nothing here times anything: `alexkern tune` writes the tables.
@@ -12,20 +12,23 @@ import functools
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-import alexkern
+from alexkern import _environment
+from alexkern._environment import read
+from alexkern.cache import usual_folder
 
 Key = tuple[str, tuple[int, ...], str]  # operator, shape, dtype ("bfloat16", or "tf32")
 Fields = dict[str, int | bool | str]
 Table = dict[Key, Fields]
 ConfigT = TypeVar("ConfigT")
 
-TABLES = Path(alexkern.__path__[0]) / "tuned"
+TABLES = Path(_environment.__file__).parent / "tuned"
 MAX_GRID_Z = 65535  # CUDA's limit on a grid's second and third axis; the first has 2**31 - 1
 
 
@@ -86,8 +89,8 @@ def read_table(path: Path) -> Table:
     if not path.is_file():
         return {}
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        entries = list(json.loads(path.read_text(encoding="utf-8"))["entries"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: no table of tuned configurations ({error!r}); `alexkern tune` writes one") from None
     table: Table = {}
     for number, entry in enumerate(entries):
@@ -95,7 +98,7 @@ def read_table(path: Path) -> Table:
             if entry["backend"] == "triton":
                 key = (str(entry["operator"]), tuple(int(size) for size in entry["shape"]), str(entry["dtype"]))
                 table[key] = dict(entry["config"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: entry {number} must have backend, operator, shape, dtype and config ({error!r})"
             ) from None
@@ -104,8 +107,34 @@ def read_table(path: Path) -> Table:
 
 @functools.cache
 def table_for(device_name: str) -> Table:
-    """The table of a GPU, read once a process. `table_for.cache_clear()` forgets it."""
+    """The package's table of a GPU, read once a process. `table_for.cache_clear()` forgets it."""
     return read_table(table_path(device_name))
+
+
+def users_tables() -> Path:
+    """Where `alexkern tune` writes: ALEXKERN_TUNED, else `tuned` beside what is compiled."""
+    named = read("ALEXKERN_TUNED")
+    return Path(named).absolute() if named else usual_folder() / "tuned"
+
+
+@functools.cache
+def users_table_for(device_name: str) -> Table:
+    """The user's table of a GPU, read once a process. A damaged one is as good as none, but for a warning."""
+    path = table_path(device_name, users_tables())
+    try:
+        return read_table(path)
+    except (OSError, ValueError) as error:
+        _warn_once(path, error)
+        return {}
+
+
+_warned: set[Path] = set()
+
+
+def _warn_once(path: Path, error: Exception) -> None:
+    if path not in _warned:
+        _warned.add(path)
+        warnings.warn(f"alexkern does without a tuned configuration: {path}: {error}", stacklevel=2)
 
 
 def choose(
@@ -117,7 +146,7 @@ def choose(
     precision: str = "ieee",
     others: Callable[[], Iterable[ConfigT]] = tuple,
 ) -> ConfigT:
-    """`default` with the fields replaced that the device's table gives for this problem.
+    """`default` with the fields replaced that the user's table of the device, else the package's, has for this problem.
 
     float32 products in TF32 (`precision` "tf32") have entries of their own, under the dtype "tf32". `others` are
     configurations that `alexkern tune` should try too, which no small step leads to from the default.
@@ -125,15 +154,27 @@ def choose(
     label = "tf32" if precision == "tf32" else str(dtype).removeprefix("torch.")
     key = (operator, tuple(shape), label)
     rehearsed = _rehearsal.table.get(key) if _rehearsal is not None else None
-    fields = rehearsed or table_for(device.name).get(key)
-    chosen = overlay(operator, fields, default) if fields else default
+    chosen = None if rehearsed else _users_choice(key, device, default)
+    if chosen is None:
+        chosen = overlay(operator, rehearsed or table_for(device.name).get(key, {}), default)
     if _rehearsal is not None:
         _rehearsal.choices[key] = [chosen, *others()]
     return chosen
 
 
+def _users_choice(key: Key, device: Device, default: ConfigT) -> ConfigT | None:
+    fields = users_table_for(device.name).get(key)
+    if fields is None:
+        return None
+    try:
+        return overlay(key[0], fields, default)
+    except ValueError as error:  # it may be of another version
+        _warn_once(table_path(device.name, users_tables()), error)
+        return None
+
+
 def overlay(operator: str, fields: Fields, default: ConfigT) -> ConfigT:
-    """`default` with some of its fields replaced; raises ValueError for a field it does not have."""
+    """`default` with some of its fields replaced; raises ValueError for one that it has not, or not of that type."""
     known = {field.name for field in dataclasses.fields(default)}  # type: ignore[arg-type]
     unknown = sorted(set(fields) - known)
     if unknown:
@@ -141,6 +182,10 @@ def overlay(operator: str, fields: Fields, default: ConfigT) -> ConfigT:
             f"alexkern.{operator}: tuned configuration has {', '.join(unknown)}; {type(default).__name__} has "
             f"{', '.join(sorted(known))}"
         )
+    for name, value in fields.items():
+        wanted = type(getattr(default, name))
+        if type(value) is not wanted:
+            raise ValueError(f"alexkern.{operator}: tuned configuration has {name}={value!r}, wanted {wanted.__name__}")
     replaced: Any = dataclasses.replace(default, **fields)  # type: ignore[type-var]
     result: ConfigT = replaced
     return result

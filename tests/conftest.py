@@ -1,34 +1,74 @@
-"""Settings that have to stand before anything imports torch or triton."""
+"""Settings that have to stand before anything imports torch or triton, and what no test may leave behind."""
 
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Generator, Iterator
 
-import torch
+# Small tensors, and with pytest-xdist a process a core already: threads on top would only fight. In the environment,
+# so that the processes that tests start have as many. OMP_NUM_THREADS=2 runs everything on two.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which is chosen when a kernel is defined, and the CUDA
 # kernels on the emulator, which compiles them once.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
     os.environ.setdefault("ALEXKERN_EMULATE", "1")
-# One process a core already (pytest-xdist): threads on top would only fight.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
 
 import pytest  # noqa: E402
 
+import alexkern  # noqa: E402
+from alexkern.bench.storage import make_no_empty_folder  # noqa: E402
+from support import interpreter, state  # noqa: E402
 from support.backends import describe_backends  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--random-order", type=int, metavar="SEED", help="run files, and the tests in each, in any order")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    make_no_empty_folder(config)
+    if config.getoption("dist", None) == "load":  # pytest -n; else a marker xdist_group has no effect
+        config.option.dist = "loadgroup"
+
+
 def pytest_report_header() -> list[str]:
-    return describe_backends()
+    return [*alexkern.info().head, *describe_backends()]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.xdist_group("gpu"))
+            if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+    seed = config.getoption("--random-order")
+    if seed is not None:
+        rng = random.Random(seed)
+        files = {item.path: rng.random() for item in items}
+        items.sort(key=lambda item: (files[item.path], rng.random()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except Exception as error:
+        if reason := interpreter.fault(error):
+            pytest.skip(reason)
+        raise
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """A test that passes only behind another, or breaks one behind it, is found here and not there."""
+    with state.kept():
+        yield
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("triton")
+from support.optional import need
+
+need("triton")
 
 from alexkern.cost.occupancy import blocks_per_multiprocessor, limits  # noqa: E402
 from alexkern.tools import sass  # noqa: E402

@@ -30,6 +30,7 @@ from alexkern.ops.augment import pad
 from support import philox
 from support.backends import DEVICE, serving
 from support.canaries import canaries
+from support.optional import need
 
 BACKENDS = serving("augment")
 EXACT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "flip": 0.0}  # pixels in [0, 1]
@@ -184,8 +185,7 @@ def test_the_crops_after_a_resize(backend: str, shape: tuple[int, int], generato
 @pytest.mark.parametrize("angle", [0.0, 90.0, -37.0, 203.5, 12.25])
 def test_rotation(backend: str, angle: float, generator: torch.Generator) -> None:
     """torchvision's rotate: counter-clockwise about the centre, bilinear, black outside."""
-    from scipy.ndimage import map_coordinates
-
+    map_coordinates = need("scipy.ndimage").map_coordinates
     shape = (13, 18)
     image = noise(generator, *shape, 3)
     whole = {"scale": (1.0, 1.0), "ratio": (18 / 13, 18 / 13)}
@@ -463,7 +463,7 @@ def test_the_kernels_keep_their_budget(extent: str, tmp_path: object) -> None:
 
 def test_torchvision_itself(generator: torch.Generator) -> None:
     """Each functional of torchvision on the picture in float32, where torchvision is installed."""
-    pytest.importorskip("torchvision")
+    need("torchvision")
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as V
 

@@ -18,8 +18,8 @@ BY_NAME = {str(case): case for case in CASES}
 EVERY_OPERATOR = [
     BY_NAME[name]
     for name in (
-        "conv2d_relu-conv1",
-        "conv2d_relu_max_pool2d-conv5",
+        "conv2d_relu-stride_4_first_layer",
+        "conv2d_relu_max_pool2d-uneven",
         "max_pool2d-pool1",
         "dropout-fc",
         "linear_relu_dropout-fc6",

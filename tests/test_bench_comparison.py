@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from alexkern.bench import bench_conv2d_relu_max_pool2d
+from alexkern.bench.budget import UNLIMITED
 from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms
 from alexkern.bench.comparison import Failure, Variant, compare
 from alexkern.bench.layers import LAYERS, Dropout, Normalization, Pooling, Target
@@ -26,7 +27,7 @@ def test_contenders_that_fail_or_are_wrong_or_absent_are_named_and_not_timed():
     subject = comparison(**calls)
     absent = Variant("absent", missing=lambda: "not installed (pip install absent)")
     subject = dataclasses.replace(subject, variants=(*subject.variants, absent))
-    outcomes = compare(subject, [*calls, "absent"], CpuTimer(), 0.0)
+    outcomes = compare(subject, [*calls, "absent"], CpuTimer(), UNLIMITED)
     assert isinstance(outcomes["alexkern"], Samples)
     assert outcomes["broken"] == Failure("RuntimeError: no such device")
     assert outcomes["absent"] == Failure("not installed (pip install absent)")

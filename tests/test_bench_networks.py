@@ -9,10 +9,13 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import models
+from alexkern.bench import history
+from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.networks import contenders, plain
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.peers.cudnn import fuse_pairs
+from alexkern.bench.peers.torchvision import Torchvision
 from support import bench_records
 from support.bench_records import options
 
@@ -82,6 +85,26 @@ def test_a_prepared_peer_computes_the_network_and_trains_its_own_parameters(peer
         assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.skipif(Torchvision().missing() is not None, reason=str(Torchvision().missing()))
+def test_torchvisions_network_drops_out_as_much_as_the_one_it_is_given():
+    network, example = models.alexnet(dropout=0.0), torch.randn(2, 3, 63, 63)
+    expected = network(example)
+    torch.testing.assert_close(Torchvision().prepare(network, example)(), expected)
+
+
+def test_the_row_of_convnet_benchmarks_is_right_in_sixteen_bits(monkeypatch):
+    """Where other poolings win than in float32, and gradients go other ways."""
+    monkeypatch.setattr(history, "BATCH", 8)
+    runners = contenders("alexnet", options(), bench_records.HALF)[:1]
+    trial = history._trial(True, runners, bench_records.HALF)
+    output, *gradients = trial.prepare("alexkern")()
+    trial.check("alexkern", (output, *gradients))
+    with pytest.raises(WrongResult):
+        trial.check("alexkern", (output, *(3 * gradient for gradient in gradients)))
+    with pytest.raises(WrongResult):
+        trial.check("alexkern", (1.2 * output, *gradients))
+
+
 def test_a_peer_says_what_is_missing():
     class Absent(Peer):
         name = "absent"
@@ -90,7 +113,7 @@ def test_a_peer_says_what_is_missing():
         def prepare(self, model, example):
             raise NotImplementedError
 
-    assert Absent().missing() == "not installed (pip install a_package_that_is_not_there)"
+    assert Absent().missing() == "a_package_that_is_not_there is not installed (pip install 'alexkern[peers]')"
     assert all(peer.missing() is None for peer in TORCH_PEERS)
 
 

@@ -17,6 +17,7 @@ from alexkern.bench import record, report, static_cuda, static_report
 from alexkern.cost.chips import CHIPS
 from alexkern.tools.workloads import Workload
 from support import bench_records
+from support.optional import need
 
 CHIP = {chip.name: chip for chip in CHIPS}
 CONV = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
@@ -110,7 +111,7 @@ POOL5 = ("--operators=max_pool2d", "--layers=pool5", "--batches=4")
 
 
 def test_a_triton_kernel_is_compiled_for_a_chip_that_is_not_here():
-    pytest.importorskip("triton")
+    need("triton")
     check_pool5(reported(*POOL5, "--chips=A100", "--backends=triton", "--jobs=1"), "A100", 80)
 
 

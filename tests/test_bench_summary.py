@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from alexkern.bench import record
@@ -19,22 +20,90 @@ def entry(subject, *, ceilings=CEILINGS, **seconds):
     return record.entry(subject, found, ceilings)
 
 
-def test_a_row_whose_spread_exceeds_its_difference_is_flagged():
-    subject = comparison(alexkern=None, torch=None)
-    steady, near, wild = (1.0, 1.01, 1.02, 1.03), (1.2, 1.21, 1.22, 1.23), (0.5, 1.0, 1.4, 3.0)
-    for ours, peer, noisy in ((steady, near, False), (steady, wild, True), (wild, near, True), (steady, steady, True)):
-        (row,) = rows([entry(subject, alexkern=ours, torch=peer)])
-        assert row.noisy is noisy
-    assert rows([entry(subject, alexkern=steady, torch=near)])[0].ratio == pytest.approx(1.215 / 1.015)
+def steady(median, count=7):
+    """So many samples of nearly the same."""
+    return tuple(median * (1 + 1e-4 * number) for number in range(-(count // 2), count - count // 2))
+
+
+def noisy(ours, peer):
+    (row,) = rows([entry(comparison(alexkern=None, torch=None), alexkern=tuple(ours), torch=tuple(peer))])
+    return row.noisy
+
+
+def test_a_row_whose_quartiles_overlap_is_flagged():
+    still, near, wild = np.linspace(1.0, 1.05, 6), np.linspace(1.2, 1.25, 6), (0.5, 0.8, 1.0, 1.4, 2.0, 3.0)
+    for ours, peer, flagged in ((still, near, False), (still, wild, True), (wild, near, True), (still, still, True)):
+        assert noisy(ours, peer) is noisy(peer, ours) is flagged
+    (row,) = rows([entry(comparison(alexkern=None, torch=None), alexkern=tuple(still), torch=tuple(near))])
+    assert row.ratio == pytest.approx(1.225 / 1.025)
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_under_five_rounds_decide_nothing(count):
+    assert noisy(steady(1.0, count), steady(9.0, 50)) is noisy(steady(9.0, 50), steady(1.0, count)) is (count < 5)
+
+
+@pytest.mark.parametrize("count", [5, 6, 7, 8, 15])
+@pytest.mark.parametrize("levels", [2, 3, 100])
+def test_one_outlier_makes_no_win(count, levels):
+    """A row that decides something does so whichever sample is left out, by numpy's quartiles of the others."""
+    rng = np.random.default_rng(count * levels)
+    decided = 0
+    for _ in range(60):
+        sides = rng.integers(1, 1 + levels, size=(2, count)).astype(float)
+        sides[1] += rng.integers(0, levels)
+        side, place = rng.integers(2), rng.integers(count)
+        sides[side, place] = rng.choice([1e-3, 1e3, sides[side, place]])
+        if noisy(*sides):
+            continue
+        decided += 1
+        verdicts_without = set()
+        for side in (0, 1):
+            for place in range(count):
+                one, other = np.delete(sides[side], place), sides[1 - side]
+                ours, peer = (one, other) if side == 0 else (other, one)
+                apart = (
+                    np.quantile(ours, 0.75) < np.quantile(peer, 0.25),
+                    np.quantile(peer, 0.75) < np.quantile(ours, 0.25),
+                )
+                verdicts_without.add(apart)
+        assert verdicts_without in ({(True, False)}, {(False, True)}), sides
+    assert decided
+
+
+@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("outlier", [0.0, 0.5, 2.0, 1e3])
+def test_an_outlier_neither_decides_a_level_row_nor_hides_a_clear_one(place, outlier):
+    samples = np.array(steady(1.0, 6))
+    samples[place] = outlier
+    assert noisy(samples, steady(1.0)) and noisy(steady(1.0), samples)
+    assert not noisy(samples, steady(1.5)) and not noisy(steady(0.5), samples)
 
 
 def test_each_variant_of_ours_meets_the_best_of_the_others():
-    variants = {"alexkern": (0.5,), "alexkern frozen": (0.25,), "slow": (2.0,), "fast": (1.0,)}
+    variants = {"alexkern": steady(0.5), "alexkern frozen": steady(0.25), "slow": steady(2.0), "fast": steady(1.0)}
     subject = comparison(kind=Kind.NETWORK, images=16, **dict.fromkeys(variants))
     found = rows([entry(subject, **variants)])
-    assert [(row.ratio, row.peer.name, row.per_second) for row in found] == [(2.0, "fast", 32.0), (4.0, "fast", 64.0)]
+    assert [row.ratio for row in found] == pytest.approx([2.0, 4.0])
+    assert [row.per_second for row in found] == pytest.approx([32.0, 64.0])
+    assert [row.peer.name for row in found] == ["fast", "fast"]
     assert verdicts(found) == [
-        "whole networks: alexkern is ahead in 2, behind in 0, level in 0 of 2; geometric mean ratio 2.83"
+        "whole networks: alexkern is ahead in 2, behind in 0, level in 0 of 2; geometric mean ratio 2.83",
+        "  fastest row: 4.00 against fast, alexkern frozen in conv, batch 8, conv1 forward",
+        "  slowest row: 2.00 against fast, alexkern in conv, batch 8, conv1 forward",
+    ]
+
+
+def test_the_slowest_row_is_named_though_it_decides_nothing():
+    calls = {"alexkern": None, "torch": None}
+    times = {"conv1": (1.0, 6), "conv2": (3.0, 6), "conv3": (4.0, 3), "conv4": (2.0, 6)}
+    found = rows(
+        [entry(comparison(what=what, **calls), alexkern=steady(*of), torch=steady(2.0)) for what, of in times.items()]
+    )
+    assert verdicts(found) == [
+        "operators: alexkern is ahead in 1, behind in 1, level in 2 of 4; geometric mean ratio 0.90",
+        "  fastest row: 2.00 against torch, alexkern in conv, batch 8, conv1",
+        "  slowest row: 0.50 ~ against torch, alexkern in conv, batch 8, conv3",
     ]
 
 
@@ -59,13 +128,13 @@ def test_the_table_says_who_wins_by_how_much_and_who_is_missing():
     over = comparison(Kind.OVERHEAD, "host overhead per call", "conv, grad", alexkern=None, torch=None)
     reason = Failure("RuntimeError: [nothing] works")
     entries = [
-        entry(network, alexkern=(0.1,), torch=(0.1234,)),
-        entry(lost, alexkern=(0.004,), torch=(0.003,)),
+        entry(network, alexkern=steady(0.1), torch=steady(0.1234)),
+        entry(lost, alexkern=steady(0.004), torch=steady(0.003)),
         entry(noisy, alexkern=(0.001, 0.002, 0.003), torch=(0.002, 0.0021, 0.0022)),
-        entry(failed, alexkern=reason, torch=(0.5,)),
-        entry(alone, alexkern=(0.5,), torch=reason),
+        entry(failed, alexkern=reason, torch=steady(0.5)),
+        entry(alone, alexkern=steady(0.5), torch=reason),
         entry(saved, alexkern=(5e6,), torch=(1e7,)),
-        entry(over, alexkern=(25e-6,), torch=(20.5e-6,)),
+        entry(over, alexkern=steady(25e-6), torch=steady(20.5e-6)),
     ]
     ceilings = {"float32": {"flops": 2e11, "bytes": 2e10}, "bfloat16": {"flops": 7.9e14, "bytes": 4.3e12}}
     text = render(entries, ceilings, "a machine, 2 threads")
@@ -84,6 +153,7 @@ def test_the_table_says_who_wins_by_how_much_and_who_is_missing():
         "not compared: torch in conv, batch 8, conv4 forward: RuntimeError: [nothing] works",
         "whole networks: alexkern is ahead in 1, behind in 0, level in 0 of 1; geometric mean ratio 1.23",
         "operators: alexkern is ahead in 0, behind in 1, level in 1 of 2; geometric mean ratio 0.89",
+        "slowest row: 0.75 against torch, alexkern in conv, batch 8, conv1 forward",
         "a machine, 2 threads",
     ):
         assert line in lines, text
@@ -96,8 +166,8 @@ def test_the_table_says_who_wins_by_how_much_and_who_is_missing():
 def test_latencies_stand_beside_device_times_and_say_where_no_graph_was_captured():
     subject = comparison(alexkern=None, torch=None)
     samples = {
-        "alexkern": Samples((2e-3,), latency=(3e-3, 9e-3, 4e-3), graph=True),
-        "torch": Samples((5e-3,), latency=(7e-3,), graph=False),
+        "alexkern": Samples(steady(2e-3), latency=(3e-3, 9e-3, 4e-3), graph=True),
+        "torch": Samples(steady(5e-3), latency=(7e-3,), graph=False),
     }
     text = render([record.entry(subject, samples, None)], {}, "")
     lines = [" ".join(line.split()) for line in text.splitlines()]

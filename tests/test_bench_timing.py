@@ -8,33 +8,8 @@ import pytest
 import torch
 
 from alexkern.bench.replay import ReplayClock
-from alexkern.bench.timing import CpuTimer, CudaTimer, Plan, Samples, measure
-
-
-class FakeTime:
-    """A clock that only `work` and `sleep` advance, on a machine that grows slower by `drift` a second."""
-
-    def __init__(self, drift: float = 0.0) -> None:
-        self.seconds = 0.0
-        self.drift = drift
-        self.log: list[str] = []
-
-    def now(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.log.append("sleep")
-        self.seconds += seconds
-
-    def work(self, name: str, seconds: float):
-        def call() -> None:
-            self.log.append(name)
-            self.seconds += seconds * (1 + self.drift * self.seconds)
-
-        return call
-
-    def timer(self) -> CpuTimer:
-        return CpuTimer(clock=self.now, sleep=self.sleep)
+from alexkern.bench.timing import ENOUGH, CudaTimer, Plan, Samples, measure
+from support.fake_time import FakeTime
 
 
 def test_a_sample_is_seconds_per_call_without_the_warm_one():
@@ -47,15 +22,26 @@ def test_a_sample_is_seconds_per_call_without_the_warm_one():
 def test_short_calls_are_repeated_and_long_ones_run_cold():
     time = FakeTime()
     assert time.timer().plan(time.work("a", 2**-12)) == Plan(calls=9, warm=True)
-    assert time.timer().plan(time.work("a", 1.0)) == Plan(calls=1, warm=False)
+    assert time.timer().plan(time.work("a", 0.5)) == Plan(calls=1, warm=False, probe=0.5)
+
+
+def test_the_probe_of_long_calls_is_their_first_round_and_a_certain_time_needs_none():
+    time = FakeTime()
+    long = {"a": time.work("a", 0.5), "b": time.work("b", 2.0)}
+    results = measure(long, time.timer(), 0.0, took={"a": 0.7, "b": 1.9}, rounds=(2, 20))
+    assert sorted(time.log) == ["a", "a", "b"]
+    assert results == {"a": Samples((0.5, 0.5)), "b": Samples((1.9, 2.0))}
+    time.log.clear()
+    mixed = {"a": time.work("a", 0.5), "b": time.work("b", 2**-12)}
+    results = measure(mixed, time.timer(), 0.0, rounds=(2, 20))
+    assert len(results["a"].seconds) == len(results["b"].seconds) == 2 and time.log.count("a") == 3
 
 
 def test_every_round_samples_every_call_once_in_a_random_order():
     time = FakeTime()
     names = ["a", "b", "c"]
     results = measure({name: time.work(name, 1.0) for name in names}, time.timer(), 1e9, rounds=(3, 20))
-    sampled = time.log[len(names) :]  # after what the plans took
-    taken = [tuple(sampled[start : start + 3]) for start in range(0, len(sampled), 3)]
+    taken = [tuple(time.log[start : start + 3]) for start in range(0, len(time.log), 3)]
     assert len(taken) == 20
     assert all(sorted(order) == names for order in taken)
     assert len(set(taken)) > 3
@@ -74,15 +60,23 @@ def test_drift_hits_all_calls_alike():
 @pytest.mark.parametrize(("budget", "rounds"), [(0.0, 3), (10.5, 5), (1e9, 12)])
 def test_rounds_stop_before_the_budget_within_their_bounds(budget, rounds):
     time = FakeTime()
-    results = measure({"a": time.work("a", 1.0), "b": time.work("b", 1.0)}, time.timer(), budget + 2, rounds=(3, 12))
+    results = measure({"a": time.work("a", 1.0), "b": time.work("b", 1.0)}, time.timer(), budget, rounds=(3, 12))
     assert len(results["a"].seconds) == rounds
+
+
+@pytest.mark.parametrize(("enough", "rounds"), [(0.0, 2), (9.0, 4), (1e9, ENOUGH)])
+def test_rounds_go_on_beyond_the_budget_until_they_are_enough(enough, rounds):
+    time = FakeTime()
+    calls = {"a": time.work("a", 1.0), "b": time.work("b", 1.0)}
+    assert len(measure(calls, time.timer(), 1.0, enough_s=enough)["a"].seconds) == rounds
+    assert len(measure(calls, time.timer(), 20.0, enough_s=enough)["a"].seconds) == 10
 
 
 def test_restless_threads_get_time_to_settle_before_every_sample():
     time = FakeTime()
     calls = {"a": time.work("a", 1.0), "b": time.work("b", 1.0)}
     measure(calls, time.timer(), 0.0, restless={"b"})
-    assert time.log[2:] == [entry for name in time.log[3::2] for entry in ("sleep", name)]
+    assert time.log == [entry for name in time.log[1::2] for entry in ("sleep", name)]
     time.log.clear()
     measure(calls, time.timer(), 0.0)
     assert "sleep" not in time.log
@@ -100,11 +94,12 @@ def test_a_call_that_raises_leaves_the_others_their_samples():
     assert results["a"] == Samples((1.0,) * 5)
 
 
-def test_median_and_spread():
-    samples = Samples((4.0, 1.0, 2.0, 3.0, 100.0))
-    assert samples.median == 3.0
-    assert samples.spread == 2.0
-    assert Samples((7.0,)).spread == 0.0
+def test_median_and_quartiles():
+    samples = Samples((4.0, 1.0, 2.0, 3.0, 100.0, 5.0, 6.0))
+    assert samples.median == 4.0
+    assert samples.quartiles == (2.25, 5.75)  # of 1 to 6, and of 2 to 6 and 100
+    assert Samples((7.0,)).quartiles == (7.0, 7.0)
+    assert Samples((7.0, 1.0)).quartiles == (1.0, 7.0)
 
 
 def test_replayed_samples_reach_the_fixture_unrounded():
@@ -203,8 +198,8 @@ def test_latency_is_that_of_the_graph_where_there_is_one():
 def test_a_gpu_reports_device_time_and_latency_and_a_cpu_one_time():
     gpu = FakeGpu()
     samples = measure({"a": gpu.kernels(4)}, gpu.timer(), 0.0)["a"]
-    assert samples.seconds == pytest.approx((4 * gpu.KERNEL["cold"],) * 3)
-    assert samples.latency == pytest.approx((4 * gpu.KERNEL["warm"],) * 3)
+    assert samples.seconds == pytest.approx((4 * gpu.KERNEL["cold"],) * 2)
+    assert samples.latency == pytest.approx((4 * gpu.KERNEL["warm"],) * 2)
     assert samples.graph
     samples = measure({"a": gpu.kernels(4)}, gpu.timer(graphs=False), 0.0)["a"]
     assert (samples.latency, samples.graph) == ((), False)

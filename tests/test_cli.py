@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
 import alexkern
 from alexkern import cli
 from alexkern.commands import classify
 from alexkern.models import MODELS, AlexNet, ImageClassification, alexnet, save_weights
+from support.optional import need
 
 CLASSES = ("temple", "dahlia", "[red]fox[/red]", "snow\x1b[2Jow l", "ash", "birch", "elm")
 
@@ -64,7 +64,7 @@ def bare_tensors(name: str) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def photos(folder) -> list[Path]:
     """The two photographs that scikit-learn ships, as a JPEG and a PNG file."""
-    china, flower = load_sample_images().images
+    china, flower = need("sklearn.datasets").load_sample_images().images
     paths = [folder / "photos" / "china.jpg", folder / "photos" / "flower.png"]
     paths[0].parent.mkdir()
     for path, pixels in zip(paths, (china, flower), strict=True):
@@ -339,6 +339,13 @@ def test_bad_arguments(arguments, words, capsys):
 # the other commands
 
 
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"alexkern {alexkern.info().versions['alexkern']}\n"
+
+
 def test_info(run):
     status, output, errors = run("info")
     assert (status, output, errors) == (0, f"{alexkern.info()}\n", [])
@@ -358,6 +365,14 @@ def test_bench_that_is_not_there(run, monkeypatch):
     status, output, errors = run("bench")
     assert (status, output, len(errors)) == (2, "", 1)
     assert errors[0].startswith("alexkern bench: the benchmarks cannot be imported")
+
+
+def test_a_backend_that_is_not_there(run, monkeypatch):
+    def refuse():
+        raise alexkern.BackendUnavailable("alexkern: there is no folder")
+
+    monkeypatch.setattr(alexkern, "info", refuse)
+    assert run("info") == (2, "", ["alexkern info: alexkern: there is no folder"])
 
 
 def test_an_interrupt_is_quiet(run, monkeypatch, bare_weights, photos):

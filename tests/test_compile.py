@@ -20,9 +20,9 @@ BY_NAME = {str(case): case for case in CASES}
 EVERY_OPERATOR = [
     BY_NAME[name]
     for name in (
-        "conv2d_relu-conv2_2012",
-        "conv2d_relu_max_pool2d-conv1",
-        "max_pool2d-pool1",
+        "conv2d_relu-groups_stride_dilation",
+        "conv2d_relu_max_pool2d-uneven",
+        "max_pool2d-uneven",
         "dropout-images",
         "linear_relu_dropout-fc6",
         "local_response_norm-norm1",

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from sklearn.datasets import load_digits
-from sklearn.metrics import confusion_matrix
 
 from alexkern import cli
 from alexkern.models import AlexNet, alexnet, save_weights
+from support.optional import need
+
+load_digits = need("sklearn.datasets").load_digits
+confusion_matrix = need("sklearn.metrics").confusion_matrix
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "digits.py"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,4 +85,50 @@ def test_environment_sets_the_default() -> None:
 
 def test_environment_with_a_wrong_name() -> None:
     done = run("import alexkern", ALEXKERN_BACKEND="tpu")
-    assert done.returncode != 0 and "ALEXKERN_BACKEND: backend must be one of auto, cuda, triton, torch" in done.stderr
+    assert done.returncode != 0
+    assert done.stderr.endswith("ValueError: ALEXKERN_BACKEND must be one of auto, cuda, triton, torch, got 'tpu'\n")
+
+
+def test_a_wrong_name_is_an_error_that_lists_the_right_ones() -> None:
+    before = alexkern.current_backend()
+    with pytest.raises(ValueError, match="backend must be one of auto, cuda, triton, torch, got 'tpu'"):
+        alexkern.set_backend("tpu")
+    with pytest.raises(ValueError, match="got 'tpu'"), alexkern.backend("tpu"):
+        pass
+    assert alexkern.current_backend() == before
+
+
+def test_a_type_checker_knows_the_names(tmp_path: Path) -> None:
+    assert dispatch.BACKENDS == ("auto", *dispatch.PACKAGES)
+    mypy = pytest.importorskip("mypy.api")
+    (tmp_path / "right.py").write_text(
+        "from alexkern.dispatch import backend, current_backend, set_backend\n"
+        + "".join(f"set_backend({name!r})\nwith backend({name!r}): ...\n" for name in dispatch.BACKENDS)
+        + "set_backend(current_backend())\n"
+    )
+    (tmp_path / "wrong.py").write_text(
+        "from alexkern.dispatch import backend, set_backend\nset_backend('tpu')\nwith backend(str()): ...\n"
+    )
+    # Only the modules that say it: all of torch would take a minute.
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nfollow_imports = skip\n"
+        "[mypy-alexkern.dispatch]\nfollow_imports = silent\n[mypy-alexkern._environment]\nfollow_imports = silent\n"
+    )
+    options = [
+        "--config-file",
+        str(tmp_path / "mypy.ini"),
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        "--no-error-summary",
+    ]
+    found = {}
+    for name in ("right.py", "wrong.py"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MYPYPATH", str(Path(alexkern.__path__[0]).parent))
+            output, errors, _ = mypy.run([*options, str(tmp_path / name)])
+        assert not errors
+        found[name] = output.splitlines()
+    assert found["right.py"] == []
+    assert len(found["wrong.py"]) == 2 and all(
+        "[arg-type]" in line and "Literal['auto'" in line for line in found["wrong.py"]
+    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,9 +15,8 @@ from alexkern import cli
 from alexkern import export as exporting
 from alexkern.export import ExportError, export
 from alexkern.models import MODELS, AlexNet, ImageClassification, save_weights
+from support.optional import need
 from support.tiny import Tiny, tiny
-
-HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 @pytest.fixture
@@ -75,16 +74,18 @@ def test_torchvision_gets_its_own_names(tmp_path: Path) -> None:
     numbers = [*(f"features.{n}" for n in (0, 3, 6, 8, 10)), *(f"classifier.{n}" for n in (1, 4, 6))]
     assert list(found) == [f"{name}.{kind}" for name in numbers for kind in ("weight", "bias")]
     assert found["features.3.weight"].shape == (192, 64, 5, 5) and found["classifier.6.weight"].shape == (4, 4096)
-    if importlib.util.find_spec("torchvision"):
-        from torchvision.models import alexnet
-
-        alexnet(num_classes=4).load_state_dict(found)
 
 
-@pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
+def test_torchvision_loads_it(tmp_path: Path) -> None:
+    torchvision = need("torchvision")
+    torch.manual_seed(1)
+    export(MODELS["alexnet"](num_classes=4), "torchvision", tmp_path / "m.pth")
+    found = torch.load(tmp_path / "m.pth", weights_only=True, mmap=True)
+    torchvision.models.alexnet(num_classes=4).load_state_dict(found)
+
+
 def test_onnx_runtime_gives_the_same_logits(model: Tiny, tmp_path: Path) -> None:
-    import onnxruntime
-
+    _, _, onnxruntime = need("onnx"), need("onnxscript"), need("onnxruntime")
     export(model, "onnx", tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for count in (1, 5):
@@ -95,10 +96,24 @@ def test_onnx_runtime_gives_the_same_logits(model: Tiny, tmp_path: Path) -> None
 
 
 def test_onnx_that_is_not_installed(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name) or name)
-    with pytest.raises(ExportError, match=r"^onnxscript is not installed \(pip install onnx onnxscript\)$"):
+    reasons = {"onnx": None, "onnxscript": "onnxscript is not installed (pip install it)"}
+    monkeypatch.setattr(exporting, "why_missing", lambda name, install: reasons[name])
+    with pytest.raises(ExportError, match=r"^onnxscript is not installed \(pip install it\)$"):
         export(model, "onnx", tmp_path / "m.onnx")
+
+
+def test_onnx_that_is_broken(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """It may raise anything, and the command says what in one line."""
+    (tmp_path / "onnxscript.py").write_text("raise RuntimeError('operator onnx::Loop does not exist\\nsee the log')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnx", ModuleType("onnx"))
+    monkeypatch.delitem(sys.modules, "onnxscript", raising=False)
+    monkeypatch.setitem(MODELS, "alexnet", tiny)
+    monkeypatch.chdir(tmp_path)
+    save_weights(model, "net.safetensors")
+    assert cli.main(["export", "net.safetensors", "--to", "onnx"]) == 2
+    wanted = "onnxscript is installed but broken: operator onnx::Loop does not exist (pip install onnx onnxscript)\n"
+    assert capsys.readouterr().err == f"alexkern export: {wanted}"
 
 
 @pytest.mark.parametrize(

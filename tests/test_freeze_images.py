@@ -82,12 +82,12 @@ def test_images_of_every_kind(
     double = copy.deepcopy(model).double()
     frozen = alexkern.freeze(model, mean=MEAN, std=STD)
     mean, std = (torch.tensor(row, dtype=torch.float64, device=DEVICE).view(3, 1, 1) for row in (MEAN, STD))
-    for size in ((31, 35), (42, 27)):
+    for size, kinds in (((31, 35), 3), ((42, 27), 1)):
         bytes_in = torch.randint(256, (3, 3, *size), generator=generator, dtype=torch.uint8).to(DEVICE)
         exact = (bytes_in.double() / 255 - mean) / std
         for images in (bytes_in, exact.float(), exact.to(dtype)):
             wanted = double(exact.to(dtype).double())
-            for layout in layouts(images):
+            for layout in layouts(images)[-kinds:]:
                 launched.clear()
                 found = frozen(layout)
                 close(found, wanted, dtype)

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("triton")
+from support.optional import need
+
+need("triton")
 
 from alexkern.accuracy import assert_same  # noqa: E402
 from support.backends import DEVICE  # noqa: E402

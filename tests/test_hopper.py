@@ -137,7 +137,7 @@ CLUSTERED = {
 }
 
 
-@pytest.mark.parametrize("block_n", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize("block_n", [64, 192, 256, *(pytest.param(n, marks=pytest.mark.full) for n in (96, 128))])
 @pytest.mark.parametrize("shape", CLUSTERED)
 def test_clusters_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, launched: list[str], shape: str, block_n: int, generator: torch.Generator

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"alexkern": "alexkern", "kernels": "alexkern.kernels", "bench": "alexkern.bench"}  # folder: package
 # Lowest first; a name stands for its package too. What shares a line may import one another, but in no circle.
 ORDER = (
-    ("_nvcc", "geometry"),
-    ("plan", "errors", "augmentation", "accuracy", "cost"),
+    ("_environment", "_nvcc", "_sources", "_trees", "_version", "geometry"),
+    ("plan", "errors", "augmentation", "accuracy", "cost", "cache", "console", "optional", "processor"),
     ("backends.building", "backends.extension"),
     ("backends.torch", "backends.cpu", "backends.cuda", "kernels"),
     ("backends",),
@@ -31,7 +31,7 @@ ORDER = (
     ("commands",),
     ("bench", "tools"),
     ("cli",),
-    ("__main__",),
+    ("__main__", "bench.__main__"),
 )
 # Where a module of ours may be imported by a name that is put together.
 COMPUTED = {"alexkern.dispatch", "alexkern.backends.extension", "alexkern.cli"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.machinery
 import importlib.metadata
 import json
 import sys
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 import alexkern
-from alexkern import dispatch
+from alexkern import dispatch, processor
+from alexkern._sources import digest
 from alexkern.backends import extension
 from alexkern.ops.registry import OPERATORS
 
@@ -56,11 +58,75 @@ def test_the_report_names_what_was_found_and_is_also_the_repr() -> None:
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:
-    try:
-        installed = importlib.metadata.version("alexkern")
-    except importlib.metadata.PackageNotFoundError:
+    if "not installed" in info_module.version():
         pytest.skip("alexkern is not installed, only on the path")
-    assert alexkern.__version__ == installed
+    assert alexkern.info().versions["alexkern"] == alexkern.__version__ == importlib.metadata.version("alexkern")
+
+
+ROOT = Path(alexkern.__path__[0]).resolve().parent
+
+
+def distribution(folder: Path, kind: str, **files: str) -> None:
+    metadata = folder / f"alexkern-{alexkern.__version__}.{kind}"
+    metadata.mkdir(parents=True)
+    for name, text in {"METADATA": f"Name: alexkern\nVersion: {alexkern.__version__}\n", **files}.items():
+        (metadata / name.replace("_json", ".json")).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("what", "installed"),
+    [
+        ("nothing", False),
+        ("this tree, editable", True),
+        ("another tree, editable", False),
+        ("a wheel in another place", False),
+        ("a wheel here", True),
+        ("what a build left here", False),
+    ],
+)
+def test_a_checkout_that_is_not_installed(
+    what: str, installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, site = tmp_path / "tree", tmp_path / "site"
+    (tree / "alexkern").mkdir(parents=True)
+    site.mkdir()
+    monkeypatch.setattr(info_module, "__file__", str(tree / "alexkern/info.py"))
+    monkeypatch.setattr(sys, "path", [str(tree), str(site)])
+    monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
+    if what.endswith("editable"):
+        origin = tree if what.startswith("this") else tmp_path / "other"
+        distribution(site, "dist-info", RECORD="", direct_url_json=json.dumps({"url": origin.as_uri()}))
+    elif what.startswith("a wheel"):
+        distribution(tree if what.endswith("here") else site, "dist-info", RECORD="")
+    elif what.startswith("what"):
+        distribution(tree, "egg-info")
+    version = alexkern.__version__
+    assert info_module.version() == (version if installed else f"{version} (not installed: {tree})")
+
+
+def test_the_version_stands_in_one_place() -> None:
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("not a checkout")
+    text = f'"{alexkern.__version__}"'
+    files = [path for name in ("alexkern", "kernels", "bench", "csrc") for path in (ROOT / name).rglob("*.*")]
+    files = [path for path in files if path.suffix in (".py", ".h", ".cpp", ".cu")]
+    files += [ROOT / name for name in ("setup.py", "pyproject.toml", "CMakeLists.txt")]
+    assert [path for path in files if text in path.read_text()] == [ROOT / "alexkern/_version.py"]
+
+
+def test_a_reason_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "the native module was not built: at the install ALEXKERN_SKIP_CUDA was set"
+    other = "Triton is asleep"
+    services = [info_module.Service(name, "torch", {"cuda": reason, "triton": other}) for name in OPERATORS]
+    services[2] = info_module.Service(list(OPERATORS)[2], "triton", {"cuda": reason, "torch": "triton is tried first"})
+    report = str(
+        info_module.Info({}, (), "none", "none", f"none: {reason}", f"on a CPU with oneDNN: {reason}", tuple(services))
+    )
+    assert report.count(reason) == 1 and f"native    none: {reason}\n" in report
+    assert "snapshots on a CPU with oneDNN: there is no native module\n" in report
+    assert report.count(other) == 1 and report.count("not by cuda: there is no native module") == 2
+    alike = [name for name in dispatch.OPERATORS if name != "max_pool2d"]
+    assert f"\n{', '.join(alike)}\n  served by torch\n" in report and "\nmax_pool2d\n  served by triton\n" in report
 
 
 def test_nothing_there(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +138,7 @@ def test_nothing_there(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found.gpus, found.driver, found.native) == ((), "none", "none: a reason")
     assert found.snapshots == "on a CPU with oneDNN's convolutions alone: a reason"
     assert found.nvcc.startswith("none (looked at CUDACXX, CUDA_HOME, CUDA_PATH, PATH and ")
-    assert "gpu       none\n" in str(found)
+    assert "gpu         none\n" in str(found)
 
 
 def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +177,17 @@ def test_gpus_that_torch_uses(empty_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.driver == "unknown (there is no nvidia-smi to ask)"
 
 
+def test_the_processor_and_a_torchvision_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "torchvision does not import: operator torchvision::nms does not exist"
+    monkeypatch.setattr("alexkern.optional.why_missing", lambda package: reason if package == "torchvision" else None)
+    found = alexkern.info()
+    assert found.versions["torchvision"] == f"none ({reason})"
+    assert f"torchvision none ({reason})\n" in str(found)
+    assert f"processor   {processor.name()} (torch uses {torch.backends.cpu.get_cpu_capability()}; " in str(found)
+    assert set(processor.flags()) <= set(processor.TELLING_FLAGS)
+    assert found.head == str(found).split("\n\n")[0].splitlines()
+
+
 @pytest.mark.parametrize("says", ["exit 9", "echo 'Failed to initialize NVML'", "echo 'a, b'"])
 def test_a_broken_nvidia_smi_counts_as_none(says: str, empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(empty_path, "nvidia-smi", says)
@@ -123,6 +200,8 @@ def test_a_broken_nvidia_smi_counts_as_none(says: str, empty_path: Path, monkeyp
 def test_nvcc_that_runs_and_one_that_does_not(empty_path: Path) -> None:
     nvcc = program(empty_path, "nvcc", "echo 'Cuda compilation tools, release 12.9, V12.9.86'")
     assert alexkern.info().nvcc == f"{nvcc} (CUDA 12.9)"
+    program(empty_path, "nvcc", "echo 'Cuda compilation tools, release 12.4, V12.4.131'")
+    assert alexkern.info().nvcc == f"{nvcc} (CUDA 12.4); {nvcc} is of CUDA 12.4, and the kernels need 12.5 or newer"
     program(empty_path, "nvcc", "exit 3")
     assert alexkern.info().nvcc.startswith(f"{nvcc}, which does not run: ")
 
@@ -130,11 +209,16 @@ def test_nvcc_that_runs_and_one_that_does_not(empty_path: Path) -> None:
 def test_why_there_is_no_native_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     module, why_not = extension.load("absent_native_module", tmp_path)
-    assert module is None and "was not built: nvcc was not found" in why_not
-
+    assert module is None and why_not == (
+        f"the native module was not built: {tmp_path} is not from an install; run pip install"
+    )
     (tmp_path / "_C.cpython-27.so").touch()
     module, why_not = extension.load("absent_native_module", tmp_path)
     assert module is None and "was built for another Python (_C.cpython-27.so)" in why_not
+
+    (tmp_path / "_not_built").write_text("ALEXKERN_SKIP_CUDA was set")
+    module, why_not = extension.load("absent_native_module", tmp_path)
+    assert module is None and "was not built: at the install ALEXKERN_SKIP_CUDA was set; mend that" in why_not
 
     (tmp_path / "unloadable_native_module.py").write_text("raise ImportError('libstdc++.so.6: version too old')")
     module, why_not = extension.load("unloadable_native_module", tmp_path)
@@ -143,3 +227,37 @@ def test_why_there_is_no_native_module(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "loadable_native_module.py").touch()
     module, why_not = extension.load("loadable_native_module", tmp_path)
     assert module is sys.modules.pop("loadable_native_module") and why_not == ""
+
+
+def test_a_native_module_of_other_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package, kernels, emulator = tmp_path / "alexkern", tmp_path / "csrc/cuda/dropout", tmp_path / "csrc/emulator"
+    for folder in (package, kernels, emulator):
+        folder.mkdir(parents=True)
+    for file in (tmp_path / "CMakeLists.txt", kernels / "forward.cu", kernels / "bind.h", emulator / "emulator.h"):
+        file.write_text(file.name)
+
+    def load(name: str, text: str) -> str:
+        (tmp_path / f"{name}.py").write_text(text)
+        module, why_not = extension.load(name, package)
+        assert sys.modules.pop(name) and (module is None) == bool(why_not)
+        return why_not
+
+    built = f"sources = {digest(tmp_path)!r}"
+    stale = "the native module was built from other sources than those beside it: run pip install again"
+    assert load("fresh_native_module", built) == ""
+    assert load("native_module_from_before_it_said_so", "") == stale
+    (emulator / "emulator.h").write_text("changed, and not in the native module")
+    assert load("native_module_beside_another_emulator", built) == ""
+    changes = {"forward.cu": "changed", "bind.h": "changed", "../../CMakeLists.txt": "changed", "new.cu": ""}
+    for number, (name, text) in enumerate(changes.items()):
+        before = (kernels / name).read_text() if (kernels / name).exists() else None
+        (kernels / name).write_text(text)
+        assert load(f"stale_native_module_{number}", built) == stale
+        if before is not None:
+            (kernels / name).write_text(before)
+            assert load(f"native_module_{number}_of_the_same_sources_again", built) == ""
+    (kernels / "forward.cu").rename(kernels / "backward.cu")
+    assert load("native_module_of_a_file_renamed", built) == stale
+    (tmp_path / "CMakeLists.txt").unlink()  # as beside an installed package
+    assert load("native_module_without_sources", built) == ""

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 import sysconfig
 import textwrap
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from alexkern._nvcc import find_nvcc
+from alexkern._nvcc import MINIMUM, find_nvcc
+from support.installing import ROOT, copy_tree, install, make_venv, pip, run, script
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("alexkern", "kernels", "bench", "csrc")
-FILES = ("pyproject.toml", "setup.py", "CMakeLists.txt", "MANIFEST.in", "README.md", "LICENSE")
-SETTINGS = ("CUDA", "NVCC", "ALEXKERN", "PIP", "PYTHON")  # variables that a test starts without
 TRITON = find_spec("triton")  # brings NVIDIA's cuobjdump along
 CUOBJDUMP = Path(TRITON.origin).parent / "backends/nvidia/bin/cuobjdump" if TRITON and TRITON.origin else None
 BROKEN_NVCC = "#!/bin/sh\necho 'nvcc fatal : no libdevice to be found' >&2\nexit 1\n"
 
 needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")
-# Their metadata is asked for: find_spec("pip") makes setuptools believe that pip runs in this process, and break later.
-installed = {distribution.name.lower() for distribution in metadata.distributions()}
-if missing := [name for name in ("pip", "setuptools", "pybind11", "cmake", "ninja") if name not in installed]:
-    pytest.skip(f"an install without the network needs {', '.join(missing)}: the dev extra", allow_module_level=True)
-
-
-def copy_tree(target: Path) -> Path:
-    for folder in SOURCES:
-        # A native module built in place must not come along: what a test finds is what its own install made.
-        ignore = shutil.ignore_patterns("__pycache__", "*.so", "results")
-        shutil.copytree(ROOT / folder, target / folder, ignore=ignore)
-    for file in FILES:
-        shutil.copy(ROOT / file, target)
-    return target
 
 
 @pytest.fixture
@@ -63,35 +43,6 @@ def bare_tree(tree: Path) -> Path:
     return tree
 
 
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
-
-
-def run(*command: object, cwd: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Runs a command with this environment, less what would steer an install, plus `settings`."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
-    env |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    env |= {name: str(value) for name, value in settings.items()}
-    words = [str(word) for word in command]
-    return subprocess.run(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def install(tree: Path, target: Path, **settings: object) -> subprocess.CompletedProcess[str]:
-    options = ("--verbose", "--no-deps", "--no-build-isolation", "--target", target)
-    return run(sys.executable, "-m", "pip", "install", *options, tree, cwd=tree.parent, **settings)
-
-
-def make_venv(folder: Path) -> Path:
-    """An interpreter that sees what is installed here, but not by the import hook of an editable alexkern."""
-    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
-    site = folder / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    (site / "outer.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
-    return folder / "bin/python"
-
-
 def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     done = install(bare_tree, target, PATH=tmp_path / "empty")
@@ -101,7 +52,10 @@ def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: P
     assert "Root-Is-Purelib: true" in next(target.glob("*.dist-info/WHEEL")).read_text()
     command = (make_venv(tmp_path / "venv"), "-c", "import alexkern; print(alexkern.info())")
     report = run(*command, cwd=tmp_path, PYTHONPATH=target, PATH=tmp_path / "empty")
-    assert "the native module was not built: nvcc was not found" in report.stdout
+    wanted = "the native module was not built: at the install nvcc was not found (looked at "
+    assert report.stdout.count(wanted) == 1, report.stdout
+    (record,) = target.glob("*.dist-info/RECORD")
+    assert "alexkern/_not_built," in record.read_text()  # so that an uninstall removes it
 
 
 def test_nvcc_absent_but_required_is_an_error(bare_tree: Path, tmp_path: Path) -> None:
@@ -127,14 +81,100 @@ def test_nvcc_skipped_is_not_even_started(tree: Path, tmp_path: Path) -> None:
     script(tmp_path / "cuda/bin/nvcc", BROKEN_NVCC)
     done = install(tree, target, CUDA_HOME=tmp_path / "cuda", ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
-    assert "installing without the cuda backend: ALEXKERN_SKIP_CUDA is set" in done.stdout
+    assert "installing without the cuda backend: ALEXKERN_SKIP_CUDA was set" in done.stdout
     assert not list(target.rglob("_C.*"))
+    assert (target / "alexkern/_not_built").read_text() == "ALEXKERN_SKIP_CUDA was set"
 
 
 def test_skipped_and_required_at_once_is_an_error(tree: Path, tmp_path: Path) -> None:
     done = install(tree, tmp_path / "target", ALEXKERN_SKIP_CUDA=1, ALEXKERN_REQUIRE_CUDA=1)
     assert done.returncode != 0
-    assert "ALEXKERN_REQUIRE_CUDA is set, but ALEXKERN_SKIP_CUDA is set" in done.stdout
+    assert "ALEXKERN_REQUIRE_CUDA is set, but ALEXKERN_SKIP_CUDA was set" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("ALEXKERN_SKIP_CUDA", "maybe", "one of 1, true, yes, on, 0, false, no, off"),
+        ("ALEXKERN_CUDA_ARCHS", "75", "targets of compute capability 8.0 or more, such as 80;90a or 8.0;9.0a+PTX"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_of_one_line(
+    name: str, value: str, wanted: str, tree: Path, tmp_path: Path
+) -> None:
+    nvcc = script(tmp_path / "cuda/bin/nvcc", f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    done = install(tree, tmp_path / "target", CUDACXX=nvcc, **{name: value})
+    assert done.returncode != 0
+    assert [line.strip() for line in done.stdout.splitlines()].count(
+        f"alexkern: {name} must be {wanted}, got '{value}'"
+    ) == 1, done.stdout
+    assert "Traceback" not in done.stdout and not (tmp_path / "started").exists()
+
+
+def test_nvcc_that_is_too_old_compiles_nothing(tree: Path, tmp_path: Path) -> None:
+    says = "#!/bin/sh\n[ $1 = --version ] || touch {}\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n"
+    nvcc = script(tmp_path / "nvcc", says.format(tmp_path / "started"))
+    done = install(tree, tmp_path / "target", CUDACXX=nvcc)
+    assert done.returncode != 0
+    assert f"alexkern: {nvcc} is of CUDA 12.4, and the kernels need 12.5 or newer. ALEXKERN_SKIP_CUDA=1" in done.stdout
+    assert "Traceback" not in done.stdout and not (tmp_path / "started").exists()
+
+
+def test_the_lowest_nvcc_is_the_same_everywhere() -> None:
+    lowest = ".".join(map(str, MINIMUM))
+    assert f"find_package(CUDAToolkit {lowest} REQUIRED)" in (ROOT / "CMakeLists.txt").read_text()
+    assert f"nvcc of CUDA {lowest} or newer" in (ROOT / "docs/environment.md").read_text()
+
+
+def hide(venv: Path, *names: str) -> Path:
+    """What is installed here as the interpreter `venv` sees it, less some packages."""
+    (outer,) = venv.parent.parent.glob("lib/*/site-packages/outer.pth")
+    shown = venv.parent.parent / "shown"
+    shown.mkdir()
+    for folder in outer.read_text().splitlines():
+        for entry in Path(folder).iterdir():
+            package = re.split(r"[-.]", entry.name)[0]
+            if package not in names and entry.suffix != ".pth" and not (shown / entry.name).exists():
+                (shown / entry.name).symlink_to(entry)
+    outer.write_text(str(shown))
+    return shown
+
+
+def refusal(interpreter: Path, tree: Path, folder: Path, **settings: object) -> list[str]:
+    """What alexkern says of an install without build isolation that fails."""
+    script(folder / "cuda/bin/nvcc", "#!/bin/sh\n")
+    options = ("--no-deps", "--no-build-isolation", "--target", folder / "target")
+    done = run(*pip(interpreter), "install", *options, tree, cwd=folder, CUDA_HOME=folder / "cuda", **settings)
+    assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
+    return [line.strip() for line in done.stdout.splitlines() if "alexkern is " in line]
+
+
+def test_without_its_build_tools_the_install_names_each(tree: Path, tmp_path: Path) -> None:
+    interpreter = make_venv(tmp_path / "venv")
+    hide(interpreter, "pybind11", "cmake", "ninja")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    assert refusal(interpreter, tree, tmp_path, PATH=programs) == [
+        "alexkern is built with pybind11>=2.13, and none is here: pip install 'pybind11>=2.13'",
+        "alexkern is built with cmake>=3.26, and none is here: pip install 'cmake>=3.26'",
+        "alexkern is built with ninja, and none is here: pip install 'ninja'",
+    ]
+    script(programs / "cmake", "#!/bin/sh\necho 'cmake version 3.9.4'\n")
+    script(programs / "ninja", "#!/bin/sh\necho 1.10.0\n")
+    assert refusal(interpreter, tree, tmp_path, PATH=programs)[1:] == [
+        "alexkern is built with cmake>=3.26, and 3.9.4 is here: pip install 'cmake>=3.26'",
+    ]
+
+
+def test_a_setuptools_too_old_for_pyproject_is_named(tree: Path, tmp_path: Path) -> None:
+    interpreter = make_venv(tmp_path / "venv")
+    shown = hide(interpreter)
+    (metadata,) = shown.glob("setuptools-*.dist-info")
+    metadata.unlink()
+    script(shown / "setuptools-69.5.1.dist-info/METADATA", "Metadata-Version: 2.1\nName: setuptools\nVersion: 69.5.1\n")
+    assert refusal(interpreter, tree, tmp_path, ALEXKERN_SKIP_CUDA=1) == [
+        "alexkern is built with setuptools>=77, and 69.5.1 is here: pip install 'setuptools>=77'"
+    ]
 
 
 @needs_nvcc
@@ -149,10 +189,11 @@ def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(t
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.full
 @needs_nvcc
 def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    done = install(built_tree, target, ALEXKERN_REQUIRE_CUDA=1, ALEXKERN_CUDA_ARCHS="80")
+    done = install(built_tree, target, ALEXKERN_REQUIRE_CUDA="yes", ALEXKERN_CUDA_ARCHS="8.0+PTX")
     assert done.returncode == 0, done.stdout
 
     native = target / "alexkern" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -183,26 +224,36 @@ def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> Non
     assert "for sm_80, compute_80; needs a driver for CUDA" in done.stdout
 
 
+@pytest.mark.full
 @needs_nvcc
 def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree: Path, tmp_path: Path) -> None:
     tree = built_tree
     interpreter = make_venv(tmp_path / "venv")
-    pip = (sys.executable, "-m", "pip", "--python", interpreter, "install")
-    options = ("--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
+    options = ("install", "--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
 
-    done = run(*pip, *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="80")
+    (tree / "alexkern/_C.cpython-27-other.so").touch()
+    done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="80")
     assert done.returncode == 0, done.stdout
-    assert list((tree / "alexkern").glob("_C.*"))
+    (native,) = (tree / "alexkern").glob("_C.*")
+    assert native.name == f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     (tree / "kernels/added_later.py").write_text("answer = 42\n")
     code = "import alexkern, alexkern.kernels.added_later as new; print(alexkern.__file__, new.__file__, new.answer)"
     done = run(interpreter, "-c", code, cwd=tmp_path)
     assert done.stdout.split() == [str(tree / "alexkern/__init__.py"), str(tree / "kernels/added_later.py"), "42"]
     done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
     assert done.returncode == 0 and "for sm_80, compute_80; needs a driver" in done.stdout, done.stdout
+    bindings = tree / "csrc/cuda/bindings.cpp"
+    text = bindings.read_text()
+    bindings.write_text(f"{text}// changed\n")
+    done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
+    assert "none: the native module was built from other sources" in done.stdout, done.stdout
+    bindings.write_text(text)
 
-    done = run(*pip, *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
+    done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
     assert not list((tree / "alexkern").glob("_C.*"))
+    done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
+    assert "was not built: at the install ALEXKERN_SKIP_CUDA was set; mend that" in done.stdout
 
 
 @needs_nvcc
@@ -215,17 +266,17 @@ def test_targets_are_those_asked_for_or_the_gpus_here_or_the_default(tree: Path,
     command += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"], sysconfig.get_path("scripts")])
 
-    def configure(*gpus: str, **settings: str) -> str:
+    def configure(*gpus: str, archs: str = "") -> str:
         script(tmp_path / "bin/nvidia-smi", f"#!/bin/sh\nprintf '%s\\n' {' '.join(gpus)}\n")
-        return run(*command, cwd=tmp_path, PATH=path, **settings).stdout
+        return run(*command, f"-DALEXKERN_CUDA_ARCHS={archs}", cwd=tmp_path, PATH=path).stdout
 
     # 7.5 is too old for any kernel, and 99.0 too new for this nvcc: compute_80 serves it.
     assert "CUDA targets: sm_90a sm_86 compute_80\n" in configure("9.0", "8.6", "7.5", "99.0", "9.0")
     assert "CUDA targets: sm_80 sm_90a compute_80\n" in configure("7.5")
-    assert "CUDA targets: sm_80 compute_80\n" in configure("9.0", ALEXKERN_CUDA_ARCHS="80")
-    assert "CUDA targets: sm_90a sm_80 compute_80\n" in configure(ALEXKERN_CUDA_ARCHS="90a, 80")
-    wrong = configure(ALEXKERN_CUDA_ARCHS="80;sm_90")
-    assert 'ALEXKERN_CUDA_ARCHS: a list such as 80;90a is wanted, got "sm_90"' in wrong
+    assert "CUDA targets: sm_80 compute_80\n" in configure("9.0", archs="80")
+    assert "CUDA targets: sm_90a sm_80 compute_80\n" in configure(archs="90a;80")
+    for wrong in ("sm_90", "75"):
+        assert f"targets from 80 on, such as 80;90a, got {wrong}\n" in configure(archs=f"80;{wrong}")
 
 
 def test_nvcc_is_searched_in_the_order_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 
 from alexkern.models import MODELS, AlexNet, ImageClassification, alexnet, alexnet_2012, alexnet_single_tower
 from alexkern.nn import FusedSequential
+from support.optional import need
 
 # torchvision's alexnet, entry for entry.
 STATE_DICT = {
@@ -427,7 +428,7 @@ def test_seeds():
 
 
 def test_as_torchvision(generator):
-    torchvision = pytest.importorskip("torchvision")
+    torchvision = need("torchvision")
     ours, theirs = alexnet().eval(), torchvision.models.alexnet().eval()
     theirs.load_state_dict(ours.state_dict(), strict=True)
     assert [name for name, _ in theirs.named_modules()] == [name for name, _ in ours.named_modules()]

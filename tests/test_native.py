@@ -130,7 +130,7 @@ def test_without_the_sources_or_pybind11(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(
         emulated.importlib.util, "find_spec", lambda name: None if name == "pybind11" else find_spec(name)
     )
-    assert "pip install pybind11" in str(emulated.missing())
+    assert "pip install 'alexkern[dev]'" in str(emulated.missing())
     monkeypatch.setattr(emulated, "SOURCES", tmp_path)
     assert f"not at {tmp_path}: use a checkout" in str(emulated.missing())
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -292,7 +292,7 @@ def test_a_launch_goes_to_the_tensors_device_and_its_current_stream(
         def __exit__(self, *_: object) -> None:
             entered.append(-self.index)
 
-    monkeypatch.setattr(cuda, "_kernel", lambda name, dtype, emulated: (lambda *all: launched.append(all), 2))
+    monkeypatch.setattr(cuda, "_kernel", lambda name, dtype, device_type: (lambda *all: launched.append(all), 2))
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 1000 + index, raising=False)

@@ -11,9 +11,9 @@ import torch
 
 from alexkern.backends import cuda
 from alexkern.backends.cuda import conv2d_relu, dropout, max_pool2d, sm90
-from alexkern.tools import objects, rehearsal
+from alexkern.tools import rehearsal
 
-pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
+pytestmark = pytest.mark.skipif(rehearsal.missing() is not None, reason=f"{rehearsal.missing()}")
 
 INSUFFICIENT_DRIVER, NO_KERNEL_IMAGE = 35, 209
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from alexkern import cli
 from alexkern.models import MODELS
+from support.optional import need
 from support.tiny import tiny
 
 # The paper's crops and flips are for photographs. AlexNet starts slowly on 1438 images: grey values spread over -3 to 7
@@ -26,7 +26,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
-    source = load_digits()
+    source = need("sklearn.datasets").load_digits()
     for number, (pixels, label) in enumerate(zip(source.images, source.target, strict=True)):
         (folder / str(label)).mkdir(exist_ok=True)
         picture = Image.fromarray((pixels * 255 / 16).round().astype(np.uint8))

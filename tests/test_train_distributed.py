@@ -25,7 +25,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     tests = str(Path(__file__).resolve().parent)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": tests, "GLOO_SOCKET_IFNAME": "lo"}
+    environment = os.environ | {"PYTHONPATH": tests, "GLOO_SOCKET_IFNAME": "lo"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line = [*launcher, "-m", "support.tiny", "train", *map(str, arguments)]
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from alexkern.models import ImageClassification
+from support.optional import need
 
 MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])
@@ -52,13 +53,13 @@ def reference(pixels: Tensor) -> np.ndarray:
 def test_against_a_float64_reference(size, generator):
     pixels = random_pixels(generator, *size)
     want = torch.from_numpy(reference(pixels))
-    rounding = (1.001 / 255) / STD.min()  # to 8 bits: half a unit after each of the two axes
-    for image in (to_pil(pixels), pixels):
+    # In steps of 8 bits: Pillow rounds after each axis; a tensor is rounded once, with 0.005 from positions in float32.
+    for image, steps in ((to_pil(pixels), 1.001), (pixels, 0.506)):
         ours = ImageClassification()(image)
         assert ours.dtype == torch.float32 and ours.shape == (3, 224, 224) and ours.is_contiguous()
-        assert (ours.double() - want).abs().max() <= rounding
+        assert (ours.double() - want).abs().max() <= steps / 255 / STD.min()
     exact = ImageClassification()(pixels.double() / 255)
-    torch.testing.assert_close(exact, want, rtol=0, atol=1e-6)
+    torch.testing.assert_close(exact.double(), want, rtol=0, atol=1e-6)
 
 
 def test_a_pil_image_is_resized_by_pil(generator):
@@ -85,7 +86,7 @@ def test_resized_shape(height, width, want):
 
 def test_odd_margins_are_cropped_as_torchvision_does(generator):
     """round() takes a half to the even neighbour: a margin of 5 leaves 2 above, one of 7 leaves 4."""
-    pixels = random_pixels(generator, 15, 17).double() / 255
+    pixels = random_pixels(generator, 15, 17) / 255
     plain = ImageClassification(crop_size=10, resize_size=15, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     assert torch.equal(plain(pixels), pixels[:, 2:12, 4:14])
     assert torch.equal(plain(pixels.mT), pixels.mT[:, 4:14, 2:12])
@@ -109,11 +110,13 @@ def test_any_strides(generator):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_floating_point_dtypes_are_kept(dtype, generator):
-    pixels = random_pixels(generator, 90, 100).double() / 255
-    ours = ImageClassification()(pixels.to(dtype))
-    assert ours.dtype == dtype
-    torch.testing.assert_close(ours.double(), ImageClassification()(pixels), rtol=0, atol=16 * torch.finfo(dtype).eps)
+def test_every_floating_point_dtype_becomes_float32(dtype, generator):
+    pixels = random_pixels(generator, 90, 100)
+    ours = ImageClassification()(pixels.to(dtype) / 255)
+    assert ours.dtype == torch.float32
+    # The image, then the resized one, each rounded to the dtype.
+    rounding = torch.finfo(dtype).eps / STD.min() + 1e-6
+    torch.testing.assert_close(ours.double(), torch.from_numpy(reference(pixels)), rtol=0, atol=rounding)
 
 
 def test_the_input_is_not_changed(generator):
@@ -185,10 +188,27 @@ def test_it_is_a_value():
     assert transforms != ImageClassification()
 
 
-@pytest.mark.parametrize("size", SIZES)
+FORMS = {
+    "an image": lambda batch: batch[0],
+    "a batch": lambda batch: batch,
+    "channels_last": lambda batch: batch.contiguous(memory_format=torch.channels_last),
+    "an image as it is decoded": lambda batch: batch[0].permute(1, 2, 0).contiguous().permute(2, 0, 1),
+    "grey": lambda batch: batch[:, :1].expand(-1, 3, -1, -1),
+    "no image": lambda batch: batch[:0],
+}
+
+
+@pytest.mark.parametrize("size", [*SIZES, (1, 1), (1, 9), (9, 1), (2, 31), (255, 257)])
 def test_as_torchvision(size, generator):
-    torchvision = pytest.importorskip("torchvision")
-    theirs = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.transforms()
-    pixels = random_pixels(generator, *size)
-    assert torch.equal(ImageClassification()(to_pil(pixels)), theirs(to_pil(pixels)))
-    assert torch.equal(ImageClassification()(pixels), theirs(pixels))
+    """To the bit, whatever comes: torch's own resize in float32 or float64, Pillow's for its images."""
+    theirs = need("torchvision").models.AlexNet_Weights.IMAGENET1K_V1.transforms()
+    pixels = random_pixels(generator, *size, n=2)
+    image = to_pil(pixels[0])
+    assert torch.equal(ImageClassification()(image), theirs(image))
+    fractions = torch.rand(2, 3, *size, generator=generator)
+    tensors = {f"{name}, {batch.dtype}": form(batch) for batch in (pixels, fractions) for name, form in FORMS.items()}
+    tensors |= {str(dtype): fractions[0].to(dtype) for dtype in (torch.float64, torch.float16, torch.bfloat16)}
+    for name, tensor in tensors.items():
+        ours, wanted = ImageClassification()(tensor), theirs(tensor)
+        assert ours.dtype == wanted.dtype == torch.float32
+        assert torch.equal(ours, wanted), name

@@ -9,7 +9,9 @@ from types import ModuleType
 import pytest
 import torch
 
-pytest.importorskip("triton")
+from support.optional import need
+
+need("triton")
 
 from alexkern.accuracy import assert_same  # noqa: E402
 from alexkern.backends.torch import dropout as dropout_reference  # noqa: E402

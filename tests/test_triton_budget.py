@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-triton = pytest.importorskip("triton")
+from support.optional import need
+
+triton = need("triton")
 
 from alexkern.ops.registry import OPERATORS  # noqa: E402
 from alexkern.tools.aot import Report  # noqa: E402

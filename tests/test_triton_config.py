@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +30,27 @@ def write(path: Path, *entries: object) -> Path:
     return path
 
 
+def forget() -> None:
+    config.table_for.cache_clear()
+    config.users_table_for.cache_clear()
+    config._warned.clear()
+
+
 @pytest.fixture
-def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for the A100's table, which nothing has read yet."""
-    path = tmp_path / "table.json"
-    monkeypatch.setattr(config, "table_path", lambda name: path if name == "NVIDIA A100" else tmp_path / "none.json")
-    config.table_for.cache_clear()
-    yield path
-    config.table_for.cache_clear()
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+    """A place for the A100's table in the package, and one for the user's; nothing has read them yet."""
+    monkeypatch.setattr(config, "table_for", functools.cache(lambda name: read_table(table_path(name, tmp_path))))
+    monkeypatch.setenv("ALEXKERN_TUNED", str(tmp_path / "own"))
+    (tmp_path / "own").mkdir()
+    forget()
+    yield tmp_path / "nvidia-a100.json", tmp_path / "own" / "nvidia-a100.json"
+    forget()
+
+
+@pytest.fixture(params=["package", "user"])
+def table(request: pytest.FixtureRequest, tables: tuple[Path, Path]) -> Path:
+    """Either; the other is not there."""
+    return tables[request.param == "user"]
 
 
 def test_a_cpu_is_taken_for_the_smallest_target() -> None:
@@ -90,13 +106,66 @@ def test_a_table_is_read_once(table: Path) -> None:
     first = choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile())
     write(table)
     assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == first
-    config.table_for.cache_clear()
+    forget()
     assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == Tile()
 
 
 def test_an_unknown_field_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match=r"alexkern\.dropout: .*BLOK.*Tile has BLOCK, num_warps"):
         overlay("dropout", {"BLOK": 1}, Tile())
+
+
+def test_a_field_of_another_type_is_an_error_that_names_it() -> None:
+    for wrong in ("256", 256.0, True, None):
+        with pytest.raises(ValueError, match=r"alexkern\.dropout: .*BLOCK=.*, wanted int"):
+            overlay("dropout", {"BLOCK": wrong}, Tile())
+
+
+def test_the_users_entries_go_before_the_packages(tables: tuple[Path, Path]) -> None:
+    package, user = tables
+    other = {**ENTRY, "shape": [4, 97]}
+    write(package, {**ENTRY, "config": {"BLOCK": 64, "num_warps": 8}}, {**other, "config": {"BLOCK": 32}})
+    write(user, ENTRY)
+    assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == Tile(BLOCK=256, num_warps=4)
+    assert choose("dropout", (4, 97), torch.float16, TARGETS[80], Tile()) == Tile(BLOCK=32)
+
+
+DAMAGED = {
+    "text": b"Dear all,\n",
+    "binary": b"\xff\xfe\x00",
+    "no entries": b'{"entries": null}',
+    "deep": b"[" * 100_000,
+    "infinite": json.dumps({"entries": [{**ENTRY, "shape": [float("inf")]}]}).encode(),
+    "another version's": json.dumps({"entries": [{**ENTRY, "config": {"BLOCK": 256, "WAVES": 2}}]}).encode(),
+    "of text": json.dumps({"entries": [{**ENTRY, "config": {"BLOCK": "256"}}]}).encode(),
+}
+
+
+@pytest.mark.parametrize("kind", list(DAMAGED))
+def test_a_damaged_table_of_the_user_is_one_warning(kind: str, tables: tuple[Path, Path]) -> None:
+    package, user = tables
+    write(package, {**ENTRY, "config": {"BLOCK": 64}})
+    user.write_bytes(DAMAGED[kind])
+    with pytest.warns(UserWarning) as caught:
+        assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == Tile(BLOCK=64)
+        assert choose("dropout", (4, 96), torch.float16, TARGETS[80], Tile()) == Tile(BLOCK=64)
+        assert choose("dropout", (4, 97), torch.float16, TARGETS[80], Tile()) == Tile()
+    (message,) = (str(warning.message) for warning in caught)
+    assert message.startswith(f"alexkern does without a tuned configuration: {user}: ") and "\n" not in message
+
+
+def test_a_user_without_a_home_has_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ALEXKERN_TUNED", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert config.users_tables() == tmp_path / "alexkern/tuned"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    forget()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert config.users_table_for("NVIDIA A100") == {}
+    forget()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])

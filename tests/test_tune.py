@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("triton")
+from support.optional import need
+
+need("triton")
 
 from alexkern import cli  # noqa: E402
 from alexkern.kernels import config  # noqa: E402
@@ -115,11 +117,13 @@ def test_search_keeps_the_default_where_nothing_can_be_timed() -> None:
 def test_the_kernels_read_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = config.table_path(DEVICE.name, tmp_path)
     list(tune([choice()], FakeBench(distance), TunedTable(path, DEVICE)))
-    monkeypatch.setattr(config, "table_for", lambda name: config.read_table(path))
+    monkeypatch.setenv("ALEXKERN_TUNED", str(tmp_path))
+    config.users_table_for.cache_clear()
     chosen = config.choose("conv2d_relu", (128, 0), torch.bfloat16, DEVICE, Tile())
     assert chosen == Tile(BLOCK_M=256, BLOCK_N=128, num_warps=8, num_stages=4)
     assert config.choose("conv2d_relu", (128, 1), torch.bfloat16, DEVICE, Tile()) == Tile()
     assert config.choose("conv2d_relu", (128, 0), torch.float16, DEVICE, Tile()) == Tile()
+    config.users_table_for.cache_clear()
     table = json.loads(path.read_text())
     assert table["device"] == DEVICE.name and table["capability"] == [9, 0]
     assert table["entries"][0]["microseconds"] < table["entries"][0]["default_microseconds"]
@@ -230,6 +234,9 @@ def test_the_command_writes_the_gpus_table(
     monkeypatch.setattr("alexkern.kernels.config.describe", lambda device: DEVICE)
     monkeypatch.setattr("alexkern.tools.tuning.choices", lambda problems, device: [choice(0), choice(1)])
     monkeypatch.setattr("alexkern.tools.tuning_gpu.GpuBench", Bench)
+    monkeypatch.setenv("ALEXKERN_TUNED", str(tmp_path / "own"))
+    assert cli.main(["tune"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'own' / 'nvidia-h100.json'}\n"
     path = tmp_path / "new" / "table.json"
     assert cli.main(["tune", "--out", str(path)]) == 0
     output = capsys.readouterr()
@@ -248,7 +255,19 @@ def test_a_place_that_cannot_be_written_to_is_named(
     monkeypatch.setattr("alexkern.kernels.config.describe", lambda device: DEVICE)
     (tmp_path / "file").write_text("")
     assert cli.main(["tune", "--out", str(tmp_path / "file" / "table.json")]) == 2
-    assert capsys.readouterr().err.startswith("alexkern tune: ")
+    rest = "with --out, or a folder with ALEXKERN_TUNED\n"
+    assert capsys.readouterr().err == (
+        f"alexkern tune: {tmp_path / 'file'} cannot be written to; name a place for table.json {rest}"
+    )
+    for name in ("HOME", "XDG_CACHE_HOME", "ALEXKERN_TUNED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["tune"]) == 2
+    assert capsys.readouterr().err == (
+        f"alexkern tune: this user has no home folder; name a place for nvidia-h100.json {rest}"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_running_kernels_never_tunes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -11,15 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
+EXPORTS = SOURCES / "exports.map"
+HIDING = ("-Xlinker", f"--version-script={EXPORTS}")  # for g++ and nvcc, of whatever they link to a module
 KEPT_SECONDS = 30 * 24 * 3600.0
-
-
-def cache_folder(kind: str) -> Path:
-    """Where compiled files of a kind are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexkern" / kind
 
 
 def digest(*parts: str | bytes) -> str:
@@ -29,6 +28,12 @@ def digest(*parts: str | bytes) -> str:
     return found.hexdigest()[:16]
 
 
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Without what this process was started with by LD_PRELOAD: a sanitizer, and none of the command's business."""
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
 def make(command: list[str], target: Path, what: str) -> str:
     """Run a compiler command and return what it printed; the target appears whole or not at all.
 
@@ -36,14 +41,25 @@ def make(command: list[str], target: Path, what: str) -> str:
         RuntimeError: the compiler failed; with its words.
     """
     partial = target.with_name(f"{target.name}.partial")
-    # A sanitizer that this process was started with is none of the compiler's business.
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True, env=environment, check=False)
+    done = run([*command, "-o", str(partial)])
     if done.returncode != 0:
         partial.unlink(missing_ok=True)
         raise RuntimeError(f"alexkern: {what} failed: {shlex.join(command)}\n{done.stdout}{done.stderr}")
     os.replace(partial, target)
     return done.stdout + done.stderr
+
+
+def load_module(name: str, path: Path) -> ModuleType:
+    """The extension module in a file.
+
+    Raises:
+        ImportError: the file is a module of another name, or does not load.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def in_parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:

@@ -3,20 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from alexkern.console import printable
+from alexkern.errors import BackendUnavailable
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # what a shell gives for a program ended by Ctrl-C
+EXIT_CLOSED_PIPE = 141  # and for one ended because nobody reads its output any more
 
 
 class CommandError(Exception):
     """Bad input to a command. The message is one line for the user: what, and what is wrong with it."""
 
 
-def printable(text: str) -> str:
-    """One line safe for a terminal: control characters in file and class names could drive it."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def guarded(program: str, run: Callable[[], int]) -> int:
+    """Run a command and return its exit status: without a traceback for bad input, Ctrl-C and `| head`."""
+    try:
+        try:
+            return run()
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+        except (CommandError, BackendUnavailable) as error:
+            print(f"{program}: {printable(str(error))}", file=sys.stderr)
+            return EXIT_BAD_INPUT
+        finally:
+            for stream in _streams():
+                stream.flush()  # what Python would do at its end, where nothing can be caught any more
+    except BrokenPipeError:
+        closed = [stream for stream in _streams() if _is_closed(stream)]
+        if not closed:
+            raise  # a pipe of ours broke
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in closed:
+            os.dup2(nowhere, stream.fileno())  # where Python flushes the rest to
+        return EXIT_CLOSED_PIPE
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _streams() -> list[TextIO]:
+    """Those there are: a program may be started without."""
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def _is_closed(stream: TextIO) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)  # errors are always reported
+    except OSError:  # one without a file
+        return False
+    return bool(poll.poll(0))
 
 
 def positive(text: str) -> int:

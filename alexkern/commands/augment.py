@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from alexkern.augmentation import CROPS
-from alexkern.commands import CommandError, first_line, positive
+from alexkern.commands import CommandError, positive
+from alexkern.console import first_line
 from alexkern.data.decode import EXTENSIONS, UnreadableImage, decode
 from alexkern.functional import augment
 from alexkern.training.pictures import sheet

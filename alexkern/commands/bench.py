@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alexkern.commands import CommandError, first_line
+from alexkern._trees import EXIT_MIXED, mixed
+from alexkern.commands import CommandError
+from alexkern.console import first_line
 
 HELP = "measure alexkern against its peers"
 DESCRIPTION = (
@@ -34,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it, and return the exit status: of a run, pytest's."""
+    around = (Path.cwd(), *Path.cwd().parents)
+    if reason := mixed(next((folder for folder in around if (folder / "alexkern" / "__init__.py").exists()), None)):
+        print(f"alexkern bench: {reason}", file=sys.stderr)
+        return EXIT_MIXED
     if args.static:
         status: int = _module("static_report").main(args.pytest_args)
         return status

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from alexkern.commands import CommandError, first_line, positive, printable
+from alexkern.commands import CommandError, positive
+from alexkern.console import Console, first_line, printable
 from alexkern.models import MODELS, AlexNet, ImageClassification, read_weights
 from alexkern.models.weights import HEAD
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from alexkern.commands import CommandError, first_line, positive
+from alexkern.commands import CommandError, positive
+from alexkern.console import first_line
 from alexkern.export import SUFFIXES, ExportError, export
 from alexkern.models import MODELS, read_weights
 

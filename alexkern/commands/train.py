@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from alexkern.commands import CommandError, first_line, positive
+from alexkern.commands import CommandError, positive
+from alexkern.console import first_line
 from alexkern.data import DataError, Samples, find_samples, hold_out
 from alexkern.models import MODELS
 from alexkern.training import PRESETS, Settings, Trainer, TrainingError, checkpoint
@@ -75,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             world.leave()
     except (DataError, TrainingError) as error:
         raise CommandError(str(error)) from None
+    except BrokenPipeError:
+        raise  # stdout's: that is no file's
     except OSError as error:
         raise CommandError(f"{error.filename or args.out}: {error.strerror or first_line(error)}") from None
 

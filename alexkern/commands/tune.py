@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alexkern.commands import CommandError, first_line, positive
+from alexkern.cache import unwritable
+from alexkern.commands import CommandError, positive
+from alexkern.console import Console, first_line
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
 
 HELP = "measure kernel configurations on this GPU"
 DESCRIPTION = (
     "Find the fastest configuration of every Triton kernel for the AlexNets' layers on this GPU, and write them to its "
-    "table, alexkern/tuned/GPU.json. What a table already has is kept, so that an interrupted run can be continued."
+    "table: GPU.json in the folder ALEXKERN_TUNED, else in ~/.cache/alexkern/tuned. What a table already has is kept, "
+    "so that an interrupted run can be continued."
 )
 ARITHMETIC = ("bfloat16", "float16", "tf32", "float32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is tuned, and where the table goes."""
-    parser.add_argument("--out", type=Path, metavar="F", help="the table; default: this GPU's in alexkern/tuned")
+    parser.add_argument("--out", type=Path, metavar="F", help="the table; default: this GPU's, of this user")
     for option, values, default in (
         ("--models", tuple(MODELS), ("alexnet", "alexnet_2012")),
         ("--operators", OPERATORS, OPERATORS),
@@ -41,34 +44,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tune what the table does not have; 0 when all of it is there."""
     _require_gpu()
-    from alexkern.kernels.config import describe, table_path
-    from alexkern.tools.tuning import TunedTable, choices, tune
-    from alexkern.tools.tuning_gpu import GpuBench
-    from alexkern.tools.workloads import workloads
+    from alexkern.kernels.config import describe, table_path, users_tables
 
+    tuning, tuning_gpu, workloads = map(_tool, ("tuning", "tuning_gpu", "workloads"))
     device = torch.device("cuda")
     description = describe(device)
-    path = args.out or table_path(description.name)
+    path = args.out.absolute() if args.out else table_path(description.name, users_tables())
+    reason = unwritable(path.parent)
+    if reason is not None:
+        raise CommandError(f"{reason}; name a place for {path.name} with --out, or a folder with ALEXKERN_TUNED")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise CommandError(f"{path.parent} cannot be written to; name another place with --out")
-        table = TunedTable(path, description)
+        table = tuning.TunedTable(path, description)
     except (OSError, ValueError) as error:
         raise CommandError(first_line(error)) from error
-    found = choices(workloads(args.models, args.dtypes, args.batches, args.operators), description)
+    found = tuning.choices(workloads.workloads(args.models, args.dtypes, args.batches, args.operators), description)
     pending = [choice for choice in found if choice.key not in table.done]
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress, GpuBench(device, args.jobs) as bench:
+    with Progress(*columns, console=console) as progress, tuning_gpu.GpuBench(device, args.jobs) as bench:
         task = progress.add_task(_label(pending), total=len(found), completed=len(found) - len(pending))
-        for number, (choice, tuned) in enumerate(tune(pending, bench, table), start=1):
+        for number, (choice, tuned) in enumerate(tuning.tune(pending, bench, table), start=1):
             gain = tuned.default_seconds / tuned.seconds
             line = f"{choice.workload} {choice.key[0]}: {tuned.seconds * 1e6:.1f} us, {gain:.2f} times as fast"
             console.print(line, soft_wrap=True, highlight=False)
             progress.update(task, advance=1, description=_label(pending[number:]))
     print(path)
     return 0
+
+
+def _tool(name: str) -> Any:
+    return importlib.import_module(f"alexkern.tools.{name}")  # which the library does without
 
 
 def _require_gpu() -> None:

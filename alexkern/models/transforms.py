@@ -19,11 +19,12 @@ class ImageClassification:
     """Resize the shorter side to `resize_size`, crop the centre, scale to [0, 1] and normalise each channel.
 
     The defaults are those of torchvision's `AlexNet_Weights.IMAGENET1K_V1.transforms()`: bilinear with antialiasing,
-    256 then 224 pixels, ImageNet's mean and standard deviation (of RGB in [0, 1]).
+    256 then 224 pixels, ImageNet's mean and standard deviation (of RGB in [0, 1]). So are the steps, and with them the
+    result, bit for bit.
 
     Takes a PIL image of any mode (converted to RGB), or a tensor (3, H, W) or (N, 3, H, W): uint8 in [0, 255], or
-    floating point in [0, 1]. Returns a tensor (3, crop_size, crop_size) or (N, 3, crop_size, crop_size): float32, or
-    the floating-point dtype that came in, on the tensor's own device.
+    floating point in [0, 1]. Returns a float32 tensor (3, crop_size, crop_size) or (N, 3, crop_size, crop_size) on the
+    tensor's own device.
     """
 
     crop_size: int = 224
@@ -48,8 +49,7 @@ class ImageClassification:
         height, width = pixels.shape[-2:]
         top, left = round((height - self.crop_size) / 2), round((width - self.crop_size) / 2)
         pixels = pixels[..., top : top + self.crop_size, left : left + self.crop_size]
-        if not pixels.is_floating_point():
-            pixels = pixels.float() / 255
+        pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
         mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
 
@@ -82,8 +82,8 @@ def _check_tensor(image: Tensor) -> None:
 
 def _resize_tensor(image: Tensor, shape: tuple[int, int]) -> Tensor:
     pixels = image if image.dim() == 4 else image.unsqueeze(0)
-    # torch resizes uint8 on the CPU alone, and the 16-bit floating-point dtypes not there: those go through float32.
-    if image.dtype not in (torch.float32, torch.float64) and (image.dtype, image.device.type) != (torch.uint8, "cpu"):
+    # As torchvision does it: torch resizes uint8 too, on the CPU alone, but then rounds after each axis.
+    if image.dtype not in (torch.float32, torch.float64):
         pixels = pixels.float()
     pixels = F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False, antialias=True)
     if image.dtype == torch.uint8:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from alexkern.cache import cache_folder, unwritable
 from alexkern.models.transforms import ImageClassification
 
 # torchvision's weights. The eight digits are the start of the file's SHA-256, which a download is checked against.
@@ -177,13 +178,19 @@ def _download(source: str, progress: bool) -> Weights:
     url = IMAGENET1K_V1_URL
     try:
         tensors = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=progress, check_hash=True, weights_only=True
+            url, str(_downloads(url)), map_location="cpu", progress=progress, check_hash=True, weights_only=True
         )
     except OSError as error:
         raise OSError(f"{source}: cannot download {url} ({_first_line(error)})") from error
     except Exception as error:  # the hash is another, or the file in torch's cache was damaged since
         raise ValueError(f"{source}: {url} is not what was published ({_first_line(error)})") from error
     return _weights(source, tensors, {"alexkern.model": PUBLISHED_MODEL})
+
+
+def _downloads(url: str) -> Path:
+    """torch's own folder, which torchvision's downloads share, if the file is there or can be put there."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return cache_folder("weights") if not (folder / Path(url).name).exists() and unwritable(folder) else folder
 
 
 def _weights(source: str, tensors: Any, metadata: Mapping[str, str]) -> Weights:

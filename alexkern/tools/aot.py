@@ -24,12 +24,21 @@ from typing import Any
 from unittest import mock
 
 import torch
+
+from alexkern.kernels import why_not_compiled
+
+if __name__ == "__main__" and (reason := why_not_compiled()) is not None:
+    print(f"alexkern: {reason}", file=sys.stderr)
+    sys.exit(2)
+
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from alexkern.bench.layers import LAYERS
+from alexkern.cache import place_triton_cache
+from alexkern.commands import guarded
 from alexkern.cost.occupancy import blocks_per_multiprocessor
 from alexkern.kernels.config import TARGETS, Device, Key, Table, forget, rehearse
 from alexkern.ops.registry import OPERATORS
@@ -249,6 +258,7 @@ def reports(problems: Iterable[Workload], targets: Sequence[int | Device], jobs:
 
 
 def _run(tasks: list[Callable[[], Report]], jobs: int) -> Iterator[Report]:
+    place_triton_cache()
     if jobs == 1:
         yield from (task() for task in tasks)
         return
@@ -294,8 +304,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: one a core")
     parser.add_argument("--json", action="store_true", help="print the whole reports, one JSON object a line")
     args = parser.parse_args(argv)
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        parser.error("TRITON_INTERPRET=1 is set, and interpreted kernels do not compile; unset it")
     problems = workloads(args.model, args.dtype, args.batch, args.operator, args.layer)
     if not args.json:
         print(" | ".join(COLUMNS))
@@ -305,4 +313,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m alexkern.tools.aot", main))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from alexkern._nvcc import PLACES, find_nvcc
-from alexkern.backends.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
+from alexkern._nvcc import PLACES, find_nvcc, too_old
+from alexkern.backends.building import SOURCES, digest, in_parallel, locked, make, remove_old, run
+from alexkern.cache import cache_folder
 
 TARGETS = ("80", "90a", "100a")
 # As CMakeLists.txt compiles a release.
@@ -52,8 +53,13 @@ class Object:
 
 def missing() -> str | None:
     """Why nothing can be compiled here, or None where it can."""
-    if find_nvcc() is None:
+    found = find_nvcc()
+    if found is None:
         return f"nvcc was not found (looked at {PLACES})"
+    if shutil.which(found) is None:
+        return f"nvcc was not found: CUDACXX is {found}"
+    if problem := too_old(found):
+        return problem
     if not (SOURCES / "cuda" / "bindings.cpp").exists():
         return f"the kernels' sources are not at {SOURCES}: use a checkout of alexkern"
     return None
@@ -69,8 +75,7 @@ def nvcc() -> str:
 
 def targets() -> tuple[str, ...]:
     """Those of TARGETS that this nvcc knows."""
-    done = subprocess.run([nvcc(), "--list-gpu-code"], capture_output=True, text=True, check=True)
-    known = done.stdout.split()
+    known = _told("--list-gpu-code").split()
     return tuple(target for target in TARGETS if f"sm_{target.rstrip('a')}" in known)
 
 
@@ -138,4 +143,11 @@ def _headers() -> list[Path]:
 
 @lru_cache(maxsize=1)
 def _version() -> str:
-    return subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
+    return _told("--version")
+
+
+def _told(option: str) -> str:
+    done = run([nvcc(), option])
+    if done.returncode != 0:
+        raise RuntimeError(f"alexkern: {nvcc()} {option} failed: {(done.stderr or done.stdout).strip()}")
+    return done.stdout

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from alexkern.backends import cuda
-from alexkern.backends.building import SOURCES, cache_folder, digest, locked, make
+from alexkern.backends.building import EXPORTS, HIDING, SOURCES, digest, load_module, locked, make, run
 from alexkern.backends.cuda import (
     DTYPES,
     conv2d_relu,
@@ -39,8 +39,11 @@ from alexkern.backends.cuda import (
     sm90,
     space_to_depth,
 )
+from alexkern.cache import cache_folder
+from alexkern.tools.objects import missing as missing_objects
 from alexkern.tools.objects import nvcc, objects
 
+MODULE = "alexkern_rehearsal"
 TARGET = "90a"  # any: the host's code is the same
 ONE, NONE, TWO, THREE, FOUR, WIDE = (1, 1), (0, 0), (2, 2), (3, 3), (4, 4), (17, 17)
 LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.c_size_t)
@@ -65,19 +68,25 @@ class Rehearsal:
     runtime: ctypes.CDLL
 
 
+def missing() -> str | None:
+    """Why nothing can be rehearsed here, or None where it can."""
+    if importlib.util.find_spec("pybind11") is None:
+        return "pybind11 is not installed (pip install 'alexkern[dev]')"
+    return missing_objects()
+
+
 @lru_cache(maxsize=1)
 def load() -> Rehearsal:
     """Built first where the sources have changed.
 
     Raises:
-        RuntimeError: nvcc is missing or failed.
+        RuntimeError: nvcc or pybind11 is missing, or nvcc failed.
     """
+    reason = missing()
+    if reason is not None:
+        raise RuntimeError(f"alexkern: {reason}")
     path = _build(cache_folder("nvcc"))
-    spec = importlib.util.spec_from_file_location("_C", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Rehearsal(module, ctypes.CDLL(str(path)))
+    return Rehearsal(load_module(MODULE, path), ctypes.CDLL(str(path)))
 
 
 @contextmanager
@@ -234,12 +243,25 @@ def _build(folder: Path) -> Path:
     files = ("cuda/bindings.cpp", "cuda/runtime.cu", "cpu/winograd/winograd.cpp", "rehearsal/cudart.cpp")
     own = [SOURCES / name for name in files]
     includes = [f"-isystem={path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
-    defines = ['-DALEXKERN_VERSION="rehearsal"', '-DALEXKERN_TARGETS="none"']
+    defines = [f"-DALEXKERN_MODULE={MODULE}", '-DALEXKERN_TARGETS="none"']
+    defines += [f'-DALEXKERN_{name}="rehearsal"' for name in ("VERSION", "SOURCES")]
     command = [nvcc(), "-std=c++17", "-O3", "-shared", "--cudart=none", "-Xcompiler=-fPIC", f"-I{SOURCES}"]
-    command += [*includes, *defines, *map(str, own), *map(str, built)]
-    texts = [path.read_bytes() for path in (*own, *sorted(SOURCES.rglob("*.h")))]
+    command += [*HIDING, *includes, *defines, *map(str, own), *map(str, built)]
+    texts = [path.read_bytes() for path in (*own, EXPORTS, *sorted(SOURCES.rglob("*.h")))]
     module = folder / f"rehearsal-{digest(repr(command), sys.version, *texts)}.so"
     with locked(folder / "lock-rehearsal"):
         if not module.exists():
-            make(command, module, "linking the kernels without a GPU")
+            linked = module.with_suffix(".linked")
+            make(command, linked, "linking the kernels without a GPU")
+            _load_elsewhere(linked)
+            linked.replace(module)
     return module
+
+
+def _load_elsewhere(linked: Path) -> None:
+    """A function of CUDA's that csrc/rehearsal lacks would be taken from another runtime in this process, such as
+    torch's; in a process with none, its absence is an error."""
+    done = run([sys.executable, "-I", "-S", "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])", str(linked)])
+    if done.returncode != 0:
+        linked.unlink()
+        raise RuntimeError(f"alexkern: the rehearsal's runtime is not whole: {done.stderr.strip().splitlines()[-1]}")

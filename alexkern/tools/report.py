@@ -15,10 +15,11 @@ import json
 import sys
 from collections.abc import Sequence
 
+from alexkern.commands import guarded
 from alexkern.tools import objects
 from alexkern.tools.cuda_budget import violations
 from alexkern.tools.instantiations import Instantiation, instantiations
-from alexkern.tools.rehearsal import everything
+from alexkern.tools.rehearsal import everything, missing
 
 COLUMNS = (
     "operator", "kernel", "sm", "warps", "registers", "shared", "spilled", "blocks/SM", "warps/SM", "instructions",
@@ -47,10 +48,20 @@ def _telling(body: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, or the instantiations as JSON, one a line; 1 where one breaks its budget."""
-    reason = objects.missing()
+    """Print the table, or the instantiations as JSON, one a line; 1 where one breaks its budget, 2 where they
+    cannot be compiled."""
+    reason = missing()
     if reason is not None:
-        raise SystemExit(f"alexkern: {reason}")
+        print(f"alexkern: {reason}", file=sys.stderr)
+        return 2
+    try:
+        return _report(argv)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _report(argv: Sequence[str] | None) -> int:
     operators = sorted({path.parent.name for path in objects.sources()})
     known = objects.targets()
     parser = argparse.ArgumentParser(prog="python -m alexkern.tools.report", description=__doc__.partition("\n")[0])
@@ -83,4 +94,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m alexkern.tools.report", main))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from alexkern.optional import PEERS, why_missing
 
 
 class Peer(ABC):
@@ -22,22 +23,14 @@ class Peer(ABC):
     models: tuple[str, ...] | None = None  # the networks that it has; None: any
     devices: str | None = None  # the kind of device that it runs on, "cpu" or "cuda"; None: both
     packages: tuple[str, ...] = ()  # what has to be importable
-    install: str = ""  # how to install them, where it is not by their names
+    install: str = PEERS  # how to install them
     cost: int = 0  # of preparing it: 1 where it joins at the main batches only, 2 at the headline's alone (options.py)
     prepare_s: float = 0.0  # of preparing it, about, in seconds; it is not begun where less is left
 
     def missing(self) -> str | None:
         """Why this peer cannot run here and what to install, or None where it can."""
-        for package in self.packages:
-            try:
-                importlib.import_module(package)
-            except ModuleNotFoundError as error:
-                if error.name == package:
-                    return f"not installed ({self.install or f'pip install {package}'})"
-                return f"{package} does not import: {error}"
-            except Exception as error:  # a broken binary may raise anything
-                return f"{package} does not import: {error}"
-        return None
+        reasons = (why_missing(package, self.install) for package in self.packages)
+        return next((reason for reason in reasons if reason), None)
 
     @abstractmethod
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:

@@ -17,6 +17,7 @@ class TensorRT(Peer):
     name = "tensorrt"
     devices = "cuda"
     packages = ("onnx", "onnxscript", "tensorrt")
+    install = "pip install onnx onnxscript tensorrt"
     cost = 2
     prepare_s = 40.0
 

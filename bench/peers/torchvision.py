@@ -19,7 +19,8 @@ class Torchvision(Peer):
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
         import torchvision
 
-        theirs = torchvision.models.alexnet().to(example.device, example.dtype).train(model.training)
+        dropout = next(module.p for module in model.modules() if isinstance(module, nn.Dropout))
+        theirs = torchvision.models.alexnet(dropout=dropout).to(example.device, example.dtype).train(model.training)
         theirs.load_state_dict(model.state_dict())
         # The parameters stay those of `model`, which is what a training step updates.
         for name, parameter in model.named_parameters():

@@ -1,6 +1,7 @@
 // The Python face of the native module: raw pointers, sizes, strides and a stream. No torch header may come in here:
-// the module builds without torch and goes on working when torch moves. Compiled with ALEXKERN_EMULATED it is the
-// module alexkern_emulated, with the same operators, which take the host's pointers.
+// the module builds without torch and goes on working when torch moves. Compiled with ALEXKERN_EMULATED it has the same
+// operators, which take the host's pointers. ALEXKERN_MODULE is the module's name: another for the real one, the
+// rehearsal's and the emulated one, so that none can be loaded as another.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -41,7 +42,7 @@ void bind_operators(py::module_& m) {
 
 #include "../emulator/launch.h"
 
-PYBIND11_MODULE(alexkern_emulated, m) {
+PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.doc() = "alexkern's CUDA kernels, on the host's emulator";
     m.def(
         "set_seed", [](std::uint64_t seed) { emulator::options().seed = seed; },
@@ -70,9 +71,10 @@ std::optional<Version> driver_version() {
 
 }  // namespace
 
-PYBIND11_MODULE(_C, m) {
+PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.doc() = "alexkern's CUDA kernels";
     m.attr("__version__") = ALEXKERN_VERSION;
+    m.attr("sources") = ALEXKERN_SOURCES;
     m.attr("cuda_version") = split(alexkern::built_cuda_version());
     m.attr("targets") = py::tuple(py::str(ALEXKERN_TARGETS).attr("split")());
 

@@ -2,7 +2,8 @@
 // end on a machine without a GPU, or without any kernel's time: alexkern/tools/rehearsal.py builds it. Every launch is
 // told to whoever asked; what it returns can be chosen, so that errors come back as they would from a driver.
 //
-// It has what nvcc's objects and csrc/cuda/runtime.cu call, and no more: a missing function fails when the module is loaded.
+// It has what nvcc's objects and csrc/cuda/runtime.cu call, and no more: a missing function fails when the module is built.
+// Host pointers come here, so nothing here may ask for a real runtime or driver.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
@@ -75,9 +76,10 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, 
                                              cudaDriverEntryPointQueryResult* found) {
     const decltype(&cuTensorMapEncodeTiled) tiled = encode_nothing;
     const decltype(&cuTensorMapEncodeIm2col) im2col = encode_nothing;
-    *function = std::strcmp(name, "cuTensorMapEncodeTiled") == 0 ? reinterpret_cast<void*>(tiled)
-                                                                 : reinterpret_cast<void*>(im2col);
-    *found = cudaDriverEntryPointSuccess;
+    const bool is_tiled = std::strcmp(name, "cuTensorMapEncodeTiled") == 0;
+    const bool is_im2col = std::strcmp(name, "cuTensorMapEncodeIm2col") == 0;
+    *function = is_tiled ? reinterpret_cast<void*>(tiled) : is_im2col ? reinterpret_cast<void*>(im2col) : nullptr;
+    *found = *function != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
     return cudaSuccess;
 }
 

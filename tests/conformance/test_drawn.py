@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import alexkern
 from alexkern.accuracy import assert_accurate
@@ -15,6 +13,12 @@ from support import oracle, routes
 from support.backends import DEVICE, serving
 from support.canaries import canaries
 from support.cases import Case
+from support.optional import need
+
+need("hypothesis")
+
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 
 @st.composite

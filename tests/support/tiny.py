@@ -70,9 +70,9 @@ def write_images(folder: Path, per_class: int = 10, classes: tuple[str, ...] = C
 
 
 def command(*arguments: object, kill_at: str = "", **popen: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own, on one thread."""
+    """The command in a process of its own."""
     tests = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"KILL_AT": kill_at, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests}
+    environment = os.environ | {"KILL_AT": kill_at, "PYTHONPATH": tests}
     line = [sys.executable, "-m", "support.tiny", *map(str, arguments)]
     return subprocess.Popen(line, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen)
 

@@ -6,7 +6,6 @@ ALEXKERN_EMULATE=1 asks for that: slow, and meant for tests.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexkern._environment import read
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated
 
@@ -27,7 +27,7 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
     if dtype not in DTYPES:
         return f"the CUDA kernels compute in float32, float16 and bfloat16, not in {dtype}"
     if device_type == "cpu":
-        if os.environ.get("ALEXKERN_EMULATE", "0") in ("", "0"):
+        if not read("ALEXKERN_EMULATE"):
             return "CPU tensors are served by the emulator only (set ALEXKERN_EMULATE=1; it is slow, and for tests)"
         return emulated.missing()
     if device_type != "cuda" or torch.version.cuda is None:
@@ -57,9 +57,9 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
 
     The kernel runs after this has returned, in memory that its arguments point into: the caller keeps those tensors.
     """
-    on_cpu = tensor.device.type == "cpu"
-    function, element = _kernel(kernel, tensor.dtype, on_cpu)
-    if on_cpu:
+    device_type = tensor.device.type
+    function, element = _kernel(kernel, tensor.dtype, device_type)
+    if device_type == "cpu":
         function(element, *arguments, 0)
         return
     index = tensor.get_device()
@@ -74,20 +74,30 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
 
 def compiled(tensor: Tensor) -> Any:
     """The module that serves tensors on this one's device."""
-    return emulated.load() if tensor.device.type == "cpu" else extension.native
+    return _module(tensor.device.type)
+
+
+def _module(device_type: str) -> Any:
+    """A host pointer goes to the emulator and a GPU's to the compiled module, whatever else is there."""
+    if device_type == "cpu":
+        return emulated.load()
+    if device_type == "cuda" and extension.native is not None:
+        return extension.native
+    reason = extension.why_not if device_type == "cuda" else "they run on CUDA tensors and, emulated, on CPU tensors"
+    raise RuntimeError(f"alexkern: the CUDA kernels cannot serve a tensor on {device_type}: {reason}")
 
 
 def module_and_multiprocessors(device: int | None) -> tuple[Any, int]:
     """The module that serves a GPU, None for the emulator, and what the GPU has to run it on."""
     if device is None:
-        return emulated.load(), 1  # block after block, like a GPU of one multiprocessor
-    module: Any = extension.native
+        return _module("cpu"), 1  # block after block, like a GPU of one multiprocessor
+    module = _module("cuda")
     return module, module.device_properties(device).multiprocessors
 
 
 @lru_cache(maxsize=256)
-def _kernel(name: str, dtype: torch.dtype, on_cpu: bool) -> tuple[Callable[..., None], int]:
-    module: Any = emulated.load() if on_cpu else extension.native
+def _kernel(name: str, dtype: torch.dtype, device_type: str) -> tuple[Callable[..., None], int]:
+    module = _module(device_type)
     return getattr(module, name), module.elements[str(dtype).removeprefix("torch.")]
 
 

@@ -22,7 +22,19 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from alexkern.backends.building import SOURCES, cache_folder, digest, in_parallel, locked, make, remove_old
+from alexkern._environment import read
+from alexkern.backends.building import (
+    EXPORTS,
+    HIDING,
+    SOURCES,
+    digest,
+    in_parallel,
+    load_module,
+    locked,
+    make,
+    remove_old,
+)
+from alexkern.cache import cache_folder
 
 MODULE = "alexkern_emulated"
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
@@ -63,8 +75,7 @@ BUILDS = {
 
 def chosen() -> str:
     """The build that ALEXKERN_EMULATE names; the plain one where it is not set."""
-    value = os.environ.get("ALEXKERN_EMULATE", "")
-    return "1" if value in ("", "0") else value
+    return read("ALEXKERN_EMULATE") or "1"
 
 
 def compiler() -> str:
@@ -80,9 +91,7 @@ def missing() -> str | None:
     if shutil.which(shlex.split(compiler())[0]) is None:
         return f"the emulator needs a C++ compiler, and {compiler()} was not found: install g++, or set CXX"
     if importlib.util.find_spec("pybind11") is None:
-        return "the emulator needs pybind11 (pip install pybind11)"
-    if chosen() not in BUILDS:
-        return f"ALEXKERN_EMULATE must be 0, {', '.join(BUILDS)}, got {chosen()}"
+        return "the emulator needs pybind11 (pip install 'alexkern[dev]')"
     symbol = BUILDS[chosen()].symbol
     if symbol and not hasattr(ctypes.CDLL(None), symbol):
         return (
@@ -108,12 +117,7 @@ def load() -> ModuleType:
     reason = missing()
     if reason is not None:
         raise RuntimeError(f"alexkern: {reason}")
-    path = build(cache_folder("emulator"))
-    spec = importlib.util.spec_from_file_location(MODULE, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(MODULE, build(cache_folder("emulator")))
 
 
 def build(folder: Path) -> Path:
@@ -126,7 +130,7 @@ def build(folder: Path) -> Path:
         for source, command in commands.items()
     }
     link = [*shlex.split(compiler()), "-shared", "-pthread", *BUILDS[chosen()].link]
-    module = folder / f"{MODULE}-{digest(*link, *(path.name for path in objects.values()))}.so"
+    module = folder / f"{MODULE}-{digest(*link, EXPORTS.read_bytes(), *(path.name for path in objects.values()))}.so"
     if module.exists():
         return module
     what = "compiling the kernels for the emulator"
@@ -134,7 +138,7 @@ def build(folder: Path) -> Path:
         absent = [source for source, path in objects.items() if not path.exists()]
         in_parallel(lambda source: make([*commands[source], "-c", str(source)], objects[source], what), absent)
         if not module.exists():
-            make([*link, *map(str, objects.values())], module, what)
+            make([*link, *HIDING, *map(str, objects.values())], module, what)
         remove_old(folder, {module, *objects.values()})
     return module
 
@@ -161,7 +165,8 @@ def _command(source: Path) -> list[str]:
         return [*start, *BUILDS[chosen()].kernels, "-x", "c++"]
     import pybind11
 
-    return [*start, "-O2", f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
+    start += [f"-DALEXKERN_MODULE={MODULE}", "-O2"]
+    return [*start, f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
 
 
 def _placeless(command: list[str]) -> list[str]:

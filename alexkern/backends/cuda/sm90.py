@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from alexkern._environment import read
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated, launch
 from alexkern.plan import Spec, contiguous_strides, empty
@@ -55,18 +55,16 @@ class LinearPlan(NamedTuple):
     choice: Choice
 
 
-def emulated_capability() -> Pair:
-    """The compute capability as which CPU tensors are served: ALEXKERN_EMULATE_CAPABILITY, or 8.0."""
-    major, _, minor = os.environ.get("ALEXKERN_EMULATE_CAPABILITY", "8.0").partition(".")
-    return int(major), int(minor or 0)
-
-
 def device_of(tensor: Tensor) -> Device | None:
     """Where this tensor's products run; None where these kernels do not serve its device or dtype."""
     if tensor.dtype not in (torch.float16, torch.bfloat16):
         return None
     if tensor.device.type == "cpu":
-        return Device(emulated.load(), EMULATED_MULTIPROCESSORS) if emulated_capability() == CAPABILITY else None
+        return (
+            Device(emulated.load(), EMULATED_MULTIPROCESSORS)
+            if read("ALEXKERN_EMULATE_CAPABILITY") == CAPABILITY
+            else None
+        )
     return _gpu(tensor.get_device())
 
 

@@ -15,7 +15,7 @@ struct Kernel {
     Axis vertical, horizontal;
 };
 
-constexpr int kChunk = 64, kChunkBytes = kPixels * kRowBytes;
+constexpr int kChunk = 64;
 
 // Calls visit(chunk of the tile, store) for each, from the kPart-th on; store(upper, lower, columns) stores its sums.
 template <int kPart, int kBlockN, typename Visit>
@@ -29,7 +29,7 @@ __device__ __forceinline__ void store_chunks(const float (&sum)[kBlockN / 2], Vi
 template <typename T, int kBlockN>
 __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __grid_constant__ Kernel p) {
 #ifdef ALEXKERN_HAS_WGMMA
-    constexpr int kChunks = kBlockN / kChunk;
+    constexpr int kChunks = kBlockN / kChunk, kChunkBytes = kPixels * kRowBytes;
     Ring<kBlockN, 0> ring{ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>())};
     ring.set_up();
     const int warpgroup = threadIdx.x / kWarpgroup, chunks = p.taps * p.channel_chunks;

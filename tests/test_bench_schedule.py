@@ -1,0 +1,113 @@
+"""How a run shares out its time: no row is left out however short it is, and more time brings peers and rounds."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from alexkern.bench.comparison import Comparison, Failure, Kind, Trial, Variant
+from alexkern.bench.priority import LATE
+from alexkern.bench.schedule import Schedule, least
+from alexkern.bench.session import Run
+from alexkern.bench.timing import CERTAIN_S, ENOUGH, Samples
+from alexkern.bench.work import Part
+from support.bench_records import CEILINGS, CPU, options
+from support.fake_time import FakeTime
+
+TIMES = {"alexkern": 1.0, "torch": 1.2, "torch channels_last": 1.1, "torch.compile": 0.9}  # of what a call's work takes
+COMPILE_S = 10.0
+# Kind, work of a call (seconds by the ceilings), seconds of measuring asked for, priority.
+NETWORKS = [(Kind.NETWORK, work, 15.0, 0) for work in (0.02, 0.2, 0.5, 2.0)]
+OPERATORS = [(Kind.OPERATOR, work, 1.0, 3) for work in (0.0005, 0.02, 0.04, 0.08) * 5]
+LAST = [(Kind.NETWORK, 3.0, 20.0, LATE)]
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compiler.reset", lambda: None)
+    monkeypatch.setattr("gc.collect", lambda: None)
+
+
+def compared(time: FakeTime, number: int, kind: Kind, work: float, seconds: float, priority: int) -> Comparison:
+    """On the fake clock: inputs take 0.1 s, compiling takes 10, and every call takes its time."""
+
+    def prepare(name: str):
+        time.seconds += COMPILE_S if name == "torch.compile" else 0.0
+        return time.work(name, TIMES[name] * work)
+
+    def setup() -> Trial:
+        time.seconds += 0.1
+        return Trial(prepare, lambda name, result: None)
+
+    names = [name for name in TIMES if kind is Kind.NETWORK or name != "torch.compile"]
+    return Comparison(
+        kind, "section", f"row {number}",
+        tuple(Variant(n, n == "alexkern", prepare_s=COMPILE_S if n == "torch.compile" else 0.0) for n in names),
+        setup, seconds, target=CPU, work=(Part(work * CEILINGS.flops, 0.0),), priority=priority, least_s=0.1,
+    )  # fmt: skip
+
+
+def ran(seconds: float) -> tuple[Run, float]:
+    """A run of all of them, in order, and the seconds that it took."""
+    time = FakeTime()
+    run = Run(options(seconds=seconds), clock=time.now)
+    run.ceilings["float32"] = CEILINGS
+    run._timer = lambda device, graphs: time.timer()  # type: ignore[method-assign]
+    for number, row in enumerate((*NETWORKS, *OPERATORS, *LAST)):
+        subject = compared(time, number, *row)
+        run.comparisons[subject.group] = subject
+        run.selected[subject.group] = [variant.name for variant in subject.variants]
+    for group, names in run.selected.items():
+        for name in names:
+            run.outcome(group, name)
+    return run, time.seconds
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 20.0, 60.0, 100.0, 200.0, 1000.0])
+def test_no_row_is_left_out_however_short_the_time(seconds):
+    run, took = ran(seconds)
+    assert len(run.entries) == len(run.comparisons)
+    for group, outcomes in run.outcomes.items():
+        assert outcomes.keys() == set(run.selected[group])
+        for name in ("alexkern", "torch"):
+            assert isinstance(outcomes[name], Samples) and len(outcomes[name].seconds) >= 2
+        for outcome in outcomes.values():
+            assert isinstance(outcome, Samples) or outcome == Failure(f"time was nearly up (--seconds={seconds:g})")
+    shortest = ran(0.0)[1]
+    assert took <= max(seconds, shortest) + 5.0
+
+
+def test_more_time_brings_more_peers_and_more_rounds():
+    runs = [ran(seconds)[0] for seconds in (0.0, 100.0, 200.0, 1000.0)]
+    found = [[o for outcomes in run.outcomes.values() for o in outcomes.values()] for run in runs]
+    peers = [sum(isinstance(outcome, Samples) for outcome in outcomes) for outcomes in found]
+    rounds = [sum(len(outcome.seconds) for outcome in outcomes if isinstance(outcome, Samples)) for outcomes in found]
+    for fewer, more in itertools.pairwise(zip(peers, rounds, strict=True)):
+        assert fewer[0] < more[0] and fewer[1] < more[1]
+    assert peers[0] == 2 * len(runs[0].comparisons) and peers[-1] == len(found[-1])
+    assert all(len(outcome.seconds) >= ENOUGH for outcome in found[-1] if outcome.median < CERTAIN_S)
+
+
+def test_operators_get_rounds_enough_where_a_run_keeps_to_its_time():
+    run, _ = ran(200.0)
+    for group, outcomes in run.outcomes.items():
+        if run.comparisons[group].kind is Kind.OPERATOR:
+            assert len(outcomes["alexkern"].seconds) >= ENOUGH
+
+
+def test_a_peer_is_prepared_where_twice_its_time_is_spare():
+    time = FakeTime()
+    subject = compared(time, 0, *NETWORKS[0])
+    waiting = [subject, compared(time, 1, *NETWORKS[2])]
+    reserved = sum(least(one, {"float32": CEILINGS}) for one in waiting)
+    for spare, affords in ((19.9, False), (20.1, True)):
+        budget = Schedule(reserved + spare, time.now).budget(subject, waiting, {"float32": CEILINGS})
+        assert budget.affords(COMPILE_S, 0.0) is affords
+        time.seconds += 10.0
+        assert not budget.affords(COMPILE_S, 0.0) and budget.affords(2.0, 0.5)
+        time.seconds += 20.0
+        assert (budget.spare, budget.measuring) == (0.0, 0.0) and 0 <= budget.enough <= budget.least
+        time.seconds += 1e3
+        assert budget.enough == 0.0
+        time.seconds = 0.0

@@ -1,0 +1,190 @@
+"""Where compiled files are kept, and what happens where they cannot be kept, or not be trusted."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import alexkern
+from alexkern.cache import cache_folder, place_triton_cache
+from alexkern.models import weights
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own, and a place for temporary folders."""
+    for name in ("XDG_CACHE_HOME", "ALEXKERN_CACHE", "TRITON_CACHE_DIR", "TRITON_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, "")  # so that what the code sets is undone
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "home"
+
+
+def private(folder: Path, tmp_path: Path) -> bool:
+    """Whether a folder is in one of nobody's guess, which nobody else can enter."""
+    (only,) = (tmp_path / "tmp").iterdir()
+    assert only.stat().st_mode & 0o777 == 0o700 and re.fullmatch(r"alexkern-\w{8}", only.name)
+    return folder.parent == only
+
+
+def test_the_usual_place(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cache_folder("nvcc") == home / ".cache/alexkern/nvcc"
+        assert cache_folder("nvcc").stat().st_mode & 0o777 == 0o700
+        monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # counts for nothing
+        assert cache_folder("nvcc") == home / ".cache/alexkern/nvcc"
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        assert cache_folder("emulator") == tmp_path / "xdg/alexkern/emulator"
+        monkeypatch.setenv("ALEXKERN_CACHE", str(tmp_path / "named"))
+        assert cache_folder("emulator") == tmp_path / "named/emulator"
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def spoil(how: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the usual folder unusable, and return what the warning says."""
+    folder = home / ".cache/alexkern"
+    if how == "unknown user":
+
+        def unknown(uid: int) -> None:
+            raise KeyError(uid)
+
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+        return "this user has no home folder"
+    if how == "no folder":
+        (home / ".cache").touch()
+        return f"{home}/.cache cannot be written to"
+    if how == "read-only":  # which for root only a file system can be
+        monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(home)))
+        return f"{home} cannot be written to"
+    if how == "refused by the file system":
+        make = Path.mkdir
+
+        def refuse(path: Path, *arguments: Any, **options: Any) -> None:
+            if path.is_relative_to(home):
+                raise OSError(30, "Read-only file system", str(path))
+            make(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        return f"{folder}: Read-only file system"
+    (folder / "nvcc").mkdir(parents=True)
+    if how == "another's":
+        monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+        return f"{folder} belongs to another user"
+    spoiled = folder / "nvcc" if how == "open within" else folder
+    spoiled.chmod(0o770 if how == "open to a group" else 0o757)
+    return f"{spoiled} can be written to by others"
+
+
+WAYS = (
+    "unknown user", "no folder", "read-only", "refused by the file system", "another's", "open", "open to a group",
+    "open within",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_another_folder_in_its_place(how: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    says = spoil(how, home, monkeypatch)
+    with pytest.warns(UserWarning) as caught:
+        found = cache_folder("nvcc")
+    assert [str(warning.message) for warning in caught] == [
+        f"alexkern keeps nothing of what it compiles or downloads: {says}; set XDG_CACHE_HOME to a folder of your own"
+    ]
+    monkeypatch.undo()  # of the owner, too
+    assert found.is_dir() and private(found, tmp_path)
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("how", ["unknown user", "another's"])
+def test_no_place_at_all(how: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says = spoil(how, home, monkeypatch)
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null/none")
+    with pytest.raises(alexkern.BackendUnavailable) as caught:
+        cache_folder("nvcc")
+    assert str(caught.value) == (
+        f"alexkern: there is no folder for what is compiled ({says}; Not a directory): "
+        "set XDG_CACHE_HOME to a folder of your own"
+    )
+
+
+def test_children_share_it_and_it_goes_with_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "from alexkern.cache import cache_folder\n"
+        "found = cache_folder('nvcc')\n"
+        "(found / 'made').touch()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    sys.exit()\n"  # which runs what is registered for the end
+        "os.waitpid(pid, 0)\n"
+        "print(found, cache_folder('emulator').parent, (found / 'made').exists(), os.environ['ALEXKERN_CACHE'])\n"
+    )
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, parent, made, for_children = done.stdout.split()
+    assert found == f"{parent}/nvcc" and made == "True" and parent.startswith(f"{tmp_path}/tmp/alexkern-")
+    assert for_children == parent
+    assert done.stderr.count("set XDG_CACHE_HOME") == 1
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_folder_left_behind_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that outlives its parent must not load what somebody else has put in the place of the parent's folder."""
+    planted = tmp_path / "tmp/alexkern-12345678"
+    planted.mkdir()
+    monkeypatch.setenv("ALEXKERN_CACHE", str(planted))
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.warns(UserWarning, match="belongs to another user"):
+        assert cache_folder("emulator").parent != planted
+
+
+def test_tritons_cache(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_triton_cache()
+    assert "TRITON_CACHE_DIR" not in os.environ and not (home / ".triton").exists()
+    (home / ".triton").mkdir(mode=0o700)
+    (home / ".triton/cache").touch()
+    place_triton_cache()
+    assert os.environ["TRITON_CACHE_DIR"] == str(home / ".cache/alexkern/triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/taken/at/its/word")
+    place_triton_cache()
+    assert os.environ["TRITON_CACHE_DIR"] == "/taken/at/its/word"
+
+
+def test_downloads(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    url = "https://example.org/models/weights-01234567.pth"
+    usual = home / ".cache/torch/hub/checkpoints"
+    assert weights._downloads(url) == usual
+    usual.mkdir(parents=True)
+    (usual / "weights-01234567.pth").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: "torch" not in str(path))
+    assert weights._downloads(url) == usual  # it is there already
+    (usual / "weights-01234567.pth").unlink()
+    assert weights._downloads(url) == home / ".cache/alexkern/weights"
+
+
+def test_there_is_one_place_that_decides() -> None:
+    pattern = re.compile(r"expanduser|Path\.home|\"XDG_CACHE|mkdtemp|gettempdir")
+    files = [path for name in ("alexkern", "kernels", "bench") for path in (ROOT / name).rglob("*.py")]
+    assert len(files) > 100
+    assert [path.name for path in files if pattern.search(path.read_text())] == ["cache.py"]
