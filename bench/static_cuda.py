@@ -68,7 +68,7 @@ def _launches(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, s
     with _taken_for(device), rehearsing() as launches:
         for workload in workloads:
             with workload.precision():
-                for name, call in workload.calls(CPU, "alexkern.backends.cuda").items():
+                for name, call in workload.calls(CPU, "cuda").items():
                     launches.clear()
                     call()
                     yield from [(workload, name, launch) for launch in launches]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexkern import dispatch
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.ops.registry import OPERATORS
 
@@ -53,8 +53,8 @@ class Workload:
             for setting, value in zip(settings, before, strict=True):
                 setting.fp32_precision = value
 
-    def calls(self, device: torch.device, package: str = "alexkern.kernels") -> dict[str, Call]:
-        """The operator's Triton calls by name, or those of another backend's package.
+    def calls(self, device: torch.device, backend: str = "triton") -> dict[str, Call]:
+        """The operator's Triton calls by name, or those of another backend.
 
         Arguments are drawn once, or only described where the device is meta.
         A pooling operator's forward pass differs in training, where it keeps offsets. Backward asks for all gradients.
@@ -66,7 +66,7 @@ class Workload:
         ]
         args = ARGUMENTS[self.operator](layer, *images)
         definition = OPERATORS[self.operator]
-        kernels = importlib.import_module(f"{package}.{self.operator}")
+        kernels = dispatch.implementation(backend, self.operator)
         calls: dict[str, Call] = {FORWARD: partial(kernels.forward, *args)}
         training = definition.training(args)
         if definition.has_offsets:
