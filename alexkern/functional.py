@@ -1,7 +1,7 @@
 """The operators as functions, with torch.nn.functional's names, argument order and defaults.
 
-Each has a file of its own name in alexkern/ops (checks, shapes, autograd), alexkern/reference (its definition in torch
-operators), kernels (Triton) and csrc (CUDA C++).
+Each has a file of its own name in alexkern/ops (checks, shapes, autograd), alexkern/backends/torch (its definition in
+torch operators), kernels (Triton) and csrc/cuda (CUDA C++).
 """
 
 from alexkern.ops.augment import augment
