@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
-pytest.importorskip("alexkern._C")
 from support import choices  # noqa: E402
 
 PINNED = Path(choices.__file__).with_suffix(".txt")

@@ -2,8 +2,8 @@
 
 Convolution and linear layers are products of M x K by K x N with float32 accumulators. A candidate is scored by a model
 of one streaming multiprocessor, in cycles: a step over BLOCK_K takes as long as its multiplications or as its operands
-take to arrive from L2, whichever is longer, and the grid runs in whole waves. The constants are the data sheets' rates,
-and an L2 bandwidth and a latency of the order that microbenchmarks report; they rank tiles, and predict no times.
+take to arrive from L2, whichever is longer, and the grid runs in whole waves. The latencies are of the order that
+microbenchmarks report; they rank tiles, and predict no times.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from alexkern.kernels.config import Device
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import cdiv, waves
 
 
 @dataclass(frozen=True)
@@ -36,30 +37,23 @@ class Tile:
     def columns(self) -> int:
         return self.BLOCK_N + self.TAIL_N
 
-
-@dataclass(frozen=True)
-class Rates:
-    """Per streaming multiprocessor and cycle: multiply-adds by operand, and bytes from L2 and from DRAM."""
-
-    half: int
-    tf32: int
-    ieee: int
-    l2_bytes: int
-    dram_bytes: int
+    def __str__(self) -> str:
+        columns = f"({self.BLOCK_N} + {self.TAIL_N})" if self.TAIL_N else str(self.BLOCK_N)
+        return f"{self.BLOCK_M} x {columns} x {self.BLOCK_K}, {self.num_warps} warps, {self.num_stages} stages"
 
 
-RATES = {8: Rates(1024, 512, 64, 32, 12), 9: Rates(2048, 1024, 128, 40, 18), 10: Rates(4096, 2048, 128, 48, 28)}
 STEP_LATENCY = 100.0  # cycles that a step costs at least: barriers, waits, address arithmetic
 TILE_LATENCY = 1500.0  # cycles to fill the pipeline and to store a tile
 REDUCE_LATENCY = 4000.0  # cycles of the launch that adds up the parts of a split reduction
+LAUNCH_CYCLES = 5000.0  # of a kernel more, from the last block of one to the first of the next
 MAX_SPLITS = 64
 
 
-def tiles(dtype: torch.dtype, precision: str, device: Device) -> tuple[Tile, ...]:
-    """The candidates for an operand dtype on a device. None of them spills in any of the GEMM kernels."""
+def tiles(dtype: torch.dtype, precision: str, chip: Chip) -> tuple[Tile, ...]:
+    """The candidates for an operand dtype on a chip. None of them spills in any of the GEMM kernels."""
     if dtype == torch.float32:
         return TILES_IEEE if precision == "ieee" else TILES_TF32
-    return TILES_HALF_90 if device.capability[0] >= 9 else TILES_HALF_80
+    return TILES_HALF_90 if chip.capability[0] >= 9 else TILES_HALF_80
 
 
 # Shallow BLOCK_K and more stages on sm_80, where mma.sync's operands pass through registers; wgmma and tcgen05 read
@@ -105,78 +99,86 @@ TILES_IEEE = (
 )
 
 
-def rates(device: Device) -> Rates:
-    """Those of a device's generation; of the nearest one that is known."""
-    return RATES[min(max(device.capability[0], 8), 10)]
-
-
-def cdiv(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 def sums(block_m: int, columns: int, num_warps: int) -> int:
     """How many float32 sums of a tile a thread has to store."""
     return block_m * columns // (32 * num_warps)
 
 
-def register_limit(block_m: int, columns: int, num_warps: int, device: Device) -> dict[str, int]:
+def register_limit(block_m: int, columns: int, num_warps: int, chip: Chip) -> dict[str, int]:
     """Triton's launch option maxnreg, where a kernel spills without it.
 
     For a small tile on sm_100 ptxas aims at more blocks than shared memory admits, and spills a few numbers to get
     there. Told that a thread may have all of its registers, it takes the 85 to 160 that it needs.
     """
     small = sums(block_m, columns, num_warps) <= 32 and num_warps <= 4
-    return {"maxnreg": 255} if small and device.capability[0] >= 10 else {}
+    return {"maxnreg": 255} if small and chip.capability[0] >= 10 else {}
 
 
-def multiply_adds(dtype: torch.dtype, precision: str, device: Device) -> int:
-    """Multiply-adds per streaming multiprocessor and cycle."""
-    if dtype == torch.float32:
-        return rates(device).tf32 if precision == "tf32" else rates(device).ieee
-    return rates(device).half
-
-
-def step_cycles(tile: Tile, dtype: torch.dtype, precision: str, device: Device) -> float:
+def step_cycles(tile: Tile, dtype: torch.dtype, precision: str, chip: Chip) -> float:
     """What a step over BLOCK_K costs."""
-    compute = tile.BLOCK_M * tile.columns * tile.BLOCK_K / multiply_adds(dtype, precision, device)
-    loads = (tile.BLOCK_M + tile.columns) * tile.BLOCK_K * dtype.itemsize / rates(device).l2_bytes
+    compute = tile.BLOCK_M * tile.columns * tile.BLOCK_K / chip.multiply_adds(dtype.itemsize, precision == "tf32")
+    loads = (tile.BLOCK_M + tile.columns) * tile.BLOCK_K * dtype.itemsize / chip.l2_bytes
     return max(compute, loads, STEP_LATENCY)
 
 
-def cycles(tile: Tile, M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, device: Device) -> float:
+def cycles(tile: Tile, M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, chip: Chip) -> float:
     """The model's time of `batch` products of M x K by K x N."""
-    waves = cdiv(cdiv(M, tile.BLOCK_M) * cdiv(N, tile.columns) * batch, device.num_sms)
-    return waves * (cdiv(K, tile.BLOCK_K) * step_cycles(tile, dtype, precision, device) + TILE_LATENCY)
+    programs = cdiv(M, tile.BLOCK_M) * cdiv(N, tile.columns) * batch
+    return waves(programs, chip) * (cdiv(K, tile.BLOCK_K) * step_cycles(tile, dtype, precision, chip) + TILE_LATENCY)
 
 
 def best_tile(
-    M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, device: Device,
+    M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, chip: Chip,
     candidates: Iterable[Tile] | None = None,
 ) -> Tile:  # fmt: skip
     """The candidate that the model finds fastest; of equals, the first. Default: all of `tiles`."""
-    candidates = tiles(dtype, precision, device) if candidates is None else candidates
-    return min(candidates, key=lambda tile: cycles(tile, M, N, K, batch, dtype, precision, device))
+    candidates = tiles(dtype, precision, chip) if candidates is None else candidates
+    return min(candidates, key=lambda tile: cycles(tile, M, N, K, batch, dtype, precision, chip))
 
 
-def best_split(
-    M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, device: Device
-) -> tuple[Tile, int]:
-    """The candidate, and into how many parts K is split, that the model finds fastest with the partial sums' traffic.
+def split_cycles(
+    tile: Tile, splits: int, M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, chip: Chip
+) -> float:
+    """The model's time of `batch` products whose K is split, with the partial sums' traffic."""
+    programs = cdiv(M, tile.BLOCK_M) * cdiv(N, tile.BLOCK_N) * batch
+    steps = cdiv(cdiv(K, tile.BLOCK_K), splits)
+    time = waves(programs * splits, chip) * (steps * step_cycles(tile, dtype, precision, chip) + TILE_LATENCY)
+    if splits == 1:
+        return time
+    # float32 sums written, read and reduced by a second kernel
+    return time + REDUCE_LATENCY + splits * M * N * batch * 8 / (chip.l2_bytes * chip.num_sms)
+
+
+def best_split(M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, chip: Chip) -> tuple[Tile, int]:
+    """The candidate, and into how many parts K is split, that the model finds fastest.
 
     For products whose reduction is long and whose result is small. Candidates with a tail are left out, and so are
     256 columns on sm_100: their float32 sums leave tensor memory for registers all at once, and spill.
     """
-    best: tuple[float, Tile, int] | None = None
-    for tile in tiles(dtype, precision, device):
-        if tile.TAIL_N > 0 or (tile.BLOCK_N > 128 and device.capability[0] >= 10):
-            continue
-        steps, programs = cdiv(K, tile.BLOCK_K), cdiv(M, tile.BLOCK_M) * cdiv(N, tile.BLOCK_N) * batch
-        for splits in range(1, min(steps, MAX_SPLITS) + 1):
-            waves = cdiv(programs * splits, device.num_sms)
-            time = waves * (cdiv(steps, splits) * step_cycles(tile, dtype, precision, device) + TILE_LATENCY)
-            if splits > 1:  # float32 sums written, read and reduced by a second kernel
-                time += REDUCE_LATENCY + splits * M * N * batch * 8 / (rates(device).l2_bytes * device.num_sms)
-            if best is None or time < best[0]:
-                best = (time, tile, splits)
-    assert best is not None
-    return best[1], best[2]
+    candidates = [
+        (tile, splits)
+        for tile in tiles(dtype, precision, chip)
+        if tile.TAIL_N == 0 and (tile.BLOCK_N <= 128 or chip.capability[0] < 10)
+        for splits in range(1, min(cdiv(K, tile.BLOCK_K), MAX_SPLITS) + 1)
+    ]
+    return min(candidates, key=lambda each: split_cycles(each[0], each[1], M, N, K, batch, dtype, precision, chip))
+
+
+def pooled_cycles(
+    tile: Tile, programs: int, steps: int, K: int, moved: int, dtype: torch.dtype, precision: str, chip: Chip
+) -> float:
+    """The model's time of a convolution and its pooling in one kernel, whose programs walk `steps` down an image.
+
+    Every step fills the pipeline anew, and pools; `moved` bytes go to or come from DRAM meanwhile.
+    """
+    step = cdiv(K, tile.BLOCK_K) * step_cycles(tile, dtype, precision, chip) + TILE_LATENCY
+    return max(waves(programs, chip) * steps * step, moved / chip.memory_bytes) + LAUNCH_CYCLES
+
+
+def separate_cycles(
+    M: int, N: int, K: int, batch: int, first: int, second: int, dtype: torch.dtype, precision: str, chip: Chip
+) -> float:
+    """The model's time of the two in a kernel each, which move so many bytes to or from DRAM."""
+    tile = best_tile(M, N, K, batch, dtype, precision, chip)
+    arithmetic = cycles(tile, M, N, K, batch, dtype, precision, chip)
+    return max(arithmetic, first / chip.memory_bytes) + second / chip.memory_bytes + 2 * LAUNCH_CYCLES

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from alexkern import _C as module
-from alexkern.backends.cuda import conv2d_relu_max_pool2d, space_to_depth
+from alexkern.backends.cuda import space_to_depth
 from alexkern.backends.cuda.conv2d_relu import Geometry, padded
+from alexkern.backends.cuda.conv2d_relu_max_pool2d import problem_of
 from alexkern.bench.layers import LAYERS, Convolution, Linear
+from alexkern.cost import sm80, sm80_pooled, sm90
 from alexkern.cost.chips import CHIPS, Chip
 from alexkern.kernels import conv2d_relu as forward
 from alexkern.kernels import conv2d_relu_data_gradient as data
@@ -65,21 +66,20 @@ def convolution_problem(layer: Convolution, batch: int, arithmetic: str) -> Prob
 def triton_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
     problem = convolution_problem(layer, batch, arithmetic)
     for kernels in (forward, data, weight):
-        yield words(*vars(kernels.configure(problem, chip.device)).values())
+        yield words(*vars(kernels.configure(problem, chip)).values())
     for save_offsets in (False, True):
-        yield words(*vars(pooling.configure(problem, POOL, save_offsets, chip.device)).values())
+        yield words(*vars(pooling.configure(problem, POOL, save_offsets, chip)).values())
     key = (
         torch.device("cpu"), problem.dtype, problem.precision, (batch, layer.C, layer.H, layer.H),
         (layer.K, layer.C // layer.groups, layer.R, layer.R), problem.stride, problem.padding, (1, 1), layer.groups,
     )  # fmt: skip
-    with rehearse(chip.device):
+    with rehearse(chip):
         loads = data.loads(key) + weight.loads(key)
-    yield words(worthwhile(batch * layer.K * layer.P**2, loads, problem.dtype, chip.device))
+    yield words(worthwhile(batch * layer.K * layer.P**2, loads, problem.dtype, chip))
 
 
 def sm80_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
     dtype = ARITHMETIC[arithmetic][0]
-    element, sms = module.elements[str(dtype).removeprefix("torch.")], chip.device.num_sms
     channels, filters, taps = padded(layer.C // layer.groups, dtype), layer.K // layer.groups, layer.R**2
     pixels, phases = batch * layer.P**2, layer.stride**2
     grad_channels = padded(filters, dtype, 16)
@@ -92,19 +92,18 @@ def sm80_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) ->
         (filters, taps * channels, pixels, layer.groups),
     )  # fmt: skip
     for product in products:
-        yield words(*module.conv2d_relu_choose(element, *product, sms))
+        yield words(*sm80.choose(dtype.itemsize, sm80.Product(*product), chip))
     weight_shape = (layer.K, layer.C // layer.groups, layer.R, layer.R)
     for save_offsets in (False, True):
-        plan, fused, separate = conv2d_relu_max_pool2d.compare(
-            module, sms, dtype, arithmetic == "tf32", (batch, layer.C, layer.H, layer.H), weight_shape,
-            (layer.P, layer.P), layer.groups, save_offsets,
-        )  # fmt: skip
+        shapes = ((batch, layer.C, layer.H, layer.H), weight_shape, (layer.P, layer.P))
+        problem = problem_of(dtype, arithmetic == "tf32", *shapes, layer.groups, save_offsets)
+        plan, fused, separate = sm80_pooled.compare(problem, chip)
         yield words(*plan, fused.time < separate.time)
     geometry = Geometry((layer.R,) * 2, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups)
     if space_to_depth.allows(layer.C, geometry):
         sizes = ((batch, layer.C, layer.H, layer.H), layer.K, (layer.R,) * 2, (layer.P,) * 2)
         for gradient in (False, True):
-            times = module.conv2d_relu_first_layer_times(element, *sizes, gradient, False, sms)
+            times = sm80.first_layer_times(dtype.itemsize, *sizes, gradient, False, chip)
             yield words(times[1] < times[0])
 
 
@@ -112,24 +111,23 @@ def sm90_choices(layer: Convolution, batch: int, chip: Chip) -> Iterator[str]:
     size, channels, stride = layer.R, layer.C // layer.groups, layer.stride
     if stride == 4:
         size, channels, stride = -(-size // 4), 16 * channels, 1
-    taps, filters, pixels, sms = size**2, layer.K // layer.groups, batch * layer.P**2, chip.device.num_sms
-    depth = module.hopper_depth(channels)
+    taps, filters, pixels, groups = size**2, layer.K // layer.groups, batch * layer.P**2, layer.groups
+    depth = sm90.depth_of(channels)
     steps = taps * -(-channels // depth)
-    yield words(*module.hopper_choose(pixels, filters, steps, layer.groups, depth, False, sms, False))
+    yield words(*sm90.choose(sm90.Work(pixels, filters, steps, groups, depth, False), chip))
     if layer.stride == 1:
-        depth = module.hopper_depth(filters)
+        depth = sm90.depth_of(filters)
         steps = taps * -(-filters // depth)
-        yield words(*module.hopper_choose(batch * layer.H**2, channels, steps, layer.groups, depth, False, sms, False))
+        yield words(*sm90.choose(sm90.Work(batch * layer.H**2, channels, steps, groups, depth, False), chip))
     columns = taps * -(-channels // 64) * 64
-    yield words(*module.hopper_choose(filters, columns, -(-pixels // 64), layer.groups, 64, True, sms, True))
+    yield words(*sm90.choose(sm90.Work(filters, columns, -(-pixels // 64), groups, 64, True), chip, True))
 
 
 def linear_choices(layer: Linear, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
     problem = linear.Problem(batch, layer.in_features, layer.out_features, *ARITHMETIC[arithmetic])
-    yield words(*vars(linear.configure(problem, chip.device)).values())
-    if chip.device.capability == (9, 0) and problem.dtype != torch.float32:
-        sizes = (layer.out_features, layer.in_features, chip.device.num_sms)
-        yield words(*module.hopper_choose_linear(batch, *sizes))
+    yield words(*vars(linear.configure(problem, chip)).values())
+    if chip.capability == (9, 0) and problem.dtype != torch.float32:
+        yield words(*sm90.choose(sm90.linear_work(batch, layer.out_features, layer.in_features), chip))
 
 
 def choices(layer: Convolution | Linear, batch: int, arithmetic: str, chip: Chip) -> str:
@@ -137,7 +135,7 @@ def choices(layer: Convolution | Linear, batch: int, arithmetic: str, chip: Chip
         return "; ".join(linear_choices(layer, batch, arithmetic, chip))
     found = ["; ".join(triton_choices(layer, batch, arithmetic, chip))]
     found.append("; ".join(sm80_choices(layer, batch, arithmetic, chip)))
-    if chip.device.capability == (9, 0) and ARITHMETIC[arithmetic][0] != torch.float32:
+    if chip.capability == (9, 0) and ARITHMETIC[arithmetic][0] != torch.float32:
         found.append("; ".join(sm90_choices(layer, batch, chip)))
     return " | ".join(found)
 
@@ -149,11 +147,11 @@ def lines() -> Iterator[str]:
         for batch in BATCHES:
             groups: dict[tuple[str, str], list[str]] = {}
             for arithmetic in ARITHMETIC:
-                for chip in CHIPS:
+                for chip in map(CHIPS.get, ("H200", "H100", "A100")):
                     chosen = choices(layer, batch, arithmetic, chip)
                     groups.setdefault(
                         (arithmetic.replace("bfloat16", "16").replace("float16", "16"), chosen), []
-                    ).append(chip.name)
+                    ).append(chip.label)
             for (arithmetic, chosen), chips in groups.items():
                 yield f"{name} {batch} {arithmetic} {'+'.join(dict.fromkeys(chips))}: {chosen}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated
+from alexkern.cost.chips import CHIPS, Chip, here
 
 MINIMUM_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+EMULATED = replace(CHIPS["A100"], num_sms=1)  # the emulator runs block after block
 
 
 def missing(device_type: str, dtype: torch.dtype) -> str | None:
@@ -77,12 +80,9 @@ def compiled(tensor: Tensor) -> Any:
     return emulated.load() if tensor.device.type == "cpu" else extension.native
 
 
-def module_and_multiprocessors(device: int | None) -> tuple[Any, int]:
-    """The module that serves a GPU, None for the emulator, and what the GPU has to run it on."""
-    if device is None:
-        return emulated.load(), 1  # block after block, like a GPU of one multiprocessor
-    module: Any = extension.native
-    return module, module.device_properties(device).multiprocessors
+def chip_of(tensor: Tensor) -> Chip:
+    """What csrc/cuda's launchers choose for."""
+    return EMULATED if tensor.device.type == "cpu" else here(tensor.get_device())
 
 
 @lru_cache(maxsize=256)
