@@ -146,7 +146,9 @@ def rows(operator: str, model: str, names: Sequence[str], batch: int, arithmetic
     for layer in layers(operator, model):
         if layer.name in names:
             asked = (layer, operator, batch, arithmetic, chip)
-            for call, *chosen in zip((FORWARD, DATA, WEIGHT), triton_choices(*asked), cuda_choices(*asked), strict=False):
+            for call, *chosen in zip(
+                (FORWARD, DATA, WEIGHT), triton_choices(*asked), cuda_choices(*asked), strict=False
+            ):
                 yield f"{layer.name:6} {call:16} Triton {chosen[0]:58} CUDA C++ {chosen[1]}"
 
 
