@@ -25,7 +25,7 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.triton import best_tile, register_limit
+from alexkern.cost.triton import Product, best_tile, register_limit
 from alexkern.geometry import Pair
 from alexkern.kernels import conv2d_relu_data_gradient as data
 from alexkern.kernels import conv2d_relu_weight_gradient as weights
@@ -51,14 +51,15 @@ from alexkern.plan import conv2d_relu_output, empty
 
 def configure(problem: Problem, device: Chip) -> Config:
     """The tile that the cost model finds fastest."""
-    tile = best_tile(*product(problem), problem.dtype, problem.precision, device)
+    tile = best_tile(product(problem), device)
     return Config(**tile.__dict__, depth=depth_factor(problem))
 
 
-def product(problem: Problem) -> tuple[int, int, int, int]:
-    """GEMM_M, GEMM_N and GEMM_K of one group, after space_to_depth, and how many groups there are."""
+def product(problem: Problem) -> Product:
+    """That of one group, after space_to_depth, and how many groups there are."""
     seen, groups = in_depth(problem, depth_factor(problem)), problem.groups
-    return seen.N * seen.P * seen.Q, seen.K // groups, seen.R * seen.S * seen.C // groups, groups
+    sizes = (seen.N * seen.P * seen.Q, seen.K // groups, seen.R * seen.S * seen.C // groups)
+    return Product(*sizes, groups, problem.dtype, problem.precision)
 
 
 @triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "k_total"])

@@ -168,8 +168,8 @@ def fused_cycles(problem: Problem, config: Config, save_offsets: bool, device: C
     tile = model.Tile(4 * config.BLOCK_Q, config.BLOCK_N, 0, config.BLOCK_K, config.num_warps, config.num_stages)
     programs = cdiv(problem.K, config.BLOCK_N) * _tiles_q(problem, config.BLOCK_Q) * problem.N
     programs *= cdiv(pooled(problem)[0], config.ROWS)
-    taps, moved = _taps(problem, config.depth), fused_cost(problem, config, save_offsets).bytes
-    return model.pooled_cycles(tile, programs, config.ROWS + 1, taps, moved, problem.dtype, problem.precision, device)
+    moved = fused_cost(problem, config, save_offsets).bytes
+    return model.pooled_cycles(tile, programs, config.ROWS + 1, moved, conv2d_relu.product(problem), device)
 
 
 def separate_cycles(problem: Problem, save_offsets: bool, device: Chip) -> float:
@@ -177,8 +177,7 @@ def separate_cycles(problem: Problem, save_offsets: bool, device: Chip) -> float
     pixels = problem.N * problem.P * problem.Q
     second = pixels * problem.K * problem.dtype.itemsize + _ends(problem, save_offsets)[1]
     first = separate_cost(problem, save_offsets).bytes - second
-    product = conv2d_relu.product(problem)
-    return model.separate_cycles(*product, first, second, problem.dtype, problem.precision, device)
+    return model.separate_cycles(conv2d_relu.product(problem), first, second, device)
 
 
 @triton.jit

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.triton import best_split, register_limit
+from alexkern.cost.triton import Product, best_split, register_limit
 from alexkern.geometry import Pair
 from alexkern.kernels.config import choose, describe
 from alexkern.kernels.convolution import (
@@ -59,15 +59,16 @@ class SplitConfig:
 
 def configure(problem: Problem, device: Chip) -> SplitConfig:
     """The tile and the number of splits that the cost model finds fastest."""
-    tile, splits = best_split(*product(problem), problem.dtype, problem.precision, device)
+    tile, splits = best_split(product(problem), device)
     sizes = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, tile.num_warps, tile.num_stages)
     return SplitConfig(*sizes, splits, depth_factor(problem))
 
 
-def product(problem: Problem) -> tuple[int, int, int, int]:
-    """GEMM_M, GEMM_N and GEMM_K of one group, after space_to_depth, and how many groups there are."""
+def product(problem: Problem) -> Product:
+    """That of one group, after space_to_depth, and how many groups there are."""
     seen, groups = in_depth(problem, depth_factor(problem)), problem.groups
-    return seen.K // groups, seen.R * seen.S * seen.C // groups, seen.N * seen.P * seen.Q, groups
+    sizes = (seen.K // groups, seen.R * seen.S * seen.C // groups, seen.N * seen.P * seen.Q)
+    return Product(*sizes, groups, problem.dtype, problem.precision)
 
 
 @triton.jit

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.triton import TILES_FEW_ROWS, best_tile, register_limit, sums, tiles
+from alexkern.cost.triton import TILES_FEW_ROWS, Product, best_tile, register_limit, sums, tiles
 from alexkern.kernels import philox
 from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu_data_gradient import data_gradient
@@ -72,8 +72,12 @@ def configure(problem: Problem, device: Chip) -> Config:
     ]
     if dtype != torch.float32:
         candidates += TILES_FEW_ROWS
-    tile = best_tile(problem.M, problem.N, problem.K, 1, dtype, precision, device, candidates)
+    tile = best_tile(product(problem), device, candidates)
     return Config(tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, tile.num_warps, tile.num_stages)
+
+
+def product(problem: Problem) -> Product:
+    return Product(problem.M, problem.N, problem.K, 1, problem.dtype, problem.precision)
 
 
 @triton.jit(do_not_specialize=["M", "k_total"])

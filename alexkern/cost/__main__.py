@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 
 from alexkern.backends.cuda import space_to_depth
 from alexkern.backends.cuda.conv2d_relu import Geometry, padded
-from alexkern.backends.cuda.conv2d_relu_max_pool2d import problem_of
+from alexkern.backends.cuda.conv2d_relu_max_pool2d import FUSED_WINDOW, problem_of
 from alexkern.backends.cuda.linear_relu_dropout import FEW_ROWS
 from alexkern.bench.layers import LAYERS, Convolution, Linear
-from alexkern.cost import sm80, sm80_pooled, sm90
+from alexkern.cost import sm80, sm80_pooled, sm90, triton
 from alexkern.cost.chips import CHIPS, Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.triton import Tile, cycles, split_cycles
 from alexkern.tools.workloads import ARITHMETIC, PRODUCTS, layers
 
-FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"
-POOL = ((3, 3), (2, 2), (0, 0))
+CALLS = FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"
 
 
 def triton_choices(layer: Convolution | Linear, operator: str, batch: int, arithmetic: str, chip: Chip) -> list[str]:
@@ -36,32 +34,27 @@ def triton_choices(layer: Convolution | Linear, operator: str, batch: int, arith
     from alexkern.kernels import linear_relu_dropout as linear
     from alexkern.kernels.convolution import Problem
 
-    dtype, precision = ARITHMETIC[arithmetic]
-    how = (dtype, precision, chip)
+    how = ARITHMETIC[arithmetic]
     if isinstance(layer, Linear):
-        rows = linear.Problem(batch, layer.in_features, layer.out_features, dtype, precision)
-        tile = _tile(linear.configure(rows, chip))
-        return [_line(tile, cycles(tile, rows.M, rows.N, rows.K, 1, *how) / chip.clock)]
+        rows = linear.Problem(batch, layer.in_features, layer.out_features, *how)
+        return [_product(linear.configure(rows, chip), linear.product(rows), chip)]
     sizes = (batch, layer.C, layer.H, layer.H, layer.K, layer.R, layer.R)
-    problem = Problem(*sizes, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups, dtype, precision)
+    problem = Problem(*sizes, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups, *how)
     if operator == "conv2d_relu_max_pool2d":
-        config = pooled.configure(problem, POOL, False, chip)
-        if config.fused:
-            rows_columns = f"{config.ROWS} x {config.BLOCK_Q - 1} windows x {config.BLOCK_N}"
-            return [_line(f"fused, {rows_columns}", pooled.fused_cycles(problem, config, False, chip) / chip.clock)]
-        return [_line("separate", pooled.separate_cycles(problem, False, chip) / chip.clock)]
-    found = []
-    for kernels in (conv2d_relu, conv2d_relu_data_gradient):
-        tile = _tile(kernels.configure(problem, chip))
-        found.append(_line(tile, cycles(tile, *kernels.product(problem), *how) / chip.clock))
-    split = conv2d_relu_weight_gradient.configure(problem, chip)
-    time = split_cycles(_tile(split), split.splits, *conv2d_relu_weight_gradient.product(problem), *how)
-    return [*found, _line(f"{_tile(split)}, {split.splits} splits", time / chip.clock)]
+        config = pooled.configure(problem, FUSED_WINDOW, False, chip)
+        if not config.fused:
+            return [_line("separate", pooled.separate_cycles(problem, False, chip) / chip.clock)]
+        shape = f"fused, {config.ROWS} x {config.BLOCK_Q - 1} windows x {config.BLOCK_N}"
+        return [_line(shape, pooled.fused_cycles(problem, config, False, chip) / chip.clock)]
+    modules = (conv2d_relu, conv2d_relu_data_gradient, conv2d_relu_weight_gradient)
+    return [_product(module.configure(problem, chip), module.product(problem), chip) for module in modules]
 
 
-def _tile(config: Any) -> Tile:
+def _product(config: Any, product: triton.Product, chip: Chip) -> str:
     sizes = (config.BLOCK_M, config.BLOCK_N, getattr(config, "TAIL_N", 0), config.BLOCK_K)
-    return Tile(*sizes, config.num_warps, config.num_stages)
+    tile, splits = triton.Tile(*sizes, config.num_warps, config.num_stages), getattr(config, "splits", 1)
+    parts = f", {splits} splits" if splits > 1 else ""
+    return _line(f"{tile}{parts}", triton.cycles(tile, product, chip, splits) / chip.clock)
 
 
 def cuda_choices(layer: Convolution | Linear, operator: str, batch: int, arithmetic: str, chip: Chip) -> list[str]:
@@ -71,36 +64,31 @@ def cuda_choices(layer: Convolution | Linear, operator: str, batch: int, arithme
     if isinstance(layer, Linear):
         if dtype.itemsize == 2 and batch <= FEW_ROWS:
             return ["few rows"]
-        if not on_hopper:
-            return ["torch's"]
         work = sm90.linear_work(batch, layer.out_features, layer.in_features)
-        return [_on_hopper(work, chip)]
-    if operator == "conv2d_relu_max_pool2d":
-        if on_hopper:
-            return ["separate"]
-        shapes = ((batch, layer.C, layer.H, layer.H), (layer.K, layer.C // layer.groups, layer.R, layer.R))
-        problem = problem_of(dtype, precision == "tf32", *shapes, (layer.P, layer.P), layer.groups, False)
-        plan, fused, separate = sm80_pooled.compare(problem, chip)
-        if fused.time < separate.time:
-            return [_line(f"fused, {plan}", fused.time * sm80.SECONDS)]
-        return [_line("separate", separate.time * sm80.SECONDS)]
-    return [_convolution(layer, call, batch, dtype, on_hopper, chip) for call in (FORWARD, DATA, WEIGHT)]
+        return [_on_hopper(work, chip) if on_hopper else "torch's"]
+    if operator == "conv2d_relu":
+        return [_convolution(layer, call, batch, dtype, on_hopper, chip) for call in CALLS]
+    shapes = ((batch, layer.C, layer.H, layer.H), (layer.K, layer.C // layer.groups, layer.R, layer.R))
+    problem = problem_of(dtype, precision == "tf32", *shapes, (layer.P, layer.P), layer.groups, False)
+    plan, fused, separate = sm80_pooled.compare(problem, chip)
+    if fused.time < separate.time and not on_hopper:
+        return [_line(f"fused, {plan}", fused.time * sm80.SECONDS)]
+    return ["separate" if on_hopper else _line("separate", separate.time * sm80.SECONDS)]
 
 
 def _convolution(layer: Convolution, call: str, batch: int, dtype: torch.dtype, on_hopper: bool, chip: Chip) -> str:
-    itemsize = dtype.itemsize
+    itemsize, deep, times = dtype.itemsize, False, None
     geometry = Geometry((layer.R,) * 2, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups)
-    times = None
     if call != DATA and space_to_depth.allows(layer.C, geometry):
         sizes = ((batch, layer.C, layer.H, layer.H), layer.K, (layer.R, layer.R), (layer.P, layer.P))
         times = sm80.first_layer_times(itemsize, *sizes, call == WEIGHT, False, chip)
-    deep = times is not None and (on_hopper or times.deep < times.padded)
+        deep = on_hopper or times.deep < times.padded
     product, work = products(layer, batch, dtype, deep)[call]
     way = ", in depth" if deep else ""
     if on_hopper and work is not None:
         return _on_hopper(work, chip, call == WEIGHT, way)
     choice = sm80.choose(itemsize, product, chip)
-    time = sm80.time_of(choice, itemsize, product, chip) if times is None else min(times)
+    time = min(times) if times else sm80.time_of(choice, itemsize, product, chip)
     return _line(f"{choice}{way}", time * sm80.SECONDS)
 
 
@@ -141,17 +129,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def rows(operator: str, model: str, names: Sequence[str], batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
-    """A line for each call of each layer."""
-    for layer in layers(operator, model):
-        if layer.name in names:
-            asked = (layer, operator, batch, arithmetic, chip)
-            for call, *chosen in zip(
-                (FORWARD, DATA, WEIGHT), triton_choices(*asked), cuda_choices(*asked), strict=False
-            ):
-                yield f"{layer.name:6} {call:16} Triton {chosen[0]:58} CUDA C++ {chosen[1]}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="python -m alexkern.cost", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("operator", choices=PRODUCTS)
@@ -167,7 +144,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--layer must be of {', '.join(known)}, got {', '.join(unknown)}")
     if args.batch < 1:
         parser.error(f"--batch must be at least 1, got {args.batch}")
-    print("\n".join(rows(args.operator, args.model, args.layer or known, args.batch, args.dtype, CHIPS[args.chip])))
+    for layer in layers(args.operator, args.model):
+        asked = (layer, args.operator, args.batch, args.dtype, CHIPS[args.chip])
+        for call, ours, cuda in zip(CALLS, triton_choices(*asked), cuda_choices(*asked), strict=False):
+            if layer.name in (args.layer or known):
+                print(f"{layer.name:6} {call:16} Triton {ours:58} CUDA C++ {cuda}")
     return 0
 
 

@@ -11,17 +11,8 @@ from typing import NamedTuple
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.sm80 import (
-    BLOCK_STEPS,
-    BYTES,
-    SECOND_PASS,
-    TILES,
-    Product,
-    choose,
-    product_time,
-    steps_in,
-    time_of,
-)
+from alexkern.cost.sm80 import BLOCK_STEPS, BYTES, SECOND_PASS, TILES, Product, product_time, steps_in, time_of
+from alexkern.cost.sm80 import choose as choose_product
 
 FIRST_TILE = 1  # of TILES that are compiled, as conv2d_relu_max_pool2d.h has it
 POOL_STEPS = 4.0  # what pooling a tile takes, in steps of the product (counted in instructions)
@@ -99,7 +90,7 @@ def compare(problem: Problem, chip: Chip) -> Comparison:
     }
     best = min(costs, key=lambda plan: costs[plan].time)
     product = Product(pixels, K, depth, groups)
-    products = problem.step_cost * time_of(choose(itemsize, product, chip), itemsize, product, chip)
+    products = problem.step_cost * time_of(choose_product(itemsize, product, chip), itemsize, product, chip)
     time = max(products, (inputs + between) / BYTES) + SECOND_PASS + (between + outputs) / BYTES
     return Comparison(best, costs[best], Cost(problem.flops(pixels), float(inputs + 2 * between + outputs), time))
 

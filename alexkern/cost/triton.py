@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -40,6 +41,17 @@ class Tile:
     def __str__(self) -> str:
         columns = f"({self.BLOCK_N} + {self.TAIL_N})" if self.TAIL_N else str(self.BLOCK_N)
         return f"{self.BLOCK_M} x {columns} x {self.BLOCK_K}, {self.num_warps} warps, {self.num_stages} stages"
+
+
+class Product(NamedTuple):
+    """`batch` products of M x K by K x N; precision is tl.dot's input_precision."""
+
+    M: int
+    N: int
+    K: int
+    batch: int
+    dtype: torch.dtype
+    precision: str
 
 
 STEP_LATENCY = 100.0  # cycles that a step costs at least: barriers, waits, address arithmetic
@@ -114,42 +126,33 @@ def register_limit(block_m: int, columns: int, num_warps: int, chip: Chip) -> di
     return {"maxnreg": 255} if small and chip.capability[0] >= 10 else {}
 
 
-def step_cycles(tile: Tile, dtype: torch.dtype, precision: str, chip: Chip) -> float:
+def step_cycles(tile: Tile, product: Product, chip: Chip) -> float:
     """What a step over BLOCK_K costs."""
-    compute = tile.BLOCK_M * tile.columns * tile.BLOCK_K / chip.multiply_adds(dtype.itemsize, precision == "tf32")
-    loads = (tile.BLOCK_M + tile.columns) * tile.BLOCK_K * dtype.itemsize / chip.l2_bytes
+    itemsize = product.dtype.itemsize
+    rate = chip.multiply_adds(itemsize, product.precision == "tf32")
+    compute = tile.BLOCK_M * tile.columns * tile.BLOCK_K / rate
+    loads = (tile.BLOCK_M + tile.columns) * tile.BLOCK_K * itemsize / chip.l2_bytes
     return max(compute, loads, STEP_LATENCY)
 
 
-def cycles(tile: Tile, M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, chip: Chip) -> float:
-    """The model's time of `batch` products of M x K by K x N."""
-    programs = cdiv(M, tile.BLOCK_M) * cdiv(N, tile.columns) * batch
-    return waves(programs, chip) * (cdiv(K, tile.BLOCK_K) * step_cycles(tile, dtype, precision, chip) + TILE_LATENCY)
-
-
-def best_tile(
-    M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, chip: Chip,
-    candidates: Iterable[Tile] | None = None,
-) -> Tile:  # fmt: skip
-    """The candidate that the model finds fastest; of equals, the first. Default: all of `tiles`."""
-    candidates = tiles(dtype, precision, chip) if candidates is None else candidates
-    return min(candidates, key=lambda tile: cycles(tile, M, N, K, batch, dtype, precision, chip))
-
-
-def split_cycles(
-    tile: Tile, splits: int, M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, chip: Chip
-) -> float:
-    """The model's time of `batch` products whose K is split, with the partial sums' traffic."""
-    programs = cdiv(M, tile.BLOCK_M) * cdiv(N, tile.BLOCK_N) * batch
-    steps = cdiv(cdiv(K, tile.BLOCK_K), splits)
-    time = waves(programs * splits, chip) * (steps * step_cycles(tile, dtype, precision, chip) + TILE_LATENCY)
+def cycles(tile: Tile, product: Product, chip: Chip, splits: int = 1) -> float:
+    """The model's time of a product whose K is cut into so many parts, with the partial sums' traffic."""
+    programs = cdiv(product.M, tile.BLOCK_M) * cdiv(product.N, tile.columns) * product.batch
+    steps = cdiv(cdiv(product.K, tile.BLOCK_K), splits)
+    time = waves(programs * splits, chip) * (steps * step_cycles(tile, product, chip) + TILE_LATENCY)
     if splits == 1:
         return time
     # float32 sums written, read and reduced by a second kernel
-    return time + REDUCE_LATENCY + splits * M * N * batch * 8 / (chip.l2_bytes * chip.num_sms)
+    return time + REDUCE_LATENCY + splits * product.M * product.N * product.batch * 8 / (chip.l2_bytes * chip.num_sms)
 
 
-def best_split(M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision: str, chip: Chip) -> tuple[Tile, int]:
+def best_tile(product: Product, chip: Chip, candidates: Iterable[Tile] | None = None) -> Tile:
+    """The candidate that the model finds fastest; of equals, the first. Default: all of `tiles`."""
+    candidates = tiles(product.dtype, product.precision, chip) if candidates is None else candidates
+    return min(candidates, key=lambda tile: cycles(tile, product, chip))
+
+
+def best_split(product: Product, chip: Chip) -> tuple[Tile, int]:
     """The candidate, and into how many parts K is split, that the model finds fastest.
 
     For products whose reduction is long and whose result is small. Candidates with a tail are left out, and so are
@@ -157,28 +160,23 @@ def best_split(M: int, N: int, K: int, batch: int, dtype: torch.dtype, precision
     """
     candidates = [
         (tile, splits)
-        for tile in tiles(dtype, precision, chip)
+        for tile in tiles(product.dtype, product.precision, chip)
         if tile.TAIL_N == 0 and (tile.BLOCK_N <= 128 or chip.capability[0] < 10)
-        for splits in range(1, min(cdiv(K, tile.BLOCK_K), MAX_SPLITS) + 1)
+        for splits in range(1, min(cdiv(product.K, tile.BLOCK_K), MAX_SPLITS) + 1)
     ]
-    return min(candidates, key=lambda each: split_cycles(each[0], each[1], M, N, K, batch, dtype, precision, chip))
+    return min(candidates, key=lambda candidate: cycles(candidate[0], product, chip, candidate[1]))
 
 
-def pooled_cycles(
-    tile: Tile, programs: int, steps: int, K: int, moved: int, dtype: torch.dtype, precision: str, chip: Chip
-) -> float:
+def pooled_cycles(tile: Tile, programs: int, steps: int, moved: int, product: Product, chip: Chip) -> float:
     """The model's time of a convolution and its pooling in one kernel, whose programs walk `steps` down an image.
 
     Every step fills the pipeline anew, and pools; `moved` bytes go to or come from DRAM meanwhile.
     """
-    step = cdiv(K, tile.BLOCK_K) * step_cycles(tile, dtype, precision, chip) + TILE_LATENCY
+    step = cdiv(product.K, tile.BLOCK_K) * step_cycles(tile, product, chip) + TILE_LATENCY
     return max(waves(programs, chip) * steps * step, moved / chip.memory_bytes) + LAUNCH_CYCLES
 
 
-def separate_cycles(
-    M: int, N: int, K: int, batch: int, first: int, second: int, dtype: torch.dtype, precision: str, chip: Chip
-) -> float:
+def separate_cycles(product: Product, first: int, second: int, chip: Chip) -> float:
     """The model's time of the two in a kernel each, which move so many bytes to or from DRAM."""
-    tile = best_tile(M, N, K, batch, dtype, precision, chip)
-    arithmetic = cycles(tile, M, N, K, batch, dtype, precision, chip)
+    arithmetic = cycles(best_tile(product, chip), product, chip)
     return max(arithmetic, first / chip.memory_bytes) + second / chip.memory_bytes + 2 * LAUNCH_CYCLES
