@@ -9,6 +9,7 @@ import torch
 
 from alexkern.bench.layers import Target
 from alexkern.bench.timing import Timer
+from alexkern.cost.chips import Chip
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes
@@ -21,6 +22,11 @@ class Ceilings:
 
     flops: float
     bytes: float
+
+
+def published(chip: Chip, arithmetic: str) -> Ceilings:
+    """Those of the data sheets."""
+    return Ceilings(chip.flops(arithmetic), chip.memory)
 
 
 def measure_ceilings(target: Target, timer: Timer) -> Ceilings:

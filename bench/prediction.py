@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
+from alexkern.bench.ceilings import published
 from alexkern.bench.layers import Convolution
 from alexkern.bench.work import Part, floor, layer_work
 from alexkern.cost.chips import Chip
@@ -66,10 +67,10 @@ def work_of(workload: Workload, call: str) -> Part:
 
 def predict(workload: Workload, call: str, launches: Sequence[Kernel], chip: Chip) -> Prediction:
     """For a call that makes these launches."""
-    work, ceilings = work_of(workload, call), chip.ceilings(workload.arithmetic)
+    work, ceilings = work_of(workload, call), published(chip, workload.arithmetic)
     products = [launch for launch in launches if is_product(launch)]
     # Several products in a call, those of a backward pass, have the same number of operations.
-    loss = sum(1 / balance(launch, chip.device.num_sms) for launch in products) / len(products) if products else 1.0
+    loss = sum(1 / balance(launch, chip.num_sms) for launch in products) / len(products) if products else 1.0
     least = floor((work,), ceilings)
     seconds = max(work.flops / ceilings.flops * loss, work.bytes / ceilings.bytes)
     return Prediction(seconds, least / seconds)

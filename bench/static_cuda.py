@@ -1,6 +1,6 @@
 """The CUDA C++ side of the static report: the operators' own launchers, rehearsed, and what nvcc makes of the kernels.
 
-nvcc is needed, and no GPU. The launchers choose as on a chip of this compute capability and as many multiprocessors.
+nvcc is needed, and no GPU. The launchers choose as on the chip.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-from alexkern.kernels.config import Device
+from alexkern.cost.chips import Chip
 
 TARGETS = {80: "80", 90: "90a", 100: "100a"}  # what nvcc calls the targets
 CPU = torch.device("cpu")
@@ -43,29 +43,29 @@ def missing() -> str | None:
     return rehearsal.missing()
 
 
-def reports(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, str, Report]]:
+def reports(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, Report]]:
     """For every launch of every workload: the workload, its call, and what was found."""
     from alexkern.tools.instantiations import demangled, instantiations
     from alexkern.tools.objects import objects
 
-    launches = list(_launches(workloads, device))
-    kernels = instantiations(objects(TARGETS[device.target]), [launch for _, _, launch in launches])
+    launches = list(_launches(workloads, chip))
+    kernels = instantiations(objects(TARGETS[chip.target]), [launch for _, _, launch in launches])
     known = {(kernel.operator, kernel.name): kernel for kernel in kernels}
     names = demangled([launch.kernel for _, _, launch in launches])
     for (workload, call, launch), name in zip(launches, names, strict=True):
         operator = name.partition("::")[0]  # the namespace is called after the folder
         made = known[operator, name.replace(f"{operator}::", "")]
         yield workload, call, Report(
-            kernel=made.name, tile="", target=device.target, grid=launch.grid, num_warps=made.num_warps,
+            kernel=made.name, tile="", target=chip.target, grid=launch.grid, num_warps=made.num_warps,
             registers=made.registers, shared=made.shared, blocks=made.blocks, main_loop=made.main_loop,
             products=made.products,
         )  # fmt: skip
 
 
-def _launches(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, str, Any]]:
+def _launches(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, Any]]:
     from alexkern.tools.rehearsal import rehearsing
 
-    with _taken_for(device), rehearsing() as launches:
+    with _taken_for(chip), rehearsing() as launches:
         for workload in workloads:
             with workload.precision():
                 for name, call in workload.calls(CPU, "cuda").items():
@@ -75,19 +75,15 @@ def _launches(workloads: Sequence[Any], device: Device) -> Iterator[tuple[Any, s
 
 
 @contextmanager
-def _taken_for(device: Device) -> Iterator[None]:
-    """Within the block the launchers of CPU tensors choose as on this device."""
-    from alexkern.backends.cuda import conv2d_relu, sm90
-    from alexkern.tools.rehearsal import load
+def _taken_for(chip: Chip) -> Iterator[None]:
+    """Within the block the launchers of CPU tensors choose as on this chip."""
+    from alexkern.backends import cuda
+    from alexkern.backends.cuda import sm90
 
-    module = load().module
-    choose = module.conv2d_relu_choose
-    capability = ".".join(map(str, device.capability))
-    conv2d_relu._chosen.cache_clear()
+    capability = ".".join(map(str, chip.capability))
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE="1", ALEXKERN_EMULATE_CAPABILITY=capability),
-        mock.patch.object(sm90, "EMULATED_MULTIPROCESSORS", device.num_sms),
-        mock.patch.object(module, "conv2d_relu_choose", lambda *problem: choose(*problem[:-1], device.num_sms)),
+        mock.patch.object(cuda, "EMULATED", chip),
+        mock.patch.object(sm90, "EMULATED", chip),
     ):
         yield
-    conv2d_relu._chosen.cache_clear()

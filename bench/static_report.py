@@ -29,6 +29,7 @@ from alexkern.bench.rows import number
 from alexkern.commands import CommandError
 from alexkern.console import Console, first_line
 from alexkern.cost.chips import CHIPS, Chip
+from alexkern.cost.model import limits
 from alexkern.kernels import why_not_compiled
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
@@ -52,14 +53,12 @@ class Line:
 
     @property
     def waves(self) -> float:
-        return waves(self.report, self.chip.device.num_sms)
+        return waves(self.report, self.chip.num_sms)
 
     @property
     def occupancy(self) -> float:
         """The share of a multiprocessor's warps that the resident blocks have."""
-        from alexkern.cost.occupancy import limits
-
-        return float(self.report.blocks * self.report.num_warps / limits(self.chip.device.target).warps)
+        return float(self.report.blocks * self.report.num_warps / limits(self.chip.target).warps)
 
     @property
     def mix(self) -> str:
@@ -89,21 +88,21 @@ def triton_lines(workloads: Sequence[Any], chips: Sequence[Chip], jobs: int) -> 
 
     named = {str(workload): workload for workload in workloads}
     for chip in chips:
-        for report in aot.reports(workloads, [chip.device], jobs):
+        for report in aot.reports(workloads, [chip], jobs):
             yield Line("triton", chip, named[report.workload], report.call, report)
 
 
 def cuda_lines(workloads: Sequence[Any], chips: Sequence[Chip]) -> Iterator[Line]:
     """What the CUDA C++ kernels' launchers would launch for these workloads, and what nvcc makes of those kernels."""
     for chip in chips:
-        yield from (Line("cuda", chip, *found) for found in static_cuda.reports(workloads, chip.device))
+        yield from (Line("cuda", chip, *found) for found in static_cuda.reports(workloads, chip))
 
 
 def predictions(lines: Iterable[Line], records: Sequence[Record]) -> list[Predicted]:
     """A prediction for every call of every chip."""
 
     def call_of(line: Line) -> tuple[str, str, str, str]:
-        return line.backend, line.chip.name, str(line.workload), line.call
+        return line.backend, line.chip.label, str(line.workload), line.call
 
     found = []
     for _, members in groupby(lines, key=call_of):
@@ -125,7 +124,7 @@ def measured(line: Line, records: Sequence[Record]) -> float | None:
         "pass": line.call,
     }
     for record in sorted(records, key=lambda record: record.date, reverse=True):
-        if line.chip.name not in record.device.split():
+        if line.chip.label not in record.device.split():
             continue
         for entry in record.entries:
             if entry.arithmetic == workload.arithmetic and all(entry.labels.get(k) == v for k, v in wanted.items()):
@@ -142,7 +141,7 @@ def records(folder: Path = RESULTS) -> list[Record]:
 
 def render(lines: Sequence[Line], predicted: Sequence[Predicted], console: Console) -> None:
     """Kernels by target first, then predictions by call, with a chip a column."""
-    for target, members in groupby(lines, key=lambda line: (line.backend, line.chip.name)):
+    for target, members in groupby(lines, key=lambda line: (line.backend, line.chip.label)):
         console.print(f"\n[bold]{target[0]} kernels on {target[1]}[/]")
         console.print(_kernels(list(members)))
     console.print("\n[bold]predicted time and share of the limit[/]")
@@ -177,7 +176,7 @@ def _kernels(lines: Sequence[Line]) -> Table:
 
 
 def _predictions(predicted: Sequence[Predicted]) -> Table:
-    chips = list(dict.fromkeys(one.chip.name for one in predicted))
+    chips = list(dict.fromkeys(one.chip.label for one in predicted))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("layer, call", overflow="fold")
     for chip in chips:
@@ -190,7 +189,7 @@ def _predictions(predicted: Sequence[Predicted]) -> Table:
             f"{one.backend}: {workload.operator}, {workload.model} {workload.layer} {workload.arithmetic} "
             f"x {workload.batch}, {one.call}"
         )
-        rows.setdefault(title, {})[one.chip.name] = one
+        rows.setdefault(title, {})[one.chip.label] = one
     for title, found in rows.items():
         cells = []
         for chip in chips:
@@ -206,7 +205,7 @@ def as_json(lines: Sequence[Line], predicted: Sequence[Predicted]) -> Iterator[s
     for line in lines:
         own = {
             "backend": line.backend,
-            "chip": line.chip.name,
+            "chip": line.chip.label,
             "workload": str(line.workload),
             "call": line.call,
             "waves": line.waves,
@@ -214,7 +213,7 @@ def as_json(lines: Sequence[Line], predicted: Sequence[Predicted]) -> Iterator[s
         }
         yield json.dumps({"kernel": dataclasses.asdict(line.report) | own})
     for one in predicted:
-        own = {"backend": one.backend, "chip": one.chip.name, "workload": str(one.workload), "call": one.call}
+        own = {"backend": one.backend, "chip": one.chip.label, "workload": str(one.workload), "call": one.call}
         times = {"seconds": one.prediction.seconds, "share": one.prediction.share, "measured_seconds": one.measured}
         yield json.dumps({"prediction": own | times})
 
@@ -234,7 +233,7 @@ def main(argv: Sequence[str]) -> int:
     from alexkern.tools.workloads import workloads
 
     problems = list(workloads(args.models, args.dtypes, args.batches, args.operators, args.layers))
-    chips = [chip for chip in CHIPS if chip.name in args.chips]
+    chips = [CHIPS[label] for label in args.chips]
     lines = list(triton_lines(problems, chips, args.jobs)) if "triton" in args.backends else []
     if "cuda" in args.backends:
         try:
@@ -253,7 +252,7 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     names: Callable[[Iterable[str]], Callable[[str], tuple[str, ...]]] = comma_separated
     arithmetic = ("bfloat16", "float16", "tf32", "float32")
-    every_chip = tuple(chip.name for chip in CHIPS)
+    every_chip = tuple(CHIPS)
     parser = argparse.ArgumentParser(prog="alexkern bench --static", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", type=names(MODELS), default=("alexnet",), help=f"of {', '.join(MODELS)}; or all")
     parser.add_argument("--operators", type=names(OPERATORS), default=OPERATORS, help="default: all")

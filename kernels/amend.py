@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.model import cdiv
 from alexkern.kernels.convolution import Problem
-from alexkern.kernels.gemm import cdiv
 from alexkern.kernels.max_pool2d import better
 
 LINES, BLOCK, TAPS = 8, 32, 8

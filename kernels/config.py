@@ -22,6 +22,7 @@ import torch
 from alexkern import _environment
 from alexkern._environment import read
 from alexkern.cache import usual_folder
+from alexkern.cost.chips import CHIPS, Chip, here
 
 Key = tuple[str, tuple[int, ...], str]  # operator, shape, dtype ("bfloat16", or "tf32")
 Fields = dict[str, int | bool | str]
@@ -32,44 +33,19 @@ TABLES = Path(_environment.__file__).parent / "tuned"
 MAX_GRID_Z = 65535  # CUDA's limit on a grid's second and third axis; the first has 2**31 - 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """What a schedule depends on. shared_memory is the most one block may have, in bytes."""
-
-    name: str
-    capability: tuple[int, int]
-    num_sms: int
-    shared_memory: int
-
-    @property
-    def target(self) -> int:
-        """What kernels are compiled for: 90 for compute capability 9.0."""
-        return 10 * self.capability[0] + self.capability[1]
-
-
 # The chips that kernels are compiled ahead of time for, by 10 * major + minor. On a CPU (Triton's interpreter) the
 # configurations are those of the first.
-TARGETS = {
-    80: Device("NVIDIA A100", (8, 0), 108, 166912),
-    90: Device("NVIDIA H100", (9, 0), 132, 232448),
-    100: Device("NVIDIA B200", (10, 0), 148, 232448),
-}
+TARGETS = {CHIPS[label].target: CHIPS[label] for label in ("A100", "H100", "B200")}
 
 
 @functools.cache
-def describe(device: torch.device) -> Device:
-    """The description of a torch device; it is asked for once."""
+def describe(device: torch.device) -> Chip:
+    """What a torch device is, or is taken for; it is asked for once."""
     if _rehearsal is not None:
         return _rehearsal.device
     if device.type != "cuda":
         return TARGETS[80]
-    properties = torch.cuda.get_device_properties(device)
-    return Device(
-        properties.name,
-        (properties.major, properties.minor),
-        properties.multi_processor_count,
-        properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
-    )
+    return here(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def table_path(device_name: str, directory: Path = TABLES) -> Path:
@@ -141,7 +117,7 @@ def choose(
     operator: str,
     shape: tuple[int, ...],
     dtype: torch.dtype,
-    device: Device,
+    device: Chip,
     default: ConfigT,
     precision: str = "ieee",
     others: Callable[[], Iterable[ConfigT]] = tuple,
@@ -162,7 +138,7 @@ def choose(
     return chosen
 
 
-def _users_choice(key: Key, device: Device, default: ConfigT) -> ConfigT | None:
+def _users_choice(key: Key, device: Chip, default: ConfigT) -> ConfigT | None:
     fields = users_table_for(device.name).get(key)
     if fields is None:
         return None
@@ -198,7 +174,7 @@ class Rehearsal:
     choices has the configurations chosen, by key, each followed by the others that are worth a try.
     """
 
-    device: Device
+    device: Chip
     table: Table
     choices: dict[Key, list[Any]]
 
@@ -207,7 +183,7 @@ _rehearsal: Rehearsal | None = None
 
 
 @contextlib.contextmanager
-def rehearse(device: Device, table: Table | None = None) -> Iterator[dict[Key, list[Any]]]:
+def rehearse(device: Chip, table: Table | None = None) -> Iterator[dict[Key, list[Any]]]:
     """Within the block launches are prepared as on `device`, with `table`'s entries before those of its tuned table.
 
     Yields Rehearsal.choices, which fills as configurations are chosen. For compiling ahead of time and for tuning: for

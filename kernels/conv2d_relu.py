@@ -23,11 +23,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import cdiv
+from alexkern.cost.triton import Product, best_tile, register_limit
 from alexkern.geometry import Pair
 from alexkern.kernels import conv2d_relu_data_gradient as data
 from alexkern.kernels import conv2d_relu_weight_gradient as weights
 from alexkern.kernels.amend import amend, spoils
-from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.config import choose, describe
 from alexkern.kernels.convolution import (
     Config,
     Key,
@@ -40,22 +43,23 @@ from alexkern.kernels.convolution import (
     nhwc,
     problem_of,
 )
-from alexkern.kernels.gemm import best_tile, cdiv, register_limit
 from alexkern.kernels.masked_gradient import masked_gradient, worthwhile
 from alexkern.kernels.precision import convolution_precision
 from alexkern.kernels.space_to_depth import filter_rows, space_to_depth
 from alexkern.plan import conv2d_relu_output, empty
 
 
-def configure(problem: Problem, device: Device) -> Config:
-    """The tile that gemm.py's model finds fastest."""
-    depth = depth_factor(problem)
-    seen = in_depth(problem, depth)
-    tile = best_tile(
-        seen.N * seen.P * seen.Q, seen.K // seen.groups, seen.R * seen.S * seen.C // seen.groups, seen.groups,
-        problem.dtype, problem.precision, device,
-    )  # fmt: skip
-    return Config(**tile.__dict__, depth=depth)
+def configure(problem: Problem, device: Chip) -> Config:
+    """The tile that the cost model finds fastest."""
+    tile = best_tile(product(problem), device)
+    return Config(**tile.__dict__, depth=depth_factor(problem))
+
+
+def product(problem: Problem) -> Product:
+    """That of one group, after space_to_depth, and how many groups there are."""
+    seen, groups = in_depth(problem, depth_factor(problem)), problem.groups
+    sizes = (seen.N * seen.P * seen.Q, seen.K // groups, seen.R * seen.S * seen.C // groups)
+    return Product(*sizes, groups, problem.dtype, problem.precision)
 
 
 @triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "k_total"])
@@ -165,7 +169,7 @@ def prepare(key: Key) -> Launch:
     return launch_of(problem, config, device)
 
 
-def launch_of(problem: Problem, config: Config, device: Device) -> Launch:
+def launch_of(problem: Problem, config: Config, device: Chip) -> Launch:
     """The launch of a problem with a configuration."""
     seen = in_depth(problem, config.depth)
     channels, columns = max(seen.C // seen.groups, 1), seen.S

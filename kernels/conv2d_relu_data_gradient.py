@@ -22,25 +22,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import cdiv
+from alexkern.cost.triton import Product, best_tile, register_limit
 from alexkern.geometry import Pair
-from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.config import choose, describe
 from alexkern.kernels.convolution import Config, Key, Launch, Problem, index_type, key_of, problem_of
-from alexkern.kernels.gemm import best_tile, cdiv, register_limit
 from alexkern.kernels.space_to_depth import filter_rows
 from alexkern.plan import empty, like
 
 
-def configure(problem: Problem, device: Device) -> Config:
-    """The tile that gemm.py's model finds fastest."""
-    return Config(**best_tile(*product(problem), problem.dtype, problem.precision, device).__dict__)
+def configure(problem: Problem, device: Chip) -> Config:
+    """The tile that the cost model finds fastest."""
+    return Config(**best_tile(product(problem), device).__dict__)
 
 
-def product(problem: Problem) -> tuple[int, int, int, int]:
-    """GEMM_M, GEMM_N, GEMM_K of one phase and group, and how many of these there are."""
+def product(problem: Problem) -> Product:
+    """That of one phase and group, and how many of these there are."""
     (phases_h, phases_w), (taps_h, taps_w) = problem.stride, taps(problem)
     rows = problem.N * cdiv(problem.H, phases_h) * cdiv(problem.W, phases_w)
     reduction = taps_h * taps_w * (problem.K // problem.groups)
-    return rows, problem.C // problem.groups, reduction, problem.groups * phases_h * phases_w
+    sizes = (rows, problem.C // problem.groups, reduction)
+    return Product(*sizes, problem.groups * phases_h * phases_w, problem.dtype, problem.precision)
 
 
 def steps(problem: Problem) -> Pair:
@@ -187,11 +190,11 @@ def prepare(key: Key, masked: bool) -> Launch:
     return launch_of(problem, config, masked, device)
 
 
-def launch_of(problem: Problem, config: Config, masked: bool, device: Device) -> Launch:
+def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> Launch:
     """The launch of a problem with a configuration; `masked` where the kernel masks the gradient while loading it."""
     if masked and config.BLOCK_M >= 128:
         config = replace(config, num_warps=8)  # masked operands wait in registers: four warps would spill
-    M, N, k_total, _ = product(problem)
+    M, N, k_total = product(problem)[:3]
     grid = (
         cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N),
         problem.groups,

@@ -27,19 +27,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost import triton as model
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import cdiv
 from alexkern.geometry import Pair, pooled_size
 from alexkern.kernels import conv2d_relu, max_pool2d
 from alexkern.kernels.amend import amend
-from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu import operands
 from alexkern.kernels.convolution import Problem, depth_factor, in_depth, index_type, key_of, problem_of
-from alexkern.kernels.gemm import TILE_LATENCY, Tile, best_tile, cdiv, cycles, step_cycles
 from alexkern.kernels.max_pool2d import join_row, join_rows, pairs
 from alexkern.kernels.precision import convolution_precision
 from alexkern.plan import conv2d_relu_max_pool2d_outputs, conv2d_relu_output, empty
-
-DRAM_BYTES = {8: 12, 9: 16, 10: 28}  # per streaming multiprocessor and cycle, by the data sheets
-LAUNCH_CYCLES = 5000.0  # a kernel more, from the last block of one to the first of the next
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,8 @@ def _tiles_q(problem: Problem, block_q: int) -> int:
     return cdiv(pooled(problem)[1], block_q - 1)
 
 
-def configure(problem: Problem, pool: tuple[Pair, ...], save_offsets: bool, device: Device) -> Config:
-    """The way that gemm.py's model of the device, with its DRAM added, finds faster."""
+def configure(problem: Problem, pool: tuple[Pair, ...], save_offsets: bool, device: Chip) -> Config:
+    """The way that the cost model finds faster."""
     if not fusable(problem, pool):
         return _separate(problem)
     best = best_fused(problem, save_offsets, device)
@@ -121,12 +120,12 @@ def _separate(problem: Problem) -> Config:
     return Config(False, *(0, 0, 0, 0, 0, 0), depth_factor(problem))
 
 
-def best_fused(problem: Problem, save_offsets: bool, device: Device) -> Config:
+def best_fused(problem: Problem, save_offsets: bool, device: Chip) -> Config:
     """The fused kernel's tile that the model finds fastest."""
     return min(candidates(problem, device), key=lambda config: fused_cycles(problem, config, save_offsets, device))
 
 
-def comparison(layer: str, problem: Problem, save_offsets: bool, device: Device) -> str:
+def comparison(layer: str, problem: Problem, save_offsets: bool, device: Chip) -> str:
     """A row of the table in docs/pooling.md: FLOPs, bytes and modelled time, separate and, if possible, fused."""
     separate = separate_cost(problem, save_offsets)
     rows = [(separate.flops / 1e9, separate.bytes / 1e6, separate_cycles(problem, save_offsets, device) / 1e3)]
@@ -141,7 +140,7 @@ def comparison(layer: str, problem: Problem, save_offsets: bool, device: Device)
     return "| " + " | ".join(cells) + " |"
 
 
-def candidates(problem: Problem, device: Device) -> list[Config]:
+def candidates(problem: Problem, device: Chip) -> list[Config]:
     """The fused kernel's tiles for a problem: they compile without spills."""
     # On sm_80 a BLOCK_K of 32 makes ptxas aim at 128 registers, and spill.
     block_k, stages = (32, 4) if problem.dtype == torch.float32 else (64, 3)
@@ -164,31 +163,21 @@ def fusable(problem: Problem, pool: tuple[Pair, ...]) -> bool:
     return pool == ((3, 3), (2, 2), (0, 0)) and problem.groups == 1 and problem.C > 0 and small and fast
 
 
-def _dram(device: Device) -> int:
-    return DRAM_BYTES[min(max(device.capability[0], 8), 10)] * device.num_sms
-
-
-def fused_cycles(problem: Problem, config: Config, save_offsets: bool, device: Device) -> float:
-    """The model's time of the fused kernel: every step down the image fills the pipeline anew, and pools."""
-    tile = Tile(4 * config.BLOCK_Q, config.BLOCK_N, 0, config.BLOCK_K, config.num_warps, config.num_stages)
+def fused_cycles(problem: Problem, config: Config, save_offsets: bool, device: Chip) -> float:
+    """The model's time of the fused kernel."""
+    tile = model.Tile(4 * config.BLOCK_Q, config.BLOCK_N, 0, config.BLOCK_K, config.num_warps, config.num_stages)
     programs = cdiv(problem.K, config.BLOCK_N) * _tiles_q(problem, config.BLOCK_Q) * problem.N
     programs *= cdiv(pooled(problem)[0], config.ROWS)
-    depth = cdiv(_taps(problem, config.depth), config.BLOCK_K)
-    step = depth * step_cycles(tile, problem.dtype, problem.precision, device) + TILE_LATENCY
-    arithmetic = cdiv(programs, device.num_sms) * (config.ROWS + 1) * step
-    return max(arithmetic, fused_cost(problem, config, save_offsets).bytes / _dram(device)) + LAUNCH_CYCLES
+    moved = fused_cost(problem, config, save_offsets).bytes
+    return model.pooled_cycles(tile, programs, config.ROWS + 1, moved, conv2d_relu.product(problem), device)
 
 
-def separate_cycles(problem: Problem, save_offsets: bool, device: Device) -> float:
+def separate_cycles(problem: Problem, save_offsets: bool, device: Chip) -> float:
     """The model's time of the two kernels."""
     pixels = problem.N * problem.P * problem.Q
-    groups = problem.groups
-    product = (pixels, problem.K // groups, _taps(problem, depth_factor(problem)) // groups, groups)
-    tile = best_tile(*product, problem.dtype, problem.precision, device)
-    arithmetic = cycles(tile, *product, problem.dtype, problem.precision, device)
     second = pixels * problem.K * problem.dtype.itemsize + _ends(problem, save_offsets)[1]
     first = separate_cost(problem, save_offsets).bytes - second
-    return max(arithmetic, first / _dram(device)) + second / _dram(device) + 2 * LAUNCH_CYCLES
+    return model.separate_cycles(conv2d_relu.product(problem), first, second, device)
 
 
 @triton.jit

@@ -22,8 +22,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import cdiv
+from alexkern.cost.triton import Product, best_split, register_limit
 from alexkern.geometry import Pair
-from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.config import choose, describe
 from alexkern.kernels.convolution import (
     INT32_MAX,
     Key,
@@ -35,7 +38,6 @@ from alexkern.kernels.convolution import (
     nhwc,
     problem_of,
 )
-from alexkern.kernels.gemm import best_split, cdiv, register_limit
 from alexkern.kernels.space_to_depth import space_to_depth
 from alexkern.plan import Spec, contiguous_strides, empty, like
 
@@ -55,15 +57,18 @@ class SplitConfig:
     depth: int = 1
 
 
-def configure(problem: Problem, device: Device) -> SplitConfig:
-    """The tile and the number of splits that gemm.py's model finds fastest."""
-    depth = depth_factor(problem)
-    seen = in_depth(problem, depth)
-    tile, splits = best_split(
-        seen.K // seen.groups, seen.R * seen.S * seen.C // seen.groups, seen.N * seen.P * seen.Q, seen.groups,
-        problem.dtype, problem.precision, device,
-    )  # fmt: skip
-    return SplitConfig(tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, tile.num_warps, tile.num_stages, splits, depth)
+def configure(problem: Problem, device: Chip) -> SplitConfig:
+    """The tile and the number of splits that the cost model finds fastest."""
+    tile, splits = best_split(product(problem), device)
+    sizes = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, tile.num_warps, tile.num_stages)
+    return SplitConfig(*sizes, splits, depth_factor(problem))
+
+
+def product(problem: Problem) -> Product:
+    """That of one group, after space_to_depth, and how many groups there are."""
+    seen, groups = in_depth(problem, depth_factor(problem)), problem.groups
+    sizes = (seen.K // groups, seen.R * seen.S * seen.C // groups, seen.N * seen.P * seen.Q)
+    return Product(*sizes, groups, problem.dtype, problem.precision)
 
 
 @triton.jit
@@ -204,7 +209,7 @@ def prepare(key: Key, masked: bool) -> Launch:
     return launch_of(problem, config, masked, device)
 
 
-def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Device) -> Launch:
+def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Chip) -> Launch:
     """The launch of a problem with a configuration; `masked` where the kernel masks the gradient while loading it.
 
     The grid is (filter tiles, splits, groups), its first axis to be multiplied by the column tiles wanted. The sizes

@@ -9,8 +9,8 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.model import cdiv
 from alexkern.geometry import Pair, output_size
-from alexkern.kernels.gemm import cdiv
 
 INT32_MAX = 2**31 - 1
 

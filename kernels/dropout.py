@@ -20,7 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.backends.torch.dropout import scale
-from alexkern.kernels.config import Device, choose, describe
+from alexkern.cost.chips import Chip
+from alexkern.kernels.config import choose, describe
 from alexkern.kernels.philox import keep_blocks, threshold
 from alexkern.plan import Spec, empty, like
 
@@ -33,7 +34,7 @@ class Config:
     num_warps: int
 
 
-def configure(numel: int, device: Device) -> Config:
+def configure(numel: int, device: Chip) -> Config:
     """Eight elements a thread; a small tensor is spread over more, smaller programs."""
     for num_warps in (4, 2):
         block = 8 * 32 * num_warps

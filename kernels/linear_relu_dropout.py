@@ -23,11 +23,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import cdiv
+from alexkern.cost.triton import TILES_FEW_ROWS, Product, best_tile, register_limit, sums, tiles
 from alexkern.kernels import philox
-from alexkern.kernels.config import Device, choose, describe
+from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu_data_gradient import data_gradient
 from alexkern.kernels.conv2d_relu_weight_gradient import weight_gradient
-from alexkern.kernels.gemm import TILES_FEW_ROWS, best_tile, cdiv, register_limit, sums, tiles
 from alexkern.kernels.masked_gradient import masked_gradient
 from alexkern.kernels.precision import matmul_precision
 from alexkern.plan import empty, linear_relu_dropout_output
@@ -60,8 +62,8 @@ class Config:
     num_stages: int
 
 
-def configure(problem: Problem, device: Device) -> Config:
-    """The tile that gemm.py's model finds fastest, of those that leave room for dropout's bits beside their sums."""
+def configure(problem: Problem, device: Chip) -> Config:
+    """The tile that the cost model finds fastest, of those that leave room for dropout's bits beside their sums."""
     dtype, precision = problem.dtype, problem.precision
     candidates = [
         tile
@@ -70,8 +72,12 @@ def configure(problem: Problem, device: Device) -> Config:
     ]
     if dtype != torch.float32:
         candidates += TILES_FEW_ROWS
-    tile = best_tile(problem.M, problem.N, problem.K, 1, dtype, precision, device, candidates)
+    tile = best_tile(product(problem), device, candidates)
     return Config(tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, tile.num_warps, tile.num_stages)
+
+
+def product(problem: Problem) -> Product:
+    return Product(problem.M, problem.N, problem.K, 1, problem.dtype, problem.precision)
 
 
 @triton.jit(do_not_specialize=["M", "k_total"])
@@ -132,7 +138,7 @@ def prepare(
     return launch_of(problem, config, target)
 
 
-def launch_of(problem: Problem, config: Config, device: Device) -> tuple[tuple[int], dict[str, Any]]:
+def launch_of(problem: Problem, config: Config, device: Chip) -> tuple[tuple[int], dict[str, Any]]:
     """The grid and constants of a problem's launch with a configuration."""
     grid = (cdiv(problem.M, config.BLOCK_M) * cdiv(problem.N, config.BLOCK_N),)
     limit = register_limit(config.BLOCK_M, config.BLOCK_N, config.num_warps, device)

@@ -25,7 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexkern.kernels.config import Device, choose, describe
+from alexkern.cost.chips import Chip
+from alexkern.kernels.config import choose, describe
 from alexkern.plan import Spec, conform, contiguous_strides, empty, like
 
 MAX_HALO = 8
@@ -39,7 +40,7 @@ class Config:
     num_warps: int
 
 
-def configure(elements: int, device: Device) -> Config:
+def configure(elements: int, device: Chip) -> Config:
     """One run a thread, and smaller programs where the tensor would not fill the device."""
     return Config(128, 4) if elements >= 128 * 8 * 2 * device.num_sms else Config(64, 2)
 

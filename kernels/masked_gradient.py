@@ -17,9 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.chips import Chip
 from alexkern.kernels import philox
-from alexkern.kernels.config import Device
-from alexkern.kernels.gemm import rates
 from alexkern.plan import Spec, empty
 
 BLOCK = 1024
@@ -56,13 +55,12 @@ def masked_gradient(dy: Tensor, y: Tensor, seed: Tensor | None = None, p: float 
     return out
 
 
-def worthwhile(elements: int, loads: int, dtype: torch.dtype, device: Device) -> bool:
+def worthwhile(elements: int, loads: int, dtype: torch.dtype, device: Chip) -> bool:
     """Whether masking first is cheaper for a gradient of `elements` that the GEMMs load `loads` times over.
 
     Masking while loading costs one more load from L2 of all of them each time; masking first, two reads and a write of
     DRAM and a launch.
     """
-    rate = rates(device)
-    while_loading = elements * loads * dtype.itemsize / (rate.l2_bytes * device.num_sms)
-    first = 3 * elements * dtype.itemsize / (rate.dram_bytes * device.num_sms) + PASS_LATENCY
+    while_loading = elements * loads * dtype.itemsize / (device.l2_bytes * device.num_sms)
+    first = 3 * elements * dtype.itemsize / device.memory_bytes + PASS_LATENCY
     return first < while_loading

@@ -31,8 +31,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.chips import Chip
 from alexkern.geometry import Pair
-from alexkern.kernels.config import MAX_GRID_Z, Device, choose, describe
+from alexkern.kernels.config import MAX_GRID_Z, choose, describe
 from alexkern.plan import Spec, conform, empty, max_pool2d_outputs, nchw
 
 UNROLLED_TAPS = 16  # windows (forward) or gathered positions (backward) up to this many are unrolled
@@ -48,7 +49,7 @@ class Config:
     num_warps: int
 
 
-def configure(written: tuple[int, ...], channels_inner: bool, strips: bool, device: Device) -> Config:
+def configure(written: tuple[int, ...], channels_inner: bool, strips: bool, device: Chip) -> Config:
     """Eight elements a thread: with channels innermost 128 bits of 16-bit numbers, else a warp has consecutive pixels.
 
     written: (N, C, rows, columns) of what the kernel writes. Of the BLOCK_C that read whole sectors, that with fewest

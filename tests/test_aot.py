@@ -8,7 +8,7 @@ from support.optional import need
 
 need("triton")
 
-from alexkern.cost.occupancy import blocks_per_multiprocessor, limits  # noqa: E402
+from alexkern.cost.model import blocks_per_multiprocessor, limits  # noqa: E402
 from alexkern.tools import sass  # noqa: E402
 
 # A product as cuobjdump lists it, cut down: a prologue with its own copies, a loop that waits, the main loop with a

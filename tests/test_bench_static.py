@@ -19,7 +19,6 @@ from alexkern.tools.workloads import Workload
 from support import bench_records
 from support.optional import need
 
-CHIP = {chip.name: chip for chip in CHIPS}
 CONV = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
 LAUNCH = static_cuda.Report(
     kernel="conv2d_relu_kernel", tile="BLOCK_M=128 BLOCK_K=64", target=90, grid=(338, 1, 1), num_warps=8,
@@ -28,7 +27,7 @@ LAUNCH = static_cuda.Report(
 
 
 def line(chip="H200", call="forward", backend="triton", **changes) -> static_report.Line:
-    return static_report.Line(backend, CHIP[chip], CONV, call, dataclasses.replace(LAUNCH, **changes))
+    return static_report.Line(backend, CHIPS[chip], CONV, call, dataclasses.replace(LAUNCH, **changes))
 
 
 def rendered(lines, records=()) -> str:
@@ -56,7 +55,7 @@ def test_a_prediction_is_called_one_and_stands_beside_the_measurement_of_its_own
     assert text.count(", prediction") == 3 and text.count("not measured") == 6
     assert "it is no measurement" in text
     waste = 338 / (3 * 132)
-    seconds = 2 * 128 * 13 * 13 * 384 * 192 * 9 / 989.4e12 / waste
+    seconds = 2 * 128 * 13 * 13 * 384 * 192 * 9 / (2 * 132 * 2048 * 1.83e9) / waste
     assert f"{seconds * 1e6:.1f} us, {waste:.0%}" in text
 
     gpu = {"gpu": "NVIDIA H200", "date": "2026-02-02", "cuda": "13.0"}
@@ -103,8 +102,7 @@ def check_pool5(found: list[dict], chip: str, target: int) -> None:
     assert all(one["chip"] == chip and one["target"] == target and 8 < one["registers"] < 256 for one in kernels)
     assert all(one["blocks"] >= 1 and 0 < one["occupancy"] <= 1 and one["waves"] > 0 for one in kernels)
     forward = next(one["prediction"] for one in found if one.get("prediction", {}).get("call") == "forward")
-    bandwidth = next(one.bytes for one in CHIPS if one.name == chip)
-    assert forward["seconds"] == pytest.approx(2 * 4 * 256 * (13**2 + 6**2) / bandwidth)
+    assert forward["seconds"] == pytest.approx(2 * 4 * 256 * (13**2 + 6**2) / CHIPS[chip].memory)
 
 
 POOL5 = ("--operators=max_pool2d", "--layers=pool5", "--batches=4")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,9 @@ import alexkern
 from alexkern.accuracy import assert_accurate
 from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth
 from alexkern.backends.torch import conv2d_relu as reference
+from alexkern.cost import sm90 as model
+from alexkern.cost.chips import CHIPS, Chip, like
+from alexkern.cost.sm90 import Choice, Work, choose, depth_of, modelled_cycles
 from support import hopper_page, oracle, routes
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
@@ -146,7 +150,7 @@ def test_clusters_give_the_same_bits(
     input, filters, args = CLUSTERED[shape]
     tensors, splits = draw(torch.bfloat16, generator, input, filters), 3 if block_n in (96, 192) else 1
     if DEVICE.type == "cpu":
-        monkeypatch.setattr(sm90, "EMULATED_MULTIPROCESSORS", 5 if block_n > 128 else 2)
+        monkeypatch.setattr(sm90, "EMULATED", replace(sm90.EMULATED, num_sms=5 if block_n > 128 else 2))
     state, found = generator.get_state(), []
     for cluster in (1, 2):
         force(monkeypatch, block_n, splits, cluster)
@@ -334,13 +338,14 @@ def test_float32_and_older_gpus_are_not_served(monkeypatch: pytest.MonkeyPatch, 
 def test_gpu_and_module_have_to_be_for_each_other(
     monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...], capability: tuple[int, int], serves: bool
 ) -> None:
-    properties = SimpleNamespace(capability=capability, multiprocessors=114)
-    module = SimpleNamespace(targets=targets, device_properties=lambda _: properties)
-    monkeypatch.setattr(sm90._native, "native", module)
+    chip = like("NVIDIA H100 PCIe", capability, 114, 232448)
+    module = SimpleNamespace(targets=targets)
+    monkeypatch.setattr(sm90.extension, "native", module)
+    monkeypatch.setattr(sm90, "here", lambda _: chip)
     sm90._gpu.cache_clear()
     found = sm90._gpu(0)
     sm90._gpu.cache_clear()
-    assert found == ((module, 114) if serves else None)
+    assert found == ((module, chip) if serves else None)
 
 
 # rows an image, columns, steps of 64 or 48 channels, groups, depth of a step
@@ -356,18 +361,22 @@ BATCHES = [2**power for power in range(12)]
 MULTIPROCESSORS = [114, 132]  # an H100 for PCIe; those for SXM, and the H200
 
 
+def hopper(multiprocessors: int) -> Chip:
+    return replace(CHIPS["H200"], num_sms=multiprocessors)
+
+
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
 @pytest.mark.parametrize("layer", PRODUCTS)
 def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
-    module, _ = conv2d_relu.module_and_multiprocessors(0 if DEVICE.type == "cuda" else None)
+    chip = hopper(multiprocessors)
     pixels, columns, steps, groups, depth = PRODUCTS[layer]
     tiles = (64, 96, 128) if depth == 48 else (64, 96, 128, 192, 256)
     for batch in BATCHES:
-        work = (batch * pixels, columns, steps, groups, depth, False)
-        chosen = tuple(module.hopper_choose(*work, multiprocessors, False))
+        work = Work(batch * pixels, columns, steps, groups, depth, False)
+        chosen = choose(work, chip)
         times = {
-            choice: module.hopper_modelled_cycles(*work, choice, multiprocessors)
-            for choice in itertools.product(tiles, range(1, steps // 4 + 1), (1, 2))
+            choice: modelled_cycles(work, choice, chip)
+            for choice in itertools.starmap(Choice, itertools.product(tiles, range(1, steps // 4 + 1), (1, 2)))
         }
         least = {cluster: min(time for choice, time in times.items() if choice[2] == cluster) for cluster in (1, 2)}
         # Two blocks share filters where that gains a twentieth, and no more than the filters are of the bytes.
@@ -384,11 +393,9 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
 
 
 def test_the_model_gives_clusters_pairs_of_tiles_and_of_multiprocessors() -> None:
-    module = conv2d_relu._native.native if DEVICE.type == "cuda" else emulated.load()
-    assert module is not None
-
     def cycles(tiles: int, cluster: int, multiprocessors: int) -> float:
-        return float(module.hopper_modelled_cycles(128 * tiles, 64, 9, 1, 64, False, (64, 1, cluster), multiprocessors))
+        work = Work(128 * tiles, 64, 9, 1, 64, False)
+        return modelled_cycles(work, Choice(64, 1, cluster), hopper(multiprocessors))
 
     assert cycles(3, 2, 2) == cycles(4, 2, 2) > cycles(2, 2, 2) == cycles(1, 2, 2)  # a pair is whole
     assert cycles(6, 2, 5) == cycles(6, 2, 4) > cycles(6, 2, 6)  # one of five has no partner
@@ -397,34 +404,30 @@ def test_the_model_gives_clusters_pairs_of_tiles_and_of_multiprocessors() -> Non
 
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
 def test_few_images_are_split_and_columns_fit(multiprocessors: int) -> None:
-    module, _ = conv2d_relu.module_and_multiprocessors(0 if DEVICE.type == "cuda" else None)
+    chip = hopper(multiprocessors)
     pixels, columns, steps, groups, depth = PRODUCTS["conv2"]
-    assert module.hopper_choose(128 * pixels, columns, steps, groups, depth, False, multiprocessors, False)[0] == 192
+    assert choose(Work(128 * pixels, columns, steps, groups, depth, False), chip).block_n == 192
     pixels, columns, steps, groups, depth = PRODUCTS["conv4"]
-    choice = module.hopper_choose(pixels, columns, steps, groups, depth, False, multiprocessors, False)
-    block_n, splits, cluster = choice
+    block_n, splits, cluster = choose(Work(pixels, columns, steps, groups, depth, False), chip)
     tiles = math.ceil(pixels / 128) * math.ceil(columns / block_n)
     assert splits > 1 and tiles * splits <= multiprocessors and cluster == 1
     # A weight gradient has few tiles and many steps.
-    block_n, splits, cluster = module.hopper_choose(192, 1600, 128 * 729 // 64, 1, 64, True, multiprocessors, True)
+    block_n, splits, cluster = choose(Work(192, 1600, 128 * 729 // 64, 1, 64, True), chip, True)
     assert cluster == 1 and splits > 1
     assert math.ceil(192 / 128) * math.ceil(1600 / block_n) * splits >= multiprocessors * 3 // 4
 
 
-def test_steps_waste_least() -> None:
-    module, _ = conv2d_relu.module_and_multiprocessors(0 if DEVICE.type == "cuda" else None)
-    assert {channels: module.hopper_depth(channels) for channels in (8, 48, 64, 96, 104, 192, 256)} == {
-        8: 48,
-        48: 48,
-        64: 64,
-        96: 48,
-        104: 64,
-        192: 64,
-        256: 64,
-    }
+def test_steps_waste_least_and_the_kernels_have_what_the_model_counts_with() -> None:
+    module = sm90.extension.native if DEVICE.type == "cuda" else emulated.load()
+    assert module is not None
+    wanted = {8: 48, 48: 48, 64: 64, 96: 48, 104: 64, 192: 64, 256: 64}
+    assert {channels: depth_of(channels) for channels in wanted} == wanted
+    assert all(module.hopper_depth(channels) == depth_of(channels) for channels in range(1, 1000))
+    block_m, columns, weight_columns = module.hopper_tiles
+    assert (block_m, tuple(columns), tuple(weight_columns)) == (model.BLOCK_M, model.BLOCK_N, model.WEIGHT_BLOCK_N)
+    assert module.hopper_depths == (model.SMALL_DEPTH, model.DEPTH)
 
 
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="the model is the same in either module")
 def test_the_page_has_the_tables_that_are_computed() -> None:
     page = Path(__file__).parents[1] / "docs" / "hopper.md"
     written = [line for line in page.read_text().splitlines() if line.startswith("|")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from torch import Tensor
 
 import alexkern
 from alexkern.accuracy import assert_accurate, assert_same
-from alexkern.backends import extension
 from alexkern.backends.cuda import emulated, linear_relu_dropout, sm90
 from alexkern.backends.torch import linear_relu_dropout as reference
 from alexkern.backends.torch import philox
+from alexkern.cost.chips import CHIPS
+from alexkern.cost.sm90 import Choice, choose, depth_of, linear_work, modelled_cycles
 from support import routes
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
@@ -62,8 +64,8 @@ def schedule(number: int) -> None:
 def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:
     """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
 
-    def choose(device: sm90.Device, _rows: int, _columns: int, channels: int) -> tuple[int, int, int]:
-        depth = device.module.hopper_depth(channels)
+    def choose(_: sm90.Device, _rows: int, _columns: int, channels: int) -> tuple[int, int, int]:
+        depth = depth_of(channels)
         return min(block_n, 128) if depth == 48 else block_n, min(splits, -(-channels // depth)), cluster
 
     monkeypatch.setattr(sm90, "_choose_linear", choose)
@@ -280,26 +282,25 @@ def test_every_route_is_the_same(
 LAYERS = {"fc6": (4096, 9216), "fc7": (4096, 4096), "fc8": (1000, 4096)}  # out_features, in_features
 BATCHES = (17, 32, 64, 100, 128, 129, 192, 256, 384, 512, 768, 1024)
 MULTIPROCESSORS = (114, 132)  # an H100 for PCIe; those for SXM, and the H200
-MEMORY = 2400  # bytes a clock
 
 
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
-    module = extension.native if DEVICE.type == "cuda" else emulated.load()
-    assert module is not None
+    chip = replace(CHIPS["H200"], num_sms=multiprocessors)
     K, C = LAYERS[layer]
     for batch in BATCHES:
-        block_n, splits, cluster = module.hopper_choose_linear(batch, K, C, multiprocessors)
+        work = linear_work(batch, K, C)
+        block_n, splits, cluster = choose(work, chip)
         times = {
-            choice: module.hopper_modelled_linear_cycles(batch, K, C, choice, multiprocessors)
+            choice: modelled_cycles(work, Choice(*choice), chip)
             for choice in itertools.product((64, 96, 128, 192, 256), range(1, C // 64 // 4 + 1), (1, 2))
         }
         chosen = times[block_n, splits, cluster]
         assert chosen == min(time for choice, time in times.items() if choice[2] == cluster)
         by_ones, by_twos = (min(time for choice, time in times.items() if choice[2] == blocks) for blocks in (1, 2))
         assert (cluster == 2) == (by_twos < 0.95 * by_ones)
-        read = 2 * C * (batch + K) / MEMORY
+        read = 2 * C * (batch + K) / chip.memory_bytes
         multiplied = batch * K * C / (2048 * multiprocessors)
         assert chosen > max(read, multiplied)  # nothing is faster than memory, or than the tensor cores
         tiles = math.ceil(batch / 128) * math.ceil(K / block_n) * splits
@@ -310,5 +311,5 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
             assert chosen < 3 * max(read, multiplied)
             if batch <= 128 and layer == "fc6":
                 assert chosen < 1.3 * max(read, multiplied) + 1500, "bounded by reading the weight"
-    whole = module.hopper_choose_linear(1024, *LAYERS["fc6"], 132)
-    assert tuple(whole) == (256, 1, 2), "128 tiles of 132 need no splits, and share the weight by twos"
+    whole = choose(linear_work(1024, *LAYERS["fc6"]), CHIPS["H200"])
+    assert whole == (256, 1, 2), "128 tiles of 132 need no splits, and share the weight by twos"

@@ -31,7 +31,7 @@ ORDER = (
     ("commands",),
     ("bench", "tools"),
     ("cli",),
-    ("__main__", "bench.__main__"),
+    ("__main__", "bench.__main__", "cost.__main__"),
 )
 # Where a module of ours may be imported by a name that is put together.
 COMPUTED = {"alexkern.dispatch", "alexkern.backends.extension", "alexkern.cli"}

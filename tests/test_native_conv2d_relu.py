@@ -4,13 +4,16 @@ choice of shapes would not force."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import conv2d_relu
+from alexkern.backends.cuda import compiled, conv2d_relu
 from alexkern.backends.torch import conv2d_relu as reference
+from alexkern.cost import sm80, sm80_pooled
+from alexkern.cost.chips import CHIPS
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.convolution import Args, check
@@ -27,11 +30,14 @@ LAYERS = {  # AlexNet's at batch 128: rows, columns, depth of the product
 }
 
 
-def chosen(rows: int, columns: int, depth: int, batches: int = 1, multiprocessors: int = 132) -> tuple[int, int]:
-    module, _ = conv2d_relu.module_and_multiprocessors(None if DEVICE.type == "cpu" else 0)
-    assert module.conv2d_relu_tiles == TILES
-    element = module.elements["bfloat16"]
-    return tuple(module.conv2d_relu_choose(element, rows, columns, depth, batches, multiprocessors))
+def chosen(rows: int, columns: int, depth: int, batches: int = 1, multiprocessors: int = 132) -> sm80.Choice:
+    return sm80.choose(2, sm80.Product(rows, columns, depth, batches), replace(CHIPS["H200"], num_sms=multiprocessors))
+
+
+def test_the_kernels_have_the_tiles_that_the_model_counts_with() -> None:
+    module = compiled(torch.empty(0, device=DEVICE))
+    assert module.conv2d_relu_tiles == sm80.TILES == TILES
+    assert module.conv2d_relu_max_pool2d_first_tile == sm80_pooled.FIRST_TILE
 
 
 @pytest.mark.parametrize("layer", LAYERS)

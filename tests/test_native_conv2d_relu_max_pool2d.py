@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from alexkern.backends.cuda import conv2d_relu, emulated, max_pool2d
 from alexkern.backends.cuda import conv2d_relu_max_pool2d as native
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import Plan
 from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
+from alexkern.cost.chips import CHIPS
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 
@@ -270,12 +272,9 @@ def test_one_pass_gives_the_bits_of_pooling_and_mask(
 
 def compared(layer: str, save_offsets: bool = False, multiprocessors: int = 132, **other: Any) -> Any:
     input, weight, size = LAYERS[layer]
-    module, _ = native.module_and_multiprocessors(None if DEVICE.type == "cpu" else 0)
-    batch = other.get("batch", 128)
-    dtype = other.get("dtype", torch.bfloat16)
-    return native.compare(
-        module, multiprocessors, dtype, other.get("tf32", False), (batch, *input[1:]), weight, size, 1, save_offsets
-    )
+    dtype, shape = other.get("dtype", torch.bfloat16), (other.get("batch", 128), *input[1:])
+    problem = native.problem_of(dtype, other.get("tf32", False), shape, weight, size, 1, save_offsets)
+    return native.compare(problem, replace(CHIPS["H200"], num_sms=multiprocessors))
 
 
 def test_costs_of_the_first_layer_counted_by_hand() -> None:
@@ -332,11 +331,9 @@ def test_a_call_follows_the_comparison(
         return plan, fused._replace(time=times[0]), separate._replace(time=times[1])
 
     monkeypatch.setattr(native, "compare", one_is_cheaper)
-    native._chosen.cache_clear()
     x, w, b = draw("odd_rows", torch.float16, generator, True)
     convolution = SHAPES["odd_rows"][2]
     output, _ = native.forward(x, w, b, *convolution, *POOL, False)
-    native._chosen.cache_clear()
     assert len(launched) == (1 if cheaper == "fused" else 0)
     if launched:
         assert launched[0][0] == "conv2d_relu_max_pool2d_forward" and isinstance(launched[0][1], Plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from alexkern.accuracy import assert_accurate
 from alexkern.backends.cuda import conv2d_relu, emulated, space_to_depth
 from alexkern.backends.cuda.space_to_depth import SOURCES
 from alexkern.backends.torch import conv2d_relu as reference
+from alexkern.cost.chips import CHIPS
+from alexkern.cost.sm80 import first_layer_times
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 
@@ -239,13 +242,8 @@ def times(
     C: int, N: int, dtype: torch.dtype, gradient: bool, in_place: bool, multiprocessors: int
 ) -> tuple[float, float]:
     """Of AlexNet's first layer, padded and in depth, by the model."""
-    module, _ = conv2d_relu.module_and_multiprocessors(None if DEVICE.type == "cpu" else 0)
-    element = module.elements[str(dtype).removeprefix("torch.")]
-    shape = (N, C, 224, 224)
-    padded, deep = module.conv2d_relu_first_layer_times(
-        element, shape, 64, (11, 11), (55, 55), gradient, in_place, multiprocessors
-    )
-    return padded, deep
+    chip, shape = replace(CHIPS["H200"], num_sms=multiprocessors), (N, C, 224, 224)
+    return first_layer_times(dtype.itemsize, shape, 64, (11, 11), (55, 55), gradient, in_place, chip)
 
 
 def chosen(C: int, N: int, dtype: torch.dtype, gradient: bool = False, in_place: bool = False) -> bool:

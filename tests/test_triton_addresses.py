@@ -18,6 +18,7 @@ from alexkern.backends.torch import dropout as dropout_reference  # noqa: E402
 from alexkern.backends.torch import local_response_norm as norm_reference  # noqa: E402
 from alexkern.backends.torch import max_pool2d as pool_reference  # noqa: E402
 from alexkern.backends.torch import philox  # noqa: E402
+from alexkern.cost.model import cdiv  # noqa: E402
 from alexkern.kernels import (  # noqa: E402
     conv2d_relu,
     conv2d_relu_data_gradient,
@@ -31,7 +32,6 @@ from alexkern.kernels import (  # noqa: E402
     space_to_depth,
 )
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig  # noqa: E402
-from alexkern.kernels.gemm import cdiv  # noqa: E402
 from alexkern.plan import nchw  # noqa: E402
 from support.far import last_program, sparse, sparse_images, whole  # noqa: E402
 

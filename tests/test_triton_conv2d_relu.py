@@ -19,7 +19,9 @@ if why_missing("triton", "conv2d_relu") is not None:
 
 from alexkern import kernels
 from alexkern.backends.torch import conv2d_relu as reference
-from alexkern.kernels import conv2d_relu, gemm, masked_gradient, precision
+from alexkern.cost import triton as model
+from alexkern.cost.model import cdiv
+from alexkern.kernels import conv2d_relu, masked_gradient, precision
 from alexkern.kernels import conv2d_relu_data_gradient as data_gradient
 from alexkern.kernels import conv2d_relu_weight_gradient as weight_gradient
 from alexkern.kernels.config import TARGETS
@@ -63,7 +65,7 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32, generator: torch.Gener
 @pytest.mark.parametrize(("dtype", "products"), ARITHMETIC, ids=str)
 def test_tiles_fit_every_device(target: int, dtype: torch.dtype, products: str) -> None:
     device = TARGETS[target]
-    for tile in gemm.tiles(dtype, products, device):
+    for tile in model.tiles(dtype, products, device):
         # A gradient that is masked while loading has its mask in shared memory too.
         stage = (2 * tile.BLOCK_M + tile.columns) * tile.BLOCK_K * dtype.itemsize
         assert stage * tile.num_stages <= device.shared_memory, tile
@@ -74,7 +76,7 @@ def test_tiles_fit_every_device(target: int, dtype: torch.dtype, products: str) 
 
 def test_small_tiles_on_sm_100_are_told_how_many_registers_they_may_have() -> None:
     tiles = ((64, 16, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8))  # rows, columns, warps
-    limits = {target: [gemm.register_limit(*tile, TARGETS[target]) for tile in tiles] for target in TARGETS}
+    limits = {target: [model.register_limit(*tile, TARGETS[target]) for tile in tiles] for target in TARGETS}
     assert limits == {80: [{}] * 4, 90: [{}] * 4, 100: [{"maxnreg": 255}, {"maxnreg": 255}, {}, {}]}
 
 
@@ -93,7 +95,7 @@ def test_configurations_of_alexnet() -> None:
     assert small.BLOCK_M * small.BLOCK_N < wide.BLOCK_M * wide.BLOCK_N
     # The filters' gradient is small and its reduction long: it is split until every multiprocessor has work.
     split = weight_gradient.configure(layer("conv3"), hopper)
-    tiles = gemm.cdiv(384, split.BLOCK_M) * gemm.cdiv(9 * 192, split.BLOCK_N)
+    tiles = cdiv(384, split.BLOCK_M) * cdiv(9 * 192, split.BLOCK_N)
     assert tiles * split.splits >= hopper.num_sms // 2
 
 

@@ -1,39 +1,113 @@
-"""The chips that the static report is about, with their published ceilings.
+"""The GPUs that are known: the one table of what they are made of.
 
-Dense rates and memory bandwidth of NVIDIA's data sheets: H200 SXM (2024), H100 SXM5 (2023), A100 SXM4 80 GB (2021). A
-tensor core's rate is the same in float16 and bfloat16; float32 is that of the ordinary units.
+Sources: NVIDIA's data sheets of the H200 SXM (2024), H100 SXM5 (2023), A100 SXM4 80 GB (2021) and HGX B200 (2025), with
+the clocks of the H100's and A100's white papers; the CUDA programming guide's table of compute capabilities. No sheet
+has the bytes from L2: they are assumptions, near the 47 (A100) and 39 (H100) a multiprocessor that 5120 a clock for the
+whole chip would be, for a run on a GPU to correct.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
-from alexkern.bench.ceilings import Ceilings
-from alexkern.kernels.config import Device
-
-T = 1e12
+import torch
 
 
 @dataclass(frozen=True)
-class Chip:
-    """A GPU as a schedule sees it, and its published operations (by arithmetic) and bytes per second."""
+class Limits:
+    """Of one multiprocessor: bytes of shared memory, the most of them for one block, warps, blocks."""
 
-    device: Device
-    flops: dict[str, float]
-    bytes: float
+    shared: int
+    shared_per_block: int
+    warps: int
+    blocks: int
+
+
+# By 10 * major + minor of the compute capability.
+LIMITS = {
+    80: Limits(164 * 1024, 163 * 1024, 64, 32),
+    86: Limits(100 * 1024, 99 * 1024, 48, 16),
+    89: Limits(100 * 1024, 99 * 1024, 48, 24),
+    90: Limits(228 * 1024, 227 * 1024, 64, 32),
+    100: Limits(228 * 1024, 227 * 1024, 64, 32),
+}
+SHARED_BYTES = 128  # that a multiprocessor reads or writes in a clock, on all of them
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed as an object: that costs a launcher's caches nothing
+class Chip:
+    """A GPU as schedules and predictions see it.
+
+    shared_memory is the most one block may have, in bytes. half, tf32 and ieee are multiply-adds of a multiprocessor
+    and clock by operand, and l2_bytes what it gets from L2 meanwhile; memory is the chip's bandwidth in bytes per
+    second. Clocks in Hz: that of tensor cores, and the higher one of everything else.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    num_sms: int
+    shared_memory: int
+    half: int
+    tf32: int
+    ieee: int
+    l2_bytes: int
+    memory: float
+    clock: float
+    boost: float
 
     @property
-    def name(self) -> str:
-        return self.device.name.removeprefix("NVIDIA ")
+    def label(self) -> str:
+        return self.name.removeprefix("NVIDIA ")
 
-    def ceilings(self, arithmetic: str) -> Ceilings:
-        return Ceilings(self.flops[arithmetic], self.bytes)
+    @property
+    def target(self) -> int:
+        """What kernels are compiled for: 90 for compute capability 9.0."""
+        return 10 * self.capability[0] + self.capability[1]
+
+    @property
+    def memory_bytes(self) -> float:
+        """Per clock, of the whole chip."""
+        return self.memory / self.clock
+
+    def multiply_adds(self, itemsize: int, tf32: bool) -> int:
+        """Per multiprocessor and clock, of operands of so many bytes."""
+        return self.half if itemsize == 2 else self.tf32 if tf32 else self.ieee
+
+    def flops(self, arithmetic: str) -> float:
+        """Operations per second in "bfloat16", "float16", "tf32" or "float32"."""
+        tensor_cores = arithmetic != "float32"
+        rate = self.multiply_adds(2 if arithmetic.endswith("16") else 4, arithmetic == "tf32")
+        return 2 * self.num_sms * rate * (self.clock if tensor_cores else self.boost)
 
 
-HOPPER = {"bfloat16": 989.4 * T, "float16": 989.4 * T, "tf32": 494.7 * T, "float32": 66.9 * T}
-AMPERE = {"bfloat16": 312 * T, "float16": 312 * T, "tf32": 156 * T, "float32": 19.5 * T}
-CHIPS = (
-    Chip(Device("NVIDIA H200", (9, 0), 132, 232448), HOPPER, 4.8 * T),
-    Chip(Device("NVIDIA H100", (9, 0), 132, 232448), HOPPER, 3.35 * T),
-    Chip(Device("NVIDIA A100", (8, 0), 108, 166912), AMPERE, 2.039 * T),
-)
+_HOPPER = ((9, 0), 132, LIMITS[90].shared_per_block, 2048, 1024, 128, 44)
+CHIPS = {
+    chip.label: chip
+    for chip in (
+        Chip("NVIDIA H200", *_HOPPER, 4.8e12, 1.83e9, 1.98e9),
+        Chip("NVIDIA H100", *_HOPPER, 3.35e12, 1.83e9, 1.98e9),
+        Chip("NVIDIA A100", (8, 0), 108, LIMITS[80].shared_per_block, 1024, 512, 64, 32, 2.039e12, 1.41e9, 1.41e9),
+        Chip("NVIDIA B200", (10, 0), 148, LIMITS[100].shared_per_block, 4096, 2048, 128, 48, 8e12, 1.855e9, 1.98e9),
+    )
+}
+
+
+@functools.cache
+def here(index: int) -> Chip:
+    """A GPU of this machine; it is asked for once."""
+    found = torch.cuda.get_device_properties(index)
+    capability, shared_memory = (found.major, found.minor), found.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return like(found.name, capability, found.multi_processor_count, shared_memory)
+
+
+def like(name: str, capability: tuple[int, int], num_sms: int, shared_memory: int) -> Chip:
+    """A GPU of these sizes: else as the chip of CHIPS that it is, or the first of its generation or the nearest one.
+
+    Memory is then as fast as it has multiprocessors.
+    """
+    generation = min(max(capability[0], 8), 10)
+    kin = [chip for chip in CHIPS.values() if chip.capability[0] == generation]
+    known = next((chip for chip in kin if chip.label in name), kin[0])
+    memory = known.memory * num_sms / known.num_sms
+    return replace(known, name=name, capability=capability, num_sms=num_sms, shared_memory=shared_memory, memory=memory)

@@ -39,8 +39,9 @@ from triton.runtime.jit import JITFunction
 from alexkern.bench.layers import LAYERS
 from alexkern.cache import place_triton_cache
 from alexkern.commands import guarded
-from alexkern.cost.occupancy import blocks_per_multiprocessor
-from alexkern.kernels.config import TARGETS, Device, Key, Table, forget, rehearse
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import blocks_per_multiprocessor
+from alexkern.kernels.config import TARGETS, Key, Table, forget, rehearse
 from alexkern.ops.registry import OPERATORS
 from alexkern.tools import sass
 from alexkern.tools.workloads import ARITHMETIC, Workload, workloads
@@ -217,7 +218,7 @@ def report(launch: Launch, target: int) -> Report:
     )
 
 
-def rehearsed(workload: Workload, device: Device, table: Table | None = None) -> Rehearsed:
+def rehearsed(workload: Workload, device: Chip, table: Table | None = None) -> Rehearsed:
     """What a workload would launch on a device whose tuned table has these entries too, by the name of the call."""
     with rehearse(device, table) as chosen, compiling_for(device.target), workload.precision():
         _, calls = record(partial(workload.calls, META))
@@ -230,16 +231,16 @@ def rehearsed(workload: Workload, device: Device, table: Table | None = None) ->
     return Rehearsed(launches, choices)
 
 
-def reports(problems: Iterable[Workload], targets: Sequence[int | Device], jobs: int = 1) -> Iterator[Report]:
+def reports(problems: Iterable[Workload], targets: Sequence[int | Chip], jobs: int = 1) -> Iterator[Report]:
     """A report on everything that the workloads launch; what compiles to the same code is compiled once.
 
-    A target is one of TARGETS, or a device of its own (for a GPU with a tuned table, say).
+    A target is one of TARGETS, or a chip of its own (for a GPU with a tuned table, say).
     """
     places: list[tuple[int, dict[str, Any]]] = []  # of each report: its task, and what it does not share with others
     tasks: list[Callable[[], Report]] = []
     numbers: dict[tuple[int, str], int] = {}
     for workload in problems:
-        for device in (one if isinstance(one, Device) else TARGETS[one] for one in targets):
+        for device in (one if isinstance(one, Chip) else TARGETS[one] for one in targets):
             target = device.target
             for call, launches in rehearsed(workload, device).launches.items():
                 for launch in launches:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alexkern.backends.building import in_parallel
-from alexkern.cost.occupancy import blocks_per_multiprocessor
+from alexkern.cost.model import blocks_per_multiprocessor
 from alexkern.tools import sass
 from alexkern.tools.objects import Assembled, Object
 from alexkern.tools.rehearsal import Launch

@@ -40,6 +40,9 @@ from alexkern.backends.cuda import (
     space_to_depth,
 )
 from alexkern.cache import cache_folder
+from alexkern.cost import sm80
+from alexkern.cost import sm90 as cost
+from alexkern.cost.sm80_pooled import Plan
 from alexkern.tools.objects import missing as missing_objects
 from alexkern.tools.objects import nvcc, objects
 
@@ -128,11 +131,9 @@ def everything() -> list[Launch]:
 
 def _calls() -> Iterator[Callable[[], None]]:
     arithmetic = [(dtype, False) for dtype in DTYPES] + [(torch.float32, True)]
-    for (dtype, tf32), tile, channels in itertools.product(
-        arithmetic, range(len(load().module.conv2d_relu_tiles)), (3, 8)
-    ):
+    for (dtype, tf32), tile, channels in itertools.product(arithmetic, range(len(sm80.TILES)), (3, 8)):
         yield partial(_convolve, dtype, tf32, tile, channels)
-    for dtype, tile, channels, cluster in itertools.product(DTYPES[1:], (64, 96, 128, 192, 256), (8, 64), (1, 2)):
+    for dtype, tile, channels, cluster in itertools.product(DTYPES[1:], cost.BLOCK_N, (8, 64), (1, 2)):
         yield partial(_convolve_on_hopper, dtype, tile, channels, cluster)
     for dtype in DTYPES[1:]:
         yield partial(_drop_on_hopper, dtype)
@@ -164,7 +165,7 @@ def _convolve(dtype: torch.dtype, tf32: bool, tile: int, channels: int) -> None:
         stack.enter_context(mock.patch.object(conv2d_relu, "is_tf32", lambda _: tf32))
         output = conv2d_relu.forward(images, filters, bias, *arguments)
         conv2d_relu.backward(output, images, filters, output, *arguments, everything)
-        fused = conv2d_relu_max_pool2d.Plan(tile, 2, 2)
+        fused = Plan(tile, 2, 2)
         for pooling, plan in (((THREE, TWO, NONE), fused), ((TWO, TWO, NONE), None), ((WIDE, ONE, NONE), None)):
             if plan is not None and tile == 0:  # which the fused kernel does not have
                 continue
@@ -183,7 +184,7 @@ def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int, cluster: i
         depth, weight_gradient = work[4], work[6]
         if weight_gradient:
             return {96: 64, 192: 256}.get(tile, tile), 1, 1
-        return min(tile, 128) if depth == 48 else tile, 1, cluster
+        return min(tile, cost.MOST_COLUMNS) if depth == cost.SMALL_DEPTH else tile, 1, cluster
 
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from alexkern.cost.occupancy import TENSOR_MEMORY_COLUMNS, limits
+from alexkern.cost.model import TENSOR_MEMORY_COLUMNS, limits
 from alexkern.tools.sass import ATOMICS
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from alexkern.kernels.config import Device, Key
+from alexkern.cost.chips import Chip
+from alexkern.kernels.config import Key
 from alexkern.tools.workloads import Workload
 
 Config = Any  # one of the frozen dataclasses beside the kernels
@@ -96,7 +97,7 @@ def search(choice: Choice, bench: Bench) -> Tuned:
 class TunedTable:
     """The file: read if it is there, added to entry by entry, never left half written."""
 
-    def __init__(self, path: Path, device: Device) -> None:
+    def __init__(self, path: Path, device: Chip) -> None:
         """Raises ValueError where the file is no table, or another GPU's."""
         self.path = path
         self.device = device
@@ -152,7 +153,7 @@ def _key_of(entry: dict[str, Any]) -> Key:
     return entry["operator"], tuple(entry["shape"]), entry["dtype"]
 
 
-def choices(problems: Iterable[Workload], device: Device) -> list[Choice]:
+def choices(problems: Iterable[Workload], device: Chip) -> list[Choice]:
     """Every choice that the workloads' launchers make, once; nothing is compiled or launched for it."""
     from alexkern.tools import aot
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from alexkern.bench.timing import CudaTimer, Samples, Timer, measure
-from alexkern.cost import occupancy
-from alexkern.kernels.config import Device, describe, rehearse
+from alexkern.cost.chips import LIMITS, Chip
+from alexkern.kernels.config import describe, rehearse
 from alexkern.tools import aot
 from alexkern.tools.triton_budget import fits
 from alexkern.tools.tuning import Choice, Config
@@ -110,11 +110,11 @@ class GpuBench:
         return calls[choice.call]
 
 
-def compiles(device: Device, choice: Choice, config: Config) -> bool:
+def compiles(device: Chip, choice: Choice, config: Config) -> bool:
     """Whether everything that the call launches compiles and, where the chip's limits are known, keeps within them."""
     try:
         for launch in _rehearsed(device, choice, config):
-            if device.target not in occupancy.LIMITS:
+            if device.target not in LIMITS:
                 aot.compile(launch, device.target)
             elif not _fits(launch, device.target):
                 return False
@@ -133,7 +133,7 @@ def _fits(launch: aot.Launch, target: int) -> bool:
     return _known[code]
 
 
-def _rehearsed(device: Device, choice: Choice, config: Config) -> list[aot.Launch]:
+def _rehearsed(device: Chip, choice: Choice, config: Config) -> list[aot.Launch]:
     table = {choice.key: dataclasses.asdict(config)}
     launches: list[aot.Launch] = aot.rehearsed(choice.workload, device, table).launches[choice.call]
     return launches

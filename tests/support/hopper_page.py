@@ -6,12 +6,12 @@ python tests/support/hopper_page.py prints them.
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from alexkern.backends.cuda import emulated
+from alexkern.cost.chips import CHIPS
+from alexkern.cost.sm90 import BLOCK_N, Choice, Work, choose, depth_of, linear_work, modelled_cycles
 
-MULTIPROCESSORS, GIGAHERTZ = 132, 1.755  # an H200, and its clock as assumed
-PRODUCTS_PER_CLOCK = 2048  # of 16-bit values, a multiprocessor
+CHIP = CHIPS["H200"]
+MULTIPROCESSORS, GIGAHERTZ, PRODUCTS_PER_CLOCK = CHIP.num_sms, CHIP.clock / 1e9, CHIP.half
 # Rows of an image, columns, channels, taps, values of an image that are read.
 LAYERS = {
     "conv1": (55 * 55, 64, 48, 9, 57 * 57 * 48),  # after space-to-depth
@@ -28,7 +28,6 @@ HEAD = (
 )
 LINEAR_LAYERS = {"fc6": (4096, 9216), "fc7": (4096, 4096), "fc8": (1000, 4096)}  # out_features, in_features
 LINEAR_BATCHES = (32, 64, 128, 256, 512, 1024)
-MEMORY = 2400  # bytes a clock, as the model has it
 LINEAR_HEAD = (
     "| layer | batch | columns, splits, cluster | tiles, waves, filled | steps | HGMMA | MB "
     "| us to read | us, predicted | of peak |",
@@ -36,16 +35,16 @@ LINEAR_HEAD = (
 )
 
 
-def row(module: Any, layer: str, batch: int) -> str:
+def row(layer: str, batch: int) -> str:
     pixels, columns, channels, taps, values = LAYERS[layer]
-    depth = module.hopper_depth(channels)
+    depth = depth_of(channels)
     rows, steps = batch * pixels, taps * -(-channels // depth)
-    work = (rows, columns, steps, 1, depth, False)
-    block_n, splits, cluster = module.hopper_choose(*work, MULTIPROCESSORS, False)
-    cycles = module.hopper_modelled_cycles(*work, (block_n, splits, cluster), MULTIPROCESSORS)
+    work = Work(rows, columns, steps, 1, depth, False)
+    block_n, splits, cluster = choice = choose(work, CHIP)
+    cycles = modelled_cycles(work, choice, CHIP)
     alone = min(
-        module.hopper_modelled_cycles(*work, (other, parts, 1), MULTIPROCESSORS)
-        for other in ((64, 96, 128) if depth == 48 else (64, 96, 128, 192, 256))
+        modelled_cycles(work, Choice(other, parts, 1), CHIP)
+        for other in ((64, 96, 128) if depth == 48 else BLOCK_N)
         for parts in range(1, max(steps // 4, 1) + 1)
     )
     tiles = math.ceil(rows / (128 * cluster)) * cluster * math.ceil(columns / block_n)
@@ -62,14 +61,13 @@ def row(module: Any, layer: str, batch: int) -> str:
 
 
 def table() -> list[str]:
-    module = emulated.load()
-    return [*HEAD, *(row(module, layer, batch) for layer in LAYERS for batch in BATCHES)]
+    return [*HEAD, *(row(layer, batch) for layer in LAYERS for batch in BATCHES)]
 
 
-def linear_row(module: Any, layer: str, batch: int) -> str:
+def linear_row(layer: str, batch: int) -> str:
     K, C = LINEAR_LAYERS[layer]
-    block_n, splits, cluster = module.hopper_choose_linear(batch, K, C, MULTIPROCESSORS)
-    cycles = module.hopper_modelled_linear_cycles(batch, K, C, (block_n, splits, cluster), MULTIPROCESSORS)
+    block_n, splits, cluster = choice = choose(linear_work(batch, K, C), CHIP)
+    cycles = modelled_cycles(linear_work(batch, K, C), choice, CHIP)
     tiles, steps = math.ceil(batch / (128 * cluster)) * cluster * math.ceil(K / block_n), C // 64
     waves = math.ceil(tiles * splits / (MULTIPROCESSORS // cluster * cluster))
     filled = tiles * splits / (waves * MULTIPROCESSORS)
@@ -77,13 +75,12 @@ def linear_row(module: Any, layer: str, batch: int) -> str:
     return (
         f"| {layer} | {batch} | {block_n}, {splits}, {cluster} | {tiles * splits}, {waves}, {filled:.0%} | "
         f"{math.ceil(steps / splits)} | {tiles * steps * 8} | {(operands + 2 * batch * K) / 1e6:.1f} | "
-        f"{operands / MEMORY / GIGAHERTZ / 1e3:.1f} | {cycles / GIGAHERTZ / 1e3:.1f} | {ideal / cycles:.0%} |"
+        f"{operands / CHIP.memory * 1e6:.1f} | {cycles / GIGAHERTZ / 1e3:.1f} | {ideal / cycles:.0%} |"
     )
 
 
 def linear_table() -> list[str]:
-    module = emulated.load()
-    return [*LINEAR_HEAD, *(linear_row(module, layer, batch) for layer in LINEAR_LAYERS for batch in LINEAR_BATCHES)]
+    return [*LINEAR_HEAD, *(linear_row(layer, batch) for layer in LINEAR_LAYERS for batch in LINEAR_BATCHES)]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ ALEXKERN_EMULATE=1 asks for that: slow, and meant for tests.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -17,9 +18,11 @@ from torch import Tensor
 from alexkern._environment import read
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated
+from alexkern.cost.chips import CHIPS, Chip, here
 
 MINIMUM_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+EMULATED = replace(CHIPS["A100"], num_sms=1)  # the emulator runs block after block
 
 
 def missing(device_type: str, dtype: torch.dtype) -> str | None:
@@ -87,12 +90,9 @@ def _module(device_type: str) -> Any:
     raise RuntimeError(f"alexkern: the CUDA kernels cannot serve a tensor on {device_type}: {reason}")
 
 
-def module_and_multiprocessors(device: int | None) -> tuple[Any, int]:
-    """The module that serves a GPU, None for the emulator, and what the GPU has to run it on."""
-    if device is None:
-        return _module("cpu"), 1  # block after block, like a GPU of one multiprocessor
-    module = _module("cuda")
-    return module, module.device_properties(device).multiprocessors
+def chip_of(tensor: Tensor) -> Chip:
+    """What csrc/cuda's launchers choose for."""
+    return EMULATED if tensor.device.type == "cpu" else here(tensor.get_device())
 
 
 @lru_cache(maxsize=256)

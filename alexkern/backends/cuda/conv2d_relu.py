@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import launch, module_and_multiprocessors, sm90, space_to_depth, strides
+from alexkern.backends.cuda import chip_of, launch, sm90, space_to_depth, strides
+from alexkern.cost import sm80
 from alexkern.plan import Spec, contiguous_strides, conv2d_relu_output, empty, like
 
 Pair = tuple[int, int]
@@ -347,15 +347,6 @@ def is_tf32(tensor: Tensor) -> bool:
     return bool(torch._C._get_fp32_precision_getter(backend, "conv") == "tf32")
 
 
-def _choose(tensor: Tensor, rows: int, columns: int, depth: int, batches: int) -> Pair:
-    """(tile, splits) for `batches` products of rows x depth by depth x columns."""
-    device = tensor.get_device() if tensor.device.type == "cuda" else None
-    return _chosen(tensor.dtype, rows, columns, depth, batches, device)
-
-
-@lru_cache(maxsize=1024)
-def _chosen(dtype: torch.dtype, rows: int, columns: int, depth: int, batches: int, device: int | None) -> Pair:
-    module, multiprocessors = module_and_multiprocessors(device)
-    element = module.elements[str(dtype).removeprefix("torch.")]
-    tile, splits = module.conv2d_relu_choose(element, rows, columns, depth, batches, multiprocessors)
-    return tile, splits
+def _choose(tensor: Tensor, rows: int, columns: int, depth: int, batches: int) -> sm80.Choice:
+    """For `batches` products of rows x depth by depth x columns."""
+    return sm80.choose(tensor.dtype.itemsize, sm80.Product(rows, columns, depth, batches), chip_of(tensor))

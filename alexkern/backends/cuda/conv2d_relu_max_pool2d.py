@@ -8,34 +8,18 @@ the same. The backward goes through pooling and ReLU in one pass, then takes con
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import conv2d_relu, launch, max_pool2d, module_and_multiprocessors, sm90, strides
+from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d, sm90, strides
 from alexkern.backends.cuda.conv2d_relu import COPY_BYTES, PARTS_AT_ONCE, Geometry, Packed
+from alexkern.cost.sm80_pooled import Plan, Problem, compare
 from alexkern.geometry import Pair, convolved_size
 from alexkern.plan import Spec, conform, conv2d_relu_max_pool2d_outputs, empty
 
 FUSED_WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: what the fused kernel is written for
 CHUNKS = 1024  # of pixels, at most: a gradient's blocks, and the parts of the bias's gradient
-
-
-class Plan(NamedTuple):
-    """How the fused kernel cuts up the pooled output: a tile of the products, columns and rows of a block."""
-
-    tile: int
-    windows: int
-    segment: int
-
-
-class Cost(NamedTuple):
-    """flops counts a multiply-add as two; bytes go to or come from the GPU's memory; time is in units of its own."""
-
-    flops: float
-    bytes: float
-    time: float
 
 
 def forward(
@@ -152,44 +136,24 @@ def _plan(input: Tensor, weight: Tensor, size: Pair, groups: int, save_offsets: 
     """The fused kernel's plan where that is faster than two kernels, else None; `size` is that of what is pooled."""
     if sm90.device_of(input) is not None:
         return None  # csrc/cuda/sm90's products are those of wgmma, and the fused kernel's are not
-    device = input.get_device() if input.device.type == "cuda" else None
-    problem = (tuple(input.shape), tuple(weight.shape), size, groups, save_offsets)
-    return _chosen(input.dtype, conv2d_relu.is_tf32(input), problem, device)
-
-
-@lru_cache(maxsize=1024)
-def _chosen(dtype: torch.dtype, tf32: bool, problem: tuple[Any, ...], device: int | None) -> Plan | None:
-    module, multiprocessors = module_and_multiprocessors(device)
-    plan, fused, separate = compare(module, multiprocessors, dtype, tf32, *problem)
+    shapes, tf32 = (tuple(input.shape), tuple(weight.shape), size), conv2d_relu.is_tf32(input)
+    plan, fused, separate = compare(problem_of(input.dtype, tf32, *shapes, groups, save_offsets), chip_of(input))
     return plan if fused.time < separate.time else None
 
 
-def compare(
-    module: Any,
-    multiprocessors: int,
+@lru_cache(maxsize=1024)
+def problem_of(
     dtype: torch.dtype,
     tf32: bool,
-    input_shape: tuple[int, int, int, int],
-    weight_shape: tuple[int, int, int, int],
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
     size: Pair,
     groups: int,
     save_offsets: bool,
-) -> tuple[Plan, Cost, Cost]:
-    """The fused kernel's best plan, its cost, and that of two kernels, by the model on a GPU of so many SMs. Pure."""
+) -> Problem:
+    """What the model compares the two ways of."""
     N, C, H, W = input_shape
     K, _, R, S = weight_shape
     depth = R * S * conv2d_relu.padded(C // groups, dtype)
-    images, filters = N * C * H * W, K * C // groups * R * S
-    plan, fused, separate = module.conv2d_relu_max_pool2d_compare(
-        module.elements[str(dtype).removeprefix("torch.")],
-        tf32,
-        N,
-        size,
-        K // groups,
-        groups,
-        depth,
-        (images + filters) * dtype.itemsize,
-        save_offsets,
-        multiprocessors,
-    )
-    return Plan(*plan), Cost(*fused), Cost(*separate)
+    values = N * C * H * W + K * C // groups * R * S  # of images and filters
+    return Problem(dtype.itemsize, tf32, N, *size, K // groups, groups, depth, values * dtype.itemsize, save_offsets)

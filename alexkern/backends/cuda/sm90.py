@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,26 +16,27 @@ from torch import Tensor
 from alexkern._environment import read
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated, launch
+from alexkern.cost import sm90 as model
+from alexkern.cost.chips import CHIPS, Chip, here
+from alexkern.cost.sm90 import Choice
 from alexkern.plan import Spec, contiguous_strides, empty
 
 if TYPE_CHECKING:
     from alexkern.backends.cuda.conv2d_relu import Geometry, Packed
 
 Pair = tuple[int, int]
-Choice = tuple[int, int, int]  # columns of a tile, splits, blocks of a cluster
 
 CAPABILITY = (9, 0)  # and no other: GPUs after it have no wgmma
 TARGET = "sm_90a"
 VALUES_PER_COPY = 8  # TMA's strides are multiples of 16 bytes
 CORNERS, MOST_OFFSET, MOST_STRIDE = range(-128, 128), 254, 8  # of TMA's im2col mode for images
 MOST_ROWS = 2**31 - 2**10
-CHUNK = 64  # channels of a tap, and pixels, that the weight gradient takes at once
-EMULATED_MULTIPROCESSORS = 2  # so few blocks have several tiles each
+EMULATED = replace(CHIPS["H200"], num_sms=2)  # so few blocks have several tiles each
 
 
 class Device(NamedTuple):
     module: Any
-    multiprocessors: int
+    chip: Chip
 
 
 class Plan(NamedTuple):
@@ -60,11 +62,7 @@ def device_of(tensor: Tensor) -> Device | None:
     if tensor.dtype not in (torch.float16, torch.bfloat16):
         return None
     if tensor.device.type == "cpu":
-        return (
-            Device(emulated.load(), EMULATED_MULTIPROCESSORS)
-            if read("ALEXKERN_EMULATE_CAPABILITY") == CAPABILITY
-            else None
-        )
+        return Device(emulated.load(), EMULATED) if read("ALEXKERN_EMULATE_CAPABILITY") == CAPABILITY else None
     return _gpu(tensor.get_device())
 
 
@@ -73,8 +71,8 @@ def _gpu(index: int) -> Device | None:
     module = extension.native
     if module is None or TARGET not in module.targets:
         return None
-    properties = module.device_properties(index)
-    return Device(module, properties.multiprocessors) if properties.capability == CAPABILITY else None
+    chip = here(index)
+    return Device(module, chip) if chip.capability == CAPABILITY else None
 
 
 def plan(images: Packed, output: Tensor, input_size: Pair, geometry: Geometry, transposed: bool) -> Plan | None:
@@ -90,7 +88,7 @@ def plan(images: Packed, output: Tensor, input_size: Pair, geometry: Geometry, t
     filters, channels = K // geometry.groups, images.channels
     if filters % 2 != 0 or not _gathers(N, input_size, (P, Q), channels, geometry):
         return None
-    depth = device.module.hopper_depth(channels)
+    depth = model.depth_of(channels)
     if geometry.groups > 1 and channels % depth != 0:  # a step would reach into the next group
         return None
     direct = filters % VALUES_PER_COPY == 0 and _is_dense(output) and output.data_ptr() % 16 == 0
@@ -119,7 +117,7 @@ def convolve(plan: Plan, images: Packed, filters: Packed, bias: Tensor | None, o
         plan.transposed,
         not plan.transposed,
         plan.choice,
-        plan.device.multiprocessors,
+        plan.device.chip.num_sms,
     )
     return partials
 
@@ -166,7 +164,7 @@ def linear(
         limit,
         scale,
         plan.choice,
-        plan.device.multiprocessors,
+        plan.device.chip.num_sms,
     )
     return partials
 
@@ -181,8 +179,9 @@ def weight_gradient(
     if device is None or not _gathers(N, (H, W), output_size, images.channels, geometry):
         return None
     (R, S), groups, channels = geometry.kernel_size, geometry.groups, images.channels
-    rows, columns, steps = filters // groups, R * S * -(-channels // CHUNK) * CHUNK, -(-N * P * Q // CHUNK)
-    choice = _choose(device, rows, columns, steps, groups, CHUNK, True, True)
+    rows, columns = filters // groups, R * S * -(-channels // model.DEPTH) * model.DEPTH
+    steps = -(-N * P * Q // model.DEPTH)
+    choice = _choose(device, rows, columns, steps, groups, model.DEPTH, True, True)
     partials = _sums((choice[1], filters, R, S, channels), grad.memory)
     launch(
         "hopper_weight_gradient",
@@ -197,7 +196,7 @@ def weight_gradient(
         partials.data_ptr(),
         *geometry,
         choice,
-        device.multiprocessors,
+        device.chip.num_sms,
     )
     return partials
 
@@ -246,14 +245,10 @@ def _choose(
     device: Device, rows: int, columns: int, steps: int, groups: int, depth: int, sums: bool, weight_gradient: bool
 ) -> Choice:
     """For `groups` products of rows x columns, `steps` of `depth` long."""
-    block_n, splits, cluster = device.module.hopper_choose(
-        rows, columns, steps, groups, depth, sums, device.multiprocessors, weight_gradient
-    )
-    return block_n, splits, cluster
+    return model.choose(model.Work(rows, columns, steps, groups, depth, sums), device.chip, weight_gradient)
 
 
 @lru_cache(maxsize=1024)
 def _choose_linear(device: Device, rows: int, columns: int, channels: int) -> Choice:
     """For a linear layer."""
-    block_n, splits, cluster = device.module.hopper_choose_linear(rows, columns, channels, device.multiprocessors)
-    return block_n, splits, cluster
+    return model.choose(model.linear_work(rows, columns, channels), device.chip)

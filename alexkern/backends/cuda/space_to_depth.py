@@ -6,13 +6,13 @@ AlexNet's first layer (11 x 11, 3 channels) becomes 3 x 3 over 48 channels. `pay
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import compiled, launch, module_and_multiprocessors, sm90, strides
+from alexkern.backends.cuda import chip_of, compiled, launch, sm90, strides
+from alexkern.cost.sm80 import FACTOR, first_layer_times
 from alexkern.plan import Spec, contiguous_strides, empty
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Pair = tuple[int, int]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # of bytes, a mean and a deviation a channel, in 0 to 1
 
-FACTOR = 4
 MOST_CHANNELS = 4  # 16 times as many fill a step of the products
 SOURCES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 
@@ -44,7 +43,7 @@ def allows(channels: int, geometry: Geometry) -> bool:
 def pays(input: Tensor, filters: int, output_size: Pair, geometry: Geometry, gradient: bool, in_place: bool) -> bool:
     """Whether a convolution with so many filters, or its weight gradient, is to go this way.
 
-    csrc/cuda/sm90 has no other for it; elsewhere csrc/cuda/conv2d_relu's model says. `in_place`: the images need no
+    csrc/cuda/sm90 has no other for it; elsewhere alexkern.cost.sm80 says. `in_place`: the images need no
     padding.
     """
     channels = input.shape[1]
@@ -54,36 +53,9 @@ def pays(input: Tensor, filters: int, output_size: Pair, geometry: Geometry, gra
     size = deep_size(output_size, seen.kernel_size)
     if sm90.serves(input, size, output_size, FACTOR**2 * channels, seen):
         return True
-    device = input.get_device() if input.device.type == "cuda" else None
     shapes = (tuple(input.shape), filters, tuple(geometry.kernel_size), tuple(output_size))
-    padded, deep = _times(input.dtype, *shapes, gradient, in_place, device)
+    padded, deep = first_layer_times(input.dtype.itemsize, *shapes, gradient, in_place, chip_of(input))
     return deep < padded
-
-
-@lru_cache(maxsize=256)
-def _times(
-    dtype: torch.dtype,
-    shape: tuple[int, ...],
-    filters: int,
-    kernel_size: tuple[int, ...],
-    output_size: tuple[int, ...],
-    gradient: bool,
-    in_place: bool,
-    device: int | None,
-) -> tuple[float, float]:
-    """By the model: over images padded to four channels, and over these."""
-    module, multiprocessors = module_and_multiprocessors(device)
-    padded, deep = module.conv2d_relu_first_layer_times(
-        module.elements[str(dtype).removeprefix("torch.")],
-        shape,
-        filters,
-        kernel_size,
-        output_size,
-        gradient,
-        in_place,
-        multiprocessors,
-    )
-    return padded, deep
 
 
 def kernel_size_in_depth(kernel_size: Pair) -> Pair:

@@ -55,25 +55,6 @@ inline void bind_conv2d_relu(pybind11::module_& module) {
     pybind11::list tiles;
     for (const TileSize& tile : kTileSizes) tiles.append(pybind11::make_tuple(tile.m, tile.n));
     module.attr("conv2d_relu_tiles") = pybind11::tuple(tiles);
-    module.def(
-        "conv2d_relu_choose",
-        [](int element, std::int64_t rows, int columns, std::int64_t depth, int batches, int multiprocessors) {
-            const Choice choice = choose(static_cast<Element>(element), rows, columns, depth, batches, multiprocessors);
-            return Pair{choice.tile, choice.splits};
-        },
-        "The index into conv2d_relu_tiles, and how many splits the depth is summed in.");
-
-    module.def(
-        "conv2d_relu_first_layer_times",
-        [](int element, const Four& sizes, int K, const Pair& kernel_size, const Pair& output_size, bool gradient,
-           bool in_place, int multiprocessors) {
-            const auto size = [&](int i) { return static_cast<int>(sizes[i]); };
-            const FirstLayer layer{sizes[0],       size(1),        size(2),        size(3),  K,       kernel_size[0],
-                                   kernel_size[1], output_size[0], output_size[1], gradient, in_place};
-            const Times times = first_layer_times(static_cast<Element>(element), layer, multiprocessors);
-            return std::array<double, 2>{times.padded, times.deep};
-        },
-        "The time of a convolution of stride 4 over padded images and over those of space_to_depth, by the model.");
 
     module.def("conv2d_relu_pack", [](int element, Address source, const Four& sizes, const Four& strides, Address mask,
                                       const Four& mask_strides, Address destination, Address sums, int groups,

@@ -28,7 +28,7 @@ struct Axis {
     int stride, padding, dilation;
 };
 
-// What launchers choose by a problem's size.
+// What alexkern/cost/sm80.py chooses by a problem's size.
 struct Choice {
     int tile;    // into kTileSizes
     int splits;  // of the depth; their sums are added in a fixed order
@@ -39,24 +39,6 @@ struct TileSize {
 };
 constexpr TileSize kTileSizes[] = {{128, 128}, {128, 64}, {64, 64}};
 constexpr int kTiles = sizeof(kTileSizes) / sizeof(TileSize);
-
-// The fastest by a model of the time (model.h); `batches` products of rows x depth by depth x columns. Pure.
-Choice choose(Element element, std::int64_t rows, int columns, std::int64_t depth, int batches, int multiprocessors);
-
-// A convolution of stride 4 over up to four channels, or its weight gradient.
-struct FirstLayer {
-    std::int64_t N;
-    int C, H, W, K, R, S, P, Q;
-    bool gradient;
-    bool in_place;  // the images lie as the products read them
-};
-
-// What it takes by that model over images padded to four channels, and over those of space_to_depth, the passes that
-// bring the images there included. Pure.
-struct Times {
-    double padded, deep;
-};
-Times first_layer_times(Element element, const FirstLayer& layer, int multiprocessors);
 
 struct PackParams {
     Image source;       // (N, groups * C, H, W)

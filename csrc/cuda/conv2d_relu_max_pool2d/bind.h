@@ -8,18 +8,7 @@ namespace alexkern {
 
 inline void bind_conv2d_relu_max_pool2d(pybind11::module_& module) {
     using namespace conv2d_relu_max_pool2d;
-    const auto tuple_of = [](const Cost& cost) { return std::array<double, 3>{cost.flops, cost.bytes, cost.time}; };
-    module.def(
-        "conv2d_relu_max_pool2d_compare",
-        [tuple_of](int element, bool tf32, int N, const Pair& size, int K, int groups, int depth, std::int64_t bytes,
-                   bool save_offsets, int multiprocessors) {
-            const Problem problem{
-                {static_cast<Element>(element), tf32}, N, size[0], size[1], K, groups, depth, bytes, save_offsets};
-            const auto [plan, fused, separate] = compare(problem, multiprocessors);
-            return pybind11::make_tuple(std::array<int, 3>{plan.tile, plan.windows, plan.segment}, tuple_of(fused),
-                                        tuple_of(separate));
-        },
-        "The fused kernel's plan (tile, windows, segment); then FLOPs, bytes and time, fused and separate.");
+    module.attr("conv2d_relu_max_pool2d_first_tile") = kFirstTile;
 
     module.def("conv2d_relu_max_pool2d_forward",
                [](int element, bool tf32, Address input, const Pair& input_size, int C, Address weight, int K,

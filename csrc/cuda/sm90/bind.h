@@ -1,4 +1,4 @@
-// The sm_90a launchers of conv2d_relu and linear_relu_dropout for Python, and the model that chooses their tiles.
+// The sm_90a launchers of conv2d_relu and linear_relu_dropout for Python.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -16,27 +16,9 @@ inline hopper::Choice choice_of(const Three& choice) { return {choice[0], choice
 
 inline void bind_hopper(pybind11::module_& module) {
     using namespace hopper;
-    const auto work_of = [](std::int64_t rows, int columns, std::int64_t steps, int batches, int depth, bool sums) {
-        return Work{rows, columns, steps, batches, depth, sums};
-    };
+    module.attr("hopper_tiles") = pybind11::make_tuple(kBlockM, kBlockN, kWeightBlockN);
+    module.attr("hopper_depths") = pybind11::make_tuple(kSmallDepth, kDepth);
     module.def("hopper_depth", &depth_of, "Channels of a step, for so many channels of a group.");
-    module.def(
-        "hopper_choose",
-        [work_of](std::int64_t rows, int columns, std::int64_t steps, int batches, int depth, bool sums,
-                  int multiprocessors, bool weight_gradient) {
-            const Choice choice =
-                choose(work_of(rows, columns, steps, batches, depth, sums), multiprocessors, weight_gradient);
-            return Three{choice.block_n, choice.splits, choice.cluster};
-        },
-        "Columns of a tile, how many splits the steps are summed in, and blocks of a cluster.");
-    module.def(
-        "hopper_modelled_cycles",
-        [work_of](std::int64_t rows, int columns, std::int64_t steps, int batches, int depth, bool sums,
-                  const Three& choice, int multiprocessors) {
-            return modelled_cycles(work_of(rows, columns, steps, batches, depth, sums), choice_of(choice),
-                                   multiprocessors);
-        },
-        "The time of a launch by the model that chooses tiles, in cycles.");
 
     module.def("hopper_convolve",
                [](int element, Address input, const Four& sizes, int C, Address filters, int K, Address bias,
@@ -71,19 +53,6 @@ inline void bind_hopper(pybind11::module_& module) {
                    weight_gradient(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
                });
 
-    module.def(
-        "hopper_choose_linear",
-        [](std::int64_t rows, int columns, int channels, int multiprocessors) {
-            const Choice choice = choose(linear_work(rows, columns, channels), multiprocessors, false);
-            return Three{choice.block_n, choice.splits, choice.cluster};
-        },
-        "hopper_choose for a linear layer, whose weight no cache holds.");
-    module.def(
-        "hopper_modelled_linear_cycles",
-        [](std::int64_t rows, int columns, int channels, const Three& choice, int multiprocessors) {
-            return modelled_cycles(linear_work(rows, columns, channels), choice_of(choice), multiprocessors);
-        },
-        "hopper_modelled_cycles for a linear layer.");
     module.def("hopper_linear",
                [](int element, Address input, std::int64_t rows, int channels, Address weight, int features,
                   Address bias, Address partials, Address output, Address seed, std::uint64_t limit, float scale,

@@ -1,11 +1,11 @@
-"""How many blocks share a streaming multiprocessor: the arithmetic of CUDA's occupancy calculator (cuda_occupancy.h).
+"""What all models share: rounding up, whole waves, and how many blocks share a streaming multiprocessor.
 
-The limits are those of the CUDA programming guide's table of compute capabilities.
+The last is the arithmetic of CUDA's occupancy calculator (cuda_occupancy.h).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from alexkern.cost.chips import LIMITS, Chip, Limits
 
 REGISTERS = 65536  # of one multiprocessor, as are the following
 PARTITIONS = 4
@@ -16,32 +16,19 @@ SHARED_UNIT = 128  # bytes
 RESERVED_SHARED = 1024  # bytes that the system takes for each block
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Of one multiprocessor: bytes of shared memory, the most of them for one block, warps, blocks."""
-
-    shared: int
-    shared_per_block: int
-    warps: int
-    blocks: int
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
 
 
-# By 10 * major + minor of the compute capability.
-LIMITS = {
-    80: Limits(164 * 1024, 163 * 1024, 64, 32),
-    86: Limits(100 * 1024, 99 * 1024, 48, 16),
-    89: Limits(100 * 1024, 99 * 1024, 48, 24),
-    90: Limits(228 * 1024, 227 * 1024, 64, 32),
-    100: Limits(228 * 1024, 227 * 1024, 64, 32),
-}
+def waves(blocks: int, chip: Chip) -> int:
+    """How many blocks the busiest multiprocessor has, one after the other."""
+    return cdiv(blocks, chip.num_sms)
 
 
 def limits(target: int) -> Limits:
     """Of a compute capability, 90 for 9.0."""
     if target not in LIMITS:
-        raise ValueError(
-            f"alexkern.cost.occupancy: target must be one of {', '.join(map(str, LIMITS))}, got {target!r}"
-        )
+        raise ValueError(f"alexkern.cost.model: target must be one of {', '.join(map(str, LIMITS))}, got {target!r}")
     return LIMITS[target]
 
 
@@ -61,4 +48,4 @@ def blocks_per_multiprocessor(target: int, registers: int, shared: int, warps: i
 
 
 def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
+    return cdiv(value, unit) * unit

@@ -1,0 +1,156 @@
+"""What the models choose for AlexNet's layers, and the microseconds that they give it: they rank, and measure nothing.
+
+    python -m alexkern.cost conv2d_relu --chip h200 --batch 128 --dtype bfloat16
+
+A command, and no part of the package: it asks the kernels and launchers above it what their products are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+
+from alexkern.backends.cuda import space_to_depth
+from alexkern.backends.cuda.conv2d_relu import Geometry, padded
+from alexkern.backends.cuda.conv2d_relu_max_pool2d import FUSED_WINDOW, problem_of
+from alexkern.backends.cuda.linear_relu_dropout import FEW_ROWS
+from alexkern.bench.layers import LAYERS, Convolution, Linear
+from alexkern.cost import sm80, sm80_pooled, sm90, triton
+from alexkern.cost.chips import CHIPS, Chip
+from alexkern.cost.model import cdiv
+from alexkern.tools.workloads import ARITHMETIC, PRODUCTS, layers
+
+CALLS = FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"
+
+
+def triton_choices(layer: Convolution | Linear, operator: str, batch: int, arithmetic: str, chip: Chip) -> list[str]:
+    """Of each call of the operator."""
+    from alexkern.kernels import conv2d_relu, conv2d_relu_data_gradient, conv2d_relu_weight_gradient
+    from alexkern.kernels import conv2d_relu_max_pool2d as pooled
+    from alexkern.kernels import linear_relu_dropout as linear
+    from alexkern.kernels.convolution import Problem
+
+    how = ARITHMETIC[arithmetic]
+    if isinstance(layer, Linear):
+        rows = linear.Problem(batch, layer.in_features, layer.out_features, *how)
+        return [_product(linear.configure(rows, chip), linear.product(rows), chip)]
+    sizes = (batch, layer.C, layer.H, layer.H, layer.K, layer.R, layer.R)
+    problem = Problem(*sizes, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups, *how)
+    if operator == "conv2d_relu_max_pool2d":
+        config = pooled.configure(problem, FUSED_WINDOW, False, chip)
+        if not config.fused:
+            return [_line("separate", pooled.separate_cycles(problem, False, chip) / chip.clock)]
+        shape = f"fused, {config.ROWS} x {config.BLOCK_Q - 1} windows x {config.BLOCK_N}"
+        return [_line(shape, pooled.fused_cycles(problem, config, False, chip) / chip.clock)]
+    modules = (conv2d_relu, conv2d_relu_data_gradient, conv2d_relu_weight_gradient)
+    return [_product(module.configure(problem, chip), module.product(problem), chip) for module in modules]
+
+
+def _product(config: Any, product: triton.Product, chip: Chip) -> str:
+    sizes = (config.BLOCK_M, config.BLOCK_N, getattr(config, "TAIL_N", 0), config.BLOCK_K)
+    tile, splits = triton.Tile(*sizes, config.num_warps, config.num_stages), getattr(config, "splits", 1)
+    parts = f", {splits} splits" if splits > 1 else ""
+    return _line(f"{tile}{parts}", triton.cycles(tile, product, chip, splits) / chip.clock)
+
+
+def cuda_choices(layer: Convolution | Linear, operator: str, batch: int, arithmetic: str, chip: Chip) -> list[str]:
+    """Of each call of the operator."""
+    dtype, precision = ARITHMETIC[arithmetic]
+    on_hopper = chip.capability == (9, 0) and dtype.itemsize == 2
+    if isinstance(layer, Linear):
+        if dtype.itemsize == 2 and batch <= FEW_ROWS:
+            return ["few rows"]
+        work = sm90.linear_work(batch, layer.out_features, layer.in_features)
+        return [_on_hopper(work, chip) if on_hopper else "torch's"]
+    if operator == "conv2d_relu":
+        return [_convolution(layer, call, batch, dtype, on_hopper, chip) for call in CALLS]
+    shapes = ((batch, layer.C, layer.H, layer.H), (layer.K, layer.C // layer.groups, layer.R, layer.R))
+    problem = problem_of(dtype, precision == "tf32", *shapes, (layer.P, layer.P), layer.groups, False)
+    plan, fused, separate = sm80_pooled.compare(problem, chip)
+    if fused.time < separate.time and not on_hopper:
+        return [_line(f"fused, {plan}", fused.time * sm80.SECONDS)]
+    return ["separate" if on_hopper else _line("separate", separate.time * sm80.SECONDS)]
+
+
+def _convolution(layer: Convolution, call: str, batch: int, dtype: torch.dtype, on_hopper: bool, chip: Chip) -> str:
+    itemsize, deep, times = dtype.itemsize, False, None
+    geometry = Geometry((layer.R,) * 2, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups)
+    if call != DATA and space_to_depth.allows(layer.C, geometry):
+        sizes = ((batch, layer.C, layer.H, layer.H), layer.K, (layer.R, layer.R), (layer.P, layer.P))
+        times = sm80.first_layer_times(itemsize, *sizes, call == WEIGHT, False, chip)
+        deep = on_hopper or times.deep < times.padded
+    product, work = products(layer, batch, dtype, deep)[call]
+    way = ", in depth" if deep else ""
+    if on_hopper and work is not None:
+        return _on_hopper(work, chip, call == WEIGHT, way)
+    choice = sm80.choose(itemsize, product, chip)
+    time = min(times) if times else sm80.time_of(choice, itemsize, product, chip)
+    return _line(f"{choice}{way}", time * sm80.SECONDS)
+
+
+def products(
+    layer: Convolution, batch: int, dtype: torch.dtype, deep: bool
+) -> dict[str, tuple[sm80.Product, sm90.Work | None]]:
+    """What the launchers make of a layer's calls, over space to depth's images or not."""
+    size, stride, groups = (cdiv(layer.R, sm80.FACTOR), 1, 1) if deep else (layer.R, layer.stride, layer.groups)
+    channels = sm80.FACTOR**2 * layer.C if deep else padded(layer.C // groups, dtype)
+    taps, filters, phases = size**2, layer.K // groups, stride**2
+    pixels, inputs, gradients = batch * layer.P**2, batch * layer.H**2, padded(filters, dtype)
+
+    def work(rows: int, columns: int, channels: int) -> sm90.Work | None:
+        depth = sm90.depth_of(channels)
+        return sm90.Work(rows, columns, taps * cdiv(channels, depth), groups, depth, False) if phases == 1 else None
+
+    depth, chunks = sm90.DEPTH, cdiv(channels, sm90.DEPTH)
+    weight = sm90.Work(filters, taps * chunks * depth, cdiv(pixels, depth), groups, depth, True)
+    over_taps = (cdiv(inputs, phases), layer.C // groups, max(taps * gradients // phases, 1), groups * phases)
+    return {
+        FORWARD: (sm80.Product(pixels, filters, taps * channels, groups), work(pixels, filters, channels)),
+        DATA: (sm80.Product(*over_taps), work(inputs, layer.C // groups, gradients)),
+        WEIGHT: (sm80.Product(filters, taps * channels, pixels, groups), weight),
+    }
+
+
+def _on_hopper(work: sm90.Work, chip: Chip, weight_gradient: bool = False, way: str = "") -> str:
+    choice = sm90.choose(work, chip, weight_gradient)
+    return _line(f"{choice}{way} (wgmma)", sm90.modelled_cycles(work, choice, chip) / chip.clock)
+
+
+def _line(choice: object, seconds: float) -> str:
+    return f"{choice}: {seconds * 1e6:.1f} us"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _Parser(prog="python -m alexkern.cost", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("operator", choices=PRODUCTS)
+    parser.add_argument("--chip", type=str.upper, default="H200", choices=CHIPS, help="default: H200")
+    parser.add_argument("--batch", type=int, default=128, help="default: 128")
+    parser.add_argument("--dtype", default="bfloat16", choices=ARITHMETIC, help="default: bfloat16")
+    parser.add_argument("--model", default="alexnet", choices=LAYERS, help="default: alexnet")
+    parser.add_argument("--layer", nargs="+", help="conv2, fc6, ...; default: all")
+    args = parser.parse_args(argv)
+    known = [layer.name for layer in layers(args.operator, args.model)]
+    unknown = sorted(set(args.layer or ()) - set(known))
+    if unknown:
+        parser.error(f"--layer must be of {', '.join(known)}, got {', '.join(unknown)}")
+    if args.batch < 1:
+        parser.error(f"--batch must be at least 1, got {args.batch}")
+    for layer in layers(args.operator, args.model):
+        asked = (layer, args.operator, args.batch, args.dtype, CHIPS[args.chip])
+        for call, ours, cuda in zip(CALLS, triton_choices(*asked), cuda_choices(*asked), strict=False):
+            if layer.name in (args.layer or known):
+                print(f"{layer.name:6} {call:16} Triton {ours:58} CUDA C++ {cuda}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""csrc/cuda/conv2d_relu's products: which tile, in how many splits, and over which images the first layer goes.
+
+Times are in steps of a 128 x 128 tile on one multiprocessor, about half a microsecond. Nothing here was measured.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import cdiv, waves
+
+TILES = ((128, 128), (128, 64), (64, 64))  # those of conv2d_relu.h
+STEP_BYTES = 128  # of the depth, as mma/tile.cuh has it
+# What a step of each tile takes (smaller ones read more for each product), what it takes at least, however little
+# there is to do, and what a block takes before its first and after its last step.
+STEP_COST = (1.0, 0.55, 0.32)
+LEAST_STEP_COST = 0.6
+BLOCK_STEPS = 4.0
+SECOND_PASS = 4.0  # one more launch
+BYTES = 1.5e6  # that the memory moves in a unit
+SECONDS = 0.5e-6  # of a unit, about
+LEAST_STEPS = 4  # of a split
+MOST_SPLITS = 64
+MOST_PARTIAL_BYTES = 256e6  # of memory for the splits' sums
+FACTOR, PADDED_CHANNELS = 4, 4  # of space to depth, and what the first layer's channels are padded to without it
+
+
+class Choice(NamedTuple):
+    """tile is an index into TILES."""
+
+    tile: int
+    splits: int
+
+    def __str__(self) -> str:
+        m, n = TILES[self.tile]
+        return f"{m} x {n}" + (f", {self.splits} splits" if self.splits > 1 else "")
+
+
+class Product(NamedTuple):
+    """`batches` products of rows x depth by depth x columns."""
+
+    rows: int
+    columns: int
+    depth: int
+    batches: int
+
+
+class Times(NamedTuple):
+    """Of a convolution of stride 4 over padded images, and over those of space to depth."""
+
+    padded: float
+    deep: float
+
+
+def steps_in(itemsize: int, depth: int) -> int:
+    return cdiv(depth, STEP_BYTES // itemsize)
+
+
+def product_time(tile: int, blocks: int, steps: float, chip: Chip) -> float:
+    """Products alone: blocks in whole waves, each of so many steps."""
+    return max(waves(blocks, chip) * STEP_COST[tile], LEAST_STEP_COST) * steps
+
+
+def time_of(choice: Choice, itemsize: int, product: Product, chip: Chip) -> float:
+    """Of products, and of the sum of their splits."""
+    (m, n), (rows, columns, depth, batches) = TILES[choice.tile], product
+    blocks = batches * cdiv(rows, m) * cdiv(columns, n)
+    steps = cdiv(steps_in(itemsize, depth), choice.splits) + BLOCK_STEPS
+    time = product_time(choice.tile, blocks * choice.splits, steps, chip)
+    if choice.splits == 1:
+        return time
+    return time + SECOND_PASS + 2 * choice.splits * _partial_bytes(product) / BYTES
+
+
+def _partial_bytes(product: Product) -> float:
+    return 4.0 * product.rows * product.columns * product.batches
+
+
+@lru_cache(maxsize=1024)
+def choose(itemsize: int, product: Product, chip: Chip) -> Choice:
+    """The fastest; of equals the smallest tile, and the fewest splits."""
+    most = min(MOST_SPLITS, steps_in(itemsize, product.depth) // LEAST_STEPS)
+    candidates = [
+        Choice(tile, splits)
+        for tile in reversed(range(len(TILES)))
+        for splits in range(1, max(most, 1) + 1)
+        if splits == 1 or splits * _partial_bytes(product) <= MOST_PARTIAL_BYTES
+    ]
+    return min(candidates, key=lambda choice: time_of(choice, itemsize, product, chip))
+
+
+@lru_cache(maxsize=256)
+def first_layer_times(
+    itemsize: int,
+    shape: tuple[int, ...],
+    filters: int,
+    kernel_size: tuple[int, ...],
+    output_size: tuple[int, ...],
+    gradient: bool,
+    in_place: bool,
+    chip: Chip,
+) -> Times:
+    """A convolution of stride 4 over images (N, C, H, W) of up to four channels, or its weight gradient.
+
+    The passes that bring the images to where the products read them are included; `in_place`: they need no padding.
+    """
+    N, C, H, W = shape
+    (R, S), (P, Q) = kernel_size, output_size
+    rows, columns = cdiv(R, FACTOR), cdiv(S, FACTOR)  # of the filter in depth
+    pixels = N * P * Q
+
+    def time(depth: int) -> float:
+        product = Product(filters, depth, pixels, 1) if gradient else Product(pixels, filters, depth, 1)
+        return time_of(choose(itemsize, product, chip), itemsize, product, chip)
+
+    padded = float(N * H * W * (C + PADDED_CHANNELS))
+    deep = float(N * H * W * C + N * (P + rows - 1) * (Q + columns - 1) * FACTOR**2 * C)
+    # In depth, outputs are amended behind the product; a gradient's filters are brought back, in two passes.
+    passes = 3 if gradient else 2
+    return Times(
+        time(R * S * PADDED_CHANNELS) + (0.0 if in_place else SECOND_PASS + padded * itemsize / BYTES),
+        time(rows * columns * FACTOR**2 * C) + passes * SECOND_PASS + deep * itemsize / BYTES,
+    )

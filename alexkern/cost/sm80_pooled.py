@@ -1,0 +1,118 @@
+"""csrc/cuda/conv2d_relu_max_pool2d: one kernel or two, and the plan of the one.
+
+FLOPs that run twice and a longer epilogue against bytes that do not move; times are in sm80.py's units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from alexkern.cost.chips import Chip
+from alexkern.cost.model import cdiv
+from alexkern.cost.sm80 import BLOCK_STEPS, BYTES, SECOND_PASS, TILES, Product, product_time, steps_in, time_of
+from alexkern.cost.sm80 import choose as choose_product
+
+FIRST_TILE = 1  # of TILES that are compiled, as conv2d_relu_max_pool2d.h has it
+POOL_STEPS = 4.0  # what pooling a tile takes, in steps of the product (counted in instructions)
+IEEE_STEP_COST = 4.0  # how much longer a step takes without tensor cores
+MOST_TILES = 8  # columns of tiles more than must be, which may leave fewer places empty
+
+
+class Problem(NamedTuple):
+    """Windows are 3x3 with stride 2, not padded.
+
+    (P, Q) is the convolution's output, K the filters of a group, depth that of a sum, padding included, and bytes those
+    of images and filters.
+    """
+
+    itemsize: int
+    tf32: bool
+    N: int
+    P: int
+    Q: int
+    K: int
+    groups: int
+    depth: int
+    bytes: int
+    save_offsets: bool
+
+    @property
+    def step_cost(self) -> float:
+        return IEEE_STEP_COST if self.itemsize == 4 and not self.tf32 else 1.0
+
+    def flops(self, pixels: int) -> float:
+        """A multiply-add, which is two, for each place of the product and each value of the depth."""
+        return 2.0 * pixels * self.K * self.groups * self.depth
+
+
+class Plan(NamedTuple):
+    """How the fused kernel cuts up the pooled output: a tile of TILES, columns and rows of a block."""
+
+    tile: int
+    windows: int
+    segment: int
+
+    def __str__(self) -> str:
+        m, n = TILES[self.tile]
+        return f"{m} x {n}, {self.segment} x {self.windows} windows"
+
+
+class Cost(NamedTuple):
+    """flops counts a multiply-add as two; bytes go to or come from the GPU's memory; time is in units of its own."""
+
+    flops: float
+    bytes: float
+    time: float
+
+
+class Comparison(NamedTuple):
+    """The fused kernel's best plan, its cost, and that of two kernels."""
+
+    plan: Plan
+    fused: Cost
+    separate: Cost
+
+
+@lru_cache(maxsize=1024)
+def compare(problem: Problem, chip: Chip) -> Comparison:
+    """What each way costs; of equal plans the first: the larger tile, the widest, the tallest."""
+    itemsize, tf32, N, P, Q, K, groups, depth, inputs, save_offsets = problem
+    pooled_P, pooled_Q = (P - 1) // 2, (Q - 1) // 2
+    pixels, channels = N * P * Q, K * groups
+    between = pixels * channels * itemsize
+    outputs = N * pooled_P * pooled_Q * channels * (itemsize + save_offsets)
+    costs = {
+        plan: _cost_of(plan, problem, float(inputs + outputs), chip)
+        for tile in range(FIRST_TILE, len(TILES))
+        for plan in _plans(tile, pooled_P, pooled_Q)
+    }
+    best = min(costs, key=lambda plan: costs[plan].time)
+    product = Product(pixels, K, depth, groups)
+    products = problem.step_cost * time_of(choose_product(itemsize, product, chip), itemsize, product, chip)
+    time = max(products, (inputs + between) / BYTES) + SECOND_PASS + (between + outputs) / BYTES
+    return Comparison(best, costs[best], Cost(problem.flops(pixels), float(inputs + 2 * between + outputs), time))
+
+
+def _plans(tile: int, P: int, Q: int) -> Iterator[Plan]:
+    least = cdiv(Q, (TILES[tile][0] - 1) // 2)
+    for windows in _lengths(Q, least, least + MOST_TILES):
+        for segment in _lengths(P, 1, P):
+            yield Plan(tile, windows, segment)
+
+
+def _lengths(whole: int, least_parts: int, most_parts: int) -> list[int]:
+    """Those that cut a whole into equal parts, each once."""
+    return list(dict.fromkeys(cdiv(whole, parts) for parts in range(least_parts, min(whole, most_parts) + 1)))
+
+
+def _cost_of(plan: Plan, problem: Problem, end_bytes: float, chip: Chip) -> Cost:
+    m, n = TILES[plan.tile]
+    P, Q = (problem.P - 1) // 2, (problem.Q - 1) // 2
+    walk = cdiv(2 * plan.segment + 1, m // (2 * plan.windows + 1))  # steps down the image
+    columns_of_blocks = problem.N * cdiv(Q, plan.windows) * cdiv(P, plan.segment)
+    blocks = columns_of_blocks * cdiv(problem.K, n) * problem.groups
+    steps = walk * (problem.step_cost * steps_in(problem.itemsize, problem.depth) + BLOCK_STEPS + POOL_STEPS)
+    products = product_time(plan.tile, blocks, steps, chip)
+    return Cost(problem.flops(columns_of_blocks * walk * m), end_bytes, max(products, end_bytes / BYTES))

@@ -1,0 +1,104 @@
+"""csrc/cuda/sm90's products: which tile, in how many splits, and whether blocks share their filters.
+
+In clocks; the terms are in docs/hopper.md.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from alexkern.cost.chips import SHARED_BYTES, Chip
+from alexkern.cost.model import cdiv
+
+# As sm90/hopper.h has them: rows of a tile, its columns, channels of a step (and pixels, for the weight gradient).
+BLOCK_M = 128
+BLOCK_N = (64, 96, 128, 192, 256)
+WEIGHT_BLOCK_N = (64, 128, 256)
+SMALL_DEPTH, DEPTH = 48, 64
+MOST_COLUMNS = 128  # of a tile whose steps are small
+
+START_CYCLES, LAUNCH_CYCLES = 1500.0, 4000.0  # that no tile overlaps: of a launch, and of one more
+MOST_SPLITS = 64
+LEAST_STEPS = 4  # of a split
+WORTH_A_CLUSTER = 0.95  # of the time without: blocks that wait for each other are not in the model
+
+
+class Work(NamedTuple):
+    """What a launch is made of: `batches` products of rows x columns, `steps` of `depth` long.
+
+    sums: fp32 sums are stored, also where there is one split. bytes: of operands too large for a cache, which device
+    memory has to bring once.
+    """
+
+    rows: int
+    columns: int
+    steps: int
+    batches: int
+    depth: int
+    sums: bool
+    bytes: int = 0
+
+
+class Choice(NamedTuple):
+    """Columns of a tile, splits of the steps, and blocks that share the tiles of filters."""
+
+    block_n: int
+    splits: int
+    cluster: int
+
+    def __str__(self) -> str:
+        splits = f", {self.splits} splits" if self.splits > 1 else ""
+        return f"{BLOCK_M} x {self.block_n}{splits}" + (", clusters of 2" if self.cluster > 1 else "")
+
+
+def depth_of(channels: int) -> int:
+    """Channels of a step for so many of a group: what wastes least."""
+    return min(DEPTH, SMALL_DEPTH, key=lambda depth: cdiv(channels, depth) * depth)
+
+
+def linear_work(rows: int, columns: int, channels: int) -> Work:
+    """A linear layer of so many samples."""
+    depth = depth_of(channels)
+    return Work(rows, columns, cdiv(channels, depth), 1, depth, False, (rows + columns) * channels * 2)
+
+
+def modelled_cycles(work: Work, choice: Choice, chip: Chip) -> float:
+    rows, columns, steps, batches, depth, sums, read = work
+    n, splits, cluster = choice
+    # A block has the values of both tiles, and fetches its part of those that its cluster shares.
+    multiplied = BLOCK_M * n * depth / chip.half
+    # Each of the two warpgroups reads its own rows and all columns; TMA writes both once.
+    shared = ((BLOCK_M + n) + BLOCK_M + 2 * n) * depth * 2 / SHARED_BYTES
+    fetched = (BLOCK_M + n / cluster) * depth * 2 / chip.l2_bytes
+    stored = BLOCK_M * n * (4 if splits > 1 or sums else 2) / chip.l2_bytes
+    # A cluster takes as many tiles at once as it has blocks, one below the other.
+    tiles = cdiv(rows, BLOCK_M * cluster) * cdiv(columns, n) * batches
+    waves = cdiv(tiles * splits, max(1, chip.num_sms // cluster))
+    step = max(multiplied, shared, fetched)
+    cycles = START_CYCLES + max(waves * (cdiv(steps, splits) * step + stored), read / chip.memory_bytes)
+    if splits > 1:  # the sums go out and come back to be added up
+        cycles += LAUNCH_CYCLES + rows * columns * batches * splits * 4 / chip.memory_bytes
+    return cycles
+
+
+@lru_cache(maxsize=1024)
+def choose(work: Work, chip: Chip, weight_gradient: bool = False) -> Choice:
+    """The fastest; of equals the fewest splits, and the narrower tile."""
+    best = _fastest(work, 1, WEIGHT_BLOCK_N if weight_gradient else BLOCK_N, chip)
+    if weight_gradient:
+        return best
+    shared = _fastest(work, 2, BLOCK_N, chip)
+    worth = modelled_cycles(work, shared, chip) < WORTH_A_CLUSTER * modelled_cycles(work, best, chip)
+    return shared if worth else best
+
+
+def _fastest(work: Work, cluster: int, widths: tuple[int, ...], chip: Chip) -> Choice:
+    most = min(MOST_SPLITS, max(work.steps // LEAST_STEPS, 1))
+    candidates = [
+        Choice(block_n, splits, cluster)
+        for block_n in widths
+        if work.depth == DEPTH or block_n <= MOST_COLUMNS
+        for splits in range(1, most + 1)
+    ]
+    return min(candidates, key=lambda choice: modelled_cycles(work, choice, chip))

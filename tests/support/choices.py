@@ -1,0 +1,160 @@
+"""Every choice of tile, splits and way that the AlexNets ask for, as lines of text: what choices.txt has pinned.
+
+python tests/support/choices.py prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from alexkern.backends.cuda import space_to_depth
+from alexkern.backends.cuda.conv2d_relu import Geometry, padded
+from alexkern.backends.cuda.conv2d_relu_max_pool2d import problem_of
+from alexkern.bench.layers import LAYERS, Convolution, Linear
+from alexkern.cost import sm80, sm80_pooled, sm90
+from alexkern.cost.chips import CHIPS, Chip
+from alexkern.kernels import conv2d_relu as forward
+from alexkern.kernels import conv2d_relu_data_gradient as data
+from alexkern.kernels import conv2d_relu_max_pool2d as pooling
+from alexkern.kernels import conv2d_relu_weight_gradient as weight
+from alexkern.kernels import linear_relu_dropout as linear
+from alexkern.kernels.config import rehearse
+from alexkern.kernels.convolution import Problem
+from alexkern.kernels.masked_gradient import worthwhile
+
+BATCHES = (1, 16, 128, 256)
+ARITHMETIC = {
+    "bfloat16": (torch.bfloat16, "ieee"),
+    "float16": (torch.float16, "ieee"),
+    "float32": (torch.float32, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+}
+POOL = ((3, 3), (2, 2), (0, 0))
+HEAD = """\
+# layer batch arithmetic chips
+# Triton: tile, warps, stages (and splits; depth): forward; data gradient; weight gradient; pooled, without and with
+# offsets: fused? rows; whether the gradient is masked first
+# csrc/cuda/conv2d_relu: tile, splits: forward; data gradient; weight gradient; pooled, without and with offsets: its
+# plan, fused? ; in depth? forward, weight gradient
+# csrc/cuda/sm90: columns, splits, cluster: forward; data gradient; weight gradient"""
+
+
+def words(*values: Any) -> str:
+    return ",".join(str(int(value)) for value in values)
+
+
+def convolutions() -> Iterator[tuple[str, Convolution]]:
+    """Each once, by the name of the first network that has it."""
+    seen = set()
+    for model, layers in LAYERS.items():
+        for layer in layers.convolutions:
+            sizes = (layer.C, layer.H, layer.K, layer.R, layer.groups)
+            if sizes not in seen:
+                seen.add(sizes)
+                yield f"{model}.{layer.name}", layer
+
+
+def convolution_problem(layer: Convolution, batch: int, arithmetic: str) -> Problem:
+    sizes = (batch, layer.C, layer.H, layer.H, layer.K, layer.R, layer.R)
+    stride, padding = (layer.stride,) * 2, (layer.padding,) * 2
+    return Problem(*sizes, stride, padding, (1, 1), layer.groups, *ARITHMETIC[arithmetic])
+
+
+def triton_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
+    problem = convolution_problem(layer, batch, arithmetic)
+    for kernels in (forward, data, weight):
+        yield words(*vars(kernels.configure(problem, chip)).values())
+    for save_offsets in (False, True):
+        yield words(*vars(pooling.configure(problem, POOL, save_offsets, chip)).values())
+    key = (
+        torch.device("cpu"), problem.dtype, problem.precision, (batch, layer.C, layer.H, layer.H),
+        (layer.K, layer.C // layer.groups, layer.R, layer.R), problem.stride, problem.padding, (1, 1), layer.groups,
+    )  # fmt: skip
+    with rehearse(chip):
+        loads = data.loads(key) + weight.loads(key)
+    yield words(worthwhile(batch * layer.K * layer.P**2, loads, problem.dtype, chip))
+
+
+def sm80_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
+    dtype = ARITHMETIC[arithmetic][0]
+    channels, filters, taps = padded(layer.C // layer.groups, dtype), layer.K // layer.groups, layer.R**2
+    pixels, phases = batch * layer.P**2, layer.stride**2
+    grad_channels = padded(filters, dtype, 16)
+    products = (
+        (pixels, filters, taps * channels, layer.groups),
+        (
+            -(-batch * layer.H**2 // phases), layer.C // layer.groups, max(taps * grad_channels // phases, 1),
+            layer.groups * phases,
+        ),
+        (filters, taps * channels, pixels, layer.groups),
+    )  # fmt: skip
+    for product in products:
+        yield words(*sm80.choose(dtype.itemsize, sm80.Product(*product), chip))
+    weight_shape = (layer.K, layer.C // layer.groups, layer.R, layer.R)
+    for save_offsets in (False, True):
+        shapes = ((batch, layer.C, layer.H, layer.H), weight_shape, (layer.P, layer.P))
+        problem = problem_of(dtype, arithmetic == "tf32", *shapes, layer.groups, save_offsets)
+        plan, fused, separate = sm80_pooled.compare(problem, chip)
+        yield words(*plan, fused.time < separate.time)
+    geometry = Geometry((layer.R,) * 2, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups)
+    if space_to_depth.allows(layer.C, geometry):
+        sizes = ((batch, layer.C, layer.H, layer.H), layer.K, (layer.R,) * 2, (layer.P,) * 2)
+        for gradient in (False, True):
+            times = sm80.first_layer_times(dtype.itemsize, *sizes, gradient, False, chip)
+            yield words(times[1] < times[0])
+
+
+def sm90_choices(layer: Convolution, batch: int, chip: Chip) -> Iterator[str]:
+    size, channels, stride = layer.R, layer.C // layer.groups, layer.stride
+    if stride == 4:
+        size, channels, stride = -(-size // 4), 16 * channels, 1
+    taps, filters, pixels, groups = size**2, layer.K // layer.groups, batch * layer.P**2, layer.groups
+    depth = sm90.depth_of(channels)
+    steps = taps * -(-channels // depth)
+    yield words(*sm90.choose(sm90.Work(pixels, filters, steps, groups, depth, False), chip))
+    if layer.stride == 1:
+        depth = sm90.depth_of(filters)
+        steps = taps * -(-filters // depth)
+        yield words(*sm90.choose(sm90.Work(batch * layer.H**2, channels, steps, groups, depth, False), chip))
+    columns = taps * -(-channels // 64) * 64
+    yield words(*sm90.choose(sm90.Work(filters, columns, -(-pixels // 64), groups, 64, True), chip, True))
+
+
+def linear_choices(layer: Linear, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
+    problem = linear.Problem(batch, layer.in_features, layer.out_features, *ARITHMETIC[arithmetic])
+    yield words(*vars(linear.configure(problem, chip)).values())
+    if chip.capability == (9, 0) and problem.dtype != torch.float32:
+        yield words(*sm90.choose(sm90.linear_work(batch, layer.out_features, layer.in_features), chip))
+
+
+def choices(layer: Convolution | Linear, batch: int, arithmetic: str, chip: Chip) -> str:
+    if isinstance(layer, Linear):
+        return "; ".join(linear_choices(layer, batch, arithmetic, chip))
+    found = ["; ".join(triton_choices(layer, batch, arithmetic, chip))]
+    found.append("; ".join(sm80_choices(layer, batch, arithmetic, chip)))
+    if chip.capability == (9, 0) and ARITHMETIC[arithmetic][0] != torch.float32:
+        found.append("; ".join(sm90_choices(layer, batch, chip)))
+    return " | ".join(found)
+
+
+def lines() -> Iterator[str]:
+    """One for each layer, batch and arithmetic on the chips that choose alike; float16 is one with bfloat16."""
+    layers = [*convolutions(), *((f"alexnet.{layer.name}", layer) for layer in LAYERS["alexnet"].linears)]
+    for name, layer in layers:
+        for batch in BATCHES:
+            groups: dict[tuple[str, str], list[str]] = {}
+            for arithmetic in ARITHMETIC:
+                for chip in map(CHIPS.get, ("H200", "H100", "A100")):
+                    chosen = choices(layer, batch, arithmetic, chip)
+                    groups.setdefault(
+                        (arithmetic.replace("bfloat16", "16").replace("float16", "16"), chosen), []
+                    ).append(chip.label)
+            for (arithmetic, chosen), chips in groups.items():
+                yield f"{name} {batch} {arithmetic} {'+'.join(dict.fromkeys(chips))}: {chosen}"
+
+
+if __name__ == "__main__":
+    print("\n".join([HEAD, *lines()]))

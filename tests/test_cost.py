@@ -1,0 +1,152 @@
+"""The cost model: its table of chips, and what it chooses for every layer of the AlexNets (support/choices.txt)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth  # noqa: E402
+from alexkern.bench import static_report  # noqa: E402
+from alexkern.bench.ceilings import published  # noqa: E402
+from alexkern.bench.layers import Target  # noqa: E402
+from alexkern.cost import chips, sm80  # noqa: E402
+from alexkern.cost import sm90 as hopper  # noqa: E402
+from alexkern.cost.__main__ import DATA, FORWARD, WEIGHT, main, products  # noqa: E402
+from alexkern.cost.chips import CHIPS, like  # noqa: E402
+from alexkern.kernels import conv2d_relu as triton  # noqa: E402
+from alexkern.kernels import conv2d_relu_max_pool2d as pooled  # noqa: E402
+from alexkern.tools.workloads import Workload  # noqa: E402
+from support import choices  # noqa: E402
+
+PINNED = Path(choices.__file__).with_suffix(".txt")
+LAYERS = dict(choices.convolutions())
+
+
+def test_choices_are_those_that_are_pinned() -> None:
+    """A line that differs is a choice that has changed: where that is meant, write the file anew."""
+    pinned = [line for line in PINNED.read_text(encoding="utf-8").splitlines() if line[0] != "#"]
+    assert list(choices.lines()) == pinned
+
+
+def test_ceilings_are_those_of_the_data_sheets() -> None:
+    """In TFLOP/s and TB/s."""
+    sheets = {
+        "H200": (989.4, 494.7, 66.9, 4.8), "H100": (989.4, 494.7, 66.9, 3.35), "A100": (312, 156, 19.5, 2.039),
+        "B200": (2250, 1125, 75, 8),
+    }  # fmt: skip
+    assert CHIPS.keys() == sheets.keys()
+    for label, (*flops, memory) in sheets.items():
+        found = [CHIPS[label].flops(arithmetic) / 1e12 for arithmetic in ("bfloat16", "tf32", "float32")]
+        assert found == pytest.approx(flops, rel=2e-3) and CHIPS[label].memory == pytest.approx(memory * 1e12)
+        assert CHIPS[label].flops("float16") == CHIPS[label].flops("bfloat16")
+
+
+def test_a_gpu_is_as_its_kin_of_the_table() -> None:
+    h100 = like("NVIDIA H100 80GB HBM3", (9, 0), 132, 232448)
+    assert (h100.name, h100.memory, h100.target) == ("NVIDIA H100 80GB HBM3", 3.35e12, 90)
+    small = like("NVIDIA A100-PCIE-40GB MIG", (8, 0), 54, 166912)
+    assert (small.num_sms, small.memory, small.l2_bytes) == (54, 2.039e12 / 2, CHIPS["A100"].l2_bytes)
+    consumer, later = like("GeForce RTX 4090", (8, 9), 128, 101376), like("Thor", (12, 0), 20, 101376)
+    assert (consumer.half, consumer.target, consumer.shared_memory) == (CHIPS["A100"].half, 89, 101376)
+    assert (later.half, later.target) == (CHIPS["B200"].half, 120)
+
+
+def observed() -> dict[str, Any]:
+    """What Triton, CUDA C++, the static report and the bench make of the H200."""
+    chip = like("NVIDIA H200", (9, 0), CHIPS["H200"].num_sms, 232448)  # as a launcher finds its GPU
+    layers = (LAYERS["alexnet.conv1"], LAYERS["alexnet.conv3"])
+    conv1, conv3 = (choices.convolution_problem(layer, 128, "bfloat16") for layer in layers)
+    launch = SimpleNamespace(kernel="k", grid=(500, 1, 1), blocks=1, num_warps=8, products=4, main_loop={})
+    calls = (("conv2d_relu", "conv3"), ("max_pool2d", "pool1"))
+    workloads = [Workload(operator, "alexnet", layer, 128, "bfloat16") for operator, layer in calls]
+    lines = [static_report.Line("cuda", CHIPS["H200"], workload, "forward", launch) for workload in workloads]
+    return {
+        "config": (triton.configure(conv3, chip), pooled.configure(conv1, choices.POOL, False, chip)),
+        "choice": (hopper.choose(products(layers[1], 16, torch.bfloat16, False)[FORWARD][1], chip),
+                   hopper.choose(hopper.linear_work(128, 4096, 9216), chip)),
+        "report": (lines[0].waves, [one.prediction for one in static_report.predictions(lines, [])]),
+        "ceiling": published(CHIPS["H200"], "bfloat16"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"num_sms": 16}, {"config", "choice", "report", "ceiling"}),
+        ({"memory": 1e13}, {"config", "choice", "report", "ceiling"}),
+        ({"l2_bytes": 9}, {"config", "choice"}),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_one_number_of_the_table_is_seen_wherever_it_counts(
+    change: dict[str, Any], seen: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = observed()
+    monkeypatch.setitem(chips.CHIPS, "H200", replace(CHIPS["H200"], **change))
+    after = observed()
+    assert {name for name in before if before[name] != after[name]} == seen
+
+
+@pytest.mark.skipif(emulated.missing() is not None, reason=str(emulated.missing()))
+@pytest.mark.parametrize("capability", ["8.0", "9.0"])
+def test_launchers_ask_for_the_products_that_are_printed(capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", capability)
+    monkeypatch.setattr(space_to_depth, "first_layer_times", lambda *_: sm80.Times(2.0, 1.0))
+    monkeypatch.setattr(conv2d_relu, "_choose", lambda _, *product: asked.append(product) or sm80.Choice(2, 1))
+    monkeypatch.setattr(sm90, "_choose", lambda _, *work: asked.append(work) or hopper.Choice(64, 1, 1))
+    for module in (conv2d_relu, sm90, space_to_depth):
+        monkeypatch.setattr(module, "launch", lambda *_: None)
+    for name, layer in LAYERS.items():
+        tensors = layer.inputs(2, Target(torch.device("cpu"), torch.bfloat16))
+        x, w, b = (each.contiguous(memory_format=torch.channels_last) if each.dim() == 4 else each for each in tensors)
+        args = ((layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups)
+        asked.clear()
+        output = conv2d_relu.forward(x, w, b, *args)
+        conv2d_relu.backward(output, x, w, output, *args, (True, True, True))
+        wanted = []
+        for call in (FORWARD, DATA, WEIGHT):
+            deep = name.endswith("conv1") and call != DATA
+            product, work = products(layer, 2, torch.bfloat16, deep)[call]
+            served = capability == "9.0" and work is not None
+            wanted.append((*work[:6], call == WEIGHT) if served else tuple(product))
+        assert asked == wanted, name
+
+
+def test_the_command_prints_a_line_a_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["conv2d_relu", "--chip", "h200", "--layer", "conv2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(line.startswith("conv2") and line.count(" us") == 2 for line in lines)
+    assert "128 x (128 + 64) x 64, 8 warps, 3 stages" in lines[0] and "128 x 192, clusters of 2 (wgmma)" in lines[0]
+    assert main(["conv2d_relu_max_pool2d", "--chip", "A100", "--batch", "1", "--dtype", "tf32"]) == 0
+    assert "CUDA C++ fused, 128 x 64, 1 x 14 windows" in capsys.readouterr().out
+    assert main(["linear_relu_dropout", "--batch", "8"]) == 0
+    assert capsys.readouterr().out.count("few rows") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["conv3d"], "conv3d"),
+        (["conv2d_relu", "--chip", "h900"], "H900"),
+        (
+            ["conv2d_relu", "--layer", "conv2", "conv9"],
+            "--layer must be of conv1, conv2, conv3, conv4, conv5, got conv9",
+        ),
+        (["conv2d_relu", "--batch", "0"], "--batch must be at least 1, got 0"),
+    ],
+    ids=["operator", "chip", "layer", "batch"],
+)
+def test_a_name_that_is_unknown_gets_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1 and words in error
