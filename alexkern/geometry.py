@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 Pair = tuple[int, int]  # (vertical, horizontal)
+
+
+class Geometry(NamedTuple):
+    """A convolution but for its channels and images."""
+
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
 
 
 def output_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import compiled, conv2d_relu
+from alexkern.backends.cuda import compiled, conv2d_relu, layout
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import sm80, sm80_pooled
 from alexkern.cost.chips import CHIPS
@@ -147,10 +147,10 @@ def _to_tf32(tensor: Tensor) -> Tensor:
 
 def test_channels_last_memory_is_used_as_it_is(generator: torch.Generator) -> None:
     images = torch.randn((2, 16, 5, 6), generator=generator).to(DEVICE).contiguous(memory_format=torch.channels_last)
-    assert conv2d_relu.packed(images, 2).memory is images
+    assert layout.packed(images, 2).memory is images
     buffer = torch.zeros(images.numel() + 1, device=DEVICE)
     shifted = buffer[1:].as_strided(images.shape, images.stride()).copy_(images)  # not aligned to 16 bytes
-    memory, channels = conv2d_relu.packed(shifted, 2)
+    memory, channels = layout.packed(shifted, 2)
     assert memory.data_ptr() != shifted.data_ptr() and channels == 8
     assert torch.equal(memory, images.permute(0, 2, 3, 1))
 
@@ -163,7 +163,7 @@ def test_packing_pads_each_group_with_zeros(
     for layout in (torch.contiguous_format, torch.channels_last):
         images = torch.randn((3, channels, 5, 7), generator=generator).to(dtype).to(DEVICE)
         with canaries():
-            memory, padded = conv2d_relu.packed(images.contiguous(memory_format=layout), groups)
+            memory, padded = layout.packed(images.contiguous(memory_format=layout), groups)
         group = channels // groups
         assert padded % (16 // dtype.itemsize) == 0 and group <= padded
         wanted = images.permute(0, 2, 3, 1).reshape(3, 5, 7, groups, group)

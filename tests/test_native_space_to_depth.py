@@ -18,6 +18,7 @@ from alexkern.backends.cuda.space_to_depth import SOURCES
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost.chips import CHIPS
 from alexkern.cost.sm80 import first_layer_times
+from alexkern.geometry import Geometry
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 
@@ -270,7 +271,7 @@ def test_the_choice(dtype: torch.dtype, gradient: bool) -> None:
 
 
 def test_other_convolutions_are_not_asked_for() -> None:
-    geometry = conv2d_relu.Geometry((11, 11), (4, 4), (2, 2), (1, 1), 1)
+    geometry = Geometry((11, 11), (4, 4), (2, 2), (1, 1), 1)
     assert space_to_depth.allows(3, geometry) and space_to_depth.allows(4, geometry)
     assert not space_to_depth.allows(5, geometry) and not space_to_depth.allows(0, geometry)
     for change in ({"stride": (4, 2)}, {"stride": (2, 2)}, {"dilation": (1, 2)}, {"groups": 3}):

@@ -15,13 +15,14 @@ from typing import Any, NoReturn
 import torch
 
 from alexkern.backends.cuda import space_to_depth
-from alexkern.backends.cuda.conv2d_relu import Geometry, padded
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import FUSED_WINDOW, problem_of
+from alexkern.backends.cuda.layout import padded
 from alexkern.backends.cuda.linear_relu_dropout import FEW_ROWS
 from alexkern.bench.layers import LAYERS, Convolution, Linear
 from alexkern.cost import sm80, sm80_pooled, sm90, triton
 from alexkern.cost.chips import CHIPS, Chip
 from alexkern.cost.model import cdiv
+from alexkern.geometry import Geometry
 from alexkern.tools.workloads import ARITHMETIC, PRODUCTS, layers
 
 CALLS = FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from alexkern import dispatch, functional
 from alexkern.errors import argument_error
-from alexkern.geometry import output_size
+from alexkern.geometry import Geometry, output_size
 from alexkern.plan import empty, nchw
 
 Pair = tuple[int, int]
@@ -123,7 +123,7 @@ class Images(NamedTuple):
         if P < 1 or Q < 1:
             want = f"at least as large as the filter, {kernel_size}, with padding {padding}"
             raise argument_error("freeze", "input", f"shape {tuple(images.shape)}", want)
-        geometry = backend.Geometry(kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
+        geometry = Geometry(kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
         if images.dtype == self.dtype and not backend.goes_deep(images, len(filters), (P, Q), geometry):
             return None
         output = empty(nchw((len(images), len(filters), P, Q), self.dtype, True), images.device)

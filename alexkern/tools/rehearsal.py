@@ -43,6 +43,7 @@ from alexkern.cache import cache_folder
 from alexkern.cost import sm80
 from alexkern.cost import sm90 as cost
 from alexkern.cost.sm80_pooled import Plan
+from alexkern.geometry import Geometry
 from alexkern.tools.objects import missing as missing_objects
 from alexkern.tools.objects import nvcc, objects
 
@@ -199,7 +200,7 @@ def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int, cluster: i
 def _convolve_in_depth(source: torch.dtype, dtype: torch.dtype) -> None:
     images, output = torch.zeros((2, 3, 19, 19), dtype=source), torch.zeros((2, 8, 3, 3), dtype=dtype)
     filters = torch.zeros((8, 3, 3, 48), dtype=dtype)
-    geometry = conv2d_relu.Geometry((11, 11), FOUR, ONE, ONE, 1)
+    geometry = Geometry((11, 11), FOUR, ONE, ONE, 1)
     conv2d_relu.convolve_in_depth(images, filters, None, output, geometry)
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from alexkern.backends.cuda import space_to_depth
-from alexkern.backends.cuda.conv2d_relu import Geometry, padded
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import problem_of
+from alexkern.backends.cuda.layout import padded
 from alexkern.bench.layers import LAYERS, Convolution, Linear
 from alexkern.cost import sm80, sm80_pooled, sm90
 from alexkern.cost.chips import CHIPS, Chip
+from alexkern.geometry import Geometry
 from alexkern.kernels import conv2d_relu as forward
 from alexkern.kernels import conv2d_relu_data_gradient as data
 from alexkern.kernels import conv2d_relu_max_pool2d as pooling

@@ -18,6 +18,7 @@ from torch import Tensor
 import alexkern
 from alexkern.backends import cuda
 from alexkern.backends.cuda import conv2d_relu, emulated
+from alexkern.geometry import Geometry
 from support.backends import DEVICE
 from support.cases import CASES, Case
 
@@ -108,7 +109,7 @@ def _run_case(case: Case, arithmetic: str) -> None:
 
 
 def _run_in_depth() -> None:
-    geometry = conv2d_relu.Geometry((11, 10), (4, 4), (2, 1), (1, 1), 1)
+    geometry = Geometry((11, 10), (4, 4), (2, 1), (1, 1), 1)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         filters = conv2d_relu.filters_in_depth(torch.ones((6, 3, 11, 10), device=DEVICE, dtype=dtype))
         for source in {dtype, torch.float32, torch.uint8}:

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import chip_of, launch, sm90, space_to_depth, strides
+from alexkern.backends.cuda.layout import (
+    COPY_BYTES,
+    Packed,
+    copy_bytes_of,
+    is_packed,
+    operands,
+    pack,
+    packed,
+    padded,
+    pixel_tiles,
+    turned,
+    workspace,
+)
 from alexkern.cost import sm80
-from alexkern.plan import Spec, contiguous_strides, conv2d_relu_output, empty, like
+from alexkern.geometry import Geometry
+from alexkern.plan import Spec, conv2d_relu_output, empty, like
 
 Pair = tuple[int, int]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
-COPY_BYTES = 16  # of one cp.async: channels are padded to whole ones
-SMALL_COPY_BYTES = 8  # for images of few 16-bit channels, where padding would be most of the work
-PIXELS_PER_TILE = 64  # of the packing kernel
 BIAS_PARTS = 256  # parts that a bias gradient is summed in, at most
 PARTS_AT_ONCE = 32  # that a thread adds up: more of them wait for one another's loads
-
-
-class Packed(NamedTuple):
-    """Memory of (N, H, W, groups, channels), each group's channels padded with zeros."""
-
-    memory: Tensor
-    channels: int  # of a group
-
-
-class Geometry(NamedTuple):
-    """A convolution but for its channels and images."""
-
-    kernel_size: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair
-    groups: int
 
 
 def forward(
@@ -55,7 +47,7 @@ def forward(
 
 def goes_deep(input: Tensor, filters: int, output_size: Pair, geometry: Geometry, gradient: bool = False) -> bool:
     """Whether a convolution, or its weight gradient, is served over space_to_depth's images."""
-    in_place = is_packed(input, geometry.groups, _copy_bytes(input.shape[1], input.dtype))
+    in_place = is_packed(input, geometry.groups, copy_bytes_of(input.shape[1], input.dtype))
     return space_to_depth.pays(input, filters, output_size, geometry, gradient, in_place)
 
 
@@ -108,13 +100,13 @@ def masked_gradient(grad: Tensor, output: Tensor, groups: int, with_bias: bool) 
     N, K, P, Q = grad.shape
     channels = padded(K // groups, grad.dtype, COPY_BYTES)
     memory = workspace((N, P, Q, groups * channels), grad)
-    parts = _pixel_tiles(N * P * Q)
+    parts = pixel_tiles(N * P * Q)
     if not with_bias:
-        _pack(grad, memory, groups, channels, parts, mask=output)
+        pack(grad, memory, groups, channels, parts, mask=output)
         return Packed(memory, channels), None
     parts = min(max(parts, 1), BIAS_PARTS)
     sums = workspace((parts, groups * channels), grad, torch.float32)
-    _pack(grad, memory, groups, channels, parts, mask=output, sums=sums)
+    pack(grad, memory, groups, channels, parts, mask=output, sums=sums)
     return Packed(memory, channels), bias_gradient(sums, groups, channels, K, grad.dtype)
 
 
@@ -133,7 +125,7 @@ def bias_gradient(sums: Tensor, groups: int, channels: int, K: int, dtype: torch
 def data_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pair, geometry: Geometry) -> Tensor:
     """The input's gradient; `grad` is that of the (P, Q) output before the ReLU."""
     input_grad = empty(like(input), input.device)
-    _convolve(grad, _turned(weight, geometry.groups), None, input_grad, output_size, geometry, True)
+    _convolve(grad, turned(weight, geometry.groups), None, input_grad, output_size, geometry, True)
     return input_grad
 
 
@@ -144,7 +136,7 @@ def weight_gradient(grad: Packed, input: Tensor, weight: Tensor, output_size: Pa
         return weight_grad
     K, C, _, _ = weight.shape
     if not goes_deep(input, K, output_size, geometry, gradient=True):
-        images = packed(input, geometry.groups, _copy_bytes(C, input.dtype))
+        images = packed(input, geometry.groups, copy_bytes_of(C, input.dtype))
         _weight_gradient(grad, images, weight_grad, (input.shape[2], input.shape[3]), output_size, geometry)
         return weight_grad
     seen = space_to_depth.deep_geometry(geometry)
@@ -182,47 +174,6 @@ def _weight_gradient(
             choice,
         )
     _reduce(partials, 1, images.channels, None, into, False)
-
-
-def operands(input: Tensor, weight: Tensor, groups: int) -> tuple[Packed, Packed]:
-    """The images, and the filters as if of one group, as csrc/cuda/conv2d_relu's products read them."""
-    copy_bytes = _copy_bytes(weight.shape[1], input.dtype)
-    return packed(input, groups, copy_bytes), packed(weight, 1, copy_bytes)
-
-
-def packed(tensor: Tensor, groups: int, copy_bytes: int = COPY_BYTES) -> Packed:
-    """`tensor`'s own memory where it lies as the products want it, else a copy."""
-    N, C, H, W = tensor.shape
-    channels = padded(C // groups, tensor.dtype, copy_bytes)
-    if is_packed(tensor, groups, copy_bytes):
-        return Packed(tensor, channels)
-    memory = workspace((N, H, W, groups * channels), tensor)
-    _pack(tensor, memory, groups, channels, _pixel_tiles(N * H * W))
-    return Packed(memory, channels)
-
-
-def is_packed(tensor: Tensor, groups: int, copy_bytes: int = COPY_BYTES) -> bool:
-    """Whether `tensor`'s own memory lies as the products want it."""
-    _, C, H, W = tensor.shape
-    wanted = (H * W * C, 1, W * C, C)
-    dense = all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
-    whole = padded(C // groups, tensor.dtype, copy_bytes) * groups == C
-    return dense and whole and tensor.data_ptr() % COPY_BYTES == 0
-
-
-def _turned(weight: Tensor, groups: int) -> Packed:
-    """The filters as the data gradient wants them, (groups, C, R, S, K): a filter for each channel of the input."""
-    K, C, R, S = weight.shape
-    if R > 1 and S > 1 and weight.stride(2) != S * weight.stride(3):
-        weight = weight.contiguous()
-    channels = padded(K // groups, weight.dtype, COPY_BYTES)
-    memory = workspace((groups * C, R, S, channels), weight)
-    step_K, step_C, step_R, step_S = weight.stride()
-    view = weight.as_strided(
-        (groups, K // groups, C, R * S), (K // groups * step_K, step_K, step_C, step_S if S > 1 else step_R)
-    )
-    _pack(view, memory, 1, channels, _pixel_tiles(groups * C * R * S))
-    return Packed(memory, channels)
 
 
 def _convolve(
@@ -277,32 +228,6 @@ def _convolve(
         _reduce(partials, groups, padded_K, bias, output, not transposed)
 
 
-def _pack(
-    source: Tensor,
-    memory: Tensor,
-    groups: int,
-    channels: int,
-    parts: int,
-    mask: Tensor | None = None,
-    sums: Tensor | None = None,
-) -> None:
-    """source (N, groups * C, H, W), 0 where `mask` <= 0, to (N, H, W, groups, channels), in so many runs of pixels."""
-    launch(
-        "conv2d_relu_pack",
-        source,
-        source.data_ptr(),
-        tuple(source.shape),
-        strides(source),
-        0 if mask is None else mask.data_ptr(),
-        strides(source if mask is None else mask),
-        memory.data_ptr(),
-        0 if sums is None else sums.data_ptr(),
-        groups,
-        channels,
-        parts,
-    )
-
-
 def _reduce(partials: Tensor, groups: int, channels: int, bias: Tensor | None, output: Tensor, relu: bool) -> None:
     """output (N, groups * C, H, W) = the sum of partials (splits, N, H, W, groups, channels), bias and ReLU behind."""
     launch(
@@ -318,25 +243,6 @@ def _reduce(partials: Tensor, groups: int, channels: int, bias: Tensor | None, o
         strides(output),
         relu,
     )
-
-
-def _copy_bytes(channels: int, dtype: torch.dtype) -> int:
-    few = dtype.itemsize == 2 and channels * dtype.itemsize <= SMALL_COPY_BYTES
-    return SMALL_COPY_BYTES if few else COPY_BYTES
-
-
-def padded(channels: int, dtype: torch.dtype, copy_bytes: int | None = None) -> int:
-    """So many channels, filled up to whole copies: those of images and filters, if no other size is given."""
-    step = (copy_bytes or _copy_bytes(channels, dtype)) // dtype.itemsize
-    return max(-(-channels // step), 1) * step
-
-
-def _pixel_tiles(pixels: int) -> int:
-    return -(-pixels // PIXELS_PER_TILE)
-
-
-def workspace(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return empty(Spec(shape, contiguous_strides(shape), dtype or like.dtype), like.device)
 
 
 def is_tf32(tensor: Tensor) -> bool:

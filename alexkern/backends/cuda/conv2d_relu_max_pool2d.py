@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d, sm90, strides
-from alexkern.backends.cuda.conv2d_relu import COPY_BYTES, PARTS_AT_ONCE, Geometry, Packed
+from alexkern.backends.cuda.conv2d_relu import PARTS_AT_ONCE
+from alexkern.backends.cuda.layout import COPY_BYTES, Packed, operands, padded, workspace
 from alexkern.cost.sm80_pooled import Plan, Problem, compare
-from alexkern.geometry import Pair, convolved_size
+from alexkern.geometry import Geometry, Pair, convolved_size
 from alexkern.plan import Spec, conform, conv2d_relu_max_pool2d_outputs, empty
 
 FUSED_WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: what the fused kernel is written for
@@ -46,7 +47,7 @@ def forward(
         return max_pool2d.forward(convolved, *pool, (1, 1), False, save_offsets)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
-    images, filters = conv2d_relu.operands(input, weight, groups)
+    images, filters = operands(input, weight, groups)
     bias = None if bias is None else bias.contiguous()
     launch(
         "conv2d_relu_max_pool2d_forward",
@@ -102,11 +103,11 @@ def _unpooled(
 ) -> tuple[Packed, Tensor | None]:
     """The gradient (N, K, *size) of the convolution's output behind the ReLU, packed, and its sum: the bias's."""
     N, K, *pooled_size = grad.shape
-    channels = conv2d_relu.padded(K // groups, grad.dtype, COPY_BYTES)
-    memory = conv2d_relu.workspace((N, *size, groups * channels), grad)
+    channels = padded(K // groups, grad.dtype, COPY_BYTES)
+    memory = workspace((N, *size, groups * channels), grad)
     chunks = max(min(N * size[0] * size[1], CHUNKS), 1)
     chunks -= chunks % PARTS_AT_ONCE if chunks > PARTS_AT_ONCE else 0
-    sums = conv2d_relu.workspace((chunks, groups * channels), grad, torch.float32) if with_bias else None
+    sums = workspace((chunks, groups * channels), grad, torch.float32) if with_bias else None
     # Every gradient is read up to four times: in the order of the offsets and the output, which is that of `memory`.
     layout = Spec(tuple(grad.shape), offsets.stride(), grad.dtype)
     grad, output = conform(grad, layout), conform(output, layout)
@@ -154,6 +155,6 @@ def problem_of(
     """What the model compares the two ways of."""
     N, C, H, W = input_shape
     K, _, R, S = weight_shape
-    depth = R * S * conv2d_relu.padded(C // groups, dtype)
+    depth = R * S * padded(C // groups, dtype)
     values = N * C * H * W + K * C // groups * R * S  # of images and filters
     return Problem(dtype.itemsize, tf32, N, *size, K // groups, groups, depth, values * dtype.itemsize, save_offsets)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import launch, sm90
-from alexkern.backends.cuda.conv2d_relu import packed
 from alexkern.backends.cuda.dropout import limit
+from alexkern.backends.cuda.layout import packed
 from alexkern.backends.torch.dropout import scale
 from alexkern.plan import Spec, contiguous_strides, empty, like, linear_relu_dropout_output
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,13 +16,12 @@ from torch import Tensor
 from alexkern._environment import read
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated, launch
+from alexkern.backends.cuda.layout import Packed
 from alexkern.cost import sm90 as model
 from alexkern.cost.chips import CHIPS, Chip, here
 from alexkern.cost.sm90 import Choice
+from alexkern.geometry import Geometry
 from alexkern.plan import Spec, contiguous_strides, empty
-
-if TYPE_CHECKING:
-    from alexkern.backends.cuda.conv2d_relu import Geometry, Packed
 
 Pair = tuple[int, int]
 

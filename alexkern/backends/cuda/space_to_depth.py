@@ -6,17 +6,15 @@ AlexNet's first layer (11 x 11, 3 channels) becomes 3 x 3 over 48 channels. `pay
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import chip_of, compiled, launch, sm90, strides
 from alexkern.cost.sm80 import FACTOR, first_layer_times
+from alexkern.geometry import Geometry
 from alexkern.plan import Spec, contiguous_strides, empty
-
-if TYPE_CHECKING:
-    from alexkern.backends.cuda.conv2d_relu import Geometry
 
 Pair = tuple[int, int]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # of bytes, a mean and a deviation a channel, in 0 to 1
