@@ -160,10 +160,10 @@ def test_channels_last_memory_is_used_as_it_is(generator: torch.Generator) -> No
 def test_packing_pads_each_group_with_zeros(
     dtype: torch.dtype, channels: int, groups: int, generator: torch.Generator
 ) -> None:
-    for layout in (torch.contiguous_format, torch.channels_last):
+    for format in (torch.contiguous_format, torch.channels_last):
         images = torch.randn((3, channels, 5, 7), generator=generator).to(dtype).to(DEVICE)
         with canaries():
-            memory, padded = layout.packed(images.contiguous(memory_format=layout), groups)
+            memory, padded = layout.packed(images.contiguous(memory_format=format), groups)
         group = channels // groups
         assert padded % (16 // dtype.itemsize) == 0 and group <= padded
         wanted = images.permute(0, 2, 3, 1).reshape(3, 5, 7, groups, group)
