@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alexkern.bench.priority import LATE
-from alexkern.bench.timing import CERTAIN_S, LONG_S
+from alexkern.bench.timing import LONG_S
 from alexkern.bench.work import Ceilings, floor
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 
 TYPICAL_SHARE = 0.6  # of the limit, that calls reach
-CALLS, LONG_CALLS, LONGEST_CALLS = 48, 24, 6  # of one comparison at the least, for the reference, checks and rounds
+FEW_S = 0.3  # of a call that gets but the fewest rounds at the least, where shorter ones get ENOUGH
+# At the least, of the reference, ours and one peer: short calls, with warm ones before them; long ones; those of FEW_S.
+CALLS, LONG_CALLS, LONGEST_CALLS = 30, 16, 6
 FEWEST_CALLS = 3  # of one peer: its check and two rounds
 
 
@@ -88,4 +90,4 @@ def least(comparison: Comparison, ceilings: Mapping[str, Ceilings]) -> float:
     if not comparison.target or not comparison.work:
         return comparison.least_s
     call = floor(comparison.work, ceilings[comparison.target.arithmetic]) / TYPICAL_SHARE
-    return comparison.least_s + call * (CALLS if call < LONG_S else LONG_CALLS if call < CERTAIN_S else LONGEST_CALLS)
+    return comparison.least_s + call * (CALLS if call < LONG_S else LONG_CALLS if call < FEW_S else LONGEST_CALLS)
