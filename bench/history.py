@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from alexkern import models
 from alexkern.bench import work
 from alexkern.bench.checks import check_close, check_gradient_norms
 from alexkern.bench.comparison import Comparison, Kind, Trial
 from alexkern.bench.layers import LAYERS, Target
-from alexkern.bench.networks import LEAST_S, contenders, handed_over, plain, variant
+from alexkern.bench.networks import LEAST_S, build, contenders, handed_over, plain, variant
 from alexkern.bench.options import Options
 from alexkern.bench.peers import Peer
 from alexkern.bench.priority import LATE, importance
@@ -78,9 +77,10 @@ def convnet_benchmarks(options: Options) -> Iterable[Comparison]:
 
 
 def _trial(backward: bool, runners: Sequence[Peer], target: Target) -> Trial:
-    torch.manual_seed(0)
-    with torch.device(target.device):
-        network = models.MODELS[MODEL](dropout=0.0).train()
+    network = build(MODEL, target).train()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     images = target.randn(BATCH, 3, 224, 224)
     reference = plain(network)
     output = reference(images.float())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -131,8 +131,16 @@ def handed_over(name: str, runners: Sequence[Peer], network: nn.Module) -> tuple
 
 def build(model: str, target: Target) -> nn.Module:
     """The network with random weights, the same ones every time, in float32."""
+    network = copy.deepcopy(_drawn(model, target.device))
     torch.manual_seed(0)
-    with torch.device(target.device):
+    return network
+
+
+@cache
+def _drawn(model: str, device: torch.device) -> nn.Module:
+    """To be copied: on a CPU, drawing the weights takes ten times as long."""
+    torch.manual_seed(0)
+    with torch.device(device):
         network: nn.Module = getattr(models, model)()
         return network
 

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from alexkern.bench.budget import Budget, Clock
 from alexkern.bench.comparison import Comparison
 from alexkern.bench.priority import LATE
-from alexkern.bench.timing import CERTAIN_S, LONG_S
+from alexkern.bench.timing import LONG_S
 from alexkern.bench.work import Ceilings, floor
 
 TYPICAL_SHARE = 0.6  # of the limit, that calls reach
-CALLS, LONG_CALLS, LONGEST_CALLS = 48, 24, 6  # of one comparison at the least, for the reference, checks and rounds
+FEW_S = 0.3  # of a call that gets but the fewest rounds at the least, where shorter ones get ENOUGH
+# At the least, of the reference, ours and one peer: short calls, with warm ones before them; long ones; those of FEW_S.
+CALLS, LONG_CALLS, LONGEST_CALLS = 30, 16, 6
 
 
 class Schedule:
@@ -48,4 +50,4 @@ def least(comparison: Comparison, ceilings: Mapping[str, Ceilings]) -> float:
     if not comparison.target or not comparison.work:
         return comparison.least_s
     call = floor(comparison.work, ceilings[comparison.target.arithmetic]) / TYPICAL_SHARE
-    return comparison.least_s + call * (CALLS if call < LONG_S else LONG_CALLS if call < CERTAIN_S else LONGEST_CALLS)
+    return comparison.least_s + call * (CALLS if call < LONG_S else LONG_CALLS if call < FEW_S else LONGEST_CALLS)

@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alexkern import models
 from alexkern.bench.checks import check_close, check_gradient_norms
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, threads
 from alexkern.bench.layers import Target
-from alexkern.bench.networks import plain, seconds
+from alexkern.bench.networks import build, plain, seconds
 from alexkern.bench.options import Options
 from alexkern.bench.timing import Call
 from alexkern.data import Batch, collate, decode
@@ -102,8 +101,7 @@ def _prepared(path: Path) -> Tensor:
 
 
 def _step_trial(model: str, batch: int, target: Target) -> Trial:
-    torch.manual_seed(0)
-    network = getattr(models, model)()
+    network = build(model, target)
     precision = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[target.dtype]
     settings = Settings(model=model, batch_size=batch, precision=precision, learning_rate=1e-4)
     world = World(0, 1, target.device)

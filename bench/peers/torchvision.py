@@ -20,9 +20,9 @@ class Torchvision(Peer):
         import torchvision
 
         dropout = next(module.p for module in model.modules() if isinstance(module, nn.Dropout))
-        theirs = torchvision.models.alexnet(dropout=dropout).to(example.device, example.dtype).train(model.training)
-        theirs.load_state_dict(model.state_dict())
-        # The parameters stay those of `model`, which is what a training step updates.
+        with torch.device("meta"):  # draws no weights
+            theirs = torchvision.models.alexnet(dropout=dropout).train(model.training)
+        # The parameters are those of `model`, which is what a training step updates.
         for name, parameter in model.named_parameters():
             module, _, leaf = name.rpartition(".")
             setattr(theirs.get_submodule(module), leaf, parameter)
