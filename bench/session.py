@@ -19,6 +19,7 @@ from alexkern.bench.priority import LATE
 from alexkern.bench.record import Entry, Record
 from alexkern.bench.summary import render
 from alexkern.bench.timing import Timer, timer_for
+from alexkern.drawing import NotDrawn
 
 
 class Run:
@@ -34,6 +35,7 @@ class Run:
         self.ceilings: dict[str, Ceilings] = {}  # by arithmetic
         self._end = time.monotonic() + options.seconds
         self._complete = False
+        self._undrawn = "the pictures are not drawn: the run was cut off"
 
     def outcome(self, group: str, variant: str) -> Outcome:
         """A variant's outcome; the first one asked for measures its whole comparison."""
@@ -105,10 +107,15 @@ class Run:
             report.write(self.record, self.options.record)
 
     def finish(self) -> None:
-        """Says in the record that the run came to its end."""
+        """Says in the record that the run came to its end, and draws its pictures, which no measurement waits for."""
         self._complete = True
-        if self.outcomes:
+        if self.outcomes and self.options.record:
             self._save()
+            try:
+                report.illustrate(self.record, self.options.record)
+                self._undrawn = ""
+            except NotDrawn as error:
+                self._undrawn = str(error)
 
     def summary(self, *, color: bool = False) -> str:
         footer = [describe_machine(self.facts)]
@@ -121,4 +128,6 @@ class Run:
             footer.append(f"comparisons left out because time was up ({seconds}): {len(self.late)}")
         if self.options.record:
             footer.append(f"record: {self.options.record}")
+            if self._undrawn:
+                footer.append(f"{self._undrawn}; later: alexkern bench --report {self.options.record}")
         return render(self.entries, self.record.ceilings, "\n".join(footer), color=color)
