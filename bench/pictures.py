@@ -139,7 +139,9 @@ def memory(record: Record, arithmetic: str, model: str) -> Figure | None:
         return None
     entries.sort(key=_batch)
     palette = colors(entries)
-    bars = [[(one.name, one.median * MB.scale, number(one.median, MB)) for one in _measured(entry)] for entry in entries]
+    bars = [
+        [(one.name, one.median * MB.scale, number(one.median, MB)) for one in _measured(entry)] for entry in entries
+    ]
     *places, end = accumulate((len(found) + 1 for found in bars), initial=0.0)
     heading = f"Peak memory of a training step, beside parameters and images: {model}, {arithmetic}"
     figure = _figure(record, heading, ROW * (end + math.ceil(len(palette) / ACROSS)) + 0.9)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is done in place of a plain run; what the parser does not know is pytest's, or that of --static."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--record", metavar="DIR", help="run, and write the record and its table to DIR as they come, its pictures at the end"
+        "--record", metavar="DIR", help="run, and write the record and its table to DIR, its pictures at the end"
     )
     which.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="what changed between two records")
     which.add_argument("--report", type=Path, metavar="DIR", help="write a record's table anew, and draw its pictures")

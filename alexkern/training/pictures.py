@@ -35,10 +35,10 @@ def curves(rows: Sequence[Row]) -> Figure:
     """The loss on the left, the share of right first guesses on the right, by epoch."""
     figure = blank(8.4, 3, "Loss and share of right first guesses by epoch")
     for axes, (title, columns) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        for column, (name, (color, style)) in zip(columns, LINES.items(), strict=True):
+        for column, (name, (color, dashes)) in zip(columns, LINES.items(), strict=True):
             points = [(row.epoch, getattr(row, column)) for row in rows if math.isfinite(getattr(row, column))]
             if points:
-                axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markevery=[-1], label=name)
+                axes.plot(*zip(*points, strict=True), dashes, color=color, marker="o", markevery=[-1], label=name)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
