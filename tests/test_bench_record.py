@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import re
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -239,6 +240,11 @@ def test_colours_differ_for_colour_blind_eyes_too():
 
 
 # without matplotlib
+
+
+def test_nothing_imports_matplotlib_before_it_draws():
+    script = "import sys, alexkern.cli, alexkern.bench.session; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
 
 
 @pytest.fixture
