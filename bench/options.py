@@ -149,7 +149,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "wall-clock the whole run aims at: no row is left out, the most important have more peers and rounds "
         f"(default: {SECONDS:g}, with --record {RECORD_SECONDS:g})",
     },
-    "--record": {"metavar": "DIR", "help": "write the record, its table and its pictures to this folder as they come"},
+    "--record": {
+        "metavar": "DIR",
+        "help": "write the record and its table to this folder as they come, and its pictures at the end",
+    },
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alexkern.bench.machine import describe_machine
 from alexkern.bench.record import NAME, Record, read, replace
-from alexkern.bench.report import REPORT, draw, history, table
+from alexkern.bench.report import REPORT, history, table
 from alexkern.bench.summary import describe_ceilings
 
 BLOCK = re.compile(r"<!-- bench:begin -->\n.*?<!-- bench:end -->", re.DOTALL)
@@ -69,7 +69,7 @@ def shown(root: Path, folder: Path, record: Record) -> list[str]:
         if members:
             lines += ["", f"{heading}:", "", *table(members)]
     picture = f"layers-{model}-{arithmetic}.svg"
-    if picture in draw(record):
+    if (folder / picture).is_file():
         lines += ["", f"![Share of the limit by layer]({place}/{picture})"]
     lines += ["", *history(record)]
     return [*lines, f"The whole record, with further pictures: [{place}/{REPORT}]({place}/{REPORT}).", ""]

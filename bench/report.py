@@ -1,9 +1,9 @@
-"""What a record is shown as: Markdown with its pictures beside it, written whenever the record is."""
+"""What a record is shown as: Markdown, written whenever the record is, and pictures beside it, drawn at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import groupby
+from collections.abc import Iterable
+from itertools import groupby, product
 from pathlib import Path
 
 from alexkern.bench import pictures
@@ -14,13 +14,10 @@ from alexkern.bench.record import NAME, Entry, Record, replace
 from alexkern.bench.record import write as write_record
 from alexkern.bench.rows import Row, absences, number, rows, verdicts
 from alexkern.bench.summary import describe_ceilings
+from alexkern.drawing import style, svg
 
 REPORT = "README.md"  # what a browser of the folder shows
-PICTURES: dict[str, Callable[[Record, str, str], str | None]] = {
-    "layers": pictures.layers,
-    "throughput": pictures.throughput,
-    "memory": pictures.memory,
-}
+PICTURES = {"layers": pictures.layers, "throughput": pictures.throughput, "memory": pictures.memory}
 HEADINGS = ("what", "alexkern", "images/s", "best peer", "its name", "ratio", "of the limit", "")
 LATENCIES = ("latency", "peer's latency")
 LEGEND = (
@@ -31,24 +28,32 @@ LEGEND = (
 
 
 def write(record: Record, folder: Path) -> None:
-    """The record, its report and its pictures, each replaced in one step."""
+    """The record and its page, each replaced in one step."""
     write_record(record, folder)
+    replace(folder / REPORT, markdown(record, ()))
+
+
+def illustrate(record: Record, folder: Path) -> None:
+    """The record's pictures, and its page with them, each replaced in one step.
+
+    Raises:
+        NotDrawn: matplotlib is missing; nothing is written.
+    """
     drawn = draw(record)
     for name, picture in drawn.items():
         replace(folder / name, picture)
-    replace(folder / REPORT, markdown(record, list(drawn)))
+    replace(folder / REPORT, markdown(record, drawn))
 
 
 def draw(record: Record) -> dict[str, str]:
     """The pictures that the record has the measurements for, by file name."""
     models = list(dict.fromkeys(str(one.labels["model"]) for one in record.entries if "model" in one.labels))
     drawn = {}
-    for arithmetic in record.ceilings:
-        for model in models:
-            for name, picture in PICTURES.items():
-                text = picture(record, arithmetic, model)
-                if text is not None:
-                    drawn[f"{name}-{model}-{arithmetic}.svg"] = text
+    with style():
+        for arithmetic, model, name in product(record.ceilings, models, PICTURES):
+            figure = PICTURES[name](record, arithmetic, model)
+            if figure is not None:
+                drawn[f"{name}-{model}-{arithmetic}.svg"] = svg(figure)
     return drawn
 
 

@@ -19,6 +19,7 @@ from alexkern.bench.record import Entry, Record
 from alexkern.bench.schedule import Clock, Schedule
 from alexkern.bench.summary import render
 from alexkern.bench.timing import Timer, timer_for
+from alexkern.drawing import NotDrawn
 
 
 class Run:
@@ -33,6 +34,7 @@ class Run:
         self.ceilings: dict[str, Ceilings] = {}  # by arithmetic
         self._schedule = Schedule(options.seconds, clock)
         self._complete = False
+        self._undrawn = "the pictures are not drawn: the run was cut off"
 
     def outcome(self, group: str, variant: str) -> Outcome:
         """A variant's outcome; the first one asked for measures its whole comparison."""
@@ -93,10 +95,15 @@ class Run:
             report.write(self.record, self.options.record)
 
     def finish(self) -> None:
-        """Says in the record that the run came to its end."""
+        """Says in the record that the run came to its end, and draws its pictures, which no measurement waits for."""
         self._complete = True
-        if self.outcomes:
+        if self.outcomes and self.options.record:
             self._save()
+            try:
+                report.illustrate(self.record, self.options.record)
+                self._undrawn = ""
+            except NotDrawn as error:
+                self._undrawn = str(error)
 
     def summary(self, *, color: bool = False) -> str:
         footer = [describe_machine(self.facts)]
@@ -106,4 +113,6 @@ class Run:
             footer.append(self.load)
         if self.options.record:
             footer.append(f"record: {self.options.record}")
+            if self._undrawn:
+                footer.append(f"{self._undrawn}; later: alexkern bench --report {self.options.record}")
         return render(self.entries, self.record.ceilings, "\n".join(footer), color=color)

@@ -65,7 +65,7 @@ def render(
         console.print(LATENCY_LEGEND)
     for line in describe_ceilings(ceilings):
         console.print(escape(line))
-    console.print(escape(footer))
+    console.print(escape(footer), soft_wrap=True)  # commands to copy
     return output.getvalue()
 
 

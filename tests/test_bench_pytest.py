@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import alexkern.bench
+from alexkern import cli
 from alexkern.bench import record as records
 from alexkern.bench.comparison import Failure
 from support.bench_records import comparison
@@ -156,7 +157,7 @@ def bench_slow(report):
 
 
 def test_a_record_survives_being_killed(tmp_path):
-    """SIGKILL in the midst of it: what it had measured is there and whole, with its table and pictures."""
+    """SIGKILL in the midst of it: what it had measured is there and whole, with its table, and can be drawn."""
     folder, out = tmp_path / "folder", tmp_path / "out"
     folder.mkdir()
     shutil.copy(BENCH / "conftest.py", folder)
@@ -178,8 +179,9 @@ def test_a_record_survives_being_killed(tmp_path):
     assert all(variant.rounds >= 2 and 0.05 < variant.median < 1.0 for variant in first.variants)
     page = (out / "README.md").read_text()
     assert "| net 0 | " in page and "this run was cut off" in page
-    assert (out / "throughput-alexnet-float32.svg").read_text().endswith("</svg>\n")
     assert not list(out.glob(".*"))
+    assert cli.main(["bench", "--report", str(out)]) == 0
+    assert (out / "throughput-alexnet-float32.svg").read_text().endswith("</svg>\n")
 
 
 def entries_in(folder: Path) -> int:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
+import numpy
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.container import BarContainer
+from skimage import color
 
 from alexkern import cli
-from alexkern.bench import changes, history, pictures, readme, record, report, scales
+from alexkern.bench import changes, history, pictures, readme, record, report
 from alexkern.bench.comparison import Kind
+from alexkern.bench.session import Run
+from alexkern.drawing import style, svg
 from support import bench_records
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +32,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 @pytest.fixture(scope="module")
 def made() -> record.Record:
     return bench_records.record()
+
+
+@pytest.fixture(scope="module")
+def drawn(made) -> dict[str, str]:
+    return report.draw(made)
 
 
 def test_what_is_read_is_what_was_written(made, tmp_path):
@@ -64,7 +78,7 @@ def test_what_is_no_record_is_one_clear_line(content, tmp_path, capsys):
 
 
 def test_the_page_has_every_number_and_every_reason(made, tmp_path):
-    report.write(made, tmp_path)
+    report.illustrate(made, tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert page.startswith("# A CPU & more, 2026-05-01\n")
     for entry in made.entries:
@@ -102,71 +116,184 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_pictures_are_whole_svg_within_their_frame(made):
-    drawn = report.draw(made)
+def bars(axes) -> dict[str, list]:
+    return {group.get_label(): list(group) for group in axes.containers if isinstance(group, BarContainer)}
+
+
+def entry_of(made: record.Record, direction: str, **changes: object) -> record.Entry:
+    return dataclasses.replace(pictures.select(made, "float32", "alexnet", direction)[0], **changes)
+
+
+def test_pictures_are_svg_whose_text_is_text(drawn):
     assert sorted(drawn) == [f"{name}-alexnet-float32.svg" for name in ("layers", "memory", "throughput")]
-    for svg in drawn.values():
-        root = ElementTree.fromstring(svg)
-        width, height = float(root.get("width")), float(root.get("height"))
-        for element in root.iter():
-            if element.get("width") != "100%":
-                for key, most in (("x", width), ("x1", width), ("x2", width), ("y", height), ("y1", height)):
-                    assert 0 <= float(element.get(key, 0)) <= most
-        for bar in root.iter(f"{SVG}rect"):
-            if bar.get("x"):
-                assert float(bar.get("x")) + float(bar.get("width")) <= width
-        assert any("A CPU & more, 2026-05-01" in text for text in texts(svg))
+    for text in drawn.values():
+        assert text.endswith("</svg>\n") and text.count("<title>") == 1 and "<dc:date>" not in text
+        assert "A CPU & more, 2026-05-01, torch 2.13.0" in texts(text)
+        assert {"alexkern", "torch", "torch channels_last"} <= set(texts(text))
+    assert "100%" in texts(drawn["layers-alexnet-float32.svg"]) and "100" in texts(
+        drawn["throughput-alexnet-float32.svg"]
+    )
+
+
+def test_pictures_of_one_record_are_the_same_bytes_whatever_the_user_has_configured(made, drawn):
+    log = logging.getLogger("matplotlib")
+    before = dict(matplotlib.rcParams), log.level
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "svg.fonttype": "path"}):
+        assert report.draw(made) == drawn
+        assert matplotlib.rcParams["font.size"] == 20
+    assert (dict(matplotlib.rcParams), log.level) == before
+
+
+@pytest.mark.parametrize("picture", list(report.PICTURES.values()))
+def test_a_crowded_picture_stays_within_its_frame(made, picture):
+    """Every peer that there is, on a machine with a long name."""
+    names = ["alexkern", "alexkern frozen", *pictures.PEERS]
+    variants = tuple(record.Measured(name, index < 2, 1e-3 * (index + 1)) for index, name in enumerate(names))
+    entries = [dataclasses.replace(one, variants=variants, floor=one.floor and 5e-4) for one in made.entries]
+    machine = made.machine | {"gpu": "NVIDIA RTX 6000 Ada <&> $with_a$ longer name", "torch": "2.13.0+cu130"}
+    with style():
+        figure = picture(dataclasses.replace(made, machine=machine, entries=tuple(entries)), "float32", "alexnet")
+        shown = texts(svg(figure))
+        box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+    assert set(names) <= set(shown) and any("<&> $with_a$ longer" in text for text in shown)
 
 
 def test_bars_are_as_long_as_their_share_and_the_limit_is_drawn_at_all_of_it(made):
-    root = ElementTree.fromstring(pictures.layers(made, "float32", "alexnet"))
-    limits = [line for line in root.iter(f"{SVG}line") if line.get("stroke") == pictures.LIMIT]
-    lines = sorted(float(line.get("x1")) for line in limits if float(line.get("y2")) - float(line.get("y1")) > 100)
-    assert len(lines) == 2
-    entries = pictures.select(made, "float32", "alexnet", "forward")
-    bars = [bar for bar in root.iter(f"{SVG}rect") if bar.get("height") == "9"]
-    left = min(float(bar.get("x")) for bar in bars)
-    mine = [bar for bar in bars if float(bar.get("x")) == left]
-    wanted = [entry.floor / one.median for entry in entries for one in entry.variants if one.median]
-    assert len(mine) == len(wanted) > 20
-    for bar, share in zip(mine, wanted, strict=True):
-        assert float(bar.get("width")) / (lines[0] - left) == pytest.approx(share, abs=0.002)
-    layers = [
-        text for text in texts(ElementTree.tostring(root, encoding="unicode")) if re.fullmatch("(conv|pool)\\d", text)
-    ]
-    assert layers == [*(f"conv{n}" for n in range(1, 6)), "conv1", "conv2", "conv5", "pool1", "pool2", "pool5"]
+    figure = pictures.layers(made, "float32", "alexnet")
+    assert len(figure.axes) == 2
+    for axes, direction in zip(figure.axes, ("forward", "forward+backward"), strict=True):
+        (limit,) = [line for line in axes.lines if line.get_color() == pictures.LIMIT]
+        assert list(limit.get_xdata()) == [1, 1] and axes.get_xlim()[1] > 1
+        entries = pictures.select(made, "float32", "alexnet", direction)
+        drawn = bars(axes)
+        assert list(drawn) == ["alexkern", "torch", "torch channels_last"]
+        shown = {text.get_text() for text in axes.texts}
+        for name, found in drawn.items():
+            medians = [entry.variant(name).median for entry in entries]
+            shares = [entry.floor / median for entry, median in zip(entries, medians, strict=True)]
+            assert [bar.get_width() for bar in found] == shares
+            assert shown >= {f"{1e3 * time:.1f} ms" if time >= 1e-3 else f"{1e6 * time:.0f} us" for time in medians}
+        # From the top: ours, torch, torch's other layout; then the next layer.
+        places = [[bar.get_y() for bar in found] for found in drawn.values()]
+        order = [place for layer in zip(*places, strict=True) for place in layer]
+        assert order == sorted(order) and axes.yaxis_inverted()
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[:6] == ["conv2d_relu", *(f"conv{n}" for n in range(1, 6))]
+    assert names[6:] == ["conv2d_relu_max_pool2d", "conv1", "conv2", "conv5", "max_pool2d", "pool1", "pool2", "pool5"]
 
 
-def test_throughput_rises_with_its_line_and_the_limit_lies_above(made):
-    root = ElementTree.fromstring(pictures.throughput(made, "float32", "alexnet"))
-    lines = {
-        line.get("stroke"): [tuple(map(float, point.split(","))) for point in line.get("points").split()]
-        for line in root.iter(f"{SVG}polyline")
-    }
-    limit = lines.pop(pictures.LIMIT)
-    assert [x for x, _ in limit] == sorted({x for x, _ in limit}) and len(limit) == 3
-    for line in lines.values():
-        assert all(y > above for (_, y), (_, above) in zip(line, limit, strict=True))
-    palette = pictures.colors(pictures.select(made, "float32", "alexnet", "inference"))
+def test_throughput_is_images_a_second_on_logarithmic_axes(made):
+    (axes,) = pictures.throughput(made, "float32", "alexnet").axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     entries = pictures.select(made, "float32", "alexnet", "inference")
-    for name, color in palette.items():
-        rates = [entry.images / entry.variant(name).median for entry in entries]
-        heights = [y for _, y in lines[color]]
-        assert [rates.index(rate) for rate in sorted(rates)] == [heights.index(y) for y in sorted(heights)[::-1]]
+    lines = {line.get_label(): line for line in axes.lines}
+    wanted = {"the limit": [entry.images / entry.floor for entry in entries]}
+    for name in pictures.colors(entries):
+        wanted[name] = [entry.images / entry.variant(name).median for entry in entries]
+    assert lines.keys() == wanted.keys()
+    for name, rates in wanted.items():
+        assert list(lines[name].get_xdata()) == [1, 16, 64] and list(lines[name].get_ydata()) == rates
+    ends = [line.get_ydata()[-1] for line in axes.lines]
+    assert ends == sorted(ends)[::-1]  # so the legend's names lie as the lines do
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "16", "64"]
+    assert all(axes.get_ylim()[0] < rate < axes.get_ylim()[1] for rates in wanted.values() for rate in rates)
+
+
+def test_memory_has_a_group_of_bars_for_each_batch(made):
+    small, large = entry_of(made, "peak memory"), entry_of(made, "peak memory")
+    large = dataclasses.replace(large, labels=large.labels | {"batch": 64})
+    (axes,) = pictures.memory(dataclasses.replace(made, entries=(large, small)), "float32", "alexnet").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["batch 32", "batch 64"]
+    for name, (first, second) in bars(axes).items():
+        assert first.get_width() == second.get_width() == small.variant(name).median * 1e-6
+        assert first.get_y() < second.get_y()
+
+
+def test_what_was_not_measured_is_not_drawn(made):
+    failed = record.Measured("alexkern", True, failure="out of memory")
+    entries = {one.group: one for one in made.entries}
+    for one in made.entries:
+        if one.labels["batch"] in (8, 16, 32):
+            entries[one.group] = dataclasses.replace(one, variants=(failed, *one.variants[1:]))
+    partial = dataclasses.replace(made, entries=tuple(entries.values()))
+    lines = {line.get_label(): line for line in pictures.throughput(partial, "float32", "alexnet").axes[0].lines}
+    assert list(lines["alexkern"].get_xdata()) == [1, 64] and list(lines["torch"].get_xdata()) == [1, 16, 64]
+    for picture in (pictures.layers, pictures.memory):
+        for axes in picture(partial, "float32", "alexnet").axes:
+            assert list(bars(axes)) == ["torch", "torch channels_last"]
 
 
 def test_a_record_without_measurements_has_no_pictures(made):
     assert report.draw(dataclasses.replace(made, entries=())) == {}
-    lone = [one for one in made.entries if one.labels["pass"] == "inference"][:1]
-    assert report.draw(dataclasses.replace(made, entries=tuple(lone))) == {}
+    one_batch = entry_of(made, "inference")
+    no_floor = entry_of(made, "forward", floor=None)
+    broken = (record.Measured("alexkern", True, failure="broken"),)
+    failed = [entry_of(made, direction, variants=broken) for direction in ("forward", "peak memory")]
+    assert report.draw(dataclasses.replace(made, entries=(one_batch, no_floor, *failed))) == {}
 
 
-def test_axes_have_round_steps_that_reach_the_end():
-    for largest in (0.37, 1.0, 7.3, 42, 433, 99_999):
-        steps = scales.round_steps(largest)
-        assert steps[0] == 0 and steps[-2] < largest <= steps[-1] * 1.0001 and 3 <= len(steps) <= 11
-    assert scales.decades([30, 140]) == [20, 50, 100, 200]
-    assert scales.decades([10, 1000]) == [10, 20, 50, 100, 200, 500, 1000]
+def test_colours_differ_for_colour_blind_eyes_too():
+    """By CIEDE2000, as seen without red or green cones: Machado, Oliveira and Fernandes (2009), severity 1."""
+    eyes = numpy.array([
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    ])  # fmt: skip
+    names = [pictures.LIMIT, *pictures.OURS, *pictures.PEERS.values()]
+    coded = numpy.array([to_rgb(name) for name in names])
+    linear = numpy.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    for eye in eyes:
+        seen = numpy.clip(linear @ eye.T, 0, 1)
+        lab = color.rgb2lab(numpy.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055))
+        apart = color.deltaE_ciede2000(lab[:, None], lab[None]) + 100 * numpy.eye(len(names))
+        assert apart.min() > 10, divmod(int(apart.argmin()), len(names))
+        assert lab[:, 0].max() < 90  # the ground is white
+
+
+# without matplotlib
+
+
+def test_nothing_imports_matplotlib_before_it_draws():
+    script = "import sys, alexkern.cli, alexkern.bench.session; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
+
+
+@pytest.fixture
+def finished(made, tmp_path) -> Run:
+    """A run with a record to write, that measured everything."""
+    run = Run(bench_records.options(record=tmp_path))
+    run.ceilings["float32"] = bench_records.CEILINGS
+    for comparison in bench_records.comparisons(run.options):
+        run.comparisons[comparison.group] = comparison
+        run.outcomes[comparison.group] = bench_records.results(comparison)
+    return run
+
+
+def test_a_run_draws_its_pictures_when_all_is_measured(finished, drawn, tmp_path):
+    finished._save()
+    assert {path.name for path in tmp_path.iterdir()} == {"record.json", "README.md"}
+    assert f"the run was cut off; later: alexkern bench --report {tmp_path}" in finished.summary()
+    finished.finish()
+    assert {path.name for path in tmp_path.glob("*.svg")} == drawn.keys()
+    assert "not drawn" not in finished.summary() and ".svg)" in (tmp_path / "README.md").read_text()
+
+
+def test_without_matplotlib_a_run_leaves_a_record_that_is_drawn_later(finished, drawn, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "matplotlib", None)
+        finished.finish()
+        (line,) = [line for line in finished.summary().splitlines() if "not drawn" in line]
+        assert "(pip install 'alexkern[pictures]')" in line and line.endswith(f"alexkern bench --report {tmp_path}")
+        assert record.read(tmp_path).complete and ".svg" not in (tmp_path / "README.md").read_text()
+        assert cli.main(["bench", "--report", str(tmp_path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "matplotlib" in line and "(pip install 'alexkern[pictures]')" in line
+    assert not list(tmp_path.glob("*.svg"))
+    assert cli.main(["bench", "--report", str(tmp_path)]) == 0
+    for name in drawn:
+        assert (tmp_path / name).read_text().endswith("</svg>\n")
+        assert f"]({name})" in (tmp_path / "README.md").read_text()
 
 
 # what changed
@@ -214,6 +341,8 @@ def test_readme_shows_the_newest_gpu_record_and_says_where_there_is_none(made, t
 
     assert readme.NO_GPU in shown()
     report.write(made, results / "cpu")
+    assert ".svg" not in shown()
+    report.illustrate(made, results / "cpu")
     text = shown()
     assert readme.NO_GPU in text and "**A CPU & more, 2026-05-01**" in text
     assert "| alexnet inference, batch 64 | " in text and "| conv3 forward+backward | " in text
@@ -238,6 +367,7 @@ def test_the_repositorys_own_readme_shows_its_records():
 def test_a_record_of_several_arithmetics_has_pictures_of_each_and_readme_the_first(tmp_path):
     both = bench_records.record(targets=(bench_records.HALF, bench_records.CPU))
     report.write(both, tmp_path / readme.RESULTS / "cpu")
+    report.illustrate(both, tmp_path / readme.RESULTS / "cpu")
     names = {path.name for path in (tmp_path / readme.RESULTS / "cpu").glob("*.svg")}
     assert {"layers-alexnet-bfloat16.svg", "layers-alexnet-float32.svg"} <= names
     block = readme.block(tmp_path)

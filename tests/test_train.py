@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,7 @@ def test_a_run_writes_its_files(run, images: Path, tmp_path: Path) -> None:
     assert [(row.epoch, row.step, row.images, row.damaged) for row in rows] == [(1, 4, 24, 0), (2, 8, 48, 0)]
     weights = read_weights(out / "model.safetensors")
     assert weights.classes == CLASSES and weights.transforms is not None and weights.transforms.crop_size == 63
-    svg = (out / "curves.svg").read_text()
-    assert svg.count("<polyline") == 4 and "top-1" in svg
+    assert (out / "curves.svg").read_text().endswith("</svg>\n")
     assert Image.open(out / "filters.png").size == (4 * (3 * 12 + 1), 4 * (3 * 12 + 1))
 
 
@@ -286,6 +286,43 @@ def test_pictures_of_filters(tmp_path: Path) -> None:
     assert picture.size == (37, 37)  # 3 x 3 filters of 11 pixels, 1 between them
     assert picture.getpixel((13 + 5, 13 + 3)) == (255, 255, 0)  # filter 4 is in the middle; its blue is lowest there
     assert picture.getpixel((13 + 5, 13 + 4)) == (255, 255, 255)
+
+
+def row(epoch: int, **values: float) -> log.Row:
+    numbers = {field: values.get(field, 0.0) for field in log.COLUMNS}
+    return log.Row(**numbers | {"epoch": epoch})  # type: ignore[arg-type]
+
+
+def test_curves_show_the_logs_numbers() -> None:
+    losses, right = [2.5, math.nan, 0.25], [0.125, 0.5, 1.0]
+    rows = [row(n + 1, train_loss=losses[n], val_loss=3.0, train_top1=right[n], val_top1=math.nan) for n in range(3)]
+    loss, top1 = pictures.curves(rows).axes
+    drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in (loss, top1)]
+    assert drawn[0] == {"training": [[1, 2.5], [3, 0.25]], "validation": [[1, 3], [2, 3], [3, 3]]}
+    assert drawn[1] == {"training": [[1, 0.125], [2, 0.5], [3, 1]]}
+    assert loss.get_ylim()[0] == 0 and loss.get_ylim()[1] > 3 and top1.get_ylim() == (0, 1)
+    for count in (1, 2, 90):
+        axes = pictures.curves([row(n + 1, train_loss=1.0) for n in range(count)]).axes[0]
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == int(tick) for tick in ticks)
+
+
+def test_curves_are_drawn_later_too(run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where matplotlib was missing at the end of a run, and of one that was killed, with its last row cut short."""
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "matplotlib", None)
+        status, lines, errors = run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path)
+        assert status == 0 and len(errors) == 1 and lines[-1].startswith(f"{tmp_path}/model.safetensors written")
+        assert errors[0].endswith(f"(pip install 'alexkern[pictures]'); later: alexkern train --curves {tmp_path}")
+        assert (tmp_path / "filters.png").is_file() and not (tmp_path / "curves.svg").exists()
+        assert "matplotlib" in one_line(run("--curves", tmp_path))
+    with open(tmp_path / "log.csv", "ab") as file:
+        file.write(b"2,8,\xff\n")
+    assert run("--curves", tmp_path) == (0, [f"{tmp_path}/curves.svg"], [])
+    drawn = (tmp_path / "curves.svg").read_bytes()
+    assert run("--curves", tmp_path)[0] == 0 and (tmp_path / "curves.svg").read_bytes() == drawn
+    assert f"--curves {images}: wanted a run's folder" in one_line(run("--curves", images))
 
 
 # Bad input

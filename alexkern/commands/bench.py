@@ -11,6 +11,7 @@ from typing import Any
 from alexkern._trees import EXIT_MIXED, mixed
 from alexkern.commands import CommandError
 from alexkern.console import first_line
+from alexkern.drawing import NotDrawn
 
 HELP = "measure alexkern against its peers"
 DESCRIPTION = (
@@ -23,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is done in place of a plain run; what the parser does not know is pytest's, or that of --static."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--record", metavar="DIR", help="run, and write the record, its table and its pictures to DIR as they come"
+        "--record", metavar="DIR", help="run, and write the record and its table to DIR, its pictures at the end"
     )
     which.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="what changed between two records")
-    which.add_argument("--report", type=Path, metavar="DIR", help="write a record's table and pictures anew")
+    which.add_argument("--report", type=Path, metavar="DIR", help="write a record's table anew, and draw its pictures")
     which.add_argument("--readme", type=Path, metavar="FILE", help="put the newest record into README")
     which.add_argument(
         "--static", action="store_true", help="what the kernels compile to and are predicted to take, without a GPU"
@@ -56,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
             text = _module("changes").render(*map(records.read, args.compare), color=sys.stdout.isatty())
             print(text, end="")
         elif args.report:
-            _module("report").write(records.read(args.report), args.report)
+            _module("report").illustrate(records.read(args.report), args.report)
             print(args.report)
         else:
             _module("readme").update(args.readme)
-    except ValueError as error:
+    except (ValueError, OSError, NotDrawn) as error:
         raise CommandError(first_line(error)) from error
     return 0
 

@@ -13,12 +13,13 @@ import torch
 from alexkern.commands import CommandError, positive
 from alexkern.console import first_line
 from alexkern.data import DataError, Samples, find_samples, hold_out
+from alexkern.drawing import NotDrawn
 from alexkern.models import MODELS
-from alexkern.training import PRESETS, Settings, Trainer, TrainingError, checkpoint
+from alexkern.training import PRESETS, Settings, Trainer, TrainingError, checkpoint, log, pictures
 from alexkern.training.display import Display
 from alexkern.training.errors import Interrupted
 from alexkern.training.settings import OPTIMIZERS, PRECISIONS, SCHEDULES, TRAINING_CROPS, flag, from_dict
-from alexkern.training.trainer import WEIGHTS
+from alexkern.training.trainer import CURVES, LOG, WEIGHTS
 from alexkern.training.world import World, join
 
 HELP = "train a network on a folder of images"
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", nargs="?", const="", metavar="F", help="go on from RUN's checkpoint, or from the checkpoint F"
     )
+    parser.add_argument("--curves", action="store_true", help="only draw the curves of the run's folder that DATA is")
     parser.add_argument("--preset", choices=list(PRESETS), help="a paper's settings; options change them")
     parser.add_argument("--device", help="a torch device; default: cuda where there is a GPU, else cpu")
     cores = max(1, min(8, (os.cpu_count() or 1) - 1))
@@ -69,12 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; 0 at the end, 2 for bad input, 130 for Ctrl-C."""
     try:
+        if args.curves:
+            return _curves(Path(args.data))
         world = join(args.device)
         try:
             return _train(args, world)
         finally:
             world.leave()
-    except (DataError, TrainingError) as error:
+    except (DataError, NotDrawn, TrainingError) as error:
         raise CommandError(str(error)) from None
     except BrokenPipeError:
         raise  # stdout's: that is no file's
@@ -113,6 +117,15 @@ def _train(args: argparse.Namespace, world: World) -> int:
         display.warn(str(stopped))
         return stopped.status
     display.say(f"{args.out / WEIGHTS} written: alexkern classify IMAGE --weights {args.out / WEIGHTS}")
+    return 0
+
+
+def _curves(folder: Path) -> int:
+    rows = log.read(folder / LOG)
+    if not rows:
+        raise CommandError(f"--curves {folder}: wanted a run's folder, and there is no epoch in {folder / LOG}")
+    pictures.write_curves(rows, folder / CURVES)
+    print(folder / CURVES)
     return 0
 
 

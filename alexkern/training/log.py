@@ -52,7 +52,7 @@ def read(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     rows = []
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
         for values in csv.DictReader(file):
             try:
                 row = {f.name: int(values[f.name]) if f.type == "int" else float(values[f.name]) for f in fields(Row)}

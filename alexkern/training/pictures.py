@@ -3,71 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from alexkern.drawing import blank, style, svg
 from alexkern.training.log import Row
 
-WIDTH, HEIGHT, MARGIN = 420, 260, 44  # of one panel, in SVG's pixels
-COLOURS = {"training": "#1f77b4", "validation": "#d62728"}
-Curve = tuple[str, list[tuple[float, float]]]  # name, and points (epoch, value)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = {"loss": ("train_loss", "val_loss"), "top-1": ("train_top1", "val_top1")}  # columns of the log
+LINES = {"training": ("#0072b2", "-"), "validation": ("#d55e00", "--")}
 
 
-def curves(rows: Sequence[Row], path: Path) -> None:
-    """Write an SVG file: the loss on the left, the share of right first guesses on the right, by epoch."""
-    panels: list[tuple[str, list[Curve]]] = []
-    for title, training, validation in (
-        ("loss", lambda row: row.train_loss, lambda row: row.val_loss),
-        ("top-1", lambda row: row.train_top1, lambda row: row.val_top1),
-    ):
-        panels.append((title, [("training", _points(rows, training)), ("validation", _points(rows, validation))]))
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{HEIGHT}" '
-        f'viewBox="0 0 {2 * WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{2 * WIDTH}" height="{HEIGHT}" fill="white"/>',
-    ]
-    for index, (title, lines) in enumerate(panels):
-        parts += _panel(title, lines, index * WIDTH, 1.0 if title == "top-1" else None)
-    path.write_text("\n".join([*parts, "</svg>", ""]), encoding="utf-8")
+def write_curves(rows: Sequence[Row], path: Path) -> None:
+    """Write an SVG file of a log's curves.
+
+    Raises:
+        NotDrawn: matplotlib is missing.
+    """
+    with style():
+        path.write_text(svg(curves(rows)), encoding="utf-8")
 
 
-def _points(rows: Sequence[Row], value: Callable[[Row], float]) -> list[tuple[float, float]]:
-    return [(row.epoch, value(row)) for row in rows if math.isfinite(value(row))]
-
-
-def _panel(title: str, lines: Sequence[Curve], left: float, top: float | None) -> list[str]:
-    points = [point for _, line in lines for point in line]
-    last = max((epoch for epoch, _ in points), default=1)
-    highest = top or max((value for _, value in points), default=1.0) or 1.0
-    x0, x1, y0, y1 = left + MARGIN, left + WIDTH - 12, HEIGHT - MARGIN + 8, 28
-
-    def place(epoch: float, value: float) -> tuple[float, float]:
-        return x0 + (x1 - x0) * (epoch - 1) / max(1, last - 1), y0 + (y1 - y0) * value / highest
-
-    parts = [f'<text x="{(x0 + x1) / 2:.1f}" y="16" text-anchor="middle">{escape(title)}</text>']
-    for tick in range(5):
-        value = highest * tick / 4
-        _, y = place(1, value)
-        parts.append(f'<line x1="{x0}" y1="{y:.1f}" x2="{x1}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x0 - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2g}</text>')
-    for epoch in sorted({1, round((1 + last) / 2), int(last)}):
-        x, _ = place(epoch, 0)
-        parts.append(f'<text x="{x:.1f}" y="{y0 + 18}" text-anchor="middle">{epoch}</text>')
-    parts.append(f'<text x="{(x0 + x1) / 2:.1f}" y="{HEIGHT - 6}" text-anchor="middle">epoch</text>')
-    for number, (name, line) in enumerate(lines):
-        if not line:
-            continue
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in line))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
-        x, y = place(*line[-1])
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS[name]}"/>')
-        parts.append(f'<text x="{x0 + 8 + 80 * number}" y="{y0 - 8}" fill="{COLOURS[name]}">{name}</text>')
-    return parts
+def curves(rows: Sequence[Row]) -> Figure:
+    """The loss on the left, the share of right first guesses on the right, by epoch."""
+    figure = blank(8.4, 3, "Loss and share of right first guesses by epoch")
+    for axes, (title, columns) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        for column, (name, (color, dashes)) in zip(columns, LINES.items(), strict=True):
+            points = [(row.epoch, getattr(row, column)) for row in rows if math.isfinite(getattr(row, column))]
+            if points:
+                axes.plot(*zip(*points, strict=True), dashes, color=color, marker="o", markevery=[-1], label=name)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+        axes.set_ylim(0, 1 if title == "top-1" else None)
+        axes.legend(handles=list(axes.lines))
+    return figure
 
 
 def filters(model: nn.Module, path: Path, scale: int = 4, gap: int = 1) -> None:

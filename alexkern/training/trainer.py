@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from alexkern.data import BatchOrder, DamageTally, Loader, Samples
+from alexkern.drawing import NotDrawn
 from alexkern.models import MODELS, ImageClassification, save_weights
 from alexkern.training import checkpoint, log, pictures
 from alexkern.training.display import Display
@@ -244,8 +245,10 @@ class Trainer:
         rows = log.read(self.folder / LOG)
         try:
             save_weights(self.model, self.folder / WEIGHTS)
-            pictures.curves(rows, self.folder / CURVES)
             pictures.filters(self.model, self.folder / FILTERS)
+            pictures.write_curves(rows, self.folder / CURVES)
+        except NotDrawn as error:
+            self.display.warn(f"{error}; later: alexkern train --curves {self.folder}")
         except (OSError, RuntimeError) as error:
             raise TrainingError(f"{self.folder}: cannot be written to ({str(error).splitlines()[0]})") from None
         return rows
