@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Generator, Iterator
+from typing import Any
 
 # Small tensors, and with pytest-xdist a process a core already: threads on top would only fight. In the environment,
 # so that the processes that tests start have as many. OMP_NUM_THREADS=2 runs everything on two.
@@ -32,8 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     make_no_empty_folder(config)
-    if config.getoption("dist", None) == "load":  # pytest -n; else a marker xdist_group has no effect
-        config.option.dist = "loadgroup"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With -n, what needs the GPU goes to one process."""
+    if config.getoption("dist") != "load" or not torch.cuda.is_available():
+        return None
+    from support.scheduling import OneProcessForTheGpu
+
+    return OneProcessForTheGpu(config, log)
 
 
 def pytest_report_header() -> list[str]:
@@ -44,7 +53,7 @@ def pytest_report_header() -> list[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.xdist_group("gpu"))
+            assert "gpu" in item.nodeid, f"{item.nodeid}: the name of a test that is marked gpu has to say so"
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
     seed = config.getoption("--random-order")

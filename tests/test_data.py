@@ -253,7 +253,7 @@ def test_the_loader_gives_the_order_and_draws_nothing(workers: int, images: Path
 
 
 @pytest.mark.gpu
-def test_batches_are_copied_ahead(images: Path) -> None:
+def test_batches_are_copied_to_a_gpu_ahead(images: Path) -> None:
     samples = find_samples(images)
     loaders = [
         list(Loader(samples, BatchOrder(30, 8, seed=5), bound=64, workers=1, device=torch.device(device)))

@@ -72,7 +72,7 @@ def test_inputs_unlike_the_example(value: Tensor, words: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_the_model(dtype: torch.dtype) -> None:
+def test_it_is_the_model_on_a_gpu(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
     model = alexkern.fuse(small_alexnet()).eval().to("cuda", dtype)
     example, other = torch.randn(2, 2, 3, 63, 63, device="cuda", dtype=dtype).unbind()
@@ -88,7 +88,7 @@ def test_it_is_the_model(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
-def test_what_reads_the_device_cannot_be_captured() -> None:
+def test_what_reads_the_gpu_cannot_be_captured() -> None:
     class Reads(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * x.sum().item()
@@ -99,7 +99,7 @@ def test_what_reads_the_device_cannot_be_captured() -> None:
 
 
 @pytest.mark.gpu
-def test_the_trainers_step_is_the_same_captured() -> None:
+def test_the_trainers_step_is_the_same_captured_on_a_gpu() -> None:
     world = World(0, 1, torch.device("cuda"))
     settings = Settings(size=63, resize=63, batch_size=4, dropout=0.0)
     torch.manual_seed(1)

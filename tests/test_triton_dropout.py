@@ -63,7 +63,7 @@ def test_a_program_has_whole_philox_blocks_and_full_accesses(numel: int, target:
 
 
 @pytest.mark.gpu
-def test_over_2_to_the_31_elements() -> None:
+def test_over_2_to_the_31_elements_on_a_gpu() -> None:
     numel = 2**31 + 1024
     input = torch.ones(numel, dtype=torch.float16, device=DEVICE)
     seed = torch.tensor([3, 5], device=DEVICE)
