@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import alexkern
+from alexkern.augmentation import COLUMNS, Policy
 from alexkern.backends.torch import augment as reference
 from alexkern.functional import augment
-from alexkern.ops.augmentation import COLUMNS, Policy
 from support.optional import need
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "augment.md"
