@@ -82,7 +82,7 @@ def observed() -> dict[str, Any]:
         ({"memory": 1e13}, {"config", "choice", "report", "ceiling"}),
         ({"l2_bytes": 9}, {"config", "choice"}),
     ],
-    ids=lambda value: "-".join(value),
+    ids=lambda value: "-".join(sorted(value)),
 )
 def test_one_number_of_the_table_is_seen_wherever_it_counts(
     change: dict[str, Any], seen: set[str], monkeypatch: pytest.MonkeyPatch
