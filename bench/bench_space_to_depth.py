@@ -70,7 +70,7 @@ def first_layers(options: Options) -> Iterable[Comparison]:
                 variants=(Variant("alexkern cuda", ours=True), *map(Variant, (*TORCH, CUDNN))),
                 setup=partial(_trial, source, layer, batch, target),
                 seconds=SECONDS[target.device.type],
-                least_s=LEAST_S,
+                least_s=LEAST_S[target.device.type],
                 target=target,
                 work=_work(source, layer, batch, target),
                 priority=importance("operator", options, target, model),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 Clock = Callable[[], float]
 
+ALWAYS_S = 0.25  # rows that are judged in so little are, though the run is late
 FEWEST_CALLS = 3  # of one peer: its check and two rounds
 
 
@@ -39,7 +40,7 @@ class Budget:
     @property
     def enough(self) -> float:
         """Seconds for as many rounds as judge a row: what is left of its least, and of what is spare as much again."""
-        return min(max(0.0, self.until + self.least - self.clock()), 2 * self.least)
+        return max(ALWAYS_S, min(self.until + self.least - self.clock(), 2 * self.least))
 
 
 UNLIMITED = Budget()

@@ -17,7 +17,7 @@ from alexkern.bench.peers.eager import Eager, EagerChannelsLast
 from alexkern.bench.priority import importance
 from alexkern.bench.timing import Call
 
-PEAK_S = {"cpu": 6.0, "cuda": 1.0}  # of one row at the least: steps that warm up, and those that are traced
+PEAK_S = {"cpu": 4.0, "cuda": 1.0}  # of one row at the least: steps that warm up, and those that are traced
 PEERS_SEEN = (Eager(), EagerChannelsLast())  # autograd's hooks see what these save, and not what compiled code does
 
 

@@ -23,7 +23,7 @@ from alexkern.bench.timing import Call
 
 SECONDS = {"cpu": {1: 6.0, 16: 15.0}, "cuda": {}}  # of measuring, by batch
 LONG_SECONDS = {"cpu": 25.0, "cuda": 1.0}  # of larger batches and training steps; on a GPU of all
-LEAST_S = {"cpu": 2.0, "cuda": 0.3}  # of building the network, its copies and its images
+LEAST_S = {"cpu": 1.5, "cuda": 0.3}  # of building the network, its copies and its images
 
 
 def seconds(target: Target, batch: int) -> float:

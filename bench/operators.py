@@ -20,7 +20,7 @@ from alexkern.bench.timing import Call
 from alexkern.bench.work import Work, layer_work
 
 SECONDS = {"cpu": 1.0, "cuda": 0.3}  # of measuring, for one row
-LEAST_S = 0.1  # of its inputs, on either
+LEAST_S = {"cpu": 0.3, "cuda": 0.1}  # of its inputs, and of what its calls take beyond their work
 PASSES = ("forward", "backward", "forward+backward")
 CUDNN = "torch.cudnn_convolution_relu"
 TORCH = {"torch": torch.contiguous_format, "torch channels_last": torch.channels_last}
@@ -76,7 +76,7 @@ class Operator:
             variants=(*(Variant(name, ours=True) for name in own), *map(Variant, [*peers, *compiled])),
             setup=partial(_trial, self, layer, batch, direction, target),
             seconds=SECONDS[target.device.type],
-            least_s=LEAST_S,
+            least_s=LEAST_S[target.device.type],
             target=target,
             work=self._work(layer, batch, direction, target),
             labels={"pass": direction, "operator": self.name, "model": model, "layer": layer.name, "batch": batch},

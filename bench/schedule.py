@@ -1,8 +1,9 @@
 """How a run shares out its time: every comparison gets its least, and what is spare goes to the important ones first.
 
-The time that is left, less the least that all the waiting comparisons take, is spare. Peers join where twice their time
-is spare, so that what comes behind finds some as well, and the rest goes into more rounds. Where nothing is spare, each
-comparison still has ours, one peer and the fewest rounds: a run that is late leaves no row out.
+The time that is left, less what all the waiting comparisons take at the least by this run's ceilings, is spare. Peers
+join where twice their time is spare, so that what comes behind finds some as well, and the rest goes into more rounds.
+Where nothing is spare, each comparison still has ours, one peer and the fewest rounds: a run that is late leaves no row
+out.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from alexkern.bench.priority import LATE
 from alexkern.bench.timing import LONG_S
 from alexkern.bench.work import Ceilings, floor
 
-TYPICAL_SHARE = 0.6  # of the limit, that calls reach
+TYPICAL_SHARE = 0.7  # of the limit, that calls reach
 FEW_S = 0.3  # of a call that gets but the fewest rounds at the least, where shorter ones get ENOUGH
-# At the least, of the reference, ours and one peer: short calls, with warm ones before them; long ones; those of FEW_S.
-CALLS, LONG_CALLS, LONGEST_CALLS = 30, 16, 6
+# At the least, of ours and one peer: short calls, with warm ones before them; long ones; those of FEW_S.
+CALLS, LONG_CALLS, LONGEST_CALLS = 28, 14, 4
+REFERENCE_CALLS = 2  # in float32
 
 
 class Schedule:
@@ -49,5 +51,8 @@ def least(comparison: Comparison, ceilings: Mapping[str, Ceilings]) -> float:
     """The seconds that it takes at least, about."""
     if not comparison.target or not comparison.work:
         return comparison.least_s
-    call = floor(comparison.work, ceilings[comparison.target.arithmetic]) / TYPICAL_SHARE
-    return comparison.least_s + call * (CALLS if call < LONG_S else LONG_CALLS if call < FEW_S else LONGEST_CALLS)
+    own = ceilings[comparison.target.arithmetic]
+    call = floor(comparison.work, own) / TYPICAL_SHARE
+    calls = CALLS if call < LONG_S else LONG_CALLS if call < FEW_S else LONGEST_CALLS
+    reference = floor(comparison.work, ceilings.get("float32", own)) / TYPICAL_SHARE
+    return comparison.least_s + calls * call + REFERENCE_CALLS * reference

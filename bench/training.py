@@ -26,7 +26,7 @@ from alexkern.training.step import Step
 from alexkern.training.world import World
 
 PHOTOGRAPHS, SHAPE = 16, (375, 500)  # ImageNet's usual size
-PIPELINE_S, STEP_S = 3.0, {"cpu": 12.0, "cuda": 1.0}  # at the least: checks and rounds
+PIPELINE_S, STEP_S = 3.0, {"cpu": 10.0, "cuda": 1.0}  # at the least: checks and rounds
 OURS, PIL_AND_NUMPY, TORCHS_MODULES = "alexkern", "PIL and numpy", "torch's modules"
 
 

@@ -411,7 +411,8 @@ def test_wrong_types(options: dict) -> None:
 AHEAD = """
 import dataclasses, json, sys
 import torch
-from alexkern.kernels import aot, augment
+from alexkern.kernels import augment
+from alexkern.tools import aot
 from alexkern.augmentation import Policy
 
 for dtype in (torch.float32, torch.float16, torch.bfloat16):

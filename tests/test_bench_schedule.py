@@ -8,7 +8,7 @@ import pytest
 
 from alexkern.bench.comparison import Comparison, Failure, Kind, Trial, Variant
 from alexkern.bench.priority import LATE
-from alexkern.bench.schedule import Schedule, least
+from alexkern.bench.schedule import ALWAYS_S, Schedule, least
 from alexkern.bench.session import Run
 from alexkern.bench.timing import CERTAIN_S, ENOUGH, Samples
 from alexkern.bench.work import Part
@@ -74,6 +74,8 @@ def test_no_row_is_left_out_however_short_the_time(seconds):
             assert isinstance(outcomes[name], Samples) and len(outcomes[name].seconds) >= 2
         for outcome in outcomes.values():
             assert isinstance(outcome, Samples) or outcome == Failure(f"time was nearly up (--seconds={seconds:g})")
+        if run.comparisons[group].what == "row 4":  # whose calls take half a millisecond
+            assert len(outcomes["alexkern"].seconds) >= ENOUGH
     shortest = ran(0.0)[1]
     assert took <= max(seconds, shortest) + 5.0
 
@@ -107,7 +109,7 @@ def test_a_peer_is_prepared_where_twice_its_time_is_spare():
         time.seconds += 10.0
         assert not budget.affords(COMPILE_S, 0.0) and budget.affords(2.0, 0.5)
         time.seconds += 20.0
-        assert (budget.spare, budget.measuring) == (0.0, 0.0) and 0 <= budget.enough <= budget.least
+        assert (budget.spare, budget.measuring) == (0.0, 0.0) and ALWAYS_S <= budget.enough <= 2 * budget.least
         time.seconds += 1e3
-        assert budget.enough == 0.0
+        assert budget.enough == ALWAYS_S
         time.seconds = 0.0

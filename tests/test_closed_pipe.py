@@ -107,4 +107,4 @@ def test_in_a_shell(command: str) -> None:
 def test_the_first_line_in_a_shell() -> None:
     done = shell("alexkern info | head -1")
     assert done.returncode in (0, 141)  # the report may be written before head has gone
-    assert done.stdout == f"alexkern  {version()}\n" and done.stderr == ""
+    assert done.stdout == f"alexkern    {version()}\n" and done.stderr == ""

@@ -77,7 +77,7 @@ def test_images_of_every_kind(
     launched: list[str],
     generator: torch.Generator,
 ) -> None:
-    monkeypatch.setattr(space_to_depth, "_times", lambda *_: (1.0, 0.0))  # depth is faster
+    monkeypatch.setattr(space_to_depth, "first_layer_times", lambda *_: (1.0, 0.0))  # depth is faster
     model = network(dtype, pool=pool)
     double = copy.deepcopy(model).double()
     frozen = alexkern.freeze(model, mean=MEAN, std=STD)
@@ -113,7 +113,7 @@ def test_images_that_need_no_cast_go_to_depth_where_that_is_faster(
     frozen = alexkern.freeze(model)
     images = torch.randn((2, 3, 31, 35), generator=generator).to(DEVICE)
     for times, kernel in (((1.0, 2.0), "conv2d_relu_pack"), ((2.0, 1.0), "space_to_depth_relayout")):
-        monkeypatch.setattr(space_to_depth, "_times", lambda *_, times=times: times)
+        monkeypatch.setattr(space_to_depth, "first_layer_times", lambda *_, times=times: times)
         launched.clear()
         with alexkern.backend("cuda"):
             close(frozen(images), copy.deepcopy(model).double()(images.double()), torch.float32)

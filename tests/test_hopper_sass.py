@@ -102,7 +102,7 @@ def test_a_complaint_would_be_found(tmp_path: Path) -> None:
     source = tmp_path / "complaint.cu"
     source.write_text(
         """
-        #include "ptx/wgmma.cuh"
+        #include "cuda/ptx/wgmma.cuh"
         __global__ void __launch_bounds__(128) touches_sums(float* output, std::uint64_t a, std::uint64_t b, int n) {
             float sum[32] = {};
             ptx::wgmma_fence();

@@ -120,12 +120,14 @@ def test_a_reason_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     services = [info_module.Service(name, "torch", {"cuda": reason, "triton": other}) for name in OPERATORS]
     services[2] = info_module.Service(list(OPERATORS)[2], "triton", {"cuda": reason, "torch": "triton is tried first"})
     report = str(
-        info_module.Info({}, (), "none", "none", f"none: {reason}", f"on a CPU with oneDNN: {reason}", tuple(services))
+        info_module.Info(
+            {}, "one", (), "none", "none", f"none: {reason}", f"on a CPU with oneDNN: {reason}", tuple(services)
+        )
     )
-    assert report.count(reason) == 1 and f"native    none: {reason}\n" in report
-    assert "snapshots on a CPU with oneDNN: there is no native module\n" in report
+    assert report.count(reason) == 1 and f"native      none: {reason}\n" in report
+    assert "snapshots   on a CPU with oneDNN: there is no native module\n" in report
     assert report.count(other) == 1 and report.count("not by cuda: there is no native module") == 2
-    alike = [name for name in dispatch.OPERATORS if name != "max_pool2d"]
+    alike = [name for name in OPERATORS if name != "max_pool2d"]
     assert f"\n{', '.join(alike)}\n  served by torch\n" in report and "\nmax_pool2d\n  served by triton\n" in report
 
 

@@ -55,9 +55,9 @@ def test_the_rules_are_about_kernels_that_exist(target: str) -> None:
 # Kernels that break the budget in one way each, beside those that they were made from, which do not. Their names are
 # those that the rules are about.
 PLANTED = """
-#include "elements.cuh"
-#include "ptx/cp_async.cuh"
-#include "ptx/mma.cuh"
+#include "cuda/elements.cuh"
+#include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/mma.cuh"
 
 namespace mma {
 struct Right {};
@@ -124,7 +124,7 @@ template __global__ void product_kernel<mma::NarrowCopies>(const float*, float*,
 """
 # The same kernel three times: as the rules want it, and with its loads or its stores in single values.
 PLANTED_COPIES = """
-#include "elements.cuh"
+#include "cuda/elements.cuh"
 
 namespace alexkern {
 

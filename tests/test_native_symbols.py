@@ -55,7 +55,7 @@ def rehearsed() -> ModuleType:
     return pytest.skip(reason) if reason else rehearsal.load().module
 
 
-def emulated() -> ModuleType:
+def emulator() -> ModuleType:
     reason = emulated.missing()
     return pytest.skip(reason) if reason else emulated.load()
 
@@ -64,7 +64,7 @@ def compiled() -> ModuleType:
     return pytest.skip(extension.why_not) if extension.native is None else extension.native
 
 
-MODULES = (rehearsed, emulated, compiled)
+MODULES = (rehearsed, emulator, compiled)
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 
 
@@ -96,10 +96,10 @@ def test_a_launch_does_not_reach_a_runtime_that_was_there_first(
     """A runtime, and for the host's memory a driver, that ends the process when any function of it is called."""
     loaded = module()
     assert loaded.__file__ is not None
-    if module is emulated and emulated.chosen() != "1":
+    if module is emulator and emulated.chosen() != "1":
         pytest.skip("a sanitizer has to be in the process from its start")
     own = {name for name, kind in symbols(loaded.__file__).items() if kind in "TtWw" and OF_CUDA.search(name)}
-    if module is not emulated:
+    if module is not emulator:
         assert {"cudaLaunchKernelExC", "cudaGetDeviceCount", "__cudaRegisterFatBinary"} <= own
     names = sorted(name for name in {*own, *OF_A_DRIVER, "cudaLaunchKernelExC"} if name.isidentifier())
     source, runtime = tmp_path / "runtime.c", tmp_path / "runtime.so"

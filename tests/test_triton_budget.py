@@ -117,7 +117,7 @@ PLANTED = """
 import dataclasses, json, sys
 import torch, triton
 import triton.language as tl
-from alexkern.kernels import aot
+from alexkern.tools import aot
 
 
 @triton.jit

@@ -157,7 +157,8 @@ def test_the_choice_is_the_cheaper_of_the_two(sizes: tuple[int, ...], target: in
 COMPILE = """
 import dataclasses, sys
 import torch
-from alexkern.kernels import aot, conv2d_relu_max_pool2d as kernels
+from alexkern.kernels import conv2d_relu_max_pool2d as kernels
+from alexkern.tools import aot
 from alexkern.kernels.config import TARGETS, rehearse
 from alexkern.kernels.convolution import key_of, problem_of
 torch.backends.cudnn.conv.fp32_precision = "tf32"

@@ -289,9 +289,9 @@ import math, sys
 from pathlib import Path
 import torch
 from triton.runtime.jit import JITFunction
-from alexkern import tune_gpu
+from alexkern.tools import tuning_gpu
 from alexkern.bench.timing import Plan
-from alexkern.kernels import aot
+from alexkern.tools import aot
 from alexkern.tools.workloads import workloads
 from alexkern.tools.tuning import TunedTable, choices, tune
 
@@ -313,8 +313,8 @@ def launch(self):
 if __name__ == "__main__":
     JITFunction.run = lambda self, *args, **kwargs: None
     aot.Launch.__call__ = launch
-    tune_gpu.same = lambda result, expected: True
-    with tune_gpu.GpuBench(torch.device("meta"), 1, FakeTimer()) as bench:
+    tuning_gpu.same = lambda result, expected: True
+    with tuning_gpu.GpuBench(torch.device("meta"), 1, FakeTimer()) as bench:
         table = TunedTable(Path(sys.argv[1]), bench.device)
         found = choices(workloads(["alexnet"], ["bfloat16"], [128], ["dropout"], ["before fc7"]), bench.device)
         for choice, tuned in tune(found, bench, table):

@@ -9,10 +9,10 @@
 #include "conv2d_relu_max_pool2d/bind.h"
 #include "dropout/bind.h"
 #include "elements.h"
-#include "sm90/bind.h"
 #include "linear_relu_dropout/bind.h"
 #include "local_response_norm/bind.h"
 #include "max_pool2d/bind.h"
+#include "sm90/bind.h"
 #include "space_to_depth/bind.h"
 
 namespace py = pybind11;
@@ -55,8 +55,8 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
 #include <optional>
 #include <utility>
 
-#include "runtime.h"
 #include "../cpu/winograd/bind.h"
+#include "runtime.h"
 
 namespace {
 

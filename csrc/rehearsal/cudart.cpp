@@ -2,8 +2,8 @@
 // end on a machine without a GPU, or without any kernel's time: alexkern/tools/rehearsal.py builds it. Every launch is
 // told to whoever asked; what it returns can be chosen, so that errors come back as they would from a driver.
 //
-// It has what nvcc's objects and csrc/cuda/runtime.cu call, and no more: a missing function fails when the module is built.
-// Host pointers come here, so nothing here may ask for a real runtime or driver.
+// It has what nvcc's objects and csrc/cuda/runtime.cu call, and no more: a missing function fails when the module is
+// built. Host pointers come here, so nothing here may ask for a real runtime or driver.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 

@@ -36,7 +36,8 @@ struct FewRowsParams {
 };
 void few_rows(Element element, const FewRowsParams& params, Stream stream);
 
-// What csrc/cuda/sm90 leaves where it splits the depth, to the result (M, K), dense, of 16-bit values, K a multiple of 8.
+// What csrc/cuda/sm90 leaves where it splits the depth, to the result (M, K), dense, of 16-bit values, K a multiple
+// of 8.
 struct SumParams {
     const float* partials;     // (splits, M, K)
     const void* bias;          // (K), or null

@@ -1,5 +1,6 @@
-// Clusters: what each wrapper of csrc/cuda/ptx for them does, and two blocks that share what they fetch, next to the same
-// with one fault each, every one of which must be found. The wrappers' part runs on the emulator and on a GPU alike.
+// Clusters: what each wrapper of csrc/cuda/ptx for them does, and two blocks that share what they fetch, next to the
+// same with one fault each, every one of which must be found. The wrappers' part runs on the emulator and on a GPU
+// alike.
 #include "../../cuda/ptx/cluster.cuh"
 #include "../../cuda/ptx/mbarrier.cuh"
 #include "../../cuda/ptx/tma.cuh"

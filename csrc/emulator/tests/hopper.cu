@@ -1,5 +1,5 @@
-// What each wrapper of csrc/cuda/ptx for sm_90a does, against plain scalar code: mbarrier, TMA, wgmma. Runs on the emulator
-// and, compiled by nvcc, on a GPU: the two must agree.
+// What each wrapper of csrc/cuda/ptx for sm_90a does, against plain scalar code: mbarrier, TMA, wgmma. Runs on the
+// emulator and, compiled by nvcc, on a GPU: the two must agree.
 #include <algorithm>
 
 #include "../../cuda/ptx/barrier.cuh"

@@ -1,5 +1,5 @@
-// What each wrapper of csrc/cuda/ptx does, and each CUDA function that kernels use beside them, against plain scalar code.
-// Runs on the emulator and, compiled by nvcc, on a GPU: the two must agree.
+// What each wrapper of csrc/cuda/ptx does, and each CUDA function that kernels use beside them, against plain scalar
+// code. Runs on the emulator and, compiled by nvcc, on a GPU: the two must agree.
 #include <cmath>
 #include <limits>
 
