@@ -43,7 +43,7 @@ def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def always_deep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the model of the time says."""
-    monkeypatch.setattr(space_to_depth, "_times", lambda *_: (1.0, 0.0))
+    monkeypatch.setattr(space_to_depth, "first_layer_times", lambda *_: (1.0, 0.0))
 
 
 def draw(dtype: torch.dtype, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

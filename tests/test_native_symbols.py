@@ -178,7 +178,6 @@ def test_the_hosts_memory_goes_to_the_emulator_and_a_gpus_to_the_compiled_module
         monkeypatch.setattr(extension, "native", Untouchable())
         monkeypatch.setattr(emulated, "load", lambda: module)
         assert cuda.compiled(torch.zeros(1)) is module
-        assert cuda.module_and_multiprocessors(None)[0] is module
         cuda.launch("kernel", torch.zeros(1), 7)
         assert launched == [(3, 7, 0)]
 

@@ -300,7 +300,7 @@ clock = [0.0]
 class FakeTimer:
     def now(self): return clock[0]
     def settle(self): pass
-    def plan(self, call): return Plan()
+    def plan(self, call, took): return Plan()
     def latency(self, call, plan): return None
     def sample(self, call, plan):
         start = clock[0]
