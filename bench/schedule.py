@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from alexkern.bench.budget import Budget, Clock
-from alexkern.bench.comparison import Comparison
+from alexkern.bench.comparison import Comparison, Kind
 from alexkern.bench.priority import LATE
 from alexkern.bench.timing import LONG_S
 from alexkern.bench.work import Ceilings, floor
@@ -54,5 +54,6 @@ def least(comparison: Comparison, ceilings: Mapping[str, Ceilings]) -> float:
     own = ceilings[comparison.target.arithmetic]
     call = floor(comparison.work, own) / TYPICAL_SHARE
     calls = CALLS if call < LONG_S else LONG_CALLS if call < FEW_S else LONGEST_CALLS
+    calls *= 1.5 if comparison.kind is Kind.OPERATOR else 1.0  # which has two peers
     reference = floor(comparison.work, ceilings.get("float32", own)) / TYPICAL_SHARE
     return comparison.least_s + calls * call + REFERENCE_CALLS * reference
