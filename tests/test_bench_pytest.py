@@ -115,6 +115,7 @@ def test_a_failure_of_ours_fails_the_run_and_one_of_a_peer_is_skipped():
         conftest._succeeded(subject, "torch", Failure("it broke"))
 
 
+@pytest.mark.full
 def test_the_most_important_comparisons_run_first_and_all_variants_of_one_together():
     done = run_pytest("--collect-only", "-q", "--dtypes=float32,bfloat16", "--models=alexnet,alexnet_2012")
     names = [line for line in done.stdout.splitlines() if "::" in line]

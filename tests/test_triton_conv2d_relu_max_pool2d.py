@@ -77,7 +77,7 @@ def test_both_ways(
     assert_accurate(output, wanted, torchs, "output")
 
 
-@pytest.mark.parametrize("name", ["conv1", "conv2", "many tiles"])
+@pytest.mark.parametrize("name", [pytest.param("conv1", marks=pytest.mark.full), "conv2", "many tiles"])
 def test_fused_and_separate_are_torchs_to_the_bit(
     name: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
