@@ -5,7 +5,7 @@
 #include <pybind11/stl.h>
 
 #include "../conv2d_relu/bind.h"
-#include "../pointers.h"
+#include "../../pointers.h"
 #include "hopper.h"
 
 namespace alexkern {
