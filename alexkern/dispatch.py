@@ -120,8 +120,6 @@ def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> s
     package = PACKAGES[name]
     if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.{operator}") is None:
         return f"this version of alexkern has no {name} kernel for {operator}"
-    if name == "torch":
-        return None
     availability = importlib.import_module(package)
     reason: str | None = availability.missing(device_type, dtype)
     return reason

@@ -34,7 +34,7 @@ spec = importlib.util.spec_from_file_location(name, path)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 values, dropped, seed = (ctypes.c_float * 64)(*range(64)), (ctypes.c_float * 64)(), (ctypes.c_longlong * 2)()
-if name == "alexkern._C":
+if name == "alexkern._cuda":
     print(module.device_count() >= 0)
 elif name == "alexkern_emulated":
     module.dropout(0, *map(ctypes.addressof, (values, dropped, seed)), 64, 0, 1.0, 0)
@@ -61,7 +61,7 @@ def emulator() -> ModuleType:
 
 
 def compiled() -> ModuleType:
-    return pytest.skip(extension.why_not) if extension.native is None else extension.native
+    return pytest.skip(extension.cuda.why_not) if extension.cuda.module is None else extension.cuda.module
 
 
 MODULES = (rehearsed, emulator, compiled)
@@ -157,7 +157,7 @@ def test_a_rehearsal_that_cannot_be_built_launches_nowhere(monkeypatch: pytest.M
     def fail(_: Path) -> Path:
         raise RuntimeError("half-way")
 
-    monkeypatch.setattr(extension, "native", Untouchable())
+    monkeypatch.setattr(extension.cuda, "module", Untouchable())
     monkeypatch.setattr(emulated, "load", refuse)
     monkeypatch.setattr(rehearsal, "missing", lambda: None)
     monkeypatch.setattr(rehearsal, "_build", fail)
@@ -175,7 +175,7 @@ def test_the_hosts_memory_goes_to_the_emulator_and_a_gpus_to_the_compiled_module
     module = SimpleNamespace(kernel=lambda *all: launched.append(all), elements={"float32": 3})
     cuda._kernel.cache_clear()
     try:
-        monkeypatch.setattr(extension, "native", Untouchable())
+        monkeypatch.setattr(extension.cuda, "module", Untouchable())
         monkeypatch.setattr(emulated, "load", lambda: module)
         assert cuda.compiled(torch.zeros(1)) is module
         cuda.launch("kernel", torch.zeros(1), 7)
@@ -186,9 +186,9 @@ def test_the_hosts_memory_goes_to_the_emulator_and_a_gpus_to_the_compiled_module
             cuda.launch("kernel", torch.zeros(1, device="meta"), 7)
         gpu = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
         assert isinstance(cuda.compiled(gpu), Untouchable)  # type: ignore[arg-type]
-        monkeypatch.setattr(extension, "native", None)
-        monkeypatch.setattr(extension, "why_not", "the native module was not built")
-        with pytest.raises(RuntimeError, match="cannot serve a tensor on cuda: the native module was not built"):
+        monkeypatch.setattr(extension.cuda, "module", None)
+        monkeypatch.setattr(extension.cuda, "why_not", "alexkern._cuda was not built")
+        with pytest.raises(RuntimeError, match="cannot serve a tensor on cuda: alexkern._cuda was not built"):
             cuda.launch("kernel", gpu, 7)  # type: ignore[arg-type]
         assert len(launched) == 1
     finally:
