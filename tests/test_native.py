@@ -119,7 +119,7 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) ->
         ),
     ):
         alexkern.functional.dropout(torch.ones(3))
-    emulated.load.cache_clear()
+    emulated._load.cache_clear()
     with pytest.raises(RuntimeError, match="alexkern: the emulator needs a C.. compiler"):
         emulated.load()
 

@@ -172,24 +172,21 @@ def test_the_hosts_memory_goes_to_the_emulator_and_a_gpus_to_the_compiled_module
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     launched: list[tuple[object, ...]] = []
-    module = SimpleNamespace(kernel=lambda *all: launched.append(all), elements={"float32": 3})
-    cuda._kernel.cache_clear()
-    try:
-        monkeypatch.setattr(extension.cuda, "module", Untouchable())
-        monkeypatch.setattr(emulated, "load", lambda: module)
+    module = ModuleType("standing_in")
+    module.__dict__.update(kernel=lambda *all: launched.append(all), elements={"float32": 3})
+    monkeypatch.setattr(extension.cuda, "module", Untouchable())
+    with emulated.replaced_by(module):
         assert cuda.compiled(torch.zeros(1)) is module
         cuda.launch("kernel", torch.zeros(1), 7)
-        assert launched == [(3, 7, 0)]
+    assert launched == [(3, 7, 0)]
 
-        monkeypatch.setattr(emulated, "load", refuse)
-        with pytest.raises(RuntimeError, match="cannot serve a tensor on meta: they run on CUDA tensors"):
-            cuda.launch("kernel", torch.zeros(1, device="meta"), 7)
-        gpu = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
-        assert isinstance(cuda.compiled(gpu), Untouchable)  # type: ignore[arg-type]
-        monkeypatch.setattr(extension.cuda, "module", None)
-        monkeypatch.setattr(extension.cuda, "why_not", "alexkern._cuda was not built")
-        with pytest.raises(RuntimeError, match="cannot serve a tensor on cuda: alexkern._cuda was not built"):
-            cuda.launch("kernel", gpu, 7)  # type: ignore[arg-type]
-        assert len(launched) == 1
-    finally:
-        cuda._kernel.cache_clear()
+    monkeypatch.setattr(emulated, "load", refuse)
+    with pytest.raises(RuntimeError, match="cannot serve a tensor on meta: they run on CUDA tensors"):
+        cuda.launch("kernel", torch.zeros(1, device="meta"), 7)
+    gpu = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
+    assert isinstance(cuda.compiled(gpu), Untouchable)  # type: ignore[arg-type]
+    monkeypatch.setattr(extension.cuda, "module", None)
+    monkeypatch.setattr(extension.cuda, "why_not", "alexkern._cuda was not built")
+    with pytest.raises(RuntimeError, match="cannot serve a tensor on cuda: alexkern._cuda was not built"):
+        cuda.launch("kernel", gpu, 7)  # type: ignore[arg-type]
+    assert len(launched) == 1

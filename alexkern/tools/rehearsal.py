@@ -25,7 +25,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from alexkern.backends import cuda
 from alexkern.backends.building import EXPORTS, HIDING, SOURCES, digest, load_module, locked, make, run
 from alexkern.backends.cuda import (
     DTYPES,
@@ -114,12 +113,8 @@ def rehearsing() -> Iterator[list[Launch]]:
 @contextmanager
 def launching_nothing() -> Iterator[None]:
     """Within the block the launchers of CPU tensors launch nothing."""
-    cuda._kernel.cache_clear()
-    with mock.patch.object(emulated, "load", lambda: load().module):
-        try:
-            yield
-        finally:
-            cuda._kernel.cache_clear()
+    with emulated.replaced_by(load().module):
+        yield
 
 
 def everything() -> list[Launch]:

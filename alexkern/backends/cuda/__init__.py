@@ -61,7 +61,7 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
     The kernel runs after this has returned, in memory that its arguments point into: the caller keeps those tensors.
     """
     device_type = tensor.device.type
-    function, element = _kernel(kernel, tensor.dtype, device_type)
+    function, element = _kernel(_module(device_type), kernel, tensor.dtype)
     if device_type == "cpu":
         function(element, *arguments, 0)
         return
@@ -98,8 +98,7 @@ def chip_of(tensor: Tensor) -> Chip:
 
 
 @lru_cache(maxsize=256)
-def _kernel(name: str, dtype: torch.dtype, device_type: str) -> tuple[Callable[..., None], int]:
-    module = _module(device_type)
+def _kernel(module: Any, name: str, dtype: torch.dtype) -> tuple[Callable[..., None], int]:
     return getattr(module, name), module.elements[str(dtype).removeprefix("torch.")]
 
 
