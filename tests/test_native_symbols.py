@@ -64,8 +64,13 @@ def compiled() -> ModuleType:
     return pytest.skip(extension.cuda.why_not) if extension.cuda.module is None else extension.cuda.module
 
 
-MODULES = (rehearsed, emulator, compiled)
+def processor() -> ModuleType:
+    return pytest.skip(extension.cpu.why_not) if extension.cpu.module is None else extension.cpu.module
+
+
+MODULES = (rehearsed, emulator, compiled, processor)
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+launching_modules = pytest.mark.parametrize("module", MODULES[:3], ids=lambda module: module.__name__)
 
 
 def symbols(path: Path | str, *options: str) -> dict[str, str]:
@@ -89,7 +94,7 @@ def test_a_module_shows_its_entry_and_takes_nothing_of_cuda(module: Callable[[],
         assert not taken & OF_THE_LOADER
 
 
-@every_module
+@launching_modules
 def test_a_launch_does_not_reach_a_runtime_that_was_there_first(
     module: Callable[[], ModuleType], tmp_path: Path
 ) -> None:
