@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,48 +12,93 @@ Pair = tuple[int, int]  # (vertical, horizontal)
 
 
 class Geometry(NamedTuple):
-    """A convolution but for its channels and images."""
+    """A convolution of images (N, C, H, W) with K filters, or the windows that pool them: K and groups are C then.
 
-    kernel_size: Pair
+    csrc/cuda/geometry.h has the same fields, and takes this tuple as it is.
+    """
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    R: int
+    S: int
     stride: Pair
     padding: Pair
     dilation: Pair
     groups: int
 
+    @property
+    def P(self) -> int:
+        return (self.H + 2 * self.padding[0] - self.dilation[0] * (self.R - 1) - 1) // self.stride[0] + 1
 
-def output_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
+    @property
+    def Q(self) -> int:
+        return (self.W + 2 * self.padding[1] - self.dilation[1] * (self.S - 1) - 1) // self.stride[1] + 1
+
+    @property
+    def GEMM_M(self) -> int:
+        return self.N * self.P * self.Q
+
+    @property
+    def GEMM_N(self) -> int:
+        return self.K // self.groups
+
+    @property
+    def GEMM_K(self) -> int:
+        return self.R * self.S * (self.C // self.groups)
+
+    def in_depth(self, factor: int) -> Geometry:
+        """The same convolution over space to depth's images: stride 1, padding taken in, as large as it needs."""
+        R, S = -(-self.R // factor), -(-self.S // factor)
+        return self._replace(
+            C=self.C * factor * factor, H=self.P + R - 1, W=self.Q + S - 1, R=R, S=S, stride=(1, 1), padding=(0, 0)
+        )
+
+    def turned(self) -> Geometry:
+        """The data gradient of a convolution of stride 1: one again, over the gradient, the filters turned round."""
+        N, C, _, _, K, R, S, stride, padding, dilation, groups = self
+        outside = (dilation[0] * (R - 1) - padding[0], dilation[1] * (S - 1) - padding[1])
+        return Geometry(N, K, self.P, self.Q, C, R, S, stride, outside, dilation, groups)
 
 
-def convolved_size(input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
-    """(P, Q), the convolution's output."""
-    P, Q = (
-        output_size(input.shape[axis], weight.shape[axis], stride[axis], padding[axis], dilation[axis])
-        for axis in (-2, -1)
-    )
-    return P, Q
+def convolution(
+    input: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> Geometry:
+    """That of a call. torch's dispatcher hands pairs over as lists."""
+    N, C, H, W = input.shape
+    K, _, R, S = weight.shape
+    pairs = (stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1])
+    return Geometry(N, C, H, W, K, R, S, *pairs, groups)
 
 
-def pooled_size(size: int, kernel_size: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """torch's output size: in ceil_mode the last window must still start inside the image or its left padding."""
-    span = size + 2 * padding - dilation * (kernel_size - 1) - 1
+def pooling(
+    shape: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+) -> Geometry:
+    """That of windows over images of such a shape."""
+    N, C, H, W = shape
+    pairs = (stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1])
+    return Geometry(N, C, H, W, C, kernel_size[0], kernel_size[1], *pairs, C)
+
+
+def pooled_size(windows: Geometry, ceil_mode: bool) -> Pair:
+    """torch's (P, Q): in ceil_mode the last window must still start inside the image or its left padding."""
     if not ceil_mode:
-        return span // stride + 1
-    count = -(-span // stride) + 1
-    return count - 1 if (count - 1) * stride >= size + padding else count
-
-
-def pooled_sizes(
-    size: tuple[int, ...], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
-) -> Pair:
-    """(P, Q), the pooled output's size."""
-    P, Q = (
-        pooled_size(size[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis], ceil_mode)
-        for axis in (0, 1)
+        return windows.P, windows.Q
+    (stride_h, stride_w), (padding_h, padding_w) = windows.stride, windows.padding
+    rounded_up = windows._replace(H=windows.H + stride_h - 1, W=windows.W + stride_w - 1)
+    P, Q = rounded_up.P, rounded_up.Q
+    return (
+        P - 1 if (P - 1) * stride_h >= windows.H + padding_h else P,
+        Q - 1 if (Q - 1) * stride_w >= windows.W + padding_w else Q,
     )
-    return P, Q
 
 
-def offset_dtype(kernel_size: Pair) -> torch.dtype:
+def offset_dtype(R: int, S: int) -> torch.dtype:
     """The dtype of an offset r * S + s into an R x S window."""
-    return torch.uint8 if kernel_size[0] * kernel_size[1] <= 256 else torch.int32
+    return torch.uint8 if R * S <= 256 else torch.int32

@@ -5,12 +5,13 @@ Every backend fills what is planned here, and the fake (meta) version of an oper
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from alexkern.geometry import Pair, convolved_size, offset_dtype, pooled_sizes
+from alexkern.geometry import Geometry, Pair, convolution, offset_dtype, pooled_size, pooling
 
 
 class Spec(NamedTuple):
@@ -46,6 +47,31 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+class Planes(NamedTuple):
+    """Memory of (N, C, ...) as (N, C, L), L pixels of one stride; a dimension of one has the stride 0."""
+
+    N: int
+    C: int
+    L: int
+    strides: tuple[int, int, int]
+
+
+def in_planes(spec: Spec) -> tuple[Spec, Planes]:
+    """`spec`, or the contiguous one of its shape where something lies between the pixels; and what it is as planes."""
+    N, C, *sizes = spec.shape
+    step = following = 0
+    for size, stride in zip(reversed(sizes), reversed(spec.stride[2:]), strict=True):
+        if size == 1:
+            continue
+        if step == 0:
+            step = following = stride
+        if stride != following:
+            return in_planes(Spec(spec.shape, contiguous_strides(spec.shape), spec.dtype))
+        following *= max(size, 1)
+    strides = (spec.stride[0] if N > 1 else 0, spec.stride[1] if C > 1 else 0, step)
+    return spec, Planes(N, C, math.prod(sizes), strides)
+
+
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether torch takes a 4-D tensor for channels_last when it chooses an output's format.
 
@@ -72,20 +98,21 @@ def is_channels_last(tensor: Tensor) -> bool:
 def conv2d_relu_output(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Spec:
+    return convolved(convolution(input, weight, stride, padding, dilation, groups), input, weight)
+
+
+def convolved(geometry: Geometry, input: Tensor, weight: Tensor) -> Spec:
     """The convolution's output: (N, K, P, Q), channels_last if the input or the weight is."""
-    P, Q = convolved_size(input, weight, stride, padding, dilation)
     channels_last = is_channels_last(input) or is_channels_last(weight)
-    return nchw((input.shape[0], weight.shape[0], P, Q), input.dtype, channels_last)
+    return nchw((geometry.N, geometry.K, geometry.P, geometry.Q), input.dtype, channels_last)
 
 
 def conv2d_relu_max_pool2d_outputs(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Spec, Spec]:
     """The pooled values (N, K, P, Q) and their offsets, in the convolution's format; no offsets unless saved."""
-    *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
-    N, K, P, Q = conv2d_relu_output(input, weight, bias, *convolution).shape
-    shape = (N, K, *pooled_sizes((P, Q), pool_kernel_size, pool_stride, pool_padding, (1, 1), False))
-    values = nchw(shape, input.dtype, is_channels_last(input) or is_channels_last(weight))
-    dtype = offset_dtype(pool_kernel_size)
-    return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)
+    *parameters, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
+    between = conv2d_relu_output(input, weight, bias, *parameters)
+    windows = pooling(between.shape, pool_kernel_size, pool_stride, pool_padding)
+    return pooled(windows, input.dtype, is_channels_last(input) or is_channels_last(weight), False, save_offsets)
 
 
 def max_pool2d_outputs(
@@ -97,12 +124,17 @@ def max_pool2d_outputs(
     ceil_mode: bool,
     save_offsets: bool,
 ) -> tuple[Spec, Spec]:
-    """The pooled values (N, C, P, Q) and their offsets, both in the input's format; no offsets unless saved."""
-    N, C, H, W = input.shape
-    shape = (N, C, *pooled_sizes((H, W), kernel_size, stride, padding, dilation, ceil_mode))
-    values = nchw(shape, input.dtype, is_channels_last(input))
-    dtype = offset_dtype(kernel_size)
-    return values, values._replace(dtype=dtype) if save_offsets else Spec((0,), (1,), dtype)
+    windows = pooling(input.shape, kernel_size, stride, padding, dilation)
+    return pooled(windows, input.dtype, is_channels_last(input), ceil_mode, save_offsets)
+
+
+def pooled(
+    windows: Geometry, dtype: torch.dtype, channels_last: bool, ceil_mode: bool, save_offsets: bool
+) -> tuple[Spec, Spec]:
+    """The pooled values (N, C, P, Q) and their offsets, in the same format; no offsets unless saved."""
+    values = nchw((windows.N, windows.C, *pooled_size(windows, ceil_mode)), dtype, channels_last)
+    offsets = offset_dtype(windows.R, windows.S)
+    return values, values._replace(dtype=offsets) if save_offsets else Spec((0,), (1,), offsets)
 
 
 def linear_relu_dropout_output(

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexkern.geometry import Geometry
+
 POOLED = ("conv1", "conv2", "conv5")  # the convolutions with a max-pooling behind them, in all three networks
 
 
@@ -61,7 +63,11 @@ class Convolution:
     @property
     def P(self) -> int:
         """The output is P x P."""
-        return (self.H + 2 * self.padding - self.R) // self.stride + 1
+        return self.geometry(1).P
+
+    def geometry(self, batch: int) -> Geometry:
+        pairs = (self.stride,) * 2, (self.padding,) * 2, (1, 1)
+        return Geometry(batch, self.C, self.H, self.H, self.K, self.R, self.R, *pairs, self.groups)
 
     def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
         """input (N, C, H, W), weight (K, C / groups, R, R) scaled to keep the variance, bias (K)."""

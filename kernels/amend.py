@@ -17,16 +17,16 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.cost.model import cdiv
-from alexkern.kernels.convolution import Problem
+from alexkern.geometry import Geometry
 from alexkern.kernels.max_pool2d import better
 
 LINES, BLOCK, TAPS = 8, 32, 8
 POOL_SIZE, POOL_STRIDE = 3, 2  # of conv2d_relu_max_pool2d's fused kernel
 
 
-def spoils(problem: Problem, factor: int) -> bool:
+def spoils(of: Geometry, factor: int) -> bool:
     """Whether a filter over blocks of factor x factor pixels has rows or columns that are its own no more."""
-    return problem.R % factor != 0 or problem.S % factor != 0
+    return of.R % factor != 0 or of.S % factor != 0
 
 
 @triton.jit(do_not_specialize=["H", "W", "rows", "columns", "height", "marks_of_a_line", "taps"])
@@ -96,7 +96,7 @@ def amend_kernel(
 
 def amend(
     input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor, offsets: Tensor | None, marks: Tensor,
-    problem: Problem, factor: int, pooled: bool,
+    of: Geometry, factor: int, pooled: bool,
 ) -> None:  # fmt: skip
     """Amends output (N, K, P, Q), or, `pooled`, that of 3x3 windows of stride 2 over it, with its offsets if any.
 
@@ -106,9 +106,9 @@ def amend(
     amend_kernel[(output.shape[0] * cdiv(rows, LINES),)](
         input, weight, output if bias is None else bias.contiguous(), marks, output,
         output if offsets is None else offsets,
-        problem.H, problem.W, rows, columns, marks.shape[1], marks.shape[2], problem.R * problem.S * problem.C,
+        of.H, of.W, rows, columns, marks.shape[1], marks.shape[2], of.R * of.S * of.C,
         *input.stride(), *weight.stride(), *output.stride(),
-        C=problem.C, K=problem.K, R=problem.R, S=problem.S, PAD_H=problem.padding[0], PAD_W=problem.padding[1],
+        C=of.C, K=of.K, R=of.R, S=of.S, PAD_H=of.padding[0], PAD_W=of.padding[1],
         FACTOR=factor, SIZE=POOL_SIZE if pooled else 1, STRIDE=POOL_STRIDE if pooled else 1,
         HAS_BIAS=bias is not None, SAVE_OFFSETS=offsets is not None, LINES=LINES, BLOCK=BLOCK, TAPS=TAPS, num_warps=4,
         maxnreg=255,

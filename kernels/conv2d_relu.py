@@ -26,7 +26,7 @@ from torch import Tensor
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
 from alexkern.cost.triton import Product, best_tile, register_limit
-from alexkern.geometry import Pair
+from alexkern.geometry import Geometry, Pair
 from alexkern.kernels import conv2d_relu_data_gradient as data
 from alexkern.kernels import conv2d_relu_weight_gradient as weights
 from alexkern.kernels.amend import amend, spoils
@@ -52,14 +52,13 @@ from alexkern.plan import conv2d_relu_output, empty
 def configure(problem: Problem, device: Chip) -> Config:
     """The tile that the cost model finds fastest."""
     tile = best_tile(product(problem), device)
-    return Config(**tile.__dict__, depth=depth_factor(problem))
+    return Config(**tile.__dict__, depth=depth_factor(problem.geometry))
 
 
 def product(problem: Problem) -> Product:
     """That of one group, after space_to_depth, and how many groups there are."""
-    seen, groups = in_depth(problem, depth_factor(problem)), problem.groups
-    sizes = (seen.N * seen.P * seen.Q, seen.K // groups, seen.R * seen.S * seen.C // groups)
-    return Product(*sizes, groups, problem.dtype, problem.precision)
+    seen = in_depth(problem.geometry, depth_factor(problem.geometry))
+    return Product(seen.GEMM_M, seen.GEMM_N, seen.GEMM_K, seen.groups, problem.dtype, problem.precision)
 
 
 @triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "k_total"])
@@ -171,34 +170,32 @@ def prepare(key: Key) -> Launch:
 
 def launch_of(problem: Problem, config: Config, device: Chip) -> Launch:
     """The launch of a problem with a configuration."""
-    seen = in_depth(problem, config.depth)
+    seen = in_depth(problem.geometry, config.depth)
     channels, columns = max(seen.C // seen.groups, 1), seen.S
     if seen.padding == (0, 0) and seen.dilation[1] == 1 and seen.groups == 1:
         channels, columns = channels * columns, 1  # a row of taps is one run of memory
     constants = dict(
         C=channels, PITCH=seen.C, K=seen.K, GROUPS=seen.groups, R=seen.R, S=columns,
         STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0], PAD_W=seen.padding[1],
-        DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1], PRECISION=seen.precision,
+        DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1], PRECISION=problem.precision,
         INDEX=index_type(seen), BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N,
         BLOCK_K=config.BLOCK_K, num_warps=config.num_warps, num_stages=config.num_stages,
         **register_limit(config.BLOCK_M, config.BLOCK_N + config.TAIL_N, config.num_warps, device),
     )  # fmt: skip
-    tiles_n = cdiv(seen.K // seen.groups, config.BLOCK_N + config.TAIL_N)
-    tiles_m = cdiv(seen.N * seen.P * seen.Q, config.BLOCK_M)
-    k_total = seen.R * seen.S * (seen.C // seen.groups)
-    sizes = (seen.N, seen.H, seen.W, seen.P, seen.Q, k_total)
+    tiles_m, tiles_n = cdiv(seen.GEMM_M, config.BLOCK_M), cdiv(seen.GEMM_N, config.BLOCK_N + config.TAIL_N)
+    sizes = (seen.N, seen.H, seen.W, seen.P, seen.Q, seen.GEMM_K)
     return Launch(problem, config, (tiles_m * tiles_n, seen.groups), sizes, constants)
 
 
-def operands(input: Tensor, weight: Tensor, problem: Problem, depth: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def operands(input: Tensor, weight: Tensor, of: Geometry, depth: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """input as (N, H, W, C) and weight as (K, R, S, C) memory, both through space_to_depth where depth > 1.
 
     And, where outputs may have to be amended, space_to_depth's marks.
     """
     if depth == 1:
         return nhwc(input), filter_rows(weight), None
-    seen = in_depth(problem, depth)
-    x, marks = space_to_depth(input, depth, problem.padding, (seen.H, seen.W), spoils(problem, depth))
+    seen = in_depth(of, depth)
+    x, marks = space_to_depth(input, depth, of.padding, (seen.H, seen.W), spoils(of, depth))
     return x, space_to_depth(weight, depth, (0, 0), (seen.R, seen.S))[0], marks
 
 
@@ -209,13 +206,13 @@ def launch(
     """output (N, K, P, Q), dense NHWC or NCHW, = relu(conv2d(input, weight, bias)). Any strides of the rest."""
     job = prepare(key_of(input, weight, stride, padding, dilation, groups, convolution_precision(input.dtype)))
     depth = job.config.depth
-    x, w, marks = operands(input, weight, job.problem, depth)
+    x, w, marks = operands(input, weight, job.problem.geometry, depth)
     conv2d_relu_kernel[job.grid](
         x, w, output if bias is None else bias.contiguous(), output, *job.sizes, HAS_BIAS=bias is not None,
         CHANNELS_LAST=output.is_contiguous(memory_format=torch.channels_last), **job.constants,
     )  # fmt: skip
     if marks is not None:
-        amend(input, weight, bias, output, None, marks, job.problem, depth, pooled=False)
+        amend(input, weight, bias, output, None, marks, job.problem.geometry, depth, pooled=False)
 
 
 def forward(

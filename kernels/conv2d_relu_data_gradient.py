@@ -25,7 +25,7 @@ from torch import Tensor
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
 from alexkern.cost.triton import Product, best_tile, register_limit
-from alexkern.geometry import Pair
+from alexkern.geometry import Geometry, Pair
 from alexkern.kernels.config import choose, describe
 from alexkern.kernels.convolution import Config, Key, Launch, Problem, index_type, key_of, problem_of
 from alexkern.kernels.space_to_depth import filter_rows
@@ -39,23 +39,23 @@ def configure(problem: Problem, device: Chip) -> Config:
 
 def product(problem: Problem) -> Product:
     """That of one phase and group, and how many of these there are."""
-    (phases_h, phases_w), (taps_h, taps_w) = problem.stride, taps(problem)
-    rows = problem.N * cdiv(problem.H, phases_h) * cdiv(problem.W, phases_w)
-    reduction = taps_h * taps_w * (problem.K // problem.groups)
-    sizes = (rows, problem.C // problem.groups, reduction)
-    return Product(*sizes, problem.groups * phases_h * phases_w, problem.dtype, problem.precision)
+    of = problem.geometry
+    (phases_h, phases_w), (taps_h, taps_w) = of.stride, taps(of)
+    rows = of.N * cdiv(of.H, phases_h) * cdiv(of.W, phases_w)
+    sizes = (rows, of.C // of.groups, taps_h * taps_w * of.GEMM_N)
+    return Product(*sizes, of.groups * phases_h * phases_w, problem.dtype, problem.precision)
 
 
-def steps(problem: Problem) -> Pair:
+def steps(of: Geometry) -> Pair:
     """From one tap that reaches a pixel to the next, vertically and horizontally."""
-    (stride_h, stride_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
+    (stride_h, stride_w), (dilation_h, dilation_w) = of.stride, of.dilation
     return stride_h // gcd(stride_h, dilation_h), stride_w // gcd(stride_w, dilation_w)
 
 
-def taps(problem: Problem) -> Pair:
+def taps(of: Geometry) -> Pair:
     """How many taps of a phase there are at most, vertically and horizontally."""
-    step_h, step_w = steps(problem)
-    return cdiv(problem.R, step_h), cdiv(problem.S, step_w)
+    step_h, step_w = steps(of)
+    return cdiv(of.R, step_h), cdiv(of.S, step_w)
 
 
 @triton.jit
@@ -194,31 +194,29 @@ def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> L
     """The launch of a problem with a configuration; `masked` where the kernel masks the gradient while loading it."""
     if masked and config.BLOCK_M >= 128:
         config = replace(config, num_warps=8)  # masked operands wait in registers: four warps would spill
+    of = problem.geometry
     M, N, k_total = product(problem)[:3]
-    grid = (
-        cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N),
-        problem.groups,
-        problem.stride[0] * problem.stride[1],
-    )
-    step_h, step_w = steps(problem)
+    tiles = cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N)
+    grid = (tiles, of.groups, of.stride[0] * of.stride[1])
+    step_h, step_w = steps(of)
     constants = dict(
-        C=problem.C, K=problem.K, GROUPS=problem.groups, R=problem.R, S=problem.S,
-        STRIDE_H=problem.stride[0], STRIDE_W=problem.stride[1], PAD_H=problem.padding[0], PAD_W=problem.padding[1],
-        DILATION_H=problem.dilation[0], DILATION_W=problem.dilation[1], STEP_H=step_h, STEP_W=step_w,
-        MASKED=masked, PRECISION=problem.precision, INDEX=index_type(problem),
+        C=of.C, K=of.K, GROUPS=of.groups, R=of.R, S=of.S,
+        STRIDE_H=of.stride[0], STRIDE_W=of.stride[1], PAD_H=of.padding[0], PAD_W=of.padding[1],
+        DILATION_H=of.dilation[0], DILATION_W=of.dilation[1], STEP_H=step_h, STEP_W=step_w,
+        MASKED=masked, PRECISION=problem.precision, INDEX=index_type(of),
         BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N, BLOCK_K=config.BLOCK_K,
         num_warps=config.num_warps, num_stages=config.num_stages,
         **register_limit(config.BLOCK_M, config.BLOCK_N + config.TAIL_N, config.num_warps, device),
     )  # fmt: skip
-    sizes = (problem.N, problem.H, problem.W, problem.P, problem.Q, k_total)
+    sizes = (of.N, of.H, of.W, of.P, of.Q, k_total)
     return Launch(problem, config, grid, sizes, constants)
 
 
 def loads(key: Key) -> int:
     """How often each of the output's gradients is loaded."""
-    problem, config = problem_of(key), prepare(key, False).config
-    taps_h, taps_w = taps(problem)
-    return taps_h * taps_w * cdiv(problem.C // problem.groups, config.BLOCK_N + config.TAIL_N)
+    of, config = key[-1], prepare(key, False).config
+    taps_h, taps_w = taps(of)
+    return taps_h * taps_w * cdiv(of.C // of.groups, config.BLOCK_N + config.TAIL_N)
 
 
 def data_gradient(

@@ -30,15 +30,17 @@ from torch import Tensor
 from alexkern.cost import triton as model
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.geometry import Pair, pooled_size
+from alexkern.geometry import Geometry, Pair, pooling
 from alexkern.kernels import conv2d_relu, max_pool2d
 from alexkern.kernels.amend import amend
 from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu import operands
 from alexkern.kernels.convolution import Problem, depth_factor, in_depth, index_type, key_of, problem_of
-from alexkern.kernels.max_pool2d import join_row, join_rows, pairs
+from alexkern.kernels.max_pool2d import join_row, join_rows
 from alexkern.kernels.precision import convolution_precision
-from alexkern.plan import conv2d_relu_max_pool2d_outputs, conv2d_relu_output, empty
+from alexkern.plan import conv2d_relu_max_pool2d_outputs, conv2d_relu_output, empty, is_channels_last
+
+WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: the fused kernel's
 
 
 @dataclass(frozen=True)
@@ -63,48 +65,43 @@ class Cost:
     bytes: int
 
 
-def pooled(problem: Problem) -> Pair:
+def pooled(of: Geometry) -> Pair:
     """Output size for 3x3 windows of stride 2."""
-    return pooled_size(problem.P, 3, 2, 0, 1, False), pooled_size(problem.Q, 3, 2, 0, 1, False)
+    windows = pooling((of.N, of.K, of.P, of.Q), *WINDOW)
+    return windows.P, windows.Q
 
 
 def _ends(problem: Problem, save_offsets: bool) -> tuple[int, int]:
     """Bytes of the inputs, and of the pooled output with its offsets."""
-    size = problem.dtype.itemsize
-    P, Q = pooled(problem)
-    filters = problem.K * problem.R * problem.S * problem.C // problem.groups
-    outputs = problem.N * problem.K * P * Q
-    return (problem.N * problem.C * problem.H * problem.W + filters) * size, outputs * (size + save_offsets)
-
-
-def _taps(problem: Problem, depth: int) -> int:
-    """GEMM_K, as it is after space_to_depth."""
-    seen = in_depth(problem, depth)
-    return seen.R * seen.S * seen.C
+    of, size = problem.geometry, problem.dtype.itemsize
+    P, Q = pooled(of)
+    inputs, outputs = of.N * of.C * of.H * of.W + of.K * of.GEMM_K, of.N * of.K * P * Q
+    return inputs * size, outputs * (size + save_offsets)
 
 
 def separate_cost(problem: Problem, save_offsets: bool) -> Cost:
     """The convolution's output is written and read again."""
     inputs, outputs = _ends(problem, save_offsets)
-    pixels = problem.N * problem.P * problem.Q
-    flops = 2 * pixels * problem.K * _taps(problem, depth_factor(problem)) // problem.groups
-    return Cost(flops, inputs + outputs + 2 * pixels * problem.K * problem.dtype.itemsize)
+    values = problem.geometry.GEMM_M * problem.geometry.K
+    seen = in_depth(problem.geometry, depth_factor(problem.geometry))
+    return Cost(2 * values * seen.GEMM_K, inputs + outputs + 2 * values * problem.dtype.itemsize)
 
 
 def fused_cost(problem: Problem, config: Config, save_offsets: bool) -> Cost:
     """Nothing but the ends in memory; the halo, and the places that a tile has too many, are computed."""
     inputs, outputs = _ends(problem, save_offsets)
-    pixels = problem.N * _steps(problem, config.ROWS) * _tiles_q(problem, config.BLOCK_Q) * 4 * config.BLOCK_Q
-    return Cost(2 * pixels * problem.K * _taps(problem, config.depth), inputs + outputs)
+    of = problem.geometry
+    pixels = of.N * _steps(of, config.ROWS) * _tiles_q(of, config.BLOCK_Q) * 4 * config.BLOCK_Q
+    return Cost(2 * pixels * of.K * in_depth(of, config.depth).GEMM_K, inputs + outputs)
 
 
-def _steps(problem: Problem, rows: int) -> int:
+def _steps(of: Geometry, rows: int) -> int:
     """Steps down an image: one before each segment's first pooled row, one for each pooled row."""
-    return pooled(problem)[0] + cdiv(pooled(problem)[0], rows)
+    return pooled(of)[0] + cdiv(pooled(of)[0], rows)
 
 
-def _tiles_q(problem: Problem, block_q: int) -> int:
-    return cdiv(pooled(problem)[1], block_q - 1)
+def _tiles_q(of: Geometry, block_q: int) -> int:
+    return cdiv(pooled(of)[1], block_q - 1)
 
 
 def configure(problem: Problem, pool: tuple[Pair, ...], save_offsets: bool, device: Chip) -> Config:
@@ -117,7 +114,7 @@ def configure(problem: Problem, pool: tuple[Pair, ...], save_offsets: bool, devi
 
 
 def _separate(problem: Problem) -> Config:
-    return Config(False, *(0, 0, 0, 0, 0, 0), depth_factor(problem))
+    return Config(False, *(0, 0, 0, 0, 0, 0), depth_factor(problem.geometry))
 
 
 def best_fused(problem: Problem, save_offsets: bool, device: Chip) -> Config:
@@ -129,7 +126,7 @@ def comparison(layer: str, problem: Problem, save_offsets: bool, device: Chip) -
     """A row of the table in docs/pooling.md: FLOPs, bytes and modelled time, separate and, if possible, fused."""
     separate = separate_cost(problem, save_offsets)
     rows = [(separate.flops / 1e9, separate.bytes / 1e6, separate_cycles(problem, save_offsets, device) / 1e3)]
-    if fusable(problem, ((3, 3), (2, 2), (0, 0))):
+    if fusable(problem, WINDOW):
         best = best_fused(problem, save_offsets, device)
         fused = fused_cost(problem, best, save_offsets)
         rows.append((fused.flops / 1e9, fused.bytes / 1e6, fused_cycles(problem, best, save_offsets, device) / 1e3))
@@ -147,10 +144,10 @@ def candidates(problem: Problem, device: Chip) -> list[Config]:
     tiles = [(16, 64, 4), (32, 64, 8)]
     if device.capability[0] >= 9:
         tiles.append((32, 128, 8))
-    P = pooled(problem)[0]
+    P = pooled(problem.geometry)[0]
     segments = sorted({cdiv(P, parts) for parts in range(1, P + 1)})
     return [
-        Config(True, rows, block_q, block_n, block_k, warps, stages, depth_factor(problem))
+        Config(True, rows, block_q, block_n, block_k, warps, stages, depth_factor(problem.geometry))
         for block_q, block_n, warps in tiles
         for rows in segments
     ]
@@ -158,24 +155,25 @@ def candidates(problem: Problem, device: Chip) -> list[Config]:
 
 def fusable(problem: Problem, pool: tuple[Pair, ...]) -> bool:
     """What the fused kernel can do, and could do faster: without tensor cores no product is worth computing twice."""
-    small = index_type(in_depth(problem, depth_factor(problem))) == tl.int32
+    of = problem.geometry
+    small = index_type(in_depth(of, depth_factor(of))) == tl.int32
     fast = problem.dtype != torch.float32 or problem.precision == "tf32"
-    return pool == ((3, 3), (2, 2), (0, 0)) and problem.groups == 1 and problem.C > 0 and small and fast
+    return pool == WINDOW and of.groups == 1 and of.C > 0 and small and fast
 
 
 def fused_cycles(problem: Problem, config: Config, save_offsets: bool, device: Chip) -> float:
     """The model's time of the fused kernel."""
     tile = model.Tile(4 * config.BLOCK_Q, config.BLOCK_N, 0, config.BLOCK_K, config.num_warps, config.num_stages)
-    programs = cdiv(problem.K, config.BLOCK_N) * _tiles_q(problem, config.BLOCK_Q) * problem.N
-    programs *= cdiv(pooled(problem)[0], config.ROWS)
+    of = problem.geometry
+    programs = cdiv(of.K, config.BLOCK_N) * _tiles_q(of, config.BLOCK_Q) * of.N * cdiv(pooled(of)[0], config.ROWS)
     moved = fused_cost(problem, config, save_offsets).bytes
     return model.pooled_cycles(tile, programs, config.ROWS + 1, moved, conv2d_relu.product(problem), device)
 
 
 def separate_cycles(problem: Problem, save_offsets: bool, device: Chip) -> float:
     """The model's time of the two kernels."""
-    pixels = problem.N * problem.P * problem.Q
-    second = pixels * problem.K * problem.dtype.itemsize + _ends(problem, save_offsets)[1]
+    of = problem.geometry
+    second = of.GEMM_M * of.K * problem.dtype.itemsize + _ends(problem, save_offsets)[1]
     first = separate_cost(problem, save_offsets).bytes - second
     return model.separate_cycles(conv2d_relu.product(problem), first, second, device)
 
@@ -294,8 +292,9 @@ def launch_fused(
     problem: Problem, config: Config,
 ) -> None:  # fmt: skip
     """output and, where there are any, offsets (N, K, P, Q) of 3x3 windows with stride 2; any strides of the rest."""
-    seen = in_depth(problem, config.depth)
-    x, w, marks = operands(input, weight, problem, config.depth)
+    of = problem.geometry
+    seen = in_depth(of, config.depth)
+    x, w, marks = operands(input, weight, of, config.depth)
     channels, columns = seen.C, seen.S
     if seen.padding == (0, 0) and seen.dilation[1] == 1:
         channels, columns = channels * columns, 1  # a row of taps is one run of memory
@@ -304,23 +303,25 @@ def launch_fused(
     out_n, out_k, _, out_pixel = output.stride()
     conv2d_relu_max_pool2d_kernel[(grid,)](
         x, w, output if bias is None else bias.contiguous(), output, output if offsets is None else offsets,
-        seen.H, seen.W, seen.P, seen.Q, P, Q, config.ROWS, seen.R * seen.S * seen.C, out_n, out_k, out_pixel,
+        seen.H, seen.W, seen.P, seen.Q, P, Q, config.ROWS, seen.GEMM_K, out_n, out_k, out_pixel,
         channels, seen.C, seen.K, seen.R, columns, *seen.stride, *seen.padding, *seen.dilation,
-        bias is not None, offsets is not None, seen.precision,
+        bias is not None, offsets is not None, problem.precision,
         config.BLOCK_Q, config.BLOCK_N, config.BLOCK_K,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     if marks is not None:
-        amend(input, weight, bias, output, offsets, marks, problem, config.depth, pooled=True)
+        amend(input, weight, bias, output, offsets, marks, of, config.depth, pooled=True)
 
 
 def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int,
     pool_kernel_size: Pair, pool_stride: Pair, pool_padding: Pair, save_offsets: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    convolution, pool = (stride, padding, dilation, groups), pairs(pool_kernel_size, pool_stride, pool_padding)
+    convolution, pool = (stride, padding, dilation, groups), (pool_kernel_size, pool_stride, pool_padding)
     key = key_of(input, weight, *convolution, convolution_precision(input.dtype))
-    config = _configuration(key, pool, save_offsets)
+    of = key[-1]
+    windows = pooling((of.N, of.K, of.P, of.Q), *pool)
+    config = _configuration(key, ((windows.R, windows.S), windows.stride, windows.padding), save_offsets)
     if not config.fused:
         activation = conv2d_relu.forward(input, weight, bias, *convolution)
         return max_pool2d.forward(activation, *pool, (1, 1), False, save_offsets)
@@ -340,6 +341,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of input, weight and bias, those that `needs` asks for."""
     convolution = (stride, padding, dilation, groups)
-    spec = conv2d_relu_output(input, weight, None, *convolution)
-    masked = max_pool2d.gather(grad, offsets, output, spec, pool_kernel_size, pool_stride, pool_padding, (1, 1))
+    between = conv2d_relu_output(input, weight, None, *convolution)
+    windows = pooling(between.shape, pool_kernel_size, pool_stride, pool_padding)
+    masked = max_pool2d.gather(grad, offsets, output, windows, is_channels_last(input) or is_channels_last(weight))
     return conv2d_relu.convolution_gradients(masked, None, input, weight, *convolution, needs)

@@ -61,14 +61,13 @@ def configure(problem: Problem, device: Chip) -> SplitConfig:
     """The tile and the number of splits that the cost model finds fastest."""
     tile, splits = best_split(product(problem), device)
     sizes = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, tile.num_warps, tile.num_stages)
-    return SplitConfig(*sizes, splits, depth_factor(problem))
+    return SplitConfig(*sizes, splits, depth_factor(problem.geometry))
 
 
 def product(problem: Problem) -> Product:
     """That of one group, after space_to_depth, and how many groups there are."""
-    seen, groups = in_depth(problem, depth_factor(problem)), problem.groups
-    sizes = (seen.K // groups, seen.R * seen.S * seen.C // groups, seen.N * seen.P * seen.Q)
-    return Product(*sizes, groups, problem.dtype, problem.precision)
+    seen = in_depth(problem.geometry, depth_factor(problem.geometry))
+    return Product(seen.GEMM_N, seen.GEMM_K, seen.GEMM_M, seen.groups, problem.dtype, problem.precision)
 
 
 @triton.jit
@@ -217,24 +216,24 @@ def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Chip)
     """
     if masked and config.BLOCK_M >= 128:
         config = replace(config, num_warps=8)  # masked operands wait in registers: four warps would spill
-    seen = in_depth(problem, config.depth)
+    seen = in_depth(problem.geometry, config.depth)
     channels, row = max(seen.C // seen.groups, 1), seen.S
     if seen.padding == (0, 0) and seen.dilation[1] == 1 and seen.groups == 1:
         channels, row = channels * row, 1  # a row of taps is one run of memory
-    total = seen.N * seen.P * seen.Q
+    total = seen.GEMM_M
     span = cdiv(cdiv(total, config.splits), config.BLOCK_K) * config.BLOCK_K
     constants = dict(
         H=seen.H, W=seen.W, P=seen.P, Q=seen.Q, C=channels, PITCH=seen.C, K=seen.K, GROUPS=seen.groups,
         R=seen.R, S=row, STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0],
         PAD_W=seen.padding[1], DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1],
-        MASKED=masked, PRECISION=seen.precision,
+        MASKED=masked, PRECISION=problem.precision,
         INDEX=tl.int64 if max(total * seen.K, seen.N * seen.H * seen.W * seen.C) > INT32_MAX - 2**24 else tl.int32,
         BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, BLOCK_K=config.BLOCK_K,
         num_warps=config.num_warps, num_stages=config.num_stages,
         **register_limit(config.BLOCK_M, config.BLOCK_N, config.num_warps, device),
     )  # fmt: skip
-    grid = (cdiv(seen.K // seen.groups, config.BLOCK_M), cdiv(total, span), seen.groups)
-    tiles_n = cdiv(seen.R * seen.S * (seen.C // seen.groups), config.BLOCK_N)
+    grid = (cdiv(seen.GEMM_N, config.BLOCK_M), cdiv(total, span), seen.groups)
+    tiles_n = cdiv(seen.GEMM_K, config.BLOCK_N)
     return Launch(problem, config, grid, (total, span, tiles_n), constants)
 
 
@@ -281,8 +280,8 @@ def weight_gradient(
     some = grad  # stands in for what is not wanted, and is neither read nor written there
     with torch.cuda.device_of(grad):
         if depth > 1 and needs_weight:
-            seen = in_depth(job.problem, depth)
-            x, _ = space_to_depth(input, depth, job.problem.padding, (seen.H, seen.W))
+            seen = in_depth(job.problem.geometry, depth)
+            x, _ = space_to_depth(input, depth, job.problem.geometry.padding, (seen.H, seen.W))
         else:
             x = nhwc(input) if needs_weight else some
         weight_gradient_kernel[(tiles_m * (tiles_n + needs_bias), splits, groups)](

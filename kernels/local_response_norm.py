@@ -17,7 +17,6 @@ neighbours, and backward keeps dy * y / e in a float32 workspace.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.kernels.config import choose, describe
-from alexkern.plan import Spec, conform, contiguous_strides, empty, like
+from alexkern.plan import Planes, Spec, conform, empty, in_planes, like
 
 MAX_HALO = 8
 
@@ -252,39 +251,10 @@ def power_kind(beta: float) -> str:
     return "zero" if beta == 0 else "odd" if beta % 2 else "even"
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """A dense tensor as [N, C, L]: L pixels of one stride."""
-
-    N: int
-    C: int
-    L: int
-    strides: tuple[int, int, int]
-
-
-def geometry(spec: Spec) -> Geometry | None:
-    """None where the pixels have no common stride: some other dimension lies between them in memory."""
-    N, C, *sizes = spec.shape
-    step, expected = 0, None
-    for size, stride in zip(reversed(sizes), reversed(spec.stride[2:]), strict=True):
-        if size == 1:
-            continue
-        if expected is None:
-            step = expected = stride
-        if stride != expected:
-            return None
-        expected = expected * size
-    return Geometry(N, C, math.prod(sizes), (spec.stride[0], spec.stride[1], step))
-
-
 def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """The output, or the gradient where there is a grad."""
     planned = like(input)
-    spec, shape = planned, geometry(planned)
-    if shape is None:
-        spec = Spec(planned.shape, contiguous_strides(planned.shape), planned.dtype)
-        shape = geometry(spec)
-    assert shape is not None
+    spec, shape = in_planes(planned)
     result = empty(spec, input.device)
     if result.numel() == 0:
         return conform(result, planned)
@@ -316,7 +286,7 @@ def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: floa
 
 
 def _launch_wide(
-    x: Tensor, grad: Tensor | None, result: Tensor, shape: Geometry, size: int, numbers: tuple[float, float, float]
+    x: Tensor, grad: Tensor | None, result: Tensor, shape: Planes, size: int, numbers: tuple[float, float, float]
 ) -> None:
     BLOCK = min(triton.next_power_of_2(shape.L), 256)
     grid = (triton.cdiv(shape.L, BLOCK) * shape.C * shape.N,)

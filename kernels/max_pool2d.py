@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +31,9 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.cost.chips import Chip
-from alexkern.geometry import Pair
+from alexkern.geometry import Geometry, Pair, pooling
 from alexkern.kernels.config import MAX_GRID_Z, choose, describe
-from alexkern.plan import Spec, conform, empty, max_pool2d_outputs, nchw
+from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled
 
 UNROLLED_TAPS = 16  # windows (forward) or gathered positions (backward) up to this many are unrolled
 
@@ -300,18 +299,12 @@ def unit(channels: int, channels_inner: bool, *strides: tuple[int, ...]) -> int:
     return math.gcd(16, channels, *(step for n, _, h, w in strides for step in (n, h, w)))
 
 
-def pairs(*values: Sequence[int]) -> tuple[Pair, ...]:
-    return tuple((value[0], value[1]) for value in values)  # torch's dispatcher hands over lists
-
-
 def forward(
     input: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool, save_offsets: bool
 ) -> tuple[Tensor, Tensor | None]:
-    N, C, H, W = input.shape
-    kernel_size, stride, padding, dilation = pairs(kernel_size, stride, padding, dilation)
-    output_spec, offsets_spec = max_pool2d_outputs(
-        input, kernel_size, stride, padding, dilation, ceil_mode, save_offsets
-    )
+    windows = pooling(input.shape, kernel_size, stride, padding, dilation)
+    N, C, H, W, _, R, S, stride, padding, dilation, _ = windows
+    output_spec, offsets_spec = pooled(windows, input.dtype, is_channels_last(input), ceil_mode, save_offsets)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     if N == 0:
@@ -324,9 +317,9 @@ def forward(
     in_n, in_c, in_h, in_w = strides
     inside = padding == (0, 0) and all(
         (count - 1) * step + spread * (taps - 1) < size
-        for count, step, spread, taps, size in zip((P, Q), stride, dilation, kernel_size, (H, W), strict=True)
+        for count, step, spread, taps, size in zip((P, Q), stride, dilation, (R, S), (H, W), strict=True)
     )
-    strips = inside and (kernel_size, stride, dilation) == ((3, 3), (2, 2), (1, 1))
+    strips = inside and (R, S, stride, dilation) == (3, 3, (2, 2), (1, 1))
     written = (N, C, P, Q)
     config = _configuration("forward", (N, C, H, W), written, channels_inner, strips, input.dtype, input.device)
     pointers = (input, output, output if offsets is None else offsets)
@@ -343,8 +336,8 @@ def forward(
                 )  # fmt: skip
             else:
                 max_pool2d_forward_kernel[grid](
-                    *pointers, first, H, W, Q, count, *numbers, *kernel_size, *stride, *padding, *dilation,
-                    UNIT, inside, kernel_size[0] * kernel_size[1] <= UNROLLED_TAPS, save_offsets,
+                    *pointers, first, H, W, Q, count, *numbers, R, S, *stride, *padding, *dilation,
+                    UNIT, inside, R * S <= UNROLLED_TAPS, save_offsets,
                     config.BLOCK_P, config.BLOCK_C, num_warps=config.num_warps,
                 )  # fmt: skip
     return output, offsets
@@ -355,22 +348,19 @@ def backward(
     kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool, needs: tuple[bool],
 ) -> tuple[Tensor | None]:  # fmt: skip
     """Gradient of the input."""
-    N, C, H, W = input_shape
-    spec = nchw((N, C, H, W), grad.dtype, channels_last)
-    return (gather(grad, offsets, None, spec, kernel_size, stride, padding, dilation),)
+    windows = pooling(input_shape, kernel_size, stride, padding, dilation)
+    return (gather(grad, offsets, None, windows, channels_last),)
 
 
-def gather(
-    grad: Tensor, offsets: Tensor, relu_output: Tensor | None, spec: Spec,
-    kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair,
-) -> Tensor:  # fmt: skip
-    """The pooled values' gradient brought to the pixels that won, in memory as `spec` plans.
+def gather(grad: Tensor, offsets: Tensor, relu_output: Tensor | None, windows: Geometry, channels_last: bool) -> Tensor:
+    """The pooled values' gradient brought to the pixels that won, (N, C, H, W).
 
     grad, offsets: (N, C, P, Q). relu_output: the pooled values, (N, C, P, Q), where they come out of a ReLU whose mask
     is to be applied too, else None.
     """
+    N, C, H, W, _, R, S, stride, padding, dilation, _ = windows
+    spec = nchw((N, C, H, W), grad.dtype, channels_last)
     input_grad = empty(spec, grad.device)
-    N, C, H, W = spec.shape
     if input_grad.numel() == 0:
         return input_grad
     P, Q = offsets.shape[2:]
@@ -383,7 +373,7 @@ def gather(
     (grad_n, grad_c, grad_p, grad_q), (saved_n, saved_c, saved_p, saved_q) = strides_of(grad), strides_of(offsets)
     out_n, out_c, _, out_pixel = spec.stride
     UNIT = unit(C, channels_inner, strides_of(grad), strides_of(offsets))
-    reach = [triton.cdiv(d * (taps - 1) + 1, s) for d, taps, s in zip(dilation, kernel_size, stride, strict=True)]
+    reach = [triton.cdiv(d * (taps - 1) + 1, s) for d, taps, s in zip(dilation, (R, S), stride, strict=True)]
     config = _configuration("backward", spec.shape, spec.shape, channels_inner, False, grad.dtype, grad.device)
     blocks = triton.cdiv(H * W, config.BLOCK_P), triton.cdiv(C, config.BLOCK_C)
     with torch.cuda.device_of(grad):
@@ -395,7 +385,7 @@ def gather(
                 grad_n // UNIT, grad_c, grad_p // UNIT, grad_q // UNIT,
                 saved_n // UNIT, saved_c, saved_p // UNIT, saved_q // UNIT,
                 out_n // UNIT, out_c, out_pixel // UNIT,
-                *kernel_size, *stride, *padding, *dilation, *reach,
+                R, S, *stride, *padding, *dilation, *reach,
                 UNIT, reach[0] * reach[1] <= UNROLLED_TAPS, relu_output is not None,
                 config.BLOCK_P, config.BLOCK_C, num_warps=config.num_warps,
             )  # fmt: skip

@@ -72,10 +72,10 @@ def draw(
 def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:
     """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by clusters of so many."""
 
-    def choose(_: object, rows: int, columns: int, steps: int, groups: int, depth: int, sums: bool, weight: bool):  # type: ignore[no-untyped-def]
-        tile = min(block_n, 128) if depth == 48 else block_n
+    def choose(_: object, work: Work, weight: bool) -> tuple[int, int, int]:
+        tile = min(block_n, 128) if work.depth == 48 else block_n
         tile = {96: 64, 192: 256}.get(tile, tile) if weight else tile
-        return tile, min(splits, steps), 1 if weight else cluster
+        return tile, min(splits, work.steps), 1 if weight else cluster
 
     monkeypatch.setattr(sm90, "_choose", choose)
 

@@ -38,7 +38,7 @@ pytestmark = [
     ),
 ]
 
-PRODUCT, SUM = "hopper_linear", "linear_relu_dropout_sum"
+PRODUCT, SUM = "hopper_convolve", "linear_relu_dropout_sum"
 PLACE = (2**40 + 5, -3)  # seed and offset: within one output the counter wraps
 
 

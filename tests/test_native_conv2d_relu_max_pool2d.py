@@ -21,6 +21,7 @@ from alexkern.backends.cuda import conv2d_relu_max_pool2d as native
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import Plan
 from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
 from alexkern.cost.chips import CHIPS
+from alexkern.geometry import Geometry, pooling
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 
@@ -42,11 +43,12 @@ SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], Args, list[Plan]]] = {
     "one_window": ((3, 5, 3, 3), (3, 5, 1, 1), ((1, 1), (0, 0), (1, 1), 1), [Plan(1, 1, 1), Plan(2, 8, 8)]),
     "uneven": ((1, 3, 21, 25), (5, 3, 3, 2), ((1, 2), (0, 1), (2, 1), 1), [Plan(1, 4, 3), Plan(2, 5, 20)]),
 }
-LAYERS = {  # AlexNet's: input, weight, stride, padding, pooled size
-    "conv1": ((128, 3, 224, 224), (64, 3, 11, 11), (55, 55)),
-    "conv2": ((128, 64, 27, 27), (192, 64, 5, 5), (27, 27)),
-    "conv5": ((128, 256, 13, 13), (256, 256, 3, 3), (13, 13)),
-    "tower conv1": ((128, 3, 224, 224), (96, 3, 11, 11), (55, 55)),
+CONV1 = Geometry(128, 3, 224, 224, 64, 11, 11, (4, 4), (2, 2), (1, 1), 1)
+LAYERS = {  # AlexNet's
+    "conv1": CONV1,
+    "conv2": Geometry(128, 64, 27, 27, 192, 5, 5, (1, 1), (2, 2), (1, 1), 1),
+    "conv5": Geometry(128, 256, 13, 13, 256, 3, 3, (1, 1), (1, 1), (1, 1), 1),
+    "tower conv1": CONV1._replace(K=96),
 }
 
 
@@ -261,7 +263,7 @@ def test_one_pass_gives_the_bits_of_pooling_and_mask(
         for layout in (torch.channels_last, torch.contiguous_format):
             tensors = [tensor.contiguous(memory_format=layout) for tensor in (grad, output, offsets)]
             with canaries():
-                packed, sums = native._unpooled(*tensors, (9, 12), (3, 3, 2, 2, 0, 0, 1, 1), groups, True)
+                packed, sums = native._unpooled(*tensors, pooling((3, 24, 9, 12), *POOL), groups, True)
             memory = packed.memory.view(3, 9, 12, groups, packed.channels)
             ours = memory[..., : 24 // groups].flatten(3).permute(0, 3, 1, 2)
             assert_same(ours, wanted, "gradient")
@@ -271,9 +273,9 @@ def test_one_pass_gives_the_bits_of_pooling_and_mask(
 
 
 def compared(layer: str, save_offsets: bool = False, multiprocessors: int = 132, **other: Any) -> Any:
-    input, weight, size = LAYERS[layer]
-    dtype, shape = other.get("dtype", torch.bfloat16), (other.get("batch", 128), *input[1:])
-    problem = native.problem_of(dtype, other.get("tf32", False), shape, weight, size, 1, save_offsets)
+    geometry = LAYERS[layer]._replace(N=other.get("batch", 128))
+    dtype = other.get("dtype", torch.bfloat16)
+    problem = native.problem_of(dtype, other.get("tf32", False), geometry, save_offsets)
     return native.compare(problem, replace(CHIPS["H200"], num_sms=multiprocessors))
 
 
@@ -294,8 +296,8 @@ def test_plans_fit_the_image_and_save_bytes(layer: str) -> None:
     for batch in (1, 128):
         for save_offsets in (False, True):
             plan, fused, separate = compared(layer, save_offsets, batch=batch)
-            size = LAYERS[layer][2]
-            assert plan.tile in (1, 2) and 1 <= plan.windows <= size[1] // 2 and 1 <= plan.segment <= size[0] // 2
+            P, Q = LAYERS[layer].P, LAYERS[layer].Q
+            assert plan.tile in (1, 2) and 1 <= plan.windows <= Q // 2 and 1 <= plan.segment <= P // 2
             assert fused.flops > 0 and fused.bytes < separate.bytes
             assert fused.time >= fused.bytes / 1.5e6  # memory's pace, the model's
 

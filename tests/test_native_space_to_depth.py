@@ -239,12 +239,15 @@ def test_images_with_nothing_finite(capability: str, always_deep: None) -> None:
     assert bool(conv2d_relu.forward(x, w, None, (4, 4), (2, 2), (1, 1), 1).isnan().all())
 
 
+CONV1 = Geometry(1, 3, 224, 224, 64, 11, 11, (4, 4), (2, 2), (1, 1), 1)
+
+
 def times(
     C: int, N: int, dtype: torch.dtype, gradient: bool, in_place: bool, multiprocessors: int
 ) -> tuple[float, float]:
     """Of AlexNet's first layer, padded and in depth, by the model."""
-    chip, shape = replace(CHIPS["H200"], num_sms=multiprocessors), (N, C, 224, 224)
-    return first_layer_times(dtype.itemsize, shape, 64, (11, 11), (55, 55), gradient, in_place, chip)
+    chip = replace(CHIPS["H200"], num_sms=multiprocessors)
+    return first_layer_times(dtype.itemsize, CONV1._replace(N=N, C=C), gradient, in_place, chip)
 
 
 def chosen(C: int, N: int, dtype: torch.dtype, gradient: bool = False, in_place: bool = False) -> bool:
@@ -271,8 +274,7 @@ def test_the_choice(dtype: torch.dtype, gradient: bool) -> None:
 
 
 def test_other_convolutions_are_not_asked_for() -> None:
-    geometry = Geometry((11, 11), (4, 4), (2, 2), (1, 1), 1)
-    assert space_to_depth.allows(3, geometry) and space_to_depth.allows(4, geometry)
-    assert not space_to_depth.allows(5, geometry) and not space_to_depth.allows(0, geometry)
-    for change in ({"stride": (4, 2)}, {"stride": (2, 2)}, {"dilation": (1, 2)}, {"groups": 3}):
-        assert not space_to_depth.allows(3, geometry._replace(**change))
+    assert space_to_depth.allows(CONV1) and space_to_depth.allows(CONV1._replace(C=4))
+    changes = ({"C": 5}, {"C": 0}, {"stride": (4, 2)}, {"stride": (2, 2)}, {"dilation": (1, 2)}, {"groups": 3})
+    for change in changes:
+        assert not space_to_depth.allows(CONV1._replace(**change))

@@ -19,6 +19,7 @@ from alexkern.backends.torch import local_response_norm as norm_reference  # noq
 from alexkern.backends.torch import max_pool2d as pool_reference  # noqa: E402
 from alexkern.backends.torch import philox  # noqa: E402
 from alexkern.cost.model import cdiv  # noqa: E402
+from alexkern.geometry import pooling  # noqa: E402
 from alexkern.kernels import (  # noqa: E402
     conv2d_relu,
     conv2d_relu_data_gradient,
@@ -265,10 +266,8 @@ def test_output_of_max_pooling(
     window = ((3, 3), (2, 2), (padding, padding), (1, 1), False, True)
     memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     image = whole((1, 128, 131, 131), generator, -9, 9).contiguous(memory_format=memory_format)
-    plan = max_pool2d.max_pool2d_outputs
     # One image many times over is no NHWC batch by torch's rule.
-    specs = [nchw(spec.shape, spec.dtype, layout == "nhwc") for spec in plan(image.expand(4200, -1, -1, -1), *window)]
-    monkeypatch.setattr(max_pool2d, "max_pool2d_outputs", lambda *_: specs)
+    monkeypatch.setattr(max_pool2d, "is_channels_last", lambda _: layout == "nhwc")
     for name in ("max_pool2d_3x3_stride2_kernel", "max_pool2d_forward_kernel"):
         last_program(monkeypatch, max_pool2d, name)
     output, offsets = max_pool2d.forward(image.expand(4200, -1, -1, -1), *window)
@@ -286,9 +285,8 @@ def test_gradient_of_max_pooling(layout: str, monkeypatch: pytest.MonkeyPatch, g
     grad = whole((1, 128, 32, 32), generator, 1, 9).contiguous(memory_format=memory_format)
     offsets = torch.full_like(grad, 8, dtype=torch.uint8)  # every winner is the last of its window
     last_program(monkeypatch, max_pool2d, "max_pool2d_backward_kernel")
-    N, size = 4000, (128, 65, 65)
-    spec = nchw((N, *size), grad.dtype, layout == "nhwc")
-    dx = max_pool2d.gather(*(t.expand(N, -1, -1, -1) for t in (grad, offsets)), None, spec, *POOL, (1, 1))
+    windows = pooling((4000, 128, 65, 65), *POOL)
+    dx = max_pool2d.gather(*(t.expand(4000, -1, -1, -1) for t in (grad, offsets)), None, windows, layout == "nhwc")
     assert dx.numel() > LIMIT
     assert_same(dx[-1, -1, -1, -1], grad[0, -1, -1, -1])
 
@@ -301,9 +299,9 @@ def test_offsets_and_mask_of_max_pooling(relu: bool, generator: torch.Generator)
     mask = whole(shape, generator)
     offsets = sparse(2 * strides[0] + 64, dtype=torch.uint8).as_strided(shape, strides).copy_(near)
     output = sparse(2 * strides[0] + 64).as_strided(shape, strides).copy_(mask)
-    spec = nchw((3, 8, 5, 5), grad.dtype, True)
-    ours = max_pool2d.gather(grad, offsets, output if relu else None, spec, *POOL, (1, 1))
-    wanted = max_pool2d.gather(grad, near, mask if relu else None, spec, *POOL, (1, 1))
+    windows = pooling((3, 8, 5, 5), *POOL)
+    ours = max_pool2d.gather(grad, offsets, output if relu else None, windows, True)
+    wanted = max_pool2d.gather(grad, near, mask if relu else None, windows, True)
     assert_same(ours, wanted)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +20,7 @@ from alexkern import kernels
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import triton as model
 from alexkern.cost.model import cdiv
+from alexkern.geometry import Geometry
 from alexkern.kernels import conv2d_relu, masked_gradient, precision
 from alexkern.kernels import conv2d_relu_data_gradient as data_gradient
 from alexkern.kernels import conv2d_relu_weight_gradient as weight_gradient
@@ -46,7 +46,8 @@ ARITHMETIC = ((torch.bfloat16, "ieee"), (torch.float32, "tf32"), (torch.float32,
 
 def layer(name: str, batch: int = 128, dtype: torch.dtype = torch.bfloat16, products: str = "ieee") -> Problem:
     C, H, K, R, stride, padding, groups = LAYERS[name]
-    return Problem(batch, C, H, H, K, R, R, (stride, stride), (padding, padding), (1, 1), groups, dtype, products)
+    pairs = (stride, stride), (padding, padding), (1, 1)
+    return Problem(Geometry(batch, C, H, H, K, R, R, *pairs, groups), dtype, products)
 
 
 @pytest.fixture(autouse=True)
@@ -162,13 +163,13 @@ def test_space_to_depth_marks_what_is_not_finite(value: float, generator: torch.
 
 
 def test_first_layer_in_depth_is_the_same_convolution() -> None:
-    problem = layer("conv1")
-    assert conv2d_relu.depth_factor(problem) == 4
-    seen = conv2d_relu.in_depth(problem, 4)
-    assert (seen.P, seen.Q) == (problem.P, problem.Q) == (55, 55)
+    first = layer("conv1").geometry
+    assert conv2d_relu.depth_factor(first) == 4
+    seen = conv2d_relu.in_depth(first, 4)
+    assert (seen.P, seen.Q) == (first.P, first.Q) == (55, 55)
     assert (seen.C, seen.H, seen.W, seen.R, seen.S) == (48, 57, 57, 3, 3)
     for change in ({"groups": 3, "K": 66}, {"dilation": (2, 2)}, {"stride": (4, 2)}, {"C": 64}, {"stride": (1, 1)}):
-        assert conv2d_relu.depth_factor(dataclasses.replace(problem, **change)) == 1
+        assert conv2d_relu.depth_factor(first._replace(**change)) == 1
 
 
 def test_splits_are_added_in_ascending_order(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
@@ -211,8 +212,8 @@ def test_masking_first_and_while_loading_agree(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_masking_first_is_for_gradients_that_are_loaded_often() -> None:
-    conv3 = layer("conv3")
-    elements = conv3.N * conv3.K * conv3.P * conv3.Q
+    conv3 = layer("conv3").geometry
+    elements = conv3.GEMM_M * conv3.K
     assert masked_gradient.worthwhile(elements, 9 + 7, torch.bfloat16, TARGETS[90])
     assert not masked_gradient.worthwhile(elements, 2, torch.bfloat16, TARGETS[90])
     assert not masked_gradient.worthwhile(elements // 128, 9 + 7, torch.bfloat16, TARGETS[90])

@@ -16,6 +16,7 @@ from torch import Tensor
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
 from alexkern.bench.layers import LAYERS
+from alexkern.geometry import Geometry
 from alexkern.kernels import conv2d_relu_max_pool2d as kernels
 from alexkern.kernels.config import TARGETS
 from alexkern.kernels.conv2d_relu_max_pool2d import Config, configure
@@ -116,7 +117,11 @@ def test_backward(name: str, needs: tuple[bool, bool, bool], generator: torch.Ge
 
 def layer(C: int, H: int, K: int, R: int, stride: int, padding: int, dtype: torch.dtype = torch.bfloat16) -> Problem:
     """A square layer at batch 128."""
-    return Problem(128, C, H, H, K, R, R, (stride,) * 2, (padding,) * 2, (1, 1), 1, dtype, "ieee")
+    return Problem(Geometry(128, C, H, H, K, R, R, (stride,) * 2, (padding,) * 2, (1, 1), 1), dtype, "ieee")
+
+
+def changed(problem: Problem, **change: int) -> Problem:
+    return replace(problem, geometry=problem.geometry._replace(**change))
 
 
 CONV1, CONV2, CONV5 = (3, 224, 64, 11, 4, 2), (64, 27, 192, 5, 1, 2), (256, 13, 256, 3, 1, 1)
@@ -133,8 +138,8 @@ def test_only_the_first_layer_is_fused_on_an_h100() -> None:
         (layer(*CONV1, dtype=torch.float32), POOL),
         (layer(*CONV1), ((2, 2), (2, 2), (0, 0))),
         (layer(*CONV1), ((3, 3), (2, 2), (1, 1))),
-        (replace(layer(*CONV2), groups=2), POOL),
-        (replace(layer(*CONV1), H=40000, W=40000), POOL),
+        (changed(layer(*CONV2), groups=2), POOL),
+        (changed(layer(*CONV1), H=40000, W=40000), POOL),
     ],
     ids=["ieee", "2x2", "padded", "groups", "64-bit"],
 )
@@ -217,7 +222,7 @@ def test_the_table_in_the_documentation_is_what_the_function_says() -> None:
     for target in sorted(TARGETS):
         for model, name in names.items():
             for one in LAYERS[model].pooled_convolutions:
-                problem = replace(layer(one.C, one.H, one.K, one.R, one.stride, one.padding), groups=one.groups)
+                problem = Problem(one.geometry(128), torch.bfloat16, "ieee")
                 label = f"{TARGETS[target].name.removeprefix('NVIDIA ')} {name}{one.name}"
                 wanted.append(kernels.comparison(label, problem, False, TARGETS[target]))
                 assert wanted[-1].endswith("| fused |") == configure(problem, POOL, False, TARGETS[target]).fused

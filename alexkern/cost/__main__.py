@@ -21,8 +21,6 @@ from alexkern.backends.cuda.linear_relu_dropout import FEW_ROWS
 from alexkern.bench.layers import LAYERS, Convolution, Linear
 from alexkern.cost import sm80, sm80_pooled, sm90, triton
 from alexkern.cost.chips import CHIPS, Chip
-from alexkern.cost.model import cdiv
-from alexkern.geometry import Geometry
 from alexkern.tools.workloads import ARITHMETIC, PRODUCTS, layers
 
 CALLS = FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"
@@ -39,8 +37,7 @@ def triton_choices(layer: Convolution | Linear, operator: str, batch: int, arith
     if isinstance(layer, Linear):
         rows = linear.Problem(batch, layer.in_features, layer.out_features, *how)
         return [_product(linear.configure(rows, chip), linear.product(rows), chip)]
-    sizes = (batch, layer.C, layer.H, layer.H, layer.K, layer.R, layer.R)
-    problem = Problem(*sizes, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups, *how)
+    problem = Problem(layer.geometry(batch), *how)
     if operator == "conv2d_relu_max_pool2d":
         config = pooled.configure(problem, FUSED_WINDOW, False, chip)
         if not config.fused:
@@ -69,8 +66,7 @@ def cuda_choices(layer: Convolution | Linear, operator: str, batch: int, arithme
         return [_on_hopper(work, chip) if on_hopper else "torch's"]
     if operator == "conv2d_relu":
         return [_convolution(layer, call, batch, dtype, on_hopper, chip) for call in CALLS]
-    shapes = ((batch, layer.C, layer.H, layer.H), (layer.K, layer.C // layer.groups, layer.R, layer.R))
-    problem = problem_of(dtype, precision == "tf32", *shapes, (layer.P, layer.P), layer.groups, False)
+    problem = problem_of(dtype, precision == "tf32", layer.geometry(batch), False)
     plan, fused, separate = sm80_pooled.compare(problem, chip)
     if fused.time < separate.time and not on_hopper:
         return [_line(f"fused, {plan}", fused.time * sm80.SECONDS)]
@@ -79,10 +75,8 @@ def cuda_choices(layer: Convolution | Linear, operator: str, batch: int, arithme
 
 def _convolution(layer: Convolution, call: str, batch: int, dtype: torch.dtype, on_hopper: bool, chip: Chip) -> str:
     itemsize, deep, times = dtype.itemsize, False, None
-    geometry = Geometry((layer.R,) * 2, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups)
-    if call != DATA and space_to_depth.allows(layer.C, geometry):
-        sizes = ((batch, layer.C, layer.H, layer.H), layer.K, (layer.R, layer.R), (layer.P, layer.P))
-        times = sm80.first_layer_times(itemsize, *sizes, call == WEIGHT, False, chip)
+    if call != DATA and space_to_depth.allows(layer.geometry(batch)):
+        times = sm80.first_layer_times(itemsize, layer.geometry(batch), call == WEIGHT, False, chip)
         deep = on_hopper or times.deep < times.padded
     product, work = products(layer, batch, dtype, deep)[call]
     way = ", in depth" if deep else ""
@@ -97,22 +91,15 @@ def products(
     layer: Convolution, batch: int, dtype: torch.dtype, deep: bool
 ) -> dict[str, tuple[sm80.Product, sm90.Work | None]]:
     """What the launchers make of a layer's calls, over space to depth's images or not."""
-    size, stride, groups = (cdiv(layer.R, sm80.FACTOR), 1, 1) if deep else (layer.R, layer.stride, layer.groups)
-    channels = sm80.FACTOR**2 * layer.C if deep else padded(layer.C // groups, dtype)
-    taps, filters, phases = size**2, layer.K // groups, stride**2
-    pixels, inputs, gradients = batch * layer.P**2, batch * layer.H**2, padded(filters, dtype)
-
-    def work(rows: int, columns: int, channels: int) -> sm90.Work | None:
-        depth = sm90.depth_of(channels)
-        return sm90.Work(rows, columns, taps * cdiv(channels, depth), groups, depth, False) if phases == 1 else None
-
-    depth, chunks = sm90.DEPTH, cdiv(channels, sm90.DEPTH)
-    weight = sm90.Work(filters, taps * chunks * depth, cdiv(pixels, depth), groups, depth, True)
-    over_taps = (cdiv(inputs, phases), layer.C // groups, max(taps * gradients // phases, 1), groups * phases)
+    geometry = layer.geometry(batch)
+    seen = geometry.in_depth(sm80.FACTOR) if deep else geometry
+    channels, gradients = seen.C if deep else padded(layer.C // layer.groups, dtype), padded(geometry.GEMM_N, dtype)
+    forward = sm90.convolution_work(seen, channels, False) if seen.stride == (1, 1) else None
+    data = sm90.convolution_work(geometry.turned(), gradients, False) if layer.stride == 1 else None
     return {
-        FORWARD: (sm80.Product(pixels, filters, taps * channels, groups), work(pixels, filters, channels)),
-        DATA: (sm80.Product(*over_taps), work(inputs, layer.C // groups, gradients)),
-        WEIGHT: (sm80.Product(filters, taps * channels, pixels, groups), weight),
+        FORWARD: (sm80.forward_product(seen, channels), forward),
+        DATA: (sm80.data_product(geometry, gradients), data),
+        WEIGHT: (sm80.weight_product(seen, channels), sm90.weight_work(seen, channels)),
     }
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv, waves
+from alexkern.geometry import Geometry
 
 TILES = ((128, 128), (128, 64), (64, 64))  # those of conv2d_relu.h
 STEP_BYTES = 128  # of the depth, as mma/tile.cuh has it
@@ -54,6 +55,23 @@ class Times(NamedTuple):
     deep: float
 
 
+def forward_product(geometry: Geometry, channels: int) -> Product:
+    """A convolution's, whose images and filters are padded to so many channels a group."""
+    return Product(geometry.GEMM_M, geometry.GEMM_N, geometry.R * geometry.S * channels, geometry.groups)
+
+
+def data_product(geometry: Geometry, channels: int) -> Product:
+    """The data gradient's, whose gradient is padded to so many channels; one for each residue of the stride."""
+    N, C, H, W, _, R, S, stride, _, _, groups = geometry
+    residues = stride[0] * stride[1]
+    return Product(cdiv(N * H * W, residues), C // groups, max(R * S * channels // residues, 1), groups * residues)
+
+
+def weight_product(geometry: Geometry, channels: int) -> Product:
+    """The weight gradient's, whose images are padded to so many channels a group."""
+    return Product(geometry.GEMM_N, geometry.R * geometry.S * channels, max(geometry.GEMM_M, 1), geometry.groups)
+
+
 def steps_in(itemsize: int, depth: int) -> int:
     return cdiv(depth, STEP_BYTES // itemsize)
 
@@ -92,34 +110,22 @@ def choose(itemsize: int, product: Product, chip: Chip) -> Choice:
 
 
 @lru_cache(maxsize=256)
-def first_layer_times(
-    itemsize: int,
-    shape: tuple[int, ...],
-    filters: int,
-    kernel_size: tuple[int, ...],
-    output_size: tuple[int, ...],
-    gradient: bool,
-    in_place: bool,
-    chip: Chip,
-) -> Times:
-    """A convolution of stride 4 over images (N, C, H, W) of up to four channels, or its weight gradient.
+def first_layer_times(itemsize: int, geometry: Geometry, gradient: bool, in_place: bool, chip: Chip) -> Times:
+    """A convolution of stride 4 over images of up to four channels, or its weight gradient.
 
     The passes that bring the images to where the products read them are included; `in_place`: they need no padding.
     """
-    N, C, H, W = shape
-    (R, S), (P, Q) = kernel_size, output_size
-    rows, columns = cdiv(R, FACTOR), cdiv(S, FACTOR)  # of the filter in depth
-    pixels = N * P * Q
 
-    def time(depth: int) -> float:
-        product = Product(filters, depth, pixels, 1) if gradient else Product(pixels, filters, depth, 1)
+    def time(geometry: Geometry, channels: int) -> float:
+        product = (weight_product if gradient else forward_product)(geometry, channels)
         return time_of(choose(itemsize, product, chip), itemsize, product, chip)
 
-    padded = float(N * H * W * (C + PADDED_CHANNELS))
-    deep = float(N * H * W * C + N * (P + rows - 1) * (Q + columns - 1) * FACTOR**2 * C)
+    seen, pixels = geometry.in_depth(FACTOR), geometry.N * geometry.H * geometry.W
+    padded = float(pixels * (geometry.C + PADDED_CHANNELS))
+    deep = float(pixels * geometry.C + seen.N * seen.H * seen.W * seen.C)
     # In depth, outputs are amended behind the product; a gradient's filters are brought back, in two passes.
     passes = 3 if gradient else 2
     return Times(
-        time(R * S * PADDED_CHANNELS) + (0.0 if in_place else SECOND_PASS + padded * itemsize / BYTES),
-        time(rows * columns * FACTOR**2 * C) + passes * SECOND_PASS + deep * itemsize / BYTES,
+        time(geometry, PADDED_CHANNELS) + (0.0 if in_place else SECOND_PASS + padded * itemsize / BYTES),
+        time(seen, seen.C) + passes * SECOND_PASS + deep * itemsize / BYTES,
     )

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.sm80 import BLOCK_STEPS, BYTES, SECOND_PASS, TILES, Product, product_time, steps_in, time_of
+from alexkern.cost.sm80 import BLOCK_STEPS, BYTES, SECOND_PASS, TILES, forward_product, product_time, steps_in, time_of
 from alexkern.cost.sm80 import choose as choose_product
+from alexkern.geometry import Geometry
 
 FIRST_TILE = 1  # of TILES that are compiled, as conv2d_relu_max_pool2d.h has it
 POOL_STEPS = 4.0  # what pooling a tile takes, in steps of the product (counted in instructions)
@@ -21,30 +22,26 @@ MOST_TILES = 8  # columns of tiles more than must be, which may leave fewer plac
 
 
 class Problem(NamedTuple):
-    """Windows are 3x3 with stride 2, not padded.
-
-    (P, Q) is the convolution's output, K the filters of a group, depth that of a sum, padding included, and bytes those
-    of images and filters.
-    """
+    """Windows are 3x3 with stride 2, not padded; channels are those that a group's are padded to."""
 
     itemsize: int
     tf32: bool
-    N: int
-    P: int
-    Q: int
-    K: int
-    groups: int
-    depth: int
-    bytes: int
+    geometry: Geometry
+    channels: int
     save_offsets: bool
 
     @property
     def step_cost(self) -> float:
         return IEEE_STEP_COST if self.itemsize == 4 and not self.tf32 else 1.0
 
+    @property
+    def depth(self) -> int:
+        """Of a sum, padding included."""
+        return self.geometry.R * self.geometry.S * self.channels
+
     def flops(self, pixels: int) -> float:
         """A multiply-add, which is two, for each place of the product and each value of the depth."""
-        return 2.0 * pixels * self.K * self.groups * self.depth
+        return 2.0 * pixels * self.geometry.K * self.depth
 
 
 class Plan(NamedTuple):
@@ -78,18 +75,20 @@ class Comparison(NamedTuple):
 @lru_cache(maxsize=1024)
 def compare(problem: Problem, chip: Chip) -> Comparison:
     """What each way costs; of equal plans the first: the larger tile, the widest, the tallest."""
-    itemsize, tf32, N, P, Q, K, groups, depth, inputs, save_offsets = problem
-    pooled_P, pooled_Q = (P - 1) // 2, (Q - 1) // 2
-    pixels, channels = N * P * Q, K * groups
-    between = pixels * channels * itemsize
-    outputs = N * pooled_P * pooled_Q * channels * (itemsize + save_offsets)
+    itemsize, _, geometry, channels, save_offsets = problem
+    N, C, H, W, K, R, S, *_, groups = geometry
+    pooled_P, pooled_Q = (geometry.P - 1) // 2, (geometry.Q - 1) // 2
+    pixels = geometry.GEMM_M
+    inputs = (N * C * H * W + K * (C // groups) * R * S) * itemsize
+    between = pixels * K * itemsize
+    outputs = N * pooled_P * pooled_Q * K * (itemsize + save_offsets)
     costs = {
         plan: _cost_of(plan, problem, float(inputs + outputs), chip)
         for tile in range(FIRST_TILE, len(TILES))
         for plan in _plans(tile, pooled_P, pooled_Q)
     }
     best = min(costs, key=lambda plan: costs[plan].time)
-    product = Product(pixels, K, depth, groups)
+    product = forward_product(geometry, channels)
     products = problem.step_cost * time_of(choose_product(itemsize, product, chip), itemsize, product, chip)
     time = max(products, (inputs + between) / BYTES) + SECOND_PASS + (between + outputs) / BYTES
     return Comparison(best, costs[best], Cost(problem.flops(pixels), float(inputs + 2 * between + outputs), time))
@@ -108,11 +107,11 @@ def _lengths(whole: int, least_parts: int, most_parts: int) -> list[int]:
 
 
 def _cost_of(plan: Plan, problem: Problem, end_bytes: float, chip: Chip) -> Cost:
-    m, n = TILES[plan.tile]
-    P, Q = (problem.P - 1) // 2, (problem.Q - 1) // 2
+    (m, n), geometry = TILES[plan.tile], problem.geometry
+    P, Q = (geometry.P - 1) // 2, (geometry.Q - 1) // 2
     walk = cdiv(2 * plan.segment + 1, m // (2 * plan.windows + 1))  # steps down the image
-    columns_of_blocks = problem.N * cdiv(Q, plan.windows) * cdiv(P, plan.segment)
-    blocks = columns_of_blocks * cdiv(problem.K, n) * problem.groups
+    columns_of_blocks = geometry.N * cdiv(Q, plan.windows) * cdiv(P, plan.segment)
+    blocks = columns_of_blocks * cdiv(geometry.GEMM_N, n) * geometry.groups
     steps = walk * (problem.step_cost * steps_in(problem.itemsize, problem.depth) + BLOCK_STEPS + POOL_STEPS)
     products = product_time(plan.tile, blocks, steps, chip)
     return Cost(problem.flops(columns_of_blocks * walk * m), end_bytes, max(products, end_bytes / BYTES))

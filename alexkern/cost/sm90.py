@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from alexkern.cost.chips import SHARED_BYTES, Chip
 from alexkern.cost.model import cdiv
+from alexkern.geometry import Geometry
 
 # As sm90/hopper.h has them: rows of a tile, its columns, channels of a step (and pixels, for the weight gradient).
 BLOCK_M = 128
@@ -55,6 +56,19 @@ class Choice(NamedTuple):
 def depth_of(channels: int) -> int:
     """Channels of a step for so many of a group: what wastes least."""
     return min(DEPTH, SMALL_DEPTH, key=lambda depth: cdiv(channels, depth) * depth)
+
+
+def convolution_work(geometry: Geometry, channels: int, sums: bool) -> Work:
+    """A convolution's, or the data gradient's as one, whose images and filters have so many channels a group."""
+    depth = depth_of(channels)
+    steps = geometry.R * geometry.S * cdiv(channels, depth)
+    return Work(geometry.GEMM_M, geometry.GEMM_N, steps, geometry.groups, depth, sums)
+
+
+def weight_work(geometry: Geometry, channels: int) -> Work:
+    """The weight gradient's, over images of so many channels a group."""
+    columns = geometry.R * geometry.S * cdiv(channels, DEPTH) * DEPTH
+    return Work(geometry.GEMM_N, columns, cdiv(geometry.GEMM_M, DEPTH), geometry.groups, DEPTH, True)
 
 
 def linear_work(rows: int, columns: int, channels: int) -> Work:

@@ -14,7 +14,7 @@ from alexkern.backends.cpu import winograd
 from alexkern.dispatch import is_direct
 from alexkern.frozen import images as taken
 from alexkern.frozen.step import FrozenStep, onednn_serves
-from alexkern.geometry import Pair, convolved_size
+from alexkern.geometry import Pair, convolution
 from alexkern.plan import is_channels_last
 
 
@@ -171,8 +171,8 @@ class FrozenConvolution(FrozenStep):
 
     def image_bytes(self, input: Tensor) -> int:
         """Of one image in front of the convolution or behind it, the larger."""
-        P, Q = convolved_size(input, self.weight, self.stride, self.padding, self.dilation)
-        return max(math.prod(input.shape[1:]), self.weight.shape[0] * P * Q) * self.weight.dtype.itemsize
+        of = convolution(input, self.weight, self.stride, self.padding, self.dilation, self.groups)
+        return max(math.prod(input.shape[1:]), of.K * of.P * of.Q) * self.weight.dtype.itemsize
 
     def extra_repr(self) -> str:
         K, _, R, S = self.weight.shape

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from alexkern import dispatch, functional
 from alexkern.errors import argument_error
-from alexkern.geometry import Geometry, output_size
+from alexkern.geometry import Geometry
 from alexkern.plan import empty, nchw
 
 Pair = tuple[int, int]
@@ -119,17 +119,17 @@ class Images(NamedTuple):
         backend = _backend(images, filters)
         if images.shape[1] != self.channels or not self._reads(images.dtype) or backend is None:
             return None
-        P, Q = (output_size(images.shape[2 + i], kernel_size[i], FACTOR, padding[i], 1) for i in (0, 1))
-        if P < 1 or Q < 1:
+        N, C, H, W = images.shape
+        of = Geometry(N, C, H, W, len(filters), *kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
+        if of.P < 1 or of.Q < 1:
             want = f"at least as large as the filter, {kernel_size}, with padding {padding}"
             raise argument_error("freeze", "input", f"shape {tuple(images.shape)}", want)
-        geometry = Geometry(kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
-        if images.dtype == self.dtype and not backend.goes_deep(images, len(filters), (P, Q), geometry):
+        if images.dtype == self.dtype and not backend.goes_deep(images, of):
             return None
-        output = empty(nchw((len(images), len(filters), P, Q), self.dtype, True), images.device)
+        output = empty(nchw((of.N, of.K, of.P, of.Q), self.dtype, True), images.device)
         bias = None if bias is None else bias.contiguous()
-        if len(images) > 0:
-            backend.convolve_in_depth(images, filters, bias, output, geometry, self.bytes_to)
+        if of.N > 0:
+            backend.convolve_in_depth(images, filters, bias, output, of, self.bytes_to)
         return output
 
     def _reads(self, dtype: torch.dtype) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexkern.errors import argument_error
-from alexkern.geometry import Pair, output_size
+from alexkern.geometry import Geometry, Pair
 from alexkern.ops import checks
 from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.pooling import checked_pooled_size, window_arguments
@@ -99,22 +99,18 @@ def _checked_numbers(
         raise argument_error(operator, "weight", f"shape {tuple(weight)}", "a filter of at least 1x1")
     if bias is not None and (len(bias) != 1 or bias[0] != K):
         raise argument_error(operator, "bias", f"shape {tuple(bias)}", f"({K},), one value per filter")
-    for axis, image, kernel in ((0, H, R), (1, W, S)):
-        if image + 2 * padding[axis] < dilation[axis] * (kernel - 1) + 1:
-            raise argument_error(
-                operator,
-                "input",
-                f"shape {tuple(input)} with padding {padding}",
-                f"at least as large as the dilated {R}x{S} filter (dilation {dilation})",
-            )
+    geometry = Geometry(1, C, H, W, K, R, S, stride, padding, dilation, groups)
+    if geometry.P < 1 or geometry.Q < 1:
+        raise argument_error(
+            operator,
+            "input",
+            f"shape {tuple(input)} with padding {padding}",
+            f"at least as large as the dilated {R}x{S} filter (dilation {dilation})",
+        )
     if pooling is None:
         return stride, padding, dilation, groups
-    size = (
-        output_size(H, R, stride[0], padding[0], dilation[0]),
-        output_size(W, S, stride[1], padding[1], dilation[1]),
-    )
     window = window_arguments(operator, *pooling, 1, prefix="pool_")
-    checked_pooled_size(operator, size, *window, False)
+    checked_pooled_size(operator, (geometry.P, geometry.Q), *window, False)
     return stride, padding, dilation, groups, *window[:3]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alexkern.errors import argument_error
-from alexkern.geometry import Pair, pooled_sizes
+from alexkern.geometry import Pair, pooled_size, pooling
 from alexkern.ops import checks
 
 Window = tuple[Pair, Pair, Pair, Pair]  # kernel_size, stride, padding, dilation
@@ -28,9 +28,11 @@ def window_arguments(
     return kernel_size, stride, padding, dilation
 
 
-def checked_pooled_size(operator: str, size: Pair, kernel_size: Pair, *args: Any) -> Pair:
-    """pooled_sizes(size, kernel_size, *args), once there is room for a window."""
-    pooled = pooled_sizes(size, kernel_size, *args)
+def checked_pooled_size(
+    operator: str, size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> Pair:
+    """(P, Q), once there is room for a window."""
+    pooled = pooled_size(pooling((1, 1, *size), kernel_size, stride, padding, dilation), ceil_mode)
     if pooled[0] < 1 or pooled[1] < 1:
         raise argument_error(
             operator,

@@ -176,11 +176,10 @@ def _convolve(dtype: torch.dtype, tf32: bool, tile: int, channels: int) -> None:
 def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int, cluster: int) -> None:
     """Steps of 48 channels have tiles of up to 128 columns; the weight gradient has three of the five."""
 
-    def choose(_device: object, *work: Any) -> tuple[int, int, int]:
-        depth, weight_gradient = work[4], work[6]
+    def choose(_device: object, work: cost.Work, weight_gradient: bool) -> tuple[int, int, int]:
         if weight_gradient:
             return {96: 64, 192: 256}.get(tile, tile), 1, 1
-        return min(tile, cost.MOST_COLUMNS) if depth == cost.SMALL_DEPTH else tile, 1, cluster
+        return min(tile, cost.MOST_COLUMNS) if work.depth == cost.SMALL_DEPTH else tile, 1, cluster
 
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
@@ -195,7 +194,7 @@ def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int, cluster: i
 def _convolve_in_depth(source: torch.dtype, dtype: torch.dtype) -> None:
     images, output = torch.zeros((2, 3, 19, 19), dtype=source), torch.zeros((2, 8, 3, 3), dtype=dtype)
     filters = torch.zeros((8, 3, 3, 48), dtype=dtype)
-    geometry = Geometry((11, 11), FOUR, ONE, ONE, 1)
+    geometry = Geometry(2, 3, 19, 19, 8, 11, 11, FOUR, ONE, ONE, 1)
     conv2d_relu.convolve_in_depth(images, filters, None, output, geometry)
 
 

@@ -26,6 +26,7 @@ void bind_operators(py::module_& m) {
     elements["float16"] = static_cast<int>(Element::float16);
     elements["bfloat16"] = static_cast<int>(Element::bfloat16);
     m.attr("elements") = elements;
+    m.attr("geometry") = alexkern::geometry_fields();
     alexkern::bind_conv2d_relu(m);
     alexkern::bind_conv2d_relu_max_pool2d(m);
     alexkern::bind_dropout(m);

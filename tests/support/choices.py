@@ -16,7 +16,6 @@ from alexkern.backends.cuda.layout import padded
 from alexkern.bench.layers import LAYERS, Convolution, Linear
 from alexkern.cost import sm80, sm80_pooled, sm90
 from alexkern.cost.chips import CHIPS, Chip
-from alexkern.geometry import Geometry
 from alexkern.kernels import conv2d_relu as forward
 from alexkern.kernels import conv2d_relu_data_gradient as data
 from alexkern.kernels import conv2d_relu_max_pool2d as pooling
@@ -59,9 +58,7 @@ def convolutions() -> Iterator[tuple[str, Convolution]]:
 
 
 def convolution_problem(layer: Convolution, batch: int, arithmetic: str) -> Problem:
-    sizes = (batch, layer.C, layer.H, layer.H, layer.K, layer.R, layer.R)
-    stride, padding = (layer.stride,) * 2, (layer.padding,) * 2
-    return Problem(*sizes, stride, padding, (1, 1), layer.groups, *ARITHMETIC[arithmetic])
+    return Problem(layer.geometry(batch), *ARITHMETIC[arithmetic])
 
 
 def triton_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
@@ -70,10 +67,7 @@ def triton_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) 
         yield words(*vars(kernels.configure(problem, chip)).values())
     for save_offsets in (False, True):
         yield words(*vars(pooling.configure(problem, POOL, save_offsets, chip)).values())
-    key = (
-        torch.device("cpu"), problem.dtype, problem.precision, (batch, layer.C, layer.H, layer.H),
-        (layer.K, layer.C // layer.groups, layer.R, layer.R), problem.stride, problem.padding, (1, 1), layer.groups,
-    )  # fmt: skip
+    key = (torch.device("cpu"), problem.dtype, problem.precision, problem.geometry)
     with rehearse(chip):
         loads = data.loads(key) + weight.loads(key)
     yield words(worthwhile(batch * layer.K * layer.P**2, loads, problem.dtype, chip))
@@ -94,17 +88,14 @@ def sm80_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) ->
     )  # fmt: skip
     for product in products:
         yield words(*sm80.choose(dtype.itemsize, sm80.Product(*product), chip))
-    weight_shape = (layer.K, layer.C // layer.groups, layer.R, layer.R)
+    geometry = layer.geometry(batch)
     for save_offsets in (False, True):
-        shapes = ((batch, layer.C, layer.H, layer.H), weight_shape, (layer.P, layer.P))
-        problem = problem_of(dtype, arithmetic == "tf32", *shapes, layer.groups, save_offsets)
+        problem = problem_of(dtype, arithmetic == "tf32", geometry, save_offsets)
         plan, fused, separate = sm80_pooled.compare(problem, chip)
         yield words(*plan, fused.time < separate.time)
-    geometry = Geometry((layer.R,) * 2, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), layer.groups)
-    if space_to_depth.allows(layer.C, geometry):
-        sizes = ((batch, layer.C, layer.H, layer.H), layer.K, (layer.R,) * 2, (layer.P,) * 2)
+    if space_to_depth.allows(geometry):
         for gradient in (False, True):
-            times = sm80.first_layer_times(dtype.itemsize, *sizes, gradient, False, chip)
+            times = sm80.first_layer_times(dtype.itemsize, geometry, gradient, False, chip)
             yield words(times[1] < times[0])
 
 

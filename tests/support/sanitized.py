@@ -109,7 +109,6 @@ def _run_case(case: Case, arithmetic: str) -> None:
 
 
 def _run_in_depth() -> None:
-    geometry = Geometry((11, 10), (4, 4), (2, 1), (1, 1), 1)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         filters = conv2d_relu.filters_in_depth(torch.ones((6, 3, 11, 10), device=DEVICE, dtype=dtype))
         for source in {dtype, torch.float32, torch.uint8}:
@@ -120,6 +119,7 @@ def _run_in_depth() -> None:
             for layout in (torch.contiguous_format, torch.channels_last):
                 whole = images.contiguous(memory_format=layout).clone()
                 for part in (whole, whole[:, :, 1:, :-1]):
+                    geometry = Geometry(2, 3, part.shape[2], part.shape[3], 6, 11, 10, (4, 4), (2, 1), (1, 1), 1)
                     output = torch.empty((2, 6, 4, 3), device=DEVICE, dtype=dtype)
                     conv2d_relu.convolve_in_depth(part, filters, None, output, geometry, bytes_to)
                     assert bool(output[0].isfinite().all())

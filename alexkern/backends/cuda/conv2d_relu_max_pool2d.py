@@ -7,8 +7,6 @@ the same. The backward goes through pooling and ReLU in one pass, then takes con
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -16,8 +14,8 @@ from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d, sm9
 from alexkern.backends.cuda.conv2d_relu import PARTS_AT_ONCE
 from alexkern.backends.cuda.layout import COPY_BYTES, Packed, operands, padded, workspace
 from alexkern.cost.sm80_pooled import Plan, Problem, compare
-from alexkern.geometry import Geometry, Pair, convolved_size
-from alexkern.plan import Spec, conform, conv2d_relu_max_pool2d_outputs, empty
+from alexkern.geometry import Geometry, Pair, convolution, pooling
+from alexkern.plan import Spec, conform, empty, is_channels_last, pooled
 
 FUSED_WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: what the fused kernel is written for
 CHUNKS = 1024  # of pixels, at most: a gradient's blocks, and the parts of the bias's gradient
@@ -36,15 +34,16 @@ def forward(
     pool_padding: Pair,
     save_offsets: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    convolution, pool = (stride, padding, dilation, groups), (pool_kernel_size, pool_stride, pool_padding)
-    output_spec, offsets_spec = conv2d_relu_max_pool2d_outputs(input, weight, bias, *convolution, *pool, save_offsets)
-    size = convolved_size(input, weight, stride, padding, dilation)
-    plan = None
-    if pool == FUSED_WINDOW and input.shape[0] > 0:
-        plan = _plan(input, weight, size, groups, save_offsets)
+    pool = (pool_kernel_size, pool_stride, pool_padding)
+    geometry = convolution(input, weight, stride, padding, dilation, groups)
+    windows = pooling((geometry.N, geometry.K, geometry.P, geometry.Q), *pool)
+    fusable = ((windows.R, windows.S), windows.stride, windows.padding) == FUSED_WINDOW and geometry.N > 0
+    plan = _plan(input, geometry, save_offsets) if fusable else None
     if plan is None:
-        convolved = conv2d_relu.forward(input, weight, bias, *convolution)
+        convolved = conv2d_relu.forward(input, weight, bias, stride, padding, dilation, groups)
         return max_pool2d.forward(convolved, *pool, (1, 1), False, save_offsets)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    output_spec, offsets_spec = pooled(windows, input.dtype, channels_last, False, save_offsets)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     images, filters = operands(input, weight, groups)
@@ -53,18 +52,15 @@ def forward(
         "conv2d_relu_max_pool2d_forward",
         output,
         conv2d_relu.is_tf32(output),
+        geometry,
         images.memory.data_ptr(),
-        (input.shape[2], input.shape[3]),
         images.channels,
         filters.memory.data_ptr(),
-        weight.shape[0] // groups,
         0 if bias is None else bias.data_ptr(),
         output.data_ptr(),
-        tuple(output.shape),
+        output_spec.shape,
         strides(output),
         0 if offsets is None else offsets.data_ptr(),
-        (weight.shape[2], weight.shape[3]),
-        *convolution,
         plan,
     )
     return output, offsets
@@ -89,23 +85,23 @@ def backward(
     if not (needs[0] or needs[1]):
         # A pooled value is the activation at its winner: masked, the gradients need not go there to be summed.
         return None, None, conv2d_relu.masked_gradient(grad, output, 1, True)[1] if needs[2] else None
-    size = convolved_size(input, weight, stride, padding, dilation)
-    window = (*pool_kernel_size, *pool_stride, *pool_padding, 1, 1)
-    masked, bias_grad = _unpooled(grad, output, offsets, size, window, groups, needs[2])
-    geometry = Geometry((weight.shape[2], weight.shape[3]), stride, padding, dilation, groups)
-    input_grad = conv2d_relu.data_gradient(masked, input, weight, size, geometry) if needs[0] else None
-    weight_grad = conv2d_relu.weight_gradient(masked, input, weight, size, geometry) if needs[1] else None
+    geometry = convolution(input, weight, stride, padding, dilation, groups)
+    size = (geometry.N, geometry.K, geometry.P, geometry.Q)
+    windows = pooling(size, pool_kernel_size, pool_stride, pool_padding)
+    masked, bias_grad = _unpooled(grad, output, offsets, windows, groups, needs[2])
+    input_grad = conv2d_relu.data_gradient(masked, input, weight, geometry) if needs[0] else None
+    weight_grad = conv2d_relu.weight_gradient(masked, input, weight, geometry) if needs[1] else None
     return input_grad, weight_grad, bias_grad
 
 
 def _unpooled(
-    grad: Tensor, output: Tensor, offsets: Tensor, size: Pair, window: tuple[int, ...], groups: int, with_bias: bool
+    grad: Tensor, output: Tensor, offsets: Tensor, windows: Geometry, groups: int, with_bias: bool
 ) -> tuple[Packed, Tensor | None]:
-    """The gradient (N, K, *size) of the convolution's output behind the ReLU, packed, and its sum: the bias's."""
-    N, K, *pooled_size = grad.shape
+    """The gradient, over the windows' input, of the convolution behind the ReLU, packed, and its sum: the bias's."""
+    N, K, H, W = windows[:4]
     channels = padded(K // groups, grad.dtype, COPY_BYTES)
-    memory = workspace((N, *size, groups * channels), grad)
-    chunks = max(min(N * size[0] * size[1], CHUNKS), 1)
+    memory = workspace((N, H, W, groups * channels), grad)
+    chunks = max(min(N * H * W, CHUNKS), 1)
     chunks -= chunks % PARTS_AT_ONCE if chunks > PARTS_AT_ONCE else 0
     sums = workspace((chunks, groups * channels), grad, torch.float32) if with_bias else None
     # Every gradient is read up to four times: in the order of the offsets and the output, which is that of `memory`.
@@ -115,9 +111,8 @@ def _unpooled(
         "conv2d_relu_max_pool2d_backward",
         grad,
         offsets.dtype == torch.int32,
-        (N, K, *size),
-        pooled_size,
-        window,
+        windows,
+        grad.shape[2:],
         grad.data_ptr(),
         strides(grad),
         offsets.data_ptr(),
@@ -133,28 +128,16 @@ def _unpooled(
     return Packed(memory, channels), bias_grad
 
 
-def _plan(input: Tensor, weight: Tensor, size: Pair, groups: int, save_offsets: bool) -> Plan | None:
-    """The fused kernel's plan where that is faster than two kernels, else None; `size` is that of what is pooled."""
+def _plan(input: Tensor, geometry: Geometry, save_offsets: bool) -> Plan | None:
+    """The fused kernel's plan where that is faster than two kernels, else None."""
     if sm90.device_of(input) is not None:
         return None  # csrc/cuda/sm90's products are those of wgmma, and the fused kernel's are not
-    shapes, tf32 = (tuple(input.shape), tuple(weight.shape), size), conv2d_relu.is_tf32(input)
-    plan, fused, separate = compare(problem_of(input.dtype, tf32, *shapes, groups, save_offsets), chip_of(input))
+    problem = problem_of(input.dtype, conv2d_relu.is_tf32(input), geometry, save_offsets)
+    plan, fused, separate = compare(problem, chip_of(input))
     return plan if fused.time < separate.time else None
 
 
-@lru_cache(maxsize=1024)
-def problem_of(
-    dtype: torch.dtype,
-    tf32: bool,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    size: Pair,
-    groups: int,
-    save_offsets: bool,
-) -> Problem:
+def problem_of(dtype: torch.dtype, tf32: bool, geometry: Geometry, save_offsets: bool) -> Problem:
     """What the model compares the two ways of."""
-    N, C, H, W = input_shape
-    K, _, R, S = weight_shape
-    depth = R * S * padded(C // groups, dtype)
-    values = N * C * H * W + K * C // groups * R * S  # of images and filters
-    return Problem(dtype.itemsize, tf32, N, *size, K // groups, groups, depth, values * dtype.itemsize, save_offsets)
+    channels = padded(geometry.C // geometry.groups, dtype)
+    return Problem(dtype.itemsize, tf32, geometry, channels, save_offsets)

@@ -77,7 +77,7 @@ def pack(
         "conv2d_relu_pack",
         source,
         source.data_ptr(),
-        tuple(source.shape),
+        source.shape,
         strides(source),
         0 if mask is None else mask.data_ptr(),
         strides(source if mask is None else mask),

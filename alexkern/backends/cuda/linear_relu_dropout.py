@@ -60,7 +60,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | N
 
 
 def _on_hopper(
-    plan: sm90.LinearPlan,
+    plan: sm90.Plan,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -71,7 +71,7 @@ def _on_hopper(
     """rows (M, K) = relu(x @ weight.t() + bias), dropped."""
     images = packed(x[:, :, None, None], 1)
     bias = None if bias is None else bias.contiguous()
-    partials = sm90.linear(plan, images, weight, bias, rows, seed, limit(p), scale(p))
+    partials = sm90.convolve(plan, images, weight, bias, rows, seed, limit(p), scale(p))
     if partials is None:
         return
     launch(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import compiled, launch
-from alexkern.plan import Spec, conform, contiguous_strides, empty, like
+from alexkern.plan import conform, empty, in_planes, like
 
 
 def forward(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
@@ -25,11 +23,7 @@ def backward(
 def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """The output, or the gradient where there is a grad."""
     planned = like(input)
-    step = pixel_stride(planned)
-    spec = planned
-    if step is None:
-        spec = Spec(planned.shape, contiguous_strides(planned.shape), planned.dtype)
-        step = 1
+    spec, planes = in_planes(planned)
     result = empty(spec, input.device)
     if result.numel() == 0:
         return conform(result, planned)
@@ -38,7 +32,6 @@ def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: floa
     shared = None
     if dy is not None and compiled(input).local_response_norm_needs_workspace(size, beta):
         shared = empty(spec._replace(dtype=torch.float32), input.device)
-    N, C, *pixels = spec.shape
     launch(
         "local_response_norm",
         result,
@@ -46,27 +39,10 @@ def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: floa
         0 if dy is None else dy.data_ptr(),
         result.data_ptr(),
         0 if shared is None else shared.data_ptr(),
-        N,
-        C,
-        math.prod(pixels),
-        (spec.stride[0] if N > 1 else 0, spec.stride[1] if C > 1 else 0, step),
+        *planes,
         size,
         alpha / size,
         beta,
         k,
     )
     return conform(result, planned)
-
-
-def pixel_stride(spec: Spec) -> int | None:
-    """The stride from one pixel to the next; None where they have none in common (channels lie between them, say)."""
-    step = following = 0
-    for size, stride in zip(reversed(spec.shape[2:]), reversed(spec.stride[2:]), strict=True):
-        if size == 1:
-            continue
-        if step == 0:
-            step = following = stride
-        if stride != following:
-            return None
-        following *= size
-    return step

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import launch, strides
-from alexkern.geometry import Pair
-from alexkern.plan import Spec, conform, empty, max_pool2d_outputs, nchw
+from alexkern.geometry import Pair, pooling
+from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled
 
 NOTHING = (0, 0, 0, 0)  # the strides of offsets that are not saved
 
@@ -21,9 +21,8 @@ def forward(
     ceil_mode: bool,
     save_offsets: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    output_spec, offsets_spec = max_pool2d_outputs(
-        input, kernel_size, stride, padding, dilation, ceil_mode, save_offsets
-    )
+    windows = pooling(input.shape, kernel_size, stride, padding, dilation)
+    output_spec, offsets_spec = pooled(windows, input.dtype, is_channels_last(input), ceil_mode, save_offsets)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     if output.numel() == 0:
@@ -32,9 +31,8 @@ def forward(
         "max_pool2d_forward",
         input,
         offsets_spec.dtype == torch.int32,
-        input.shape,
-        output.shape[2:],
-        (*kernel_size, *stride, *padding, *dilation),
+        windows,
+        output_spec.shape[2:],
         input.data_ptr(),
         strides(input),
         output.data_ptr(),
@@ -67,9 +65,8 @@ def backward(
         "max_pool2d_backward",
         grad,
         offsets.dtype == torch.int32,
-        input_shape,
+        pooling(input_shape, kernel_size, stride, padding, dilation),
         grad.shape[2:],
-        (*kernel_size, *stride, *padding, *dilation),
         input_grad.data_ptr(),
         strides(input_grad),
         grad.data_ptr(),

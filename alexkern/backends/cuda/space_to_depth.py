@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import chip_of, compiled, launch, sm90, strides
+from alexkern.backends.cuda.layout import copy_bytes_of, is_packed
 from alexkern.cost.sm80 import FACTOR, first_layer_times
-from alexkern.geometry import Geometry
+from alexkern.geometry import Geometry, Pair
 from alexkern.plan import Spec, contiguous_strides, empty
 
-Pair = tuple[int, int]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # of bytes, a mean and a deviation a channel, in 0 to 1
 
 MOST_CHANNELS = 4  # 16 times as many fill a step of the products
@@ -30,46 +30,25 @@ class Deep(NamedTuple):
     marks: Tensor
 
 
-def allows(channels: int, geometry: Geometry) -> bool:
+def allows(geometry: Geometry) -> bool:
     """Whether a convolution can go this way."""
-    # Pairs of numbers that may be lists, from the dispatcher.
-    if set(geometry.stride) != {FACTOR} or set(geometry.dilation) != {1} or geometry.groups != 1:
+    if geometry.stride != (FACTOR, FACTOR) or geometry.dilation != (1, 1) or geometry.groups != 1:
         return False
-    return 0 < channels <= MOST_CHANNELS
+    return 0 < geometry.C <= MOST_CHANNELS
 
 
-def pays(input: Tensor, filters: int, output_size: Pair, geometry: Geometry, gradient: bool, in_place: bool) -> bool:
-    """Whether a convolution with so many filters, or its weight gradient, is to go this way.
+def pays(input: Tensor, geometry: Geometry, gradient: bool = False) -> bool:
+    """Whether a convolution, or its weight gradient, is to go this way.
 
-    csrc/cuda/sm90 has no other for it; elsewhere alexkern.cost.sm80 says. `in_place`: the images need no
-    padding.
+    csrc/cuda/sm90 has no other for it; elsewhere alexkern.cost.sm80 says.
     """
-    channels = input.shape[1]
-    if not allows(channels, geometry) or 0 in (*input.shape, *output_size):
+    if not allows(geometry) or input.numel() == 0 or geometry.GEMM_M == 0:
         return False
-    seen = deep_geometry(geometry)
-    size = deep_size(output_size, seen.kernel_size)
-    if sm90.serves(input, size, output_size, FACTOR**2 * channels, seen):
+    if sm90.serves(input, geometry.in_depth(FACTOR)):
         return True
-    shapes = (tuple(input.shape), filters, tuple(geometry.kernel_size), tuple(output_size))
-    padded, deep = first_layer_times(input.dtype.itemsize, *shapes, gradient, in_place, chip_of(input))
+    in_place = is_packed(input, 1, copy_bytes_of(geometry.C, input.dtype))
+    padded, deep = first_layer_times(input.dtype.itemsize, geometry, gradient, in_place, chip_of(input))
     return deep < padded
-
-
-def kernel_size_in_depth(kernel_size: Pair) -> Pair:
-    R, S = (-(-size // FACTOR) for size in kernel_size)
-    return R, S
-
-
-def deep_geometry(geometry: Geometry) -> Geometry:
-    """The same convolution over the images in depth: stride 1, and the padding taken in."""
-    size = kernel_size_in_depth(geometry.kernel_size)
-    return geometry._replace(kernel_size=size, stride=(1, 1), padding=(0, 0))
-
-
-def deep_size(output_size: Pair, kernel_size: Pair) -> Pair:
-    """Of the images in depth: as large as the outputs need, for filters of so many pixels in depth."""
-    return output_size[0] + kernel_size[0] - 1, output_size[1] + kernel_size[1] - 1
 
 
 def relayout(
@@ -95,7 +74,7 @@ def relayout(
         memory,
         module.space_to_depth_sources[str(source.dtype).removeprefix("torch.")],
         source.data_ptr(),
-        tuple(source.shape),
+        source.shape,
         strides(source),
         memory.data_ptr(),
         marks.data_ptr(),
@@ -106,35 +85,32 @@ def relayout(
     return Deep(memory, marks)
 
 
-def _line(normalisation: Normalisation | None) -> tuple[list[float], list[float]]:
+def _line(normalisation: Normalisation | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Factors and summands that do the same to a byte, of as many channels as there may be."""
     if normalisation is None:
-        return [1.0] * MOST_CHANNELS, [0.0] * MOST_CHANNELS
+        return (1.0,) * MOST_CHANNELS, (0.0,) * MOST_CHANNELS
     mean, std = normalisation
-    missing = [0.0] * (MOST_CHANNELS - len(mean))
-    scale = [1 / (255 * deviation) for deviation in std]
-    return [*scale, *missing], [*(-m / s for m, s in zip(mean, std, strict=True)), *missing]
+    missing = (0.0,) * (MOST_CHANNELS - len(mean))
+    scale = (1 / (255 * deviation) for deviation in std)
+    return (*scale, *missing), (*(-m / s for m, s in zip(mean, std, strict=True)), *missing)
 
 
-def amend(images: Deep, filters: Tensor, bias: Tensor | None, output: Tensor, kernel_size: Pair, relu: bool) -> None:
+def amend(images: Deep, filters: Tensor, bias: Tensor | None, output: Tensor, geometry: Geometry) -> None:
     """Give the outputs near an infinity or a NaN what their own windows make of them.
 
-    `images` and `filters` are what the convolution has read, `output` (N, K, P, Q) is what it has written, and
-    kernel_size that of the convolution of stride 4.
+    `images` and `filters` are what the convolution has read, `output` (N, K, P, Q) is what it has written; `geometry`
+    is that of stride 4.
     """
     launch(
         "space_to_depth_amend",
         output,
+        geometry,
         images.memory.data_ptr(),
         filters.data_ptr(),
         0 if bias is None else bias.data_ptr(),
         images.marks.data_ptr(),
         output.data_ptr(),
-        tuple(output.shape),
         strides(output),
-        images.memory.shape[3] // FACTOR**2,
-        kernel_size,
-        relu,
     )
 
 

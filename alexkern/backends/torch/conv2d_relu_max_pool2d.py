@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends.torch import conv2d_relu, max_pool2d
-from alexkern.geometry import Pair, convolved_size
+from alexkern.geometry import Pair, convolution
 from alexkern.plan import is_channels_last
 
 
@@ -51,11 +51,12 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight and bias, those that `needs` asks for."""
     # A pooled value is the activation at its winner, so the ReLU mask can be read off it, before scattering.
+    between = convolution(input, weight, stride, padding, dilation, groups)
     masked = torch.ops.aten.threshold_backward(grad, output, 0)
     (scattered,) = max_pool2d.backward(
         masked,
         offsets,
-        (input.shape[0], weight.shape[0], *convolved_size(input, weight, stride, padding, dilation)),
+        (between.N, between.K, between.P, between.Q),
         is_channels_last(input) or is_channels_last(weight),
         pool_kernel_size,
         pool_stride,

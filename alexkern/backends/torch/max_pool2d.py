@@ -120,7 +120,7 @@ def offset_table(
     w = columns.view(-1, 1, 1) + torch.arange(S, device=device) * dilation[1]  # (Q, 1, S)
     first_entry = torch.arange(Q, device=device) * entries  # (Q,)
     entry = torch.where((w >= 0) & (w < W), distances, entries - 1) + first_entry.view(-1, 1, 1)  # (Q, R, S)
-    offsets = torch.arange(R * S, device=device).to(offset_dtype(kernel_size)).expand(Q, R * S)
+    offsets = torch.arange(R * S, device=device).to(offset_dtype(R, S)).expand(Q, R * S)
     table = offsets.new_zeros(Q * entries).scatter_(0, entry.flatten(), offsets.flatten())
     return table, rows * W + columns - first_entry  # (Q * entries,), (P, Q)
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "../elements.h"
+#include "../geometry.h"
 
 namespace alexkern::conv2d_relu {
 
@@ -21,11 +22,6 @@ struct Image {
     void* data = nullptr;
     int N = 0, C = 0, H = 0, W = 0;
     std::int64_t stride_N = 0, stride_C = 0, stride_H = 0, stride_W = 0;
-};
-
-// One direction of a convolution.
-struct Axis {
-    int stride, padding, dilation;
 };
 
 // What alexkern/cost/sm80.py chooses by a problem's size.
@@ -50,12 +46,10 @@ struct PackParams {
 void pack(Element element, const PackParams& params, Stream stream);
 
 // What a convolution reads.
-struct Convolution {
+struct Convolution : Sizes {
     const void* input;   // (N, H, W, groups, C)
     const void* weight;  // (groups, K, R, S, C)
     const void* bias;    // (groups, K), or null
-    int H, W, C, R, S, K, groups;
-    Axis vertical, horizontal;
 };
 
 struct ConvolveParams : Convolution {
@@ -68,12 +62,11 @@ struct ConvolveParams : Convolution {
 };
 void convolve(Arithmetic arithmetic, const ConvolveParams& params, Stream stream);
 
-struct WeightGradientParams {
+struct WeightGradientParams : Sizes {
     const void* input;  // (N, H, W, groups, C)
     const void* grad;   // (N, P, Q, groups, padded_K), masked
     float* partials;    // (splits, groups, K, R, S, C)
-    int N, H, W, C, R, S, P, Q, K, padded_K, groups;
-    Axis vertical, horizontal;
+    int padded_K;
     Choice choice;
 };
 void weight_gradient(Arithmetic arithmetic, const WeightGradientParams& params, Stream stream);

@@ -21,6 +21,7 @@ namespace {
 using conv2d_relu::divide_up;
 using conv2d_relu::Pixel;
 using conv2d_relu::Taps;
+using conv2d_relu::taps_of;
 using max_pool2d::Best;
 
 // A block's rows and columns of the pooled output.

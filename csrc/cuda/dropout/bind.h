@@ -1,8 +1,6 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
-
-#include "../../pointers.h"
+#include "../arguments.h"
 #include "dropout.h"
 
 namespace alexkern {

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
-
-#include "../../pointers.h"
+#include "../arguments.h"
 #include "linear_relu_dropout.h"
 
 namespace alexkern {

@@ -1,9 +1,6 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include "../../pointers.h"
+#include "../arguments.h"
 #include "local_response_norm.h"
 
 namespace alexkern {
@@ -11,13 +8,12 @@ namespace alexkern {
 inline void bind_local_response_norm(pybind11::module_& module) {
     module.def("local_response_norm_needs_workspace", &local_response_norm::needs_workspace);
     module.def("local_response_norm", [](int element, Address input, Address grad, Address result, Address shared,
-                                         std::int64_t N, int C, std::int64_t L,
-                                         const std::array<std::int64_t, 3>& strides, int size, float alpha, float beta,
-                                         float k, Address stream) {
-        const auto [stride_n, stride_c, stride_l] = strides;
-        local_response_norm::run({static_cast<Element>(element), pointer(input), pointer(grad), pointer(result),
-                                  pointer<float>(shared), N, L, C, stride_n, stride_c, stride_l, size, alpha, beta, k},
-                                 pointer<CUstream_st>(stream));
+                                         std::int64_t N, int C, std::int64_t L, const Tuple<std::int64_t, 3>& strides,
+                                         int size, float alpha, float beta, float k, Address stream) {
+        local_response_norm::run(
+            {static_cast<Element>(element), pointer(input), pointer(grad), pointer(result), pointer<float>(shared), N,
+             L, C, strides[0], strides[1], strides[2], size, alpha, beta, k},
+            pointer<CUstream_st>(stream));
     });
 }
 

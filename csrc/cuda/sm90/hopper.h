@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "../elements.h"
+#include "../geometry.h"
 
 namespace alexkern::hopper {
 
@@ -29,19 +30,13 @@ constexpr int depth_of(int channels) {
     return padded(kSmallDepth) < padded(kDepth) ? kSmallDepth : kDepth;
 }
 
-struct Axis {
-    int stride, padding, dilation;  // the padding may be negative
-};
-
-struct ConvolveParams {
+struct ConvolveParams : Sizes {
     const void* input;    // (N, H, W, groups, C)
     const void* filters;  // (groups, K, R, S, C)
     const void* bias;     // (groups, K), or null
     void* output;         // (N, P, Q, groups, K), where there are no partials
     float* partials;      // (splits, N, P, Q, groups, K), or null
-    int N, H, W, C, R, S, P, Q, K, groups;
-    Axis vertical, horizontal;
-    bool turned;  // filters lie turned round: the data gradient
+    bool turned;          // filters lie turned round: the data gradient
     bool relu;
     // Dropout of a dense output, where there are no partials: as csrc/cuda/philox.cuh's Rule has it; seed null for
     // none.
@@ -53,12 +48,11 @@ struct ConvolveParams {
 };
 void convolve(Element element, const ConvolveParams& params, Stream stream);
 
-struct WeightGradientParams {
-    const void* input;                               // (N, H, W, groups, C)
-    const void* grad;                                // (N, P, Q, groups, K), masked
-    float* partials;                                 // (splits, groups, filters, R, S, C)
-    int N, H, W, C, R, S, P, Q, K, filters, groups;  // filters: those of a group that are stored, at most K
-    Axis vertical, horizontal;
+struct WeightGradientParams : Sizes {
+    const void* input;  // (N, H, W, groups, C)
+    const void* grad;   // (N, P, Q, groups, K), masked
+    float* partials;    // (splits, groups, filters, R, S, C)
+    int filters;        // of a group, those that are stored: at most K, which is padded
     Choice choice;
     int multiprocessors;
 };

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) amend_kernel(const __grid_constant__
         if (found == found) continue;
         float sum = static_cast<float>(window<T>(p, n, k, row, q, height, width));
         if (p.bias != nullptr) sum += ptx::to_float(static_cast<const T*>(p.bias)[k]);
-        value = ptx::from_float<T>(p.relu && sum < 0.0f ? 0.0f : sum);
+        value = ptx::from_float<T>(sum < 0.0f ? 0.0f : sum);
     }
 }
 

@@ -1,17 +1,16 @@
 // The launchers of space_to_depth for Python.
 #pragma once
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <algorithm>
 
-#include "../../pointers.h"
+#include "../arguments.h"
 #include "space_to_depth.h"
 
 namespace alexkern {
 
 inline void bind_space_to_depth(pybind11::module_& module) {
     using namespace space_to_depth;
-    using Channels = std::array<float, kMostChannels>;
+    using Channels = Tuple<float, kMostChannels>;
     pybind11::dict sources;
     sources["float32"] = static_cast<int>(Source::float32);
     sources["float16"] = static_cast<int>(Source::float16);
@@ -21,17 +20,17 @@ inline void bind_space_to_depth(pybind11::module_& module) {
     module.def("space_to_depth_marks", &marks_per_line, "Marks of a line of so many pixels.");
 
     module.def("space_to_depth_relayout",
-               [](int element, int from, Address source, const Four& sizes, const Four& strides, Address destination,
-                  Address marks, const Pair& size, const Pair& padding, const Channels& scale, const Channels& shift,
+               [](int element, int from, Address source, const Shape& of, const Strides& strides, Address destination,
+                  Address marks, const Two& size, const Two& padding, const Channels& scale, const Channels& shift,
                   Address stream) {
                    Params p{};
                    p.source = pointer(source);
                    p.destination = pointer(destination);
                    p.marks = pointer<std::uint8_t>(marks);
-                   p.N = static_cast<int>(sizes[0]);
-                   p.C = static_cast<int>(sizes[1]);
-                   p.H = static_cast<int>(sizes[2]);
-                   p.W = static_cast<int>(sizes[3]);
+                   p.N = of[0];
+                   p.C = of[1];
+                   p.H = of[2];
+                   p.W = of[3];
                    p.height = size[0];
                    p.width = size[1];
                    p.padding_H = padding[0];
@@ -40,36 +39,20 @@ inline void bind_space_to_depth(pybind11::module_& module) {
                    p.stride_C = strides[1];
                    p.stride_H = strides[2];
                    p.stride_W = strides[3];
-                   for (int c = 0; c < kMostChannels; ++c) {
-                       p.scale[c] = scale[c];
-                       p.shift[c] = shift[c];
-                   }
+                   std::copy(scale.begin(), scale.end(), p.scale);
+                   std::copy(shift.begin(), shift.end(), p.shift);
                    relayout(static_cast<Source>(from), static_cast<Element>(element), p, pointer<CUstream_st>(stream));
                });
 
-    module.def("space_to_depth_amend", [](int element, Address images, Address filters, Address bias, Address marks,
-                                          Address output, const Four& sizes, const Four& strides, int channels,
-                                          const Pair& kernel_size, bool relu, Address stream) {
-        AmendParams p{};
-        p.images = pointer(images);
-        p.filters = pointer(filters);
-        p.bias = pointer(bias);
-        p.marks = pointer<std::uint8_t>(marks);
-        p.output = pointer(output);
-        p.N = static_cast<int>(sizes[0]);
-        p.K = static_cast<int>(sizes[1]);
-        p.P = static_cast<int>(sizes[2]);
-        p.Q = static_cast<int>(sizes[3]);
-        p.C = channels;
-        p.R = kernel_size[0];
-        p.S = kernel_size[1];
-        p.stride_N = strides[0];
-        p.stride_K = strides[1];
-        p.stride_P = strides[2];
-        p.stride_Q = strides[3];
-        p.relu = relu;
-        amend(static_cast<Element>(element), p, pointer<CUstream_st>(stream));
-    });
+    module.def(
+        "space_to_depth_amend", [](int element, const Geometry& geometry, Address images, Address filters, Address bias,
+                                   Address marks, Address output, const Strides& strides, Address stream) {
+            const Sizes of = sizes_of(geometry, geometry.C);
+            amend(static_cast<Element>(element),
+                  {pointer(images), pointer(filters), pointer(bias), pointer<std::uint8_t>(marks), pointer(output),
+                   of.N, of.C, of.K, of.P, of.Q, of.R, of.S, strides[0], strides[1], strides[2], strides[3]},
+                  pointer<CUstream_st>(stream));
+        });
 }
 
 }  // namespace alexkern

@@ -45,7 +45,6 @@ struct AmendParams {
     void* output;               // (N, K, P, Q) of any strides, the convolution's
     int N, C, K, P, Q, R, S;    // C, R and S are those of the convolution of stride 4
     std::int64_t stride_N, stride_K, stride_P, stride_Q;
-    bool relu;
 };
 void amend(Element element, const AmendParams& params, Stream stream);
 

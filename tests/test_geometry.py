@@ -1,0 +1,102 @@
+"""The sizes of a convolution: against torch's, and as csrc/cuda reads them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexkern.backends import extension
+from alexkern.backends.cuda import emulated
+from alexkern.geometry import Geometry, convolution, pooled_size, pooling
+
+PAIRS = ((2, 3), (1, 0), (2, 1))  # stride, padding, dilation
+
+
+def modules() -> list[ModuleType]:
+    """The bindings that are here: compiled for GPUs, and for the emulator."""
+    found = [extension.cuda.module, None if emulated.missing() else emulated.load()]
+    return [module for module in found if module is not None]
+
+
+@pytest.fixture
+def bindings() -> list[ModuleType]:
+    found = modules()
+    if not found:
+        pytest.skip(f"no kernels are compiled here: {extension.cuda.why_not}; {emulated.missing()}")
+    return found
+
+
+def operands(*size: int) -> tuple[Tensor, Tensor]:
+    return torch.empty((2, 6, *size), device="meta"), torch.empty((8, 3, 3, 4), device="meta")
+
+
+def test_the_bindings_have_the_fields_of_a_geometry_in_their_order(bindings: list[ModuleType]) -> None:
+    for module in bindings:
+        assert module.geometry == Geometry._fields
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields[:-1],
+        lambda fields: (*fields, 1),
+        lambda fields: (fields[7], *fields[1:]),
+        lambda fields: (*fields[:7], 1, *fields[8:]),
+        lambda fields: (*fields[:7], (1, 1, 1), *fields[8:]),
+        lambda fields: (2.0, *fields[1:]),
+        lambda fields: (2**31, *fields[1:]),
+        lambda fields: list(fields),
+    ],
+    ids=["one less", "one more", "pair for number", "number for pair", "three for pair", "float", "large", "list"],
+)
+def test_the_bindings_refuse_what_is_no_geometry(change: object, bindings: list[ModuleType]) -> None:
+    fields = tuple(convolution(*operands(9, 11), *PAIRS, 2))
+    nothing = (0, *fields[1:])  # of no images: nothing is launched
+    for module in bindings:
+
+        def convolve(geometry: object, module: ModuleType = module) -> None:
+            module.conv2d_relu_convolve(0, False, geometry, False, 0, 4, 0, 0, 0, 4, 0, (0, 0, 0, 0), (0, 1), 0)
+
+        convolve(nothing)
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            convolve(change(nothing))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("size", [(9, 11), (10, 12), (13, 17)], ids=str)
+def test_a_convolution_has_torchs_sizes(size: tuple[int, int]) -> None:
+    x, w = operands(*size)
+    found = convolution(x, w, *map(list, PAIRS), 2)  # type: ignore[arg-type]
+    N, K, P, Q = F.conv2d(x, w, None, *PAIRS, 2).shape
+    assert (found.N, found.K, found.P, found.Q) == (N, K, P, Q)
+    assert (found.GEMM_M, found.GEMM_N, found.GEMM_K) == (N * P * Q, K // 2, w[0].numel())
+    assert hash(found) == hash(convolution(x, w, *PAIRS, 2)) and {found: 1}[convolution(x, w, *PAIRS, 2)]
+    with pytest.raises(AttributeError):
+        found.N = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_windows_have_torchs_sizes(ceil_mode: bool) -> None:
+    for H, stride, padding, dilation in ((7, 2, 0, 1), (8, 3, 1, 1), (9, 2, 1, 2), (10, 3, 0, 2), (6, 4, 1, 1)):
+        x = torch.empty(1, 2, H, H + 3, device="meta")
+        pairs = ((3, 2), (stride, stride), (padding, padding // 2), (dilation, 1))
+        wanted = F.max_pool2d(x, *pairs, ceil_mode).shape[2:]
+        assert pooled_size(pooling(x.shape, *pairs), ceil_mode) == wanted
+
+
+def test_a_turned_convolution_goes_from_the_output_back_to_the_input() -> None:
+    forward = convolution(*operands(9, 11), (1, 1), (1, 3), (2, 1), 2)
+    turned = forward.turned()
+    assert (turned.C, turned.H, turned.W) == (forward.K, forward.P, forward.Q)
+    assert (turned.K, turned.P, turned.Q) == (forward.C, forward.H, forward.W)
+    assert turned.turned() == forward
+
+
+def test_a_convolution_in_depth_has_the_same_output() -> None:
+    forward = convolution(torch.empty(2, 3, 39, 31), torch.empty(8, 3, 11, 10), (4, 4), (2, 1), (1, 1), 1)
+    seen = forward.in_depth(4)
+    assert (seen.N, seen.K, seen.P, seen.Q) == (forward.N, forward.K, forward.P, forward.Q)
+    assert (seen.C, seen.R, seen.S, seen.stride, seen.padding) == (48, 3, 3, (1, 1), (0, 0))
