@@ -58,6 +58,7 @@ def depth_of(channels: int) -> int:
     return min(DEPTH, SMALL_DEPTH, key=lambda depth: cdiv(channels, depth) * depth)
 
 
+@lru_cache(maxsize=1024)
 def convolution_work(geometry: Geometry, channels: int, sums: bool) -> Work:
     """A convolution's, or the data gradient's as one, whose images and filters have so many channels a group."""
     depth = depth_of(channels)
@@ -65,6 +66,7 @@ def convolution_work(geometry: Geometry, channels: int, sums: bool) -> Work:
     return Work(geometry.GEMM_M, geometry.GEMM_N, steps, geometry.groups, depth, sums)
 
 
+@lru_cache(maxsize=1024)
 def weight_work(geometry: Geometry, channels: int) -> Work:
     """The weight gradient's, over images of so many channels a group."""
     columns = geometry.R * geometry.S * cdiv(channels, DEPTH) * DEPTH
