@@ -24,6 +24,7 @@ from alexkern.cost.chips import CHIPS
 from alexkern.geometry import Geometry, pooling
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
+from support.launches import noted
 
 pytestmark = pytest.mark.skipif(
     "cuda" not in serving("conv2d_relu_max_pool2d"), reason="the CUDA kernels do not run here"
@@ -315,6 +316,18 @@ def test_products_without_tensor_cores_are_not_done_twice() -> None:
     _, fused_tf32, separate_tf32 = compared("conv1", dtype=torch.float32, tf32=True)
     assert fused.time > separate.time
     assert separate.time > 2 * separate_tf32.time and fused.time > 2 * fused_tf32.time
+
+
+def test_the_dispatchers_lists_go_the_way_of_pairs(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    force(Plan(1, 10, 9), monkeypatch)
+    launched = noted(monkeypatch, native)
+    x, w, b = draw("odd_rows", torch.float16, generator, True)
+    arguments = (*SHAPES["odd_rows"][2], *POOL, True)
+    values, offsets = torch.ops.alexkern.conv2d_relu_max_pool2d("cuda", x, w, b, *arguments)
+    assert launched == ["conv2d_relu_max_pool2d_forward"]
+    wanted, wanted_offsets = native.forward(x, w, b, *arguments)
+    assert_same(values, wanted)
+    assert_same(offsets, wanted_offsets)
 
 
 @pytest.mark.parametrize("cheaper", ["fused", "separate"])
