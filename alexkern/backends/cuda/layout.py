@@ -41,11 +41,16 @@ def packed(tensor: Tensor, groups: int, copy_bytes: int = COPY_BYTES) -> Packed:
 
 def is_packed(tensor: Tensor, groups: int, copy_bytes: int = COPY_BYTES) -> bool:
     """Whether `tensor`'s own memory lies as the products want it."""
+    C = tensor.shape[1]
+    whole = padded(C // groups, tensor.dtype, copy_bytes) * groups == C
+    return whole and is_dense(tensor) and tensor.data_ptr() % COPY_BYTES == 0
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether (N, C, H, W) lies as (N, H, W, C) without gaps."""
     _, C, H, W = tensor.shape
     wanted = (H * W * C, 1, W * C, C)
-    dense = all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
-    whole = padded(C // groups, tensor.dtype, copy_bytes) * groups == C
-    return dense and whole and tensor.data_ptr() % COPY_BYTES == 0
+    return all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
 
 
 def turned(weight: Tensor, groups: int) -> Packed:

@@ -16,12 +16,11 @@ from torch import Tensor
 from alexkern._environment import read
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated, launch
-from alexkern.backends.cuda.layout import Packed
+from alexkern.backends.cuda.layout import Packed, is_dense, workspace
 from alexkern.cost import sm90 as model
 from alexkern.cost.chips import CHIPS, Chip, here
 from alexkern.cost.sm90 import Choice
 from alexkern.geometry import Geometry
-from alexkern.plan import Spec, contiguous_strides, empty
 
 CAPABILITY = (9, 0)  # and no other: GPUs after it have no wgmma
 TARGET = "sm_90a"
@@ -78,7 +77,7 @@ def plan(images: Packed, output: Tensor, geometry: Geometry, transposed: bool) -
         return None
     if geometry.groups > 1 and channels % model.depth_of(channels) != 0:  # a step would reach into the next group
         return None
-    direct = filters % VALUES_PER_COPY == 0 and _is_dense(output) and output.data_ptr() % 16 == 0
+    direct = filters % VALUES_PER_COPY == 0 and is_dense(output) and output.data_ptr() % 16 == 0
     choice = _choose(device, model.convolution_work(geometry, channels, not direct), False)
     return Plan(device, geometry, transposed, direct and choice[1] == 1, choice)
 
@@ -98,7 +97,7 @@ def convolve(
     `seed`: and drop, by csrc/cuda/philox.cuh's `limit` and `scale`, what is not returned as sums.
     """
     of = plan.geometry
-    partials = None if plan.direct else _sums((plan.choice[1], of.N, of.P, of.Q, of.K), output)
+    partials = None if plan.direct else workspace((plan.choice[1], of.N, of.P, of.Q, of.K), output, torch.float32)
     launch(
         "hopper_convolve",
         output,
@@ -138,7 +137,8 @@ def weight_gradient(grad: Packed, images: Packed, geometry: Geometry) -> Tensor 
     if device is None or not _gathers(geometry, channels):
         return None
     choice = _choose(device, model.weight_work(geometry, channels), True)
-    partials = _sums((choice[1], geometry.K, geometry.R, geometry.S, channels), grad.memory)
+    shape = (choice[1], geometry.K, geometry.R, geometry.S, channels)
+    partials = workspace(shape, grad.memory, torch.float32)
     launch(
         "hopper_weight_gradient",
         grad.memory,
@@ -173,17 +173,6 @@ def _gathers(geometry: Geometry, channels: int) -> bool:
         if stride > MOST_STRIDE or (taps - 1) * dilation > MOST_OFFSET:
             return False
     return True
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether (N, C, H, W) lies as (N, H, W, C) without gaps."""
-    _, C, H, W = tensor.shape
-    wanted = (H * W * C, 1, W * C, C)
-    return all(size == 1 or own == want for size, own, want in zip(tensor.shape, tensor.stride(), wanted, strict=True))
-
-
-def _sums(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return empty(Spec(shape, contiguous_strides(shape), torch.float32), like.device)
 
 
 def _choose(device: Device, work: model.Work, weight_gradient: bool) -> Choice:
