@@ -21,6 +21,7 @@ from alexkern.ops.registry import OPERATORS
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALEXNET = ROOT / "docs" / "alexnet.md"
+SOURCES = {".py", ".cpp", ".cu", ".cuh", ".h", ".txt"}
 
 # What a fenced block may be called. `python` runs everywhere, `python gpu` where there is a GPU, the others are read.
 LANGUAGES = {"python", "python gpu", "sh", "text", "c++", "json"}
@@ -175,6 +176,18 @@ def test_readme_lists_the_operators_as_they_are() -> None:
         plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
         wanted = str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
         assert row[:2] == (f"`{name}`", f"`{wanted[1:-1]}`")
+
+
+def test_contributing_lists_the_files_that_name_an_operator() -> None:
+    """Word for word, by the operator that it gives as the example."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (listed,) = re.findall(r"No other file names it\.[^`]*```text\n(.*?)```", text, re.S)
+    (name,) = re.findall(r"\[(\w+)\]\S+ is the smallest example that has everything", text)
+    folders = ("alexkern", "bench", "csrc", "kernels", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES]
+    naming = [path.relative_to(ROOT) for path in files if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))]
+    patterns = {re.sub("/NAME/.*", "/NAME/", path.as_posix().replace(name, "NAME")) for path in naming}
+    assert patterns == set(listed.split())
 
 
 def test_contributing_quotes_the_accuracy_rule() -> None:

@@ -16,7 +16,6 @@ need("triton")
 from alexkern import dispatch  # noqa: E402
 from alexkern.accuracy import assert_same  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
-from alexkern.tools.workloads import multiplies  # noqa: E402
 from support.backends import DEVICE  # noqa: E402
 from support.far import whole  # noqa: E402
 
@@ -37,7 +36,7 @@ def real_arguments(operator: str, N: int, generator: torch.Generator) -> tuple[t
     images, w = x.permute(0, 3, 1, 2), whole((16, 16, 1, 1), generator).to(DEVICE)
     definition = OPERATORS[operator]
     arguments = definition.training(definition.example.backend)
-    if multiplies(operator):
+    if definition.multiplies:
         arguments = (w, None, *arguments)
     return (images, *arguments), (images[-1:], *arguments)
 

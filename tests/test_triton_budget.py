@@ -23,7 +23,7 @@ from alexkern.bench.layers import LAYERS  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
 from alexkern.tools.aot import Report  # noqa: E402
 from alexkern.tools.triton_budget import fits, violations  # noqa: E402
-from alexkern.tools.workloads import layers, multiplies  # noqa: E402
+from alexkern.tools.workloads import layers  # noqa: E402
 
 TARGETS = (80, 90, 100)
 
@@ -107,7 +107,7 @@ def test_small_tiles_on_sm_100(cache: Path) -> None:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_everything(operator: str, arithmetic: str, cache: Path) -> None:
     """Every configuration chosen for the three networks; what many layers and batches share is compiled once."""
-    if arithmetic == "tf32" and not multiplies(operator):
+    if arithmetic == "tf32" and not OPERATORS[operator].multiplies:
         pytest.skip("no matrix product")
     networks = "--model,alexnet,alexnet_2012,alexnet_single_tower,--batch,1,16,128,1024"
     assert_budget(compiled(cache, f"--operator,{operator},--dtype,{arithmetic},--target,80,90,100,{networks}"))

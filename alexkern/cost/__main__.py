@@ -24,7 +24,7 @@ from alexkern.cost.chips import CHIPS, Chip
 from alexkern.cost.model import cdiv
 from alexkern.geometry import Geometry
 from alexkern.ops.registry import OPERATORS
-from alexkern.tools.workloads import ARITHMETIC, layers, multiplies
+from alexkern.tools.workloads import ARITHMETIC, layers
 
 CALLS = FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"
 
@@ -133,7 +133,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="python -m alexkern.cost", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("operator", choices=list(filter(multiplies, OPERATORS)))
+    parser.add_argument("operator", choices=[operator.name for operator in OPERATORS.values() if operator.multiplies])
     parser.add_argument("--chip", type=str.upper, default="H200", choices=CHIPS, help="default: H200")
     parser.add_argument("--batch", type=int, default=128, help="default: 128")
     parser.add_argument("--dtype", default="bfloat16", choices=ARITHMETIC, help="default: bfloat16")

@@ -105,18 +105,13 @@ def workloads(
                 seen.add(layer)
                 for batch in batches:
                     for arithmetic in arithmetics:
-                        if arithmetic != "tf32" or multiplies(operator):
+                        if arithmetic != "tf32" or OPERATORS[operator].multiplies:
                             yield Workload(operator, model, layer.name, batch, arithmetic)
 
 
 def layers(operator: str, model: str) -> tuple[Any, ...]:
     """The layers of a model that an operator serves."""
     return tuple(_served(operator, model))
-
-
-def multiplies(operator: str) -> bool:
-    """Whether an operator is a matrix product."""
-    return "Tensor weight" in OPERATORS[operator].schema
 
 
 def having(backend: str, operators: Iterable[str]) -> tuple[list[str], list[str]]:
