@@ -167,7 +167,8 @@ def select(record: Record, arithmetic: str, model: str, direction: str) -> list[
 
 
 def _place(entry: Entry) -> int:
-    return list(OPERATORS).index(str(entry.labels["operator"])) if "operator" in entry.labels else 0
+    names = [*OPERATORS, entry.labels.get("operator")]  # those of other versions come last
+    return names.index(names[-1])
 
 
 def _layer(entry: Entry) -> tuple[str, str]:

@@ -235,8 +235,7 @@ def main(argv: Sequence[str]) -> int:
     chips = [CHIPS[label] for label in args.chips]
     lines: list[Line] = []
     for backend in args.backends:
-        operators, lacking = having(backend, args.operators)
-        print("".join(f"{line}\n" for line in lacking), end="", file=sys.stderr)
+        operators = having(backend, args.operators)
         problems = list(workloads(args.models, args.dtypes, args.batches, operators, args.layers))
         try:
             if problems:

@@ -58,12 +58,10 @@ def run(args: argparse.Namespace) -> int:
         table = tuning.TunedTable(path, description)
     except (OSError, ValueError) as error:
         raise CommandError(first_line(error)) from error
-    operators, lacking = workloads.having("triton", args.operators)
+    operators = workloads.having("triton", args.operators)
     found = tuning.choices(workloads.workloads(args.models, args.dtypes, args.batches, operators), description)
     pending = [choice for choice in found if choice.key not in table.done]
     console = Console(stderr=True)
-    for line in lacking:
-        console.print(line, soft_wrap=True, highlight=False)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress, tuning_gpu.GpuBench(device, args.jobs) as bench:
         task = progress.add_task(_label(pending), total=len(found), completed=len(found) - len(pending))

@@ -301,9 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: one a core")
     parser.add_argument("--json", action="store_true", help="print the whole reports, one JSON object a line")
     args = parser.parse_args(argv)
-    operators, lacking = having("triton", args.operator)
-    print("".join(f"{line}\n" for line in lacking), end="", file=sys.stderr)
-    problems = workloads(args.model, args.dtype, args.batch, operators, args.layer)
+    problems = workloads(args.model, args.dtype, args.batch, having("triton", args.operator), args.layer)
     if not args.json:
         print(" | ".join(COLUMNS))
     for result in reports(problems, args.target, args.jobs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -114,10 +115,12 @@ def layers(operator: str, model: str) -> tuple[Any, ...]:
     return tuple(_served(operator, model))
 
 
-def having(backend: str, operators: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The operators that a backend has, and a line for each of the others."""
+def having(backend: str, operators: Iterable[str]) -> list[str]:
+    """The operators that a backend has; for each of the others there is a line on stderr."""
     absent = {operator: dispatch.absent(backend, operator) for operator in operators}
-    return [name for name, why in absent.items() if not why], [why for why in absent.values() if why]
+    for reason in filter(None, absent.values()):
+        print(reason, file=sys.stderr)
+    return [operator for operator, reason in absent.items() if reason is None]
 
 
 def _served(operator: str, model: str) -> dict[Any, Modules]:
