@@ -1,8 +1,9 @@
-"""Calls CMake for the native module alexkern._C, and maps kernels/ and bench/ into the package.
+"""Calls CMake for the native modules alexkern._cpu and alexkern._cuda, and maps kernels/ and bench/ into the package.
 
 Everything else stands in pyproject.toml, and how the module is built in CMakeLists.txt. Read from the environment:
 
     ALEXKERN_*   see alexkern/_environment.py
+    CXX, PATH                             where GCC or Clang is
     CUDACXX, CUDA_HOME, CUDA_PATH, PATH   where nvcc is; CUDAHOSTCXX, its host compiler
 """
 
@@ -12,6 +13,7 @@ import importlib.util
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 MAPPED = {"alexkern.kernels": "kernels", "alexkern.bench": "bench"}
 READ_ONCE_BY_CMAKE = ("CXX", "CXXFLAGS", "CUDAHOSTCXX", "CUDAFLAGS", "LDFLAGS")
+CXX = runpy.run_path(str(ROOT / "alexkern" / "_cxx.py"))
 NVCC = runpy.run_path(str(ROOT / "alexkern" / "_nvcc.py"))
 SOURCES = runpy.run_path(str(ROOT / "alexkern" / "_sources.py"))
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -38,18 +41,27 @@ except ValueError as error:
     raise SystemExit(f"alexkern: {error}") from None
 
 
-def choose_nvcc() -> tuple[str | None, str]:
-    """The compiler to build with, or None and the reason."""
-    if read("ALEXKERN_SKIP_CUDA"):
-        return None, "ALEXKERN_SKIP_CUDA was set"
-    return NVCC["find_nvcc"](), f"nvcc was not found (looked at {NVCC['PLACES']})"
+def choose() -> dict[str, tuple[list[str], str]]:
+    """Of each module the compiler to build it with, or [] and the reason."""
+    nvcc = NVCC["find_nvcc"]()
+    compilers = {
+        "cpu": CXX["find_cxx"](),
+        "cuda": ([nvcc], "") if nvcc else ([], f"nvcc was not found (looked at {NVCC['PLACES']})"),
+    }
+    for name in compilers:
+        if read(skipping(name)):
+            compilers[name] = [], f"{skipping(name)} was set"
+    return compilers
+
+
+def skipping(name: str) -> str:
+    return f"ALEXKERN_SKIP_{name.upper()}"
 
 
 def program(name: str, folder: str) -> str | None:
     """A build requirement's program, which need not be on PATH, or else the system's."""
-    if importlib.util.find_spec(name):
-        return os.path.join(getattr(importlib.import_module(name), folder), name)
-    return shutil.which(name)
+    place = getattr(importlib.import_module(name), folder) if importlib.util.find_spec(name) else ""
+    return shutil.which(os.path.join(place, name))
 
 
 def wanting(name: str, here: str) -> str | None:
@@ -86,65 +98,71 @@ def description() -> str:
 
 
 class BuildPackage(build_py):
-    """Says that there is no native module to build: in the log and beside _native.py, or, if asked for, as an error."""
+    """Says which module is not built: in the log and in the package, or, if asked for, as an error."""
 
     def run(self) -> None:
         if Path(self.build_lib).resolve().is_relative_to(ROOT / "build"):
             # A file deleted since the last build would still lie here, and come along.
             shutil.rmtree(self.build_lib, ignore_errors=True)
-        if nvcc is None:
-            if read("ALEXKERN_REQUIRE_CUDA"):
-                raise SystemExit(f"alexkern: ALEXKERN_REQUIRE_CUDA is set, but {why_not}")
-            print(f"alexkern: installing without the cuda backend: {why_not}", flush=True)
+        if read("ALEXKERN_REQUIRE_CUDA") and not COMPILERS["cuda"][0]:
+            raise SystemExit(f"alexkern: ALEXKERN_REQUIRE_CUDA is set, but {COMPILERS['cuda'][1]}")
+        super().run()
+        package = (ROOT if self.editable_mode else Path(self.build_lib)) / "alexkern"
         if self.editable_mode:
             # What earlier editable installs left in the source tree, for this Python and others, is stale now.
-            for module in (ROOT / "alexkern").glob("_C.*"):
+            for module in package.glob("_*.so"):
                 module.unlink()
-        super().run()
-        record = (ROOT if self.editable_mode else Path(self.build_lib)) / "alexkern" / NVCC["NOT_BUILT"]
-        record.unlink(missing_ok=True)
-        if nvcc is None:
-            record.write_text(why_not, encoding="utf-8")
+        for name, (compiler, why_not) in COMPILERS.items():
+            record = SOURCES["not_built"](package, name)
+            record.unlink(missing_ok=True)
+            if not compiler:
+                print(f"alexkern: installing without alexkern._{name}: {why_not}", flush=True)
+                record.write_text(why_not, encoding="utf-8")
 
 
 class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
+        name = ext.name.removeprefix("alexkern._")
         pybind11, cmake, ninja = find_tools()
-        self._try_compiler()
-        build = self._build_folder()
+        self._try_compiler(name)
+        build = self._build_folder(name)
         settings = {
             "CMAKE_BUILD_TYPE": "Release",
-            "CMAKE_CUDA_COMPILER": nvcc,
             "CMAKE_MAKE_PROGRAM": ninja,
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11,
-            "ALEXKERN_CUDA_ARCHS": ";".join(read("ALEXKERN_CUDA_ARCHS")),
+            "ALEXKERN_MODULE": name,
             "ALEXKERN_VERSION": self.distribution.get_version(),
-            "ALEXKERN_SOURCES": SOURCES["digest"](ROOT),
+            "ALEXKERN_SOURCES": SOURCES["digest"](ROOT, name),
             "ALEXKERN_OUTPUT_DIR": Path(self.get_ext_fullpath(ext.name)).resolve().parent,
         }
-        defines = [f"-D{name}={value}" for name, value in settings.items()]
-        self._call([cmake, "-G", "Ninja", "-S", str(ROOT), "-B", build, *defines])
-        self._call([cmake, "--build", build])
+        if name == "cuda":
+            settings["CMAKE_CUDA_COMPILER"] = COMPILERS["cuda"][0][0]
+            settings["ALEXKERN_CUDA_ARCHS"] = ";".join(read("ALEXKERN_CUDA_ARCHS"))
+        defines = [f"-D{key}={value}" for key, value in settings.items()]
+        self._call(name, [cmake, "-G", "Ninja", "-S", str(ROOT), "-B", build, *defines])
+        self._call(name, [cmake, "--build", build])
 
-    def _try_compiler(self) -> None:
+    def _try_compiler(self, name: str) -> None:
         """Compile an empty file: CMake buries or swallows what a broken compiler says, and this prints nothing else."""
-        problem = NVCC["too_old"](nvcc)
-        if problem:
-            raise SystemExit(f"alexkern: {problem}. ALEXKERN_SKIP_CUDA=1 installs without the cuda backend.")
+        compiler, flags = COMPILERS[name][0], ["-x", "c++"]
+        if name == "cuda":
+            if problem := NVCC["too_old"](compiler[0]):
+                raise SystemExit(f"alexkern: {problem}. {skipping(name)}=1 installs without alexkern._cuda.")
+            flags = ["-ccbin", os.environ["CUDAHOSTCXX"]] if os.environ.get("CUDAHOSTCXX") else []
+            flags += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in read("ALEXKERN_CUDA_ARCHS")]
+            flags += ["-x", "cu"]
         os.makedirs(self.build_temp, exist_ok=True)
-        flags = ["-ccbin", os.environ["CUDAHOSTCXX"]] if os.environ.get("CUDAHOSTCXX") else []
-        flags += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in read("ALEXKERN_CUDA_ARCHS")]
-        self._call([nvcc, *flags, "-x", "cu", "-c", os.devnull, "-o", os.path.join(self.build_temp, "trial.o")])
+        self._call(name, [*compiler, *flags, "-c", os.devnull, "-o", os.path.join(self.build_temp, "trial.o")])
 
-    def _build_folder(self) -> str:
-        """One folder for all builds alike, so that unchanged kernels are not compiled again, named after everything
+    def _build_folder(self, name: str) -> str:
+        """One folder for all builds alike, so that unchanged sources are not compiled again, named after everything
         that CMake reads on its first run only."""
-        version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-        read_once = [version, *(os.environ.get(name, "") for name in READ_ONCE_BY_CMAKE)]
-        return str(ROOT / "build" / f"native-{sys.implementation.cache_tag}-{crc32(repr(read_once).encode()):08x}")
+        version = subprocess.run([*COMPILERS[name][0], "--version"], capture_output=True, text=True).stdout
+        read_once = [version, *(os.environ.get(variable, "") for variable in READ_ONCE_BY_CMAKE)]
+        return str(ROOT / "build" / f"{name}-{sys.implementation.cache_tag}-{crc32(repr(read_once).encode()):08x}")
 
-    def _call(self, command: list[str]) -> None:
+    def _call(self, name: str, command: list[str]) -> None:
         print("alexkern:", *command, flush=True)
         try:
             failed = subprocess.run(command).returncode != 0
@@ -154,14 +172,14 @@ class BuildNative(build_ext):
         if failed:
             # SystemExit: after any other exception setuptools prints its own traceback below the compiler's message.
             raise SystemExit(
-                f"alexkern: the native build with {nvcc} failed, for the reason printed above. "
-                "ALEXKERN_SKIP_CUDA=1 installs without the cuda backend."
+                f"alexkern: the build of alexkern._{name} with {shlex.join(COMPILERS[name][0])} failed, for the reason "
+                f"printed above. {skipping(name)}=1 installs without it."
             )
 
 
 if problem := wanting("setuptools", setuptools.__version__):
     raise SystemExit(problem)
-nvcc, why_not = choose_nvcc()
+COMPILERS = choose()
 packages = find_packages(include=["alexkern", "alexkern.*"])
 for name, folder in MAPPED.items():
     packages += [name, *(f"{name}.{child}" for child in find_packages(folder))]
@@ -171,6 +189,6 @@ setup(
     long_description_content_type="text/markdown",
     packages=packages,
     package_dir={"alexkern": "alexkern", **MAPPED},
-    ext_modules=[Extension("alexkern._C", sources=[])] if nvcc else [],
+    ext_modules=[Extension(f"alexkern._{name}", sources=[]) for name in COMPILERS if COMPILERS[name][0]],
     cmdclass={"build_py": BuildPackage, "build_ext": BuildNative},
 )

@@ -84,8 +84,11 @@ VARIABLES = {
         _capability,
         (8, 0),
     ),
+    "ALEXKERN_SKIP_CPU": Variable(
+        "switch", _SWITCHES, "at the install: no alexkern._cpu, although a C++ compiler is there", _switch, False
+    ),
     "ALEXKERN_SKIP_CUDA": Variable(
-        "switch", _SWITCHES, "at the install: no native module, although nvcc is there", _switch, False
+        "switch", _SWITCHES, "at the install: no alexkern._cuda, although nvcc is there", _switch, False
     ),
     "ALEXKERN_REQUIRE_CUDA": Variable(
         "switch", _SWITCHES, "at the install: an error where nvcc is not there", _switch, False

@@ -9,8 +9,6 @@ import subprocess
 
 DEFAULT_ROOT = "/usr/local/cuda"
 PLACES = f"CUDACXX, CUDA_HOME, CUDA_PATH, PATH and {DEFAULT_ROOT}"
-
-NOT_BUILT = "_not_built"  # beside this file: where setup.py writes why it built no native module
 MINIMUM = (12, 5)  # the first with cudaGetDriverEntryPointByVersion, which csrc/cuda/ptx/tensor_map.cuh calls
 
 

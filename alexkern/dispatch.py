@@ -126,7 +126,7 @@ def absent(name: str, operator: str) -> str | None:
 def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> str | None:
     """Why a backend cannot serve an operator on a device in a dtype, or None where it can."""
     lacking = absent(name, operator)
-    if lacking is not None or name == "torch":
+    if lacking is not None:
         return lacking
     availability = importlib.import_module(PACKAGES[name])
     reason: str | None = availability.missing(device_type, dtype)

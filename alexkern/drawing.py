@@ -44,8 +44,9 @@ def style() -> Iterator[None]:
     try:
         try:
             import matplotlib.figure
-        except ImportError as error:
-            raise NotDrawn(f"the pictures are not drawn: {error} (pip install 'alexkern[pictures]')") from error
+        except Exception as error:  # a package that is there and broken raises whatever it likes
+            said = " ".join(str(error).split())
+            raise NotDrawn(f"the pictures are not drawn: {said} (pip install 'alexkern[pictures]')") from error
         with matplotlib.rc_context(), warnings.catch_warnings():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(STYLE)

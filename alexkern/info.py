@@ -1,4 +1,4 @@
-"""What is here: versions, GPUs, driver, compiler, native module, and which backend serves which operator."""
+"""What is here: versions, GPUs, driver, compiler, native modules, and which backend serves which operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from alexkern import optional, processor
 from alexkern._nvcc import PLACES, find_nvcc, too_old
 from alexkern._version import __version__
-from alexkern.backends import extension
+from alexkern.backends import cpu, extension
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Info:
     gpus: tuple[str, ...]
     driver: str
     nvcc: str
-    native: str
+    native: dict[str, str]
     snapshots: str
     services: tuple[Service, ...]
 
@@ -46,7 +46,7 @@ class Info:
         """The lines of the report that are about the machine."""
         rows = [*self.versions.items(), ("processor", self.processor)]
         rows += [("gpu", gpu) for gpu in self.gpus or ("none",)]
-        rows += [("driver", self.driver), ("nvcc", self.nvcc), ("native", self.native)]
+        rows += [("driver", self.driver), ("nvcc", self.nvcc), *self.native.items()]
         rows += [("snapshots", self._once(self.snapshots))]
         return [f"{name:<12}{text}" for name, text in rows]
 
@@ -61,9 +61,12 @@ class Info:
         return "\n".join(lines)
 
     def _once(self, text: str) -> str:
-        """The text without the reason why there is no native module, which stands above it."""
-        reason = self.native.removeprefix("none: ")
-        return text if reason == self.native else text.replace(reason, "there is no native module")
+        """The text without the reasons why there are no native modules, which stand above it."""
+        for name, said in self.native.items():
+            text = (
+                text.replace(said.removeprefix("none: "), f"there is no {name}") if said.startswith("none: ") else text
+            )
+        return text
 
     __repr__ = __str__
 
@@ -84,16 +87,14 @@ def info() -> Info:
         gpus=_gpus(smi),
         driver=_driver(smi),
         nvcc=_nvcc(),
-        native=_native_module(),
+        native={"_cpu": _cpu_module(), "_cuda": _cuda_module()},
         snapshots=_snapshots(),
         services=tuple(Service(*row) for row in explain(OPERATORS)),
     )
 
 
 def _snapshots() -> str:
-    from alexkern.backends.cpu import winograd
-
-    reason = winograd.missing()
+    reason = cpu.missing("cpu", torch.float32)
     if reason is None:
         return "on a CPU with 3x3 and 5x5 convolutions in fewer products"
     return f"on a CPU with oneDNN's convolutions alone: {reason}"
@@ -139,7 +140,7 @@ def _gpus(smi: list[list[str]]) -> tuple[str, ...]:
 
 
 def _driver(smi: list[list[str]]) -> str:
-    supported = extension.native.driver_version() if extension.native else None
+    supported = extension.cuda.module.driver_version() if extension.cuda.module else None
     if not smi and not supported:
         return "unknown (there is no nvidia-smi to ask)" if torch.cuda.is_available() else "none"
     release = smi[0][2] if smi else "present"
@@ -172,10 +173,15 @@ def _nvcc() -> str:
     return f"{program} (CUDA {release[1]}){problem}"
 
 
-def _native_module() -> str:
-    native = extension.native
+def _cpu_module() -> str:
+    native = extension.cpu.module
+    return f"{native.__version__}, built by {native.compiler}" if native else f"none: {extension.cpu.why_not}"
+
+
+def _cuda_module() -> str:
+    native = extension.cuda.module
     if native is None:
-        return f"none: {extension.why_not}"
+        return f"none: {extension.cuda.why_not}"
     # Within one major version a module runs on older drivers too, but not below its first release.
     needed = (native.cuda_version[0], 0)
     text = (

@@ -11,6 +11,9 @@ from typing import Any
 # so that the processes that tests start have as many. OMP_NUM_THREADS=2 runs everything on two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What a developer has tuned here steers no test: there are no tables in such a folder.
+os.environ["ALEXKERN_TUNED"] = os.devnull
+
 import torch  # noqa: E402
 
 # Without a GPU the Triton kernels run in Triton's interpreter, which is chosen when a kernel is defined, and the CUDA

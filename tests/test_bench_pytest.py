@@ -222,7 +222,7 @@ def test_the_head_says_what_it_runs_on_and_no_folder_is_left(run, tmp_path):
         ("processor", "torch uses"),
     ):
         assert any(line.startswith(f"{name} ") and words in line for line in head), head
-    assert {line.split()[0] for line in head if line} >= {"triton", "gpu", "native"}
+    assert {line.split()[0] for line in head if line} >= {"triton", "gpu", "_cpu", "_cuda"}
     assert list(here.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from alexkern import _environment
 from alexkern._environment import VARIABLES, check, read
 
 ROOT = Path(__file__).resolve().parents[1]
-SWITCHES = ("ALEXKERN_SKIP_CUDA", "ALEXKERN_REQUIRE_CUDA")
+SWITCHES = ("ALEXKERN_SKIP_CPU", "ALEXKERN_SKIP_CUDA", "ALEXKERN_REQUIRE_CUDA")
 ON, OFF = ("1", "true", "YES", "On", " 1 "), ("0", "False", "no", "OFF", "", " ")
 
 

@@ -340,7 +340,7 @@ def test_gpu_and_module_have_to_be_for_each_other(
 ) -> None:
     chip = like("NVIDIA H100 PCIe", capability, 114, 232448)
     module = SimpleNamespace(targets=targets)
-    monkeypatch.setattr(sm90.extension, "native", module)
+    monkeypatch.setattr(sm90.extension.cuda, "module", module)
     monkeypatch.setattr(sm90, "here", lambda _: chip)
     sm90._gpu.cache_clear()
     found = sm90._gpu(0)
@@ -418,7 +418,7 @@ def test_few_images_are_split_and_columns_fit(multiprocessors: int) -> None:
 
 
 def test_steps_waste_least_and_the_kernels_have_what_the_model_counts_with() -> None:
-    module = sm90.extension.native if DEVICE.type == "cuda" else emulated.load()
+    module = sm90.extension.cuda.module if DEVICE.type == "cuda" else emulated.load()
     assert module is not None
     wanted = {8: 48, 48: 48, 64: 64, 96: 48, 104: 64, 192: 64, 256: 64}
     assert {channels: depth_of(channels) for channels in wanted} == wanted

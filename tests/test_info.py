@@ -15,7 +15,7 @@ import torch
 
 import alexkern
 from alexkern import dispatch, processor
-from alexkern._sources import digest
+from alexkern._sources import digest, not_built
 from alexkern.backends import extension
 from alexkern.ops.registry import OPERATORS
 
@@ -115,18 +115,26 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 def test_a_reason_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = "the native module was not built: at the install ALEXKERN_SKIP_CUDA was set"
+    reason = "alexkern._cuda was not built: at the install ALEXKERN_SKIP_CUDA was set"
+    cpu = "alexkern._cpu was not built: at the install ALEXKERN_SKIP_CPU was set"
     other = "Triton is asleep"
     services = [info_module.Service(name, "torch", {"cuda": reason, "triton": other}) for name in OPERATORS]
     services[2] = info_module.Service(list(OPERATORS)[2], "triton", {"cuda": reason, "torch": "triton is tried first"})
     report = str(
         info_module.Info(
-            {}, "one", (), "none", "none", f"none: {reason}", f"on a CPU with oneDNN: {reason}", tuple(services)
+            {},
+            "one",
+            (),
+            "none",
+            "none",
+            {"_cpu": f"none: {cpu}", "_cuda": f"none: {reason}"},
+            f"on a CPU with oneDNN: {cpu}",
+            tuple(services),
         )
     )
-    assert report.count(reason) == 1 and f"native      none: {reason}\n" in report
-    assert "snapshots   on a CPU with oneDNN: there is no native module\n" in report
-    assert report.count(other) == 1 and report.count("not by cuda: there is no native module") == 2
+    assert report.count(reason) == report.count(cpu) == 1 and f"_cuda       none: {reason}\n" in report
+    assert "snapshots   on a CPU with oneDNN: there is no _cpu\n" in report
+    assert report.count(other) == 1 and report.count("not by cuda: there is no _cuda") == 2
     alike = [name for name in OPERATORS if name != "max_pool2d"]
     assert f"\n{', '.join(alike)}\n  served by torch\n" in report and "\nmax_pool2d\n  served by triton\n" in report
 
@@ -134,10 +142,12 @@ def test_a_reason_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_there(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(empty_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(extension, "native", None)
-    monkeypatch.setattr(extension, "why_not", "a reason")
+    for module, reason in ((extension.cpu, "a reason"), (extension.cuda, "another")):
+        monkeypatch.setattr(module, "module", None)
+        monkeypatch.setattr(module, "why_not", reason)
     found = alexkern.info()
-    assert (found.gpus, found.driver, found.native) == ((), "none", "none: a reason")
+    assert (found.gpus, found.driver) == ((), "none")
+    assert found.native == {"_cpu": "none: a reason", "_cuda": "none: another"}
     assert found.snapshots == "on a CPU with oneDNN's convolutions alone: a reason"
     assert found.nvcc.startswith("none (looked at CUDACXX, CUDA_HOME, CUDA_PATH, PATH and ")
     assert "gpu         none\n" in str(found)
@@ -151,16 +161,18 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
         cuda_version=(13, 1),
         targets=("sm_90a", "compute_80"),
         driver_version=lambda: (12, 8),
-        winograd_is_supported=lambda: True,
     )
-    monkeypatch.setattr(extension, "native", native)
+    monkeypatch.setattr(extension.cuda, "module", native)
+    native = SimpleNamespace(__version__="1", compiler="GCC 7", winograd_is_supported=lambda: True)
+    monkeypatch.setattr(extension.cpu, "module", native)
     found = alexkern.info()
     assert found.gpus == (
         "GPU A, compute capability 9.0 (not usable by this torch)",
         "GPU B, compute capability 8.6 (not usable by this torch)",
     )
     assert found.driver == "570.1 (CUDA 12.8)"
-    assert found.native == (
+    assert found.native["_cpu"] == "1, built by GCC 7"
+    assert found.native["_cuda"] == (
         "0, built with CUDA 13.1 for sm_90a, compute_80; needs a driver for CUDA 13.0 or newer, and the one here is "
         "for 12.8"
     )
@@ -173,7 +185,7 @@ def test_gpus_that_torch_uses(empty_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
-    monkeypatch.setattr(extension, "native", None)
+    monkeypatch.setattr(extension.cuda, "module", None)
     found = alexkern.info()
     assert found.gpus == ("GPU A, compute capability 9.0, 141 GiB, 132 SMs",)
     assert found.driver == "unknown (there is no nvidia-smi to ask)"
@@ -194,7 +206,7 @@ def test_the_processor_and_a_torchvision_that_does_not_import(monkeypatch: pytes
 def test_a_broken_nvidia_smi_counts_as_none(says: str, empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(empty_path, "nvidia-smi", says)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(extension, "native", None)
+    monkeypatch.setattr(extension.cuda, "module", None)
     found = alexkern.info()
     assert (found.gpus, found.driver) == ((), "none")
 
@@ -209,57 +221,62 @@ def test_nvcc_that_runs_and_one_that_does_not(empty_path: Path) -> None:
 
 
 def test_why_there_is_no_native_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    module, why_not = extension.load("absent_native_module", tmp_path)
-    assert module is None and why_not == (
-        f"the native module was not built: {tmp_path} is not from an install; run pip install"
+    monkeypatch.setattr(alexkern, "__path__", [*alexkern.__path__, str(tmp_path)])
+
+    def why_not(name: str) -> str:
+        found = extension.Extension(name, tmp_path)
+        assert found.module is None
+        return found.why_not
+
+    wanted = f"alexkern._absent was not built: {tmp_path} is not from an install; run pip install"
+    assert why_not("absent") == wanted
+    (tmp_path / "_absent.cpython-27.so").touch()
+    assert why_not("absent").endswith(": _absent.cpython-27.so is for another Python; run pip install again")
+    not_built(tmp_path, "absent").write_text("ALEXKERN_SKIP_CUDA was set")
+    assert why_not("absent").endswith(
+        ": at the install ALEXKERN_SKIP_CUDA was set; mend that and run pip install again"
     )
-    (tmp_path / "_C.cpython-27.so").touch()
-    module, why_not = extension.load("absent_native_module", tmp_path)
-    assert module is None and "was built for another Python (_C.cpython-27.so)" in why_not
 
-    (tmp_path / "_not_built").write_text("ALEXKERN_SKIP_CUDA was set")
-    module, why_not = extension.load("absent_native_module", tmp_path)
-    assert module is None and "was not built: at the install ALEXKERN_SKIP_CUDA was set; mend that" in why_not
+    (tmp_path / "_unloadable.py").write_text("raise ImportError('libstdc++.so.6: version too old')")
+    assert why_not("unloadable") == "alexkern._unloadable does not load: libstdc++.so.6: version too old"
 
-    (tmp_path / "unloadable_native_module.py").write_text("raise ImportError('libstdc++.so.6: version too old')")
-    module, why_not = extension.load("unloadable_native_module", tmp_path)
-    assert module is None and why_not == "the native module does not load: libstdc++.so.6: version too old"
-
-    (tmp_path / "loadable_native_module.py").touch()
-    module, why_not = extension.load("loadable_native_module", tmp_path)
-    assert module is sys.modules.pop("loadable_native_module") and why_not == ""
+    (tmp_path / "_loadable.py").touch()
+    found = extension.Extension("loadable", tmp_path)
+    assert found.module is sys.modules.pop("alexkern._loadable") and found.why_not == ""
+    del alexkern._loadable
 
 
 def test_a_native_module_of_other_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
     package, kernels, emulator = tmp_path / "alexkern", tmp_path / "csrc/cuda/dropout", tmp_path / "csrc/emulator"
-    for folder in (package, kernels, emulator):
+    processor = tmp_path / "csrc/cpu"
+    for folder in (package, kernels, emulator, processor):
         folder.mkdir(parents=True)
+    (tmp_path / "csrc/exports.map").touch()
     for file in (tmp_path / "CMakeLists.txt", kernels / "forward.cu", kernels / "bind.h", emulator / "emulator.h"):
         file.write_text(file.name)
 
-    def load(name: str, text: str) -> str:
-        (tmp_path / f"{name}.py").write_text(text)
-        module, why_not = extension.load(name, package)
-        assert sys.modules.pop(name) and (module is None) == bool(why_not)
-        return why_not
+    def load(name: str, sources: str) -> str:
+        monkeypatch.setitem(sys.modules, f"alexkern._{name}", SimpleNamespace(sources=sources))
+        found = extension.Extension(name, package)
+        assert (found.module is None) == bool(found.why_not)
+        return found.why_not
 
-    built = f"sources = {digest(tmp_path)!r}"
-    stale = "the native module was built from other sources than those beside it: run pip install again"
-    assert load("fresh_native_module", built) == ""
-    assert load("native_module_from_before_it_said_so", "") == stale
-    (emulator / "emulator.h").write_text("changed, and not in the native module")
-    assert load("native_module_beside_another_emulator", built) == ""
-    changes = {"forward.cu": "changed", "bind.h": "changed", "../../CMakeLists.txt": "changed", "new.cu": ""}
-    for number, (name, text) in enumerate(changes.items()):
+    built = digest(tmp_path, "cuda")
+    stale = "alexkern._cuda was built from other sources than those beside it: run pip install again"
+    assert built is not None and load("cuda", built) == ""
+    assert load("cuda", "of another build") == stale
+    assert load("cpu", built) != ""
+    for folder in (emulator, processor):
+        (folder / "emulator.h").write_text("changed, and not in this module")
+    assert load("cuda", built) == ""
+    changes = {"forward.cu": "changed", "bind.h": "changed", "../../../CMakeLists.txt": "changed", "new.cu": ""}
+    changes["../../exports.map"] = "changed"
+    for name, text in changes.items():
         before = (kernels / name).read_text() if (kernels / name).exists() else None
         (kernels / name).write_text(text)
-        assert load(f"stale_native_module_{number}", built) == stale
+        assert load("cuda", built) == stale
         if before is not None:
             (kernels / name).write_text(before)
-            assert load(f"native_module_{number}_of_the_same_sources_again", built) == ""
-    (kernels / "forward.cu").rename(kernels / "backward.cu")
-    assert load("native_module_of_a_file_renamed", built) == stale
-    (tmp_path / "CMakeLists.txt").unlink()  # as beside an installed package
-    assert load("native_module_without_sources", built) == ""
+        else:
+            (kernels / name).unlink()
+    assert load("cuda", built) == ""

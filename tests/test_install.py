@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import sysconfig
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from alexkern._cxx import find_cxx
 from alexkern._nvcc import MINIMUM, find_nvcc
 from support.installing import ROOT, copy_tree, install, make_venv, pip, run, script
 
@@ -47,15 +49,15 @@ def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: P
     target = tmp_path / "target"
     done = install(bare_tree, target, PATH=tmp_path / "empty")
     assert done.returncode == 0, done.stdout
-    assert "alexkern: installing without the cuda backend: nvcc was not found" in done.stdout
-    assert not list(target.rglob("_C.*"))
+    assert "alexkern: installing without alexkern._cuda: nvcc was not found" in done.stdout
+    assert not list(target.rglob("_*.so"))
     assert "Root-Is-Purelib: true" in next(target.glob("*.dist-info/WHEEL")).read_text()
     command = (make_venv(tmp_path / "venv"), "-c", "import alexkern; print(alexkern.info())")
     report = run(*command, cwd=tmp_path, PYTHONPATH=target, PATH=tmp_path / "empty")
-    wanted = "the native module was not built: at the install nvcc was not found (looked at "
+    wanted = "alexkern._cuda was not built: at the install nvcc was not found (looked at "
     assert report.stdout.count(wanted) == 1, report.stdout
     (record,) = target.glob("*.dist-info/RECORD")
-    assert "alexkern/_not_built," in record.read_text()  # so that an uninstall removes it
+    assert "alexkern/_cuda_not_built," in record.read_text()  # so that an uninstall removes it
 
 
 def test_nvcc_absent_but_required_is_an_error(bare_tree: Path, tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_nvcc_broken_is_an_error_with_its_own_message(tree: Path, tmp_path: Path
     assert done.returncode != 0
     message, _, after = done.stdout.partition("nvcc fatal : no libdevice to be found")
     assert str(nvcc) in message
-    assert f"alexkern: the native build with {nvcc} failed" in after
+    assert f"alexkern: the build of alexkern._cuda with {nvcc} failed" in after
     assert len(after.splitlines()) < 20, "the compiler's message is buried"
     assert "Traceback" not in done.stdout
 
@@ -81,9 +83,9 @@ def test_nvcc_skipped_is_not_even_started(tree: Path, tmp_path: Path) -> None:
     script(tmp_path / "cuda/bin/nvcc", BROKEN_NVCC)
     done = install(tree, target, CUDA_HOME=tmp_path / "cuda", ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
-    assert "installing without the cuda backend: ALEXKERN_SKIP_CUDA was set" in done.stdout
-    assert not list(target.rglob("_C.*"))
-    assert (target / "alexkern/_not_built").read_text() == "ALEXKERN_SKIP_CUDA was set"
+    assert "installing without alexkern._cuda: ALEXKERN_SKIP_CUDA was set" in done.stdout
+    assert not list(target.rglob("_*.so"))
+    assert (target / "alexkern/_cuda_not_built").read_text() == "ALEXKERN_SKIP_CUDA was set"
 
 
 def test_skipped_and_required_at_once_is_an_error(tree: Path, tmp_path: Path) -> None:
@@ -118,6 +120,57 @@ def test_nvcc_that_is_too_old_compiles_nothing(tree: Path, tmp_path: Path) -> No
     assert done.returncode != 0
     assert f"alexkern: {nvcc} is of CUDA 12.4, and the kernels need 12.5 or newer. ALEXKERN_SKIP_CUDA=1" in done.stdout
     assert "Traceback" not in done.stdout and not (tmp_path / "started").exists()
+
+
+SAYS = {  # what a C++ compiler answers to the question for its macros, and what the install makes of it
+    "another": ("echo '#define _MSC_VER 1944'", "the C++ compiler {} is neither GCC nor Clang"),
+    "absent": (None, "the C++ compiler {} does not run ([Errno 2] No such file or directory: '{}')"),
+}
+
+
+@pytest.mark.parametrize("which", SAYS)
+def test_without_gcc_or_clang_the_install_goes_on(which: str, tree: Path, tmp_path: Path) -> None:
+    text, reason = SAYS[which]
+    compiler = tmp_path / "compiler"
+    if text:
+        script(compiler, f"#!/bin/sh\n{text}\n")
+    settings = {"CXX": compiler, "ALEXKERN_SKIP_CPU": 0, "ALEXKERN_SKIP_CUDA": 1}
+    done = install(tree, tmp_path / "target", **settings)
+    assert done.returncode == 0, done.stdout
+    assert f"alexkern: installing without alexkern._cpu: {reason.format(compiler, compiler)}\n" in done.stdout
+    assert (tmp_path / "target/alexkern/_cpu_not_built").read_text() == reason.format(compiler, compiler)
+
+
+def test_a_cxx_that_fails_is_an_error_with_its_own_message(tree: Path, tmp_path: Path) -> None:
+    compiler = script(tmp_path / "g++", "#!/bin/sh\necho 'g++: fatal error: no cc1plus' >&2\nexit 1\n")
+    done = install(tree, tmp_path / "target", CXX=compiler, ALEXKERN_SKIP_CPU=0, ALEXKERN_SKIP_CUDA=1)
+    assert done.returncode != 0 and "Traceback" not in done.stdout
+    _, _, after = done.stdout.partition("g++: fatal error: no cc1plus")
+    assert (
+        f"the build of alexkern._cpu with {compiler} failed, for the reason printed above. ALEXKERN_SKIP_CPU=1" in after
+    )
+
+
+@pytest.mark.skipif(not find_cxx()[0], reason=find_cxx()[1])
+def test_the_module_for_the_processor_needs_no_nvcc(bare_tree: Path, tmp_path: Path) -> None:
+    """Its kernels are left out here, but for one that is new: it would take long to compile them."""
+    (bare_tree / "csrc/cpu/winograd/winograd.cpp").unlink()
+    (bare_tree / "csrc/cpu/bindings.cpp").write_text(
+        "#include <pybind11/pybind11.h>\nint answer();\nPYBIND11_MODULE(ALEXKERN_MODULE, m) {\n"
+        '    m.attr("__version__") = ALEXKERN_VERSION;\n    m.attr("answer") = answer();\n}\n'
+    )
+    script(bare_tree / "csrc/cpu/new/new.cpp", "int answer() { return 42; }\n")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in (find_cxx()[0][0], "as", "ld", "ninja"):
+        if path := shutil.which(name):
+            (programs / Path(name).name).symlink_to(path)
+    done = install(bare_tree, tmp_path / "target", PATH=programs, ALEXKERN_SKIP_CPU=0)
+    assert done.returncode == 0, done.stdout
+    assert "installing without alexkern._cuda: nvcc was not found" in done.stdout
+    code = "from alexkern import _cpu; print(_cpu.__version__, _cpu.answer)"
+    done = run(make_venv(tmp_path / "venv"), "-c", code, cwd=tmp_path, PYTHONPATH=tmp_path / "target")
+    assert done.stdout.split()[-1] == "42", done.stdout
 
 
 def test_the_lowest_nvcc_is_the_same_everywhere() -> None:
@@ -180,8 +233,9 @@ def test_a_setuptools_too_old_for_pyproject_is_named(tree: Path, tmp_path: Path)
 @needs_nvcc
 def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(tree: Path, tmp_path: Path) -> None:
     # In a new operator's folder: this also shows that the build picks such a folder up.
-    for source in (tree / "csrc/cuda/bindings.cpp", *(tree / "csrc").rglob("*.cu")):
-        source.write_text("")  # it would take long to compile
+    (tree / "csrc/cuda/bindings.cpp").write_text("")
+    for source in (tree / "csrc").rglob("*.cu"):
+        source.unlink()  # they would take long to compile
     script(tree / "csrc/cuda/new_operator/forward.cu", "#error this kernel is broken\n")
     done = install(tree, tmp_path / "target", ALEXKERN_CUDA_ARCHS=80)
     assert done.returncode != 0
@@ -196,7 +250,7 @@ def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> Non
     done = install(built_tree, target, ALEXKERN_REQUIRE_CUDA="yes", ALEXKERN_CUDA_ARCHS="8.0+PTX")
     assert done.returncode == 0, done.stdout
 
-    native = target / "alexkern" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    native = target / "alexkern" / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     assert not [name for name in (b"libtorch", b"libc10", b"libcudart.so") if name in native.read_bytes()]
     if CUOBJDUMP is not None:
         built_in = run(CUOBJDUMP, "--list-elf", "--list-ptx", native, cwd=tmp_path).stdout
@@ -205,12 +259,12 @@ def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> Non
     assert not (target / "kernels").exists() and not (target / "bench").exists()
     code = """
         import alexkern, alexkern.bench, alexkern.kernels
-        from alexkern import _C
-        assert _C.__version__ == alexkern.__version__
-        assert _C.targets == ("sm_80", "compute_80"), _C.targets
-        assert _C.driver_version() is None or _C.driver_version() >= (1, 0)
+        from alexkern import _cuda
+        assert _cuda.__version__ == alexkern.__version__
+        assert _cuda.targets == ("sm_80", "compute_80"), _cuda.targets
+        assert _cuda.driver_version() is None or _cuda.driver_version() >= (1, 0)
         try:
-            _C.device_properties(_C.device_count())
+            _cuda.device_properties(_cuda.device_count())
         except RuntimeError as error:
             print(error)
         print(alexkern.__file__, alexkern.kernels.__file__, alexkern.bench.__file__)
@@ -231,11 +285,11 @@ def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree
     interpreter = make_venv(tmp_path / "venv")
     options = ("install", "--verbose", "--no-deps", "--no-build-isolation", "--editable", tree)
 
-    (tree / "alexkern/_C.cpython-27-other.so").touch()
+    (tree / "alexkern/_cuda.cpython-27-other.so").touch()
     done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_CUDA_ARCHS="80")
     assert done.returncode == 0, done.stdout
-    (native,) = (tree / "alexkern").glob("_C.*")
-    assert native.name == f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    (native,) = (tree / "alexkern").glob("_*.so")
+    assert native.name == f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     (tree / "kernels/added_later.py").write_text("answer = 42\n")
     code = "import alexkern, alexkern.kernels.added_later as new; print(alexkern.__file__, new.__file__, new.answer)"
     done = run(interpreter, "-c", code, cwd=tmp_path)
@@ -246,12 +300,12 @@ def test_editable_install_follows_the_tree_and_drops_a_skipped_module(built_tree
     text = bindings.read_text()
     bindings.write_text(f"{text}// changed\n")
     done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
-    assert "none: the native module was built from other sources" in done.stdout, done.stdout
+    assert "none: alexkern._cuda was built from other sources" in done.stdout, done.stdout
     bindings.write_text(text)
 
     done = run(*pip(interpreter), *options, cwd=tmp_path, ALEXKERN_SKIP_CUDA=1)
     assert done.returncode == 0, done.stdout
-    assert not list((tree / "alexkern").glob("_C.*"))
+    assert not list((tree / "alexkern").glob("_*.so"))
     done = run(interpreter.parent / "alexkern", "info", cwd=tmp_path)
     assert "was not built: at the install ALEXKERN_SKIP_CUDA was set; mend that" in done.stdout
 
@@ -263,7 +317,7 @@ def test_targets_are_those_asked_for_or_the_gpus_here_or_the_default(tree: Path,
 
     command = [Path(cmake.CMAKE_BIN_DIR) / "cmake", "-G", "Ninja", "-S", tree, "-B", tmp_path / "build"]
     command += [f"-DCMAKE_CUDA_COMPILER={find_nvcc()}", f"-DPython_EXECUTABLE={sys.executable}"]
-    command += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    command += ["-DALEXKERN_MODULE=cuda", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
     path = os.pathsep.join([str(tmp_path / "bin"), os.environ["PATH"], sysconfig.get_path("scripts")])
 
     def configure(*gpus: str, archs: str = "") -> str:

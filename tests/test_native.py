@@ -119,7 +119,7 @@ def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) ->
         ),
     ):
         alexkern.functional.dropout(torch.ones(3))
-    emulated.load.cache_clear()
+    emulated._load.cache_clear()
     with pytest.raises(RuntimeError, match="alexkern: the emulator needs a C.. compiler"):
         emulated.load()
 
@@ -178,16 +178,16 @@ def test_what_a_gpu_lacks(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
-    monkeypatch.setattr(extension, "native", module_for(driver))
+    monkeypatch.setattr(extension.cuda, "module", module_for(driver))
     reason = cuda.missing("cuda", torch.float16)
     assert reason is None if words is None else words in str(reason)
 
 
 def test_without_the_native_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(extension, "native", None)
-    monkeypatch.setattr(extension, "why_not", "the native module was not built")
-    assert cuda.missing("cuda", torch.float32) == "the native module was not built"
+    monkeypatch.setattr(extension.cuda, "module", None)
+    monkeypatch.setattr(extension.cuda, "why_not", "alexkern._cuda was not built")
+    assert cuda.missing("cuda", torch.float32) == "alexkern._cuda was not built"
 
 
 @needs_emulator

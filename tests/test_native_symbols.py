@@ -34,7 +34,7 @@ spec = importlib.util.spec_from_file_location(name, path)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 values, dropped, seed = (ctypes.c_float * 64)(*range(64)), (ctypes.c_float * 64)(), (ctypes.c_longlong * 2)()
-if name == "alexkern._C":
+if name == "alexkern._cuda":
     print(module.device_count() >= 0)
 elif name == "alexkern_emulated":
     module.dropout(0, *map(ctypes.addressof, (values, dropped, seed)), 64, 0, 1.0, 0)
@@ -61,11 +61,16 @@ def emulator() -> ModuleType:
 
 
 def compiled() -> ModuleType:
-    return pytest.skip(extension.why_not) if extension.native is None else extension.native
+    return pytest.skip(extension.cuda.why_not) if extension.cuda.module is None else extension.cuda.module
 
 
-MODULES = (rehearsed, emulator, compiled)
+def processor() -> ModuleType:
+    return pytest.skip(extension.cpu.why_not) if extension.cpu.module is None else extension.cpu.module
+
+
+MODULES = (rehearsed, emulator, compiled, processor)
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+launching_modules = pytest.mark.parametrize("module", MODULES[:3], ids=lambda module: module.__name__)
 
 
 def symbols(path: Path | str, *options: str) -> dict[str, str]:
@@ -89,7 +94,7 @@ def test_a_module_shows_its_entry_and_takes_nothing_of_cuda(module: Callable[[],
         assert not taken & OF_THE_LOADER
 
 
-@every_module
+@launching_modules
 def test_a_launch_does_not_reach_a_runtime_that_was_there_first(
     module: Callable[[], ModuleType], tmp_path: Path
 ) -> None:
@@ -157,7 +162,7 @@ def test_a_rehearsal_that_cannot_be_built_launches_nowhere(monkeypatch: pytest.M
     def fail(_: Path) -> Path:
         raise RuntimeError("half-way")
 
-    monkeypatch.setattr(extension, "native", Untouchable())
+    monkeypatch.setattr(extension.cuda, "module", Untouchable())
     monkeypatch.setattr(emulated, "load", refuse)
     monkeypatch.setattr(rehearsal, "missing", lambda: None)
     monkeypatch.setattr(rehearsal, "_build", fail)
@@ -172,24 +177,21 @@ def test_the_hosts_memory_goes_to_the_emulator_and_a_gpus_to_the_compiled_module
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     launched: list[tuple[object, ...]] = []
-    module = SimpleNamespace(kernel=lambda *all: launched.append(all), elements={"float32": 3})
-    cuda._kernel.cache_clear()
-    try:
-        monkeypatch.setattr(extension, "native", Untouchable())
-        monkeypatch.setattr(emulated, "load", lambda: module)
+    module = ModuleType("standing_in")
+    module.__dict__.update(kernel=lambda *all: launched.append(all), elements={"float32": 3})
+    monkeypatch.setattr(extension.cuda, "module", Untouchable())
+    with emulated.replaced_by(module):
         assert cuda.compiled(torch.zeros(1)) is module
         cuda.launch("kernel", torch.zeros(1), 7)
-        assert launched == [(3, 7, 0)]
+    assert launched == [(3, 7, 0)]
 
-        monkeypatch.setattr(emulated, "load", refuse)
-        with pytest.raises(RuntimeError, match="cannot serve a tensor on meta: they run on CUDA tensors"):
-            cuda.launch("kernel", torch.zeros(1, device="meta"), 7)
-        gpu = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
-        assert isinstance(cuda.compiled(gpu), Untouchable)  # type: ignore[arg-type]
-        monkeypatch.setattr(extension, "native", None)
-        monkeypatch.setattr(extension, "why_not", "the native module was not built")
-        with pytest.raises(RuntimeError, match="cannot serve a tensor on cuda: the native module was not built"):
-            cuda.launch("kernel", gpu, 7)  # type: ignore[arg-type]
-        assert len(launched) == 1
-    finally:
-        cuda._kernel.cache_clear()
+    monkeypatch.setattr(emulated, "load", refuse)
+    with pytest.raises(RuntimeError, match="cannot serve a tensor on meta: they run on CUDA tensors"):
+        cuda.launch("kernel", torch.zeros(1, device="meta"), 7)
+    gpu = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
+    assert isinstance(cuda.compiled(gpu), Untouchable)  # type: ignore[arg-type]
+    monkeypatch.setattr(extension.cuda, "module", None)
+    monkeypatch.setattr(extension.cuda, "why_not", "alexkern._cuda was not built")
+    with pytest.raises(RuntimeError, match="cannot serve a tensor on cuda: alexkern._cuda was not built"):
+        cuda.launch("kernel", gpu, 7)  # type: ignore[arg-type]
+    assert len(launched) == 1

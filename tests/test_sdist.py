@@ -22,7 +22,7 @@ HOME = "https://github.com/alexkern/alexkern"
 OF_GIT_ALONE = {".gitignore", ".pre-commit-config.yaml"}
 MADE = r"PKG-INFO|setup\.cfg|alexkern\.egg-info/.*"
 JUNK = (
-    "alexkern/_C.cpython-311-x86_64-linux-gnu.so", "alexkern/__pycache__/cli.cpython-311.pyc", "build/lib/old.py",
+    "alexkern/_cuda.cpython-311-x86_64-linux-gnu.so", "alexkern/__pycache__/cli.cpython-311.pyc", "build/lib/old.py",
     "dist/alexkern-0.0.1.tar.gz", "examples/digits.safetensors", ".benchmarks/0001.json", "notes.txt",
 )  # fmt: skip
 LINKS = "\n![A picture](docs/a.png), [below](#use), [elsewhere](https://a.b)\n"  # of kinds that README need not have

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern.accuracy import assert_accurate
-from alexkern.backends import extension
+from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import winograd
 from alexkern.frozen import FrozenConvolution
 from alexkern.frozen.convolution import InTiles
@@ -28,7 +28,8 @@ from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent
 
-served = pytest.mark.skipif(winograd.missing() is not None, reason=f"no host convolution: {winograd.missing()}")
+MISSING = cpu.missing("cpu", torch.float32)
+served = pytest.mark.skipif(MISSING is not None, reason=f"no host convolution: {MISSING}")
 
 # N, C and K of a group, H, W, R, padding, groups
 CASES = [
@@ -238,7 +239,7 @@ def test_tracers_see_the_convolution(model: nn.Sequential, image: Tensor, calls:
 def test_without_the_module_there_is_the_convolution(
     model: nn.Sequential, image: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extension, "native", None)
+    monkeypatch.setattr(extension.cpu, "module", None)
     frozen = alexkern.freeze(model)
     assert all(not isinstance(step.ways[0], InTiles) for step in frozen if isinstance(step, FrozenConvolution))
     buffer = io.BytesIO()
@@ -252,7 +253,7 @@ def test_without_the_module_there_is_the_convolution(
 
 
 def test_on_another_processor_there_is_the_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extension, "native", SimpleNamespace(winograd_is_supported=lambda: False))
+    monkeypatch.setattr(extension.cpu, "module", SimpleNamespace(winograd_is_supported=lambda: False))
     assert winograd.pack(torch.zeros(32, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1) is None
 
 

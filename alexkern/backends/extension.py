@@ -1,4 +1,4 @@
-"""The compiled module, or why there is none. A missing one is no error: the other backends go on without it."""
+"""The compiled modules, or why there are none. A missing one is no error: the other backends go on without it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,39 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from alexkern._nvcc import NOT_BUILT
-from alexkern._sources import digest
+from alexkern._sources import digest, not_built
+
+AGAIN = "run pip install again"
 
 
-def load(name: str = "alexkern._C", folder: Path = Path(__file__).parents[1]) -> tuple[ModuleType | None, str]:
-    """The native module and "", or None and one line that says why not and what to do."""
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        built = sorted(path.name for path in folder.glob("_C.*"))
-        if not isinstance(error, ModuleNotFoundError):
-            return None, f"the native module does not load: {error}"
-        record = folder / NOT_BUILT
-        if record.exists():
-            reason = record.read_text(encoding="utf-8")
-            return (
-                None,
-                f"the native module was not built: at the install {reason}; mend that and run pip install again",
-            )
-        if built:
-            return None, f"the native module was built for another Python ({', '.join(built)}): run pip install again"
-        return None, f"the native module was not built: {folder} is not from an install; run pip install"
-    wanted = digest(folder.parent)
-    if wanted is not None and getattr(module, "sources", None) != wanted:
-        return None, "the native module was built from other sources than those beside it: run pip install again"
-    return module, ""
+class Extension:
+    """`module` is alexkern._NAME, made of csrc/NAME; or None, and `why_not` one line that says why and what to do."""
+
+    def __init__(self, name: str, package: Path = Path(__file__).parents[1]) -> None:
+        self.module: ModuleType | None = None
+        self.why_not = ""
+        try:
+            module = importlib.import_module(f"alexkern._{name}")
+        except ModuleNotFoundError:
+            self.why_not = f"alexkern._{name} was not built: {_why_not_built(name, package)}"
+        except ImportError as error:
+            self.why_not = f"alexkern._{name} does not load: {error}"
+        else:
+            wanted = digest(package.parent, name)
+            if wanted is None or getattr(module, "sources", None) == wanted:
+                self.module = module
+            else:
+                self.why_not = f"alexkern._{name} was built from other sources than those beside it: {AGAIN}"
 
 
-native, why_not = load()
+def _why_not_built(name: str, package: Path) -> str:
+    record = not_built(package, name)
+    if record.exists():
+        return f"at the install {record.read_text(encoding='utf-8')}; mend that and {AGAIN}"
+    if built := sorted(path.name for path in package.glob(f"_{name}.*")):
+        return f"{', '.join(built)} is for another Python; {AGAIN}"
+    return f"{package} is not from an install; run pip install"
+
+
+cpu = Extension("cpu")
+cuda = Extension("cuda")

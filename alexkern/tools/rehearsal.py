@@ -1,8 +1,8 @@
 """Every instantiation of the CUDA C++ kernels, launched on no GPU: with which block, and how much shared memory.
 
 The objects that nvcc made are linked with csrc/rehearsal, a CUDA runtime that launches nothing, into a module like
-alexkern._C. The operators' own launchers then run through it on small CPU tensors; what the kernels would have written
-stays as it was. So what is learnt is what the launchers do, and what a launch costs without the driver.
+alexkern._cuda. The operators' own launchers then run through it on small CPU tensors; what the kernels would have
+written stays as it was. So what is learnt is what the launchers do, and what a launch costs without the driver.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from alexkern.backends import cuda
 from alexkern.backends.building import EXPORTS, HIDING, SOURCES, digest, load_module, locked, make, run
 from alexkern.backends.cuda import (
     DTYPES,
@@ -114,12 +113,8 @@ def rehearsing() -> Iterator[list[Launch]]:
 @contextmanager
 def launching_nothing() -> Iterator[None]:
     """Within the block the launchers of CPU tensors launch nothing."""
-    cuda._kernel.cache_clear()
-    with mock.patch.object(emulated, "load", lambda: load().module):
-        try:
-            yield
-        finally:
-            cuda._kernel.cache_clear()
+    with emulated.replaced_by(load().module):
+        yield
 
 
 def everything() -> list[Launch]:
@@ -242,7 +237,7 @@ def _build(folder: Path) -> Path:
     import pybind11
 
     built = [found.path for found in objects(TARGET)]
-    files = ("cuda/bindings.cpp", "cuda/runtime.cu", "cpu/winograd/winograd.cpp", "rehearsal/cudart.cpp")
+    files = ("cuda/bindings.cpp", "cuda/runtime.cu", "rehearsal/cudart.cpp")
     own = [SOURCES / name for name in files]
     includes = [f"-isystem={path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
     defines = [f"-DALEXKERN_MODULE={MODULE}", '-DALEXKERN_TARGETS="none"']

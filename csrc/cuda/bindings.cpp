@@ -1,6 +1,6 @@
-// The Python face of the native module: raw pointers, sizes, strides and a stream. No torch header may come in here:
-// the module builds without torch and goes on working when torch moves. Compiled with ALEXKERN_EMULATED it has the same
-// operators, which take the host's pointers. ALEXKERN_MODULE is the module's name: another for the real one, the
+// The Python face of the CUDA kernels: raw pointers, sizes, strides and a stream. No torch header may come in here: the
+// module builds without torch and goes on working when torch moves. Compiled with ALEXKERN_EMULATED it has the same
+// operators, which take the host's pointers. ALEXKERN_MODULE is the module's name: another for alexkern._cuda, the
 // rehearsal's and the emulated one, so that none can be loaded as another.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -55,7 +55,6 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
 #include <optional>
 #include <utility>
 
-#include "../cpu/winograd/bind.h"
 #include "runtime.h"
 
 namespace {
@@ -92,7 +91,6 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
         .def_readonly("shared_memory_per_block", &DeviceProperties::shared_memory_per_block, "bytes, with the opt-in");
     m.def("device_properties", &alexkern::device_properties, py::arg("index"));
     bind_operators(m);
-    alexkern::bind_winograd(m);
 }
 
 #endif

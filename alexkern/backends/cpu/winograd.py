@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alexkern.backends import extension
+from alexkern.backends.cpu import missing
 from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.plan import Spec, empty, nchw
 
@@ -41,23 +42,14 @@ class Filters(NamedTuple):
         return f"F(2x2, {self.R}x{self.R})"
 
 
-def missing() -> str | None:
-    """Why this is not to be had on this machine, or None where it is."""
-    if extension.native is None:
-        return extension.why_not
-    if not extension.native.winograd_is_supported():
-        return "the processor has no AVX-512, or the native module was built without OpenMP"
-    return None
-
-
 def pack(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Filters | None:
     """The filters (groups K, C, R, S), or None where this kind of convolution is not served here."""
-    if missing() is not None or weight.device.type != "cpu":
+    if missing(weight.device.type, weight.dtype) is not None:
         return None
-    native: Any = extension.native
+    native: Any = extension.cpu.module
     K, C, R, S = weight.shape
     channels, filters = native.winograd_multiples
-    plain = stride == dilation == (1, 1) and R == S and R in SIZES and weight.dtype == torch.float32
+    plain = stride == dilation == (1, 1) and R == S and R in SIZES
     if not plain or C % channels != 0 or K % (groups * filters) != 0:
         return None
     shape = (K // filters, (R + 1) ** 2, C, filters)
@@ -86,7 +78,7 @@ def _share(size: Pair, R: int, padding: Pair) -> float:
 def convolve(images: Tensor, filters: Filters, bias: Tensor | None, relu: bool) -> Tensor | None:
     """The convolution's output, (N, K, P, Q) in channels_last; None if not every number in it is finite before the
     ReLU: an infinity reaches all outputs of its tiles here, and the convolution has to say which are its own."""
-    native: Any = extension.native
+    native: Any = extension.cpu.module
     images = images.contiguous(memory_format=torch.channels_last)
     N, _, H, W = images.shape
     output = empty(nchw((N, filters.groups * filters.K, *filters.output_size(H, W)), images.dtype, True), images.device)

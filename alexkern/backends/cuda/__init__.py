@@ -1,6 +1,6 @@
 """The CUDA C++ kernels: one operator a file, whose forward and backward call the compiled module.
 
-CUDA tensors are served by alexkern._C. CPU tensors are served by the same kernel sources on the host emulator, where
+CUDA tensors are served by alexkern._cuda. CPU tensors are served by the same kernel sources on the host emulator, where
 ALEXKERN_EMULATE=1 asks for that: slow, and meant for tests.
 """
 
@@ -35,9 +35,9 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
         return emulated.missing()
     if device_type != "cuda" or torch.version.cuda is None:
         return f"the CUDA kernels need an NVIDIA GPU and a torch built for CUDA, not {device_type}"
-    if extension.native is None:
-        return extension.why_not
-    return _no_device(extension.native)
+    if extension.cuda.module is None:
+        return extension.cuda.why_not
+    return _no_device(extension.cuda.module)
 
 
 def _no_device(native: ModuleType) -> str | None:
@@ -46,7 +46,7 @@ def _no_device(native: ModuleType) -> str | None:
     driver, needed = native.driver_version(), (native.cuda_version[0], 0)
     if driver is not None and driver < needed:
         return (
-            f"the native module needs a driver for CUDA {needed[0]}.{needed[1]}, and the one here is for "
+            f"alexkern._cuda needs a driver for CUDA {needed[0]}.{needed[1]}, and the one here is for "
             f"{driver[0]}.{driver[1]}"
         )
     capability = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
@@ -61,7 +61,7 @@ def launch(kernel: str, tensor: Tensor, *arguments: Any) -> None:
     The kernel runs after this has returned, in memory that its arguments point into: the caller keeps those tensors.
     """
     device_type = tensor.device.type
-    function, element = _kernel(kernel, tensor.dtype, device_type)
+    function, element = _kernel(_module(device_type), kernel, tensor.dtype)
     if device_type == "cpu":
         function(element, *arguments, 0)
         return
@@ -84,9 +84,11 @@ def _module(device_type: str) -> Any:
     """A host pointer goes to the emulator and a GPU's to the compiled module, whatever else is there."""
     if device_type == "cpu":
         return emulated.load()
-    if device_type == "cuda" and extension.native is not None:
-        return extension.native
-    reason = extension.why_not if device_type == "cuda" else "they run on CUDA tensors and, emulated, on CPU tensors"
+    if device_type == "cuda" and extension.cuda.module is not None:
+        return extension.cuda.module
+    reason = (
+        extension.cuda.why_not if device_type == "cuda" else "they run on CUDA tensors and, emulated, on CPU tensors"
+    )
     raise RuntimeError(f"alexkern: the CUDA kernels cannot serve a tensor on {device_type}: {reason}")
 
 
@@ -96,8 +98,7 @@ def chip_of(tensor: Tensor) -> Chip:
 
 
 @lru_cache(maxsize=256)
-def _kernel(name: str, dtype: torch.dtype, device_type: str) -> tuple[Callable[..., None], int]:
-    module = _module(device_type)
+def _kernel(module: Any, name: str, dtype: torch.dtype) -> tuple[Callable[..., None], int]:
     return getattr(module, name), module.elements[str(dtype).removeprefix("torch.")]
 
 

@@ -17,6 +17,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -107,13 +109,31 @@ def runtime(name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-@lru_cache(maxsize=1)
+_stand_in: ModuleType | None = None
+
+
 def load() -> ModuleType:
-    """The emulated module, built first where the sources have changed.
+    """The module that serves CPU tensors: the emulated one, built first where the sources have changed.
 
     Raises:
         RuntimeError: something that the build needs is missing, or the compiler failed.
     """
+    return _stand_in or _load()
+
+
+@contextmanager
+def replaced_by(module: ModuleType) -> Iterator[None]:
+    """Within the block another module with the same binding serves CPU tensors."""
+    global _stand_in
+    before, _stand_in = _stand_in, module
+    try:
+        yield
+    finally:
+        _stand_in = before
+
+
+@lru_cache(maxsize=1)
+def _load() -> ModuleType:
     reason = missing()
     if reason is not None:
         raise RuntimeError(f"alexkern: {reason}")

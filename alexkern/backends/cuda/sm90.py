@@ -67,7 +67,7 @@ def device_of(tensor: Tensor) -> Device | None:
 
 @lru_cache(maxsize=64)
 def _gpu(index: int) -> Device | None:
-    module = extension.native
+    module = extension.cuda.module
     if module is None or TARGET not in module.targets:
         return None
     chip = here(index)

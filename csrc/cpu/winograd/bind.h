@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "../../cuda/pointers.h"
+#include "../../pointers.h"
 #include "winograd.h"
 
 namespace alexkern {

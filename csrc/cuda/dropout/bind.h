@@ -2,7 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "../pointers.h"
+#include "../../pointers.h"
 #include "dropout.h"
 
 namespace alexkern {

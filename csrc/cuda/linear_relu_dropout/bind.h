@@ -2,7 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "../pointers.h"
+#include "../../pointers.h"
 #include "linear_relu_dropout.h"
 
 namespace alexkern {

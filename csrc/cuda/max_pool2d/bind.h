@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "../pointers.h"
+#include "../../pointers.h"
 #include "max_pool2d.h"
 
 namespace alexkern {

@@ -4,8 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "../../pointers.h"
 #include "../conv2d_relu/bind.h"
-#include "../pointers.h"
 #include "hopper.h"
 
 namespace alexkern {

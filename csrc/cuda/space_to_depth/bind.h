@@ -4,7 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "../pointers.h"
+#include "../../pointers.h"
 #include "space_to_depth.h"
 
 namespace alexkern {
