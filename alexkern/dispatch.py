@@ -115,12 +115,20 @@ def _warn_once(operator: str, reasons: str) -> None:
         warnings.warn(f"alexkern.{operator} falls back to torch's own operators ({reasons})", stacklevel=4)
 
 
-def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> str | None:
-    """Why a backend cannot serve an operator on a device in a dtype, or None where it can."""
+def absent(name: str, operator: str) -> str | None:
+    """Why a backend has nothing for an operator wherever it runs, or None where it has a module of its name."""
     package = PACKAGES[name]
     if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.{operator}") is None:
         return f"this version of alexkern has no {name} kernel for {operator}"
-    availability = importlib.import_module(package)
+    return None
+
+
+def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """Why a backend cannot serve an operator on a device in a dtype, or None where it can."""
+    lacking = absent(name, operator)
+    if lacking is not None:
+        return lacking
+    availability = importlib.import_module(PACKAGES[name])
     reason: str | None = availability.missing(device_type, dtype)
     return reason
 

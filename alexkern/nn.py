@@ -119,8 +119,7 @@ class Match(NamedTuple):
     modules: tuple[Any, ...]
 
     def __call__(self, input: Tensor) -> Tensor:
-        output: Tensor = getattr(functional, self.operator.name)(input, **self.operator.arguments(*self.modules))
-        return output
+        return self.operator.function(input, **self.operator.arguments(*self.modules))
 
 
 def match(children: Sequence[nn.Module | None], index: int) -> Match | None:

@@ -7,12 +7,12 @@ spread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 from torch import Tensor
 
-from alexkern import dispatch, functional
+from alexkern import dispatch
 from alexkern.bench.checks import WrongResult
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import Target
@@ -57,9 +57,8 @@ def _trial(name: str, route: str, target: Target) -> Trial:
             return lambda: backend.forward(*arguments())
         if route == "dispatcher":
             return lambda: operator.dispatched(served_by, *arguments())
-        public: Callable[..., Tensor] = getattr(functional, name)
         own = [tensor.clone().requires_grad_(route == "grad") for tensor in tensors]
-        return lambda: public(*own, *case.public)
+        return lambda: operator.function(*own, *case.public)
 
     shape = _first(prepare("backend alone")()).shape
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alexkern.geometry import Geometry
 
+Modules = tuple[nn.Module, ...]
 POOLED = ("conv1", "conv2", "conv5")  # the convolutions with a max-pooling behind them, in all three networks
 
 
@@ -75,6 +77,10 @@ class Convolution:
         weight = target.randn(self.K, self.C // self.groups, self.R, self.R) * (2 / fan_in) ** 0.5
         return target.randn(batch, self.C, self.H, self.H), weight, target.randn(self.K)
 
+    def modules(self) -> Modules:
+        sizes = (self.C, self.K, self.R, self.stride, self.padding)
+        return nn.Conv2d(*sizes, groups=self.groups), nn.ReLU()
+
 
 @dataclass(frozen=True)
 class Pooling:
@@ -87,6 +93,9 @@ class Pooling:
     def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
         """input (N, C, H, W)."""
         return (target.randn(batch, self.C, self.H, self.H),)
+
+    def modules(self) -> Modules:
+        return (nn.MaxPool2d(3, 2),)
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,9 @@ class Normalization:
         """input (N, C, H, W)."""
         return (target.randn(batch, self.C, self.H, self.H),)
 
+    def modules(self) -> Modules:
+        return (nn.LocalResponseNorm(self.size, self.alpha, self.beta, self.k),)
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -117,6 +129,9 @@ class Linear:
         weight = target.randn(self.out_features, self.in_features) * (2 / self.in_features) ** 0.5
         return target.randn(batch, self.in_features), weight, target.randn(self.out_features)
 
+    def modules(self) -> Modules:
+        return nn.Linear(self.in_features, self.out_features), nn.ReLU(), nn.Dropout()
+
 
 @dataclass(frozen=True)
 class Dropout:
@@ -126,6 +141,9 @@ class Dropout:
     def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
         """input (N, features)."""
         return (target.randn(batch, self.features),)
+
+    def modules(self) -> Modules:
+        return (nn.Dropout(),)
 
 
 @dataclass(frozen=True)
@@ -183,3 +201,12 @@ ALEXNET_SINGLE_TOWER = Layers(
 )
 
 LAYERS = {"alexnet": ALEXNET, "alexnet_2012": ALEXNET_2012, "alexnet_single_tower": ALEXNET_SINGLE_TOWER}
+
+
+@cache
+def runs(layers: Layers) -> tuple[tuple[Any, Modules], ...]:
+    """Every layer with the modules that it is, which have no memory, and with those of the pooling behind it too."""
+    alone = (*layers.convolutions, *layers.poolings, *layers.normalizations, *layers.linears, *layers.dropouts)
+    with torch.device("meta"):
+        pooled = ((layer, (*layer.modules(), nn.MaxPool2d(3, 2))) for layer in layers.pooled_convolutions)
+        return (*((layer, layer.modules()) for layer in alone), *pooled)

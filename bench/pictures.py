@@ -11,6 +11,7 @@ from alexkern.bench.comparison import MB
 from alexkern.bench.record import Entry, Measured, Record
 from alexkern.bench.rows import number
 from alexkern.drawing import blank
+from alexkern.ops.registry import OPERATORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,6 @@ PEERS = {
 }
 OTHER = "#afb8c1"
 MARKERS = "osD^v<>pPX*hd"
-ORDER = ("conv2d_relu", "conv2d_relu_max_pool2d", "max_pool2d", "linear_relu_dropout", "local_response_norm", "dropout")
 US_BELOW = 1e-3  # seconds: shorter times are written in us
 WIDTH, ROW = 9.2, 0.12  # inches: of a picture, and the height of a bar or of a row of the legend
 ACROSS = 4  # names in a row of the legend
@@ -156,7 +156,7 @@ def memory(record: Record, arithmetic: str, model: str) -> Figure | None:
 
 
 def select(record: Record, arithmetic: str, model: str, direction: str) -> list[Entry]:
-    """The record's entries of one kind, those of layers in the order of ORDER."""
+    """The record's entries of one kind, those of layers in the registry's order of operators."""
     wanted = {"model": model, "pass": direction}
     found = [
         entry
@@ -167,7 +167,8 @@ def select(record: Record, arithmetic: str, model: str, direction: str) -> list[
 
 
 def _place(entry: Entry) -> int:
-    return ORDER.index(str(entry.labels["operator"])) if "operator" in entry.labels else 0
+    names = [*OPERATORS, entry.labels.get("operator")]  # those of other versions come last
+    return names.index(names[-1])
 
 
 def _layer(entry: Entry) -> tuple[str, str]:
@@ -216,7 +217,7 @@ def _names(axes: Axes, names: dict[float, str], end: float) -> None:
     axes.set_yticks(list(names), names.values())
     axes.set_ylim(end - 1, -1)
     for label in axes.get_yticklabels():
-        label.set_fontweight("bold" if label.get_text() in ORDER else "normal")
+        label.set_fontweight("bold" if label.get_text() in OPERATORS else "normal")
 
 
 def _legend(figure: Figure) -> None:

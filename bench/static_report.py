@@ -230,14 +230,16 @@ def main(argv: Sequence[str]) -> int:
         reason = missing(backend)
         if reason is not None:
             raise CommandError(f"the {backend} kernels cannot be compiled: {reason} (--backends names those that are)")
-    from alexkern.tools.workloads import workloads
+    from alexkern.tools.workloads import having, workloads
 
-    problems = list(workloads(args.models, args.dtypes, args.batches, args.operators, args.layers))
     chips = [CHIPS[label] for label in args.chips]
-    lines = list(triton_lines(problems, chips, args.jobs)) if "triton" in args.backends else []
-    if "cuda" in args.backends:
+    lines: list[Line] = []
+    for backend in args.backends:
+        operators = having(backend, args.operators)
+        problems = list(workloads(args.models, args.dtypes, args.batches, operators, args.layers))
         try:
-            lines += cuda_lines(problems, chips)
+            if problems:
+                lines += cuda_lines(problems, chips) if backend == "cuda" else triton_lines(problems, chips, args.jobs)
         except RuntimeError as error:
             raise CommandError(first_line(error).removeprefix("alexkern: ")) from error
     predicted = predictions(lines, records())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 # Small tensors, and with pytest-xdist a process a core already: threads on top would only fight. In the environment,
@@ -23,9 +23,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("ALEXKERN_EMULATE", "1")
 
 import pytest  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 import alexkern  # noqa: E402
 from alexkern.bench.storage import make_no_empty_folder  # noqa: E402
+from alexkern.ops.operator import Operator  # noqa: E402
+from alexkern.ops.registry import OPERATORS  # noqa: E402
 from support import interpreter, state  # noqa: E402
 from support.backends import describe_backends  # noqa: E402
 
@@ -64,6 +67,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         rng = random.Random(seed)
         files = {item.path: rng.random() for item in items}
         items.sort(key=lambda item: (files[item.path], rng.random()))
+
+
+@pytest.fixture
+def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the operators that fused layers call, in order."""
+    calls: list[str] = []
+
+    def recording(operator: Operator) -> Callable[..., Tensor]:
+        function = operator.function
+        return lambda *args, **kwargs: (calls.append(operator.name), function(*args, **kwargs))[1]
+
+    for operator in OPERATORS.values():
+        monkeypatch.setattr(operator, "function", recording(operator))
+    return calls
 
 
 @pytest.hookimpl(wrapper=True)

@@ -36,13 +36,13 @@ def test_dtypes_are_torchs(dtype: torch.dtype, tensors: dict[str, Tensor]) -> No
             "max_pool2d of half": (A.max_pool2d(image.to(dtype), 3, 2), F.max_pool2d(image.to(dtype), 3, 2)),
             "dropout of half": (A.dropout(image.to(dtype), 0.5), F.dropout(image.to(dtype), 0.5)),
         }
-        norm = A.local_response_norm(image.to(dtype), 3)
+        norm = alexkern.nn.LocalResponseNorm(3)(image.to(dtype))
     for name, (ours, torchs) in pairs.items():
         assert ours.dtype == torchs.dtype, name
         if "dropout" not in name:
             torch.testing.assert_close(ours, torchs, rtol=1e-2, atol=1e-2)
     assert norm.dtype == torch.float32
-    torch.testing.assert_close(norm, F.local_response_norm(image.to(dtype).float(), 3))
+    torch.testing.assert_close(norm, nn.LocalResponseNorm(3)(image.to(dtype).float()))
 
 
 @HALVES

@@ -12,20 +12,9 @@ from alexkern import dispatch, functional
 from alexkern.bench.memory import SavedBytes
 from support import routes
 from support.backends import DEVICE, serving
-from support.cases import CASES, Case
+from support.cases import SUITES, Case
 
-BY_NAME = {str(case): case for case in CASES}
-EVERY_OPERATOR = [
-    BY_NAME[name]
-    for name in (
-        "conv2d_relu-stride_4_first_layer",
-        "conv2d_relu_max_pool2d-uneven",
-        "max_pool2d-pool1",
-        "dropout-fc",
-        "linear_relu_dropout-fc6",
-        "local_response_norm-norm1",
-    )
-]
+EVERY_OPERATOR = [suite.case(suite.autograd) for suite in SUITES.values()]
 COMBINATIONS = [
     pytest.param(case, backend, id=f"{case.operator}-{backend}")
     for case in EVERY_OPERATOR
@@ -52,26 +41,13 @@ def test_saves_what_the_table_allows(case: Case, backend: str, generator: torch.
     ]
     with alexkern.backend(backend):
         output, kept = saved_by(case, leaves)
-    input, weight = leaves[0], leaves[1] if len(leaves) > 1 else None
     places = {tensor.data_ptr(): (tuple(tensor.shape), tensor.dtype) for tensor in kept}
-    allowed: dict[str, list[Tensor | None]] = {
-        "conv2d_relu": [input, weight, output],
-        "conv2d_relu_max_pool2d": [input, weight, output],
-        "max_pool2d": [],
-        "dropout": [],
-        "linear_relu_dropout": [input, weight, output],
-        "local_response_norm": [input],
-    }
-    for tensor in allowed[case.operator]:
-        assert tensor is not None
-        places.pop(tensor.data_ptr(), None)
-    rest = list(places.values())
-    if case.operator in ("conv2d_relu", "local_response_norm"):
-        assert rest == []
-    elif "max_pool2d" in case.operator:
-        assert rest == [(tuple(output.shape), torch.uint8)]
-    else:
-        assert rest == [((2,), torch.int64)]
+    allowed, keeps = dict(zip(("input", "weight"), leaves, strict=False)), SUITES[case.operator].keeps
+    allowed["output"] = output
+    for name in allowed.keys() & keeps:
+        places.pop(allowed[name].data_ptr(), None)
+    others = {"offsets": (tuple(output.shape), torch.uint8), "seed": ((2,), torch.int64)}
+    assert list(places.values()) == [others[name] for name in keeps if name in others]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -93,7 +69,7 @@ def test_a_training_step_saves_less_than_half(channels_last: bool, generator: to
 
 
 def test_large_windows_keep_int32(generator: torch.Generator) -> None:
-    case = BY_NAME["max_pool2d-window_289"]
+    case = SUITES["max_pool2d"].case("window_289")
     (input,) = case.draw(torch.float32, DEVICE, generator)
     assert input is not None
     _, kept = saved_by(case, [input.requires_grad_()])
@@ -154,14 +130,7 @@ def test_forward_mode_raises(case: Case, generator: torch.Generator) -> None:
 @pytest.mark.parametrize("case", EVERY_OPERATOR, ids=lambda case: case.operator)
 def test_gradcheck(case: Case, generator: torch.Generator) -> None:
     """Float64, on the torch backend, against finite differences."""
-    small = {
-        "conv2d_relu": Case(case.operator, "small", ((1, 2, 4, 4), (2, 2, 3, 3), (2,)), {"padding": 1}),
-        "conv2d_relu_max_pool2d": Case(case.operator, "small", ((1, 2, 5, 5), (2, 2, 3, 3), (2,)), {"padding": 1}),
-        "max_pool2d": Case(case.operator, "small", ((1, 2, 5, 5),), {"kernel_size": 3, "stride": 2}),
-        "dropout": Case(case.operator, "small", ((3, 4),)),
-        "linear_relu_dropout": Case(case.operator, "small", ((3, 4), (5, 4), (5,))),
-        "local_response_norm": Case(case.operator, "small", ((1, 5, 2, 2),), {"size": 3, "alpha": 0.5}),
-    }[case.operator]
+    small = Case(case.operator, "small", *SUITES[case.operator].small)
     leaves = [tensor for tensor in small.draw(torch.float64, torch.device("cpu"), generator) if tensor is not None]
 
     def call(*tensors: Tensor) -> Tensor:

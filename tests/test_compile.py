@@ -13,21 +13,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import alexkern
 from alexkern import functional
 from support.backends import DEVICE, serving
-from support.cases import CASES, Case
+from support.cases import SUITES, Case
 from support.networks import small_alexnet
 
-BY_NAME = {str(case): case for case in CASES}
-EVERY_OPERATOR = [
-    BY_NAME[name]
-    for name in (
-        "conv2d_relu-groups_stride_dilation",
-        "conv2d_relu_max_pool2d-uneven",
-        "max_pool2d-uneven",
-        "dropout-images",
-        "linear_relu_dropout-fc6",
-        "local_response_norm-norm1",
-    )
-]
+EVERY_OPERATOR = [suite.case(suite.compile) for suite in SUITES.values()]
 BACKENDS = [
     pytest.param(case, backend, id=f"{case.operator}-{backend}")
     for case in EVERY_OPERATOR

@@ -10,19 +10,9 @@ from torch.func import functional_call, grad, jacrev, vmap
 import alexkern
 from alexkern import functional
 from support.backends import DEVICE
-from support.cases import CASES, Case
+from support.cases import SUITES, Case
 
-BY_NAME = {str(case): case for case in CASES}
-PURE = [
-    BY_NAME[name]
-    for name in (
-        "conv2d_relu-groups_3",
-        "conv2d_relu_max_pool2d-vgg",
-        "max_pool2d-uneven",
-        "linear_relu_dropout-evaluating",
-        "local_response_norm-even_size",
-    )
-]
+PURE = [suite.case(suite.func) for suite in SUITES.values() if suite.func is not None]
 
 
 @pytest.mark.parametrize("case", PURE, ids=str)

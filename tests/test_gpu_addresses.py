@@ -5,8 +5,6 @@ dropout's is in test_triton_dropout.py.
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,13 +13,13 @@ from support.optional import need
 
 need("triton")
 
+from alexkern import dispatch  # noqa: E402
 from alexkern.accuracy import assert_same  # noqa: E402
+from alexkern.ops.registry import OPERATORS  # noqa: E402
 from support.backends import DEVICE  # noqa: E402
 from support.far import whole  # noqa: E402
 
 LIMIT = 2**31
-POINT = ((1, 1), (0, 0), (1, 1), 1)  # stride, padding, dilation and groups of a 1x1 convolution
-POOL = ((3, 3), (2, 2), (0, 0))
 ROW = 16 * 64 * 64  # numbers of an image or row
 
 
@@ -36,19 +34,16 @@ def real_arguments(operator: str, N: int, generator: torch.Generator) -> tuple[t
         more, more_alone = ((w, None, seed, 0.5) for seed in seeds)
         return (x, *more), (x[-1:], *more_alone)
     images, w = x.permute(0, 3, 1, 2), whole((16, 16, 1, 1), generator).to(DEVICE)
-    arguments = {
-        "conv2d_relu": (w, None, *POINT),
-        "conv2d_relu_max_pool2d": (w, None, *POINT, *POOL, True),
-        "max_pool2d": (*POOL, (1, 1), False, True),
-        "local_response_norm": (5, 0.5, 0.75, 2.0),
-    }[operator]
+    definition = OPERATORS[operator]
+    arguments = definition.training(definition.example.backend)
+    if definition.multiplies:
+        arguments = (w, None, *arguments)
     return (images, *arguments), (images[-1:], *arguments)
 
 
 def gradients(operator: str, args: tuple[object, ...], generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
     """The output, and the gradients for one that is 0 but in the last image."""
-    definition = importlib.import_module(f"alexkern.ops.{operator}").OPERATOR
-    kernels = importlib.import_module(f"alexkern.kernels.{operator}")
+    definition, kernels = OPERATORS[operator], dispatch.implementation("triton", operator)
     outputs = kernels.forward(*args)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     saved, params = definition.save(args, outputs)
@@ -59,9 +54,7 @@ def gradients(operator: str, args: tuple[object, ...], generator: torch.Generato
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "operator", ["conv2d_relu", "conv2d_relu_max_pool2d", "max_pool2d", "linear_relu_dropout", "local_response_norm"]
-)
+@pytest.mark.parametrize("operator", [operator for operator in OPERATORS if operator != "dropout"])
 def test_over_2_to_the_31_elements(operator: str) -> None:
     """The last image of very many has the output and the gradients that it has alone; whole numbers sum exactly."""
     torch.cuda.empty_cache()

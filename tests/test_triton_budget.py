@@ -19,10 +19,11 @@ from support.optional import need
 
 triton = need("triton")
 
+from alexkern.bench.layers import LAYERS  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
 from alexkern.tools.aot import Report  # noqa: E402
 from alexkern.tools.triton_budget import fits, violations  # noqa: E402
-from alexkern.tools.workloads import PRODUCTS  # noqa: E402
+from alexkern.tools.workloads import layers  # noqa: E402
 
 TARGETS = (80, 90, 100)
 
@@ -87,10 +88,10 @@ def test_convolutions(cache: Path) -> None:
 
 @pytest.mark.parametrize("operator", [operator for operator in OPERATORS if operator != "conv2d_relu"])
 def test_every_other_operator(operator: str, cache: Path) -> None:
-    model = "alexnet_2012" if operator == "local_response_norm" else "alexnet"
+    model = next(model for model in LAYERS if layers(operator, model))
     batches = ",1,128,1024" if operator == "linear_relu_dropout" else ",128"  # few rows, and many, have other tiles
-    layers = ",conv2,pool2,before fc7,fc7,norm2"
-    reports = compiled(cache, f"--operator,{operator},--model,{model},--layer{layers},--batch{batches}")
+    some = ",conv2,pool2,before fc7,fc7,norm2"
+    reports = compiled(cache, f"--operator,{operator},--model,{model},--layer{some},--batch{batches}")
     assert_budget(reports)
     assert "backward" in {report.call for report in reports}
 
@@ -106,7 +107,7 @@ def test_small_tiles_on_sm_100(cache: Path) -> None:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_everything(operator: str, arithmetic: str, cache: Path) -> None:
     """Every configuration chosen for the three networks; what many layers and batches share is compiled once."""
-    if arithmetic == "tf32" and operator not in PRODUCTS:
+    if arithmetic == "tf32" and not OPERATORS[operator].multiplies:
         pytest.skip("no matrix product")
     networks = "--model,alexnet,alexnet_2012,alexnet_single_tower,--batch,1,16,128,1024"
     assert_budget(compiled(cache, f"--operator,{operator},--dtype,{arithmetic},--target,80,90,100,{networks}"))

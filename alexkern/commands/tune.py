@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         table = tuning.TunedTable(path, description)
     except (OSError, ValueError) as error:
         raise CommandError(first_line(error)) from error
-    found = tuning.choices(workloads.workloads(args.models, args.dtypes, args.batches, args.operators), description)
+    operators = workloads.having("triton", args.operators)
+    found = tuning.choices(workloads.workloads(args.models, args.dtypes, args.batches, operators), description)
     pending = [choice for choice in found if choice.key not in table.done]
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))

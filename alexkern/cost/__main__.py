@@ -21,7 +21,8 @@ from alexkern.backends.cuda.linear_relu_dropout import FEW_ROWS
 from alexkern.bench.layers import LAYERS, Convolution, Linear
 from alexkern.cost import sm80, sm80_pooled, sm90, triton
 from alexkern.cost.chips import CHIPS, Chip
-from alexkern.tools.workloads import ARITHMETIC, PRODUCTS, layers
+from alexkern.ops.registry import OPERATORS
+from alexkern.tools.workloads import ARITHMETIC, layers
 
 CALLS = FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"
 
@@ -119,7 +120,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="python -m alexkern.cost", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("operator", choices=PRODUCTS)
+    parser.add_argument("operator", choices=[operator.name for operator in OPERATORS.values() if operator.multiplies])
     parser.add_argument("--chip", type=str.upper, default="H200", choices=CHIPS, help="default: H200")
     parser.add_argument("--batch", type=int, default=128, help="default: 128")
     parser.add_argument("--dtype", default="bfloat16", choices=ARITHMETIC, help="default: bfloat16")

@@ -39,6 +39,11 @@ class Description:
     layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for
     example: ClassVar[Example]
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether it is a matrix product."""
+        return "Tensor weight" in self.schema
+
     def fits(self, *modules: Any) -> bool:
         """Whether it computes what a run of such layers does, with the settings that they have."""
         return True

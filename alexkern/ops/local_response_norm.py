@@ -64,7 +64,7 @@ class LocalResponseNorm(Operator):
     num_tensors = 1
     num_differentiable = 1
     layers = ((nn.LocalResponseNorm,),)
-    example = Example((IMAGE,), (5,), (5, 1e-4, 0.75, 1.0))
+    example = Example((IMAGE,), (5, 0.5, 0.75, 2.0), (5, 0.5, 0.75, 2.0))
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         (norm,) = modules

@@ -10,6 +10,8 @@ An operator's own file gives its schema, its plan and what it saves; everything 
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,9 +24,10 @@ from alexkern.ops.description import Description
 
 
 class Operator(Description):
-    """A described operator, called by whichever route a call has to take."""
+    """A described operator, called by whichever route a call has to take; `function` is what users call."""
 
     def __init__(self) -> None:
+        self.function: Callable[..., Tensor] = getattr(sys.modules[type(self).__module__], self.name)
         self.definition = dispatch.definition(self.name)
         self.eager = autograd.eager_function(self)
         self.functional = autograd.functional_function(self)

@@ -23,8 +23,6 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-import torch
-
 from alexkern.kernels import why_not_compiled
 
 if __name__ == "__main__" and (reason := why_not_compiled()) is not None:
@@ -44,9 +42,7 @@ from alexkern.cost.model import blocks_per_multiprocessor
 from alexkern.kernels.config import TARGETS, Key, Table, forget, rehearse
 from alexkern.ops.registry import OPERATORS
 from alexkern.tools import sass
-from alexkern.tools.workloads import ARITHMETIC, Workload, workloads
-
-META = torch.device("meta")
+from alexkern.tools.workloads import ARITHMETIC, META, Workload, having, workloads
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes; default: one a core")
     parser.add_argument("--json", action="store_true", help="print the whole reports, one JSON object a line")
     args = parser.parse_args(argv)
-    problems = workloads(args.model, args.dtype, args.batch, args.operator, args.layer)
+    problems = workloads(args.model, args.dtype, args.batch, having("triton", args.operator), args.layer)
     if not args.json:
         print(" | ".join(COLUMNS))
     for result in reports(problems, args.target, args.jobs):

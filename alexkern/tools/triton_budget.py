@@ -9,13 +9,15 @@ import re
 from typing import TYPE_CHECKING, Protocol
 
 from alexkern.cost.model import TENSOR_MEMORY_COLUMNS, limits
+from alexkern.ops.registry import OPERATORS
 from alexkern.tools.sass import ATOMICS
 
 if TYPE_CHECKING:
     from alexkern.tools.aot import Report
 
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # mma.sync, wgmma, tcgen05
-MEMORY_BOUND = ("max_pool2d_", "dropout_", "local_response_norm_")  # the kernels with these names move bytes
+# The kernels with these names move bytes.
+MEMORY_BOUND = tuple(f"{operator.name}_" for operator in OPERATORS.values() if not operator.multiplies)
 
 
 class Code(Protocol):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from alexkern import dispatch
-from alexkern.bench.layers import LAYERS, Target
+from alexkern.bench.layers import LAYERS, Modules, Target, runs
+from alexkern.ops.operator import Operator
 from alexkern.ops.registry import OPERATORS
 
 FORWARD, TRAINING, BACKWARD = "forward", "training forward", "backward"
@@ -24,7 +27,7 @@ ARITHMETIC = {
     "float16": (torch.float16, "ieee"),
     "bfloat16": (torch.bfloat16, "ieee"),
 }
-PRODUCTS = ("conv2d_relu", "conv2d_relu_max_pool2d", "linear_relu_dropout")  # the operators that multiply matrices
+META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,15 @@ class Workload:
         Arguments are drawn once, or only described where the device is meta.
         A pooling operator's forward pass differs in training, where it keeps offsets. Backward asks for all gradients.
         """
-        layer = next(layer for layer in layers(self.operator, self.model) if layer.name == self.layer)
+        served = _served(self.operator, self.model).items()
+        layer, modules = next((layer, modules) for layer, modules in served if layer.name == self.layer)
         tensors = layer.inputs(self.batch, Target(device, ARITHMETIC[self.arithmetic][0]))
         images = [
             tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor for tensor in tensors
         ]
-        args = ARGUMENTS[self.operator](layer, *images)
         definition = OPERATORS[self.operator]
+        seeds = [torch.zeros(2, dtype=torch.int64, device=device)] * (definition.num_tensors - len(images))
+        args = (*images, *seeds, *_parameters(definition, layer, modules))
         kernels = dispatch.implementation(backend, self.operator)
         calls: dict[str, Call] = {FORWARD: partial(kernels.forward, *args)}
         training = definition.training(args)
@@ -101,58 +106,38 @@ def workloads(
                 seen.add(layer)
                 for batch in batches:
                     for arithmetic in arithmetics:
-                        if arithmetic != "tf32" or operator in PRODUCTS:
+                        if arithmetic != "tf32" or OPERATORS[operator].multiplies:
                             yield Workload(operator, model, layer.name, batch, arithmetic)
 
 
 def layers(operator: str, model: str) -> tuple[Any, ...]:
     """The layers of a model that an operator serves."""
-    described = LAYERS[model]
+    return tuple(_served(operator, model))
+
+
+def having(backend: str, operators: Iterable[str]) -> list[str]:
+    """The operators that a backend has; for each of the others there is a line on stderr."""
+    absent = {operator: dispatch.absent(backend, operator) for operator in operators}
+    for reason in filter(None, absent.values()):
+        print(reason, file=sys.stderr)
+    return [operator for operator, reason in absent.items() if reason is None]
+
+
+def _served(operator: str, model: str) -> dict[Any, Modules]:
+    """Those that are one of the runs of modules that the operator stands for, with these modules."""
+    definition = OPERATORS[operator]
     return {
-        "conv2d_relu": described.convolutions,
-        "conv2d_relu_max_pool2d": described.pooled_convolutions,
-        "max_pool2d": described.poolings,
-        "dropout": described.dropouts,
-        "linear_relu_dropout": described.linears,
-        "local_response_norm": described.normalizations,
-    }[operator]
+        layer: modules
+        for layer, modules in runs(LAYERS[model])
+        if tuple(map(type, modules)) in definition.layers and definition.fits(*modules)
+    }
 
 
-def _convolution(layer: Any, input: Tensor, weight: Tensor, bias: Tensor) -> tuple[Any, ...]:
-    pairs = ((layer.stride,) * 2, (layer.padding,) * 2, (1, 1))
-    return input, weight, bias, *pairs, layer.groups
-
-
-def _convolution_and_pool(layer: Any, *tensors: Tensor) -> tuple[Any, ...]:
-    return (*_convolution(layer, *tensors), (3, 3), (2, 2), (0, 0), False)
-
-
-def _pool(layer: Any, input: Tensor) -> tuple[Any, ...]:
-    return input, (3, 3), (2, 2), (0, 0), (1, 1), False, False
-
-
-def _seed(device: torch.device) -> Tensor:
-    return torch.zeros(2, dtype=torch.int64, device=device)
-
-
-def _dropout(layer: Any, input: Tensor) -> tuple[Any, ...]:
-    return input, _seed(input.device), 0.5
-
-
-def _linear(layer: Any, *tensors: Tensor) -> tuple[Any, ...]:
-    return (*tensors, _seed(tensors[0].device), 0.5)
-
-
-def _local_response_norm(layer: Any, input: Tensor) -> tuple[Any, ...]:
-    return input, layer.size, layer.alpha, layer.beta, layer.k
-
-
-# What the kernels' forward takes, from a layer and its tensors.
-ARGUMENTS: dict[str, Callable[..., tuple[Any, ...]]] = {
-    "conv2d_relu": _convolution,
-    "conv2d_relu_max_pool2d": _convolution_and_pool,
-    "max_pool2d": _pool,
-    "dropout": _dropout,
-    "linear_relu_dropout": _linear,
-    "local_response_norm": _local_response_norm,
-}
+def _parameters(definition: Operator, layer: Any, modules: Modules) -> tuple[Any, ...]:
+    """What a backend takes behind the tensors: what the public function makes of the modules' settings."""
+    settings = definition.arguments(*modules).items()
+    numbers = {name: value for name, value in settings if not isinstance(value, Tensor)}
+    with dispatch.backend("torch"), mock.patch.object(definition, "dispatched") as dispatched:
+        definition.function(*layer.inputs(1, Target(META, torch.float32)), **numbers)
+    _, *args = dispatched.call_args.args  # the first is the backend's name
+    return tuple(args[definition.num_tensors :])

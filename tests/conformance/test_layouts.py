@@ -13,7 +13,7 @@ from alexkern.accuracy import assert_accurate
 from support import oracle, routes
 from support.backends import DEVICE, combination, serving
 from support.canaries import canaries
-from support.cases import CASES, Case
+from support.cases import CASES, SUITES, Case
 
 
 def contiguous(value: Tensor) -> Tensor:
@@ -64,20 +64,12 @@ def part_of_cat(value: Tensor) -> Tensor:
 
 INPUTS = (channels_last, with_offset, sliced, permuted, expanded, part_of_cat)
 GRADS = (contiguous, channels_last, sliced, permuted, scalar, part_of_cat)
-LABELS = {
-    "conv2d_relu": ("conv1", "conv2_2012", "conv3", "unbatched", "filter_1x1", "image_1x1", "channels_1", "groups_3"),
-    "conv2d_relu_max_pool2d": ("conv1", "conv5", "batch_1_odd", "unbatched", "uneven"),
-    "max_pool2d": ("pool1", "channels_1", "channels_5", "unbatched", "image_1x1", "uneven"),
-    "dropout": ("fc", "odd", "images"),
-    "linear_relu_dropout": ("fc7", "three_dimensions", "vector"),
-    "local_response_norm": ("norm1", "even_size", "sequences"),
-}
 # In the interpreter: the smallest that have every kind of kernel.
 QUICK = ("batch_1_odd", "groups_3", "channels_5", "odd", "fc7", "sequences")
 COMBINATIONS = [
     combination(case, backend, quick=case.label in QUICK)
     for case in CASES
-    if case.label in LABELS[case.operator]
+    if case.label in SUITES[case.operator].layouts
     for backend in serving(case.operator)
 ]
 

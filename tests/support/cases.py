@@ -1,17 +1,19 @@
 """The one source of conformance cases: every operator on every shape that has to work, for every backend.
 
-A case names shapes and arguments only. Values, dtypes, layouts, backends and routes are the suite's.
+A case names shapes and arguments only. Values, dtypes, layouts, backends and routes are the suite's. The registry gives
+each operator's first case; the rest, and which of them the other tests take, stand in SUITES.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alexkern import functional
+from alexkern.ops.registry import OPERATORS
 
 Shape = tuple[int, ...]
 
@@ -27,8 +29,7 @@ class Case:
         return f"{self.operator}-{self.label}"
 
     def call(self, *tensors: Tensor | None) -> Tensor:
-        result: Tensor = getattr(functional, self.operator)(*tensors, **self.arguments)
-        return result
+        return OPERATORS[self.operator].function(*tensors, **self.arguments)
 
     def draw(self, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> list[Tensor | None]:
         """Normal inputs; filters scaled so that outputs are about normal too."""
@@ -184,4 +185,96 @@ NORMS = (
     _norm("channels_1", (2, 1, 3, 3), 5, alpha=0.5),
     _norm("batch_0", (0, 4, 3, 3), 5),
 )
-CASES = (*ALEXNET_CONVOLUTIONS, *RAGGED_CONVOLUTIONS, *CONVOLUTIONS_WITH_POOL, *POOLS, *DROPOUTS, *LINEARS, *NORMS)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What the tests know of an operator: its cases, and by their labels those that a kind of test takes."""
+
+    cases: tuple[Case, ...]
+    small: tuple[tuple[Shape, ...], dict[str, Any]]  # shapes and arguments for finite differences
+    keeps: tuple[str, ...]  # for backward: README's last column
+    autograd: str
+    compile: str
+    func: str | None  # None: torch.func refuses its randomness
+    sanitizers: tuple[str, ...]  # with ragged edges
+    layouts: tuple[str, ...]
+
+    def case(self, label: str) -> Case:
+        return next(case for case in self.cases if case.label == label)
+
+
+SUITES = {
+    "conv2d_relu": Suite(
+        (*ALEXNET_CONVOLUTIONS, *RAGGED_CONVOLUTIONS),
+        small=(((1, 2, 4, 4), (2, 2, 3, 3), (2,)), {"padding": 1}),
+        keeps=("input", "weight", "output"),
+        autograd="stride_4_first_layer",
+        compile="groups_stride_dilation",
+        func="groups_3",
+        sanitizers=("stride_2_3", "groups_3"),
+        layouts=("conv1", "conv2_2012", "conv3", "unbatched", "filter_1x1", "image_1x1", "channels_1", "groups_3"),
+    ),
+    "conv2d_relu_max_pool2d": Suite(
+        CONVOLUTIONS_WITH_POOL,
+        small=(((1, 2, 5, 5), (2, 2, 3, 3), (2,)), {"padding": 1}),
+        keeps=("input", "weight", "output", "offsets"),
+        autograd="uneven",
+        compile="uneven",
+        func="vgg",
+        sanitizers=("batch_1_odd",),
+        layouts=("conv1", "conv5", "batch_1_odd", "unbatched", "uneven"),
+    ),
+    "max_pool2d": Suite(
+        POOLS,
+        small=(((1, 2, 5, 5),), {"kernel_size": 3, "stride": 2}),
+        keeps=("offsets",),
+        autograd="pool1",
+        compile="uneven",
+        func="uneven",
+        sanitizers=("pool1", "uneven"),
+        layouts=("pool1", "channels_1", "channels_5", "unbatched", "image_1x1", "uneven"),
+    ),
+    "dropout": Suite(
+        DROPOUTS,
+        small=(((3, 4),), {}),
+        keeps=("seed",),
+        autograd="fc",
+        compile="images",
+        func=None,
+        sanitizers=("odd",),
+        layouts=("fc", "odd", "images"),
+    ),
+    "linear_relu_dropout": Suite(
+        LINEARS,
+        small=(((3, 4), (5, 4), (5,)), {}),
+        keeps=("input", "weight", "output", "seed"),
+        autograd="fc6",
+        compile="fc6",
+        func="evaluating",
+        sanitizers=("fc7",),
+        layouts=("fc7", "three_dimensions", "vector"),
+    ),
+    "local_response_norm": Suite(
+        NORMS,
+        small=(((1, 5, 2, 2),), {"size": 3, "alpha": 0.5}),
+        keeps=("input",),
+        autograd="norm1",
+        compile="norm1",
+        func="even_size",
+        sanitizers=("norm2", "even_size"),
+        layouts=("norm1", "even_size", "sequences"),
+    ),
+}
+
+
+def cases(operator: str) -> tuple[Case, ...]:
+    """The registry's example, then those of the operator's suite."""
+    example = OPERATORS[operator].example
+    bound = inspect.signature(OPERATORS[operator].function).bind(*example.shapes, *example.public)
+    arguments = dict(list(bound.arguments.items())[len(example.shapes) :])
+    own = SUITES[operator].cases if operator in SUITES else ()
+    return Case(operator, "example", example.shapes, arguments), *own
+
+
+CASES = tuple(case for operator in OPERATORS for case in cases(operator))

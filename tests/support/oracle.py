@@ -7,6 +7,7 @@ operator's own (they may differ between dtypes where values nearly tie), and so 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from support import philox
 from support.cases import Case
 
 Tensors = list[Tensor | None]
+Arguments = dict[str, Any]
 
 
 @dataclass
@@ -33,39 +35,16 @@ class Choices:
 
 def plain(case: Case, tensors: Tensors, keep: Tensor | None) -> Tensor:
     """The forward, as a user would write it in torch."""
-    arguments = case.arguments
-    if case.operator == "conv2d_relu":
-        return F.relu(F.conv2d(*tensors, **arguments))  # type: ignore[arg-type]
-    if case.operator == "conv2d_relu_max_pool2d":
-        return F.max_pool2d(F.relu(F.conv2d(*tensors, **_convolution(arguments))), *_window(arguments))
-    if case.operator == "max_pool2d":
-        return F.max_pool2d(tensors[0], **arguments)
-    if case.operator == "local_response_norm":
-        input = tensors[0]
-        assert input is not None
-        if input.device.type == "cpu" and input.dtype in (torch.float16, torch.bfloat16):
-            # torch has no pooling in half precision on a CPU: float32 and one rounding is the strictest stand-in.
-            return F.local_response_norm(input.float(), **arguments).to(input.dtype)
-        return F.local_response_norm(input, **arguments)
-    if case.operator == "linear_relu_dropout":
-        return _drop(F.relu(F.linear(*tensors)), keep, arguments)
-    assert case.operator == "dropout"
-    return _drop(tensors[0], keep, arguments)
+    if case.operator not in PLAIN:
+        raise LookupError(f"tests/support/oracle.py: PLAIN has to say what {case.operator} computes")
+    return PLAIN[case.operator](tensors, case.arguments, keep)
 
 
 def differentiable(case: Case, tensors: Tensors, choices: Choices) -> Tensor:
     """The forward along the choices made, for torch to differentiate."""
-    arguments = case.arguments
-    passes = ~(choices.output <= 0)
-    if case.operator == "conv2d_relu":
-        return F.conv2d(*tensors, **arguments) * passes  # type: ignore[arg-type]
-    if case.operator == "conv2d_relu_max_pool2d":
-        return _take(F.conv2d(*tensors, **_convolution(arguments)), choices.winners) * passes
-    if case.operator == "max_pool2d":
-        return _take(tensors[0], choices.winners)
-    if case.operator == "linear_relu_dropout":
-        return _drop(F.linear(*tensors) * passes, choices.keep, arguments)
-    return plain(case, tensors, choices.keep)
+    if case.operator not in CHOSEN:
+        return plain(case, tensors, choices.keep)
+    return CHOSEN[case.operator](tensors, case.arguments, choices)
 
 
 def choices(case: Case, tensors: Tensors, output: Tensor, backend: str) -> Choices:
@@ -167,3 +146,32 @@ def _drop(value: Any, keep: Tensor | None, arguments: dict[str, Any]) -> Tensor:
         return value
     p = arguments.get("p", 0.5)
     return value * (keep.to(value.dtype) * (1 / (1 - p) if p < 1 else 0.0))
+
+
+def _passes(choices: Choices) -> Tensor:
+    """Where the ReLU let a value through."""
+    return ~(choices.output <= 0)
+
+
+def _local_response_norm(input: Tensor, arguments: Arguments) -> Tensor:
+    if input.device.type == "cpu" and input.dtype in (torch.float16, torch.bfloat16):
+        # torch has no pooling in half precision on a CPU: float32 and one rounding is the strictest stand-in.
+        return F.local_response_norm(input.float(), **arguments).to(input.dtype)
+    return F.local_response_norm(input, **arguments)
+
+
+PLAIN: dict[str, Callable[[Any, Arguments, Tensor | None], Tensor]] = {
+    "conv2d_relu": lambda t, a, _: F.relu(F.conv2d(*t, **a)),
+    "conv2d_relu_max_pool2d": lambda t, a, _: F.max_pool2d(F.relu(F.conv2d(*t, **_convolution(a))), *_window(a)),
+    "max_pool2d": lambda t, a, _: F.max_pool2d(*t, **a),
+    "dropout": lambda t, a, keep: _drop(*t, keep, a),
+    "linear_relu_dropout": lambda t, a, keep: _drop(F.relu(F.linear(*t)), keep, a),
+    "local_response_norm": lambda t, a, _: _local_response_norm(*t, a),
+}
+# Of the operators that choose along the way.
+CHOSEN: dict[str, Callable[[Any, Arguments, Choices], Tensor]] = {
+    "conv2d_relu": lambda t, a, c: F.conv2d(*t, **a) * _passes(c),
+    "conv2d_relu_max_pool2d": lambda t, a, c: _take(F.conv2d(*t, **_convolution(a)), c.winners) * _passes(c),
+    "max_pool2d": lambda t, a, c: _take(*t, c.winners),
+    "linear_relu_dropout": lambda t, a, c: _drop(F.linear(*t) * _passes(c), c.keep, a),
+}

@@ -20,7 +20,7 @@ from alexkern.backends import cuda
 from alexkern.backends.cuda import conv2d_relu, emulated
 from alexkern.geometry import Geometry
 from support.backends import DEVICE
-from support.cases import CASES, Case
+from support.cases import CASES, SUITES, Case
 
 ARITHMETIC = {
     "float32": torch.float32,
@@ -28,18 +28,7 @@ ARITHMETIC = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# Of each operator a shape or two with ragged edges.
-QUICK = (
-    "conv2d_relu-stride_2_3",
-    "conv2d_relu-groups_3",
-    "conv2d_relu_max_pool2d-batch_1_odd",
-    "max_pool2d-pool1",
-    "max_pool2d-uneven",
-    "dropout-odd",
-    "linear_relu_dropout-fc7",
-    "local_response_norm-norm2",
-    "local_response_norm-even_size",
-)
+QUICK = tuple(f"{operator}-{label}" for operator, suite in SUITES.items() for label in suite.sanitizers)
 # The first layer by space to depth, from images of every dtype and layout, and with an infinity to amend.
 IN_DEPTH = "first layer in depth"
 # What shows that a sanitizer is awake: a launch that goes one element too far, and one that reads what it writes.

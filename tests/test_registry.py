@@ -1,0 +1,134 @@
+"""What is told of operators is told by the registry: a seventh one, planted there, is everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import alexkern
+from alexkern import dispatch, functional
+from alexkern.bench import bench_overhead, static_report
+from alexkern.bench.layers import LAYERS, Layers, Modules, Normalization
+from alexkern.commands import tune
+from alexkern.nn import match
+from alexkern.ops.registry import OPERATORS
+from alexkern.tools.workloads import having, workloads
+from support import oracle, routes, seventh
+from support.backends import serving
+from support.bench_records import CPU, options
+from support.cases import SUITES, cases
+
+TESTS = Path(__file__).parent
+
+
+def test_every_operator_has_its_face_and_its_tests() -> None:
+    assert list(SUITES) == list(oracle.PLAIN) == list(OPERATORS)
+    assert set(functional.__all__) == {*OPERATORS, "augment"}
+    for name, operator in OPERATORS.items():
+        assert operator.name == name and operator.function is getattr(functional, name)
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(OPERATORS, seventh.NAME, seventh.OPERATOR)
+    return seventh.NAME
+
+
+LACKING = f"this version of alexkern has no {{}} kernel for {seventh.NAME}"
+
+
+def test_dispatch_and_info_have_it(planted: str) -> None:
+    others = {name: LACKING.format(name) for name in dispatch.PACKAGES if name != "torch"}
+    assert dispatch.explain(OPERATORS, "cpu")[-1] == (planted, "torch", others)
+    assert serving(planted) == ["torch"]
+    report = str(alexkern.info())
+    assert f"\n{planted}\n  served by torch\n" in report and all(why in report for why in others.values())
+    with alexkern.backend("cuda"), pytest.raises(alexkern.BackendUnavailable, match=others["cuda"]):
+        OPERATORS[planted].function(torch.zeros(1))
+
+
+def test_every_route_and_the_dispatcher_have_it(planted: str, generator: torch.Generator) -> None:
+    (case,) = cases(planted)
+    (input,) = case.draw(torch.float32, torch.device("cpu"), generator)
+    assert input is not None
+    leaf = input.clone().requires_grad_()
+    wanted = F.softsign(leaf)
+    (wanted_grad,) = torch.autograd.grad(wanted, leaf, torch.ones_like(wanted))
+    for route in routes.ROUTES:
+        output, grads = routes.run(route, case, [input], None)
+        assert torch.equal(output, wanted)
+        for grad in grads:
+            torch.testing.assert_close(grad, wanted_grad)
+    torch.library.opcheck(torch.ops.alexkern.softsign.default, ("torch", leaf))
+    torch.library.opcheck(torch.ops.alexkern.softsign_backward.default, ("torch", input, input, [True]))
+
+
+def test_fused_layers_have_it(planted: str, operators: list[str]) -> None:
+    found = match([nn.Softsign()], 0)
+    assert found is not None and found.operator is OPERATORS[planted]
+    image = torch.randn(1, 3, 8, 8)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Softsign()).eval()
+    with torch.no_grad():
+        wanted = plain(image)
+        torch.testing.assert_close(alexkern.freeze(plain, image)(image), wanted)
+        torch.testing.assert_close(alexkern.fuse(plain)(image), wanted)
+    assert operators == ["conv2d_relu", planted]
+
+
+def test_the_conformance_suite_has_it(planted: str) -> None:
+    """From its entry it knows a case, which fails until the oracle says what is right."""
+    (case,) = cases(planted)
+    with pytest.raises(LookupError, match=f"PLAIN has to say what {planted} computes"):
+        oracle.plain(case, [torch.zeros(1)], None)
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    options = ["-q", "-p", "support.seventh", "-p", "no:cacheprovider", "--tb=line", "-k", f"{case}-torch"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(TESTS / "conformance" / "test_accuracy.py")],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert f"LookupError: tests/support/oracle.py: PLAIN has to say what {planted} computes" in done.stdout
+    assert "5 failed" in done.stdout, done.stdout  # four dtypes, and torch's strides
+
+
+def test_the_bench_has_it(planted: str) -> None:
+    rows = [one for one in bench_overhead.overheads(options()) if one.what.startswith(f"{planted}, ")]
+    assert [row.what for row in rows] == [f"{planted}, {route}" for route in bench_overhead.ROUTES]
+    for route in bench_overhead.ROUTES:
+        trial = bench_overhead._trial(planted, route, CPU)
+        for variant in ("alexkern", "backend alone"):
+            trial.check(variant, trial.prepare(variant)())
+
+
+@dataclass(frozen=True)
+class Sign(Normalization):
+    def modules(self) -> Modules:
+        return (nn.Softsign(),)
+
+
+def test_the_tools_have_it(planted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On every layer that is its run of modules; for a backend without it they say so."""
+    monkeypatch.setitem(LAYERS, "signs", Layers((), normalizations=(Sign("sign1", 8, 9),)))
+    (workload,) = workloads(["alexnet", "signs"], ["bfloat16", "tf32"], [2], [planted])
+    assert str(workload) == f"{planted} signs sign1 bfloat16 batch 2"
+    calls = workload.calls(torch.device("meta"), "torch")
+    assert {name: call().shape if name == "forward" else call()[0].shape for name, call in calls.items()} == {
+        "forward": (2, 8, 9, 9),
+        "backward": (2, 8, 9, 9),
+    }
+    assert having("triton", OPERATORS) == list(SUITES)
+    assert capsys.readouterr().err.splitlines() == [LACKING.format("triton")]
+    parser = argparse.ArgumentParser()
+    tune.add_arguments(parser)
+    assert planted in parser.parse_args([]).operators
+    monkeypatch.setattr(static_report, "missing", lambda backend: None)
+    assert static_report.main([f"--operators={planted}"]) == 0
+    assert capsys.readouterr().err.splitlines() == [LACKING.format("triton"), LACKING.format("cuda")]
