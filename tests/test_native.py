@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -292,7 +292,9 @@ def test_a_launch_goes_to_the_tensors_device_and_its_current_stream(
         def __exit__(self, *_: object) -> None:
             entered.append(-self.index)
 
-    monkeypatch.setattr(cuda, "_kernel", lambda name, dtype, device_type: (lambda *all: launched.append(all), 2))
+    module = ModuleType("standing_in")
+    module.__dict__.update(kernel=lambda *all: launched.append(all), elements={"bfloat16": 2})
+    monkeypatch.setattr(extension.cuda, "module", module)
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 1000 + index, raising=False)
