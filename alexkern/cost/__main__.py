@@ -106,8 +106,8 @@ def products(
         depth = sm90.depth_of(channels)
         return sm90.Work(rows, columns, taps * cdiv(channels, depth), groups, depth, False) if phases == 1 else None
 
-    depth, chunks = sm90.DEPTH, cdiv(channels, sm90.DEPTH)
-    weight = sm90.Work(filters, taps * chunks * depth, cdiv(pixels, depth), groups, depth, True)
+    depth, slices = sm90.DEPTH, cdiv(channels, sm90.DEPTH)
+    weight = sm90.Work(filters, taps * slices * depth, cdiv(pixels, depth), groups, depth, True)
     over_taps = (cdiv(inputs, phases), layer.C // groups, max(taps * gradients // phases, 1), groups * phases)
     return {
         FORWARD: (sm80.Product(pixels, filters, taps * channels, groups), work(pixels, filters, channels)),

@@ -16,7 +16,7 @@ namespace emulator {
 namespace {
 
 constexpr const char* kName = "wgmma.mma_async";
-constexpr unsigned kRows = 16, kDepth = 16, kMostColumns = 256, kPerChunk = 8;
+constexpr unsigned kRows = 16, kDepth = 16, kMostColumns = 256, kPerVector = 8;
 
 // A shared-memory matrix descriptor.
 struct Matrix {
@@ -36,7 +36,7 @@ struct Matrix {
     }
 
     // Of eight values: along K, or along M or N.
-    std::uint32_t chunk(unsigned extent, unsigned depth) const {
+    std::uint32_t vector(unsigned extent, unsigned depth) const {
         std::uint32_t address = start;
         if (transposed) {
             const unsigned per_row = width / 2;
@@ -49,21 +49,21 @@ struct Matrix {
 };
 
 template <float (*kConvert)(std::uint16_t)>
-void load_chunk(float (&values)[kPerChunk], std::uint32_t address) {
-    std::uint16_t bits[kPerChunk];
+void load_vector(float (&values)[kPerVector], std::uint32_t address) {
+    std::uint16_t bits[kPerVector];
     __builtin_memcpy(bits, check_async_read(address, sizeof bits, sizeof bits, kName), sizeof bits);
-    for (unsigned i = 0; i < kPerChunk; ++i) values[i] = kConvert(bits[i]);
+    for (unsigned i = 0; i < kPerVector; ++i) values[i] = kConvert(bits[i]);
 }
 
 // Calls visit(extent, depth, value) for extent in [first, first + count), a multiple of 8, and all of the depth.
 template <float (*kConvert)(std::uint16_t), typename Visit>
 void load_matrix(const Matrix& matrix, unsigned first, unsigned count, Visit&& visit) {
-    float values[kPerChunk];
-    const unsigned extent_step = matrix.transposed ? kPerChunk : 1, depth_step = matrix.transposed ? 1 : kPerChunk;
+    float values[kPerVector];
+    const unsigned extent_step = matrix.transposed ? kPerVector : 1, depth_step = matrix.transposed ? 1 : kPerVector;
     for (unsigned extent = 0; extent < count; extent += extent_step) {
         for (unsigned depth = 0; depth < kDepth; depth += depth_step) {
-            load_chunk<kConvert>(values, matrix.chunk(first + extent, depth));
-            for (unsigned i = 0; i < kPerChunk; ++i) {
+            load_vector<kConvert>(values, matrix.vector(first + extent, depth));
+            for (unsigned i = 0; i < kPerVector; ++i) {
                 visit(extent + (matrix.transposed ? i : 0), depth + (matrix.transposed ? 0 : i), values[i]);
             }
         }
@@ -182,10 +182,11 @@ void tell_race_detector(Warp& warp, const Product& product) {
     race::switch_to(part.race_thread);
     race::acquire(&part.issue_edge);
     const auto read = [&](const Matrix& matrix, unsigned first, unsigned count) {
-        const unsigned extent_step = matrix.transposed ? kPerChunk : 1, depth_step = matrix.transposed ? 1 : kPerChunk;
+        const unsigned extent_step = matrix.transposed ? kPerVector : 1,
+                       depth_step = matrix.transposed ? 1 : kPerVector;
         for (unsigned extent = 0; extent < count; extent += extent_step) {
             for (unsigned depth = 0; depth < kDepth; depth += depth_step) {
-                race::read(shared_pointer(matrix.chunk(first + extent, depth), 16, 16, kName), 16);
+                race::read(shared_pointer(matrix.vector(first + extent, depth), 16, 16, kName), 16);
             }
         }
     };

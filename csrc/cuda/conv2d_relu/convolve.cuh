@@ -102,8 +102,8 @@ struct ConvolveTile {
         const int advance_c = kBlockK % p.C;
         const int advance_w = kBlockK / p.C % taps_w, advance_h = kBlockK / p.C / taps_w;
 
-        const int copy_column = column * kCopyBytes / mma::kChunkBytes;
-        const int copy_offset = column * kCopyBytes % mma::kChunkBytes;
+        const int copy_column = column * kCopyBytes / mma::kVectorBytes;
+        const int copy_offset = column * kCopyBytes % mma::kVectorBytes;
         mma::multiply<Arithmetic, TileA, TileB, Shape>(
             sums, steps, [&](int, std::uint32_t a_tile, std::uint32_t b_tile) {
                 const bool inside = tap_h < vertical.count;
@@ -116,7 +116,7 @@ struct ConvolveTile {
                                        static_cast<unsigned>(w) < static_cast<unsigned>(p.W);
                     const int row = first_row + pass * kRowsPerPass;
                     const std::int64_t place = static_cast<std::int64_t>(source_copy[pass] + delta) * kCopy;
-                    copy<kCopyBytes>(a_tile + TileA::chunk(row, copy_column) + copy_offset,
+                    copy<kCopyBytes>(a_tile + TileA::vector(row, copy_column) + copy_offset,
                                      images + (there ? place : 0), there);
                 }
                 const int tap = (vertical.first_tap + tap_h * vertical.tap_step) * p.S + horizontal.first_tap +
@@ -126,7 +126,7 @@ struct ConvolveTile {
                     const int row = first_row + pass * kRowsPerPass;
                     const bool there = inside && first_n + row < p.K;
                     const T* source = filters + pass * filters_per_pass + tap * p.C + c;
-                    copy<kCopyBytes>(b_tile + TileB::chunk(row, copy_column) + copy_offset,
+                    copy<kCopyBytes>(b_tile + TileB::vector(row, copy_column) + copy_offset,
                                      there ? source : static_cast<const T*>(p.weight), there);
                 }
                 c += advance_c;

@@ -13,8 +13,8 @@ struct WeightGradient {
     using TileB = mma::Tile<T, mma::Along::extent, Shape::kBlockN>;
     static constexpr int kBlockM = Shape::kBlockM, kBlockN = Shape::kBlockN, kBlockK = TileA::kDepth;
     static constexpr int kThreads = Shape::kThreads, kBlocks = blocks_of<kCopyBytes>();
-    static constexpr int kCopyA = mma::kChunkBytes / sizeof(T), kCopyB = kCopyBytes / sizeof(T);  // values
-    static constexpr int kCopiesA = kBlockM / kCopyA, kCopiesB = kBlockN / kCopyB;                // of a row
+    static constexpr int kCopyA = mma::kVectorBytes / sizeof(T), kCopyB = kCopyBytes / sizeof(T);  // values
+    static constexpr int kCopiesA = kBlockM / kCopyA, kCopiesB = kBlockN / kCopyB;                 // of a row
     static constexpr int kRowsPerPassA = kThreads / kCopiesA, kRowsPerPassB = kThreads / kCopiesB;
     static constexpr int kPassesA = kBlockK / kRowsPerPassA, kPassesB = kBlockK / kRowsPerPassB;
     static constexpr int kSharedBytes = Shape::kStages * (TileA::kBytes + TileB::kBytes);
@@ -72,7 +72,8 @@ __global__ void __launch_bounds__(Shape::kThreads, WeightGradient<Arithmetic, Sh
     const int advance_q = Kernel::kBlockK % p.Q;
     const int advance_p = Kernel::kBlockK / p.Q % p.P, advance_n = Kernel::kBlockK / p.Q / p.P;
 
-    const int chunk_b = column_b * kCopyBytes / mma::kChunkBytes, offset_b = column_b * kCopyBytes % mma::kChunkBytes;
+    const int vector_b = column_b * kCopyBytes / mma::kVectorBytes,
+              offset_b = column_b * kCopyBytes % mma::kVectorBytes;
     mma::Sums<Shape::kWarpRows, Shape::kWarpColumns> sums;
     mma::multiply<Arithmetic, typename Kernel::TileA, typename Kernel::TileB, Shape>(
         sums, steps, [&](int, std::uint32_t a_tile, std::uint32_t b_tile) {
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(Shape::kThreads, WeightGradient<Arithmetic, Sh
                 const bool there = pixel < pixels && filter < p.padded_K;
                 const T* source =
                     static_cast<const T*>(p.grad) + (there ? pixel * grad_stride + group * p.padded_K + filter : 0);
-                copy<mma::kChunkBytes>(a_tile + Kernel::TileA::chunk(row, column_a), source, there);
+                copy<mma::kVectorBytes>(a_tile + Kernel::TileA::vector(row, column_a), source, there);
             }
             pixel_a += Kernel::kBlockK;
 #pragma unroll
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(Shape::kThreads, WeightGradient<Arithmetic, Sh
                                    static_cast<unsigned>(w) < static_cast<unsigned>(p.W);
                 const std::int64_t line = static_cast<std::int64_t>(image_n[pass]) * p.H + h;
                 const T* source = there ? input + (line * p.W + w) * input_stride : static_cast<const T*>(p.input);
-                copy<kCopyBytes>(b_tile + Kernel::TileB::chunk(row, chunk_b) + offset_b, source, there);
+                copy<kCopyBytes>(b_tile + Kernel::TileB::vector(row, vector_b) + offset_b, source, there);
                 image_q[pass] += advance_q;
                 image_p[pass] += advance_p;
                 image_n[pass] += advance_n;

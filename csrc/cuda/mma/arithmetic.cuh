@@ -36,10 +36,10 @@ __device__ __forceinline__ void load_a(std::uint32_t (&a)[4], const Operand& ope
     const int extent = operand.first + 16 * i;
     const std::uint32_t tile = operand.shared_address + operand.tile;
     if constexpr (Tile::kAlong == Along::depth) {
-        ptx::ldmatrix_x4(a, tile + Tile::chunk(extent + lane % 16, 2 * step + lane / 16));
+        ptx::ldmatrix_x4(a, tile + Tile::vector(extent + lane % 16, 2 * step + lane / 16));
     } else {
         const int row = 16 * step + lane / 16 * 8 + lane % 8;
-        ptx::ldmatrix_x4_trans(a, tile + Tile::chunk(row, extent / 8 + lane / 8 % 2));
+        ptx::ldmatrix_x4_trans(a, tile + Tile::vector(row, extent / 8 + lane / 8 % 2));
     }
 }
 
@@ -50,9 +50,9 @@ __device__ __forceinline__ void load_b(std::uint32_t (&b)[2][2], const Operand& 
     const std::uint32_t tile = operand.shared_address + operand.tile;
     std::uint32_t pair[4];
     if constexpr (Tile::kAlong == Along::depth) {
-        ptx::ldmatrix_x4(pair, tile + Tile::chunk(extent + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+        ptx::ldmatrix_x4(pair, tile + Tile::vector(extent + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
     } else {
-        ptx::ldmatrix_x4_trans(pair, tile + Tile::chunk(16 * step + lane % 16, extent / 8 + lane / 16));
+        ptx::ldmatrix_x4_trans(pair, tile + Tile::vector(16 * step + lane % 16, extent / 8 + lane / 16));
     }
     for (int half = 0; half < 2; ++half) {
         b[half][0] = pair[2 * half];

@@ -1,6 +1,6 @@
 // The weight's gradient as a product on sm_90a: rows are filters, columns taps and channels, and the depth runs over
 // output pixels, 64 a step. Both operands come with the depth across their rows, as they lie in memory. Columns go by
-// chunks of 64 channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
+// slices of 64 channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
 #include "launch.cuh"
 
 namespace alexkern::hopper {
@@ -11,28 +11,28 @@ struct Kernel {
     float* partials;
     Tiles tiles;
     std::int64_t pixels;  // N P Q
-    int P, Q, S, C, filters, groups, taps, channel_chunks;
+    int P, Q, S, C, filters, groups, taps, channel_slices;
     Axis vertical, horizontal;
 };
 
-constexpr int kChunk = 64;
+constexpr int kSlice = 64;
 
-// Calls visit(chunk of the tile, store) for each, from the kPart-th on; store(upper, lower, columns) stores its sums.
+// Calls visit(slice of the tile, store) for each, from the kPart-th on; store(upper, lower, columns) stores its sums.
 template <int kPart, int kBlockN, typename Visit>
-__device__ __forceinline__ void store_chunks(const float (&sum)[kBlockN / 2], Visit&& visit) {
+__device__ __forceinline__ void store_slices(const float (&sum)[kBlockN / 2], Visit&& visit) {
     visit(kPart, [&](float* upper, float* lower, int columns) {
-        store_sums<kPart * kChunk, kChunk>(sum, upper, lower, columns);
+        store_sums<kPart * kSlice, kSlice>(sum, upper, lower, columns);
     });
-    if constexpr ((kPart + 1) * kChunk < kBlockN) store_chunks<kPart + 1, kBlockN>(sum, visit);
+    if constexpr ((kPart + 1) * kSlice < kBlockN) store_slices<kPart + 1, kBlockN>(sum, visit);
 }
 
 template <typename T, int kBlockN>
 __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __grid_constant__ Kernel p) {
 #ifdef ALEXKERN_HAS_WGMMA
-    constexpr int kChunks = kBlockN / kChunk, kChunkBytes = kPixels * kRowBytes;
+    constexpr int kSlices = kBlockN / kSlice, kSliceBytes = kPixels * kRowBytes;
     Ring<kBlockN, 0> ring{ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>())};
     ring.set_up();
-    const int warpgroup = threadIdx.x / kWarpgroup, chunks = p.taps * p.channel_chunks;
+    const int warpgroup = threadIdx.x / kWarpgroup, slices = p.taps * p.channel_slices;
     const int steps_in_all = static_cast<int>((p.pixels + kPixels - 1) / kPixels);
 
     if (warpgroup == 2) {
@@ -47,14 +47,14 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
             const int first = p.tiles.first_step(steps_in_all, place.split);
             const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
             const int filter = static_cast<int>(place.m) * kBlockM, group = static_cast<int>(place.batch);
-            const int first_chunk = static_cast<int>(place.n) * kChunks;
-            const int here = min(chunks - first_chunk, kChunks);
-            int c[kChunks];
-            std::uint16_t offset_w[kChunks], offset_h[kChunks];
+            const int first_slice = static_cast<int>(place.n) * kSlices;
+            const int here = min(slices - first_slice, kSlices);
+            int c[kSlices];
+            std::uint16_t offset_w[kSlices], offset_h[kSlices];
 #pragma unroll
-            for (int i = 0; i < kChunks; ++i) {
-                const int tap = (first_chunk + i) / p.channel_chunks;
-                c[i] = group * p.C + (first_chunk + i) % p.channel_chunks * kChunk;
+            for (int i = 0; i < kSlices; ++i) {
+                const int tap = (first_slice + i) / p.channel_slices;
+                c[i] = group * p.C + (first_slice + i) % p.channel_slices * kSlice;
                 offset_w[i] = static_cast<std::uint16_t>(tap % p.S * p.horizontal.dilation);
                 offset_h[i] = static_cast<std::uint16_t>(tap / p.S * p.vertical.dilation);
             }
@@ -62,17 +62,17 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
             ring.produce(steps, [&] {
                 const int h = row * p.vertical.stride - p.vertical.padding;
                 const int w = q * p.horizontal.stride - p.horizontal.padding;
-                ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM / kChunk + here) * kChunkBytes);
+                ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM / kSlice + here) * kSliceBytes);
 #pragma unroll
-                for (int i = 0; i < kBlockM / kChunk; ++i) {
-                    ptx::tma_load_3d(ring.tile_a() + i * kChunkBytes, p.grad, ring.full(), filter + i * kChunk, group,
+                for (int i = 0; i < kBlockM / kSlice; ++i) {
+                    ptx::tma_load_3d(ring.tile_a() + i * kSliceBytes, p.grad, ring.full(), filter + i * kSlice, group,
                                      pixel);
                 }
-                // Columns of chunks beyond the last are whatever lies there, and are not stored.
+                // Columns of slices beyond the last are whatever lies there, and are not stored.
 #pragma unroll
-                for (int i = 0; i < kChunks; ++i) {
+                for (int i = 0; i < kSlices; ++i) {
                     if (i >= here) continue;
-                    ptx::tma_load_im2col(ring.tile_b() + i * kChunkBytes, p.input, ring.full(), c[i], w, h, n,
+                    ptx::tma_load_im2col(ring.tile_b() + i * kSliceBytes, p.input, ring.full(), c[i], w, h, n,
                                          offset_w[i], offset_h[i]);
                 }
                 pixel += kPixels;
@@ -105,9 +105,9 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
         const std::int64_t layer = std::int64_t{place.split} * p.groups + place.batch;
         const std::int64_t pitch = static_cast<std::int64_t>(p.taps) * p.C;
         float* const sums = p.partials + (layer * p.filters + filter) * pitch;
-        store_chunks<0, kBlockN>(sum, [&](int part, auto store) {
-            const int chunk = static_cast<int>(place.n) * kChunks + part;
-            const int tap = chunk / p.channel_chunks, c = chunk % p.channel_chunks * kChunk + pair;
+        store_slices<0, kBlockN>(sum, [&](int part, auto store) {
+            const int slice = static_cast<int>(place.n) * kSlices + part;
+            const int tap = slice / p.channel_slices, c = slice % p.channel_slices * kSlice + pair;
             if (tap >= p.taps) return;
             float* const upper = sums + tap * p.C + c;
             store(filter < p.filters ? upper : nullptr, filter + 8 < p.filters ? upper + 8 * pitch : nullptr, p.C - c);
@@ -122,13 +122,13 @@ void run(const WeightGradientParams& v, Stream stream) {
     Kernel p = {};
     p.pixels = std::int64_t{v.N} * v.P * v.Q;
     p.taps = v.R * v.S;
-    p.channel_chunks = divide_up(v.C, kChunk);
-    p.input = input_map(v, kChunk, kPixels);
+    p.channel_slices = divide_up(v.C, kSlice);
+    p.input = input_map(v, kSlice, kPixels);
     p.grad =
         ptx::encode_tiled<3>(v.grad, {u64(v.K), u64(v.groups), u64(p.pixels)}, {u64(v.K) * 2, u64(v.groups) * v.K * 2},
-                             {kChunk, 1, kPixels}, ptx::Swizzle::bytes_128);
+                             {kSlice, 1, kPixels}, ptx::Swizzle::bytes_128);
     p.partials = v.partials;
-    p.tiles = tiles_of(divide_up(p.taps * p.channel_chunks * kChunk, kBlockN), divide_up(v.filters, kBlockM),
+    p.tiles = tiles_of(divide_up(p.taps * p.channel_slices * kSlice, kBlockN), divide_up(v.filters, kBlockM),
                        v.choice.splits, v.groups, divide_up<std::int64_t>(p.pixels, kPixels));
     p.P = v.P;
     p.Q = v.Q;
