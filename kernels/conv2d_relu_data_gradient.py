@@ -2,13 +2,13 @@
 
     dx[m, c] = sum over (r, s, k) of dy[m; r, s, k] * w[k; r, s, c],  m = (n, h, w), p * stride = h + pad - r * dilation
 
-    GEMM_M = N * H * W pixels of one phase   A [BLOCK_M, BLOCK_K]   dy, 0 where y <= 0 (a NaN output lets it pass)
-    GEMM_N = C // groups channels            B [BLOCK_K, BLOCK_N]   w as it lies, (K, R, S, C): channels contiguous
-    GEMM_K = taps of the phase * K // groups
+    GEMM_M = N * H * W pixels of one residue   A [BLOCK_M, BLOCK_K]   dy, 0 where y <= 0 (a NaN output lets it pass)
+    GEMM_N = C // groups channels              B [BLOCK_K, BLOCK_N]   w as it lies, (K, R, S, C): channels contiguous
+    GEMM_K = taps of the residue * K // groups
 
-With a stride only every stride-th tap reaches a given pixel. Pixels are therefore taken by phase, (h % stride,
+With a stride only every stride-th tap reaches a given pixel. Pixels are therefore taken by residue, (h % stride,
 w % stride): all pixels of one share their taps, r0 + j * step, and each program loops over these alone. Stride 1 is the
-one phase with every tap. Each dx is written exactly once, 0 where no tap reaches it.
+one residue with every tap. Each dx is written exactly once, 0 where no tap reaches it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def configure(problem: Problem, device: Chip) -> Config:
 
 
 def product(problem: Problem) -> Product:
-    """That of one phase and group, and how many of these there are."""
-    (phases_h, phases_w), (taps_h, taps_w) = problem.stride, taps(problem)
-    rows = problem.N * cdiv(problem.H, phases_h) * cdiv(problem.W, phases_w)
+    """That of one residue and group, and how many of these there are."""
+    (residues_h, residues_w), (taps_h, taps_w) = problem.stride, taps(problem)
+    rows = problem.N * cdiv(problem.H, residues_h) * cdiv(problem.W, residues_w)
     reduction = taps_h * taps_w * (problem.K // problem.groups)
     sizes = (rows, problem.C // problem.groups, reduction)
-    return Product(*sizes, problem.groups * phases_h * phases_w, problem.dtype, problem.precision)
+    return Product(*sizes, problem.groups * residues_h * residues_w, problem.dtype, problem.precision)
 
 
 def steps(problem: Problem) -> Pair:
@@ -53,23 +53,23 @@ def steps(problem: Problem) -> Pair:
 
 
 def taps(problem: Problem) -> Pair:
-    """How many taps of a phase there are at most, vertically and horizontally."""
+    """How many taps of a residue there are at most, vertically and horizontally."""
     step_h, step_w = steps(problem)
     return cdiv(problem.R, step_h), cdiv(problem.S, step_w)
 
 
 @triton.jit
 def _first_tap(
-    phase, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr, STEP: tl.constexpr, TAPS: tl.constexpr
+    residue, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr, STEP: tl.constexpr, TAPS: tl.constexpr
 ):
-    """The first tap that reaches a phase's pixels (TAPS where none does), and the output row of pixel `phase` there."""
-    first = phase * 0
+    """The first tap that reaches a residue's pixels (TAPS where none does), and the output row of its first pixel there."""
+    first = residue * 0
     if STRIDE > 1:
         first += TAPS
         for candidate in tl.static_range(STEP):
             if candidate < TAPS:
-                first = tl.where((phase + PAD - candidate * DILATION) % STRIDE == 0, candidate, first)
-    return first, (phase + PAD - first * DILATION) // STRIDE
+                first = tl.where((residue + PAD - candidate * DILATION) % STRIDE == 0, candidate, first)
+    return first, (residue + PAD - first * DILATION) // STRIDE
 
 
 @triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "k_total", "stride_n", "stride_c", "stride_h", "stride_w"])
@@ -98,9 +98,9 @@ def data_gradient_kernel(
     tiles_n = tl.cdiv(CG, BLOCK_N + TAIL_N)
     tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
     group = tl.program_id(1)
-    phase_h, phase_w = tl.program_id(2) // STRIDE_W, tl.program_id(2) % STRIDE_W
-    r0, p0 = _first_tap(phase_h, STRIDE_H, PAD_H, DILATION_H, STEP_H, R)
-    s0, q0 = _first_tap(phase_w, STRIDE_W, PAD_W, DILATION_W, STEP_W, S)
+    residue_h, residue_w = tl.program_id(2) // STRIDE_W, tl.program_id(2) % STRIDE_W
+    r0, p0 = _first_tap(residue_h, STRIDE_H, PAD_H, DILATION_H, STEP_H, R)
+    s0, q0 = _first_tap(residue_w, STRIDE_W, PAD_W, DILATION_W, STEP_W, S)
 
     width = tl.cdiv(W, STRIDE_W)
     pixels = tl.cdiv(H, STRIDE_H).to(INDEX) * width
@@ -109,7 +109,7 @@ def data_gradient_kernel(
     row = (first - image * pixels).to(INDEX) + tl.arange(0, BLOCK_M)
     n = image + row // pixels
     i, j = row % pixels // width, row % width  # pixels is a multiple of width
-    h, v = i * STRIDE_H + phase_h, j * STRIDE_W + phase_w
+    h, v = i * STRIDE_H + residue_h, j * STRIDE_W + residue_w
     row_ok = (n < N) & (h < H) & (v < W)
     p_row, q_row = p0 + i, q0 + j
     rows = group * KG + ((n * P + p_row) * Q + q_row) * K  # [BLOCK_M]

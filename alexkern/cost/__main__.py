@@ -99,16 +99,16 @@ def products(
     """What the launchers make of a layer's calls, over space to depth's images or not."""
     size, stride, groups = (cdiv(layer.R, sm80.FACTOR), 1, 1) if deep else (layer.R, layer.stride, layer.groups)
     channels = sm80.FACTOR**2 * layer.C if deep else padded(layer.C // groups, dtype)
-    taps, filters, phases = size**2, layer.K // groups, stride**2
+    taps, filters, residues = size**2, layer.K // groups, stride**2
     pixels, inputs, gradients = batch * layer.P**2, batch * layer.H**2, padded(filters, dtype)
 
     def work(rows: int, columns: int, channels: int) -> sm90.Work | None:
         depth = sm90.depth_of(channels)
-        return sm90.Work(rows, columns, taps * cdiv(channels, depth), groups, depth, False) if phases == 1 else None
+        return sm90.Work(rows, columns, taps * cdiv(channels, depth), groups, depth, False) if residues == 1 else None
 
     depth, slices = sm90.DEPTH, cdiv(channels, sm90.DEPTH)
     weight = sm90.Work(filters, taps * slices * depth, cdiv(pixels, depth), groups, depth, True)
-    over_taps = (cdiv(inputs, phases), layer.C // groups, max(taps * gradients // phases, 1), groups * phases)
+    over_taps = (cdiv(inputs, residues), layer.C // groups, max(taps * gradients // residues, 1), groups * residues)
     return {
         FORWARD: (sm80.Product(pixels, filters, taps * channels, groups), work(pixels, filters, channels)),
         DATA: (sm80.Product(*over_taps), work(inputs, layer.C // groups, gradients)),

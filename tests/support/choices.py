@@ -82,13 +82,13 @@ def triton_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) 
 def sm80_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
     dtype = ARITHMETIC[arithmetic][0]
     channels, filters, taps = padded(layer.C // layer.groups, dtype), layer.K // layer.groups, layer.R**2
-    pixels, phases = batch * layer.P**2, layer.stride**2
+    pixels, residues = batch * layer.P**2, layer.stride**2
     grad_channels = padded(filters, dtype, 16)
     products = (
         (pixels, filters, taps * channels, layer.groups),
         (
-            -(-batch * layer.H**2 // phases), layer.C // layer.groups, max(taps * grad_channels // phases, 1),
-            layer.groups * phases,
+            -(-batch * layer.H**2 // residues), layer.C // layer.groups, max(taps * grad_channels // residues, 1),
+            layer.groups * residues,
         ),
         (filters, taps * channels, pixels, layer.groups),
     )  # fmt: skip

@@ -11,10 +11,11 @@ __global__ void __launch_bounds__(Shape::kThreads, ConvolveTile<Arithmetic, Shap
     convolve_kernel(const __grid_constant__ ConvolveParams p) {
     using Tile = ConvolveTile<Arithmetic, Shape, kCopyBytes>;
     const Image& output = p.output;
-    // The grid, innermost first: columns, so that neighbours share the rows they gather; rows; splits; phases; groups.
+    // The grid, innermost first: columns, so that neighbours share the rows they gather; rows; splits; residues;
+    // groups.
     const int tiles_n = divide_up(p.K, Tile::kBlockN);
-    const int phases_h = phases_of(p.vertical, p.transposed), phases_w = phases_of(p.horizontal, p.transposed);
-    const int most_rows_h = divide_up(output.H, phases_h), most_rows_w = divide_up(output.W, phases_w);
+    const int residues_h = residues_of(p.vertical, p.transposed), residues_w = residues_of(p.horizontal, p.transposed);
+    const int most_rows_h = divide_up(output.H, residues_h), most_rows_w = divide_up(output.W, residues_w);
     const unsigned tiles_m = static_cast<unsigned>(
         divide_up<std::int64_t>(static_cast<std::int64_t>(output.N) * most_rows_h * most_rows_w, Tile::kBlockM));
     unsigned block = blockIdx.x;
@@ -24,14 +25,14 @@ __global__ void __launch_bounds__(Shape::kThreads, ConvolveTile<Arithmetic, Shap
     block /= tiles_m;
     const int split = static_cast<int>(block % p.choice.splits);
     block /= p.choice.splits;
-    const Taps horizontal = taps_of(p.horizontal, p.transposed, static_cast<int>(block % phases_w), output.W, p.S);
-    block /= phases_w;
-    const Taps vertical = taps_of(p.vertical, p.transposed, static_cast<int>(block % phases_h), output.H, p.R);
-    const int group = static_cast<int>(block / phases_h);
+    const Taps horizontal = taps_of(p.horizontal, p.transposed, static_cast<int>(block % residues_w), output.W, p.S);
+    block /= residues_w;
+    const Taps vertical = taps_of(p.vertical, p.transposed, static_cast<int>(block % residues_h), output.H, p.R);
+    const int group = static_cast<int>(block / residues_h);
 
     const int pixels = vertical.outputs * horizontal.outputs;  // of an image
     const std::int64_t rows = static_cast<std::int64_t>(output.N) * pixels;
-    if (first_m >= rows) return;  // phases differ in size
+    if (first_m >= rows) return;  // residues differ in size
 
     unsigned char* shared = ptx::dynamic_shared_memory<unsigned char>();
     Pixel* const table = Tile::table(shared);
@@ -72,20 +73,20 @@ __global__ void __launch_bounds__(Shape::kThreads, ConvolveTile<Arithmetic, Shap
 
 void convolve(Arithmetic arithmetic, const ConvolveParams& params, Stream stream) {
     const Image& output = params.output;
-    const int phases_h = phases_of(params.vertical, params.transposed);
-    const int phases_w = phases_of(params.horizontal, params.transposed);
+    const int residues_h = residues_of(params.vertical, params.transposed);
+    const int residues_w = residues_of(params.horizontal, params.transposed);
     const std::int64_t rows =
-        static_cast<std::int64_t>(output.N) * divide_up(output.H, phases_h) * divide_up(output.W, phases_w);
+        static_cast<std::int64_t>(output.N) * divide_up(output.H, residues_h) * divide_up(output.W, residues_w);
     if (rows == 0) return;
     with_instantiation(arithmetic, params.choice.tile, params.C, [&](auto arithmetic_tag, auto shape, auto copy_bytes) {
         using Shape = decltype(shape);
         using Tile = ConvolveTile<decltype(arithmetic_tag), Shape, decltype(copy_bytes)::value>;
-        const std::int64_t pixels = std::int64_t{output.H / phases_h} * (output.W / phases_w);
+        const std::int64_t pixels = std::int64_t{output.H / residues_h} * (output.W / residues_w);
         Tile::check_reach(params,
                           std::min<std::int64_t>(output.N, Shape::kBlockM / std::max<std::int64_t>(pixels, 1) + 2));
         const std::int64_t blocks = divide_up<std::int64_t>(rows, Shape::kBlockM) *
-                                    divide_up(params.K, Shape::kBlockN) * params.choice.splits * phases_h * phases_w *
-                                    params.groups;
+                                    divide_up(params.K, Shape::kBlockN) * params.choice.splits * residues_h *
+                                    residues_w * params.groups;
         ptx::launch(params.transposed ? "conv2d_relu's data gradient" : "conv2d_relu",
                     convolve_kernel<decltype(arithmetic_tag), Shape, decltype(copy_bytes)::value>,
                     grid_of(blocks, "the convolution"), Shape::kThreads, Tile::kSharedBytes, stream, params);
