@@ -12,7 +12,7 @@ from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv, waves
 
 TILES = ((128, 128), (128, 64), (64, 64))  # those of conv2d_relu.h
-STEP_BYTES = 128  # of the depth, as mma/tile.cuh has it
+STEP_BYTES = 128  # of the depth, as mma/layout.cuh has it
 # What a step of each tile takes (smaller ones read more for each product), what it takes at least, however little
 # there is to do, and what a block takes before its first and after its last step.
 STEP_COST = (1.0, 0.55, 0.32)

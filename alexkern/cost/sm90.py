@@ -1,6 +1,6 @@
 """csrc/cuda/sm90's products: which tile, in how many splits, and whether blocks share their filters.
 
-In clocks; the terms are in docs/hopper.md.
+In clocks; the terms are in docs/sm90.md.
 """
 
 from __future__ import annotations

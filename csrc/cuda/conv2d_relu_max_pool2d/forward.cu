@@ -12,7 +12,7 @@
 // case, so the tile goes there as an unfused one does on its way out: no rule about who holds which value.
 #include "../conv2d_relu/convolve.cuh"
 #include "../max_pool2d/best.cuh"
-#include "../max_pool2d/place.cuh"
+#include "../max_pool2d/pixel.cuh"
 #include "conv2d_relu_max_pool2d.h"
 
 namespace alexkern::conv2d_relu_max_pool2d {

@@ -2,7 +2,7 @@
 #include "../ptx/launch.cuh"
 #include "gather.cuh"
 #include "max_pool2d.h"
-#include "place.cuh"
+#include "pixel.cuh"
 
 namespace alexkern::max_pool2d {
 namespace {

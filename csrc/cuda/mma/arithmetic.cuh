@@ -6,7 +6,7 @@
 
 #include "../ptx/ldmatrix.cuh"
 #include "../ptx/mma.cuh"
-#include "tile.cuh"
+#include "layout.cuh"
 
 namespace mma {
 

@@ -1,6 +1,6 @@
-"""The tables of docs/hopper.md, computed: what launches on an H200 are made of, and the time that the model gives them.
+"""The tables of docs/sm90.md, computed: what launches on an H200 are made of, and the time that the model gives them.
 
-python tests/support/hopper_page.py prints them.
+python tests/support/sm90_page.py prints them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import sm90 as model
 from alexkern.cost.chips import CHIPS, Chip, like
 from alexkern.cost.sm90 import Choice, Work, choose, depth_of, modelled_cycles
-from support import hopper_page, oracle, routes
+from support import sm90_page, oracle, routes
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.cases import ALEXNET_CONVOLUTIONS, CASES, Case
@@ -429,6 +429,6 @@ def test_steps_waste_least_and_the_kernels_have_what_the_model_counts_with() -> 
 
 
 def test_the_page_has_the_tables_that_are_computed() -> None:
-    page = Path(__file__).parents[1] / "docs" / "hopper.md"
+    page = Path(__file__).parents[1] / "docs" / "sm90.md"
     written = [line for line in page.read_text().splitlines() if line.startswith("|")]
-    assert written == [*hopper_page.table(), *hopper_page.linear_table()]
+    assert written == [*sm90_page.table(), *sm90_page.linear_table()]
