@@ -31,7 +31,7 @@ struct Axis {
 // What alexkern/cost/sm80.py chooses by a problem's size.
 struct Choice {
     int tile;    // into kTileSizes
-    int splits;  // of the depth; their sums are added in a fixed order
+    int splits;  // of GEMM_K; their sums are added in a fixed order
 };
 
 struct TileSize {

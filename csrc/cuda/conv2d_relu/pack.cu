@@ -11,7 +11,7 @@ constexpr int kParts = kThreads / kChannels;                 // a channel's sum 
 
 template <typename T>
 struct Pack {
-    // 8 bytes more than a row: writes down a column spread over the banks.
+    // 8 bytes more than a row: writes down one channel spread over the banks.
     static constexpr int kPitch = kChannels + 4 / static_cast<int>(sizeof(T)) * 2;  // values
     static constexpr int kOffsetsAt = kPixels * kPitch * static_cast<int>(sizeof(T));
     static constexpr int kSharedBytes = kOffsetsAt + 2 * kPixels * static_cast<int>(sizeof(std::int64_t));

@@ -1,6 +1,6 @@
-// The weight's gradient as a product on sm_90a: rows are filters, columns taps and channels, and the depth runs over
-// output pixels, 64 a step. Both operands come with the depth across their rows, as they lie in memory. Columns go by
-// slices of 64 channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
+// The weight's gradient as a product on sm_90a: GEMM_M is filters, GEMM_N taps and channels, and GEMM_K output pixels,
+// 64 a step. Both operands come with GEMM_K across their rows, as they lie in memory. GEMM_N goes by slices of 64
+// channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
 #include "launch.cuh"
 
 namespace alexkern::hopper {
@@ -17,12 +17,11 @@ struct Kernel {
 
 constexpr int kSlice = 64;
 
-// Calls visit(slice of the tile, store) for each, from the kPart-th on; store(upper, lower, columns) stores its sums.
+// Calls visit(slice of the tile, store) for each, from the kPart-th on; store(upper, lower, count) stores its sums.
 template <int kPart, int kBlockN, typename Visit>
 __device__ __forceinline__ void store_slices(const float (&sum)[kBlockN / 2], Visit&& visit) {
-    visit(kPart, [&](float* upper, float* lower, int columns) {
-        store_sums<kPart * kSlice, kSlice>(sum, upper, lower, columns);
-    });
+    visit(kPart,
+          [&](float* upper, float* lower, int count) { store_sums<kPart * kSlice, kSlice>(sum, upper, lower, count); });
     if constexpr ((kPart + 1) * kSlice < kBlockN) store_slices<kPart + 1, kBlockN>(sum, visit);
 }
 
@@ -40,14 +39,11 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
         if (threadIdx.x != 2 * kWarpgroup) return;
         ptx::prefetch_tensor_map(p.input);
         ptx::prefetch_tensor_map(p.grad);
-        // A step of 64 pixels as digits of (image, row, column): advancing is an addition.
-        const int advance_q = kPixels % p.Q, advance_p = kPixels / p.Q % p.P, advance_n = kPixels / p.Q / p.P;
+        const Digits step = Digits::of(kPixels, p.Q, p.P);
         for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
-            const Tiles::Place place = p.tiles.at(tile);
-            const int first = p.tiles.first_step(steps_in_all, place.split);
-            const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
-            const int filter = static_cast<int>(place.m) * kBlockM, group = static_cast<int>(place.batch);
-            const int first_slice = static_cast<int>(place.n) * kSlices;
+            const Tiles::At at = p.tiles.at(tile, steps_in_all);
+            const int filter = static_cast<int>(at.m) * kBlockM, group = static_cast<int>(at.batch);
+            const int first_slice = static_cast<int>(at.n) * kSlices;
             const int here = min(slices - first_slice, kSlices);
             int c[kSlices];
             std::uint16_t offset_w[kSlices], offset_h[kSlices];
@@ -58,35 +54,26 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
                 offset_w[i] = static_cast<std::uint16_t>(tap % p.S * p.horizontal.dilation);
                 offset_h[i] = static_cast<std::uint16_t>(tap / p.S * p.vertical.dilation);
             }
-            int pixel = first * kPixels, q = pixel % p.Q, n = pixel / p.Q / p.P, row = pixel / p.Q % p.P;
-            ring.produce(steps, [&] {
-                const int h = row * p.vertical.stride - p.vertical.padding;
-                const int w = q * p.horizontal.stride - p.horizontal.padding;
+            int pixel = at.first * kPixels;
+            Digits place = Digits::of(pixel, p.Q, p.P);  // q, p, n
+            ring.produce(at.steps, [&] {
+                const int h = place.middle * p.vertical.stride - p.vertical.padding;
+                const int w = place.inner * p.horizontal.stride - p.horizontal.padding;
                 ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM / kSlice + here) * kSliceBytes);
 #pragma unroll
                 for (int i = 0; i < kBlockM / kSlice; ++i) {
                     ptx::tma_load_3d(ring.tile_a() + i * kSliceBytes, p.grad, ring.full(), filter + i * kSlice, group,
                                      pixel);
                 }
-                // Columns of slices beyond the last are whatever lies there, and are not stored.
+                // Slices beyond the last are whatever lies there, and are not stored.
 #pragma unroll
                 for (int i = 0; i < kSlices; ++i) {
                     if (i >= here) continue;
-                    ptx::tma_load_im2col(ring.tile_b() + i * kSliceBytes, p.input, ring.full(), c[i], w, h, n,
+                    ptx::tma_load_im2col(ring.tile_b() + i * kSliceBytes, p.input, ring.full(), c[i], w, h, place.outer,
                                          offset_w[i], offset_h[i]);
                 }
                 pixel += kPixels;
-                q += advance_q;
-                row += advance_p;
-                n += advance_n;
-                if (q >= p.Q) {
-                    q -= p.Q;
-                    ++row;
-                }
-                if (row >= p.P) {
-                    row -= p.P;
-                    ++n;
-                }
+                place.advance(step, p.Q, p.P);
             });
         }
         return;
@@ -97,16 +84,14 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
     const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2;
     float sum[kBlockN / 2] = {};
     for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
-        const Tiles::Place place = p.tiles.at(tile);
-        const int first = p.tiles.first_step(steps_in_all, place.split);
-        const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
-        ring.template consume<T, kPixels / 16, true>(sum, steps, warpgroup);
-        const int filter = static_cast<int>(place.m) * kBlockM + 64 * warpgroup + row;
-        const std::int64_t layer = std::int64_t{place.split} * p.groups + place.batch;
+        const Tiles::At at = p.tiles.at(tile, steps_in_all);
+        ring.template consume<T, kPixels / 16, true>(sum, at.steps, warpgroup);
+        const int filter = static_cast<int>(at.m) * kBlockM + 64 * warpgroup + row;
+        const std::int64_t layer = std::int64_t{at.split} * p.groups + at.batch;
         const std::int64_t pitch = static_cast<std::int64_t>(p.taps) * p.C;
         float* const sums = p.partials + (layer * p.filters + filter) * pitch;
         store_slices<0, kBlockN>(sum, [&](int part, auto store) {
-            const int slice = static_cast<int>(place.n) * kSlices + part;
+            const int slice = static_cast<int>(at.n) * kSlices + part;
             const int tap = slice / p.channel_slices, c = slice % p.channel_slices * kSlice + pair;
             if (tap >= p.taps) return;
             float* const upper = sums + tap * p.C + c;
@@ -157,7 +142,7 @@ void weight_gradient(Element element, const WeightGradientParams& params, Stream
                 return run<T, 256>(params, stream);
         }
         throw std::runtime_error("conv2d_relu's weight gradient on sm_90a: no tile of " +
-                                 std::to_string(params.choice.block_n) + " columns");
+                                 std::to_string(params.choice.block_n) + " taps and channels");
     });
 }
 

@@ -17,7 +17,7 @@ constexpr int kTileBytes = kBlockM * kBlockK * 2;
 constexpr int kSharedBytes = kStages * 2 * kTileBytes;
 constexpr int kWarpM = 32, kWarpN = 32;
 
-// Rows that ldmatrix reads together lie in different 16-byte columns.
+// Rows that ldmatrix reads together lie in different vectors of it.
 __device__ __forceinline__ std::uint32_t swizzled(int row, int vector) { return 128 * row + 16 * (vector ^ (row & 7)); }
 
 // A tile of 64 rows; those beyond `rows`, and what lies beyond K, become zeros.
