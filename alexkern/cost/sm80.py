@@ -12,7 +12,7 @@ from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv, waves
 
 TILES = ((128, 128), (128, 64), (64, 64))  # those of conv2d_relu.h
-STEP_BYTES = 128  # of the depth, as mma/layout.cuh has it
+STEP_BYTES = 128  # of GEMM_K, as mma/layout.cuh has it
 # What a step of each tile takes (smaller ones read more for each product), what it takes at least, however little
 # there is to do, and what a block takes before its first and after its last step.
 STEP_COST = (1.0, 0.55, 0.32)
@@ -39,11 +39,11 @@ class Choice(NamedTuple):
 
 
 class Product(NamedTuple):
-    """`batches` products of rows x depth by depth x columns."""
+    """`batches` products of GEMM_M x GEMM_K by GEMM_K x GEMM_N."""
 
-    rows: int
-    columns: int
-    depth: int
+    gemm_m: int
+    gemm_n: int
+    gemm_k: int
     batches: int
 
 
@@ -54,8 +54,8 @@ class Times(NamedTuple):
     deep: float
 
 
-def steps_in(itemsize: int, depth: int) -> int:
-    return cdiv(depth, STEP_BYTES // itemsize)
+def steps_in(itemsize: int, gemm_k: int) -> int:
+    return cdiv(gemm_k, STEP_BYTES // itemsize)
 
 
 def product_time(tile: int, blocks: int, steps: float, chip: Chip) -> float:
@@ -65,9 +65,9 @@ def product_time(tile: int, blocks: int, steps: float, chip: Chip) -> float:
 
 def time_of(choice: Choice, itemsize: int, product: Product, chip: Chip) -> float:
     """Of products, and of the sum of their splits."""
-    (m, n), (rows, columns, depth, batches) = TILES[choice.tile], product
-    blocks = batches * cdiv(rows, m) * cdiv(columns, n)
-    steps = cdiv(steps_in(itemsize, depth), choice.splits) + BLOCK_STEPS
+    (m, n), (gemm_m, gemm_n, gemm_k, batches) = TILES[choice.tile], product
+    blocks = batches * cdiv(gemm_m, m) * cdiv(gemm_n, n)
+    steps = cdiv(steps_in(itemsize, gemm_k), choice.splits) + BLOCK_STEPS
     time = product_time(choice.tile, blocks * choice.splits, steps, chip)
     if choice.splits == 1:
         return time
@@ -75,13 +75,13 @@ def time_of(choice: Choice, itemsize: int, product: Product, chip: Chip) -> floa
 
 
 def _partial_bytes(product: Product) -> float:
-    return 4.0 * product.rows * product.columns * product.batches
+    return 4.0 * product.gemm_m * product.gemm_n * product.batches
 
 
 @lru_cache(maxsize=1024)
 def choose(itemsize: int, product: Product, chip: Chip) -> Choice:
     """The fastest; of equals the smallest tile, and the fewest splits."""
-    most = min(MOST_SPLITS, steps_in(itemsize, product.depth) // LEAST_STEPS)
+    most = min(MOST_SPLITS, steps_in(itemsize, product.gemm_k) // LEAST_STEPS)
     candidates = [
         Choice(tile, splits)
         for tile in reversed(range(len(TILES)))
@@ -108,18 +108,18 @@ def first_layer_times(
     """
     N, C, H, W = shape
     (R, S), (P, Q) = kernel_size, output_size
-    rows, columns = cdiv(R, FACTOR), cdiv(S, FACTOR)  # of the filter in depth
+    blocks_r, blocks_s = cdiv(R, FACTOR), cdiv(S, FACTOR)  # of the filter in depth
     pixels = N * P * Q
 
-    def time(depth: int) -> float:
-        product = Product(filters, depth, pixels, 1) if gradient else Product(pixels, filters, depth, 1)
+    def time(values: int) -> float:  # of a filter
+        product = Product(filters, values, pixels, 1) if gradient else Product(pixels, filters, values, 1)
         return time_of(choose(itemsize, product, chip), itemsize, product, chip)
 
     padded = float(N * H * W * (C + PADDED_CHANNELS))
-    deep = float(N * H * W * C + N * (P + rows - 1) * (Q + columns - 1) * FACTOR**2 * C)
+    deep = float(N * H * W * C + N * (P + blocks_r - 1) * (Q + blocks_s - 1) * FACTOR**2 * C)
     # In depth, outputs are amended behind the product; a gradient's filters are brought back, in two passes.
     passes = 3 if gradient else 2
     return Times(
         time(R * S * PADDED_CHANNELS) + (0.0 if in_place else SECOND_PASS + padded * itemsize / BYTES),
-        time(rows * columns * FACTOR**2 * C) + passes * SECOND_PASS + deep * itemsize / BYTES,
+        time(blocks_r * blocks_s * FACTOR**2 * C) + passes * SECOND_PASS + deep * itemsize / BYTES,
     )

@@ -17,14 +17,14 @@ from alexkern.cost.sm80 import choose as choose_product
 FIRST_TILE = 1  # of TILES that are compiled, as conv2d_relu_max_pool2d.h has it
 POOL_STEPS = 4.0  # what pooling a tile takes, in steps of the product (counted in instructions)
 IEEE_STEP_COST = 4.0  # how much longer a step takes without tensor cores
-MOST_TILES = 8  # columns of tiles more than must be, which may leave fewer places empty
+MOST_TILES = 8  # side by side, more than must be, which may leave fewer places empty
 
 
 class Problem(NamedTuple):
     """Windows are 3x3 with stride 2, not padded.
 
-    (P, Q) is the convolution's output, K the filters of a group, depth that of a sum, padding included, and bytes those
-    of images and filters.
+    (P, Q) is the convolution's output, K the filters of a group, gemm_k the length of a sum with padding, and bytes
+    those of images and filters.
     """
 
     itemsize: int
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
     Q: int
     K: int
     groups: int
-    depth: int
+    gemm_k: int
     bytes: int
     save_offsets: bool
 
@@ -43,8 +43,8 @@ class Problem(NamedTuple):
         return IEEE_STEP_COST if self.itemsize == 4 and not self.tf32 else 1.0
 
     def flops(self, pixels: int) -> float:
-        """A multiply-add, which is two, for each place of the product and each value of the depth."""
-        return 2.0 * pixels * self.K * self.groups * self.depth
+        """A multiply-add, which is two, for each place of the product and each value of GEMM_K."""
+        return 2.0 * pixels * self.K * self.groups * self.gemm_k
 
 
 class Plan(NamedTuple):
@@ -78,7 +78,7 @@ class Comparison(NamedTuple):
 @lru_cache(maxsize=1024)
 def compare(problem: Problem, chip: Chip) -> Comparison:
     """What each way costs; of equal plans the first: the larger tile, the widest, the tallest."""
-    itemsize, tf32, N, P, Q, K, groups, depth, inputs, save_offsets = problem
+    itemsize, tf32, N, P, Q, K, groups, gemm_k, inputs, save_offsets = problem
     pooled_P, pooled_Q = (P - 1) // 2, (Q - 1) // 2
     pixels, channels = N * P * Q, K * groups
     between = pixels * channels * itemsize
@@ -89,7 +89,7 @@ def compare(problem: Problem, chip: Chip) -> Comparison:
         for plan in _plans(tile, pooled_P, pooled_Q)
     }
     best = min(costs, key=lambda plan: costs[plan].time)
-    product = Product(pixels, K, depth, groups)
+    product = Product(pixels, K, gemm_k, groups)
     products = problem.step_cost * time_of(choose_product(itemsize, product, chip), itemsize, product, chip)
     time = max(products, (inputs + between) / BYTES) + SECOND_PASS + (between + outputs) / BYTES
     return Comparison(best, costs[best], Cost(problem.flops(pixels), float(inputs + 2 * between + outputs), time))
@@ -111,8 +111,8 @@ def _cost_of(plan: Plan, problem: Problem, end_bytes: float, chip: Chip) -> Cost
     m, n = TILES[plan.tile]
     P, Q = (problem.P - 1) // 2, (problem.Q - 1) // 2
     walk = cdiv(2 * plan.segment + 1, m // (2 * plan.windows + 1))  # steps down the image
-    columns_of_blocks = problem.N * cdiv(Q, plan.windows) * cdiv(P, plan.segment)
-    blocks = columns_of_blocks * cdiv(problem.K, n) * problem.groups
-    steps = walk * (problem.step_cost * steps_in(problem.itemsize, problem.depth) + BLOCK_STEPS + POOL_STEPS)
+    walks = problem.N * cdiv(Q, plan.windows) * cdiv(P, plan.segment)
+    blocks = walks * cdiv(problem.K, n) * problem.groups
+    steps = walk * (problem.step_cost * steps_in(problem.itemsize, problem.gemm_k) + BLOCK_STEPS + POOL_STEPS)
     products = product_time(plan.tile, blocks, steps, chip)
-    return Cost(problem.flops(columns_of_blocks * walk * m), end_bytes, max(products, end_bytes / BYTES))
+    return Cost(problem.flops(walks * walk * m), end_bytes, max(products, end_bytes / BYTES))

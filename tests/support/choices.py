@@ -36,11 +36,11 @@ ARITHMETIC = {
 POOL = ((3, 3), (2, 2), (0, 0))
 HEAD = """\
 # layer batch arithmetic chips
-# Triton: tile, warps, stages (and splits; depth): forward; data gradient; weight gradient; pooled, without and with
+# Triton: tile, warps, stages (and splits; factor): forward; data gradient; weight gradient; pooled, without and with
 # offsets: fused? rows; whether the gradient is masked first
 # csrc/cuda/conv2d_relu: tile, splits: forward; data gradient; weight gradient; pooled, without and with offsets: its
 # plan, fused? ; in depth? forward, weight gradient
-# csrc/cuda/sm90: columns, splits, cluster: forward; data gradient; weight gradient"""
+# csrc/cuda/sm90: block_n, splits, cluster: forward; data gradient; weight gradient"""
 
 
 def words(*values: Any) -> str:
@@ -113,15 +113,15 @@ def sm90_choices(layer: Convolution, batch: int, chip: Chip) -> Iterator[str]:
     if stride == 4:
         size, channels, stride = -(-size // 4), 16 * channels, 1
     taps, filters, pixels, groups = size**2, layer.K // layer.groups, batch * layer.P**2, layer.groups
-    depth = sm90.depth_of(channels)
-    steps = taps * -(-channels // depth)
-    yield words(*sm90.choose(sm90.Work(pixels, filters, steps, groups, depth, False), chip))
+    block_k = sm90.depth_of(channels)
+    steps = taps * -(-channels // block_k)
+    yield words(*sm90.choose(sm90.Work(pixels, filters, steps, groups, block_k, False), chip))
     if layer.stride == 1:
-        depth = sm90.depth_of(filters)
-        steps = taps * -(-filters // depth)
-        yield words(*sm90.choose(sm90.Work(batch * layer.H**2, channels, steps, groups, depth, False), chip))
-    columns = taps * -(-channels // 64) * 64
-    yield words(*sm90.choose(sm90.Work(filters, columns, -(-pixels // 64), groups, 64, True), chip, True))
+        block_k = sm90.depth_of(filters)
+        steps = taps * -(-filters // block_k)
+        yield words(*sm90.choose(sm90.Work(batch * layer.H**2, channels, steps, groups, block_k, False), chip))
+    values = taps * -(-channels // 64) * 64
+    yield words(*sm90.choose(sm90.Work(filters, values, -(-pixels // 64), groups, 64, True), chip, True))
 
 
 def linear_choices(layer: Linear, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
