@@ -27,18 +27,7 @@ from alexkern.cost.model import cdiv
 from alexkern.cost.triton import Product, best_split, register_limit
 from alexkern.geometry import Pair
 from alexkern.kernels.config import choose, describe
-from alexkern.kernels.convolution import (
-    INT32_MAX,
-    Key,
-    Launch,
-    Problem,
-    depth_factor,
-    in_depth,
-    key_of,
-    nhwc,
-    problem_of,
-    runs,
-)
+from alexkern.kernels.convolution import Key, Launch, Problem, depth_factor, in_depth, key_of, nhwc, problem_of, runs
 from alexkern.kernels.space_to_depth import space_to_depth
 from alexkern.plan import Spec, contiguous_strides, empty, like
 
@@ -226,7 +215,7 @@ def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Chip)
         R=seen.R, RUN_S=run_s, STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0],
         PAD_W=seen.padding[1], DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1],
         MASKED=masked, PRECISION=seen.precision,
-        INDEX=tl.int64 if max(total * seen.K, seen.N * seen.H * seen.W * seen.C) > INT32_MAX - 2**24 else tl.int32,
+        INDEX=tl.int64 if max(total * seen.K, seen.N * seen.H * seen.W * seen.C) >= 2**31 - 2**24 else tl.int32,
         BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, BLOCK_K=config.BLOCK_K,
         num_warps=config.num_warps, num_stages=config.num_stages,
         **register_limit(config.BLOCK_M, config.BLOCK_N, config.num_warps, device),
