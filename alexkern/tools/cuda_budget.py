@@ -74,7 +74,7 @@ def matches(rule: Wide, kernel: Instantiation) -> bool:
 
 def _is_of_sm90(kernel: Instantiation) -> bool:
     """Whether a kernel is made of sm_90a's own instructions, and of none elsewhere."""
-    return kernel.operator == "hopper"
+    return kernel.operator == "sm90"
 
 
 def _absence(kernel: Instantiation) -> list[str]:
