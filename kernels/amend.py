@@ -71,15 +71,15 @@ def amend_kernel(
                     place = tl.zeros([BLOCK], tl.int32)
                     for window in range(SIZE * SIZE):
                         h0 = (p * STRIDE + window // SIZE) * FACTOR - PAD_H
-                        v0 = (q * STRIDE + window % SIZE) * FACTOR - PAD_W
+                        col0 = (q * STRIDE + window % SIZE) * FACTOR - PAD_W
                         total = tl.zeros([BLOCK], tl.float64)
                         for start_tap in range(0, taps, TAPS):
                             tap = start_tap + tl.arange(0, TAPS)
                             r, s, c = tap // (S * C), tap // C % S, tap % C
-                            h, v = h0[:, None] + r, v0[:, None] + s  # [BLOCK, TAPS]
+                            h, col = h0[:, None] + r, col0[:, None] + s  # [BLOCK, TAPS]
                             wanted = spoiled[:, None] & (tap < taps)
-                            inside = wanted & (h >= 0) & (h < H) & (v >= 0) & (v < W)
-                            pixel = tl.load(image + h * x_h + v * x_w + c * x_c, mask=inside, other=0)
+                            inside = wanted & (h >= 0) & (h < H) & (col >= 0) & (col < W)
+                            pixel = tl.load(image + h * x_h + col * x_w + c * x_c, mask=inside, other=0)
                             weight = tl.load(w + k[:, None] * w_k + c * w_c + r * w_r + s * w_s, mask=wanted, other=0)
                             total += tl.sum(pixel.to(tl.float64) * weight.to(tl.float64), 1)
                         value = total.to(tl.float32)

@@ -2,7 +2,7 @@
 
     y[m, k] = relu(b[k] + sum over (r, s, c) of x[m; r, s, c] * w[k; r, s, c]),   m = (n, p, q)
 
-    GEMM_M = N * P * Q pixels      A [BLOCK_M, BLOCK_K]   rows of taps, gathered from x while loading
+    GEMM_M = N * P * Q pixels      A [BLOCK_M, BLOCK_K]   taps, gathered from x while loading
     GEMM_N = K // groups filters   B [BLOCK_K, BLOCK_N]   w as it lies: (K, R, S, C)
     GEMM_K = R * S * C             one flat loop over (r, s, c)
 
@@ -37,11 +37,13 @@ from alexkern.kernels.convolution import (
     Launch,
     Problem,
     depth_factor,
+    gather,
     in_depth,
     index_type,
     key_of,
     nhwc,
     problem_of,
+    runs,
 )
 from alexkern.kernels.masked_gradient import masked_gradient, worthwhile
 from alexkern.kernels.precision import convolution_precision
@@ -52,7 +54,7 @@ from alexkern.plan import conv2d_relu_output, empty
 def configure(problem: Problem, device: Chip) -> Config:
     """The tile that the cost model finds fastest."""
     tile = best_tile(product(problem), device)
-    return Config(**tile.__dict__, depth=depth_factor(problem.geometry))
+    return Config(**tile.__dict__, factor=depth_factor(problem.geometry))
 
 
 def product(problem: Problem) -> Product:
@@ -61,17 +63,17 @@ def product(problem: Problem) -> Product:
     return Product(seen.GEMM_M, seen.GEMM_N, seen.GEMM_K, seen.groups, problem.dtype, problem.precision)
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "k_total"])
+@triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "gemm_k"])
 def conv2d_relu_kernel(
     x,  # (N, H, W, PITCH)
     w,  # (K, R, S, C)
     b,  # (K,), not read unless HAS_BIAS
     y,  # (N, P, Q, K), or (N, K, P, Q) unless CHANNELS_LAST
     N, H, W, P, Q,
-    k_total,  # R * S * C, at run time so that the loop is not unrolled
-    C: tl.constexpr,  # channels of a tap
+    gemm_k,  # R * S * C, at run time so that the loop is not unrolled
+    RUN_C: tl.constexpr,  # channels of a tap, or of a row of them
     PITCH: tl.constexpr,  # from one pixel of x to the next
-    K: tl.constexpr, GROUPS: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    K: tl.constexpr, GROUPS: tl.constexpr, R: tl.constexpr, RUN_S: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     HAS_BIAS: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr,
@@ -79,8 +81,7 @@ def conv2d_relu_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TAIL_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     KG: tl.constexpr = K // GROUPS
-    STEP_IN_TAP: tl.constexpr = C % BLOCK_K == 0
-    RUN: tl.constexpr = C & -C if C & -C < BLOCK_K else BLOCK_K  # places next to each other in memory, in every tap
+    STEP_IN_TAP: tl.constexpr = RUN_C % BLOCK_K == 0
     PADDED: tl.constexpr = PAD_H > 0 or PAD_W > 0
     tiles_n = tl.cdiv(KG, BLOCK_N + TAIL_N)
     tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
@@ -89,75 +90,62 @@ def conv2d_relu_kernel(
     pixels = P.to(INDEX) * Q
     first = tile_m.to(tl.int64) * BLOCK_M
     image = first // pixels  # one 64-bit division; what follows counts from this image's first pixel
-    row = (first - image * pixels).to(INDEX) + tl.arange(0, BLOCK_M)
-    n = image + row // pixels
-    pixel = row % pixels
-    row_ok = n < N
+    m = (first - image * pixels).to(INDEX) + tl.arange(0, BLOCK_M)
+    n = image + m // pixels
+    pixel = m % pixels
+    m_ok = n < N
     h0 = (pixel // Q) * STRIDE_H - PAD_H
-    w0 = (pixel % Q) * STRIDE_W - PAD_W
-    places = tl.arange(0, BLOCK_K)
-    x_rows = x + group * C + ((n * H + h0) * W + w0) * PITCH  # [BLOCK_M]
+    col0 = (pixel % Q) * STRIDE_W - PAD_W
+    x_pixels = x + group * RUN_C + ((n * H + h0) * W + col0) * PITCH  # [BLOCK_M]
 
     filters = tile_n * (BLOCK_N + TAIL_N) + tl.arange(0, BLOCK_N)
-    w_columns = w + (group * KG + filters).to(tl.int64) * (R * S * C)  # [BLOCK_N]
+    w_filters = w + (group * KG + filters).to(tl.int64) * (R * RUN_S * RUN_C)  # [BLOCK_N]
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if TAIL_N > 0:
         tail_filters = tile_n * (BLOCK_N + TAIL_N) + BLOCK_N + tl.arange(0, TAIL_N)
-        w_tail = w + (group * KG + tail_filters).to(tl.int64) * (R * S * C)  # [TAIL_N]
+        w_tail = w + (group * KG + tail_filters).to(tl.int64) * (R * RUN_S * RUN_C)  # [TAIL_N]
         acc_tail = tl.zeros((BLOCK_M, TAIL_N), tl.float32)
 
-    for k0 in range(0, k_total, BLOCK_K):
-        k = k0 + places
-        if STEP_IN_TAP:
-            tap = k0 // C
-            c = tl.multiple_of(k0 % C, BLOCK_K) + places
-        else:
-            tap = k // C
-            c = tl.max_contiguous(tl.multiple_of(k % C, RUN), RUN)
-        r, s = tap // S, tap % S
-        inner = (tl.cast(r, INDEX) * DILATION_H * W + s * DILATION_W) * PITCH + c  # [BLOCK_K]
-        x_ok = row_ok[:, None]
-        if PADDED:
-            h = h0[:, None] + r * DILATION_H  # [BLOCK_M, 1 or BLOCK_K]
-            v = w0[:, None] + s * DILATION_W
-            x_ok = x_ok & (h >= 0) & (h < H) & (v >= 0) & (v < W)
+    for k0 in range(0, gemm_k, BLOCK_K):
+        a, k, k_ok = gather(
+            x_pixels, h0, col0, m_ok, k0, H, W, RUN_C, PITCH, R, RUN_S, DILATION_H, DILATION_W, PADDED, INDEX,
+            STEP_IN_TAP, BLOCK_K,
+        )  # fmt: skip
         w_ok = filters[None, :] < KG
         if not STEP_IN_TAP:
-            x_ok = x_ok & (tap < R * S)[None, :]
-            w_ok = w_ok & (tap < R * S)[:, None]
-        a = tl.load(x_rows[:, None] + inner[None, :], mask=x_ok, other=0)  # [BLOCK_M, BLOCK_K]
-        weights = tl.load(w_columns[None, :] + k[:, None], mask=w_ok, other=0)  # [BLOCK_K, BLOCK_N]
+            w_ok = w_ok & k_ok[:, None]
+        weights = tl.load(w_filters[None, :] + k[:, None], mask=w_ok, other=0)  # [BLOCK_K, BLOCK_N]
         acc = tl.dot(a, weights, acc, input_precision=PRECISION)
         if TAIL_N > 0:
             w_ok = tail_filters[None, :] < KG
             if not STEP_IN_TAP:
-                w_ok = w_ok & (tap < R * S)[:, None]
+                w_ok = w_ok & k_ok[:, None]
             weights = tl.load(w_tail[None, :] + k[:, None], mask=w_ok, other=0)  # [BLOCK_K, TAIL_N]
             acc_tail = tl.dot(a, weights, acc_tail, input_precision=PRECISION)
 
-    _store(acc, b, y, first, n, pixel, row_ok, pixels, group, filters, K, KG, HAS_BIAS, CHANNELS_LAST)
+    _store(acc, b, y, first, n, pixel, m_ok, pixels, group, filters, K, KG, HAS_BIAS, CHANNELS_LAST)
     if TAIL_N > 0:
-        _store(acc_tail, b, y, first, n, pixel, row_ok, pixels, group, tail_filters, K, KG, HAS_BIAS, CHANNELS_LAST)
+        _store(acc_tail, b, y, first, n, pixel, m_ok, pixels, group, tail_filters, K, KG, HAS_BIAS, CHANNELS_LAST)
 
 
 @triton.jit
 def _store(
-    acc, b, y, first, n, pixel, row_ok, pixels, group, filters,
+    acc, b, y, first, n, pixel, m_ok, pixels, group, filters,
     K: tl.constexpr, KG: tl.constexpr, HAS_BIAS: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Bias, ReLU, one rounding, store: acc [BLOCK_M, columns] float32."""
+    """Bias, ReLU, one rounding, store: acc [BLOCK_M, filters] float32."""
     k = group * KG + filters
     filter_ok = filters < KG
     if HAS_BIAS:
         acc += tl.load(b + k, mask=filter_ok, other=0).to(tl.float32)[None, :]
     value = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL).to(y.dtype.element_ty)
     if CHANNELS_LAST:
-        rows = first + tl.arange(0, acc.shape[0])
-        tl.store(y + rows[:, None] * K + k[None, :], value, mask=row_ok[:, None] & filter_ok[None, :])
+        m = first + tl.arange(0, acc.shape[0])
+        tl.store(y + m[:, None] * K + k[None, :], value, mask=m_ok[:, None] & filter_ok[None, :])
     else:
         # Transposed, so that neighbouring threads store neighbouring pixels.
-        planes = (n * K)[None, :] + k[:, None]  # [columns, BLOCK_M]
-        tl.store(y + planes * pixels + pixel[None, :], tl.trans(value), mask=filter_ok[:, None] & row_ok[None, :])
+        planes = (n * K)[None, :] + k[:, None]  # [filters, BLOCK_M]
+        tl.store(y + planes * pixels + pixel[None, :], tl.trans(value), mask=filter_ok[:, None] & m_ok[None, :])
 
 
 @lru_cache(maxsize=4096)
@@ -170,12 +158,10 @@ def prepare(key: Key) -> Launch:
 
 def launch_of(problem: Problem, config: Config, device: Chip) -> Launch:
     """The launch of a problem with a configuration."""
-    seen = in_depth(problem.geometry, config.depth)
-    channels, columns = max(seen.C // seen.groups, 1), seen.S
-    if seen.padding == (0, 0) and seen.dilation[1] == 1 and seen.groups == 1:
-        channels, columns = channels * columns, 1  # a row of taps is one run of memory
+    seen = in_depth(problem.geometry, config.factor)
+    run_c, run_s = runs(seen)
     constants = dict(
-        C=channels, PITCH=seen.C, K=seen.K, GROUPS=seen.groups, R=seen.R, S=columns,
+        RUN_C=run_c, PITCH=seen.C, K=seen.K, GROUPS=seen.groups, R=seen.R, RUN_S=run_s,
         STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0], PAD_W=seen.padding[1],
         DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1], PRECISION=problem.precision,
         INDEX=index_type(seen), BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N,
@@ -187,16 +173,16 @@ def launch_of(problem: Problem, config: Config, device: Chip) -> Launch:
     return Launch(problem, config, (tiles_m * tiles_n, seen.groups), sizes, constants)
 
 
-def operands(input: Tensor, weight: Tensor, of: Geometry, depth: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """input as (N, H, W, C) and weight as (K, R, S, C) memory, both through space_to_depth where depth > 1.
+def operands(input: Tensor, weight: Tensor, of: Geometry, factor: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """input as (N, H, W, C) and weight as (K, R, S, C) memory, both through space_to_depth where factor > 1.
 
     And, where outputs may have to be amended, space_to_depth's marks.
     """
-    if depth == 1:
+    if factor == 1:
         return nhwc(input), filter_rows(weight), None
-    seen = in_depth(of, depth)
-    x, marks = space_to_depth(input, depth, of.padding, (seen.H, seen.W), spoils(of, depth))
-    return x, space_to_depth(weight, depth, (0, 0), (seen.R, seen.S))[0], marks
+    seen = in_depth(of, factor)
+    x, marks = space_to_depth(input, factor, of.padding, (seen.H, seen.W), spoils(of, factor))
+    return x, space_to_depth(weight, factor, (0, 0), (seen.R, seen.S))[0], marks
 
 
 def launch(
@@ -205,14 +191,14 @@ def launch(
 ) -> None:  # fmt: skip
     """output (N, K, P, Q), dense NHWC or NCHW, = relu(conv2d(input, weight, bias)). Any strides of the rest."""
     job = prepare(key_of(input, weight, stride, padding, dilation, groups, convolution_precision(input.dtype)))
-    depth = job.config.depth
-    x, w, marks = operands(input, weight, job.problem.geometry, depth)
+    factor = job.config.factor
+    x, w, marks = operands(input, weight, job.problem.geometry, factor)
     conv2d_relu_kernel[job.grid](
         x, w, output if bias is None else bias.contiguous(), output, *job.sizes, HAS_BIAS=bias is not None,
         CHANNELS_LAST=output.is_contiguous(memory_format=torch.channels_last), **job.constants,
     )  # fmt: skip
     if marks is not None:
-        amend(input, weight, bias, output, None, marks, job.problem.geometry, depth, pooled=False)
+        amend(input, weight, bias, output, None, marks, job.problem.geometry, factor, pooled=False)
 
 
 def forward(

@@ -2,13 +2,13 @@
 
     dx[m, c] = sum over (r, s, k) of dy[m; r, s, k] * w[k; r, s, c],  m = (n, h, w), p * stride = h + pad - r * dilation
 
-    GEMM_M = N * H * W pixels of one phase   A [BLOCK_M, BLOCK_K]   dy, 0 where y <= 0 (a NaN output lets it pass)
-    GEMM_N = C // groups channels            B [BLOCK_K, BLOCK_N]   w as it lies, (K, R, S, C): channels contiguous
-    GEMM_K = taps of the phase * K // groups
+    GEMM_M = N * H * W pixels of one residue   A [BLOCK_M, BLOCK_K]   dy, 0 where y <= 0 (a NaN output lets it pass)
+    GEMM_N = C // groups channels              B [BLOCK_K, BLOCK_N]   w as it lies, (K, R, S, C): channels contiguous
+    GEMM_K = taps of the residue * K // groups
 
-With a stride only every stride-th tap reaches a given pixel. Pixels are therefore taken by phase, (h % stride,
+With a stride only every stride-th tap reaches a given pixel. Pixels are therefore taken by residue, (h % stride,
 w % stride): all pixels of one share their taps, r0 + j * step, and each program loops over these alone. Stride 1 is the
-one phase with every tap. Each dx is written exactly once, 0 where no tap reaches it.
+one residue with every tap. Each dx is written exactly once, 0 where no tap reaches it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def configure(problem: Problem, device: Chip) -> Config:
 
 
 def product(problem: Problem) -> Product:
-    """That of one phase and group, and how many of these there are."""
+    """That of one residue and group, and how many of these there are."""
     of = problem.geometry
-    (phases_h, phases_w), (taps_h, taps_w) = of.stride, taps(of)
-    rows = of.N * cdiv(of.H, phases_h) * cdiv(of.W, phases_w)
-    sizes = (rows, of.C // of.groups, taps_h * taps_w * of.GEMM_N)
-    return Product(*sizes, of.groups * phases_h * phases_w, problem.dtype, problem.precision)
+    (residues_h, residues_w), (taps_h, taps_w) = of.stride, taps(of)
+    pixels = of.N * cdiv(of.H, residues_h) * cdiv(of.W, residues_w)
+    sizes = (pixels, of.C // of.groups, taps_h * taps_w * of.GEMM_N)
+    return Product(*sizes, of.groups * residues_h * residues_w, problem.dtype, problem.precision)
 
 
 def steps(of: Geometry) -> Pair:
@@ -53,33 +53,33 @@ def steps(of: Geometry) -> Pair:
 
 
 def taps(of: Geometry) -> Pair:
-    """How many taps of a phase there are at most, vertically and horizontally."""
+    """How many taps of a residue there are at most, vertically and horizontally."""
     step_h, step_w = steps(of)
     return cdiv(of.R, step_h), cdiv(of.S, step_w)
 
 
 @triton.jit
 def _first_tap(
-    phase, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr, STEP: tl.constexpr, TAPS: tl.constexpr
+    residue, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr, STEP: tl.constexpr, TAPS: tl.constexpr
 ):
-    """The first tap that reaches a phase's pixels (TAPS where none does), and the output row of pixel `phase` there."""
-    first = phase * 0
+    """The first tap that reaches a residue's pixels (TAPS where none does), and its first pixel's output row there."""
+    first = residue * 0
     if STRIDE > 1:
         first += TAPS
         for candidate in tl.static_range(STEP):
             if candidate < TAPS:
-                first = tl.where((phase + PAD - candidate * DILATION) % STRIDE == 0, candidate, first)
-    return first, (phase + PAD - first * DILATION) // STRIDE
+                first = tl.where((residue + PAD - candidate * DILATION) % STRIDE == 0, candidate, first)
+    return first, (residue + PAD - first * DILATION) // STRIDE
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "k_total", "stride_n", "stride_c", "stride_h", "stride_w"])
+@triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "gemm_k", "stride_n", "stride_c", "stride_h", "stride_w"])
 def data_gradient_kernel(
     dy,  # (N, P, Q, K)
     y,  # (N, P, Q, K), not read unless MASKED
     w,  # (K, R, S, C)
     dx,  # (N, C, H, W), any strides, or (N, H, W, C) where CHANNELS_LAST
     N, H, W, P, Q,
-    k_total,  # TAPS_H * TAPS_W * K // GROUPS, at run time so that the loop is not unrolled
+    gemm_k,  # TAPS_H * TAPS_W * K // GROUPS, at run time so that the loop is not unrolled
     stride_n, stride_c, stride_h, stride_w,  # dx's
     C: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
@@ -98,21 +98,21 @@ def data_gradient_kernel(
     tiles_n = tl.cdiv(CG, BLOCK_N + TAIL_N)
     tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
     group = tl.program_id(1)
-    phase_h, phase_w = tl.program_id(2) // STRIDE_W, tl.program_id(2) % STRIDE_W
-    r0, p0 = _first_tap(phase_h, STRIDE_H, PAD_H, DILATION_H, STEP_H, R)
-    s0, q0 = _first_tap(phase_w, STRIDE_W, PAD_W, DILATION_W, STEP_W, S)
+    residue_h, residue_w = tl.program_id(2) // STRIDE_W, tl.program_id(2) % STRIDE_W
+    r0, p0 = _first_tap(residue_h, STRIDE_H, PAD_H, DILATION_H, STEP_H, R)
+    s0, q0 = _first_tap(residue_w, STRIDE_W, PAD_W, DILATION_W, STEP_W, S)
 
     width = tl.cdiv(W, STRIDE_W)
     pixels = tl.cdiv(H, STRIDE_H).to(INDEX) * width
     first = tile_m.to(tl.int64) * BLOCK_M
     image = first // pixels
-    row = (first - image * pixels).to(INDEX) + tl.arange(0, BLOCK_M)
-    n = image + row // pixels
-    i, j = row % pixels // width, row % width  # pixels is a multiple of width
-    h, v = i * STRIDE_H + phase_h, j * STRIDE_W + phase_w
-    row_ok = (n < N) & (h < H) & (v < W)
-    p_row, q_row = p0 + i, q0 + j
-    rows = group * KG + ((n * P + p_row) * Q + q_row) * K  # [BLOCK_M]
+    m = (first - image * pixels).to(INDEX) + tl.arange(0, BLOCK_M)
+    n = image + m // pixels
+    i, j = m % pixels // width, m % width  # pixels is a multiple of width
+    h, col = i * STRIDE_H + residue_h, j * STRIDE_W + residue_w
+    m_ok = (n < N) & (h < H) & (col < W)
+    p_m, q_m = p0 + i, q0 + j
+    dy_pixels = group * KG + ((n * P + p_m) * Q + q_m) * K  # [BLOCK_M]
     places = tl.arange(0, BLOCK_K)
 
     channels = tile_n * (BLOCK_N + TAIL_N) + tl.arange(0, BLOCK_N)
@@ -122,7 +122,7 @@ def data_gradient_kernel(
         tail_channels = tile_n * (BLOCK_N + TAIL_N) + BLOCK_N + tl.arange(0, TAIL_N)
         acc_tail = tl.zeros((BLOCK_M, TAIL_N), tl.float32)
 
-    for k0 in range(0, k_total, BLOCK_K):
+    for k0 in range(0, gemm_k, BLOCK_K):
         if STEP_IN_TAP:
             tap = k0 // KG
             k = tl.multiple_of(k0 % KG, BLOCK_K) + places
@@ -131,9 +131,9 @@ def data_gradient_kernel(
             k = tl.max_contiguous(tl.multiple_of((k0 + places) % KG, RUN), RUN)
         tap_h, tap_w = tap // TAPS_W, tap % TAPS_W
         r, s = r0 + tap_h * STEP_H, s0 + tap_w * STEP_W
-        p = p_row[:, None] - tap_h * HOP_H  # [BLOCK_M, 1 or BLOCK_K]
-        q = q_row[:, None] - tap_w * HOP_W
-        ok = row_ok[:, None] & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
+        p = p_m[:, None] - tap_h * HOP_H  # [BLOCK_M, 1 or BLOCK_K]
+        q = q_m[:, None] - tap_w * HOP_W
+        ok = m_ok[:, None] & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
         k_ok = k >= 0
         if STRIDE_H > 1 or STRIDE_W > 1:
             k_ok = k_ok & (r < R) & (s < S)
@@ -141,9 +141,9 @@ def data_gradient_kernel(
             k_ok = k_ok & (tap < TAPS)
         ok = ok & k_ok[None, :]
         inner = k - (tl.cast(tap_h, INDEX) * HOP_H * Q + tap_w * HOP_W) * K
-        a = tl.load(dy + rows[:, None] + inner[None, :], mask=ok, other=0)  # [BLOCK_M, BLOCK_K]
+        a = tl.load(dy + dy_pixels[:, None] + inner[None, :], mask=ok, other=0)  # [BLOCK_M, BLOCK_K]
         if MASKED:
-            output = tl.load(y + rows[:, None] + inner[None, :], mask=ok, other=0)
+            output = tl.load(y + dy_pixels[:, None] + inner[None, :], mask=ok, other=0)
             a = tl.where(output <= 0, tl.zeros_like(a), a)
         filters = w_group + (k.to(INDEX) * (R * S) + (r * S + s)) * CG  # [BLOCK_K]
         w_ok = k_ok[:, None] & (channels < CG)[None, :]
@@ -155,27 +155,27 @@ def data_gradient_kernel(
             acc_tail = tl.dot(a, weights, acc_tail, input_precision=PRECISION)
 
     if CHANNELS_LAST:
-        out = dx + group * CG + ((n * H + h) * W + v) * C  # [BLOCK_M]
-        _store(acc, out, row_ok, channels, CG)
+        out = dx + group * CG + ((n * H + h) * W + col) * C  # [BLOCK_M]
+        _store(acc, out, m_ok, channels, CG)
         if TAIL_N > 0:
-            _store(acc_tail, out, row_ok, tail_channels, CG)
+            _store(acc_tail, out, m_ok, tail_channels, CG)
     else:
-        out = dx + n * stride_n + h.to(tl.int64) * stride_h + v.to(tl.int64) * stride_w
-        _store_strided(acc, out, row_ok, group, channels, stride_c, CG)
+        out = dx + n * stride_n + h.to(tl.int64) * stride_h + col.to(tl.int64) * stride_w
+        _store_strided(acc, out, m_ok, group, channels, stride_c, CG)
         if TAIL_N > 0:
-            _store_strided(acc_tail, out, row_ok, group, tail_channels, stride_c, CG)
+            _store_strided(acc_tail, out, m_ok, group, tail_channels, stride_c, CG)
 
 
 @triton.jit
-def _store(acc, out, row_ok, channels, CG: tl.constexpr):
-    ok = row_ok[:, None] & (channels < CG)[None, :]
+def _store(acc, out, m_ok, channels, CG: tl.constexpr):
+    ok = m_ok[:, None] & (channels < CG)[None, :]
     tl.store(out[:, None] + channels[None, :], acc.to(out.dtype.element_ty), mask=ok)
 
 
 @triton.jit
-def _store_strided(acc, out, row_ok, group, channels, stride_c, CG: tl.constexpr):
+def _store_strided(acc, out, m_ok, group, channels, stride_c, CG: tl.constexpr):
     """Transposed, so that neighbouring threads store neighbouring pixels."""
-    ok = (channels < CG)[:, None] & row_ok[None, :]
+    ok = (channels < CG)[:, None] & m_ok[None, :]
     planes = (group * CG + channels).to(tl.int64) * stride_c
     tl.store(out[None, :] + planes[:, None], tl.trans(acc.to(out.dtype.element_ty)), mask=ok)
 
@@ -195,7 +195,7 @@ def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> L
     if masked and config.BLOCK_M >= 128:
         config = replace(config, num_warps=8)  # masked operands wait in registers: four warps would spill
     of = problem.geometry
-    M, N, k_total = product(problem)[:3]
+    M, N, gemm_k = product(problem)[:3]
     tiles = cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N)
     grid = (tiles, of.groups, of.stride[0] * of.stride[1])
     step_h, step_w = steps(of)
@@ -208,7 +208,7 @@ def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> L
         num_warps=config.num_warps, num_stages=config.num_stages,
         **register_limit(config.BLOCK_M, config.BLOCK_N + config.TAIL_N, config.num_warps, device),
     )  # fmt: skip
-    sizes = (of.N, of.H, of.W, of.P, of.Q, k_total)
+    sizes = (of.N, of.H, of.W, of.P, of.Q, gemm_k)
     return Launch(problem, config, grid, sizes, constants)
 
 

@@ -35,7 +35,7 @@ from alexkern.kernels import conv2d_relu, max_pool2d
 from alexkern.kernels.amend import amend
 from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu import operands
-from alexkern.kernels.convolution import Problem, depth_factor, in_depth, index_type, key_of, problem_of
+from alexkern.kernels.convolution import Problem, depth_factor, gather, in_depth, index_type, key_of, problem_of, runs
 from alexkern.kernels.max_pool2d import join_row, join_rows
 from alexkern.kernels.precision import convolution_precision
 from alexkern.plan import conv2d_relu_max_pool2d_outputs, conv2d_relu_output, empty, is_channels_last
@@ -45,7 +45,7 @@ WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: the fused ker
 
 @dataclass(frozen=True)
 class Config:
-    """One of the two ways, and the fused kernel's tile. depth is space_to_depth's factor, 1 for none."""
+    """One of the two ways, and the fused kernel's tile. factor is space_to_depth's, 1 for none."""
 
     fused: bool
     ROWS: int
@@ -54,7 +54,7 @@ class Config:
     BLOCK_K: int
     num_warps: int
     num_stages: int
-    depth: int
+    factor: int
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def fused_cost(problem: Problem, config: Config, save_offsets: bool) -> Cost:
     inputs, outputs = _ends(problem, save_offsets)
     of = problem.geometry
     pixels = of.N * _steps(of, config.ROWS) * _tiles_q(of, config.BLOCK_Q) * 4 * config.BLOCK_Q
-    return Cost(2 * pixels * of.K * in_depth(of, config.depth).GEMM_K, inputs + outputs)
+    return Cost(2 * pixels * of.K * in_depth(of, config.factor).GEMM_K, inputs + outputs)
 
 
 def _steps(of: Geometry, rows: int) -> int:
@@ -186,7 +186,7 @@ def _pool_row(even, odd, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr):
     return join_row(even.to(tl.float32), odd.to(tl.float32), last.to(tl.float32))
 
 
-@triton.jit(do_not_specialize=["H", "W", "P", "Q", "pooled_p", "pooled_q", "rows", "k_total"])
+@triton.jit(do_not_specialize=["H", "W", "P", "Q", "pooled_p", "pooled_q", "rows", "gemm_k"])
 def conv2d_relu_max_pool2d_kernel(
     x,  # (N, H, W, PITCH)
     w,  # (K, R, S, C)
@@ -194,19 +194,18 @@ def conv2d_relu_max_pool2d_kernel(
     y,  # (N, K, pooled_p, pooled_q), dense in any order
     offsets,  # the same, uint8; not written unless SAVE_OFFSETS
     H, W, P, Q, pooled_p, pooled_q,
-    rows,  # of pooled values in a segment; like k_total at run time, so that no loop is unrolled
-    k_total,  # R * S * C
+    rows,  # of pooled values in a segment; like gemm_k at run time, so that no loop is unrolled
+    gemm_k,  # R * S * C
     out_n, out_k, out_pixel,
-    C: tl.constexpr,  # channels of a tap
+    RUN_C: tl.constexpr,  # channels of a tap, or of a row of them
     PITCH: tl.constexpr,  # from one pixel of x to the next
-    K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    K: tl.constexpr, R: tl.constexpr, RUN_S: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     HAS_BIAS: tl.constexpr, SAVE_OFFSETS: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     BLOCK_M: tl.constexpr = 4 * BLOCK_Q
-    RUN: tl.constexpr = C & -C if C & -C < BLOCK_K else BLOCK_K  # places next to each other in memory, in every tap
     PADDED: tl.constexpr = PAD_H > 0 or PAD_W > 0
     tiles_n, tiles_q = tl.cdiv(K, BLOCK_N), tl.cdiv(pooled_q, BLOCK_Q - 1)
     segments = tl.cdiv(pooled_p, rows)
@@ -218,11 +217,10 @@ def conv2d_relu_max_pool2d_kernel(
     m = tl.arange(0, BLOCK_M)  # (row 0 or 1, q // 8, parity, q % 8)
     lower = m // (2 * BLOCK_Q)
     column = 2 * (tile_q * (BLOCK_Q - 1) + m % (2 * BLOCK_Q) // 16 * 8 + m % 8) + m // 8 % 2
-    w0 = column * STRIDE_W - PAD_W
-    places = tl.arange(0, BLOCK_K)
+    col0 = column * STRIDE_W - PAD_W
     filters = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     filter_ok = filters < K
-    w_columns = w + filters.to(tl.int64) * (R * S * C)  # [BLOCK_N]
+    w_filters = w + filters.to(tl.int64) * (R * RUN_S * RUN_C)  # [BLOCK_N]
     image = x + n * H * W * PITCH
     q = tl.arange(0, BLOCK_Q)
     pooled_column = tile_q * (BLOCK_Q - 1) + q
@@ -234,23 +232,17 @@ def conv2d_relu_max_pool2d_kernel(
     first = segment * rows
     for p in range(first - 1, tl.minimum(first + rows, pooled_p)):
         row = 2 * p + 1 + lower  # of the convolution's output; the first of all, above the segment, is not needed
-        row_ok = (row >= 2 * first) & (row < P) & (column < Q)
+        m_ok = (row >= 2 * first) & (row < P) & (column < Q)
         h0 = row * STRIDE_H - PAD_H
-        x_rows = image + (h0 * W + w0) * PITCH  # [BLOCK_M]
+        x_pixels = image + (h0 * W + col0) * PITCH  # [BLOCK_M]
         acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for k0 in range(0, k_total, BLOCK_K):
-            k = k0 + places
-            tap, c = k // C, tl.max_contiguous(tl.multiple_of(k % C, RUN), RUN)
-            r, s = tap // S, tap % S
-            inner = (r * (DILATION_H * W) + s * DILATION_W) * PITCH + c  # [BLOCK_K]
-            k_ok = tap < R * S
-            x_ok = row_ok[:, None] & k_ok[None, :]
-            if PADDED:
-                h, v = h0[:, None] + (r * DILATION_H)[None, :], w0[:, None] + (s * DILATION_W)[None, :]
-                x_ok = x_ok & (h >= 0) & (h < H) & (v >= 0) & (v < W)
-            a = tl.load(x_rows[:, None] + inner[None, :], mask=x_ok, other=0)  # [BLOCK_M, BLOCK_K]
+        for k0 in range(0, gemm_k, BLOCK_K):
+            a, k, k_ok = gather(
+                x_pixels, h0, col0, m_ok, k0, H, W, RUN_C, PITCH, R, RUN_S, DILATION_H, DILATION_W, PADDED, tl.int32,
+                False, BLOCK_K,
+            )  # fmt: skip
             w_ok = k_ok[:, None] & filter_ok[None, :]
-            weights = tl.load(w_columns[None, :] + k[:, None], mask=w_ok, other=0)  # [BLOCK_K, BLOCK_N]
+            weights = tl.load(w_filters[None, :] + k[:, None], mask=w_ok, other=0)  # [BLOCK_K, BLOCK_N]
             acc = tl.dot(a, weights, acc, input_precision=PRECISION)
         if HAS_BIAS:
             acc += tl.load(b + filters, mask=filter_ok, other=0).to(tl.float32)[None, :]
@@ -293,24 +285,22 @@ def launch_fused(
 ) -> None:  # fmt: skip
     """output and, where there are any, offsets (N, K, P, Q) of 3x3 windows with stride 2; any strides of the rest."""
     of = problem.geometry
-    seen = in_depth(of, config.depth)
-    x, w, marks = operands(input, weight, of, config.depth)
-    channels, columns = seen.C, seen.S
-    if seen.padding == (0, 0) and seen.dilation[1] == 1:
-        channels, columns = channels * columns, 1  # a row of taps is one run of memory
+    seen = in_depth(of, config.factor)
+    x, w, marks = operands(input, weight, of, config.factor)
+    run_c, run_s = runs(seen)
     P, Q = pooled(seen)
     grid = cdiv(seen.K, config.BLOCK_N) * _tiles_q(seen, config.BLOCK_Q) * cdiv(P, config.ROWS) * seen.N
     out_n, out_k, _, out_pixel = output.stride()
     conv2d_relu_max_pool2d_kernel[(grid,)](
         x, w, output if bias is None else bias.contiguous(), output, output if offsets is None else offsets,
         seen.H, seen.W, seen.P, seen.Q, P, Q, config.ROWS, seen.GEMM_K, out_n, out_k, out_pixel,
-        channels, seen.C, seen.K, seen.R, columns, *seen.stride, *seen.padding, *seen.dilation,
+        run_c, seen.C, seen.K, seen.R, run_s, *seen.stride, *seen.padding, *seen.dilation,
         bias is not None, offsets is not None, problem.precision,
         config.BLOCK_Q, config.BLOCK_N, config.BLOCK_K,
         num_warps=config.num_warps, num_stages=config.num_stages,
     )  # fmt: skip
     if marks is not None:
-        amend(input, weight, bias, output, offsets, marks, of, config.depth, pooled=True)
+        amend(input, weight, bias, output, offsets, marks, of, config.factor, pooled=True)
 
 
 def forward(

@@ -3,13 +3,13 @@
     dw[k, (r, s, c)] = sum over m of dy[m, k] * x[m; r, s, c]      db[k] = sum over m of dy[m, k],      m = (n, p, q)
 
     GEMM_M = K // groups filters   A [BLOCK_M, BLOCK_K]   dy transposed as it is loaded, 0 where y <= 0
-    GEMM_N = R * S * C columns     B [BLOCK_K, BLOCK_N]   x, gathered; a column's tap is fixed for the whole loop
+    GEMM_N = R * S * C weights     B [BLOCK_K, BLOCK_N]   x, gathered; a weight's tap is fixed for the whole loop
     GEMM_K = N * P * Q pixels      in `splits` runs, one program each
 
 The weights are few and the pixels many, so the pixels are split to fill the GPU. Each split stores float32 sums into a
 workspace of its own, and a second kernel adds them up in ascending order: the same bits in every run, without atomics.
-One split of a channels_last weight needs neither. The bias gradient's programs stand behind the last column tile of
-the same grid. Few channels and a stride go through space_to_depth.py; the second kernel folds its filters back.
+One split of a channels_last weight needs neither. The bias gradient's programs stand behind the last tile of the
+same grid. Few channels and a stride go through space_to_depth.py; the second kernel folds its filters back.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from alexkern.kernels.convolution import (
     key_of,
     nhwc,
     problem_of,
+    runs,
 )
 from alexkern.kernels.space_to_depth import space_to_depth
 from alexkern.plan import Spec, contiguous_strides, empty, like
@@ -46,7 +47,7 @@ REDUCE_BLOCK = 512
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """splits is how many programs share a tile's pixels; depth is space_to_depth's factor, 1 for none."""
+    """splits is how many programs share a tile's pixels; factor is space_to_depth's, 1 for none."""
 
     BLOCK_M: int
     BLOCK_N: int
@@ -54,7 +55,7 @@ class SplitConfig:
     num_warps: int
     num_stages: int
     splits: int
-    depth: int = 1
+    factor: int = 1
 
 
 def configure(problem: Problem, device: Chip) -> SplitConfig:
@@ -84,24 +85,24 @@ def weight_gradient_kernel(
     dy,  # (N, P, Q, K)
     y,  # (N, P, Q, K), not read unless MASKED
     x,  # (N, H, W, PITCH)
-    dw,  # (splits, K, COLUMNS) float32, or the gradient itself, (K, R, S, C)
+    dw,  # (splits, K, GEMM_N) float32, or the gradient itself, (K, R, S, C)
     db,  # (splits, K) float32, or the gradient itself
     total,  # N * P * Q
     span,  # pixels of a split, a multiple of BLOCK_K
-    tiles_n,  # column tiles; 0 where only the bias gradient is wanted
+    tiles_n,  # 0 where only the bias gradient is wanted
     H: tl.constexpr, W: tl.constexpr, P: tl.constexpr, Q: tl.constexpr,  # constants: the loop divides by them
-    C: tl.constexpr,  # channels of a tap
+    RUN_C: tl.constexpr,  # channels of a tap, or of a row of them
     PITCH: tl.constexpr,  # from one pixel of x to the next
-    K: tl.constexpr, GROUPS: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    K: tl.constexpr, GROUPS: tl.constexpr, R: tl.constexpr, RUN_S: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     MASKED: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     KG: tl.constexpr = K // GROUPS
-    COLUMNS: tl.constexpr = R * S * C
-    TILE_IN_TAP: tl.constexpr = C % BLOCK_N == 0
-    RUN: tl.constexpr = C & -C if C & -C < BLOCK_N else BLOCK_N
+    GEMM_N: tl.constexpr = R * RUN_S * RUN_C
+    TILE_IN_TAP: tl.constexpr = RUN_C % BLOCK_N == 0
+    ALIGNED: tl.constexpr = RUN_C & -RUN_C if RUN_C & -RUN_C < BLOCK_N else BLOCK_N
     PADDED: tl.constexpr = PAD_H > 0 or PAD_W > 0
     UNSIGNED: tl.constexpr = tl.uint32 if INDEX == tl.int32 else tl.uint64
     tile_m = tl.program_id(0) % tl.cdiv(KG, BLOCK_M)
@@ -123,15 +124,15 @@ def weight_gradient_kernel(
         tl.store(db + split * K + k, tl.sum(sums, axis=1).to(db.dtype.element_ty), mask=filter_ok)
         return
 
-    columns = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    rsc = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)  # a weight's number in its filter
     if TILE_IN_TAP:
-        tap = tile_n * BLOCK_N // C
-        c = tl.multiple_of(tile_n * BLOCK_N % C, BLOCK_N) + tl.arange(0, BLOCK_N)
+        tap = tile_n * BLOCK_N // RUN_C
+        c = tl.multiple_of(tile_n * BLOCK_N % RUN_C, BLOCK_N) + tl.arange(0, BLOCK_N)
     else:
-        tap = columns // C
-        c = tl.max_contiguous(tl.multiple_of(columns % C, RUN), RUN)
-    r, s = (tap // S * DILATION_H).to(UNSIGNED), (tap % S * DILATION_W).to(UNSIGNED)  # in pixels
-    inner = group * C + (tl.cast(r, INDEX) * W + s) * PITCH + c  # [BLOCK_N]
+        tap = rsc // RUN_C
+        c = tl.max_contiguous(tl.multiple_of(rsc % RUN_C, ALIGNED), ALIGNED)
+    r, s = (tap // RUN_S * DILATION_H).to(UNSIGNED), (tap % RUN_S * DILATION_W).to(UNSIGNED)  # in pixels
+    inner = group * RUN_C + (tl.cast(r, INDEX) * W + s) * PITCH + c  # [BLOCK_N]
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for m0 in range(begin, end, BLOCK_K):
         m = tl.cast(m0, INDEX) + places
@@ -142,49 +143,49 @@ def weight_gradient_kernel(
         # 2**31, so that one comparison an axis keeps to the image.
         pixel = m.to(UNSIGNED) % (P * Q)
         n = m.to(UNSIGNED) // (P * Q)
-        h, v = pixel // Q * STRIDE_H - PAD_H, pixel % Q * STRIDE_W - PAD_W
-        rows = (((n * H + h) * W + v) * PITCH).to(INDEX)  # [BLOCK_K]
+        h, col = pixel // Q * STRIDE_H - PAD_H, pixel % Q * STRIDE_W - PAD_W
+        x_pixels = (((n * H + h) * W + col) * PITCH).to(INDEX)  # [BLOCK_K]
         if PADDED:
-            # Columns beyond the last read the image's own pixels, and are never stored.
+            # Weights beyond the last read the image's own pixels, and are never stored.
             h = tl.where(m_ok, h, H)
-            x_ok = (h[:, None] + r < H) & (v[:, None] + s < W)  # [BLOCK_K, 1 or BLOCK_N]
+            x_ok = (h[:, None] + r < H) & (col[:, None] + s < W)  # [BLOCK_K, 1 or BLOCK_N]
         else:
-            x_ok = m_ok[:, None] & (columns < COLUMNS)[None, :]
-        b = tl.load(x + rows[:, None] + inner[None, :], mask=x_ok, other=0)  # [BLOCK_K, BLOCK_N]
+            x_ok = m_ok[:, None] & (rsc < GEMM_N)[None, :]
+        b = tl.load(x + x_pixels[:, None] + inner[None, :], mask=x_ok, other=0)  # [BLOCK_K, BLOCK_N]
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
 
-    ok = filter_ok[:, None] & (columns < COLUMNS)[None, :]
-    out = (split * K + k).to(tl.int64)[:, None] * COLUMNS + columns[None, :]
+    ok = filter_ok[:, None] & (rsc < GEMM_N)[None, :]
+    out = (split * K + k).to(tl.int64)[:, None] * GEMM_N + rsc[None, :]
     tl.store(dw + out, acc.to(dw.dtype.element_ty), mask=ok)
 
 
-@triton.jit(do_not_specialize=["splits", "tiles", "columns", "stride_k", "stride_c", "stride_r", "stride_s"])
+@triton.jit(do_not_specialize=["splits", "tiles", "gemm_n", "stride_k", "stride_c", "stride_r", "stride_s"])
 def reduce_kernel(
-    sums,  # (splits, K, columns) float32
+    sums,  # (splits, K, gemm_n) float32
     bias_sums,  # (splits, K) float32
     dw,  # (K, C, R, S), any strides
     db,  # (K,)
     splits,
     tiles,  # programs for the weight; the bias's stand behind them
-    columns,
+    gemm_n,
     stride_k, stride_c, stride_r, stride_s,
-    K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, DEPTH: tl.constexpr,
+    K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, FACTOR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Adds up the splits, first to last. Columns are (r, s, c), in space_to_depth's blocks of DEPTH x DEPTH taps."""
+    """Adds up the splits, first to last. They have (r, s, c) in space_to_depth's blocks of FACTOR x FACTOR taps."""
     pid = tl.program_id(0)
     if pid < tiles:
         place = pid.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         ok = place < K * R * S * C
-        column = (place % (R * S * C)).to(tl.int32)
+        rsc = (place % (R * S * C)).to(tl.int32)
         k = place // (R * S * C)
-        r, s, c = column // (S * C), column // C % S, column % C
-        block = r // DEPTH * ((S + DEPTH - 1) // DEPTH) + s // DEPTH
-        source = k * columns + block * (DEPTH * DEPTH * C) + (r % DEPTH * DEPTH + s % DEPTH) * C + c
+        r, s, c = rsc // (S * C), rsc // C % S, rsc % C
+        block = r // FACTOR * ((S + FACTOR - 1) // FACTOR) + s // FACTOR
+        source = k * gemm_n + block * (FACTOR * FACTOR * C) + (r % FACTOR * FACTOR + s % FACTOR) * C + c
         total = tl.zeros((BLOCK,), tl.float32)
         for _ in range(splits):
             total += tl.load(sums + source, mask=ok, other=0)
-            source += columns.to(tl.int64) * K
+            source += gemm_n.to(tl.int64) * K
         out = k * stride_k + r.to(tl.int64) * stride_r + s.to(tl.int64) * stride_s + c.to(tl.int64) * stride_c
         tl.store(dw + out, total.to(dw.dtype.element_ty), mask=ok)
     else:
@@ -202,8 +203,7 @@ def reduce_kernel(
 def prepare(key: Key, masked: bool) -> Launch:
     """The weight gradient's launch, with the configuration that the device's table or `configure` gives."""
     problem, device = problem_of(key), describe(key[0])
-    default = configure(problem, device)
-    name = "conv2d_relu_weight_gradient"
+    default, name = configure(problem, device), "conv2d_relu_weight_gradient"
     config = choose(name, problem.shape, problem.dtype, device, default, problem.precision)
     return launch_of(problem, config, masked, device)
 
@@ -211,20 +211,18 @@ def prepare(key: Key, masked: bool) -> Launch:
 def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Chip) -> Launch:
     """The launch of a problem with a configuration; `masked` where the kernel masks the gradient while loading it.
 
-    The grid is (filter tiles, splits, groups), its first axis to be multiplied by the column tiles wanted. The sizes
-    are the pixels, those of a split, and the column tiles.
+    The grid is (tiles of M, splits, groups), its first axis to be multiplied by the tiles of N wanted. The sizes are
+    the pixels, those of a split, and the tiles of N.
     """
     if masked and config.BLOCK_M >= 128:
         config = replace(config, num_warps=8)  # masked operands wait in registers: four warps would spill
-    seen = in_depth(problem.geometry, config.depth)
-    channels, row = max(seen.C // seen.groups, 1), seen.S
-    if seen.padding == (0, 0) and seen.dilation[1] == 1 and seen.groups == 1:
-        channels, row = channels * row, 1  # a row of taps is one run of memory
+    seen = in_depth(problem.geometry, config.factor)
+    run_c, run_s = runs(seen)
     total = seen.GEMM_M
     span = cdiv(cdiv(total, config.splits), config.BLOCK_K) * config.BLOCK_K
     constants = dict(
-        H=seen.H, W=seen.W, P=seen.P, Q=seen.Q, C=channels, PITCH=seen.C, K=seen.K, GROUPS=seen.groups,
-        R=seen.R, S=row, STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0],
+        H=seen.H, W=seen.W, P=seen.P, Q=seen.Q, RUN_C=run_c, PITCH=seen.C, K=seen.K, GROUPS=seen.groups,
+        R=seen.R, RUN_S=run_s, STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0],
         PAD_W=seen.padding[1], DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1],
         MASKED=masked, PRECISION=problem.precision,
         INDEX=tl.int64 if max(total * seen.K, seen.N * seen.H * seen.W * seen.C) > INT32_MAX - 2**24 else tl.int32,
@@ -267,21 +265,21 @@ def weight_gradient(
         if grad.numel() == 0 or not needs_bias:
             return dw, db
     job = prepare(key_of(input, weight, stride, padding, dilation, groups, precision), output is not None)
-    depth, constants = job.config.depth, job.constants
+    factor, constants = job.config.factor, job.constants
     total, span, tiles_n = job.sizes
     tiles_n = tiles_n if needs_weight else 0
     tiles_m, splits, _ = job.grid
-    columns = constants["R"] * constants["S"] * constants["C"]
-    reduces = splits > 1 or depth > 1 or not (dw is None or dw.is_contiguous(memory_format=torch.channels_last))
+    gemm_n = constants["R"] * constants["RUN_S"] * constants["RUN_C"]
+    reduces = splits > 1 or factor > 1 or not (dw is None or dw.is_contiguous(memory_format=torch.channels_last))
     sums, bias_sums = dw, db
     if reduces:
-        sums = workspace((splits, K, columns), device) if needs_weight else None
+        sums = workspace((splits, K, gemm_n), device) if needs_weight else None
         bias_sums = workspace((splits, K), device) if needs_bias else None
     some = grad  # stands in for what is not wanted, and is neither read nor written there
     with torch.cuda.device_of(grad):
-        if depth > 1 and needs_weight:
-            seen = in_depth(job.problem.geometry, depth)
-            x, _ = space_to_depth(input, depth, job.problem.geometry.padding, (seen.H, seen.W))
+        if factor > 1 and needs_weight:
+            seen = in_depth(job.problem.geometry, factor)
+            x, _ = space_to_depth(input, factor, job.problem.geometry.padding, (seen.H, seen.W))
         else:
             x = nhwc(input) if needs_weight else some
         weight_gradient_kernel[(tiles_m * (tiles_n + needs_bias), splits, groups)](
@@ -292,8 +290,8 @@ def weight_gradient(
             tiles = cdiv(weight.numel(), REDUCE_BLOCK) if needs_weight else 0
             reduce_kernel[(tiles + (cdiv(K, REDUCE_BLOCK) if needs_bias else 0),)](
                 some if sums is None else sums, some if bias_sums is None else bias_sums,
-                some if dw is None else dw, some if db is None else db, splits, tiles, columns,
+                some if dw is None else dw, some if db is None else db, splits, tiles, gemm_n,
                 *((0, 0, 0, 0) if dw is None else dw.stride()),
-                K=K, C=C, R=R, S=S, DEPTH=depth, BLOCK=REDUCE_BLOCK, num_warps=4,
+                K=K, C=C, R=R, S=S, FACTOR=factor, BLOCK=REDUCE_BLOCK, num_warps=4,
             )  # fmt: skip
     return dw, db

@@ -1,4 +1,4 @@
-"""What the kernels of convolutions share: the problem, its launch, and which of them go through space_to_depth."""
+"""What the kernels of convolutions share: problem, launch, a step's gathering, and which go through space_to_depth."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Config:
-    """depth is space_to_depth's factor, 1 for none."""
+    """factor is space_to_depth's, 1 for none."""
 
     BLOCK_M: int
     BLOCK_N: int
@@ -39,7 +40,7 @@ class Config:
     BLOCK_K: int
     num_warps: int
     num_stages: int
-    depth: int = 1
+    factor: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,13 @@ def depth_factor(of: Geometry) -> int:
 def in_depth(of: Geometry, factor: int) -> Geometry:
     """The same convolution over space_to_depth's images, where there is a factor."""
     return of if factor == 1 else of.in_depth(factor)
+
+
+def runs(seen: Geometry) -> Pair:
+    """RUN_C and RUN_S: channels side by side in memory, and such runs in a row of a filter's taps."""
+    C, S = max(seen.C // seen.groups, 1), seen.S
+    whole_row = seen.padding == (0, 0) and seen.dilation[1] == 1 and seen.groups == 1
+    return (C * S, 1) if whole_row else (C, S)
 
 
 Key = tuple[torch.device, torch.dtype, str, Geometry]
@@ -93,3 +101,32 @@ def index_type(of: Geometry) -> Any:
 def nhwc(tensor: Tensor) -> Tensor:
     """A tensor (N, C, H, W) whose memory is dense NHWC: itself where it lies so, else a copy."""
     return tensor.contiguous(memory_format=torch.channels_last)  # torch returns the tensor itself where it can
+
+
+@triton.jit
+def gather(
+    x_pixels, h0, col0, m_ok,  # [BLOCK_M]: where each pixel's first tap lies, and whether there is such a pixel
+    k0, H, W, RUN_C: tl.constexpr, PITCH: tl.constexpr, R: tl.constexpr, RUN_S: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, PADDED: tl.constexpr, INDEX: tl.constexpr,
+    STEP_IN_TAP: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A step of the left operand: a [BLOCK_M, BLOCK_K], 0 outside of the image; k [BLOCK_K]; which k there are."""
+    k = k0 + tl.arange(0, BLOCK_K)
+    if STEP_IN_TAP:
+        tap = k0 // RUN_C
+        c = tl.multiple_of(k0 % RUN_C, BLOCK_K) + tl.arange(0, BLOCK_K)
+    else:
+        ALIGNED: tl.constexpr = RUN_C & -RUN_C if RUN_C & -RUN_C < BLOCK_K else BLOCK_K  # places side by side
+        tap = k // RUN_C
+        c = tl.max_contiguous(tl.multiple_of(k % RUN_C, ALIGNED), ALIGNED)
+    r, s = tap // RUN_S, tap % RUN_S
+    inner = (tl.cast(r, INDEX) * DILATION_H * W + s * DILATION_W) * PITCH + c  # [BLOCK_K]
+    k_ok = tap < R * RUN_S
+    ok = m_ok[:, None]
+    if PADDED:
+        h = h0[:, None] + r * DILATION_H  # [BLOCK_M, 1 or BLOCK_K]
+        col = col0[:, None] + s * DILATION_W
+        ok = ok & (h >= 0) & (h < H) & (col >= 0) & (col < W)
+    if not STEP_IN_TAP:
+        ok = ok & k_ok[None, :]
+    return tl.load(x_pixels[:, None] + inner[None, :], mask=ok, other=0), k, k_ok

@@ -2,7 +2,7 @@
 
     y[m, n] = relu(b[n] + sum over k of x[m, k] * w[n, k]) * (scale if kept else 0)
 
-    GEMM_M = rows          A [BLOCK_M, BLOCK_K]   x
+    GEMM_M = samples       A [BLOCK_M, BLOCK_K]   x
     GEMM_N = out_features  B [BLOCK_K, BLOCK_N]   w as it lies, (out_features, in_features)
     GEMM_K = in_features
 
@@ -80,7 +80,7 @@ def product(problem: Problem) -> Product:
     return Product(problem.M, problem.N, problem.K, 1, problem.dtype, problem.precision)
 
 
-@triton.jit(do_not_specialize=["M", "k_total"])
+@triton.jit(do_not_specialize=["M", "gemm_k"])
 def linear_relu_dropout_kernel(
     x,  # (M, K)
     w,  # (N, K)
@@ -89,7 +89,7 @@ def linear_relu_dropout_kernel(
     seed,  # (seed, offset), not read unless DROPOUT
     scale, limit,  # 1 / (1 - p), philox.threshold(p)
     M,
-    k_total,  # K, at run time so that the loop is not unrolled
+    gemm_k,  # K, at run time so that the loop is not unrolled
     K: tl.constexpr, N: tl.constexpr,
     HAS_BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -101,10 +101,10 @@ def linear_relu_dropout_kernel(
     places = tl.arange(0, BLOCK_K)
     x_tile = x + m[:, None] * K + places[None, :]  # [BLOCK_M, BLOCK_K]
     w_tile = w + n.to(tl.int64)[None, :] * K + places[:, None]  # [BLOCK_K, BLOCK_N]
-    row_ok, column_ok = m < M, n < N
+    m_ok, n_ok = m < M, n < N
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for k0 in range(0, k_total, BLOCK_K):
-        x_ok, w_ok = row_ok[:, None], column_ok[None, :]
+    for k0 in range(0, gemm_k, BLOCK_K):
+        x_ok, w_ok = m_ok[:, None], n_ok[None, :]
         if K % BLOCK_K != 0:
             k_ok = k0 + places < K
             x_ok, w_ok = x_ok & k_ok[None, :], w_ok & k_ok[:, None]
@@ -115,7 +115,7 @@ def linear_relu_dropout_kernel(
             input_precision=PRECISION,
         )
     if HAS_BIAS:
-        acc += tl.load(b + n, mask=column_ok, other=0).to(tl.float32)[None, :]
+        acc += tl.load(b + n, mask=n_ok, other=0).to(tl.float32)[None, :]
     value = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
     if DROPOUT:
         if N % 4 == 0:
@@ -124,7 +124,7 @@ def linear_relu_dropout_kernel(
         else:
             keep = philox.keep_elements(seed, m[:, None] * N + n[None, :], limit)
         value *= tl.where(keep, scale, 0.0)
-    tl.store(y + m[:, None] * N + n[None, :], value.to(y.dtype.element_ty), mask=row_ok[:, None] & column_ok[None, :])
+    tl.store(y + m[:, None] * N + n[None, :], value.to(y.dtype.element_ty), mask=m_ok[:, None] & n_ok[None, :])
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ from alexkern.bench import static_report  # noqa: E402
 from alexkern.bench.ceilings import published  # noqa: E402
 from alexkern.bench.layers import Target  # noqa: E402
 from alexkern.cost import chips, sm80  # noqa: E402
-from alexkern.cost import sm90 as hopper  # noqa: E402
+from alexkern.cost import sm90 as wgmma  # noqa: E402
 from alexkern.cost.__main__ import DATA, FORWARD, WEIGHT, main, products  # noqa: E402
 from alexkern.cost.chips import CHIPS, like  # noqa: E402
 from alexkern.kernels import conv2d_relu as triton  # noqa: E402
@@ -68,8 +68,8 @@ def observed() -> dict[str, Any]:
     lines = [static_report.Line("cuda", CHIPS["H200"], workload, "forward", launch) for workload in workloads]
     return {
         "config": (triton.configure(conv3, chip), pooled.configure(conv1, choices.POOL, False, chip)),
-        "choice": (hopper.choose(products(layers[1], 16, torch.bfloat16, False)[FORWARD][1], chip),
-                   hopper.choose(hopper.linear_work(128, 4096, 9216), chip)),
+        "choice": (wgmma.choose(products(layers[1], 16, torch.bfloat16, False)[FORWARD][1], chip),
+                   wgmma.choose(wgmma.linear_work(128, 4096, 9216), chip)),
         "report": (lines[0].waves, [one.prediction for one in static_report.predictions(lines, [])]),
         "ceiling": published(CHIPS["H200"], "bfloat16"),
     }  # fmt: skip
@@ -100,7 +100,7 @@ def test_launchers_ask_for_the_products_that_are_printed(capability: str, monkey
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", capability)
     monkeypatch.setattr(space_to_depth, "first_layer_times", lambda *_: sm80.Times(2.0, 1.0))
     monkeypatch.setattr(conv2d_relu, "_choose", lambda _, product: asked.append(product) or sm80.Choice(2, 1))
-    monkeypatch.setattr(sm90, "_choose", lambda _, *work: asked.append(work) or hopper.Choice(64, 1, 1))
+    monkeypatch.setattr(sm90, "_choose", lambda _, *work: asked.append(work) or wgmma.Choice(64, 1, 1))
     for module in (conv2d_relu, sm90, space_to_depth):
         monkeypatch.setattr(module, "launch", lambda *_: None)
     for name, layer in LAYERS.items():

@@ -52,7 +52,7 @@ WRAPPERS = [
     "coordinates",
 ]
 # For sm_90a alone.
-HOPPER = [
+SM90 = [
     "mbarrier",
     "tma_tile",
     "tma_im2col",
@@ -273,11 +273,11 @@ def holder(case: str) -> str:
 
 def wrapper_program(case: str) -> str:
     """The program that has this wrapper's test."""
-    return "hopper" if case in HOPPER else "cluster" if case in CLUSTER else "wrappers"
+    return "sm90" if case in SM90 else "cluster" if case in CLUSTER else "wrappers"
 
 
 def test_programs_hold_the_cases_named_here() -> None:
-    programs = {"wrappers": {*WRAPPERS}, "hopper": {*HOPPER}, "cluster": {*CLUSTER}, "gemm": {*GEMM}}
+    programs = {"wrappers": {*WRAPPERS}, "sm90": {*SM90}, "cluster": {*CLUSTER}, "gemm": {*GEMM}}
     for case in {case for case, _, _ in BROKEN} | {*CORRECT, "pipeline", "pair"}:
         programs.setdefault(holder(case), set()).add(case)
     for program, cases in programs.items():
@@ -288,7 +288,7 @@ def test_programs_hold_the_cases_named_here() -> None:
 @pytest.mark.parametrize(
     "mode", ["plain", *(pytest.param(mode, marks=pytest.mark.full) for mode in ("thread", "address", "portable"))]
 )
-@pytest.mark.parametrize("case", WRAPPERS + HOPPER + CLUSTER)
+@pytest.mark.parametrize("case", WRAPPERS + SM90 + CLUSTER)
 def test_instruction(case: str, mode: str) -> None:
     passes(run(build(wrapper_program(case), mode), case, SEEDS[mode]))
 
@@ -371,7 +371,7 @@ def test_same_source_compiles_with_nvcc(program: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
-@pytest.mark.parametrize("program", ["hopper", "pipeline", "cluster"])
+@pytest.mark.parametrize("program", ["sm90", "pipeline", "cluster"])
 def test_same_source_compiles_with_nvcc_for_sm_90a(program: str) -> None:
     assert build_with_nvcc(program, ("90a",)).exists()
 
@@ -381,7 +381,7 @@ def test_same_source_compiles_with_nvcc_for_sm_90a(program: str) -> None:
 @pytest.mark.parametrize(
     ("program", "case"),
     [("wrappers", case) for case in WRAPPERS]
-    + [("hopper", case) for case in HOPPER]
+    + [("sm90", case) for case in SM90]
     + [("gemm", case) for case in GEMM]
     + [("cluster", case) for case in CLUSTER]
     + [("pipeline", "pipeline"), ("cluster", "pair")],
@@ -390,7 +390,7 @@ def test_gpu_agrees(program: str, case: str) -> None:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
-    if program in ("hopper", "pipeline", "cluster") and (major, minor) != (9, 0):
+    if program in ("sm90", "pipeline", "cluster") and (major, minor) != (9, 0):
         pytest.skip(f"for compute capability 9.0, and this GPU has {major}.{minor}")
     target = f"{major}{minor}" + ("a" if major >= 9 else "")
     done = run(build_with_nvcc(program, (target,)), case)

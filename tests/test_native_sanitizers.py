@@ -54,7 +54,7 @@ def test_everything(build: str, operator: str, seed: int) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("operator", ["conv2d_relu", "conv2d_relu_max_pool2d", "linear_relu_dropout"])
 @pytest.mark.parametrize("build", BUILDS)
-def test_everything_on_hopper(build: str, operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_on_sm90(build: str, operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """TMA and wgmma, which serve these operators in 16 bits there."""
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
     names = [name for case in CASES if case.operator == operator for name in sanitized.names(case)]

@@ -197,7 +197,7 @@ def test_sums_of_splits(splits: int, K: int, monkeypatch: pytest.MonkeyPatch, ge
     reduce = last_program(monkeypatch, conv2d_relu_weight_gradient, "reduce_kernel")
     tiles = K * C // BLOCK
     reduce[(tiles,)](
-        sums, sums, dw, sums, splits, tiles, C, *dw.stride(), K=K, C=C, R=1, S=1, DEPTH=1, BLOCK=BLOCK, num_warps=4
+        sums, sums, dw, sums, splits, tiles, C, *dw.stride(), K=K, C=C, R=1, S=1, FACTOR=1, BLOCK=BLOCK, num_warps=4
     )  # fmt: skip
     assert_same(dw[-1, -BLOCK:, 0, 0], sums[:, -1, -BLOCK:].sum(0).half())
 

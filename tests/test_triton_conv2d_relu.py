@@ -68,7 +68,7 @@ def test_tiles_fit_every_device(target: int, dtype: torch.dtype, products: str) 
     device = TARGETS[target]
     for tile in model.tiles(dtype, products, device):
         # A gradient that is masked while loading has its mask in shared memory too.
-        stage = (2 * tile.BLOCK_M + tile.columns) * tile.BLOCK_K * dtype.itemsize
+        stage = (2 * tile.BLOCK_M + tile.N) * tile.BLOCK_K * dtype.itemsize
         assert stage * tile.num_stages <= device.shared_memory, tile
         for block in (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K):
             assert block & (block - 1) == 0 and block >= 16, tile
@@ -76,28 +76,28 @@ def test_tiles_fit_every_device(target: int, dtype: torch.dtype, products: str) 
 
 
 def test_small_tiles_on_sm_100_are_told_how_many_registers_they_may_have() -> None:
-    tiles = ((64, 16, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8))  # rows, columns, warps
+    tiles = ((64, 16, 4), (64, 64, 4), (128, 64, 4), (128, 128, 8))  # BLOCK_M, BLOCK_N, warps
     limits = {target: [model.register_limit(*tile, TARGETS[target]) for tile in tiles] for target in TARGETS}
     assert limits == {80: [{}] * 4, 90: [{}] * 4, 100: [{"maxnreg": 255}, {"maxnreg": 255}, {}, {}]}
 
 
 def test_configurations_of_alexnet() -> None:
-    hopper = TARGETS[90]
+    h100 = TARGETS[90]
     for name in LAYERS:
         for batch in (1, 128):
-            config = conv2d_relu.configure(layer(name, batch), hopper)
-            assert config == conv2d_relu.configure(layer(name, batch), hopper)
-            assert config.depth == (4 if "conv1" in name else 1)
+            config = conv2d_relu.configure(layer(name, batch), h100)
+            assert config == conv2d_relu.configure(layer(name, batch), h100)
+            assert config.factor == (4 if "conv1" in name else 1)
     # 192 filters are one tile of 128 + 64, with no column to spare.
-    wide = conv2d_relu.configure(layer("conv2"), hopper)
+    wide = conv2d_relu.configure(layer("conv2"), h100)
     assert (wide.BLOCK_N, wide.TAIL_N) == (128, 64)
     # One image has 169 pixels: big tiles would leave most of the chip idle.
-    small = conv2d_relu.configure(layer("conv4", batch=1), hopper)
+    small = conv2d_relu.configure(layer("conv4", batch=1), h100)
     assert small.BLOCK_M * small.BLOCK_N < wide.BLOCK_M * wide.BLOCK_N
     # The filters' gradient is small and its reduction long: it is split until every multiprocessor has work.
-    split = weight_gradient.configure(layer("conv3"), hopper)
+    split = weight_gradient.configure(layer("conv3"), h100)
     tiles = cdiv(384, split.BLOCK_M) * cdiv(9 * 192, split.BLOCK_N)
-    assert tiles * split.splits >= hopper.num_sms // 2
+    assert tiles * split.splits >= h100.num_sms // 2
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["nhwc", "nchw"])

@@ -26,12 +26,12 @@ from support.backends import DEVICE
 from support.canaries import canaries
 
 POOL = ((3, 3), (2, 2), (0, 0))
-FUSED = Config(True, ROWS=2, BLOCK_Q=8, BLOCK_N=16, BLOCK_K=64, num_warps=4, num_stages=3, depth=1)
+FUSED = Config(True, ROWS=2, BLOCK_Q=8, BLOCK_N=16, BLOCK_K=64, num_warps=4, num_stages=3, factor=1)
 SEPARATE = replace(FUSED, fused=False)
 
 # input, weight, (stride, padding, dilation, groups), fused configuration
 CASES = {
-    "conv1": ((1, 3, 39, 31), (20, 3, 11, 11), ((4, 4), (2, 2), (1, 1), 1), replace(FUSED, depth=4)),
+    "conv1": ((1, 3, 39, 31), (20, 3, 11, 11), ((4, 4), (2, 2), (1, 1), 1), replace(FUSED, factor=4)),
     "conv2": ((2, 16, 8, 7), (24, 16, 5, 5), ((1, 1), (2, 2), (1, 1), 1), FUSED),
     "one window": ((2, 5, 3, 3), (3, 5, 1, 1), ((1, 1), (0, 0), (1, 1), 1), replace(FUSED, ROWS=1)),
     "many tiles": ((1, 4, 8, 38), (17, 4, 3, 3), ((1, 1), (1, 1), (1, 1), 1), replace(FUSED, ROWS=1)),
@@ -205,7 +205,7 @@ def test_no_candidate_spills(target: int, save_offsets: bool, tmp_path: Path) ->
 
 
 def test_costs_of_the_first_layer_counted_by_hand() -> None:
-    problem, config = layer(*CONV1), replace(FUSED, ROWS=9, BLOCK_Q=32, depth=4)
+    problem, config = layer(*CONV1), replace(FUSED, ROWS=9, BLOCK_Q=32, factor=4)
     image, filters, pooled = 128 * 3 * 224 * 224 * 2, 64 * 3 * 11 * 11 * 2, 128 * 64 * 27 * 27
     separate, fused = kernels.separate_cost(problem, True), kernels.fused_cost(problem, config, True)
     assert separate.bytes == image + filters + 2 * 128 * 64 * 55 * 55 * 2 + pooled * 3

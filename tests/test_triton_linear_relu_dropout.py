@@ -86,12 +86,12 @@ def test_gradients(transposed: bool, generator: torch.Generator) -> None:
 
 
 def test_configurations_of_the_classifier() -> None:
-    hopper = TARGETS[90]
-    many = linear_relu_dropout.configure(Problem(128, 9216, 4096, torch.bfloat16, "ieee"), hopper)
+    h100 = TARGETS[90]
+    many = linear_relu_dropout.configure(Problem(128, 9216, 4096, torch.bfloat16, "ieee"), h100)
     assert many.BLOCK_M >= 64
     # A single row only reads the weights: few rows to a tile, and long steps that ask for many weights at once.
-    one = linear_relu_dropout.configure(Problem(1, 9216, 4096, torch.bfloat16, "ieee"), hopper)
+    one = linear_relu_dropout.configure(Problem(1, 9216, 4096, torch.bfloat16, "ieee"), h100)
     assert one.BLOCK_M == 16 and one.BLOCK_K > many.BLOCK_K
     # Dropout's bits need registers beside the sums, which 128 x 256 in eight warps does not leave.
-    most = linear_relu_dropout.configure(Problem(1024, 9216, 4096, torch.bfloat16, "ieee"), hopper)
+    most = linear_relu_dropout.configure(Problem(1024, 9216, 4096, torch.bfloat16, "ieee"), h100)
     assert most.BLOCK_M * most.BLOCK_N // (32 * most.num_warps) <= 64

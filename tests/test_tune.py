@@ -37,7 +37,7 @@ class Tile:
     TAIL_N: int = 0
     num_warps: int = 4
     num_stages: int = 2
-    depth: int = 1
+    factor: int = 1
     fused: bool = False
 
 

@@ -59,30 +59,30 @@ def _product(config: Any, product: triton.Product, chip: Chip) -> str:
 def cuda_choices(layer: Convolution | Linear, operator: str, batch: int, arithmetic: str, chip: Chip) -> list[str]:
     """Of each call of the operator."""
     dtype, precision = ARITHMETIC[arithmetic]
-    on_hopper = chip.capability == (9, 0) and dtype.itemsize == 2
+    on_sm90 = chip.capability == (9, 0) and dtype.itemsize == 2
     if isinstance(layer, Linear):
         if dtype.itemsize == 2 and batch <= FEW_ROWS:
             return ["few rows"]
         work = sm90.linear_work(batch, layer.out_features, layer.in_features)
-        return [_on_hopper(work, chip) if on_hopper else "torch's"]
+        return [_on_sm90(work, chip) if on_sm90 else "torch's"]
     if operator == "conv2d_relu":
-        return [_convolution(layer, call, batch, dtype, on_hopper, chip) for call in CALLS]
+        return [_convolution(layer, call, batch, dtype, on_sm90, chip) for call in CALLS]
     problem = problem_of(dtype, precision == "tf32", layer.geometry(batch), False)
     plan, fused, separate = sm80_pooled.compare(problem, chip)
-    if fused.time < separate.time and not on_hopper:
+    if fused.time < separate.time and not on_sm90:
         return [_line(f"fused, {plan}", fused.time * sm80.SECONDS)]
-    return ["separate" if on_hopper else _line("separate", separate.time * sm80.SECONDS)]
+    return ["separate" if on_sm90 else _line("separate", separate.time * sm80.SECONDS)]
 
 
-def _convolution(layer: Convolution, call: str, batch: int, dtype: torch.dtype, on_hopper: bool, chip: Chip) -> str:
+def _convolution(layer: Convolution, call: str, batch: int, dtype: torch.dtype, on_sm90: bool, chip: Chip) -> str:
     itemsize, deep, times = dtype.itemsize, False, None
     if call != DATA and space_to_depth.allows(layer.geometry(batch)):
         times = sm80.first_layer_times(itemsize, layer.geometry(batch), call == WEIGHT, False, chip)
-        deep = on_hopper or times.deep < times.padded
+        deep = on_sm90 or times.deep < times.padded
     product, work = products(layer, batch, dtype, deep)[call]
     way = ", in depth" if deep else ""
-    if on_hopper and work is not None:
-        return _on_hopper(work, chip, call == WEIGHT, way)
+    if on_sm90 and work is not None:
+        return _on_sm90(work, chip, call == WEIGHT, way)
     choice = sm80.choose(itemsize, product, chip)
     time = min(times) if times else sm80.time_of(choice, itemsize, product, chip)
     return _line(f"{choice}{way}", time * sm80.SECONDS)
@@ -104,7 +104,7 @@ def products(
     }
 
 
-def _on_hopper(work: sm90.Work, chip: Chip, weight_gradient: bool = False, way: str = "") -> str:
+def _on_sm90(work: sm90.Work, chip: Chip, weight_gradient: bool = False, way: str = "") -> str:
     choice = sm90.choose(work, chip, weight_gradient)
     return _line(f"{choice}{way} (wgmma)", sm90.modelled_cycles(work, choice, chip) / chip.clock)
 

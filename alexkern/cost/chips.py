@@ -81,12 +81,12 @@ class Chip:
         return 2 * self.num_sms * rate * (self.clock if tensor_cores else self.boost)
 
 
-_HOPPER = ((9, 0), 132, LIMITS[90].shared_per_block, 2048, 1024, 128, 44)
+_SM90 = ((9, 0), 132, LIMITS[90].shared_per_block, 2048, 1024, 128, 44)
 CHIPS = {
     chip.label: chip
     for chip in (
-        Chip("NVIDIA H200", *_HOPPER, 4.8e12, 1.83e9, 1.98e9),
-        Chip("NVIDIA H100", *_HOPPER, 3.35e12, 1.83e9, 1.98e9),
+        Chip("NVIDIA H200", *_SM90, 4.8e12, 1.83e9, 1.98e9),
+        Chip("NVIDIA H100", *_SM90, 3.35e12, 1.83e9, 1.98e9),
         Chip("NVIDIA A100", (8, 0), 108, LIMITS[80].shared_per_block, 1024, 512, 64, 32, 2.039e12, 1.41e9, 1.41e9),
         Chip("NVIDIA B200", (10, 0), 148, LIMITS[100].shared_per_block, 4096, 2048, 128, 48, 8e12, 1.855e9, 1.98e9),
     )

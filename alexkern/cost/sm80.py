@@ -13,7 +13,7 @@ from alexkern.cost.model import cdiv, waves
 from alexkern.geometry import Geometry
 
 TILES = ((128, 128), (128, 64), (64, 64))  # those of conv2d_relu.h
-STEP_BYTES = 128  # of the depth, as mma/tile.cuh has it
+STEP_BYTES = 128  # of GEMM_K, as mma/layout.cuh has it
 # What a step of each tile takes (smaller ones read more for each product), what it takes at least, however little
 # there is to do, and what a block takes before its first and after its last step.
 STEP_COST = (1.0, 0.55, 0.32)
@@ -40,11 +40,11 @@ class Choice(NamedTuple):
 
 
 class Product(NamedTuple):
-    """`batches` products of rows x depth by depth x columns."""
+    """`batches` products of GEMM_M x GEMM_K by GEMM_K x GEMM_N."""
 
-    rows: int
-    columns: int
-    depth: int
+    gemm_m: int
+    gemm_n: int
+    gemm_k: int
     batches: int
 
 
@@ -72,8 +72,8 @@ def weight_product(geometry: Geometry, channels: int) -> Product:
     return Product(geometry.GEMM_N, geometry.R * geometry.S * channels, max(geometry.GEMM_M, 1), geometry.groups)
 
 
-def steps_in(itemsize: int, depth: int) -> int:
-    return cdiv(depth, STEP_BYTES // itemsize)
+def steps_in(itemsize: int, gemm_k: int) -> int:
+    return cdiv(gemm_k, STEP_BYTES // itemsize)
 
 
 def product_time(tile: int, blocks: int, steps: float, chip: Chip) -> float:
@@ -83,9 +83,9 @@ def product_time(tile: int, blocks: int, steps: float, chip: Chip) -> float:
 
 def time_of(choice: Choice, itemsize: int, product: Product, chip: Chip) -> float:
     """Of products, and of the sum of their splits."""
-    (m, n), (rows, columns, depth, batches) = TILES[choice.tile], product
-    blocks = batches * cdiv(rows, m) * cdiv(columns, n)
-    steps = cdiv(steps_in(itemsize, depth), choice.splits) + BLOCK_STEPS
+    (m, n), (gemm_m, gemm_n, gemm_k, batches) = TILES[choice.tile], product
+    blocks = batches * cdiv(gemm_m, m) * cdiv(gemm_n, n)
+    steps = cdiv(steps_in(itemsize, gemm_k), choice.splits) + BLOCK_STEPS
     time = product_time(choice.tile, blocks * choice.splits, steps, chip)
     if choice.splits == 1:
         return time
@@ -93,13 +93,13 @@ def time_of(choice: Choice, itemsize: int, product: Product, chip: Chip) -> floa
 
 
 def _partial_bytes(product: Product) -> float:
-    return 4.0 * product.rows * product.columns * product.batches
+    return 4.0 * product.gemm_m * product.gemm_n * product.batches
 
 
 @lru_cache(maxsize=1024)
 def choose(itemsize: int, product: Product, chip: Chip) -> Choice:
     """The fastest; of equals the smallest tile, and the fewest splits."""
-    most = min(MOST_SPLITS, steps_in(itemsize, product.depth) // LEAST_STEPS)
+    most = min(MOST_SPLITS, steps_in(itemsize, product.gemm_k) // LEAST_STEPS)
     candidates = [
         Choice(tile, splits)
         for tile in reversed(range(len(TILES)))

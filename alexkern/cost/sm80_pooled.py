@@ -18,7 +18,7 @@ from alexkern.geometry import Geometry
 FIRST_TILE = 1  # of TILES that are compiled, as conv2d_relu_max_pool2d.h has it
 POOL_STEPS = 4.0  # what pooling a tile takes, in steps of the product (counted in instructions)
 IEEE_STEP_COST = 4.0  # how much longer a step takes without tensor cores
-MOST_TILES = 8  # columns of tiles more than must be, which may leave fewer places empty
+MOST_TILES = 8  # side by side, more than must be, which may leave fewer places empty
 
 
 class Problem(NamedTuple):
@@ -35,13 +35,13 @@ class Problem(NamedTuple):
         return IEEE_STEP_COST if self.itemsize == 4 and not self.tf32 else 1.0
 
     @property
-    def depth(self) -> int:
-        """Of a sum, padding included."""
+    def gemm_k(self) -> int:
+        """The length of a sum, padding included."""
         return self.geometry.R * self.geometry.S * self.channels
 
     def flops(self, pixels: int) -> float:
-        """A multiply-add, which is two, for each place of the product and each value of the depth."""
-        return 2.0 * pixels * self.geometry.K * self.depth
+        """A multiply-add, which is two, for each place of the product and each value of GEMM_K."""
+        return 2.0 * pixels * self.geometry.K * self.gemm_k
 
 
 class Plan(NamedTuple):
@@ -110,8 +110,8 @@ def _cost_of(plan: Plan, problem: Problem, end_bytes: float, chip: Chip) -> Cost
     (m, n), geometry = TILES[plan.tile], problem.geometry
     P, Q = (geometry.P - 1) // 2, (geometry.Q - 1) // 2
     walk = cdiv(2 * plan.segment + 1, m // (2 * plan.windows + 1))  # steps down the image
-    columns_of_blocks = geometry.N * cdiv(Q, plan.windows) * cdiv(P, plan.segment)
-    blocks = columns_of_blocks * cdiv(geometry.GEMM_N, n) * geometry.groups
-    steps = walk * (problem.step_cost * steps_in(problem.itemsize, problem.depth) + BLOCK_STEPS + POOL_STEPS)
+    walks = geometry.N * cdiv(Q, plan.windows) * cdiv(P, plan.segment)
+    blocks = walks * cdiv(geometry.GEMM_N, n) * geometry.groups
+    steps = walk * (problem.step_cost * steps_in(problem.itemsize, problem.gemm_k) + BLOCK_STEPS + POOL_STEPS)
     products = product_time(plan.tile, blocks, steps, chip)
-    return Cost(problem.flops(columns_of_blocks * walk * m), end_bytes, max(products, end_bytes / BYTES))
+    return Cost(problem.flops(walks * walk * m), end_bytes, max(products, end_bytes / BYTES))

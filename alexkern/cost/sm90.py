@@ -1,6 +1,6 @@
 """csrc/cuda/sm90's products: which tile, in how many splits, and whether blocks share their filters.
 
-In clocks; the terms are in docs/hopper.md.
+In clocks; the terms are in docs/sm90.md.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from alexkern.cost.chips import SHARED_BYTES, Chip
 from alexkern.cost.model import cdiv
 from alexkern.geometry import Geometry
 
-# As sm90/hopper.h has them: rows of a tile, its columns, channels of a step (and pixels, for the weight gradient).
+# As sm90/hopper.h has them: a tile's M and N, channels of a step (and pixels, for the weight gradient).
 BLOCK_M = 128
 BLOCK_N = (64, 96, 128, 192, 256)
 WEIGHT_BLOCK_N = (64, 128, 256)
 SMALL_DEPTH, DEPTH = 48, 64
-MOST_COLUMNS = 128  # of a tile whose steps are small
+MOST_BLOCK_N = 128  # of a tile whose steps are small
 
 START_CYCLES, LAUNCH_CYCLES = 1500.0, 4000.0  # that no tile overlaps: of a launch, and of one more
 MOST_SPLITS = 64
@@ -26,23 +26,23 @@ WORTH_A_CLUSTER = 0.95  # of the time without: blocks that wait for each other a
 
 
 class Work(NamedTuple):
-    """What a launch is made of: `batches` products of rows x columns, `steps` of `depth` long.
+    """What a launch is made of: `batches` products of GEMM_M x GEMM_N, `steps` of BLOCK_K long.
 
     sums: fp32 sums are stored, also where there is one split. bytes: of operands too large for a cache, which device
     memory has to bring once.
     """
 
-    rows: int
-    columns: int
+    gemm_m: int
+    gemm_n: int
     steps: int
     batches: int
-    depth: int
+    block_k: int
     sums: bool
     bytes: int = 0
 
 
 class Choice(NamedTuple):
-    """Columns of a tile, splits of the steps, and blocks that share the tiles of filters."""
+    """BLOCK_N of a tile, splits of the steps, and blocks that share the tiles of filters."""
 
     block_n: int
     splits: int
@@ -55,46 +55,46 @@ class Choice(NamedTuple):
 
 def depth_of(channels: int) -> int:
     """Channels of a step for so many of a group: what wastes least."""
-    return min(DEPTH, SMALL_DEPTH, key=lambda depth: cdiv(channels, depth) * depth)
+    return min(DEPTH, SMALL_DEPTH, key=lambda block_k: cdiv(channels, block_k) * block_k)
 
 
 @lru_cache(maxsize=1024)
 def convolution_work(geometry: Geometry, channels: int, sums: bool) -> Work:
     """A convolution's, or the data gradient's as one, whose images and filters have so many channels a group."""
-    depth = depth_of(channels)
-    steps = geometry.R * geometry.S * cdiv(channels, depth)
-    return Work(geometry.GEMM_M, geometry.GEMM_N, steps, geometry.groups, depth, sums)
+    block_k = depth_of(channels)
+    steps = geometry.R * geometry.S * cdiv(channels, block_k)
+    return Work(geometry.GEMM_M, geometry.GEMM_N, steps, geometry.groups, block_k, sums)
 
 
 @lru_cache(maxsize=1024)
 def weight_work(geometry: Geometry, channels: int) -> Work:
     """The weight gradient's, over images of so many channels a group."""
-    columns = geometry.R * geometry.S * cdiv(channels, DEPTH) * DEPTH
-    return Work(geometry.GEMM_N, columns, cdiv(geometry.GEMM_M, DEPTH), geometry.groups, DEPTH, True)
+    taps = geometry.R * geometry.S * cdiv(channels, DEPTH) * DEPTH
+    return Work(geometry.GEMM_N, taps, cdiv(geometry.GEMM_M, DEPTH), geometry.groups, DEPTH, True)
 
 
-def linear_work(rows: int, columns: int, channels: int) -> Work:
+def linear_work(samples: int, features: int, channels: int) -> Work:
     """A linear layer of so many samples."""
-    depth = depth_of(channels)
-    return Work(rows, columns, cdiv(channels, depth), 1, depth, False, (rows + columns) * channels * 2)
+    block_k = depth_of(channels)
+    return Work(samples, features, cdiv(channels, block_k), 1, block_k, False, (samples + features) * channels * 2)
 
 
 def modelled_cycles(work: Work, choice: Choice, chip: Chip) -> float:
-    rows, columns, steps, batches, depth, sums, read = work
+    gemm_m, gemm_n, steps, batches, block_k, sums, read = work
     n, splits, cluster = choice
     # A block has the values of both tiles, and fetches its part of those that its cluster shares.
-    multiplied = BLOCK_M * n * depth / chip.half
-    # Each of the two warpgroups reads its own rows and all columns; TMA writes both once.
-    shared = ((BLOCK_M + n) + BLOCK_M + 2 * n) * depth * 2 / SHARED_BYTES
-    fetched = (BLOCK_M + n / cluster) * depth * 2 / chip.l2_bytes
+    multiplied = BLOCK_M * n * block_k / chip.half
+    # Each of the two warpgroups reads its own rows of A and all of B; TMA writes both once.
+    shared = ((BLOCK_M + n) + BLOCK_M + 2 * n) * block_k * 2 / SHARED_BYTES
+    fetched = (BLOCK_M + n / cluster) * block_k * 2 / chip.l2_bytes
     stored = BLOCK_M * n * (4 if splits > 1 or sums else 2) / chip.l2_bytes
     # A cluster takes as many tiles at once as it has blocks, one below the other.
-    tiles = cdiv(rows, BLOCK_M * cluster) * cdiv(columns, n) * batches
+    tiles = cdiv(gemm_m, BLOCK_M * cluster) * cdiv(gemm_n, n) * batches
     waves = cdiv(tiles * splits, max(1, chip.num_sms // cluster))
     step = max(multiplied, shared, fetched)
     cycles = START_CYCLES + max(waves * (cdiv(steps, splits) * step + stored), read / chip.memory_bytes)
     if splits > 1:  # the sums go out and come back to be added up
-        cycles += LAUNCH_CYCLES + rows * columns * batches * splits * 4 / chip.memory_bytes
+        cycles += LAUNCH_CYCLES + gemm_m * gemm_n * batches * splits * 4 / chip.memory_bytes
     return cycles
 
 
@@ -114,7 +114,7 @@ def _fastest(work: Work, cluster: int, widths: tuple[int, ...], chip: Chip) -> C
     candidates = [
         Choice(block_n, splits, cluster)
         for block_n in widths
-        if work.depth == DEPTH or block_n <= MOST_COLUMNS
+        if work.block_k == DEPTH or block_n <= MOST_BLOCK_N
         for splits in range(1, most + 1)
     ]
     return min(candidates, key=lambda choice: modelled_cycles(work, choice, chip))

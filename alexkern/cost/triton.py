@@ -35,12 +35,12 @@ class Tile:
     num_stages: int
 
     @property
-    def columns(self) -> int:
+    def N(self) -> int:
         return self.BLOCK_N + self.TAIL_N
 
     def __str__(self) -> str:
-        columns = f"({self.BLOCK_N} + {self.TAIL_N})" if self.TAIL_N else str(self.BLOCK_N)
-        return f"{self.BLOCK_M} x {columns} x {self.BLOCK_K}, {self.num_warps} warps, {self.num_stages} stages"
+        n = f"({self.BLOCK_N} + {self.TAIL_N})" if self.TAIL_N else str(self.BLOCK_N)
+        return f"{self.BLOCK_M} x {n} x {self.BLOCK_K}, {self.num_warps} warps, {self.num_stages} stages"
 
 
 class Product(NamedTuple):
@@ -111,18 +111,18 @@ TILES_IEEE = (
 )
 
 
-def sums(block_m: int, columns: int, num_warps: int) -> int:
+def sums(block_m: int, block_n: int, num_warps: int) -> int:
     """How many float32 sums of a tile a thread has to store."""
-    return block_m * columns // (32 * num_warps)
+    return block_m * block_n // (32 * num_warps)
 
 
-def register_limit(block_m: int, columns: int, num_warps: int, chip: Chip) -> dict[str, int]:
+def register_limit(block_m: int, block_n: int, num_warps: int, chip: Chip) -> dict[str, int]:
     """Triton's launch option maxnreg, where a kernel spills without it.
 
     For a small tile on sm_100 ptxas aims at more blocks than shared memory admits, and spills a few numbers to get
     there. Told that a thread may have all of its registers, it takes the 85 to 160 that it needs.
     """
-    small = sums(block_m, columns, num_warps) <= 32 and num_warps <= 4
+    small = sums(block_m, block_n, num_warps) <= 32 and num_warps <= 4
     return {"maxnreg": 255} if small and chip.capability[0] >= 10 else {}
 
 
@@ -130,14 +130,14 @@ def step_cycles(tile: Tile, product: Product, chip: Chip) -> float:
     """What a step over BLOCK_K costs."""
     itemsize = product.dtype.itemsize
     rate = chip.multiply_adds(itemsize, product.precision == "tf32")
-    compute = tile.BLOCK_M * tile.columns * tile.BLOCK_K / rate
-    loads = (tile.BLOCK_M + tile.columns) * tile.BLOCK_K * itemsize / chip.l2_bytes
+    compute = tile.BLOCK_M * tile.N * tile.BLOCK_K / rate
+    loads = (tile.BLOCK_M + tile.N) * tile.BLOCK_K * itemsize / chip.l2_bytes
     return max(compute, loads, STEP_LATENCY)
 
 
 def cycles(tile: Tile, product: Product, chip: Chip, splits: int = 1) -> float:
     """The model's time of a product whose K is cut into so many parts, with the partial sums' traffic."""
-    programs = cdiv(product.M, tile.BLOCK_M) * cdiv(product.N, tile.columns) * product.batch
+    programs = cdiv(product.M, tile.BLOCK_M) * cdiv(product.N, tile.N) * product.batch
     steps = cdiv(cdiv(product.K, tile.BLOCK_K), splits)
     time = waves(programs * splits, chip) * (steps * step_cycles(tile, product, chip) + TILE_LATENCY)
     if splits == 1:
@@ -156,7 +156,7 @@ def best_split(product: Product, chip: Chip) -> tuple[Tile, int]:
     """The candidate, and into how many parts K is split, that the model finds fastest.
 
     For products whose reduction is long and whose result is small. Candidates with a tail are left out, and so are
-    256 columns on sm_100: their float32 sums leave tensor memory for registers all at once, and spill.
+    a BLOCK_N of 256 on sm_100: its float32 sums leave tensor memory for registers all at once, and spill.
     """
     candidates = [
         (tile, splits)

@@ -46,7 +46,7 @@ WIDE = (
 def violations(kernel: Instantiation) -> list[str]:
     """What a kernel does that it may not, a line each; none where it keeps its budget."""
     broken = budget.atomics(kernel)
-    if _is_of_hopper(kernel) and kernel.target != 90:
+    if _is_of_sm90(kernel) and kernel.target != 90:
         broken += _absence(kernel)
     elif kernel.launched:
         broken += budget.resources(kernel)
@@ -56,7 +56,7 @@ def violations(kernel: Instantiation) -> list[str]:
         broken.append(f"{kernel.spilled} bytes of spilled registers, at {kernel.registers} registers")
     if "mma::" in kernel.name:
         broken += _product(kernel)
-    if _is_of_hopper(kernel) and kernel.target == 90:
+    if _is_of_sm90(kernel) and kernel.target == 90:
         broken += _asynchronous_product(kernel)
     for rule in WIDE:
         if matches(rule, kernel):
@@ -72,9 +72,9 @@ def matches(rule: Wide, kernel: Instantiation) -> bool:
     return rule.operator == kernel.operator and re.fullmatch(rule.name, kernel.name) is not None
 
 
-def _is_of_hopper(kernel: Instantiation) -> bool:
+def _is_of_sm90(kernel: Instantiation) -> bool:
     """Whether a kernel is made of sm_90a's own instructions, and of none elsewhere."""
-    return kernel.operator == "hopper"
+    return kernel.operator == "sm90"
 
 
 def _absence(kernel: Instantiation) -> list[str]:

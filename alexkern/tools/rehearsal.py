@@ -130,9 +130,9 @@ def _calls() -> Iterator[Callable[[], None]]:
     for (dtype, tf32), tile, channels in itertools.product(arithmetic, range(len(sm80.TILES)), (3, 8)):
         yield partial(_convolve, dtype, tf32, tile, channels)
     for dtype, tile, channels, cluster in itertools.product(DTYPES[1:], cost.BLOCK_N, (8, 64), (1, 2)):
-        yield partial(_convolve_on_hopper, dtype, tile, channels, cluster)
+        yield partial(_convolve_on_sm90, dtype, tile, channels, cluster)
     for dtype in DTYPES[1:]:
-        yield partial(_drop_on_hopper, dtype)
+        yield partial(_drop_on_sm90, dtype)
     for dtype, size in itertools.product(DTYPES, (3, 4, 5)):
         for images in (_images(dtype, 8), _images(dtype, 3)):
             yield partial(_normalise, images, size)
@@ -173,13 +173,13 @@ def _convolve(dtype: torch.dtype, tf32: bool, tile: int, channels: int) -> None:
             )
 
 
-def _convolve_on_hopper(dtype: torch.dtype, tile: int, channels: int, cluster: int) -> None:
-    """Steps of 48 channels have tiles of up to 128 columns; the weight gradient has three of the five."""
+def _convolve_on_sm90(dtype: torch.dtype, tile: int, channels: int, cluster: int) -> None:
+    """Steps of 48 channels have tiles of up to 128 filters; the weight gradient has three of the five."""
 
     def choose(_device: object, work: cost.Work, weight_gradient: bool) -> tuple[int, int, int]:
         if weight_gradient:
             return {96: 64, 192: 256}.get(tile, tile), 1, 1
-        return min(tile, cost.MOST_COLUMNS) if work.depth == cost.SMALL_DEPTH else tile, 1, cluster
+        return min(tile, cost.MOST_BLOCK_N) if work.block_k == cost.SMALL_DEPTH else tile, 1, cluster
 
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
@@ -221,7 +221,7 @@ def _drop(dtype: torch.dtype) -> None:
         linear_relu_dropout.backward(rows, rows, weight, output, seed, 0.5, (True, False, False))
 
 
-def _drop_on_hopper(dtype: torch.dtype) -> None:
+def _drop_on_sm90(dtype: torch.dtype) -> None:
     """The product is one of the convolution's; where it is split, the sum of splits comes after it."""
     rows, weight = torch.zeros((17, 128), dtype=dtype), torch.zeros((8, 128), dtype=dtype)
     with (

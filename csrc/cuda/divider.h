@@ -1,4 +1,4 @@
-// Division by a number that is known at the launch: a multiplication and a shift instead of some twenty instructions.
+// Division: by a number known at the launch it is a multiplication and a shift instead of some twenty instructions.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,11 @@
 #include "ptx/platform.cuh"
 
 namespace alexkern {
+
+template <typename T>
+constexpr __host__ __device__ T divide_up(T a, T b) {
+    return (a + b - 1) / b;
+}
 
 struct Divider {
     std::int64_t divisor;
@@ -30,5 +35,28 @@ __device__ __forceinline__ std::int64_t split_off(std::int64_t& index, const Div
     index = whole / by.divisor;
     return whole - index * by.divisor;
 }
+
+// A number as digits, of which a loop's step is as many: advancing is an addition.
+struct Digits {
+    int inner, middle, outer;
+
+    static __device__ __forceinline__ Digits of(int number, int inners, int middles) {
+        return {number % inners, number / inners % middles, number / inners / middles};
+    }
+
+    __device__ __forceinline__ void advance(const Digits& step, int inners, int middles) {
+        inner += step.inner;
+        middle += step.middle;
+        outer += step.outer;
+        if (inner >= inners) {
+            inner -= inners;
+            ++middle;
+        }
+        if (middle >= middles) {
+            middle -= middles;
+            ++outer;
+        }
+    }
+};
 
 }  // namespace alexkern

@@ -25,6 +25,9 @@ void with_type(Element element, Function function) {
     throw std::invalid_argument("no such element type: " + std::to_string(static_cast<int>(element)));
 }
 
+// ReLU, where it is asked for. NaN passes, and -0.0 stays.
+__device__ __forceinline__ float finished(float value, bool relu) { return relu && value < 0.0f ? 0.0f : value; }
+
 inline bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
 
 // 128 bits to and from floats; `pointer` is aligned to 16 bytes.

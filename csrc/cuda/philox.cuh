@@ -41,17 +41,17 @@ struct Rule {
 };
 
 // Where a rule's stream begins: what its seed points to, for a kernel that reads it once and draws often.
-struct Place {
+struct Start {
     std::uint64_t seed, offset;
 };
 
-__device__ __forceinline__ Place place(const Rule& rule) {
+__device__ __forceinline__ Start start(const Rule& rule) {
     return {static_cast<std::uint64_t>(rule.seed[0]), static_cast<std::uint64_t>(rule.seed[1])};
 }
 
 // For the elements first to first + kCount - 1 of a dense tensor, `first` a multiple of 4: the scale, or 0.
 template <int kCount>
-__device__ __forceinline__ void factors(const Rule& rule, const Place& place, std::int64_t first,
+__device__ __forceinline__ void factors(const Rule& rule, const Start& start, std::int64_t first,
                                         float (&factor)[kCount]) {
     static_assert(kCount % 4 == 0, "a block has four words");
     // In 32 bits, with one comparison a word: the limit itself, 2**32 for p = 1, has no place there.
@@ -59,7 +59,7 @@ __device__ __forceinline__ void factors(const Rule& rule, const Place& place, st
     const std::uint32_t last_dropped = static_cast<std::uint32_t>(rule.limit - 1);
 #pragma unroll
     for (int i = 0; i < kCount; i += 4) {
-        const Block drawn = block(place.seed, place.offset + static_cast<std::uint64_t>((first + i) / 4));
+        const Block drawn = block(start.seed, start.offset + static_cast<std::uint64_t>((first + i) / 4));
 #pragma unroll
         for (int j = 0; j < 4; ++j) factor[i + j] = all || drawn.words[j] > last_dropped ? rule.scale : 0.0f;
     }
@@ -67,7 +67,7 @@ __device__ __forceinline__ void factors(const Rule& rule, const Place& place, st
 
 template <int kCount>
 __device__ __forceinline__ void factors(const Rule& rule, std::int64_t first, float (&factor)[kCount]) {
-    factors(rule, place(rule), first, factor);
+    factors(rule, start(rule), first, factor);
 }
 
 }  // namespace alexkern::philox

@@ -1,4 +1,4 @@
-// Bulk copies of tensors (TMA): boxes and im2col columns to shared memory, boxes back.
+// Bulk copies of tensors (TMA): boxes and im2col's pixels to shared memory, boxes back.
 #pragma once
 
 #include <cstdint>

@@ -131,7 +131,7 @@ struct Accumulators {
 struct Product {
     WarpgroupOperands operands;
     Element element;
-    unsigned columns;
+    unsigned n;
     bool accumulate;
     Accumulators* accumulators;
     std::uint64_t group;

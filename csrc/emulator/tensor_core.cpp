@@ -18,7 +18,7 @@ struct Row {
     std::uint32_t address;
 };
 
-// Eight rows are read in one pass if they lie in different 16-byte columns of the 128-byte bank line, or are the same.
+// Eight rows are read in one pass if they lie in different vectors of the 128-byte bank line, or are the same.
 template <int kMatrices>
 void count_bank_conflicts(Deposits& deposits, Statistics& statistics) {
     ++statistics.ldmatrix;
@@ -40,20 +40,20 @@ struct Operands {
 };
 static_assert(sizeof(Operands) <= kDepositBytes, "a lane's operands are what it deposits");
 
-typedef float Columns __attribute__((vector_size(32)));  // the 8 columns of b, c and d
+typedef float EightOfN __attribute__((vector_size(32)));  // a row of b, c or d
 
 float from_fp16(std::uint32_t bits) { return float_from_fp16(static_cast<std::uint16_t>(bits)); }
 float from_bf16(std::uint32_t bits) { return float_from_bf16(static_cast<std::uint16_t>(bits)); }
 float from_tf32(std::uint32_t bits) { return bit_cast<float>(bits & ~0x1fffu); }
 
 // d = a b + c, summed along k in fp32: the order is the emulator's own, the GPU's is not specified.
-template <int kDepth, float (*kConvert)(std::uint32_t)>
+template <int kStepK, float (*kConvert)(std::uint32_t)>
 void multiply(Deposits& deposits, Statistics& statistics) {
     ++statistics.mma;
-    constexpr bool kHalves = kDepth == 16;
-    float a[16][kDepth];
+    constexpr bool kHalves = kStepK == 16;
+    float a[16][kStepK];
     union {
-        Columns row[16];
+        EightOfN row[16];
         float at[16][8];
     } b, d;
     for (unsigned lane = 0; lane < kLanes; ++lane) {
@@ -80,7 +80,7 @@ void multiply(Deposits& deposits, Statistics& statistics) {
         }
     }
     for (int m = 0; m < 16; m += 4) {
-        for (int k = 0; k < kDepth; ++k) {
+        for (int k = 0; k < kStepK; ++k) {
             for (int i = 0; i < 4; ++i) d.row[m + i] += a[m + i][k] * b.row[k];
         }
     }

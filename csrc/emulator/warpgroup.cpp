@@ -16,7 +16,7 @@ namespace emulator {
 namespace {
 
 constexpr const char* kName = "wgmma.mma_async";
-constexpr unsigned kRows = 16, kDepth = 16, kMostColumns = 256, kPerChunk = 8;
+constexpr unsigned kRows = 16, kStepK = 16, kMostN = 256, kPerVector = 8;
 
 // A shared-memory matrix descriptor.
 struct Matrix {
@@ -36,66 +36,66 @@ struct Matrix {
     }
 
     // Of eight values: along K, or along M or N.
-    std::uint32_t chunk(unsigned extent, unsigned depth) const {
+    std::uint32_t vector(unsigned extent, unsigned k) const {
         std::uint32_t address = start;
         if (transposed) {
             const unsigned per_row = width / 2;
-            address += extent / per_row * leading + extent % per_row * 2 + depth % 8 * width + depth / 8 * stride;
+            address += extent / per_row * leading + extent % per_row * 2 + k % 8 * width + k / 8 * stride;
         } else {
-            address += extent / 8 * stride + extent % 8 * width + depth * 2;
+            address += extent / 8 * stride + extent % 8 * width + k * 2;
         }
         return address ^ (address >> 7 & (width / 16 - 1)) << 4;
     }
 };
 
 template <float (*kConvert)(std::uint16_t)>
-void load_chunk(float (&values)[kPerChunk], std::uint32_t address) {
-    std::uint16_t bits[kPerChunk];
+void load_vector(float (&values)[kPerVector], std::uint32_t address) {
+    std::uint16_t bits[kPerVector];
     __builtin_memcpy(bits, check_async_read(address, sizeof bits, sizeof bits, kName), sizeof bits);
-    for (unsigned i = 0; i < kPerChunk; ++i) values[i] = kConvert(bits[i]);
+    for (unsigned i = 0; i < kPerVector; ++i) values[i] = kConvert(bits[i]);
 }
 
-// Calls visit(extent, depth, value) for extent in [first, first + count), a multiple of 8, and all of the depth.
+// Calls visit(extent, k, value) for extent in [first, first + count), a multiple of 8, and all of K.
 template <float (*kConvert)(std::uint16_t), typename Visit>
 void load_matrix(const Matrix& matrix, unsigned first, unsigned count, Visit&& visit) {
-    float values[kPerChunk];
-    const unsigned extent_step = matrix.transposed ? kPerChunk : 1, depth_step = matrix.transposed ? 1 : kPerChunk;
+    float values[kPerVector];
+    const unsigned extent_step = matrix.transposed ? kPerVector : 1, k_step = matrix.transposed ? 1 : kPerVector;
     for (unsigned extent = 0; extent < count; extent += extent_step) {
-        for (unsigned depth = 0; depth < kDepth; depth += depth_step) {
-            load_chunk<kConvert>(values, matrix.chunk(first + extent, depth));
-            for (unsigned i = 0; i < kPerChunk; ++i) {
-                visit(extent + (matrix.transposed ? i : 0), depth + (matrix.transposed ? 0 : i), values[i]);
+        for (unsigned k = 0; k < kStepK; k += k_step) {
+            load_vector<kConvert>(values, matrix.vector(first + extent, k));
+            for (unsigned i = 0; i < kPerVector; ++i) {
+                visit(extent + (matrix.transposed ? i : 0), k + (matrix.transposed ? 0 : i), values[i]);
             }
         }
     }
 }
 
-typedef float Columns __attribute__((vector_size(32)));
+typedef float EightOfN __attribute__((vector_size(32)));
 
 template <float (*kConvert)(std::uint16_t)>
 void multiply(const Warp& warp, const Product& product) {
-    float a[kRows][kDepth];
+    float a[kRows][kStepK];
     union {
-        Columns vector[kMostColumns / 8][kDepth];
-        float value[kMostColumns / 8][kDepth][8];
+        EightOfN vector[kMostN / 8][kStepK];
+        float value[kMostN / 8][kStepK][8];
     } b;
     load_matrix<kConvert>({product.operands.a, product.operands.transposed_a}, warp.index % 4 * kRows, kRows,
                           [&](unsigned m, unsigned k, float value) { a[m][k] = value; });
-    load_matrix<kConvert>({product.operands.b, product.operands.transposed_b}, 0, product.columns,
+    load_matrix<kConvert>({product.operands.b, product.operands.transposed_b}, 0, product.n,
                           [&](unsigned n, unsigned k, float value) { b.value[n / 8][k][n % 8] = value; });
-    // Register 4 j + 2 half + odd of lane 4 g + t is row g + 8 half, column 8 j + 2 t + odd.
+    // Register 4 j + 2 half + odd of lane 4 g + t is m = g + 8 half, n = 8 j + 2 t + odd.
     Accumulators& d = *product.accumulators;
-    for (unsigned j = 0; j < product.columns / 8; ++j) {
+    for (unsigned j = 0; j < product.n / 8; ++j) {
         for (unsigned m = 0; m < kRows; ++m) {
             union {
-                Columns vector;
+                EightOfN vector;
                 float value[8];
             } sum;
             const auto registers = [&](unsigned t) {
                 return d.values.data() + (4 * (m % 8) + t) * d.count + 4 * j + 2 * (m / 8);
             };
             for (unsigned n = 0; n < 8; ++n) sum.value[n] = product.accumulate ? registers(n / 2)[n % 2] : 0.0f;
-            for (unsigned k = 0; k < kDepth; ++k) sum.vector += a[m][k] * b.vector[j][k];
+            for (unsigned k = 0; k < kStepK; ++k) sum.vector += a[m][k] * b.vector[j][k];
             for (unsigned n = 0; n < 8; ++n) registers(n / 2)[n % 2] = sum.value[n];
         }
     }
@@ -125,7 +125,7 @@ void make_up_to(Warp& warp, std::uint64_t end_group) {
 struct Issue {
     float* d;
     std::uint64_t a, b;
-    unsigned columns;
+    unsigned n;
     unsigned char element, accumulate, transposed_a, transposed_b;
 };
 static_assert(sizeof(Issue) <= kDepositBytes, "a lane's operands are what it deposits");
@@ -182,15 +182,15 @@ void tell_race_detector(Warp& warp, const Product& product) {
     race::switch_to(part.race_thread);
     race::acquire(&part.issue_edge);
     const auto read = [&](const Matrix& matrix, unsigned first, unsigned count) {
-        const unsigned extent_step = matrix.transposed ? kPerChunk : 1, depth_step = matrix.transposed ? 1 : kPerChunk;
+        const unsigned extent_step = matrix.transposed ? kPerVector : 1, k_step = matrix.transposed ? 1 : kPerVector;
         for (unsigned extent = 0; extent < count; extent += extent_step) {
-            for (unsigned depth = 0; depth < kDepth; depth += depth_step) {
-                race::read(shared_pointer(matrix.chunk(first + extent, depth), 16, 16, kName), 16);
+            for (unsigned k = 0; k < kStepK; k += k_step) {
+                race::read(shared_pointer(matrix.vector(first + extent, k), 16, 16, kName), 16);
             }
         }
     };
     read({product.operands.a, product.operands.transposed_a}, warp.index % 4 * kRows, kRows);
-    read({product.operands.b, product.operands.transposed_b}, 0, product.columns);
+    read({product.operands.b, product.operands.transposed_b}, 0, product.n);
     race::release(&part.group_edges[product.group % sizeof part.group_edges]);
     race::switch_to(this_thread().fiber.race_thread());
 }
@@ -215,11 +215,10 @@ void issue(Deposits& deposits, Statistics& statistics) {
     ++statistics.wgmma;
     const WarpgroupOperands operands = {first.a, first.b, first.transposed_a != 0, first.transposed_b != 0};
     check_with_the_others(warp, operands);
-    Accumulators& accumulators = take_accumulators(part, deposits, first.columns / 2, slot.poison);
+    Accumulators& accumulators = take_accumulators(part, deposits, first.n / 2, slot.poison);
     ++accumulators.in_flight;
-    const Product product = {operands,      static_cast<Element>(first.element),
-                             first.columns, first.accumulate != 0,
-                             &accumulators, part.open_group};
+    const Product product = {
+        operands, static_cast<Element>(first.element), first.n, first.accumulate != 0, &accumulators, part.open_group};
     if (race::kEnabled) tell_race_detector(warp, product);
     part.products.push_back(product);
     if (at_once(slot, slot.products)) make_up_to(warp, part.open_group + 1);
@@ -234,12 +233,11 @@ void register_pool_changed(Slot& slot) {
 
 }  // namespace
 
-void warpgroup_multiply(Element element, unsigned columns, float* d, const WarpgroupOperands& operands,
-                        bool accumulate) {
+void warpgroup_multiply(Element element, unsigned n, float* d, const WarpgroupOperands& operands, bool accumulate) {
     const Issue mine = {d,
                         operands.a,
                         operands.b,
-                        columns,
+                        n,
                         static_cast<unsigned char>(element),
                         accumulate,
                         operands.transposed_a,

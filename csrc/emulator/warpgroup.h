@@ -12,9 +12,8 @@ struct WarpgroupOperands {
     bool transposed_a, transposed_b;
 };
 
-// wgmma.mma_async.sync.aligned.m64nNk16, N = columns, fp32 accumulation: d = a b + d, or a b.
-void warpgroup_multiply(Element element, unsigned columns, float* d, const WarpgroupOperands& operands,
-                        bool accumulate);
+// wgmma.mma_async.sync.aligned.m64nNk16, fp32 accumulation: d = a b + d, or a b.
+void warpgroup_multiply(Element element, unsigned n, float* d, const WarpgroupOperands& operands, bool accumulate);
 void warpgroup_fence();
 void warpgroup_commit_group();
 void warpgroup_wait_group(unsigned newest_still_pending);

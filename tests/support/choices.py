@@ -35,11 +35,11 @@ ARITHMETIC = {
 POOL = ((3, 3), (2, 2), (0, 0))
 HEAD = """\
 # layer batch arithmetic chips
-# Triton: tile, warps, stages (and splits; depth): forward; data gradient; weight gradient; pooled, without and with
+# Triton: tile, warps, stages (and splits; factor): forward; data gradient; weight gradient; pooled, without and with
 # offsets: fused? rows; whether the gradient is masked first
 # csrc/cuda/conv2d_relu: tile, splits: forward; data gradient; weight gradient; pooled, without and with offsets: its
 # plan, fused? ; in depth? forward, weight gradient
-# csrc/cuda/sm90: columns, splits, cluster: forward; data gradient; weight gradient"""
+# csrc/cuda/sm90: block_n, splits, cluster: forward; data gradient; weight gradient"""
 
 
 def words(*values: Any) -> str:
@@ -76,13 +76,13 @@ def triton_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) 
 def sm80_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
     dtype = ARITHMETIC[arithmetic][0]
     channels, filters, taps = padded(layer.C // layer.groups, dtype), layer.K // layer.groups, layer.R**2
-    pixels, phases = batch * layer.P**2, layer.stride**2
+    pixels, residues = batch * layer.P**2, layer.stride**2
     grad_channels = padded(filters, dtype, 16)
     products = (
         (pixels, filters, taps * channels, layer.groups),
         (
-            -(-batch * layer.H**2 // phases), layer.C // layer.groups, max(taps * grad_channels // phases, 1),
-            layer.groups * phases,
+            -(-batch * layer.H**2 // residues), layer.C // layer.groups, max(taps * grad_channels // residues, 1),
+            layer.groups * residues,
         ),
         (filters, taps * channels, pixels, layer.groups),
     )  # fmt: skip
@@ -104,15 +104,15 @@ def sm90_choices(layer: Convolution, batch: int, chip: Chip) -> Iterator[str]:
     if stride == 4:
         size, channels, stride = -(-size // 4), 16 * channels, 1
     taps, filters, pixels, groups = size**2, layer.K // layer.groups, batch * layer.P**2, layer.groups
-    depth = sm90.depth_of(channels)
-    steps = taps * -(-channels // depth)
-    yield words(*sm90.choose(sm90.Work(pixels, filters, steps, groups, depth, False), chip))
+    block_k = sm90.depth_of(channels)
+    steps = taps * -(-channels // block_k)
+    yield words(*sm90.choose(sm90.Work(pixels, filters, steps, groups, block_k, False), chip))
     if layer.stride == 1:
-        depth = sm90.depth_of(filters)
-        steps = taps * -(-filters // depth)
-        yield words(*sm90.choose(sm90.Work(batch * layer.H**2, channels, steps, groups, depth, False), chip))
-    columns = taps * -(-channels // 64) * 64
-    yield words(*sm90.choose(sm90.Work(filters, columns, -(-pixels // 64), groups, 64, True), chip, True))
+        block_k = sm90.depth_of(filters)
+        steps = taps * -(-filters // block_k)
+        yield words(*sm90.choose(sm90.Work(batch * layer.H**2, channels, steps, groups, block_k, False), chip))
+    values = taps * -(-channels // 64) * 64
+    yield words(*sm90.choose(sm90.Work(filters, values, -(-pixels // 64), groups, 64, True), chip, True))
 
 
 def linear_choices(layer: Linear, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:

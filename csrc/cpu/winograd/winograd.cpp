@@ -102,9 +102,9 @@ struct Call {
 };
 
 // Where tile number `tile` begins: its image, and its first output's row and column.
-struct Place {
+struct Corner {
     int n, row, column;
-    Place(const Call& call, int tile)
+    Corner(const Call& call, int tile)
         : n(tile / (call.across * call.down)),
           row(tile / call.across % call.down * 2),
           column(tile % call.across * 2) {}
@@ -126,7 +126,7 @@ AVX512 inline void multiply(const double (&matrix)[COUNT][P], const Vector* x, i
 
 // B^T d B for every 16 channels of one tile, (C / 16, block, 16) apart from point to point.
 template <int R>
-AVX512 void to_points(const Call& call, const Place& place, int group, float* points) {
+AVX512 void to_points(const Call& call, const Corner& corner, int group, float* points) {
     constexpr int P = R + 1;
     const Shape& shape = call.shape;
     alignas(64) static const float outside[CHANNELS] = {};
@@ -134,9 +134,9 @@ AVX512 void to_points(const Call& call, const Place& place, int group, float* po
     int step[P][P];  // from one channel to the next: 0 in the padding, where all read the same zeros
     for (int i = 0; i < P; ++i) {
         for (int j = 0; j < P; ++j) {
-            const int h = place.row - shape.padding_h + i, w = place.column - shape.padding_w + j;
+            const int h = corner.row - shape.padding_h + i, w = corner.column - shape.padding_w + j;
             const bool inside = h >= 0 && h < shape.H && w >= 0 && w < shape.W;
-            const std::int64_t pixel = (std::int64_t(place.n) * shape.H + h) * shape.W + w;
+            const std::int64_t pixel = (std::int64_t(corner.n) * shape.H + h) * shape.W + w;
             pixels[i][j] = inside ? call.input + (pixel * shape.groups + group) * shape.C : outside;
             step[i][j] = inside;
         }
@@ -191,7 +191,7 @@ AVX512 void multiply_tiles(int C, const float* points, int block, const float* f
 // The outputs of one tile in 16 channels, of which the first is number k: A^T products A + bias, ReLU. `check` becomes
 // NaN where one is not finite.
 template <int R>
-AVX512 inline void to_outputs(const Call& call, const Place& place, int k, const float* products, Vector& check) {
+AVX512 inline void to_outputs(const Call& call, const Corner& corner, int k, const float* products, Vector& check) {
     constexpr int P = R + 1;
     const Vector zero = _mm512_setzero_ps(), bias = call.bias ? _mm512_loadu_ps(call.bias + k) : zero;
     Vector half[P][2];  // A^T products, column after column
@@ -201,11 +201,11 @@ AVX512 inline void to_outputs(const Call& call, const Place& place, int k, const
             column[i] = _mm512_load_ps(products + std::int64_t(i * P + j) * call.block * FILTERS);
         multiply(matrices<R>.A, column, 1, half[j]);
     }
-    for (int i = 0; i < 2 && place.row + i < call.height; ++i) {
+    for (int i = 0; i < 2 && corner.row + i < call.height; ++i) {
         Vector row[2];
         multiply(matrices<R>.A, &half[0][i], 2, row);
-        const std::int64_t pixel = (std::int64_t(place.n) * call.height + place.row + i) * call.width + place.column;
-        for (int j = 0; j < 2 && place.column + j < call.width; ++j) {
+        const std::int64_t pixel = (std::int64_t(corner.n) * call.height + corner.row + i) * call.width + corner.column;
+        for (int j = 0; j < 2 && corner.column + j < call.width; ++j) {
             Vector value = row[j] + bias;
             check = _mm512_fmadd_ps(value, zero, check);
             if (call.relu) value = value < zero ? zero : value;
@@ -221,7 +221,7 @@ AVX512 bool convolve_block(const Call& call, int first, int group, int panel, in
     const int C = call.shape.C, tiles = std::min(call.block, call.tiles - first);
     const std::int64_t panel_size = std::int64_t(C) * FILTERS, points_size = std::int64_t(C) * call.block;
     float* products = points + P * P * points_size;
-    for (int t = 0; t < tiles; ++t) to_points<R>(call, Place(call, first + t), group, points + t * CHANNELS);
+    for (int t = 0; t < tiles; ++t) to_points<R>(call, Corner(call, first + t), group, points + t * CHANNELS);
 
     // The panel after the one in use is fetched in as many equal parts as there are passes over that.
     const int passes = ceil_div(tiles, ROWS), lines = ceil_div(2 * CHANNELS, passes);
@@ -243,7 +243,7 @@ AVX512 bool convolve_block(const Call& call, int first, int group, int panel, in
         }
         for (int t = 0; t < tiles; ++t) {
             for (int k = 0; k < FILTERS; k += 16)
-                to_outputs<R>(call, Place(call, first + t), panel * FILTERS + k, products + t * FILTERS + k, check);
+                to_outputs<R>(call, Corner(call, first + t), panel * FILTERS + k, products + t * FILTERS + k, check);
         }
     }
     return _mm512_cmp_ps_mask(check, check, _CMP_UNORD_Q) == 0;

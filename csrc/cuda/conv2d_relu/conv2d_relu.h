@@ -2,7 +2,7 @@
 //
 // Inside, channels lie innermost, each group's padded with zeros to whole copies of cp.async: pack() brings tensors of
 // any strides there, and what lies so already is used as it is. The data gradient is a convolution of the masked
-// gradient with the filters turned round; with a stride, one for each phase of the input's rows and columns.
+// gradient with the filters turned round; with a stride, one for each residue of the input's rows and columns.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct Image {
 // What alexkern/cost/sm80.py chooses by a problem's size.
 struct Choice {
     int tile;    // into kTileSizes
-    int splits;  // of the depth; their sums are added in a fixed order
+    int splits;  // of GEMM_K; their sums are added in a fixed order
 };
 
 struct TileSize {

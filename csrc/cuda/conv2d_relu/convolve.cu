@@ -11,12 +11,13 @@ __global__ void __launch_bounds__(Shape::kThreads, ConvolveTile<Arithmetic, Shap
     convolve_kernel(const __grid_constant__ ConvolveParams p) {
     using Tile = ConvolveTile<Arithmetic, Shape, kCopyBytes>;
     const Image& output = p.output;
-    // The grid, innermost first: columns, so that neighbours share the rows they gather; rows; splits; phases; groups.
+    // The grid, innermost first: filters, so that neighbours share the pixels they gather; rows; splits; residues;
+    // groups.
     const int tiles_n = divide_up(p.K, Tile::kBlockN);
-    const int phases_h = phases_of(p.vertical, p.transposed), phases_w = phases_of(p.horizontal, p.transposed);
-    const int most_rows_h = divide_up(output.H, phases_h), most_rows_w = divide_up(output.W, phases_w);
+    const int residues_h = residues_of(p.vertical, p.transposed), residues_w = residues_of(p.horizontal, p.transposed);
+    const int most_h = divide_up(output.H, residues_h), most_w = divide_up(output.W, residues_w);
     const unsigned tiles_m = static_cast<unsigned>(
-        divide_up<std::int64_t>(static_cast<std::int64_t>(output.N) * most_rows_h * most_rows_w, Tile::kBlockM));
+        divide_up<std::int64_t>(static_cast<std::int64_t>(output.N) * most_h * most_w, Tile::kBlockM));
     unsigned block = blockIdx.x;
     const int first_n = static_cast<int>(block % tiles_n) * Tile::kBlockN;
     block /= tiles_n;
@@ -24,30 +25,30 @@ __global__ void __launch_bounds__(Shape::kThreads, ConvolveTile<Arithmetic, Shap
     block /= tiles_m;
     const int split = static_cast<int>(block % p.choice.splits);
     block /= p.choice.splits;
-    const Taps horizontal = taps_of(p.horizontal, p.transposed, static_cast<int>(block % phases_w), output.W, p.S);
-    block /= phases_w;
-    const Taps vertical = taps_of(p.vertical, p.transposed, static_cast<int>(block % phases_h), output.H, p.R);
-    const int group = static_cast<int>(block / phases_h);
+    const Taps horizontal = taps_of(p.horizontal, p.transposed, static_cast<int>(block % residues_w), output.W, p.S);
+    block /= residues_w;
+    const Taps vertical = taps_of(p.vertical, p.transposed, static_cast<int>(block % residues_h), output.H, p.R);
+    const int group = static_cast<int>(block / residues_h);
 
     const int pixels = vertical.outputs * horizontal.outputs;  // of an image
-    const std::int64_t rows = static_cast<std::int64_t>(output.N) * pixels;
-    if (first_m >= rows) return;  // phases differ in size
+    const std::int64_t gemm_m = static_cast<std::int64_t>(output.N) * pixels;
+    if (first_m >= gemm_m) return;  // residues differ in size
 
     unsigned char* shared = ptx::dynamic_shared_memory<unsigned char>();
     Pixel* const table = Tile::table(shared);
     for (int row = threadIdx.x; row < Tile::kBlockM; row += Tile::kThreads) {
         const std::int64_t m = first_m + row;
         const int n = static_cast<int>(m / pixels), pixel = static_cast<int>(m % pixels);
-        table[row] = {m < rows ? n : -1, pixel / horizontal.outputs, pixel % horizontal.outputs};
+        table[row] = {m < gemm_m ? n : -1, pixel / horizontal.outputs, pixel % horizontal.outputs};
     }
     Tile::load_bias(shared, p, group, first_n);
     __syncthreads();
 
     typename Tile::Sums sums;
-    Tile::multiply(sums, shared, p, vertical, horizontal, group, first_n, split, p.choice.splits);
+    Tile::multiply(sums, shared, p, {vertical, horizontal, group, first_n, split, p.choice.splits});
 
-    const auto placed = [&](int row) {
-        const Pixel pixel = table[row];
+    const auto placed = [&](int m) {
+        const Pixel pixel = table[m];
         return Pixel{pixel.n, vertical.first_output + pixel.h * vertical.output_step,
                      horizontal.first_output + pixel.w * horizontal.output_step};
     };
@@ -64,28 +65,28 @@ __global__ void __launch_bounds__(Shape::kThreads, ConvolveTile<Arithmetic, Shap
     }
     Tile::stage(shared, sums, p.relu);
     __syncthreads();
-    typename Tile::Staged{shared}.template store<Tile::kThreads>(output, group * p.K + first_n,
-                                                                 min(p.K - first_n, Tile::kBlockN), placed);
+    typename Tile::Out{shared}.template store<Tile::kThreads>(output, group * p.K + first_n,
+                                                              min(p.K - first_n, Tile::kBlockN), placed);
 }
 
 }  // namespace
 
 void convolve(Arithmetic arithmetic, const ConvolveParams& params, Stream stream) {
     const Image& output = params.output;
-    const int phases_h = phases_of(params.vertical, params.transposed);
-    const int phases_w = phases_of(params.horizontal, params.transposed);
-    const std::int64_t rows =
-        static_cast<std::int64_t>(output.N) * divide_up(output.H, phases_h) * divide_up(output.W, phases_w);
-    if (rows == 0) return;
+    const int residues_h = residues_of(params.vertical, params.transposed);
+    const int residues_w = residues_of(params.horizontal, params.transposed);
+    const std::int64_t gemm_m =
+        static_cast<std::int64_t>(output.N) * divide_up(output.H, residues_h) * divide_up(output.W, residues_w);
+    if (gemm_m == 0) return;
     with_instantiation(arithmetic, params.choice.tile, params.C, [&](auto arithmetic_tag, auto shape, auto copy_bytes) {
         using Shape = decltype(shape);
         using Tile = ConvolveTile<decltype(arithmetic_tag), Shape, decltype(copy_bytes)::value>;
-        const std::int64_t pixels = std::int64_t{output.H / phases_h} * (output.W / phases_w);
+        const std::int64_t pixels = std::int64_t{output.H / residues_h} * (output.W / residues_w);
         Tile::check_reach(params,
                           std::min<std::int64_t>(output.N, Shape::kBlockM / std::max<std::int64_t>(pixels, 1) + 2));
-        const std::int64_t blocks = divide_up<std::int64_t>(rows, Shape::kBlockM) *
-                                    divide_up(params.K, Shape::kBlockN) * params.choice.splits * phases_h * phases_w *
-                                    params.groups;
+        const std::int64_t blocks = divide_up<std::int64_t>(gemm_m, Shape::kBlockM) *
+                                    divide_up(params.K, Shape::kBlockN) * params.choice.splits * residues_h *
+                                    residues_w * params.groups;
         ptx::launch(params.transposed ? "conv2d_relu's data gradient" : "conv2d_relu",
                     convolve_kernel<decltype(arithmetic_tag), Shape, decltype(copy_bytes)::value>,
                     grid_of(blocks, "the convolution"), Shape::kThreads, Tile::kSharedBytes, stream, params);

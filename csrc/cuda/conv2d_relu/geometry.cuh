@@ -16,11 +16,11 @@ struct Taps {
 };
 
 // How many plain convolutions make up one direction.
-__host__ __device__ inline int phases_of(const Axis& axis, bool transposed) { return transposed ? axis.stride : 1; }
+__host__ __device__ inline int residues_of(const Axis& axis, bool transposed) { return transposed ? axis.stride : 1; }
 
 // A data gradient gathers, for x of the forward's input, the outputs p with p * stride - padding + r * dilation = x.
-// For x = phase + stride * i these are all outputs of every tap_step-th tap r from first_tap on, or none.
-__host__ __device__ inline Taps taps_of(const Axis& axis, bool transposed, int phase, int outputs, int taps) {
+// For x = residue + stride * i these are all outputs of every tap_step-th tap r from first_tap on, or none.
+__host__ __device__ inline Taps taps_of(const Axis& axis, bool transposed, int residue, int outputs, int taps) {
     if (!transposed) return {outputs, 0, 1, taps, 0, 1, -axis.padding, axis.stride, axis.dilation};
     int divisor = axis.stride, rest = axis.dilation % axis.stride;
     while (rest != 0) {
@@ -30,15 +30,15 @@ __host__ __device__ inline Taps taps_of(const Axis& axis, bool transposed, int p
     }
     const int tap_step = axis.stride / divisor;
     int first_tap = 0;
-    while (first_tap < tap_step && (phase + axis.padding - first_tap * axis.dilation) % axis.stride != 0) ++first_tap;
+    while (first_tap < tap_step && (residue + axis.padding - first_tap * axis.dilation) % axis.stride != 0) ++first_tap;
     const bool any = first_tap < tap_step && first_tap < taps;
-    return {phase < outputs ? (outputs - phase + axis.stride - 1) / axis.stride : 0,
-            phase,
+    return {residue < outputs ? (outputs - residue + axis.stride - 1) / axis.stride : 0,
+            residue,
             axis.stride,
             any ? (taps - first_tap + tap_step - 1) / tap_step : 0,
             first_tap,
             tap_step,
-            (phase + axis.padding - first_tap * axis.dilation) / axis.stride,
+            (residue + axis.padding - first_tap * axis.dilation) / axis.stride,
             1,
             -(axis.dilation / divisor)};
 }

@@ -11,15 +11,15 @@ constexpr int kParts = kThreads / kChannels;                 // a channel's sum 
 
 template <typename T>
 struct Pack {
-    // 8 bytes more than a row: writes down a column spread over the banks.
+    // 8 bytes more than a row: writes down one channel spread over the banks.
     static constexpr int kPitch = kChannels + 4 / static_cast<int>(sizeof(T)) * 2;  // values
     static constexpr int kOffsetsAt = kPixels * kPitch * static_cast<int>(sizeof(T));
     static constexpr int kSharedBytes = kOffsetsAt + 2 * kPixels * static_cast<int>(sizeof(std::int64_t));
-    static constexpr int kVector = 8 / sizeof(T);  // values of 8 bytes, the least that padding fills
+    static constexpr int kPiece = 8 / sizeof(T);  // values of 8 bytes, the least that padding fills
 };
 
 template <typename T>
-struct alignas(8) Vector {
+struct alignas(8) Piece {
     T value[8 / sizeof(T)];
 };
 
@@ -30,11 +30,11 @@ __device__ __forceinline__ T masked(T value, T output) {
 
 // 8 bytes at a time, where the source's channels lie side by side.
 template <typename T>
-__device__ __forceinline__ bool is_vectorised(const PackParams& p) {
+__device__ __forceinline__ bool is_in_pieces(const PackParams& p) {
     const auto fits = [](const void* data, const Image& layout) {
-        constexpr int kVector = Pack<T>::kVector;
-        return layout.stride_C == 1 && layout.stride_N % kVector == 0 && layout.stride_H % kVector == 0 &&
-               layout.stride_W % kVector == 0 && reinterpret_cast<std::uintptr_t>(data) % 8 == 0;
+        constexpr int kPiece = Pack<T>::kPiece;
+        return layout.stride_C == 1 && layout.stride_N % kPiece == 0 && layout.stride_H % kPiece == 0 &&
+               layout.stride_W % kPiece == 0 && reinterpret_cast<std::uintptr_t>(data) % 8 == 0;
     };
     return p.source.C / p.groups == p.padded_C && fits(p.source.data, p.source) &&
            (p.mask.data == nullptr || fits(p.mask.data, p.mask));
@@ -44,7 +44,7 @@ __device__ __forceinline__ bool is_vectorised(const PackParams& p) {
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 3) pack_kernel(const __grid_constant__ PackParams p) {
     using Kernel = Pack<T>;
-    constexpr int kPitch = Kernel::kPitch, kVector = Kernel::kVector;
+    constexpr int kPitch = Kernel::kPitch, kPiece = Kernel::kPiece;
     unsigned char* shared = ptx::dynamic_shared_memory<unsigned char>();
     T* tile = reinterpret_cast<T*>(shared);                                                // (kPixels, kPitch)
     std::int64_t* offsets = reinterpret_cast<std::int64_t*>(shared + Kernel::kOffsetsAt);  // (2, kPixels)
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 3) pack_kernel(const __grid_constant
     const T* const source = static_cast<const T*>(p.source.data);
     const T* const mask = static_cast<const T*>(p.mask.data);
     T* const destination = static_cast<T*>(p.destination);
-    const bool vectorised = is_vectorised<T>(p), along_channels = p.source.stride_C == 1;
+    const bool in_pieces = is_in_pieces<T>(p), along_channels = p.source.stride_C == 1;
     double sum = 0.0;  // memory sets the pace here, and thousands of pixels add up
     for (std::int64_t t = tiles * chunk / p.chunks; t < last_tile; ++t) {
         const std::int64_t first_pixel = t * kPixels;
@@ -69,19 +69,19 @@ __global__ void __launch_bounds__(kThreads, 3) pack_kernel(const __grid_constant
             offsets[kPixels + i] = n * p.mask.stride_N + h * p.mask.stride_H + w * p.mask.stride_W;
         }
         __syncthreads();
-        if (vectorised) {
-            for (int i = threadIdx.x; i < kPixels * kChannels / kVector; i += kThreads) {
-                const int pixel = i / (kChannels / kVector), channel = i % (kChannels / kVector) * kVector;
-                Vector<T> values = {};
+        if (in_pieces) {
+            for (int i = threadIdx.x; i < kPixels * kChannels / kPiece; i += kThreads) {
+                const int pixel = i / (kChannels / kPiece), channel = i % (kChannels / kPiece) * kPiece;
+                Piece<T> values = {};
                 if (first_pixel + pixel < pixels && first_channel + channel < all_channels) {
-                    values = *reinterpret_cast<const Vector<T>*>(source + offsets[pixel] + first_channel + channel);
+                    values = *reinterpret_cast<const Piece<T>*>(source + offsets[pixel] + first_channel + channel);
                     if (mask != nullptr) {
-                        const Vector<T> outputs = *reinterpret_cast<const Vector<T>*>(mask + offsets[kPixels + pixel] +
-                                                                                      first_channel + channel);
-                        for (int k = 0; k < kVector; ++k) values.value[k] = masked(values.value[k], outputs.value[k]);
+                        const Piece<T> outputs = *reinterpret_cast<const Piece<T>*>(mask + offsets[kPixels + pixel] +
+                                                                                    first_channel + channel);
+                        for (int k = 0; k < kPiece; ++k) values.value[k] = masked(values.value[k], outputs.value[k]);
                     }
                 }
-                *reinterpret_cast<Vector<T>*>(tile + pixel * kPitch + channel) = values;
+                *reinterpret_cast<Piece<T>*>(tile + pixel * kPitch + channel) = values;
             }
         } else {
             for (int i = threadIdx.x; i < kPixels * kChannels; i += kThreads) {
@@ -101,12 +101,11 @@ __global__ void __launch_bounds__(kThreads, 3) pack_kernel(const __grid_constant
             }
         }
         __syncthreads();
-        for (int i = threadIdx.x; i < kPixels * kChannels / kVector; i += kThreads) {
-            const int pixel = i / (kChannels / kVector), channel = i % (kChannels / kVector) * kVector;
+        for (int i = threadIdx.x; i < kPixels * kChannels / kPiece; i += kThreads) {
+            const int pixel = i / (kChannels / kPiece), channel = i % (kChannels / kPiece) * kPiece;
             if (first_pixel + pixel >= pixels || first_channel + channel >= all_channels) continue;
-            *reinterpret_cast<Vector<T>*>(destination + (first_pixel + pixel) * all_channels + first_channel +
-                                          channel) =
-                *reinterpret_cast<const Vector<T>*>(tile + pixel * kPitch + channel);
+            *reinterpret_cast<Piece<T>*>(destination + (first_pixel + pixel) * all_channels + first_channel + channel) =
+                *reinterpret_cast<const Piece<T>*>(tile + pixel * kPitch + channel);
         }
         if (p.sums != nullptr) {
             for (int pixel = threadIdx.x / kChannels; pixel < kPixels; pixel += kParts)

@@ -1,8 +1,8 @@
-// Copies in, and finished tiles out.
+// Copies in, and finished values out.
 #pragma once
 
+#include "../elements.cuh"
 #include "../ptx/cp_async.cuh"
-#include "../ptx/numbers.cuh"
 #include "conv2d_relu.h"
 
 namespace alexkern::conv2d_relu {
@@ -23,12 +23,9 @@ __device__ __forceinline__ void copy(std::uint32_t destination, const void* sour
     }
 }
 
-// NaN passes, and -0.0 stays.
-__device__ __forceinline__ float finished(float value, bool relu) { return relu && value < 0.0f ? 0.0f : value; }
-
-// A finished tile on its way out: pixels x channels in shared memory, so that whole rows go out in 16 bytes a thread.
+// Finished values on their way out: pixels x channels in shared memory, which leave it in 16 bytes a thread.
 template <typename T, int kPixels, int kChannels>
-struct StagedTile {
+struct Staging {
     static constexpr int kPerStore = 16 / sizeof(T);
     static constexpr int kPitch = kChannels * static_cast<int>(sizeof(T)) + 16;  // bytes; the 16 spread the banks
     static constexpr int kBytes = kPixels * kPitch;
@@ -48,7 +45,7 @@ struct StagedTile {
         }
     }
 
-    // All threads: the tile's first `channels` channels to those of `output` from first_channel on; pixel i goes to
+    // All threads: the first `channels` channels to those of `output` from first_channel on; pixel i goes to
     // placed(i).
     template <int kThreads, typename Placed>
     __device__ __forceinline__ void store(const Image& output, int first_channel, int channels, Placed&& placed) const {
@@ -73,10 +70,10 @@ struct StagedTile {
         }
         for (int i = threadIdx.x; i < kPixels * kChannels; i += kThreads) {
             // Neighbouring threads write to neighbouring places, in either format.
-            const int row = dense ? i / kChannels : i % kPixels, channel = dense ? i % kChannels : i / kPixels;
-            const Pixel pixel = placed(row);
+            const int number = dense ? i / kChannels : i % kPixels, channel = dense ? i % kChannels : i / kPixels;
+            const Pixel pixel = placed(number);
             if (pixel.n < 0 || channel >= channels) continue;
-            data[offset_of(pixel) + channel * output.stride_C] = *at(row, channel);
+            data[offset_of(pixel) + channel * output.stride_C] = *at(number, channel);
         }
     }
 };

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../divider.h"
 #include "../elements.cuh"
 #include "../mma/pipeline.cuh"
 #include "../ptx/launch.cuh"
@@ -74,11 +75,6 @@ void with_instantiation(Arithmetic arithmetic, int tile, int channels, Launch&& 
 inline dim3 grid_of(std::int64_t blocks, const char* what) {
     if (blocks > 0x7fffffff) throw std::runtime_error(std::string("conv2d_relu: ") + what + ": too large for one grid");
     return dim3(static_cast<unsigned>(blocks));
-}
-
-template <typename T>
-constexpr __host__ __device__ T divide_up(T a, T b) {
-    return (a + b - 1) / b;
 }
 
 }  // namespace alexkern::conv2d_relu

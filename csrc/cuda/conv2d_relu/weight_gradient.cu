@@ -1,5 +1,5 @@
-// The weight's gradient as a product: rows are filters, columns taps and channels, and the depth runs over the output's
-// pixels. Both operands come with the depth along the rows of their tiles. Every split leaves its sums in fp32.
+// The weight's gradient as a product: GEMM_M is filters, GEMM_N taps and channels, and GEMM_K the output's pixels. Both
+// operands come with GEMM_K down their tiles, a pixel a row. Every split leaves its sums in fp32.
 #include "store.cuh"
 #include "traits.cuh"
 
@@ -9,15 +9,15 @@ namespace {
 template <typename Arithmetic, typename Shape, int kCopyBytes>
 struct WeightGradient {
     using T = typename Arithmetic::Element;
-    using TileA = mma::Tile<T, mma::Along::extent, Shape::kBlockM>;
-    using TileB = mma::Tile<T, mma::Along::extent, Shape::kBlockN>;
-    static constexpr int kBlockM = Shape::kBlockM, kBlockN = Shape::kBlockN, kBlockK = TileA::kDepth;
+    using LayoutA = mma::Layout<T, mma::Along::extent, Shape::kBlockM>;
+    using LayoutB = mma::Layout<T, mma::Along::extent, Shape::kBlockN>;
+    static constexpr int kBlockM = Shape::kBlockM, kBlockN = Shape::kBlockN, kBlockK = LayoutA::kBlockK;
     static constexpr int kThreads = Shape::kThreads, kBlocks = blocks_of<kCopyBytes>();
-    static constexpr int kCopyA = mma::kChunkBytes / sizeof(T), kCopyB = kCopyBytes / sizeof(T);  // values
-    static constexpr int kCopiesA = kBlockM / kCopyA, kCopiesB = kBlockN / kCopyB;                // of a row
+    static constexpr int kCopyA = mma::kVectorBytes / sizeof(T), kCopyB = kCopyBytes / sizeof(T);  // values
+    static constexpr int kCopiesA = kBlockM / kCopyA, kCopiesB = kBlockN / kCopyB;                 // of a row
     static constexpr int kRowsPerPassA = kThreads / kCopiesA, kRowsPerPassB = kThreads / kCopiesB;
     static constexpr int kPassesA = kBlockK / kRowsPerPassA, kPassesB = kBlockK / kRowsPerPassB;
-    static constexpr int kSharedBytes = Shape::kStages * (TileA::kBytes + TileB::kBytes);
+    static constexpr int kSharedBytes = Shape::kStages * (LayoutA::kBytes + LayoutB::kBytes);
 };
 
 template <typename Arithmetic, typename Shape, int kCopyBytes>
@@ -25,9 +25,9 @@ __global__ void __launch_bounds__(Shape::kThreads, WeightGradient<Arithmetic, Sh
     weight_gradient_kernel(const __grid_constant__ WeightGradientParams p) {
     using Kernel = WeightGradient<Arithmetic, Shape, kCopyBytes>;
     using T = typename Kernel::T;
-    const int columns = p.R * p.S * p.C;
-    // The grid, innermost first: columns, rows, splits, groups.
-    const int tiles_m = divide_up(p.K, Kernel::kBlockM), tiles_n = divide_up(columns, Kernel::kBlockN);
+    const int gemm_n = p.R * p.S * p.C;
+    // The grid, innermost first: taps and channels, filters, splits, groups.
+    const int tiles_m = divide_up(p.K, Kernel::kBlockM), tiles_n = divide_up(gemm_n, Kernel::kBlockN);
     unsigned block = blockIdx.x;
     const int first_n = static_cast<int>(block % tiles_n) * Kernel::kBlockN;
     block /= tiles_n;
@@ -42,39 +42,35 @@ __global__ void __launch_bounds__(Shape::kThreads, WeightGradient<Arithmetic, Sh
     const std::int64_t first_pixel = first_step * Kernel::kBlockK;
 
     // A's copies: the same filters of some rows, each row a pixel of the gradient.
-    const int column_a = threadIdx.x % Kernel::kCopiesA, first_row_a = threadIdx.x / Kernel::kCopiesA;
-    const int filter = first_m + column_a * Kernel::kCopyA;
+    const int copy_a = threadIdx.x % Kernel::kCopiesA, first_row_a = threadIdx.x / Kernel::kCopiesA;
+    const int filter = first_m + copy_a * Kernel::kCopyA;
     const std::int64_t grad_stride = static_cast<std::int64_t>(p.groups) * p.padded_K;  // of a pixel
     std::int64_t pixel_a = first_pixel + first_row_a;
 
-    // B's copies: the same tap and channels of some rows, each row a pixel, whose place in the image moves with every
-    // step; a step as digits of (image, row, column) makes that an addition.
-    const int column_b = threadIdx.x % Kernel::kCopiesB, first_row_b = threadIdx.x / Kernel::kCopiesB;
-    const int depth_b = first_n + column_b * Kernel::kCopyB;
-    const int c = depth_b % p.C, tap = depth_b / p.C;
+    // B's copies: the same tap and channels of some rows, each row a pixel that moves on with every step.
+    const int copy_b = threadIdx.x % Kernel::kCopiesB, first_row_b = threadIdx.x / Kernel::kCopiesB;
+    const int n_b = first_n + copy_b * Kernel::kCopyB;
+    const int c = n_b % p.C, tap = n_b / p.C;
     const int tap_h = tap / p.S * p.vertical.dilation - p.vertical.padding;
     const int tap_w = tap % p.S * p.horizontal.dilation - p.horizontal.padding;
     const std::int64_t input_stride = static_cast<std::int64_t>(p.groups) * p.C;  // of a pixel
     const T* input = static_cast<const T*>(p.input) + group * p.C + c;
     const std::int64_t first_line = first_pixel / p.Q;
     const int first_n_image = static_cast<int>(first_line / p.P);
-    const unsigned first_p = static_cast<unsigned>(first_line % p.P),
-                   first_q = static_cast<unsigned>(first_pixel % p.Q);
-    int image_n[Kernel::kPassesB], image_p[Kernel::kPassesB], image_q[Kernel::kPassesB];
+    const auto first_p = static_cast<unsigned>(first_line % p.P), first_q = static_cast<unsigned>(first_pixel % p.Q);
+    Digits place[Kernel::kPassesB];  // q, p, n
 #pragma unroll
     for (int pass = 0; pass < Kernel::kPassesB; ++pass) {
         const unsigned q = first_q + first_row_b + pass * Kernel::kRowsPerPassB;
         const unsigned line = first_p + q / p.Q;
-        image_q[pass] = static_cast<int>(q % p.Q);
-        image_p[pass] = static_cast<int>(line % p.P);
-        image_n[pass] = first_n_image + static_cast<int>(line / p.P);
+        place[pass] = {static_cast<int>(q % p.Q), static_cast<int>(line % p.P),
+                       first_n_image + static_cast<int>(line / p.P)};
     }
-    const int advance_q = Kernel::kBlockK % p.Q;
-    const int advance_p = Kernel::kBlockK / p.Q % p.P, advance_n = Kernel::kBlockK / p.Q / p.P;
+    const Digits step = Digits::of(Kernel::kBlockK, p.Q, p.P);
 
-    const int chunk_b = column_b * kCopyBytes / mma::kChunkBytes, offset_b = column_b * kCopyBytes % mma::kChunkBytes;
-    mma::Sums<Shape::kWarpRows, Shape::kWarpColumns> sums;
-    mma::multiply<Arithmetic, typename Kernel::TileA, typename Kernel::TileB, Shape>(
+    const int vector_b = copy_b * kCopyBytes / mma::kVectorBytes, offset_b = copy_b * kCopyBytes % mma::kVectorBytes;
+    mma::Sums<Shape::kWarpM, Shape::kWarpN> sums;
+    mma::multiply<Arithmetic, typename Kernel::LayoutA, typename Kernel::LayoutB, Shape>(
         sums, steps, [&](int, std::uint32_t a_tile, std::uint32_t b_tile) {
 #pragma unroll
             for (int pass = 0; pass < Kernel::kPassesA; ++pass) {
@@ -83,38 +79,28 @@ __global__ void __launch_bounds__(Shape::kThreads, WeightGradient<Arithmetic, Sh
                 const bool there = pixel < pixels && filter < p.padded_K;
                 const T* source =
                     static_cast<const T*>(p.grad) + (there ? pixel * grad_stride + group * p.padded_K + filter : 0);
-                copy<mma::kChunkBytes>(a_tile + Kernel::TileA::chunk(row, column_a), source, there);
+                copy<mma::kVectorBytes>(a_tile + Kernel::LayoutA::vector(row, copy_a), source, there);
             }
             pixel_a += Kernel::kBlockK;
 #pragma unroll
             for (int pass = 0; pass < Kernel::kPassesB; ++pass) {
                 const int row = first_row_b + pass * Kernel::kRowsPerPassB;
-                const int h = image_p[pass] * p.vertical.stride + tap_h;
-                const int w = image_q[pass] * p.horizontal.stride + tap_w;
-                const bool there = depth_b < columns && image_n[pass] < p.N &&
+                const int h = place[pass].middle * p.vertical.stride + tap_h;
+                const int w = place[pass].inner * p.horizontal.stride + tap_w;
+                const bool there = n_b < gemm_n && place[pass].outer < p.N &&
                                    static_cast<unsigned>(h) < static_cast<unsigned>(p.H) &&
                                    static_cast<unsigned>(w) < static_cast<unsigned>(p.W);
-                const std::int64_t line = static_cast<std::int64_t>(image_n[pass]) * p.H + h;
+                const std::int64_t line = static_cast<std::int64_t>(place[pass].outer) * p.H + h;
                 const T* source = there ? input + (line * p.W + w) * input_stride : static_cast<const T*>(p.input);
-                copy<kCopyBytes>(b_tile + Kernel::TileB::chunk(row, chunk_b) + offset_b, source, there);
-                image_q[pass] += advance_q;
-                image_p[pass] += advance_p;
-                image_n[pass] += advance_n;
-                if (image_q[pass] >= p.Q) {
-                    image_q[pass] -= p.Q;
-                    ++image_p[pass];
-                }
-                if (image_p[pass] >= p.P) {
-                    image_p[pass] -= p.P;
-                    ++image_n[pass];
-                }
+                copy<kCopyBytes>(b_tile + Kernel::LayoutB::vector(row, vector_b) + offset_b, source, there);
+                place[pass].advance(step, p.Q, p.P);
             }
         });
 
     mma::for_each_pair<Shape>(sums, [&](int m, int n, float first, float second) {
-        if (first_m + m >= p.K || first_n + n >= columns) return;
+        if (first_m + m >= p.K || first_n + n >= gemm_n) return;
         const std::int64_t row = (static_cast<std::int64_t>(split) * p.groups + group) * p.K + first_m + m;
-        *reinterpret_cast<float2*>(p.partials + row * columns + first_n + n) = make_float2(first, second);
+        *reinterpret_cast<float2*>(p.partials + row * gemm_n + first_n + n) = make_float2(first, second);
     });
 }
 

@@ -12,13 +12,12 @@
 // case, so the tile goes there as an unfused one does on its way out: no rule about who holds which value.
 #include "../conv2d_relu/convolve.cuh"
 #include "../max_pool2d/best.cuh"
-#include "../max_pool2d/place.cuh"
+#include "../max_pool2d/pixel.cuh"
 #include "conv2d_relu_max_pool2d.h"
 
 namespace alexkern::conv2d_relu_max_pool2d {
 namespace {
 
-using conv2d_relu::divide_up;
 using conv2d_relu::Pixel;
 using conv2d_relu::Taps;
 using conv2d_relu::taps_of;
@@ -33,7 +32,7 @@ template <typename Arithmetic, typename Shape, int kCopyBytes>
 struct Fused : conv2d_relu::ConvolveTile<Arithmetic, Shape, kCopyBytes> {
     using Tile = conv2d_relu::ConvolveTile<Arithmetic, Shape, kCopyBytes>;
     using T = typename Tile::T;
-    static constexpr int kPitch = Tile::Staged::kPitch, kCarryAt = Tile::kSharedBytes;
+    static constexpr int kPitch = Tile::Out::kPitch, kCarryAt = Tile::kSharedBytes;
     static_assert(kCarryAt % 16 == 0, "values are read in vectors");
 
     static int shared_bytes(int columns) { return kCarryAt + 2 * columns * kPitch; }
@@ -123,7 +122,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
         }
         __syncthreads();
         typename Kernel::Sums sums;
-        Kernel::multiply(sums, shared, p, vertical, horizontal, group, first_n, 0, 1);
+        Kernel::multiply(sums, shared, p, {vertical, horizontal, group, first_n, 0, 1});
         Kernel::stage(shared, sums, true);
         __syncthreads();
         const int channels = min(p.K - first_n, Kernel::kBlockN), first_channel = group * p.K + first_n;

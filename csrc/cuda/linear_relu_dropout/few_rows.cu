@@ -1,8 +1,8 @@
 // linear for up to 16 rows: y[m, k] = bias[k] + sum over c of x[m, c] w[k, c], bounded by reading w once.
 //
-// A block has 16 filters and eight warps that share out the depth in runs of 32 values. Filters are the left operand of
+// A block has 16 filters and eight warps that share out GEMM_K in runs of 32 values. Filters are the left operand of
 // mma.sync and rows of x the right one: no product has a row to waste but where there are fewer than eight. A lane
-// loads 16 bytes of two filters and of a row of x, straight from memory: mma takes any order of the depth that both
+// loads 16 bytes of two filters and of a row of x, straight from memory: mma takes any order of GEMM_K that both
 // operands share, here the one in which each lane's eight values lie side by side.
 #include "../elements.cuh"
 #include "../ptx/launch.cuh"

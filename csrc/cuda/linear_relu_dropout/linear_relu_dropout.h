@@ -36,7 +36,7 @@ struct FewRowsParams {
 };
 void few_rows(Element element, const FewRowsParams& params, Stream stream);
 
-// What csrc/cuda/sm90 leaves where it splits the depth, to the result (M, K), dense, of 16-bit values, K a multiple
+// What csrc/cuda/sm90 leaves where it splits GEMM_K, to the result (M, K), dense, of 16-bit values, K a multiple
 // of 8.
 struct SumParams {
     const float* partials;     // (splits, M, K)

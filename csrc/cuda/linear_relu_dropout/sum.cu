@@ -1,4 +1,4 @@
-// What follows a product whose depth was split: the sums, added in a fixed order, then bias, ReLU and dropout.
+// What follows a product whose GEMM_K was split: the sums, added in a fixed order, then bias, ReLU and dropout.
 //
 //   y[i] = relu(bias[i % K] + sum over splits of partials[split, i]) * (scale where kept, 0 where dropped)
 #include "../elementwise.cuh"

@@ -38,13 +38,13 @@ struct Order {
     dim3 grid() const { return dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)); }
 };
 
-struct Place {
+struct ThreadRun {
     std::int64_t offset;  // of the run's first element
     int channel;          // its channel
     bool inside;
 };
 
-__device__ __forceinline__ Place place(const Params& p, const Order& order, bool channels_inner, int run) {
+__device__ __forceinline__ ThreadRun run_of_thread(const Params& p, const Order& order, bool channels_inner, int run) {
     std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     const bool inside = index < order.count;
     const std::int64_t first = split_off(index, order.inner), second = split_off(index, order.outer);
@@ -103,7 +103,7 @@ template <typename Of>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const __grid_constant__ Params p, const __grid_constant__ Order order) {
     using T = typename Of::T;
-    const Place at = place(p, order, Of::kInner, Of::kRun);
+    const ThreadRun at = run_of_thread(p, order, Of::kInner, Of::kRun);
     if (!at.inside) return;
     float x[Of::kKept], y[Of::kRun];
     load_neighbourhood<Of>(static_cast<const T*>(p.input) + at.offset, p, at.channel, x);
@@ -118,7 +118,7 @@ template <typename Of>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const __grid_constant__ Params p, const __grid_constant__ Order order) {
     using T = typename Of::T;
-    const Place at = place(p, order, Of::kInner, Of::kRun);
+    const ThreadRun at = run_of_thread(p, order, Of::kInner, Of::kRun);
     if (!at.inside) return;
     float x[Of::kKept], dy[Of::kKept];
     load_neighbourhood<Of>(static_cast<const T*>(p.input) + at.offset, p, at.channel, x);
@@ -150,7 +150,7 @@ enum class Stage { output, shared, gradient };
 template <typename T, Stage kStage>
 __global__ void __launch_bounds__(kThreads)
     element_kernel(const __grid_constant__ Params p, const __grid_constant__ Order order, bool channels_inner) {
-    const Place at = place(p, order, channels_inner, 1);
+    const ThreadRun at = run_of_thread(p, order, channels_inner, 1);
     if (!at.inside) return;
     const int before = p.size / 2, after = (p.size - 1) / 2;
     const T* input = static_cast<const T*>(p.input) + at.offset;

@@ -2,7 +2,7 @@
 #include "../ptx/launch.cuh"
 #include "gather.cuh"
 #include "max_pool2d.h"
-#include "place.cuh"
+#include "pixel.cuh"
 
 namespace alexkern::max_pool2d {
 namespace {
@@ -10,7 +10,7 @@ namespace {
 template <typename T, typename Offset, int kWidth, bool k3x3Stride2>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const __grid_constant__ Params p, const __grid_constant__ Order order) {
-    const Place at = place<kWidth>(order);
+    const ThreadPixel at = pixel_of_thread<kWidth>(order);
     if (!at.inside) return;
     float total[kWidth] = {};
     gather<k3x3Stride2, false, Offset>(total, p, at.n, at.c, at.row, at.column, static_cast<const T*>(nullptr));

@@ -6,7 +6,7 @@
 #include "../ptx/launch.cuh"
 #include "best.cuh"
 #include "max_pool2d.h"
-#include "place.cuh"
+#include "pixel.cuh"
 
 namespace alexkern::max_pool2d {
 namespace {
@@ -14,7 +14,7 @@ namespace {
 template <typename T, int kWidth, bool kSave>
 __global__ void __launch_bounds__(kThreads)
     strip_kernel(const __grid_constant__ Params p, const __grid_constant__ Order order, int windows) {
-    const Place at = place<kWidth>(order);
+    const ThreadPixel at = pixel_of_thread<kWidth>(order);
     if (!at.inside) return;
     const int first = at.row * windows, end = min(first + windows, p.P);
     const T* pixels =
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, typename Offset, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     window_kernel(const __grid_constant__ Params p, const __grid_constant__ Order order) {
-    const Place at = place<kWidth>(order);
+    const ThreadPixel at = pixel_of_thread<kWidth>(order);
     if (!at.inside) return;
     const Window& window = p.window;
     const int top = at.row * window.stride_h - window.padding_h;

@@ -3,7 +3,7 @@
 
 #include "../elements.cuh"
 #include "max_pool2d.h"
-#include "place.cuh"
+#include "pixel.cuh"
 
 namespace alexkern::max_pool2d {
 

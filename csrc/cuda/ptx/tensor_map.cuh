@@ -13,8 +13,8 @@
 
 namespace ptx {
 
-// How the 16-byte pieces of a row lie in shared memory: permuted within so many bytes by the number of the row, so that
-// eight rows' pieces of one column lie in different banks. Rows are that far apart, also where they are shorter.
+// How a row's vectors of 16 bytes lie in shared memory: permuted within so many bytes by the number of the row, so that
+// eight rows' vectors of one number lie in different banks. Rows are that far apart, also where they are shorter.
 enum class Swizzle { none, bytes_32, bytes_64, bytes_128 };
 
 #ifdef __CUDACC__
@@ -62,7 +62,7 @@ TensorMap encode_tiled(const void* data, const std::uint64_t (&sizes)[kRank], co
 #endif
 }
 
-// For columns of `pixels` pixels of `channels` channels. Dimensions are C, W, H, N; corners and steps are of W and H.
+// For copies of `pixels` pixels of `channels` channels. Dimensions are C, W, H, N; corners and steps are of W and H.
 // The first pixel's place runs from `lower` to size - 1 + `upper`, both included, in steps.
 inline TensorMap encode_im2col(const void* data, const std::uint64_t (&sizes)[4], const std::uint64_t (&strides)[3],
                                const int (&lower)[2], const int (&upper)[2], std::uint32_t channels,

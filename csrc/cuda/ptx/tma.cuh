@@ -1,4 +1,4 @@
-// cp.async.bulk.tensor: boxes and im2col columns of a tensor to shared memory, boxes back. One thread issues a copy.
+// cp.async.bulk.tensor: boxes and im2col's pixels of a tensor to shared memory, boxes back. One thread issues a copy.
 //
 // Shared addresses are aligned to 1024 bytes, so that swizzles start afresh there. What lies outside of the tensor is
 // loaded as zeros, and not stored. A load completes on an mbarrier, with all its bytes, zeros included. A store reads

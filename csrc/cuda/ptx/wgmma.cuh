@@ -55,50 +55,50 @@ __device__ __forceinline__ std::uint64_t matrix_descriptor(std::uint32_t start, 
 #define ALEXKERN_REGISTERS_192 ALEXKERN_REGISTERS_128, ALEXKERN_REGISTERS_16(64), ALEXKERN_REGISTERS_16(80)
 #define ALEXKERN_REGISTERS_256 ALEXKERN_REGISTERS_192, ALEXKERN_REGISTERS_16(96), ALEXKERN_REGISTERS_16(112)
 // A, B and so on: the numbers of the operands behind the registers.
-#define ALEXKERN_WGMMA(TYPE, COLUMNS, A, B, ACCUMULATE, TRANSPOSED_A, TRANSPOSED_B)                           \
-    asm volatile(                                                                                             \
-        "{\n"                                                                                                 \
-        ".reg .pred accumulate;\n"                                                                            \
-        "setp.ne.b32 accumulate, %" #ACCUMULATE                                                               \
-        ", 0;\n"                                                                                              \
-        "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32." TYPE "." TYPE " {" ALEXKERN_NUMBERS_##COLUMNS \
-        "}, %" #A ", %" #B ", accumulate, 1, 1, %" #TRANSPOSED_A ", %" #TRANSPOSED_B                          \
-        ";\n"                                                                                                 \
-        "}"                                                                                                   \
-        : ALEXKERN_REGISTERS_##COLUMNS                                                                        \
+#define ALEXKERN_WGMMA(TYPE, N, A, B, ACCUMULATE, TRANSPOSED_A, TRANSPOSED_B)                     \
+    asm volatile(                                                                                 \
+        "{\n"                                                                                     \
+        ".reg .pred accumulate;\n"                                                                \
+        "setp.ne.b32 accumulate, %" #ACCUMULATE                                                   \
+        ", 0;\n"                                                                                  \
+        "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" ALEXKERN_NUMBERS_##N \
+        "}, %" #A ", %" #B ", accumulate, 1, 1, %" #TRANSPOSED_A ", %" #TRANSPOSED_B              \
+        ";\n"                                                                                     \
+        "}"                                                                                       \
+        : ALEXKERN_REGISTERS_##N                                                                  \
         : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposedA), "n"(kTransposedB))
 #endif
 
 // d = a b + d, or a b where not `accumulate`; kTransposed: rows along M or N.
-template <typename T, int kColumns, bool kTransposedA, bool kTransposedB>
-__device__ __forceinline__ void wgmma(float (&d)[kColumns / 2], std::uint64_t a, std::uint64_t b, bool accumulate) {
+template <typename T, int kN, bool kTransposedA, bool kTransposedB>
+__device__ __forceinline__ void wgmma(float (&d)[kN / 2], std::uint64_t a, std::uint64_t b, bool accumulate) {
     constexpr bool kBf16 = std::is_same_v<T, bfloat16>;
     static_assert(kBf16 || std::is_same_v<T, float16>);
-    static_assert(kColumns == 64 || kColumns == 96 || kColumns == 128 || kColumns == 192 || kColumns == 256);
+    static_assert(kN == 64 || kN == 96 || kN == 128 || kN == 192 || kN == 256);
 #ifdef __CUDACC__
-    if constexpr (kBf16 && kColumns == 64) {
+    if constexpr (kBf16 && kN == 64) {
         ALEXKERN_WGMMA("bf16", 64, 32, 33, 34, 35, 36);
-    } else if constexpr (kBf16 && kColumns == 96) {
+    } else if constexpr (kBf16 && kN == 96) {
         ALEXKERN_WGMMA("bf16", 96, 48, 49, 50, 51, 52);
-    } else if constexpr (kBf16 && kColumns == 128) {
+    } else if constexpr (kBf16 && kN == 128) {
         ALEXKERN_WGMMA("bf16", 128, 64, 65, 66, 67, 68);
-    } else if constexpr (kBf16 && kColumns == 192) {
+    } else if constexpr (kBf16 && kN == 192) {
         ALEXKERN_WGMMA("bf16", 192, 96, 97, 98, 99, 100);
-    } else if constexpr (kBf16 && kColumns == 256) {
+    } else if constexpr (kBf16 && kN == 256) {
         ALEXKERN_WGMMA("bf16", 256, 128, 129, 130, 131, 132);
-    } else if constexpr (!kBf16 && kColumns == 64) {
+    } else if constexpr (!kBf16 && kN == 64) {
         ALEXKERN_WGMMA("f16", 64, 32, 33, 34, 35, 36);
-    } else if constexpr (!kBf16 && kColumns == 96) {
+    } else if constexpr (!kBf16 && kN == 96) {
         ALEXKERN_WGMMA("f16", 96, 48, 49, 50, 51, 52);
-    } else if constexpr (!kBf16 && kColumns == 128) {
+    } else if constexpr (!kBf16 && kN == 128) {
         ALEXKERN_WGMMA("f16", 128, 64, 65, 66, 67, 68);
-    } else if constexpr (!kBf16 && kColumns == 192) {
+    } else if constexpr (!kBf16 && kN == 192) {
         ALEXKERN_WGMMA("f16", 192, 96, 97, 98, 99, 100);
-    } else if constexpr (!kBf16 && kColumns == 256) {
+    } else if constexpr (!kBf16 && kN == 256) {
         ALEXKERN_WGMMA("f16", 256, 128, 129, 130, 131, 132);
     }
 #else
-    emulator::warpgroup_multiply(kBf16 ? emulator::Element::bf16 : emulator::Element::fp16, kColumns, d,
+    emulator::warpgroup_multiply(kBf16 ? emulator::Element::bf16 : emulator::Element::fp16, kN, d,
                                  {a, b, kTransposedA, kTransposedB}, accumulate);
 #endif
 }

@@ -1,10 +1,10 @@
 // The convolution with bias and ReLU, and its data gradient, as an implicit product on sm_90a.
 //
-// Rows are output pixels, columns filters, and a step of the depth is a tap's 64 (or 48) channels: TMA's im2col mode
+// GEMM_M is output pixels, GEMM_N filters, and a step of GEMM_K is a tap's 64 (or 48) channels: TMA's im2col mode
 // gathers them, zeros where the tap lies outside. Blocks stay and take tile after tile: while the two warpgroups that
 // multiply finish a tile, the warp that fetches is stages ahead in the next. The two blocks of a cluster take tiles
-// that lie below one another and share the filters; where rows are an odd number of tiles the last one lies beyond
-// them.
+// that lie below one another and share the filters; where GEMM_M is an odd number of tiles the last one lies beyond
+// it.
 #include "drop.cuh"
 #include "launch.cuh"
 
@@ -16,27 +16,27 @@ struct Kernel {
     const void* bias;
     float* partials;
     Tiles tiles;
-    std::int64_t rows;  // N P Q
+    std::int64_t gemm_m;  // N P Q
     int P, Q, S, C, K, groups, taps, channel_steps;
     Axis vertical, horizontal;
     bool turned, relu;
     philox::Rule rule;  // of dropout; a seed of null drops nothing
 };
 
-// Finished columns go out through shared memory, 64 (or 32) at a time, two tiles of which each warpgroup has.
+// Finished values go out through shared memory, 64 (or 32) filters at a time; each warpgroup has two such buffers.
 template <int kBlockN>
 struct Staging {
-    static constexpr int kColumns = kBlockN % 64 == 0 ? 64 : 32, kRow = 2 * kColumns, kTile = 64 * kRow;
-    static constexpr ptx::Swizzle kSwizzle = kColumns == 64 ? ptx::Swizzle::bytes_128 : ptx::Swizzle::bytes_64;
-    static constexpr int kBytes = 4 * kTile;
+    static constexpr int kFilters = kBlockN % 64 == 0 ? 64 : 32, kRow = 2 * kFilters, kBuffer = 64 * kRow;
+    static constexpr ptx::Swizzle kSwizzle = kFilters == 64 ? ptx::Swizzle::bytes_128 : ptx::Swizzle::bytes_64;
+    static constexpr int kBytes = 4 * kBuffer;
 
-    static __device__ __forceinline__ int at(int row, int column) {
-        const int byte = row * kRow + 2 * column;
+    static __device__ __forceinline__ int at(int pixel, int filter) {
+        const int byte = pixel * kRow + 2 * filter;
         return byte ^ (byte >> 7 & (kRow / 16 - 1)) << 4;
     }
 };
 
-template <typename T, int kBlockN, int kStepDepth, int kCluster>
+template <typename T, int kBlockN, int kBlockK, int kCluster>
 __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_constant__ Kernel p) {
 #ifdef ALEXKERN_HAS_WGMMA
     using Out = Staging<kBlockN>;
@@ -53,24 +53,22 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
         ptx::prefetch_tensor_map(p.input);
         ptx::prefetch_tensor_map(p.filters);
         for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
-            const Tiles::Place place = p.tiles.at(tile);
-            const int first = p.tiles.first_step(steps_in_all, place.split);
-            const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
-            const int m = static_cast<int>(place.m * kCluster + rank) * kBlockM, group = static_cast<int>(place.batch);
+            const Tiles::At at = p.tiles.at(tile, steps_in_all);
+            const int m = static_cast<int>(at.m * kCluster + rank) * kBlockM, group = static_cast<int>(at.batch);
             const int line = m / p.Q, n = line / p.P;
             const int h = line % p.P * p.vertical.stride - p.vertical.padding;
             const int w = m % p.Q * p.horizontal.stride - p.horizontal.padding;
-            const int filter = group * p.K + static_cast<int>(place.n) * kBlockN;
+            const int filter = group * p.K + static_cast<int>(at.n) * kBlockN;
             // Steps go on from channel to channel and from tap to tap: one thread's divisions would hold up the rest.
-            int tap = first / p.channel_steps, c = first % p.channel_steps * kStepDepth;
+            int tap = at.first / p.channel_steps, c = at.first % p.channel_steps * kBlockK;
             int r = tap / p.S, s = tap % p.S;
-            ring.produce(steps, [&] {
-                ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM + kBlockN) * kStepDepth * 2);
+            ring.produce(at.steps, [&] {
+                ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM + kBlockN) * kBlockK * 2);
                 ptx::tma_load_im2col(ring.tile_a(), p.input, ring.full(), group * p.C + c, w, h, n,
                                      static_cast<std::uint16_t>(s * p.horizontal.dilation),
                                      static_cast<std::uint16_t>(r * p.vertical.dilation));
                 ring.fetch_b(p.filters, c, p.turned ? p.taps - 1 - tap : tap, filter, rank);
-                c += kStepDepth;
+                c += kBlockK;
                 if (c < p.C) return;
                 c = 0;
                 ++tap;
@@ -87,55 +85,54 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     ptx::take_registers<kConsumerRegisters>();
     const int thread = threadIdx.x % kWarpgroup, lane = thread % 32;
     const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2;  // of register 0; 2 and 3 lie 8 rows below
-    const std::uint32_t staging = ring.shared + Stages::kStaging + warpgroup * 2 * Out::kTile;
-    unsigned char* const staged = memory + Stages::kStaging + warpgroup * 2 * Out::kTile;
+    const std::uint32_t staging = ring.shared + Stages::kStaging + warpgroup * 2 * Out::kBuffer;
+    unsigned char* const staged = memory + Stages::kStaging + warpgroup * 2 * Out::kBuffer;
     int buffer = 0;
     float sum[kBlockN / 2] = {};
     for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
-        const Tiles::Place place = p.tiles.at(tile);
-        const int first = p.tiles.first_step(steps_in_all, place.split);
-        const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
-        ring.template consume<T, kStepDepth / 16, false>(sum, steps, warpgroup);
-        const int first_m = static_cast<int>(place.m * kCluster + rank) * kBlockM + 64 * warpgroup;
-        const int first_n = static_cast<int>(place.n) * kBlockN, group = static_cast<int>(place.batch);
+        const Tiles::At at = p.tiles.at(tile, steps_in_all);
+        ring.template consume<T, kBlockK / 16, false>(sum, at.steps, warpgroup);
+        const int first_m = static_cast<int>(at.m * kCluster + rank) * kBlockM + 64 * warpgroup;
+        const int first_n = static_cast<int>(at.n) * kBlockN, group = static_cast<int>(at.batch);
         if (p.partials != nullptr) {
             const std::int64_t pitch = static_cast<std::int64_t>(p.groups) * p.K, m = first_m + row;
             const int n = first_n + pair;
-            float* const upper = p.partials + (place.split * p.rows + m) * pitch + group * p.K + n;
-            store_sums<0, kBlockN>(sum, m < p.rows ? upper : nullptr, m + 8 < p.rows ? upper + 8 * pitch : nullptr,
+            float* const upper = p.partials + (at.split * p.gemm_m + m) * pitch + group * p.K + n;
+            store_sums<0, kBlockN>(sum, m < p.gemm_m ? upper : nullptr, m + 8 < p.gemm_m ? upper + 8 * pitch : nullptr,
                                    p.K - n);
             continue;
         }
         const T* const bias = static_cast<const T*>(p.bias) + group * p.K;
 #pragma unroll
-        for (int part = 0; part < kBlockN / Out::kColumns; ++part) {
-            const int n0 = first_n + part * Out::kColumns;
+        for (int part = 0; part < kBlockN / Out::kFilters; ++part) {
+            const int n0 = first_n + part * Out::kFilters;
             if (thread == 0) ptx::tma_wait_group_read<1>();  // the last but one: this buffer is free
             ptx::bar_sync(1 + warpgroup, kWarpgroup);
 #pragma unroll
-            for (int j = 0; j < Out::kColumns / 8; ++j) {
+            for (int j = 0; j < Out::kFilters / 8; ++j) {
                 const int n = n0 + 8 * j + pair;
                 const bool biased = p.bias != nullptr && n < p.K;
                 const float bias_0 = biased ? ptx::to_float(bias[n]) : 0.0f;
                 const float bias_1 = biased ? ptx::to_float(bias[n + 1]) : 0.0f;
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const int at = 4 * (part * Out::kColumns / 8 + j) + 2 * half;
-                    *reinterpret_cast<std::uint32_t*>(staged + buffer * Out::kTile +
+                    const int number = 4 * (part * Out::kFilters / 8 + j) + 2 * half;
+                    *reinterpret_cast<std::uint32_t*>(staged + buffer * Out::kBuffer +
                                                       Out::at(row + 8 * half, 8 * j + pair)) =
-                        ptx::pack<T>(finished(sum[at] + bias_0, p.relu), finished(sum[at + 1] + bias_1, p.relu));
+                        ptx::pack<T>(finished(sum[number] + bias_0, p.relu),
+                                     finished(sum[number + 1] + bias_1, p.relu));
                 }
             }
             if (p.rule.seed != nullptr) {
                 ptx::bar_sync(1 + warpgroup, kWarpgroup);
-                drop<T, Out>(staged + buffer * Out::kTile, p.rows - first_m, p.rule, std::int64_t{first_m} * p.K + n0,
-                             p.K);
+                drop<T, Out>(staged + buffer * Out::kBuffer, p.gemm_m - first_m, p.rule,
+                             std::int64_t{first_m} * p.K + n0, p.K);
             }
             ptx::fence_proxy_async();
             ptx::bar_sync(1 + warpgroup, kWarpgroup);
             if (thread == 0) {
-                if (n0 < p.K && first_m < p.rows) {
-                    ptx::tma_store_3d(p.output, staging + buffer * Out::kTile, n0, group, first_m);
+                if (n0 < p.K && first_m < p.gemm_m) {
+                    ptx::tma_store_3d(p.output, staging + buffer * Out::kBuffer, n0, group, first_m);
                 }
                 ptx::tma_commit_group();
             }
@@ -146,27 +143,27 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
 #endif
 }
 
-template <typename T, int kBlockN, int kStepDepth, int kCluster>
+template <typename T, int kBlockN, int kBlockK, int kCluster>
 void run(const ConvolveParams& v, Stream stream) {
     using Out = Staging<kBlockN>;
     using Stages = Ring<kBlockN, Out::kBytes, kCluster>;
     const auto u64 = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
     Kernel p = {};
-    p.rows = std::int64_t{v.N} * v.P * v.Q;
+    p.gemm_m = std::int64_t{v.N} * v.P * v.Q;
     p.taps = v.R * v.S;
-    p.channel_steps = divide_up(v.C, kStepDepth);
-    p.input = input_map(v, kStepDepth, kBlockM);
+    p.channel_steps = divide_up(v.C, kBlockK);
+    p.input = input_map(v, kBlockK, kBlockM);
     p.filters = ptx::encode_tiled<3>(v.filters, {u64(v.C), u64(p.taps), u64(v.groups) * v.K},
-                                     {u64(v.C) * 2, u64(p.taps) * v.C * 2}, {kStepDepth, 1, Stages::kPartB},
+                                     {u64(v.C) * 2, u64(p.taps) * v.C * 2}, {kBlockK, 1, Stages::kPartB},
                                      ptx::Swizzle::bytes_128);
     if (v.partials == nullptr) {
-        p.output = ptx::encode_tiled<3>(v.output, {u64(v.K), u64(v.groups), u64(p.rows)},
-                                        {u64(v.K) * 2, u64(v.groups) * v.K * 2}, {Out::kColumns, 1, 64}, Out::kSwizzle);
+        p.output = ptx::encode_tiled<3>(v.output, {u64(v.K), u64(v.groups), u64(p.gemm_m)},
+                                        {u64(v.K) * 2, u64(v.groups) * v.K * 2}, {Out::kFilters, 1, 64}, Out::kSwizzle);
     }
     p.bias = v.bias;
     p.rule = {v.seed, v.limit, v.scale};
     p.partials = v.partials;
-    p.tiles = tiles_of(divide_up(v.K, kBlockN), divide_up<std::int64_t>(p.rows, kBlockM * kCluster), v.choice.splits,
+    p.tiles = tiles_of(divide_up(v.K, kBlockN), divide_up<std::int64_t>(p.gemm_m, kBlockM * kCluster), v.choice.splits,
                        v.groups, std::int64_t{p.taps} * p.channel_steps);
     p.P = v.P;
     p.Q = v.Q;
@@ -180,32 +177,32 @@ void run(const ConvolveParams& v, Stream stream) {
     p.relu = v.relu;
     const unsigned clusters =
         std::min(p.tiles.count, std::max(1u, static_cast<unsigned>(v.multiprocessors) / kCluster));
-    ptx::launch_clusters("conv2d_relu on sm_90a", convolve_kernel<T, kBlockN, kStepDepth, kCluster>, kCluster,
+    ptx::launch_clusters("conv2d_relu on sm_90a", convolve_kernel<T, kBlockN, kBlockK, kCluster>, kCluster,
                          clusters * kCluster, kThreads, Stages::kBytes, stream, p);
 }
 
-template <typename T, int kBlockN, int kStepDepth>
+template <typename T, int kBlockN, int kBlockK>
 void run_clusters(const ConvolveParams& v, Stream stream) {
-    if (v.choice.cluster == 1) return run<T, kBlockN, kStepDepth, 1>(v, stream);
-    if (v.choice.cluster == 2) return run<T, kBlockN, kStepDepth, 2>(v, stream);
+    if (v.choice.cluster == 1) return run<T, kBlockN, kBlockK, 1>(v, stream);
+    if (v.choice.cluster == 2) return run<T, kBlockN, kBlockK, 2>(v, stream);
     throw std::runtime_error("conv2d_relu on sm_90a: no clusters of " + std::to_string(v.choice.cluster) + " blocks");
 }
 
-template <typename T, int kStepDepth>
+template <typename T, int kBlockK>
 void run_tile(const ConvolveParams& v, Stream stream) {
     switch (v.choice.block_n) {
         case 64:
-            return run_clusters<T, 64, kStepDepth>(v, stream);
+            return run_clusters<T, 64, kBlockK>(v, stream);
         case 96:
-            return run_clusters<T, 96, kStepDepth>(v, stream);
+            return run_clusters<T, 96, kBlockK>(v, stream);
         case 128:
-            return run_clusters<T, 128, kStepDepth>(v, stream);
+            return run_clusters<T, 128, kBlockK>(v, stream);
     }
-    if constexpr (kStepDepth == kDepth) {
-        if (v.choice.block_n == 192) return run_clusters<T, 192, kStepDepth>(v, stream);
-        if (v.choice.block_n == 256) return run_clusters<T, 256, kStepDepth>(v, stream);
+    if constexpr (kBlockK == kDepth) {
+        if (v.choice.block_n == 192) return run_clusters<T, 192, kBlockK>(v, stream);
+        if (v.choice.block_n == 256) return run_clusters<T, 256, kBlockK>(v, stream);
     }
-    throw std::runtime_error("conv2d_relu on sm_90a: no tile of " + std::to_string(v.choice.block_n) + " columns");
+    throw std::runtime_error("conv2d_relu on sm_90a: no tile of " + std::to_string(v.choice.block_n) + " filters");
 }
 
 }  // namespace

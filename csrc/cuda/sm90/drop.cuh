@@ -1,7 +1,7 @@
 // Dropout in a product's epilogue: over a tile that is rounded and staged, on its way out.
 //
-// In registers a thread has two neighbours of a row, half of what one Philox block decides; in shared memory eight lie
-// side by side, and the loop is short beside a tile's worth of unrolled blocks.
+// In registers a thread has two neighbouring filters of a pixel, half of what one Philox block decides; in shared
+// memory eight lie side by side, and the loop is short beside a tile's worth of unrolled blocks.
 #pragma once
 
 #include "../elements.cuh"
@@ -10,21 +10,21 @@
 
 namespace alexkern::hopper {
 
-// By a warpgroup, over its tile, of which the output has the first `rows` rows. The tile starts at the output's element
-// `first`, and `pitch` is the output's row: both multiples of four.
+// By a warpgroup, over a buffer of its, of which the output has the first `pixels` pixels. It starts at the output's
+// element `first`, and a pixel has `pitch` of them: both multiples of four.
 template <typename T, typename Out>
-__device__ __forceinline__ void drop(unsigned char* tile, std::int64_t rows, const philox::Rule& rule,
+__device__ __forceinline__ void drop(unsigned char* buffer, std::int64_t pixels, const philox::Rule& rule,
                                      std::int64_t first, std::int64_t pitch) {
-    constexpr int kRun = 8, kRuns = Out::kColumns / kRun;
-    const philox::Place place = philox::place(rule);
+    constexpr int kRun = 8, kRuns = Out::kFilters / kRun;
+    const philox::Start start = philox::start(rule);
 #pragma unroll 1
     for (int i = threadIdx.x % kWarpgroup; i < 64 * kRuns; i += kWarpgroup) {
-        const int row = i / kRuns, column = i % kRuns * kRun;
-        if (row >= rows) break;
-        T* const run = reinterpret_cast<T*>(tile + Out::at(row, column));
+        const int pixel = i / kRuns, filter = i % kRuns * kRun;
+        if (pixel >= pixels) break;
+        T* const run = reinterpret_cast<T*>(buffer + Out::at(pixel, filter));
         float values[kRun], factor[kRun];
         load_vector(run, values);
-        philox::factors(rule, place, first + row * pitch + column, factor);
+        philox::factors(rule, start, first + pixel * pitch + filter, factor);
 #pragma unroll
         for (int j = 0; j < kRun; ++j) values[j] *= factor[j];  // not a choice of 0: a dropped NaN is NaN
         store_vector(run, values);

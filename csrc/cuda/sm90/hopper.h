@@ -12,7 +12,7 @@
 
 namespace alexkern::hopper {
 
-constexpr int kBlockM = 128;  // rows of a block's tile: two warpgroups of 64
+constexpr int kBlockM = 128;  // two warpgroups of 64
 constexpr std::array kBlockN = {64, 96, 128, 192, 256};
 constexpr int kSmallDepth = 48, kDepth = 64;  // channels of a step
 constexpr int kPixels = 64;                   // of a step of the weight gradient

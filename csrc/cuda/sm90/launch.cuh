@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../divider.h"
 #include "../elements.cuh"
 #include "../ptx/launch.cuh"
 #include "ring.cuh"
@@ -16,24 +17,16 @@
 
 namespace alexkern::hopper {
 
-template <typename T>
-constexpr T divide_up(T a, T b) {
-    return (a + b - 1) / b;
-}
-
-// NaN passes, and -0.0 stays.
-__device__ __forceinline__ float finished(float value, bool relu) { return relu && value < 0.0f ? 0.0f : value; }
-
-// This thread's sums of kColumns columns, from kFirst on: to upper those of its first row, to lower those eight rows
-// below, where there are such rows; of each as many as there are columns.
-template <int kFirst, int kColumns, int kRegisters>
-__device__ __forceinline__ void store_sums(const float (&sum)[kRegisters], float* upper, float* lower, int columns) {
+// This thread's sums of kN along N, from kFirst on: to upper those of its first row, to lower those eight rows below,
+// where there are such rows; of each as many as there are, `count`.
+template <int kFirst, int kN, int kRegisters>
+__device__ __forceinline__ void store_sums(const float (&sum)[kRegisters], float* upper, float* lower, int count) {
 #pragma unroll
-    for (int column = 0; column < kColumns; column += 8) {
-        const float* const pair = sum + (kFirst + column) / 2;
-        if (column >= columns) continue;
-        if (upper != nullptr) *reinterpret_cast<float2*>(upper + column) = make_float2(pair[0], pair[1]);
-        if (lower != nullptr) *reinterpret_cast<float2*>(lower + column) = make_float2(pair[2], pair[3]);
+    for (int n = 0; n < kN; n += 8) {
+        const float* const pair = sum + (kFirst + n) / 2;
+        if (n >= count) continue;
+        if (upper != nullptr) *reinterpret_cast<float2*>(upper + n) = make_float2(pair[0], pair[1]);
+        if (lower != nullptr) *reinterpret_cast<float2*>(lower + n) = make_float2(pair[2], pair[3]);
     }
 }
 

@@ -1,14 +1,14 @@
 // The main loop on sm_90a. One warp fetches tiles by TMA into a ring of stages; two warpgroups multiply them by wgmma.
 //
 //   stage  = A's tile, B's tile             full[stage]:  TMA has brought them
-//   A      = 128 of M x a step of K         empty[stage]: the eight warps that multiply have done with them
-//   B      = kBlockN of N x a step of K
+//   A      = 128 x a step of GEMM_K         empty[stage]: the eight warps that multiply have done with them
+//   B      = kBlockN x a step of GEMM_K
 //
 // Blocks of a cluster have the same B: each fetches its part of it for all of them. A stage may be filled anew when the
 // warps of all of them have done with it, so these release it in every block.
 //
-// A row of a tile is 128 bytes, swizzled. Rows run along K (a step of 48 channels leaves the last 32 bytes unused), or
-// along M and N: then a tile is blocks of 64 of those by 64 of K.
+// A row of a tile is 128 bytes, swizzled. Rows run along GEMM_K (a step of 48 channels leaves the last 32 bytes
+// unused), or along GEMM_M and GEMM_N: then a tile is blocks of 64 of those by 64 of GEMM_K.
 #pragma once
 
 #include "../ptx/barrier.cuh"
@@ -114,7 +114,7 @@ struct Ring {
     __device__ __forceinline__ void consume(float (&sum)[kBlockN / 2], int steps, int warpgroup) {
         constexpr auto kSwizzle = ptx::Swizzle::bytes_128;
         constexpr std::uint32_t kGroup = 8 * kRowBytes, kBlock = kTransposed ? kPixels * kRowBytes : 0;
-        constexpr int kAdvance = kTransposed ? 16 * kRowBytes : 32;  // bytes along K
+        constexpr int kAdvance = kTransposed ? 16 * kRowBytes : 32;  // bytes along GEMM_K
         const int lane = threadIdx.x % 32;
         int done = -1;
 #pragma unroll 1
@@ -139,17 +139,19 @@ struct Ring {
     }
 };
 
-// The tiles of a product, in the order in which blocks take them: columns innermost, so that neighbours share rows.
+// The tiles of a product, in the order in which blocks take them: along N first, so that neighbours share A.
 struct Tiles {
     unsigned across, down, splits, count;
 
-    struct Place {
+    struct At {
         unsigned n, m, split, batch;
+        int first, steps;  // of the split
     };
 
-    __device__ __forceinline__ Place at(unsigned tile) const {
-        const unsigned row = tile / across, layer = row / down;
-        return {tile % across, row % down, layer % splits, layer / splits};
+    __device__ __forceinline__ At at(unsigned tile, int steps_in_all) const {
+        const unsigned row = tile / across, layer = row / down, split = layer % splits;
+        const int first = first_step(steps_in_all, split);
+        return {tile % across, row % down, split, layer / splits, first, first_step(steps_in_all, split + 1) - first};
     }
 
     // The first step of a split of `steps`; the launchers see to it that the product stays within 32 bits.

@@ -1,6 +1,6 @@
-// The weight's gradient as a product on sm_90a: rows are filters, columns taps and channels, and the depth runs over
-// output pixels, 64 a step. Both operands come with the depth across their rows, as they lie in memory. Columns go by
-// chunks of 64 channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
+// The weight's gradient as a product on sm_90a: GEMM_M is filters, GEMM_N taps and channels, and GEMM_K output pixels,
+// 64 a step. Both operands come with GEMM_K across their rows, as they lie in memory. GEMM_N goes by slices of 64
+// channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
 #include "launch.cuh"
 
 namespace alexkern::hopper {
@@ -11,28 +11,27 @@ struct Kernel {
     float* partials;
     Tiles tiles;
     std::int64_t pixels;  // N P Q
-    int P, Q, S, C, filters, groups, taps, channel_chunks;
+    int P, Q, S, C, filters, groups, taps, channel_slices;
     Axis vertical, horizontal;
 };
 
-constexpr int kChunk = 64;
+constexpr int kSlice = 64;
 
-// Calls visit(chunk of the tile, store) for each, from the kPart-th on; store(upper, lower, columns) stores its sums.
+// Calls visit(slice of the tile, store) for each, from the kPart-th on; store(upper, lower, count) stores its sums.
 template <int kPart, int kBlockN, typename Visit>
-__device__ __forceinline__ void store_chunks(const float (&sum)[kBlockN / 2], Visit&& visit) {
-    visit(kPart, [&](float* upper, float* lower, int columns) {
-        store_sums<kPart * kChunk, kChunk>(sum, upper, lower, columns);
-    });
-    if constexpr ((kPart + 1) * kChunk < kBlockN) store_chunks<kPart + 1, kBlockN>(sum, visit);
+__device__ __forceinline__ void store_slices(const float (&sum)[kBlockN / 2], Visit&& visit) {
+    visit(kPart,
+          [&](float* upper, float* lower, int count) { store_sums<kPart * kSlice, kSlice>(sum, upper, lower, count); });
+    if constexpr ((kPart + 1) * kSlice < kBlockN) store_slices<kPart + 1, kBlockN>(sum, visit);
 }
 
 template <typename T, int kBlockN>
 __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __grid_constant__ Kernel p) {
 #ifdef ALEXKERN_HAS_WGMMA
-    constexpr int kChunks = kBlockN / kChunk, kChunkBytes = kPixels * kRowBytes;
+    constexpr int kSlices = kBlockN / kSlice, kSliceBytes = kPixels * kRowBytes;
     Ring<kBlockN, 0> ring{ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>())};
     ring.set_up();
-    const int warpgroup = threadIdx.x / kWarpgroup, chunks = p.taps * p.channel_chunks;
+    const int warpgroup = threadIdx.x / kWarpgroup, slices = p.taps * p.channel_slices;
     const int steps_in_all = static_cast<int>((p.pixels + kPixels - 1) / kPixels);
 
     if (warpgroup == 2) {
@@ -40,53 +39,41 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
         if (threadIdx.x != 2 * kWarpgroup) return;
         ptx::prefetch_tensor_map(p.input);
         ptx::prefetch_tensor_map(p.grad);
-        // A step of 64 pixels as digits of (image, row, column): advancing is an addition.
-        const int advance_q = kPixels % p.Q, advance_p = kPixels / p.Q % p.P, advance_n = kPixels / p.Q / p.P;
+        const Digits step = Digits::of(kPixels, p.Q, p.P);
         for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
-            const Tiles::Place place = p.tiles.at(tile);
-            const int first = p.tiles.first_step(steps_in_all, place.split);
-            const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
-            const int filter = static_cast<int>(place.m) * kBlockM, group = static_cast<int>(place.batch);
-            const int first_chunk = static_cast<int>(place.n) * kChunks;
-            const int here = min(chunks - first_chunk, kChunks);
-            int c[kChunks];
-            std::uint16_t offset_w[kChunks], offset_h[kChunks];
+            const Tiles::At at = p.tiles.at(tile, steps_in_all);
+            const int filter = static_cast<int>(at.m) * kBlockM, group = static_cast<int>(at.batch);
+            const int first_slice = static_cast<int>(at.n) * kSlices;
+            const int here = min(slices - first_slice, kSlices);
+            int c[kSlices];
+            std::uint16_t offset_w[kSlices], offset_h[kSlices];
 #pragma unroll
-            for (int i = 0; i < kChunks; ++i) {
-                const int tap = (first_chunk + i) / p.channel_chunks;
-                c[i] = group * p.C + (first_chunk + i) % p.channel_chunks * kChunk;
+            for (int i = 0; i < kSlices; ++i) {
+                const int tap = (first_slice + i) / p.channel_slices;
+                c[i] = group * p.C + (first_slice + i) % p.channel_slices * kSlice;
                 offset_w[i] = static_cast<std::uint16_t>(tap % p.S * p.horizontal.dilation);
                 offset_h[i] = static_cast<std::uint16_t>(tap / p.S * p.vertical.dilation);
             }
-            int pixel = first * kPixels, q = pixel % p.Q, n = pixel / p.Q / p.P, row = pixel / p.Q % p.P;
-            ring.produce(steps, [&] {
-                const int h = row * p.vertical.stride - p.vertical.padding;
-                const int w = q * p.horizontal.stride - p.horizontal.padding;
-                ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM / kChunk + here) * kChunkBytes);
+            int pixel = at.first * kPixels;
+            Digits place = Digits::of(pixel, p.Q, p.P);  // q, p, n
+            ring.produce(at.steps, [&] {
+                const int h = place.middle * p.vertical.stride - p.vertical.padding;
+                const int w = place.inner * p.horizontal.stride - p.horizontal.padding;
+                ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM / kSlice + here) * kSliceBytes);
 #pragma unroll
-                for (int i = 0; i < kBlockM / kChunk; ++i) {
-                    ptx::tma_load_3d(ring.tile_a() + i * kChunkBytes, p.grad, ring.full(), filter + i * kChunk, group,
+                for (int i = 0; i < kBlockM / kSlice; ++i) {
+                    ptx::tma_load_3d(ring.tile_a() + i * kSliceBytes, p.grad, ring.full(), filter + i * kSlice, group,
                                      pixel);
                 }
-                // Columns of chunks beyond the last are whatever lies there, and are not stored.
+                // Slices beyond the last are whatever lies there, and are not stored.
 #pragma unroll
-                for (int i = 0; i < kChunks; ++i) {
+                for (int i = 0; i < kSlices; ++i) {
                     if (i >= here) continue;
-                    ptx::tma_load_im2col(ring.tile_b() + i * kChunkBytes, p.input, ring.full(), c[i], w, h, n,
+                    ptx::tma_load_im2col(ring.tile_b() + i * kSliceBytes, p.input, ring.full(), c[i], w, h, place.outer,
                                          offset_w[i], offset_h[i]);
                 }
                 pixel += kPixels;
-                q += advance_q;
-                row += advance_p;
-                n += advance_n;
-                if (q >= p.Q) {
-                    q -= p.Q;
-                    ++row;
-                }
-                if (row >= p.P) {
-                    row -= p.P;
-                    ++n;
-                }
+                place.advance(step, p.Q, p.P);
             });
         }
         return;
@@ -97,17 +84,15 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
     const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2;
     float sum[kBlockN / 2] = {};
     for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
-        const Tiles::Place place = p.tiles.at(tile);
-        const int first = p.tiles.first_step(steps_in_all, place.split);
-        const int steps = p.tiles.first_step(steps_in_all, place.split + 1) - first;
-        ring.template consume<T, kPixels / 16, true>(sum, steps, warpgroup);
-        const int filter = static_cast<int>(place.m) * kBlockM + 64 * warpgroup + row;
-        const std::int64_t layer = std::int64_t{place.split} * p.groups + place.batch;
+        const Tiles::At at = p.tiles.at(tile, steps_in_all);
+        ring.template consume<T, kPixels / 16, true>(sum, at.steps, warpgroup);
+        const int filter = static_cast<int>(at.m) * kBlockM + 64 * warpgroup + row;
+        const std::int64_t layer = std::int64_t{at.split} * p.groups + at.batch;
         const std::int64_t pitch = static_cast<std::int64_t>(p.taps) * p.C;
         float* const sums = p.partials + (layer * p.filters + filter) * pitch;
-        store_chunks<0, kBlockN>(sum, [&](int part, auto store) {
-            const int chunk = static_cast<int>(place.n) * kChunks + part;
-            const int tap = chunk / p.channel_chunks, c = chunk % p.channel_chunks * kChunk + pair;
+        store_slices<0, kBlockN>(sum, [&](int part, auto store) {
+            const int slice = static_cast<int>(at.n) * kSlices + part;
+            const int tap = slice / p.channel_slices, c = slice % p.channel_slices * kSlice + pair;
             if (tap >= p.taps) return;
             float* const upper = sums + tap * p.C + c;
             store(filter < p.filters ? upper : nullptr, filter + 8 < p.filters ? upper + 8 * pitch : nullptr, p.C - c);
@@ -122,13 +107,13 @@ void run(const WeightGradientParams& v, Stream stream) {
     Kernel p = {};
     p.pixels = std::int64_t{v.N} * v.P * v.Q;
     p.taps = v.R * v.S;
-    p.channel_chunks = divide_up(v.C, kChunk);
-    p.input = input_map(v, kChunk, kPixels);
+    p.channel_slices = divide_up(v.C, kSlice);
+    p.input = input_map(v, kSlice, kPixels);
     p.grad =
         ptx::encode_tiled<3>(v.grad, {u64(v.K), u64(v.groups), u64(p.pixels)}, {u64(v.K) * 2, u64(v.groups) * v.K * 2},
-                             {kChunk, 1, kPixels}, ptx::Swizzle::bytes_128);
+                             {kSlice, 1, kPixels}, ptx::Swizzle::bytes_128);
     p.partials = v.partials;
-    p.tiles = tiles_of(divide_up(p.taps * p.channel_chunks * kChunk, kBlockN), divide_up(v.filters, kBlockM),
+    p.tiles = tiles_of(divide_up(p.taps * p.channel_slices * kSlice, kBlockN), divide_up(v.filters, kBlockM),
                        v.choice.splits, v.groups, divide_up<std::int64_t>(p.pixels, kPixels));
     p.P = v.P;
     p.Q = v.Q;
@@ -157,7 +142,7 @@ void weight_gradient(Element element, const WeightGradientParams& params, Stream
                 return run<T, 256>(params, stream);
         }
         throw std::runtime_error("conv2d_relu's weight gradient on sm_90a: no tile of " +
-                                 std::to_string(params.choice.block_n) + " columns");
+                                 std::to_string(params.choice.block_n) + " taps and channels");
     });
 }
 

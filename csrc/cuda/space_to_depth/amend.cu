@@ -17,14 +17,14 @@ constexpr int kWarp = 32, kThreads = 256;
 template <typename T>
 __device__ __forceinline__ double window(const AmendParams& p, int n, int k, int row, int column, int height,
                                          int width) {
-    const int rows = (p.R + kFactor - 1) / kFactor, columns = (p.S + kFactor - 1) / kFactor;
+    const int blocks_r = (p.R + kFactor - 1) / kFactor, blocks_s = (p.S + kFactor - 1) / kFactor;
     const T* const images = static_cast<const T*>(p.images);
     const T* const filters = static_cast<const T*>(p.filters);
     double sum = 0.0;
     for (int r = 0; r < p.R; ++r) {
         for (int s = 0; s < p.S; ++s) {
             const std::int64_t line = static_cast<std::int64_t>(n) * height + row + r / kFactor;
-            const std::int64_t tap = (static_cast<std::int64_t>(k) * rows + r / kFactor) * columns + s / kFactor;
+            const std::int64_t tap = (static_cast<std::int64_t>(k) * blocks_r + r / kFactor) * blocks_s + s / kFactor;
             const int place = r % kFactor * kFactor + s % kFactor;
             const T* const pixel = images + ((line * width + column + s / kFactor) * kFactor * kFactor + place) * p.C;
             const T* const filter = filters + (tap * kFactor * kFactor + place) * p.C;
@@ -38,15 +38,15 @@ __device__ __forceinline__ double window(const AmendParams& p, int n, int k, int
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) amend_kernel(const __grid_constant__ AmendParams p, int marks) {
-    const int rows = (p.R + kFactor - 1) / kFactor, columns = (p.S + kFactor - 1) / kFactor;
-    const int height = p.P + rows - 1, width = p.Q + columns - 1;
+    const int blocks_r = (p.R + kFactor - 1) / kFactor, blocks_s = (p.S + kFactor - 1) / kFactor;
+    const int height = p.P + blocks_r - 1, width = p.Q + blocks_s - 1;
     const std::int64_t line = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
     const int lane = threadIdx.x % kWarp;
     if (line >= static_cast<std::int64_t>(p.N) * p.P) return;  // the whole warp
     const int n = static_cast<int>(line / p.P), row = static_cast<int>(line % p.P);
     const std::uint8_t* const marked = p.marks + (static_cast<std::int64_t>(n) * height + row) * marks;
     bool any = false;
-    for (int i = lane; i < rows * marks; i += kWarp) any |= marked[i] != 0;
+    for (int i = lane; i < blocks_r * marks; i += kWarp) any |= marked[i] != 0;
     if (!__any_sync(0xffffffffu, any)) return;
 
     T* const output = static_cast<T*>(p.output) + n * p.stride_N + row * p.stride_P;

@@ -102,31 +102,31 @@ void ring() {
     expect_equal(output.download(), wanted, "sum");
 }
 
-// ---- rows of 64 16-bit values, stored in 16-byte chunks, read back as 8x8 matrices
+// ---- rows of 64 16-bit values, stored in vectors of 16 bytes, read back as 8x8 matrices
 
 enum class Swizzle { right, none, read_otherwise, too_narrow };
 
 template <Swizzle kSwizzle>
-__device__ unsigned chunk_offset(unsigned row, unsigned chunk, bool reading) {
-    if (kSwizzle == Swizzle::none) return 128 * row + 16 * chunk;
+__device__ unsigned vector_offset(unsigned row, unsigned vector, bool reading) {
+    if (kSwizzle == Swizzle::none) return 128 * row + 16 * vector;
     // Rows that differ in what is left out of the mask share a place in the banks.
-    if (kSwizzle == Swizzle::too_narrow) return 128 * row + 16 * (chunk ^ (row & 3));
-    if (kSwizzle == Swizzle::read_otherwise && reading) return 128 * row + 16 * (chunk ^ (row >> 1 & 7));
-    return 128 * row + 16 * (chunk ^ (row & 7));
+    if (kSwizzle == Swizzle::too_narrow) return 128 * row + 16 * (vector ^ (row & 3));
+    if (kSwizzle == Swizzle::read_otherwise && reading) return 128 * row + 16 * (vector ^ (row >> 1 & 7));
+    return 128 * row + 16 * (vector ^ (row & 7));
 }
 
 template <Swizzle kSwizzle>
 __global__ void swizzle_kernel(const uint4* input, unsigned* output) {
-    auto* tile = ptx::dynamic_shared_memory<unsigned char>();  // [32][8 chunks of 16 bytes]
+    auto* tile = ptx::dynamic_shared_memory<unsigned char>();  // [32][8 vectors of 16 bytes]
     for (unsigned i = threadIdx.x; i < 32 * 8; i += 32) {
-        *reinterpret_cast<uint4*>(tile + chunk_offset<kSwizzle>(i / 8, i % 8, false)) = input[i];
+        *reinterpret_cast<uint4*>(tile + vector_offset<kSwizzle>(i / 8, i % 8, false)) = input[i];
     }
     __syncthreads();
-    for (unsigned chunk = 0; chunk < 8; ++chunk) {
+    for (unsigned vector = 0; vector < 8; ++vector) {
         std::uint32_t registers[4];
-        ptx::ldmatrix_x4(registers, ptx::shared_address(tile) + chunk_offset<kSwizzle>(threadIdx.x, chunk, true));
+        ptx::ldmatrix_x4(registers, ptx::shared_address(tile) + vector_offset<kSwizzle>(threadIdx.x, vector, true));
         for (unsigned j = 0; j < 4; ++j) {
-            output[32 * (8 * j + threadIdx.x / 4) + 4 * chunk + threadIdx.x % 4] = registers[j];
+            output[32 * (8 * j + threadIdx.x / 4) + 4 * vector + threadIdx.x % 4] = registers[j];
         }
     }
 }

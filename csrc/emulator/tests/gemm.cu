@@ -11,14 +11,14 @@ namespace {
 
 using ptx::bfloat16;
 
-constexpr int kBlockM = 64, kBlockN = 64, kBlockK = 64;  // a row of a tile is 128 bytes: 8 chunks, one bank line
+constexpr int kBlockM = 64, kBlockN = 64, kBlockK = 64;  // a row of a tile is 128 bytes: 8 vectors, one bank line
 constexpr int kStages = 3, kThreads = 128;               // 2 x 2 warps, each 32 x 32 of the output
 constexpr int kTileBytes = kBlockM * kBlockK * 2;
 constexpr int kSharedBytes = kStages * 2 * kTileBytes;
 constexpr int kWarpM = 32, kWarpN = 32;
 
-// Rows that ldmatrix reads together lie in different 16-byte columns.
-__device__ __forceinline__ std::uint32_t swizzled(int row, int chunk) { return 128 * row + 16 * (chunk ^ (row & 7)); }
+// Rows that ldmatrix reads together lie in different vectors of it.
+__device__ __forceinline__ std::uint32_t swizzled(int row, int vector) { return 128 * row + 16 * (vector ^ (row & 7)); }
 
 // A tile of 64 rows; those beyond `rows`, and what lies beyond K, become zeros.
 __device__ __forceinline__ void fetch_tile(std::uint32_t tile, const bfloat16* matrix, int first_row, int rows,

@@ -115,11 +115,11 @@ __global__ void mma_tf32_kernel(const float* a, const float* b, const float* c, 
 }
 
 std::vector<double> product(const std::vector<float>& a, const std::vector<float>& b, const std::vector<float>& c,
-                            unsigned depth) {
+                            unsigned step_k) {
     std::vector<double> d(c.begin(), c.end());
     for (unsigned m = 0; m < 16; ++m) {
         for (unsigned n = 0; n < 8; ++n) {
-            for (unsigned k = 0; k < depth; ++k) d[8 * m + n] += double{a[depth * m + k]} * b[8 * k + n];
+            for (unsigned k = 0; k < step_k; ++k) d[8 * m + n] += double{a[step_k * m + k]} * b[8 * k + n];
         }
     }
     return d;

@@ -31,7 +31,7 @@ std::vector<std::uint16_t> counting(std::size_t count) {
 }
 
 // Where byte `byte` of row `row` lies: rows `pitch` apart, their 16-byte pieces permuted by the row's number.
-std::size_t place(Swizzle swizzle, int inner_bytes, int row, int byte) {
+std::size_t byte_at(Swizzle swizzle, int inner_bytes, int row, int byte) {
     const int width = kSwizzleBytes[static_cast<int>(swizzle)];
     if (width == 0) return static_cast<std::size_t>(row) * inner_bytes + byte;
     const int line = row * width / 128;  // of 128 bytes
@@ -85,12 +85,12 @@ void test_mbarrier() {
 
 // ---- TMA loads: shared memory as they leave it
 
-struct Column {
+struct Pixels {
     int c, w, h, n, offset_w, offset_h;
 };
 
 __global__ void load_kernel(const __grid_constant__ ptx::TensorMap map, std::uint16_t* output, int words,
-                            unsigned loaded_bytes, Column at, bool im2col) {
+                            unsigned loaded_bytes, Pixels at, bool im2col) {
     auto* tile = ptx::dynamic_shared_memory<std::uint16_t>();  // the tile, padded to 1024 bytes, and the barrier
     const std::uint32_t mbarrier = ptx::shared_address(tile) + (2 * words + 1023) / 1024 * 1024;
     for (int i = threadIdx.x; i < words; i += blockDim.x) tile[i] = 0xeeee;  // stays where no copy goes
@@ -110,7 +110,7 @@ __global__ void load_kernel(const __grid_constant__ ptx::TensorMap map, std::uin
     for (int i = threadIdx.x; i < words; i += blockDim.x) output[i] = tile[i];
 }
 
-void load(const ptx::TensorMap& map, const Column& at, bool im2col, Swizzle swizzle, int rows, int inner,
+void load(const ptx::TensorMap& map, const Pixels& at, bool im2col, Swizzle swizzle, int rows, int inner,
           const std::vector<std::uint16_t>& values) {
     const int width = kSwizzleBytes[static_cast<int>(swizzle)];
     const int words = rows * (width == 0 ? inner : width / 2);
@@ -120,7 +120,7 @@ void load(const ptx::TensorMap& map, const Column& at, bool im2col, Swizzle swiz
     std::vector<std::uint16_t> wanted(words, 0xeeee);
     for (int row = 0; row < rows; ++row) {
         for (int i = 0; i < inner; ++i) {
-            wanted[place(swizzle, inner * 2, row, 2 * i) / 2] = values[static_cast<std::size_t>(row) * inner + i];
+            wanted[byte_at(swizzle, inner * 2, row, 2 * i) / 2] = values[static_cast<std::size_t>(row) * inner + i];
         }
     }
     expect_equal(output.download(), wanted, "word");
@@ -136,8 +136,8 @@ void test_tma_tile() {
             if (width != 0 && inner * 2 > width) continue;
             const std::uint32_t box[3] = {static_cast<std::uint32_t>(inner), 4, 3};
             const ptx::TensorMap map = ptx::encode_tiled<3>(tensor.data(), {40, 7, 5}, {80, 560}, box, swizzle);
-            for (const Column& at :
-                 {Column{8, 1, 1, 0, 0, 0}, Column{-3, -1, -2, 0, 0, 0}, Column{35, 5, 3, 0, 0, 0}}) {
+            for (const Pixels& at :
+                 {Pixels{8, 1, 1, 0, 0, 0}, Pixels{-3, -1, -2, 0, 0, 0}, Pixels{35, 5, 3, 0, 0, 0}}) {
                 std::vector<std::uint16_t> wanted;
                 for (int z = at.h; z < at.h + 3; ++z) {
                     for (int y = at.w; y < at.w + 4; ++y) {
@@ -157,7 +157,7 @@ struct Convolution {
     int N, H, W, C, R, S, stride, padding;
 };
 
-// A column of `pixels` outputs, from number m on, of a convolution's tap (r, s): each found from its number alone.
+// `pixels` outputs, from number m on, of a convolution's tap (r, s): each found from its number alone.
 void im2col(const Convolution& v, int m, int r, int s, int c, int channels, int pixels) {
     const int P = (v.H + 2 * v.padding - v.R) / v.stride + 1, Q = (v.W + 2 * v.padding - v.S) / v.stride + 1;
     const std::vector<std::uint16_t> values = counting(static_cast<std::size_t>(v.N) * v.H * v.W * v.C);
@@ -180,7 +180,7 @@ void im2col(const Convolution& v, int m, int r, int s, int c, int channels, int 
                                    : std::uint16_t{0});
         }
     }
-    const Column at = {c, m % Q * v.stride - v.padding, m / Q % P * v.stride - v.padding, m / (P * Q), s, r};
+    const Pixels at = {c, m % Q * v.stride - v.padding, m / Q % P * v.stride - v.padding, m / (P * Q), s, r};
     load(map, at, true, Swizzle::bytes_128, pixels, channels, wanted);
 }
 
@@ -256,14 +256,14 @@ constexpr int kWidthOf = kSwizzle == Swizzle::bytes_128  ? 128
                                                          : 32;
 
 // a: 64 rows of K values, or K rows of 64; b: N rows of K, or K rows of N. Blocks of `width` bytes by so many rows.
-template <typename T, int kColumns, Swizzle kSwizzle, bool kTransposed>
+template <typename T, int kN, Swizzle kSwizzle, bool kTransposed>
 __global__ void wgmma_kernel(const __grid_constant__ ptx::TensorMap a, const __grid_constant__ ptx::TensorMap b,
-                             float* d, int depth) {
+                             float* d, int gemm_k) {
     constexpr int kWidth = kWidthOf<kSwizzle>, kPerRow = kWidth / 2;
     const std::uint32_t shared = ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>());
-    const int a_rows = kTransposed ? depth : 64, b_rows = kTransposed ? depth : kColumns;
-    const int a_blocks = kTransposed ? 64 / kPerRow : depth / kPerRow;
-    const int b_blocks = kTransposed ? (kColumns + kPerRow - 1) / kPerRow : depth / kPerRow;
+    const int a_rows = kTransposed ? gemm_k : 64, b_rows = kTransposed ? gemm_k : kN;
+    const int a_blocks = kTransposed ? 64 / kPerRow : gemm_k / kPerRow;
+    const int b_blocks = kTransposed ? (kN + kPerRow - 1) / kPerRow : gemm_k / kPerRow;
     const std::uint32_t a_block = a_rows * kWidth, b_block = b_rows * kWidth;
     const std::uint32_t b_tiles = shared + a_blocks * a_block, mbarrier = b_tiles + b_blocks * b_block;
     set_up(mbarrier, 1);
@@ -274,10 +274,10 @@ __global__ void wgmma_kernel(const __grid_constant__ ptx::TensorMap a, const __g
     }
     __syncwarp();
     ptx::mbarrier_wait(mbarrier, 0);
-    float sum[kColumns / 2] = {};
+    float sum[kN / 2] = {};
     ptx::wgmma_fence();
     for (int round = 0; round < 2; ++round) {
-        for (int k = 0; k < depth; k += 16) {
+        for (int k = 0; k < gemm_k; k += 16) {
             std::uint64_t a_descriptor, b_descriptor;
             if (kTransposed) {
                 a_descriptor = ptx::matrix_descriptor<kSwizzle>(shared + k * kWidth, 8 * kWidth, a_block);
@@ -287,15 +287,15 @@ __global__ void wgmma_kernel(const __grid_constant__ ptx::TensorMap a, const __g
                 a_descriptor = ptx::matrix_descriptor<kSwizzle>(shared + block * a_block + inside, 8 * kWidth);
                 b_descriptor = ptx::matrix_descriptor<kSwizzle>(b_tiles + block * b_block + inside, 8 * kWidth);
             }
-            ptx::wgmma<T, kColumns, kTransposed, kTransposed>(sum, a_descriptor, b_descriptor, round > 0 || k > 0);
+            ptx::wgmma<T, kN, kTransposed, kTransposed>(sum, a_descriptor, b_descriptor, round > 0 || k > 0);
         }
     }
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>(sum);
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int i = 0; i < kColumns / 2; ++i) {
-        d[(16 * warp + g + 8 * (i / 2 % 2)) * kColumns + 8 * (i / 4) + 2 * t + i % 2] = sum[i];
+    for (int i = 0; i < kN / 2; ++i) {
+        d[(16 * warp + g + 8 * (i / 2 % 2)) * kN + 8 * (i / 4) + 2 * t + i % 2] = sum[i];
     }
 }
 
@@ -317,28 +317,28 @@ std::vector<T> rounded(std::vector<float>& values) {
     return result;
 }
 
-template <typename T, int kColumns, Swizzle kSwizzle, bool kTransposed>
-void multiply(int depth) {
+template <typename T, int kN, Swizzle kSwizzle, bool kTransposed>
+void multiply(int gemm_k) {
     constexpr std::uint32_t kPerRow = kWidthOf<kSwizzle> / 2;
-    std::vector<float> a_values = harness::random_floats(64 * depth, 1),
-                       b_values = harness::random_floats(kColumns * depth, 2);
+    std::vector<float> a_values = harness::random_floats(64 * gemm_k, 1),
+                       b_values = harness::random_floats(kN * gemm_k, 2);
     DeviceArray<T> a(rounded<T>(a_values)), b(rounded<T>(b_values));
-    DeviceArray<float> d(std::vector<float>(64 * kColumns));
-    const std::uint64_t K = depth;
+    DeviceArray<float> d(std::vector<float>(64 * kN));
+    const std::uint64_t K = gemm_k;
     const auto map = [&](const T* data, std::uint64_t extent) {
         const std::uint64_t inner = kTransposed ? extent : K, rows = kTransposed ? K : extent;
         const std::uint32_t box[3] = {kPerRow, static_cast<std::uint32_t>(rows), 1};
         return ptx::encode_tiled<3>(data, {inner, rows, 1}, {inner * 2, inner * rows * 2}, box, kSwizzle);
     };
-    const int blocks = kTransposed ? (kColumns + kPerRow - 1) / kPerRow * kPerRow : kColumns;
-    ptx::launch("wgmma", wgmma_kernel<T, kColumns, kSwizzle, kTransposed>, 1, 128, (64 + blocks) * depth * 2 + 8,
-                nullptr, map(a.data(), 64), map(b.data(), kColumns), d.data(), depth);
-    std::vector<double> wanted(64 * kColumns);
+    const int blocks = kTransposed ? (kN + kPerRow - 1) / kPerRow * kPerRow : kN;
+    ptx::launch("wgmma", wgmma_kernel<T, kN, kSwizzle, kTransposed>, 1, 128, (64 + blocks) * gemm_k * 2 + 8, nullptr,
+                map(a.data(), 64), map(b.data(), kN), d.data(), gemm_k);
+    std::vector<double> wanted(64 * kN);
     for (int m = 0; m < 64; ++m) {
-        for (int n = 0; n < kColumns; ++n) {
-            for (int k = 0; k < depth; ++k) {
-                wanted[m * kColumns + n] += 2.0 * a_values[kTransposed ? k * 64 + m : m * depth + k] *
-                                            b_values[kTransposed ? k * kColumns + n : n * depth + k];
+        for (int n = 0; n < kN; ++n) {
+            for (int k = 0; k < gemm_k; ++k) {
+                wanted[m * kN + n] += 2.0 * a_values[kTransposed ? k * 64 + m : m * gemm_k + k] *
+                                      b_values[kTransposed ? k * kN + n : n * gemm_k + k];
             }
         }
     }

@@ -10,7 +10,7 @@ namespace alexkern::max_pool2d {
 constexpr int kThreads = 256;
 
 // A thread's kWidth channels of one pixel, or of the first of several below each other.
-struct Place {
+struct ThreadPixel {
     int n, c, row, column;
     bool inside;
 };
@@ -33,7 +33,7 @@ struct Order {
 };
 
 template <int kWidth>
-__device__ __forceinline__ Place place(const Order& order) {
+__device__ __forceinline__ ThreadPixel pixel_of_thread(const Order& order) {
     std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     const bool inside = index < order.count;
     const int first = static_cast<int>(split_off(index, order.inner));

@@ -23,7 +23,7 @@ from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import sm90 as model
 from alexkern.cost.chips import CHIPS, Chip, like
 from alexkern.cost.sm90 import Choice, Work, choose, depth_of, modelled_cycles
-from support import hopper_page, oracle, routes
+from support import oracle, routes, sm90_page
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.cases import ALEXNET_CONVOLUTIONS, CASES, Case
@@ -42,7 +42,7 @@ ONE: Args = ((1, 1), (1, 1), (1, 1), 1)
 
 
 @pytest.fixture(autouse=True)
-def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def emulated_sm90(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
     yield
     seed(0)
@@ -73,7 +73,7 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
     """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by clusters of so many."""
 
     def choose(_: object, work: Work, weight: bool) -> tuple[int, int, int]:
-        tile = min(block_n, 128) if work.depth == 48 else block_n
+        tile = min(block_n, 128) if work.block_k == 48 else block_n
         tile = {96: 64, 192: 256}.get(tile, tile) if weight else tile
         return tile, min(splits, work.steps), 1 if weight else cluster
 
@@ -82,7 +82,7 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
 
 ALL_THREE = ["hopper_convolve", "hopper_convolve", "hopper_weight_gradient"]
 SHAPES = {
-    # Tiles that end within an image, rows and columns that no tile divides, channels of a step and a half.
+    # Tiles that end within an image, pixels and filters that no tile divides, channels of a step and a half.
     "ragged": ((3, 104, 7, 9), (168, 104, 3, 3), ONE),
     "groups": ((2, 128, 6, 5), (192, 64, 3, 2), ((1, 1), (2, 0), (1, 1), 2)),
     "small steps": ((3, 48, 8, 7), (72, 48, 2, 3), ((1, 1), (0, 2), (1, 2), 1)),
@@ -348,7 +348,7 @@ def test_gpu_and_module_have_to_be_for_each_other(
     assert found == ((module, chip) if serves else None)
 
 
-# rows an image, columns, steps of 64 or 48 channels, groups, depth of a step
+# pixels of an image, filters, steps of 64 or 48 channels, groups, channels of a step
 PRODUCTS = {
     "conv1": (55 * 55, 64, 9, 1, 48),
     "conv2": (27 * 27, 192, 25, 1, 64),
@@ -361,18 +361,18 @@ BATCHES = [2**power for power in range(12)]
 MULTIPROCESSORS = [114, 132]  # an H100 for PCIe; those for SXM, and the H200
 
 
-def hopper(multiprocessors: int) -> Chip:
+def h200_of(multiprocessors: int) -> Chip:
     return replace(CHIPS["H200"], num_sms=multiprocessors)
 
 
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
 @pytest.mark.parametrize("layer", PRODUCTS)
 def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
-    chip = hopper(multiprocessors)
-    pixels, columns, steps, groups, depth = PRODUCTS[layer]
-    tiles = (64, 96, 128) if depth == 48 else (64, 96, 128, 192, 256)
+    chip = h200_of(multiprocessors)
+    pixels, filters, steps, groups, block_k = PRODUCTS[layer]
+    tiles = (64, 96, 128) if block_k == 48 else (64, 96, 128, 192, 256)
     for batch in BATCHES:
-        work = Work(batch * pixels, columns, steps, groups, depth, False)
+        work = Work(batch * pixels, filters, steps, groups, block_k, False)
         chosen = choose(work, chip)
         times = {
             choice: modelled_cycles(work, choice, chip)
@@ -383,7 +383,7 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
         assert chosen[2] == (2 if least[2] < 0.95 * least[1] else 1)
         assert times[chosen] == least[chosen[2]]
         assert least[2] > 0.8 * least[1]
-        busy = 2 * batch * pixels * columns * groups * steps * depth / (2 * 2048 * multiprocessors)
+        busy = 2 * batch * pixels * filters * groups * steps * block_k / (2 * 2048 * multiprocessors)
         assert times[chosen] > busy  # nothing is faster than the tensor cores
         if batch >= 64:
             assert times[chosen] < 3 * busy
@@ -395,7 +395,7 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
 def test_the_model_gives_clusters_pairs_of_tiles_and_of_multiprocessors() -> None:
     def cycles(tiles: int, cluster: int, multiprocessors: int) -> float:
         work = Work(128 * tiles, 64, 9, 1, 64, False)
-        return modelled_cycles(work, Choice(64, 1, cluster), hopper(multiprocessors))
+        return modelled_cycles(work, Choice(64, 1, cluster), h200_of(multiprocessors))
 
     assert cycles(3, 2, 2) == cycles(4, 2, 2) > cycles(2, 2, 2) == cycles(1, 2, 2)  # a pair is whole
     assert cycles(6, 2, 5) == cycles(6, 2, 4) > cycles(6, 2, 6)  # one of five has no partner
@@ -403,13 +403,13 @@ def test_the_model_gives_clusters_pairs_of_tiles_and_of_multiprocessors() -> Non
 
 
 @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
-def test_few_images_are_split_and_columns_fit(multiprocessors: int) -> None:
-    chip = hopper(multiprocessors)
-    pixels, columns, steps, groups, depth = PRODUCTS["conv2"]
-    assert choose(Work(128 * pixels, columns, steps, groups, depth, False), chip).block_n == 192
-    pixels, columns, steps, groups, depth = PRODUCTS["conv4"]
-    block_n, splits, cluster = choose(Work(pixels, columns, steps, groups, depth, False), chip)
-    tiles = math.ceil(pixels / 128) * math.ceil(columns / block_n)
+def test_few_images_are_split_and_filters_fit(multiprocessors: int) -> None:
+    chip = h200_of(multiprocessors)
+    pixels, filters, steps, groups, block_k = PRODUCTS["conv2"]
+    assert choose(Work(128 * pixels, filters, steps, groups, block_k, False), chip).block_n == 192
+    pixels, filters, steps, groups, block_k = PRODUCTS["conv4"]
+    block_n, splits, cluster = choose(Work(pixels, filters, steps, groups, block_k, False), chip)
+    tiles = math.ceil(pixels / 128) * math.ceil(filters / block_n)
     assert splits > 1 and tiles * splits <= multiprocessors and cluster == 1
     # A weight gradient has few tiles and many steps.
     block_n, splits, cluster = choose(Work(192, 1600, 128 * 729 // 64, 1, 64, True), chip, True)
@@ -423,12 +423,12 @@ def test_steps_waste_least_and_the_kernels_have_what_the_model_counts_with() -> 
     wanted = {8: 48, 48: 48, 64: 64, 96: 48, 104: 64, 192: 64, 256: 64}
     assert {channels: depth_of(channels) for channels in wanted} == wanted
     assert all(module.hopper_depth(channels) == depth_of(channels) for channels in range(1, 1000))
-    block_m, columns, weight_columns = module.hopper_tiles
-    assert (block_m, tuple(columns), tuple(weight_columns)) == (model.BLOCK_M, model.BLOCK_N, model.WEIGHT_BLOCK_N)
+    block_m, block_n, weight_block_n = module.hopper_tiles
+    assert (block_m, tuple(block_n), tuple(weight_block_n)) == (model.BLOCK_M, model.BLOCK_N, model.WEIGHT_BLOCK_N)
     assert module.hopper_depths == (model.SMALL_DEPTH, model.DEPTH)
 
 
 def test_the_page_has_the_tables_that_are_computed() -> None:
-    page = Path(__file__).parents[1] / "docs" / "hopper.md"
+    page = Path(__file__).parents[1] / "docs" / "sm90.md"
     written = [line for line in page.read_text().splitlines() if line.startswith("|")]
-    assert written == [*hopper_page.table(), *hopper_page.linear_table()]
+    assert written == [*sm90_page.table(), *sm90_page.linear_table()]

@@ -68,14 +68,14 @@ def test_nothing_is_spilled() -> None:
 
 def test_main_loops_multiply_by_wgmma_and_nothing_else() -> None:
     for name, program in programs().items():
-        columns, *depth = numbers(name)
+        block_n, *block_k = numbers(name)
         whole = sass.count(program.instructions)
-        sixteens = depth[0] // 16 if depth else 4
+        sixteens = block_k[0] // 16 if block_k else 4
         loop = sass.count(sass.main_loop(program.instructions))
         assert loop.get("HGMMA") == sixteens, (name, loop)
         assert "HMMA" not in whole and "LDSM" not in whole and "LDGSTS" not in whole, name
         products = {step.opcode for step in program.instructions if step.is_tensor_core}
-        assert products == {f"HGMMA.64x{columns}x16.F32" + (".BF16" if "bfloat16" in name else "")}, name
+        assert products == {f"HGMMA.64x{block_n}x16.F32" + (".BF16" if "bfloat16" in name else "")}, name
 
 
 def test_tiles_come_and_go_by_tma() -> None:

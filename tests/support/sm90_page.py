@@ -1,6 +1,6 @@
-"""The tables of docs/hopper.md, computed: what launches on an H200 are made of, and the time that the model gives them.
+"""The tables of docs/sm90.md, computed: what launches on an H200 are made of, and the time that the model gives them.
 
-python tests/support/hopper_page.py prints them.
+python tests/support/sm90_page.py prints them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from alexkern.cost.sm90 import BLOCK_N, Choice, Work, choose, depth_of, linear_w
 
 CHIP = CHIPS["H200"]
 MULTIPROCESSORS, GIGAHERTZ, PRODUCTS_PER_CLOCK = CHIP.num_sms, CHIP.clock / 1e9, CHIP.half
-# Rows of an image, columns, channels, taps, values of an image that are read.
+# Pixels of an image, filters, channels, taps, values of an image that are read.
 LAYERS = {
     "conv1": (55 * 55, 64, 48, 9, 57 * 57 * 48),  # after space-to-depth
     "conv2": (27 * 27, 192, 64, 25, 27 * 27 * 64),
@@ -22,37 +22,37 @@ LAYERS = {
 }
 BATCHES = (1, 16, 128, 256, 1024)
 HEAD = (
-    "| layer | batch | columns, splits, cluster | tiles, waves, filled | steps | HGMMA | MB | us, predicted | alone "
+    "| layer | batch | block_n, splits, cluster | tiles, waves, filled | steps | HGMMA | MB | us, predicted | alone "
     "| of peak |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 LINEAR_LAYERS = {"fc6": (4096, 9216), "fc7": (4096, 4096), "fc8": (1000, 4096)}  # out_features, in_features
 LINEAR_BATCHES = (32, 64, 128, 256, 512, 1024)
 LINEAR_HEAD = (
-    "| layer | batch | columns, splits, cluster | tiles, waves, filled | steps | HGMMA | MB "
+    "| layer | batch | block_n, splits, cluster | tiles, waves, filled | steps | HGMMA | MB "
     "| us to read | us, predicted | of peak |",
     "|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
 def row(layer: str, batch: int) -> str:
-    pixels, columns, channels, taps, values = LAYERS[layer]
-    depth = depth_of(channels)
-    rows, steps = batch * pixels, taps * -(-channels // depth)
-    work = Work(rows, columns, steps, 1, depth, False)
+    pixels, filters, channels, taps, values = LAYERS[layer]
+    block_k = depth_of(channels)
+    pixels, steps = batch * pixels, taps * -(-channels // block_k)
+    work = Work(pixels, filters, steps, 1, block_k, False)
     block_n, splits, cluster = choice = choose(work, CHIP)
     cycles = modelled_cycles(work, choice, CHIP)
     alone = min(
         modelled_cycles(work, Choice(other, parts, 1), CHIP)
-        for other in ((64, 96, 128) if depth == 48 else BLOCK_N)
+        for other in ((64, 96, 128) if block_k == 48 else BLOCK_N)
         for parts in range(1, max(steps // 4, 1) + 1)
     )
-    tiles = math.ceil(rows / (128 * cluster)) * cluster * math.ceil(columns / block_n)
+    tiles = math.ceil(pixels / (128 * cluster)) * cluster * math.ceil(filters / block_n)
     waves = math.ceil(tiles * splits / (MULTIPROCESSORS // cluster * cluster))
     filled = tiles * splits / (waves * MULTIPROCESSORS)
-    products = tiles * steps * (depth // 16) * 2  # two warpgroups
-    megabytes = 2 * (batch * values + columns * channels * taps + rows * columns) / 1e6
-    ideal = rows * columns * steps * depth / (PRODUCTS_PER_CLOCK * MULTIPROCESSORS)
+    products = tiles * steps * (block_k // 16) * 2  # two warpgroups
+    megabytes = 2 * (batch * values + filters * channels * taps + pixels * filters) / 1e6
+    ideal = pixels * filters * steps * block_k / (PRODUCTS_PER_CLOCK * MULTIPROCESSORS)
     return (
         f"| {layer} | {batch} | {block_n}, {splits}, {cluster} | {tiles * splits}, {waves}, {filled:.0%} | "
         f"{math.ceil(steps / splits)} | {products} | {megabytes:.1f} | {cycles / GIGAHERTZ / 1e3:.1f} | "

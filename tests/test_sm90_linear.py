@@ -43,7 +43,7 @@ PLACE = (2**40 + 5, -3)  # seed and offset: within one output the counter wraps
 
 
 @pytest.fixture(autouse=True)
-def emulated_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def emulated_sm90(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
     yield
     schedule(0)
@@ -64,9 +64,9 @@ def schedule(number: int) -> None:
 def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:
     """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
 
-    def choose(_: sm90.Device, _rows: int, _columns: int, channels: int) -> tuple[int, int, int]:
-        depth = depth_of(channels)
-        return min(block_n, 128) if depth == 48 else block_n, min(splits, -(-channels // depth)), cluster
+    def choose(_: sm90.Device, _samples: int, _features: int, channels: int) -> tuple[int, int, int]:
+        block_k = depth_of(channels)
+        return min(block_n, 128) if block_k == 48 else block_n, min(splits, -(-channels // block_k)), cluster
 
     monkeypatch.setattr(sm90, "_choose_linear", choose)
 
