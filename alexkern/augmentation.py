@@ -54,7 +54,7 @@ COSINE = tuple((-1) ** k * (math.pi / 2) ** (2 * k) / math.factorial(2 * k) for 
 EXP2 = tuple(math.log(2) ** k / math.factorial(k) for k in range(7))
 
 # The first layer of AlexNet: an 11 x 11 filter at every 4th pixel, 2 pixels of padding.
-DEPTH, KERNEL, PADDING = 4, 11, 2
+FACTOR, KERNEL, PADDING = 4, 11, 2
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class Policy:
         """Rows and columns of pixels that are written, and how many rows and columns of zeros come before the image."""
         if not self.space_to_depth:
             return (*self.size, 0)
-        rows, columns = ((size + 2 * PADDING - KERNEL) // DEPTH + 1 + 2 for size in self.size)
-        return DEPTH * rows, DEPTH * columns, PADDING
+        rows, columns = ((size + 2 * PADDING - KERNEL) // FACTOR + 1 + 2 for size in self.size)
+        return FACTOR * rows, FACTOR * columns, PADDING
 
     def shape(self, count: int) -> tuple[int, int, int, int]:
         """Of the output for `count` images, (N, C, H, W)."""
         rows, columns, _ = self.canvas
         if self.space_to_depth:
-            return count, 3 * DEPTH * DEPTH, rows // DEPTH, columns // DEPTH
+            return count, 3 * FACTOR * FACTOR, rows // FACTOR, columns // FACTOR
         return count, 3, rows, columns
 
 

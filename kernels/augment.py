@@ -38,7 +38,7 @@ SINE, COSINE, EXP2 = tl.constexpr(A.SINE), tl.constexpr(A.COSINE), tl.constexpr(
 SINE_TERMS, COSINE_TERMS, EXP2_TERMS = (tl.constexpr(len(series)) for series in (A.SINE, A.COSINE, A.EXP2))
 LIGHT = tl.constexpr(tuple(value for row in A.lighting_matrix() for value in row))
 GREY = tl.constexpr(A.GREY)
-DEPTH = tl.constexpr(A.DEPTH)
+FACTOR = tl.constexpr(A.FACTOR)
 # How the crops other than "random_resized" are placed.
 RANDOM_RESIZED, CENTER, RANDOM, CORNER = (tl.constexpr(number) for number in range(4))
 
@@ -339,8 +339,8 @@ def augment_kernel(
         blue += tl.load(at + 18)
     red, green, blue = (red - mean_r) / std_r, (green - mean_g) / std_g, (blue - mean_b) / std_b
     if IN_DEPTH:
-        pixel = (row // DEPTH * (columns // DEPTH) + column // DEPTH) * DEPTH * DEPTH
-        pixel += row % DEPTH * DEPTH + column % DEPTH
+        pixel = (row // FACTOR * (columns // FACTOR) + column // FACTOR) * FACTOR * FACTOR
+        pixel += row % FACTOR * FACTOR + column % FACTOR
     else:
         pixel = place
     real = place < rows * columns

@@ -22,7 +22,7 @@ from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import sm90 as model
 from alexkern.cost.chips import CHIPS, Chip, like
-from alexkern.cost.sm90 import Choice, Work, choose, depth_of, modelled_cycles
+from alexkern.cost.sm90 import Choice, Work, block_k_of, choose, modelled_cycles
 from support import oracle, routes, sm90_page
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
@@ -80,7 +80,7 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
     monkeypatch.setattr(sm90, "_choose", choose)
 
 
-ALL_THREE = ["hopper_convolve", "hopper_convolve", "hopper_weight_gradient"]
+ALL_THREE = ["sm90_convolve", "sm90_convolve", "sm90_weight_gradient"]
 SHAPES = {
     # Tiles that end within an image, pixels and filters that no tile divides, channels of a step and a half.
     "ragged": ((3, 104, 7, 9), (168, 104, 3, 3), ONE),
@@ -106,7 +106,7 @@ def test_every_tile_and_split(
     seed(block_n + splits)
     input, filters, args = SHAPES[shape]
     check(*draw(dtype, generator, input, filters), args, generator)
-    assert [name for name in launched if "hopper" in name] == ALL_THREE
+    assert [name for name in launched if "sm90" in name] == ALL_THREE
     assert "conv2d_relu_convolve" not in launched and "conv2d_relu_weight_gradient" not in launched
 
 
@@ -158,7 +158,7 @@ def test_clusters_give_the_same_bits(
         generator.set_state(state)
         found.append(check(*tensors, args, generator))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    assert [name for name in launched if "hopper" in name] == 2 * ALL_THREE
+    assert [name for name in launched if "sm90" in name] == 2 * ALL_THREE
 
 
 def test_a_choice_that_there_is_not_is_an_error(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
@@ -185,7 +185,7 @@ def test_layer(layer: str, launched: list[str], generator: torch.Generator) -> N
     input, filters, args = LAYERS[layer]
     seed(len(layer) + input[1])
     check(*draw(torch.bfloat16, generator, input, filters), args, generator)
-    assert [name for name in launched if "hopper" in name] == ALL_THREE
+    assert [name for name in launched if "sm90" in name] == ALL_THREE
 
 
 FIRST = {
@@ -206,9 +206,9 @@ def test_first_layer_goes_through_space_to_depth(
     check(x.contiguous(memory_format=layout), w.contiguous(memory_format=layout), b, args, generator)
     served = [name for name in launched if name.endswith(("relayout", "convolve", "amend", "weight_gradient"))]
     relayout = "space_to_depth_relayout"
-    forward = [relayout, relayout, "hopper_convolve", "space_to_depth_amend"]
+    forward = [relayout, relayout, "sm90_convolve", "space_to_depth_amend"]
     # The data gradient has a stride: the kernels for sm_80 serve it.
-    assert served == [*forward, "conv2d_relu_convolve", relayout, "hopper_weight_gradient"]
+    assert served == [*forward, "conv2d_relu_convolve", relayout, "sm90_weight_gradient"]
 
 
 @pytest.mark.full
@@ -280,7 +280,7 @@ def test_contiguous_images_give_contiguous_results(launched: list[str], generato
     x, w, b = (tensor.contiguous() for tensor in draw(torch.float16, generator, (2, 64, 6, 6), (24, 64, 3, 3)))
     output, x_grad, *_ = check(x, w, b, ONE, generator)
     assert output.is_contiguous() and x_grad.is_contiguous()
-    assert [name for name in launched if "hopper" in name] == ALL_THREE
+    assert [name for name in launched if "sm90" in name] == ALL_THREE
 
 
 def test_nan_and_infinities_stay_where_they_belong(generator: torch.Generator) -> None:
@@ -314,7 +314,7 @@ def test_others_are_served_by_the_kernels_for_sm_80(why: str, launched: list[str
 def test_strided_data_gradient_falls_back_alone(launched: list[str], generator: torch.Generator) -> None:
     check(*draw(torch.float16, generator, (2, 16, 9, 9), (16, 16, 3, 3)), ((2, 2), (1, 1), (1, 1), 1), generator)
     served = [name for name in launched if name.endswith(("convolve", "weight_gradient"))]
-    assert served == ["hopper_convolve", "conv2d_relu_convolve", "hopper_weight_gradient"]
+    assert served == ["sm90_convolve", "conv2d_relu_convolve", "sm90_weight_gradient"]
 
 
 def test_float32_and_older_gpus_are_not_served(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
@@ -421,11 +421,11 @@ def test_steps_waste_least_and_the_kernels_have_what_the_model_counts_with() -> 
     module = sm90.extension.cuda.module if DEVICE.type == "cuda" else emulated.load()
     assert module is not None
     wanted = {8: 48, 48: 48, 64: 64, 96: 48, 104: 64, 192: 64, 256: 64}
-    assert {channels: depth_of(channels) for channels in wanted} == wanted
-    assert all(module.hopper_depth(channels) == depth_of(channels) for channels in range(1, 1000))
-    block_m, block_n, weight_block_n = module.hopper_tiles
+    assert {channels: block_k_of(channels) for channels in wanted} == wanted
+    assert all(module.sm90_block_k_of(channels) == block_k_of(channels) for channels in range(1, 1000))
+    block_m, block_n, weight_block_n = module.sm90_tiles
     assert (block_m, tuple(block_n), tuple(weight_block_n)) == (model.BLOCK_M, model.BLOCK_N, model.WEIGHT_BLOCK_N)
-    assert module.hopper_depths == (model.SMALL_DEPTH, model.DEPTH)
+    assert module.sm90_block_k == (model.SMALL_BLOCK_K, model.LARGE_BLOCK_K)
 
 
 def test_the_page_has_the_tables_that_are_computed() -> None:

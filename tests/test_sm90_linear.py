@@ -22,7 +22,7 @@ from alexkern.backends.cuda import emulated, linear_relu_dropout, sm90
 from alexkern.backends.torch import linear_relu_dropout as reference
 from alexkern.backends.torch import philox
 from alexkern.cost.chips import CHIPS
-from alexkern.cost.sm90 import Choice, choose, depth_of, linear_work, modelled_cycles
+from alexkern.cost.sm90 import Choice, block_k_of, choose, linear_work, modelled_cycles
 from support import routes
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
@@ -38,7 +38,7 @@ pytestmark = [
     ),
 ]
 
-PRODUCT, SUM = "hopper_convolve", "linear_relu_dropout_sum"
+PRODUCT, SUM = "sm90_convolve", "linear_relu_dropout_sum"
 PLACE = (2**40 + 5, -3)  # seed and offset: within one output the counter wraps
 
 
@@ -65,7 +65,7 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
     """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
 
     def choose(_: sm90.Device, _samples: int, _features: int, channels: int) -> tuple[int, int, int]:
-        block_k = depth_of(channels)
+        block_k = block_k_of(channels)
         return min(block_n, 128) if block_k == 48 else block_n, min(splits, -(-channels // block_k)), cluster
 
     monkeypatch.setattr(sm90, "_choose_linear", choose)

@@ -12,11 +12,11 @@ from alexkern.cost.chips import SHARED_BYTES, Chip
 from alexkern.cost.model import cdiv
 from alexkern.geometry import Geometry
 
-# As sm90/hopper.h has them: a tile's M and N, channels of a step (and pixels, for the weight gradient).
+# As sm90/sm90.h has them: a tile's M and N, channels of a step (and pixels, for the weight gradient).
 BLOCK_M = 128
 BLOCK_N = (64, 96, 128, 192, 256)
 WEIGHT_BLOCK_N = (64, 128, 256)
-SMALL_DEPTH, DEPTH = 48, 64
+SMALL_BLOCK_K, LARGE_BLOCK_K = 48, 64
 MOST_BLOCK_N = 128  # of a tile whose steps are small
 
 START_CYCLES, LAUNCH_CYCLES = 1500.0, 4000.0  # that no tile overlaps: of a launch, and of one more
@@ -53,15 +53,15 @@ class Choice(NamedTuple):
         return f"{BLOCK_M} x {self.block_n}{splits}" + (", clusters of 2" if self.cluster > 1 else "")
 
 
-def depth_of(channels: int) -> int:
+def block_k_of(channels: int) -> int:
     """Channels of a step for so many of a group: what wastes least."""
-    return min(DEPTH, SMALL_DEPTH, key=lambda block_k: cdiv(channels, block_k) * block_k)
+    return min(LARGE_BLOCK_K, SMALL_BLOCK_K, key=lambda block_k: cdiv(channels, block_k) * block_k)
 
 
 @lru_cache(maxsize=1024)
 def convolution_work(geometry: Geometry, channels: int, sums: bool) -> Work:
     """A convolution's, or the data gradient's as one, whose images and filters have so many channels a group."""
-    block_k = depth_of(channels)
+    block_k = block_k_of(channels)
     steps = geometry.R * geometry.S * cdiv(channels, block_k)
     return Work(geometry.GEMM_M, geometry.GEMM_N, steps, geometry.groups, block_k, sums)
 
@@ -69,13 +69,13 @@ def convolution_work(geometry: Geometry, channels: int, sums: bool) -> Work:
 @lru_cache(maxsize=1024)
 def weight_work(geometry: Geometry, channels: int) -> Work:
     """The weight gradient's, over images of so many channels a group."""
-    taps = geometry.R * geometry.S * cdiv(channels, DEPTH) * DEPTH
-    return Work(geometry.GEMM_N, taps, cdiv(geometry.GEMM_M, DEPTH), geometry.groups, DEPTH, True)
+    taps = geometry.R * geometry.S * cdiv(channels, LARGE_BLOCK_K) * LARGE_BLOCK_K
+    return Work(geometry.GEMM_N, taps, cdiv(geometry.GEMM_M, LARGE_BLOCK_K), geometry.groups, LARGE_BLOCK_K, True)
 
 
 def linear_work(samples: int, features: int, channels: int) -> Work:
     """A linear layer of so many samples."""
-    block_k = depth_of(channels)
+    block_k = block_k_of(channels)
     return Work(samples, features, cdiv(channels, block_k), 1, block_k, False, (samples + features) * channels * 2)
 
 
@@ -114,7 +114,7 @@ def _fastest(work: Work, cluster: int, widths: tuple[int, ...], chip: Chip) -> C
     candidates = [
         Choice(block_n, splits, cluster)
         for block_n in widths
-        if work.block_k == DEPTH or block_n <= MOST_BLOCK_N
+        if work.block_k == LARGE_BLOCK_K or block_n <= MOST_BLOCK_N
         for splits in range(1, most + 1)
     ]
     return min(candidates, key=lambda choice: modelled_cycles(work, choice, chip))

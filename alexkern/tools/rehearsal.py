@@ -179,7 +179,7 @@ def _convolve_on_sm90(dtype: torch.dtype, tile: int, channels: int, cluster: int
     def choose(_device: object, work: cost.Work, weight_gradient: bool) -> tuple[int, int, int]:
         if weight_gradient:
             return {96: 64, 192: 256}.get(tile, tile), 1, 1
-        return min(tile, cost.MOST_BLOCK_N) if work.block_k == cost.SMALL_DEPTH else tile, 1, cluster
+        return min(tile, cost.MOST_BLOCK_N) if work.block_k == cost.SMALL_BLOCK_K else tile, 1, cluster
 
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),

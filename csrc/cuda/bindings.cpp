@@ -30,7 +30,7 @@ void bind_operators(py::module_& m) {
     alexkern::bind_conv2d_relu(m);
     alexkern::bind_conv2d_relu_max_pool2d(m);
     alexkern::bind_dropout(m);
-    alexkern::bind_hopper(m);
+    alexkern::bind_sm90(m);
     alexkern::bind_linear_relu_dropout(m);
     alexkern::bind_local_response_norm(m);
     alexkern::bind_max_pool2d(m);

@@ -104,11 +104,11 @@ def sm90_choices(layer: Convolution, batch: int, chip: Chip) -> Iterator[str]:
     if stride == 4:
         size, channels, stride = -(-size // 4), 16 * channels, 1
     taps, filters, pixels, groups = size**2, layer.K // layer.groups, batch * layer.P**2, layer.groups
-    block_k = sm90.depth_of(channels)
+    block_k = sm90.block_k_of(channels)
     steps = taps * -(-channels // block_k)
     yield words(*sm90.choose(sm90.Work(pixels, filters, steps, groups, block_k, False), chip))
     if layer.stride == 1:
-        block_k = sm90.depth_of(filters)
+        block_k = sm90.block_k_of(filters)
         steps = taps * -(-filters // block_k)
         yield words(*sm90.choose(sm90.Work(batch * layer.H**2, channels, steps, groups, block_k, False), chip))
     values = taps * -(-channels // 64) * 64

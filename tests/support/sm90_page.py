@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from alexkern.cost.chips import CHIPS
-from alexkern.cost.sm90 import BLOCK_N, Choice, Work, choose, depth_of, linear_work, modelled_cycles
+from alexkern.cost.sm90 import BLOCK_N, Choice, Work, block_k_of, choose, linear_work, modelled_cycles
 
 CHIP = CHIPS["H200"]
 MULTIPROCESSORS, GIGAHERTZ, PRODUCTS_PER_CLOCK = CHIP.num_sms, CHIP.clock / 1e9, CHIP.half
@@ -37,7 +37,7 @@ LINEAR_HEAD = (
 
 def row(layer: str, batch: int) -> str:
     pixels, filters, channels, taps, values = LAYERS[layer]
-    block_k = depth_of(channels)
+    block_k = block_k_of(channels)
     pixels, steps = batch * pixels, taps * -(-channels // block_k)
     work = Work(pixels, filters, steps, 1, block_k, False)
     block_n, splits, cluster = choice = choose(work, CHIP)

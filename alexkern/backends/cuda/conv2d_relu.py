@@ -25,8 +25,8 @@ from alexkern.plan import Spec, convolved, empty, like
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
-BIAS_PARTS = 256  # parts that a bias gradient is summed in, at most
-PARTS_AT_ONCE = 32  # that a thread adds up: more of them wait for one another's loads
+BIAS_CHUNKS = 256  # chunks that a bias gradient is summed in, at most
+CHUNKS_AT_ONCE = 32  # that a thread adds up: more of them wait for one another's loads
 
 
 def forward(
@@ -89,23 +89,23 @@ def masked_gradient(grad: Tensor, output: Tensor, groups: int, with_bias: bool) 
     N, K, P, Q = grad.shape
     channels = padded(K // groups, grad.dtype, COPY_BYTES)
     memory = workspace((N, P, Q, groups * channels), grad)
-    parts = pixel_tiles(N * P * Q)
+    chunks = pixel_tiles(N * P * Q)
     if not with_bias:
-        pack(grad, memory, groups, channels, parts, mask=output)
+        pack(grad, memory, groups, channels, chunks, mask=output)
         return Packed(memory, channels), None
-    parts = min(max(parts, 1), BIAS_PARTS)
-    sums = workspace((parts, groups * channels), grad, torch.float32)
-    pack(grad, memory, groups, channels, parts, mask=output, sums=sums)
+    chunks = min(max(chunks, 1), BIAS_CHUNKS)
+    sums = workspace((chunks, groups * channels), grad, torch.float32)
+    pack(grad, memory, groups, channels, chunks, mask=output, sums=sums)
     return Packed(memory, channels), bias_gradient(sums, groups, channels, K, grad.dtype)
 
 
 def bias_gradient(sums: Tensor, groups: int, channels: int, K: int, dtype: torch.dtype) -> Tensor:
-    """The total (K,) of a masked gradient's sums (parts, groups * channels), each group's channels padded."""
+    """The total (K,) of a masked gradient's sums (chunks, groups * channels), each group's channels padded."""
     bias_grad = empty(Spec((K,), (1,), dtype), sums.device)
-    parts, columns = sums.shape
-    if parts > PARTS_AT_ONCE and parts % PARTS_AT_ONCE == 0:
-        rest = workspace((parts // PARTS_AT_ONCE, columns), sums)
-        _reduce(sums.view(PARTS_AT_ONCE, -1), 1, rest.numel(), None, rest.view(1, -1, 1, 1), False)
+    chunks, values = sums.shape
+    if chunks > CHUNKS_AT_ONCE and chunks % CHUNKS_AT_ONCE == 0:
+        rest = workspace((chunks // CHUNKS_AT_ONCE, values), sums)
+        _reduce(sums.view(CHUNKS_AT_ONCE, -1), 1, rest.numel(), None, rest.view(1, -1, 1, 1), False)
         sums = rest
     _reduce(sums, groups, channels, None, bias_grad.view(1, K, 1, 1), False)
     return bias_grad

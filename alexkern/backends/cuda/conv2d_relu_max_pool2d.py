@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d, sm90, strides
-from alexkern.backends.cuda.conv2d_relu import PARTS_AT_ONCE
+from alexkern.backends.cuda.conv2d_relu import CHUNKS_AT_ONCE
 from alexkern.backends.cuda.layout import COPY_BYTES, Packed, operands, padded, workspace
 from alexkern.cost.sm80_pooled import Plan, Problem, compare
 from alexkern.geometry import Geometry, Pair, convolution, pooling
@@ -102,7 +102,7 @@ def _unpooled(
     channels = padded(K // groups, grad.dtype, COPY_BYTES)
     memory = workspace((N, H, W, groups * channels), grad)
     chunks = max(min(N * H * W, CHUNKS), 1)
-    chunks -= chunks % PARTS_AT_ONCE if chunks > PARTS_AT_ONCE else 0
+    chunks -= chunks % CHUNKS_AT_ONCE if chunks > CHUNKS_AT_ONCE else 0
     sums = workspace((chunks, groups * channels), grad, torch.float32) if with_bias else None
     # Every gradient is read up to four times: in the order of the offsets and the output, which is that of `memory`.
     layout = Spec(tuple(grad.shape), offsets.stride(), grad.dtype)

@@ -73,11 +73,11 @@ def pack(
     memory: Tensor,
     groups: int,
     channels: int,
-    parts: int,
+    chunks: int,
     mask: Tensor | None = None,
     sums: Tensor | None = None,
 ) -> None:
-    """source (N, groups * C, H, W), 0 where `mask` <= 0, to (N, H, W, groups, channels), in so many runs of pixels."""
+    """source (N, groups * C, H, W), 0 where `mask` <= 0, to (N, H, W, groups, channels), in so many chunks."""
     launch(
         "conv2d_relu_pack",
         source,
@@ -90,7 +90,7 @@ def pack(
         0 if sums is None else sums.data_ptr(),
         groups,
         channels,
-        parts,
+        chunks,
     )
 
 

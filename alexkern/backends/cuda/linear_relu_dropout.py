@@ -49,7 +49,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | N
         return _finish(output, seed, p)
     plan = sm90.plan_linear(x, weight, rows)
     if plan is not None:
-        _on_hopper(plan, x, weight, bias, rows, seed, p)
+        _on_sm90(plan, x, weight, bias, rows, seed, p)
         return output
     with torch.no_grad():  # torch refuses out= beside a tensor that requires a gradient, wanted or not
         if bias is None:
@@ -59,7 +59,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | N
     return _finish(output, seed, p)
 
 
-def _on_hopper(
+def _on_sm90(
     plan: sm90.Plan,
     x: Tensor,
     weight: Tensor,

@@ -75,7 +75,7 @@ def plan(images: Packed, output: Tensor, geometry: Geometry, transposed: bool) -
     filters, channels = geometry.GEMM_N, images.channels
     if filters % 2 != 0 or not _gathers(geometry, channels):
         return None
-    if geometry.groups > 1 and channels % model.depth_of(channels) != 0:  # a step would reach into the next group
+    if geometry.groups > 1 and channels % model.block_k_of(channels) != 0:  # a step would reach into the next group
         return None
     direct = filters % VALUES_PER_COPY == 0 and is_dense(output) and output.data_ptr() % 16 == 0
     choice = _choose(device, model.convolution_work(geometry, channels, not direct), False)
@@ -99,7 +99,7 @@ def convolve(
     of = plan.geometry
     partials = None if plan.direct else workspace((plan.choice[1], of.N, of.P, of.Q, of.K), output, torch.float32)
     launch(
-        "hopper_convolve",
+        "sm90_convolve",
         output,
         of,
         plan.transposed,
@@ -140,7 +140,7 @@ def weight_gradient(grad: Packed, images: Packed, geometry: Geometry) -> Tensor 
     shape = (choice[1], geometry.K, geometry.R, geometry.S, channels)
     partials = workspace(shape, grad.memory, torch.float32)
     launch(
-        "hopper_weight_gradient",
+        "sm90_weight_gradient",
         grad.memory,
         geometry,
         images.memory.data_ptr(),
@@ -180,6 +180,6 @@ def _choose(device: Device, work: model.Work, weight_gradient: bool) -> Choice:
 
 
 @lru_cache(maxsize=1024)
-def _choose_linear(device: Device, rows: int, columns: int, channels: int) -> Choice:
+def _choose_linear(device: Device, samples: int, features: int, channels: int) -> Choice:
     """For a linear layer."""
-    return model.choose(model.linear_work(rows, columns, channels), device.chip)
+    return model.choose(model.linear_work(samples, features, channels), device.chip)

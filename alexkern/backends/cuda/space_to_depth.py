@@ -117,6 +117,6 @@ def amend(images: Deep, filters: Tensor, bias: Tensor | None, output: Tensor, ge
 def back(filters: Tensor, into: Tensor) -> None:
     """into (K, C, R, S) = the filters that `relayout` would bring to (K, ceil(R / 4), ceil(S / 4), 4 * 4 * C)."""
     K, C, R, S = into.shape
-    _, rows, columns, _ = filters.shape
-    blocks = filters.view(K, rows, columns, FACTOR, FACTOR, C).permute(0, 5, 1, 3, 2, 4)
-    into.copy_(blocks.reshape(K, C, FACTOR * rows, FACTOR * columns)[:, :, :R, :S])
+    _, blocks_r, blocks_s, _ = filters.shape
+    blocks = filters.view(K, blocks_r, blocks_s, FACTOR, FACTOR, C).permute(0, 5, 1, 3, 2, 4)
+    into.copy_(blocks.reshape(K, C, FACTOR * blocks_r, FACTOR * blocks_s)[:, :, :R, :S])

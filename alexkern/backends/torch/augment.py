@@ -32,8 +32,8 @@ def forward(images: Tensor, sizes: Tensor, seed: Tensor, policy: Policy) -> Tens
         pixels = pictures(images[part], table[part], policy)  # (n, P, Q, 3)
         output[part, before : before + height, before : before + width] = pixels[:, :height, :width].to(policy.dtype)
     if policy.space_to_depth:
-        high, wide = rows // A.DEPTH, columns // A.DEPTH
-        output = output.view(N, high, A.DEPTH, wide, A.DEPTH, 3).transpose(2, 3).reshape(N, high, wide, -1)
+        high, wide = rows // A.FACTOR, columns // A.FACTOR
+        output = output.view(N, high, A.FACTOR, wide, A.FACTOR, 3).transpose(2, 3).reshape(N, high, wide, -1)
     return output.permute(0, 3, 1, 2)
 
 

@@ -4,17 +4,17 @@
 #include <pybind11/stl.h>
 
 #include "../arguments.h"
-#include "hopper.h"
+#include "sm90.h"
 
 namespace alexkern {
 
-inline void bind_hopper(pybind11::module_& module) {
-    using namespace hopper;
-    module.attr("hopper_tiles") = pybind11::make_tuple(kBlockM, kBlockN, kWeightBlockN);
-    module.attr("hopper_depths") = pybind11::make_tuple(kSmallDepth, kDepth);
-    module.def("hopper_depth", &depth_of, "Channels of a step, for so many channels of a group.");
+inline void bind_sm90(pybind11::module_& module) {
+    using namespace sm90;
+    module.attr("sm90_tiles") = pybind11::make_tuple(kBlockM, kBlockN, kWeightBlockN);
+    module.attr("sm90_block_k") = pybind11::make_tuple(kSmallBlockK, kLargeBlockK);
+    module.def("sm90_block_k_of", &block_k_of, "Channels of a step, for so many channels of a group.");
 
-    module.def("hopper_convolve",
+    module.def("sm90_convolve",
                [](int element, const Geometry& geometry, bool turned, Address input, int padded_C, Address filters,
                   Address bias, Address partials, Address output, Address seed, std::uint64_t limit, float scale,
                   const Three& choice, int multiprocessors, Address stream) {
@@ -35,7 +35,7 @@ inline void bind_hopper(pybind11::module_& module) {
                             pointer<CUstream_st>(stream));
                });
 
-    module.def("hopper_weight_gradient",
+    module.def("sm90_weight_gradient",
                [](int element, const Geometry& geometry, Address input, int padded_C, Address grad, int padded_K,
                   Address partials, const Three& choice, int multiprocessors, Address stream) {
                    Sizes sizes = sizes_of(geometry, padded_C);

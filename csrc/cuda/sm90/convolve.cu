@@ -8,7 +8,7 @@
 #include "drop.cuh"
 #include "launch.cuh"
 
-namespace alexkern::hopper {
+namespace alexkern::sm90 {
 namespace {
 
 struct Kernel {
@@ -198,7 +198,7 @@ void run_tile(const ConvolveParams& v, Stream stream) {
         case 128:
             return run_clusters<T, 128, kBlockK>(v, stream);
     }
-    if constexpr (kBlockK == kDepth) {
+    if constexpr (kBlockK == kLargeBlockK) {
         if (v.choice.block_n == 192) return run_clusters<T, 192, kBlockK>(v, stream);
         if (v.choice.block_n == 256) return run_clusters<T, 256, kBlockK>(v, stream);
     }
@@ -209,12 +209,12 @@ void run_tile(const ConvolveParams& v, Stream stream) {
 
 void convolve(Element element, const ConvolveParams& params, Stream stream) {
     with_half_type(element, [&](auto type) {
-        if (depth_of(params.C) == kDepth) {
-            run_tile<decltype(type), kDepth>(params, stream);
+        if (block_k_of(params.C) == kLargeBlockK) {
+            run_tile<decltype(type), kLargeBlockK>(params, stream);
         } else {
-            run_tile<decltype(type), kSmallDepth>(params, stream);
+            run_tile<decltype(type), kSmallBlockK>(params, stream);
         }
     });
 }
 
-}  // namespace alexkern::hopper
+}  // namespace alexkern::sm90

@@ -8,7 +8,7 @@
 #include "../philox.cuh"
 #include "ring.cuh"
 
-namespace alexkern::hopper {
+namespace alexkern::sm90 {
 
 // By a warpgroup, over a buffer of its, of which the output has the first `pixels` pixels. It starts at the output's
 // element `first`, and a pixel has `pitch` of them: both multiples of four.
@@ -31,4 +31,4 @@ __device__ __forceinline__ void drop(unsigned char* buffer, std::int64_t pixels,
     }
 }
 
-}  // namespace alexkern::hopper
+}  // namespace alexkern::sm90

@@ -15,7 +15,7 @@
 #define ALEXKERN_HAS_WGMMA
 #endif
 
-namespace alexkern::hopper {
+namespace alexkern::sm90 {
 
 // This thread's sums of kN along N, from kFirst on: to upper those of its first row, to lower those eight rows below,
 // where there are such rows; of each as many as there are, `count`.
@@ -66,4 +66,4 @@ ptx::TensorMap input_map(const Params& v, int channels, int pixels) {
                               {u32(v.horizontal.stride), u32(v.vertical.stride)}, ptx::Swizzle::bytes_128);
 }
 
-}  // namespace alexkern::hopper
+}  // namespace alexkern::sm90

@@ -17,9 +17,9 @@
 #include "../ptx/tma.cuh"
 #include "../ptx/warpgroup.cuh"
 #include "../ptx/wgmma.cuh"
-#include "hopper.h"
+#include "sm90.h"
 
-namespace alexkern::hopper {
+namespace alexkern::sm90 {
 
 constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup;  // two that multiply, one of which a thread fetches
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
@@ -160,4 +160,4 @@ struct Tiles {
     }
 };
 
-}  // namespace alexkern::hopper
+}  // namespace alexkern::sm90

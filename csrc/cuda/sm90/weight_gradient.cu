@@ -3,7 +3,7 @@
 // channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
 #include "launch.cuh"
 
-namespace alexkern::hopper {
+namespace alexkern::sm90 {
 namespace {
 
 struct Kernel {
@@ -146,4 +146,4 @@ void weight_gradient(Element element, const WeightGradientParams& params, Stream
     });
 }
 
-}  // namespace alexkern::hopper
+}  // namespace alexkern::sm90

@@ -10,12 +10,12 @@
 #include "../elements.h"
 #include "../geometry.h"
 
-namespace alexkern::hopper {
+namespace alexkern::sm90 {
 
 constexpr int kBlockM = 128;  // two warpgroups of 64
 constexpr std::array kBlockN = {64, 96, 128, 192, 256};
-constexpr int kSmallDepth = 48, kDepth = 64;  // channels of a step
-constexpr int kPixels = 64;                   // of a step of the weight gradient
+constexpr int kSmallBlockK = 48, kLargeBlockK = 64;  // channels of a step
+constexpr int kPixels = 64;                          // of a step of the weight gradient
 constexpr std::array kWeightBlockN = {64, 128, 256};
 
 // What alexkern/cost/sm90.py chooses by a problem's size.
@@ -25,9 +25,9 @@ struct Choice {
 };
 
 // Channels of a step for `channels` of a group: what wastes least.
-constexpr int depth_of(int channels) {
-    const auto padded = [=](std::int64_t depth) { return (channels + depth - 1) / depth * depth; };
-    return padded(kSmallDepth) < padded(kDepth) ? kSmallDepth : kDepth;
+constexpr int block_k_of(int channels) {
+    const auto padded = [=](std::int64_t block_k) { return (channels + block_k - 1) / block_k * block_k; };
+    return padded(kSmallBlockK) < padded(kLargeBlockK) ? kSmallBlockK : kLargeBlockK;
 }
 
 struct ConvolveParams : Sizes {
@@ -58,4 +58,4 @@ struct WeightGradientParams : Sizes {
 };
 void weight_gradient(Element element, const WeightGradientParams& params, Stream stream);
 
-}  // namespace alexkern::hopper
+}  // namespace alexkern::sm90
