@@ -99,8 +99,8 @@ def test_launchers_ask_for_the_products_that_are_printed(capability: str, monkey
     asked: list[tuple[Any, ...]] = []
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", capability)
     monkeypatch.setattr(space_to_depth, "first_layer_times", lambda *_: sm80.Times(2.0, 1.0))
-    monkeypatch.setattr(conv2d_relu, "_choose", lambda _, product: asked.append(product) or sm80.Choice(2, 1))
-    monkeypatch.setattr(sm90, "_choose", lambda _, *work: asked.append(work) or wgmma.Choice(64, 1, 1))
+    monkeypatch.setattr(conv2d_relu, "choose", lambda _, product: asked.append(product) or sm80.Choice(2, 1))
+    monkeypatch.setattr(sm90, "choose", lambda _, *work: asked.append(work) or wgmma.Choice(64, 1, 1))
     for module in (conv2d_relu, sm90, space_to_depth):
         monkeypatch.setattr(module, "launch", lambda *_: None)
     for name, layer in LAYERS.items():

@@ -104,7 +104,7 @@ def test_every_tile_and_split(
     generator: torch.Generator,
 ) -> None:
     """Whatever is chosen is right, splits without a single step in them too, and the same in two runs."""
-    monkeypatch.setattr(conv2d_relu, "_choose", lambda *_: (tile, splits))
+    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: (tile, splits))
     input, filters, args = SHAPES[shape]
     tensors = draw(dtype, generator, input, filters)
     state = generator.get_state()
@@ -120,7 +120,7 @@ def test_tf32_rounds_its_operands(
     monkeypatch: pytest.MonkeyPatch, tile: int, splits: int, generator: torch.Generator
 ) -> None:
     """TF32 of any numbers is fp32 of these numbers rounded to ten bits, but for the order of additions."""
-    monkeypatch.setattr(conv2d_relu, "_choose", lambda *_: (tile, splits))
+    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: (tile, splits))
     input, filters, args = SHAPES["wide"]
     x, w, b = draw(torch.float32, generator, input, filters)
     monkeypatch.setattr(conv2d_relu, "is_tf32", lambda _: True)

@@ -69,8 +69,8 @@ def draw(
 
 def force(plan: Plan | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One kernel by this plan, or two by None; and sums in one order."""
-    monkeypatch.setattr(native, "_plan", lambda *_: plan)
-    monkeypatch.setattr(conv2d_relu, "_choose", lambda *_: (2, 1))
+    monkeypatch.setattr(native, "plan_of", lambda *_: plan)
+    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: (2, 1))
 
 
 @pytest.mark.parametrize("channels_last", [True, False], ids=["NHWC", "NCHW"])
@@ -365,7 +365,7 @@ from alexkern.backends.cuda import conv2d_relu_max_pool2d as native, emulated
 emulated.SOURCES = Path(sys.argv[1])
 for dtype in (torch.float32, torch.float16):
     for channels, plan in ((8, (1, 31, 2)), (8, (2, 10, 9)), (5, (2, 3, 2))):
-        native._plan = lambda *_: native.Plan(*plan)
+        native.plan_of = lambda *_: native.Plan(*plan)
         x = torch.randn(1, 8, 13, 21).to(dtype).contiguous(memory_format=torch.channels_last)
         w, b = torch.randn(channels, 8, 3, 3).to(dtype), torch.randn(channels).to(dtype)
         arguments = ((1, 1), (1, 1), (1, 1), 1, (3, 3), (2, 2), (0, 0))

@@ -52,7 +52,7 @@ def test_a_grid_is_of_whole_clusters_and_no_larger_than_its_tiles(
     """Rows of 100 pixels an image, a tile of 128 each; 67 multiprocessors, so that one of them has no partner."""
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
     monkeypatch.setattr(sm90, "EMULATED", replace(sm90.EMULATED, num_sms=67))
-    monkeypatch.setattr(sm90, "_choose", lambda *_: (64, 1, cluster))
+    monkeypatch.setattr(sm90, "choose", lambda *_: (64, 1, cluster))
     input = torch.zeros((images, 64, 10, 10), dtype=torch.float16).to(memory_format=torch.channels_last)
     with rehearsal.rehearsing() as launches:
         conv2d_relu.forward(input, torch.zeros((8, 64, 1, 1), dtype=torch.float16), None, (1, 1), (0, 0), (1, 1), 1)

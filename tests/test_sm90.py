@@ -77,7 +77,7 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
         tile = {96: 64, 192: 256}.get(tile, tile) if weight else tile
         return tile, min(splits, work.steps), 1 if weight else cluster
 
-    monkeypatch.setattr(sm90, "_choose", choose)
+    monkeypatch.setattr(sm90, "choose", choose)
 
 
 ALL_THREE = ["sm90_convolve", "sm90_convolve", "sm90_weight_gradient"]

@@ -68,7 +68,7 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
         block_k = block_k_of(channels)
         return min(block_n, 128) if block_k == 48 else block_n, min(splits, -(-channels // block_k)), cluster
 
-    monkeypatch.setattr(sm90, "_choose_linear", choose)
+    monkeypatch.setattr(sm90, "choose_linear", choose)
 
 
 def place(numbers: tuple[int, int] = PLACE) -> Tensor:

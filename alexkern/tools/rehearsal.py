@@ -157,7 +157,7 @@ def _convolve(dtype: torch.dtype, tf32: bool, tile: int, channels: int) -> None:
     bias, everything = torch.zeros(16, dtype=dtype), (True, True, True)
     arguments = (ONE, ONE, ONE, 1)
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(conv2d_relu, "_choose", lambda *_: (tile, 1)))
+        stack.enter_context(mock.patch.object(conv2d_relu, "choose", lambda *_: (tile, 1)))
         stack.enter_context(mock.patch.object(conv2d_relu, "is_tf32", lambda _: tf32))
         output = conv2d_relu.forward(images, filters, bias, *arguments)
         conv2d_relu.backward(output, images, filters, output, *arguments, everything)
@@ -165,7 +165,7 @@ def _convolve(dtype: torch.dtype, tf32: bool, tile: int, channels: int) -> None:
         for pooling, plan in (((THREE, TWO, NONE), fused), ((TWO, TWO, NONE), None), ((WIDE, ONE, NONE), None)):
             if plan is not None and tile == 0:  # which the fused kernel does not have
                 continue
-            stack.enter_context(mock.patch.object(conv2d_relu_max_pool2d, "_plan", lambda *_, plan=plan: plan))
+            stack.enter_context(mock.patch.object(conv2d_relu_max_pool2d, "plan_of", lambda *_, plan=plan: plan))
             pooled, offsets = conv2d_relu_max_pool2d.forward(images, filters, bias, *arguments, *pooling, True)
             assert offsets is not None
             conv2d_relu_max_pool2d.backward(
@@ -183,7 +183,7 @@ def _convolve_on_sm90(dtype: torch.dtype, tile: int, channels: int, cluster: int
 
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
-        mock.patch.object(sm90, "_choose", choose),
+        mock.patch.object(sm90, "choose", choose),
     ):
         images = torch.zeros((2, channels, 9, 9), dtype=dtype).to(memory_format=torch.channels_last)
         filters = torch.zeros((16, channels, 3, 3), dtype=dtype)
@@ -226,7 +226,7 @@ def _drop_on_sm90(dtype: torch.dtype) -> None:
     rows, weight = torch.zeros((17, 128), dtype=dtype), torch.zeros((8, 128), dtype=dtype)
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE_CAPABILITY="9.0"),
-        mock.patch.object(sm90, "_choose_linear", lambda *_: (64, 2, 1)),
+        mock.patch.object(sm90, "choose_linear", lambda *_: (64, 2, 1)),
     ):
         for seed in (torch.zeros(2).long(), None):
             linear_relu_dropout.forward(rows, weight, None, seed, 0.5)

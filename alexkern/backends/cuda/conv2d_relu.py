@@ -138,7 +138,7 @@ def weight_gradient(grad: Packed, input: Tensor, weight: Tensor, geometry: Geome
 def _weight_gradient(grad: Packed, images: Packed, into: Tensor, geometry: Geometry) -> None:
     partials = sm90.weight_gradient(grad, images, geometry)
     if partials is None:
-        choice = _choose(into, sm80.weight_product(geometry, images.channels))
+        choice = choose(into, sm80.weight_product(geometry, images.channels))
         shape = (choice[1], geometry.K, geometry.R, geometry.S, images.channels)
         partials = workspace(shape, into, torch.float32)
         launch(
@@ -177,7 +177,7 @@ def _convolve(
         return
     padded_K = filters_per_group + filters_per_group % 2  # sums are stored in pairs
     product = (sm80.data_product if transposed else sm80.forward_product)(geometry, images.channels)
-    choice = _choose(output, product)
+    choice = choose(output, product)
     partials = None
     if choice[1] > 1:
         N, _, P, Q = output.shape
@@ -227,5 +227,5 @@ def is_tf32(tensor: Tensor) -> bool:
     return bool(torch._C._get_fp32_precision_getter(backend, "conv") == "tf32")
 
 
-def _choose(tensor: Tensor, product: sm80.Product) -> sm80.Choice:
+def choose(tensor: Tensor, product: sm80.Product) -> sm80.Choice:
     return sm80.choose(tensor.dtype.itemsize, product, chip_of(tensor))

@@ -38,7 +38,7 @@ def forward(
     geometry = convolution(input, weight, stride, padding, dilation, groups)
     windows = pooling((geometry.N, geometry.K, geometry.P, geometry.Q), *pool)
     fusable = ((windows.R, windows.S), windows.stride, windows.padding) == FUSED_WINDOW and geometry.N > 0
-    plan = _plan(input, geometry, save_offsets) if fusable else None
+    plan = plan_of(input, geometry, save_offsets) if fusable else None
     if plan is None:
         convolved = conv2d_relu.forward(input, weight, bias, stride, padding, dilation, groups)
         return max_pool2d.forward(convolved, *pool, (1, 1), False, save_offsets)
@@ -128,7 +128,7 @@ def _unpooled(
     return Packed(memory, channels), bias_grad
 
 
-def _plan(input: Tensor, geometry: Geometry, save_offsets: bool) -> Plan | None:
+def plan_of(input: Tensor, geometry: Geometry, save_offsets: bool) -> Plan | None:
     """The fused kernel's plan where that is faster than two kernels, else None."""
     if sm90.device_of(input) is not None:
         return None  # csrc/cuda/sm90's products are those of wgmma, and the fused kernel's are not

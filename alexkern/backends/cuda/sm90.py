@@ -78,7 +78,7 @@ def plan(images: Packed, output: Tensor, geometry: Geometry, transposed: bool) -
     if geometry.groups > 1 and channels % model.block_k_of(channels) != 0:  # a step would reach into the next group
         return None
     direct = filters % VALUES_PER_COPY == 0 and is_dense(output) and output.data_ptr() % 16 == 0
-    choice = _choose(device, model.convolution_work(geometry, channels, not direct), False)
+    choice = choose(device, model.convolution_work(geometry, channels, not direct), False)
     return Plan(device, geometry, transposed, direct and choice[1] == 1, choice)
 
 
@@ -126,7 +126,7 @@ def plan_linear(x: Tensor, weight: Tensor, output: Tensor) -> Plan | None:
         return None
     if not weight.is_contiguous() or weight.data_ptr() % 16 != 0 or output.data_ptr() % 16 != 0:
         return None
-    choice = _choose_linear(device, M, K, C)
+    choice = choose_linear(device, M, K, C)
     pixels = Geometry(M, C, 1, 1, K, 1, 1, (1, 1), (0, 0), (1, 1), 1)
     return Plan(device, pixels, False, choice[1] == 1, choice)
 
@@ -136,7 +136,7 @@ def weight_gradient(grad: Packed, images: Packed, geometry: Geometry) -> Tensor 
     device, channels = device_of(grad.memory), images.channels
     if device is None or not _gathers(geometry, channels):
         return None
-    choice = _choose(device, model.weight_work(geometry, channels), True)
+    choice = choose(device, model.weight_work(geometry, channels), True)
     shape = (choice[1], geometry.K, geometry.R, geometry.S, channels)
     partials = workspace(shape, grad.memory, torch.float32)
     launch(
@@ -175,11 +175,11 @@ def _gathers(geometry: Geometry, channels: int) -> bool:
     return True
 
 
-def _choose(device: Device, work: model.Work, weight_gradient: bool) -> Choice:
+def choose(device: Device, work: model.Work, weight_gradient: bool) -> Choice:
     return model.choose(work, device.chip, weight_gradient)
 
 
 @lru_cache(maxsize=1024)
-def _choose_linear(device: Device, samples: int, features: int, channels: int) -> Choice:
+def choose_linear(device: Device, samples: int, features: int, channels: int) -> Choice:
     """For a linear layer."""
     return model.choose(model.linear_work(samples, features, channels), device.chip)
