@@ -15,7 +15,7 @@ from alexkern.bench.options import Options
 from alexkern.bench.peers import Peer
 from alexkern.bench.peers.eager import Eager, EagerChannelsLast
 from alexkern.bench.priority import importance
-from alexkern.bench.timing import Call
+from alexkern.measure.timing import Call
 
 PEAK_S = {"cpu": 4.0, "cuda": 1.0}  # of one row at the least: steps that warm up, and those that are traced
 PEERS_SEEN = (Eager(), EagerChannelsLast())  # autograd's hooks see what these save, and not what compiled code does

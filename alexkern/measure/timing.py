@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from alexkern.bench.gpu import Gpu, TorchGpu
+from alexkern.measure.gpu import Gpu, TorchGpu
 
 Call = Callable[[], object]
 
