@@ -16,7 +16,7 @@ ROOMS = {"alexkern": "alexkern", "kernels": "alexkern.kernels", "bench": "alexke
 ORDER = (
     ("_environment", "_nvcc", "_sources", "_trees", "_version", "geometry"),
     ("plan", "errors", "augmentation", "accuracy", "cost", "cache", "console", "drawing", "optional", "processor"),
-    ("measure",),
+    ("measure", "verified"),
     ("backends.building", "backends.extension"),
     ("backends.torch", "backends.cpu", "backends.cuda", "kernels"),
     ("backends",),
