@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from alexkern.console import printable
 
+STARTING_S = 60.0  # that importing torch may take
 LAST_S = 5.0  # that an ended process is waited for
 
 
@@ -53,10 +54,10 @@ class Children:
         """The messages of a child that does a task.
 
         Raises:
-            Stopped: it said nothing for `limit` seconds (`first`, until it has something to say of a result), or ended
-                as it should not. What it was at is in the message.
+            Stopped: it said nothing for `limit` seconds (`first`, until it has a result), or ended as it should not.
+                What it was at is in the message.
         """
-        at, wait = "starting", first or limit
+        at, wait = "starting", max(limit, first or STARTING_S)
 
         def patience() -> float:
             return wait
@@ -64,10 +65,11 @@ class Children:
         try:
             for line in self.lines([*self._command, json.dumps(task)], patience):
                 message = json.loads(line)
+                if first is None or "at" not in message:
+                    wait = limit
                 if "at" in message:
                     at = message["at"]
                 else:
-                    wait = limit
                     yield message
         except Stopped as error:
             raise Stopped(f"{error} ({at})") from None

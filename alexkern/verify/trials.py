@@ -97,16 +97,16 @@ def check(call: Call, reference: Reference, arithmetic: str) -> Iterator[tuple[s
     Raises:
         ValueError: a result of the wrong shape or dtype, or none, or a maximum outside of its image.
     """
-    count = call.operator.num_differentiable
+    count, dtype = call.operator.num_differentiable, call.args[0].dtype
     with precision(arithmetic):
         outputs = call.forward()
         grad = gradient_like(outputs[0])
         grads = call.backward(outputs, grad)
-    doubles, torchs = converted(call.args, torch.float64), converted(call.args, grad.dtype, arithmetic == "tf32")
+    doubles, torchs = converted(call.args, torch.float64), converted(call.args, dtype, arithmetic == "tf32")
     with torch.no_grad(), precision("float32"):
         yield compare("output", outputs[0], reference.forward(*doubles), reference.forward(*torchs))
     with precision("float32"):
-        (rounded,) = converted((grad,), grad.dtype, arithmetic == "tf32")
+        (rounded,) = converted((grad,), dtype, arithmetic == "tf32")
         wanted = gradients(reference, outputs, doubles, count, grad.double())
         allowed = gradients(reference, outputs, torchs, count, rounded)
     for index, name in enumerate(TENSORS[:count]):
