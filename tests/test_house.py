@@ -25,7 +25,7 @@ ORDER = (
     ("functional",),
     ("nn",),
     ("fuse", "frozen"),
-    ("info", "graph", "models", "verify"),
+    ("compare", "info", "graph", "models", "verify"),
     ("",),  # the package's own face
     ("data", "export"),
     ("training",),

@@ -19,7 +19,8 @@ def forward(*args: Any) -> Tensor:
 def along(outputs: tuple[Tensor, ...], *args: Any) -> Tensor:
     output, offsets, *_ = outputs
     passed = passes(output)
-    return max_pool2d.take(F.conv2d(*args[:7]), offsets, passed, *args[7:10], (1, 1)) * passed
+    kernel_size, stride, padding, _ = args[7:]
+    return max_pool2d.take(F.conv2d(*args[:7]), offsets, passed, kernel_size, stride, padding, (1, 1)) * passed
 
 
 def pooled(call: Case, size: Pair = (3, 3), stride: Pair = (2, 2), padding: Pair = (0, 0)) -> Case:

@@ -100,7 +100,7 @@ class _Run:
             pairs = [(row.operator, row.backend, _present(missing[row.backend][row.operator])) for row in left]
             left = self._follow(left, None, task="time", pairs=pairs)
 
-    def _follow(self, rows: Sequence[Row], first: float | None, **task: Any) -> Sequence[Row]:
+    def _follow(self, rows: Sequence[Row], first: float | None, **task: Any) -> list[Row]:
         """Give a child's messages to their rows, and return those that it left: a crash is of the row it was at."""
         waiting = list(rows)
         try:

@@ -96,9 +96,9 @@ def build(program: str, capability: tuple[int, int]) -> Path:
     command = [nvcc, *FLAGS, f"-gencode=arch=compute_{target},code=sm_{target}"]
     headers = sorted([*PROGRAMS.glob("*.h"), *(SOURCES / "cuda" / "ptx").glob("*.cuh")])
     version = run([nvcc, "--version"]).stdout
-    parts = (version, *command, *(path.read_bytes() for path in (source, *headers)))
+    contents = [path.read_bytes() for path in (source, *headers)]
     folder = cache_folder("probes")
-    path = folder / f"{program}-{digest(*parts)}.out"
+    path = folder / f"{program}-{digest(version, *command, *contents)}.out"
     with locked(folder / f"{program}.lock"):
         if not path.exists():
             make([*command, str(source)], path, "compiling a probe")

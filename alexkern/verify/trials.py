@@ -62,7 +62,8 @@ def trials(reference: Reference, device: torch.device, simulated: bool, thorough
 @contextmanager
 def precision(arithmetic: str) -> Iterator[None]:
     """Within the block float32 is multiplied as TF32 where that is asked for, and nowhere else."""
-    settings: Any = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    backends: Any = torch.backends
+    settings = (backends.cudnn.conv, backends.cuda.matmul)
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:
