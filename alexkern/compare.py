@@ -147,7 +147,7 @@ def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> d
         except Exception as error:
             if way == PLAIN:
                 raise
-            del twins[way]
+            twins.pop(way, None)
             reasons[way] = f"does not run: {type(error).__name__}: {first_line(error)}"
     calls: dict[str, Call] = {way: partial(run, twin, example) for way, twin in twins.items()}
     peaks = {way: peak_bytes(call, example.device) for way, call in calls.items()}

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from alexkern.verify import probes
+from alexkern.verify.children import Children
+
 ROOT = Path(__file__).parents[1]
 EMULATOR = ROOT / "csrc" / "emulator"
 CACHE = Path(os.environ.get("EMULATOR_BUILD_DIR", ROOT / "build" / "emulator"))
@@ -295,10 +298,21 @@ def test_instruction(case: str, mode: str) -> None:
     passes(run(build(wrapper_program(case), mode), case, SEEDS[mode]))
 
 
-def test_what_ptx_leaves_open() -> None:
-    done = run(build("hopper", "plain"), "store_in_front")
-    assert done.returncode == 1 and "OPENWORDS" in done.stdout
-    passes(run(build("hopper", "plain"), "narrow_boxes"))
+@pytest.mark.parametrize("entry", [*probes.EVERYWHERE, *probes.ON_HOPPER], ids=lambda entry: entry[2])
+def test_probes_of_verify(entry: tuple[str, str, str]) -> None:
+    what, program, case = entry
+    with Children() as children:
+        probe = probes.attempt(build(program, "plain"), what, case, True, children, limit=60)
+    assert probe.passed, probe.verdict
+
+
+@pytest.mark.parametrize(("case", "words"), [("store_in_front", "a negative coordinate"), ("narrow_boxes", "")])
+def test_what_ptx_leaves_open(case: str, words: str) -> None:
+    (entry,) = [entry for entry in probes.OPEN if entry[2] == case]
+    with Children() as children:
+        probe = probes.attempt(build("hopper", "plain"), entry[0], case, False, children, limit=60)
+    assert probe.passed is (words == "")
+    assert words in probe.reason and probe.verdict.startswith("undocumented: ")
 
 
 @pytest.mark.parametrize(("case", "mode"), in_builds(*CORRECT, "pipeline", "pair"))
