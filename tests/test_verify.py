@@ -17,8 +17,9 @@ from torch import Tensor
 from alexkern import cli, dispatch, verified
 from alexkern.ops.registry import OPERATORS
 from alexkern.references import REFERENCES, philox
-from alexkern.verify import children, trials, verify
+from alexkern.verify import children, probes, trials, verify
 from alexkern.verify.child import check_operator
+from alexkern.verify.report import Probe, Report, Row
 from support import philox as other_philox
 
 CPU = torch.device("cpu")
@@ -326,3 +327,54 @@ def test_the_drivers_version(text: str, tmp_path: Path, monkeypatch: pytest.Monk
     verified.driver.cache_clear()
     assert verified.driver() == "580.65.06"
     verified.driver.cache_clear()
+
+
+NVCC = """#!/bin/sh
+# Stands in for nvcc: knows its version, and compiles to a program that says which target it was compiled for.
+if [ "$1" = --version ]; then echo "Cuda compilation tools, release 13.0, V13.0.48"; exit 0; fi
+case "$*" in *cluster.cu*) echo "cluster.cu(7): error: no such thing" >&2; exit 1;; esac
+while [ "$1" != -o ]; do case "$1" in -gencode*) target=$1;; esac; shift; done
+{ echo "#!/bin/sh"; echo "[ \\$1 = tma_tile ] && { echo \\"$target\\"; exit 1; }"; echo "exit 0"; } > "$2"
+chmod +x "$2"
+"""
+
+
+@pytest.mark.usefixtures("cache")
+def test_probes_are_compiled_once_and_run_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(NVCC)
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    with children.Children() as running:
+        found = {probe.what: probe for probe in (call() for call in probes.for_gpu((9, 0), running))}
+        assert len(found) == len(probes.EVERYWHERE + probes.ON_HOPPER + probes.OPEN)
+        assert found["mbarrier wait parity"].verdict == "right"
+        assert found["TMA loads of tiles"].verdict == "FAILED: -gencode=arch=compute_90a,code=sm_90a"
+        assert found["cluster multicast"].verdict.startswith("not tried: alexkern: compiling a probe failed: ")
+        assert found["96-byte boxes under SWIZZLE_128B"].verdict == "undocumented: yes"
+        assert len(probes.for_gpu((8, 0), running)) == len(probes.EVERYWHERE)
+        folder = tmp_path / "cache" / "probes"
+        assert len([*folder.glob("*.out")]) == 2  # cluster did not compile
+        monkeypatch.setattr(probes, "make", lambda *_: pytest.fail("compiled again"))
+        assert probes.build("hopper", (9, 0)).exists()
+
+
+def test_no_probe_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "find_nvcc", lambda: None)
+    with children.Children() as running:
+        assert probes.for_gpu((8, 0), running)[0]().verdict == "not tried: there is no nvcc"
+    monkeypatch.setattr(probes, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(probes, "too_old", lambda nvcc: None)
+    monkeypatch.setattr(probes, "PROGRAMS", Path("/nowhere"))
+    with pytest.raises(RuntimeError, match="its source is not at /nowhere/hopper.cu: use a checkout of alexkern"):
+        probes.build("hopper", (9, 0))
+
+
+def test_a_failed_probe_is_a_failure_but_for_an_open_one() -> None:
+    rows = [Row("dropout", "torch", checks=1, worst=0.5)]
+    found = [Probe("wait parity", False, "hangs"), Probe("boxes", False, "hangs", documented=False), Probe("new", None)]
+    report = Report(IDENTITY, found, rows, 1.0)
+    assert report.failed == ["wait parity: hangs"] and not report.as_data()["passed"]
+    shown = str(report)
+    assert "wait parity  FAILED: hangs" in shown and "boxes        undocumented: no (hangs)" in shown
+    assert Report(IDENTITY, found[1:], rows, 1.0).as_data()["passed"]

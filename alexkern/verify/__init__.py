@@ -17,7 +17,7 @@ import torch
 from alexkern.ops.registry import OPERATORS
 from alexkern.references import REFERENCES
 from alexkern.verify.children import Children, Stopped
-from alexkern.verify.probes import probes
+from alexkern.verify.probes import for_gpu
 from alexkern.verify.report import Probe, Report, Row
 from alexkern.verify.trials import SIMULATED
 
@@ -55,7 +55,7 @@ def verify(
             raise NoDevice(f"the {device.type} device {error}") from None
         capability = here["capability"]
         whole = operators is None and "cuda" in (backends or here["missing"])
-        tried = probes(tuple(capability), children) if capability and whole else []
+        tried = for_gpu(tuple(capability), children) if capability and whole else []
         trying = [pool.submit(probe) for probe in tried]
         rows = [_row(name, backend, here["missing"][backend][name]) for name in operators or OPERATORS
                 for backend in backends or here["missing"]]  # fmt: skip

@@ -46,7 +46,7 @@ OPEN = (
 )
 
 
-def probes(capability: tuple[int, int], children: Children) -> list[Callable[[], Probe]]:
+def for_gpu(capability: tuple[int, int], children: Children) -> list[Callable[[], Probe]]:
     """Those for a GPU of this compute capability; each is run by a call."""
     hopper = capability == HOPPER
     return [
