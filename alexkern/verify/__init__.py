@@ -23,7 +23,9 @@ from alexkern.verify.trials import SIMULATED
 
 LIMIT_S = 60.0  # of one trial
 COMPILING_S = 1200.0  # of the first one on the emulator, which is compiled for it
-WORKERS = 8
+WORKERS = 16
+MEMORY = 4 * 2**30  # of a GPU, that a process may need
+COMPILED = ("triton",)  # as it is called
 
 
 class NoDevice(Exception):
@@ -46,29 +48,33 @@ def verify(
     """
     start = time.monotonic()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cores = len(os.sched_getaffinity(0))
-    workers = min(cores, WORKERS)
-    with Children(cores // workers) as children, ThreadPoolExecutor(workers) as pool:
-        try:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with Children(cores) as children:
             (here,) = children.task(limit, task="survey", device=device.type)
-        except Stopped as error:
-            raise NoDevice(f"the {device.type} device {error}") from None
-        capability = here["capability"]
-        whole = operators is None and "cuda" in (backends or here["missing"])
-        tried = for_gpu(tuple(capability), children) if capability and whole else []
-        trying = [pool.submit(probe) for probe in tried]
-        rows = [_row(name, backend, here["missing"][backend][name]) for name in operators or OPERATORS
-                for backend in backends or here["missing"]]  # fmt: skip
+    except Stopped as error:
+        raise NoDevice(f"the {device.type} device {error}") from None
+    missing = here["missing"]
+    workers = min(cores, WORKERS, max(here["memory"] // MEMORY, 1))
+    rows = [_row(name, backend, missing[backend][name]) for name in operators or OPERATORS
+            for backend in backends or missing]  # fmt: skip
+    found: list[Probe] = []
+    with ThreadPoolExecutor(workers) as pool, Children(cores // workers) as children:
         run = _Run(device, children, limit, thorough)
-        checked = pool.map(lambda row: run.check(row, here["missing"][row.backend][row.operator]), rows)
-        found: list[Probe] = []
+        probed = here["capability"] is not None and operators is None and "cuda" in (backends or missing)
+        trying = [pool.submit(tries) for tries in (for_gpu(tuple(here["capability"]), children) if probed else ())]
+        parts = [[pool.submit(run.check, row, names) for names in run.parts(row, missing)] for row in rows]
         for future in trying:
-            found.append(future.result())
-            tell(f"{found[-1].what}: {found[-1].verdict}")
-        for row in (row for row in checked if row.absent is None):
-            tell(f"{row.operator} on {row.backend}: {row.verdict}")
+            for probe in future.result():
+                found.append(probe)
+                tell(f"{probe.what}: {probe.verdict}")
+        for row, futures in zip(rows, parts, strict=True):
+            for messages, end in (part.result() for part in futures):
+                row.add_all(messages, end)
+            if row.absent is None:
+                tell(f"{row.operator} on {row.backend}: {row.verdict}")
         if device.type == "cuda":
-            run.time([row for row in rows if row.passed], here["missing"])
+            run.time([row for row in rows if row.passed], missing)
     return Report(here["identity"], found, rows, time.monotonic() - start)
 
 
@@ -84,34 +90,35 @@ class _Run:
     def __init__(self, device: torch.device, children: Children, limit: float, thorough: bool) -> None:
         self.device, self.children, self.limit, self.thorough = device, children, limit, thorough
 
-    def check(self, row: Row, missing: dict[str, str | None]) -> Row:
-        """Try everything of a row that is here and has no failure."""
+    def parts(self, row: Row, missing: dict[str, Any]) -> list[list[str]]:
+        """The arithmetics of each process of a row: one each where all that is tried has to be compiled first."""
         if row.absent is not None or row.failures:
-            return row
+            return []
+        names = _present(missing[row.backend][row.operator])
+        return [[name] for name in names] if self.device.type == "cuda" and row.backend in COMPILED else [names]
+
+    def check(self, row: Row, names: list[str]) -> tuple[list[dict[str, Any]], str | None]:
+        """What a process says of a row in some arithmetics, and how it stopped if it did."""
         first = COMPILING_S if self.device.type == "cpu" and row.backend in SIMULATED else None
-        task = {"operator": row.operator, "backend": row.backend, "names": _present(missing), "thorough": self.thorough}
-        self._follow([row], first, task="check", **task)
-        return row
+        task = {"operator": row.operator, "backend": row.backend, "names": names, "thorough": self.thorough}
+        messages = []
+        try:
+            for message in self.children.task(self.limit, first, task="check", device=self.device.type, **task):
+                messages.append(message)
+        except Stopped as error:
+            return messages, str(error)
+        return messages, None
 
     def time(self, rows: Sequence[Row], missing: dict[str, Any]) -> None:
-        """One row after the other in one process; where that ends, the next goes on behind the row it was at."""
+        """One row after the other in one process; where that stops, the next goes on behind the row it was at."""
         left = list(rows)
         while left:
             pairs = [(row.operator, row.backend, _present(missing[row.backend][row.operator])) for row in left]
-            left = self._follow(left, None, task="time", pairs=pairs)
-
-    def _follow(self, rows: Sequence[Row], first: float | None, **task: Any) -> list[Row]:
-        """Give a child's messages to their rows, and return those that it left: a crash is of the row it was at."""
-        waiting = list(rows)
-        try:
-            for message in self.children.task(self.limit, first, device=self.device.type, **task):
-                waiting[0].add(message)
-                if "ms" in message:
-                    waiting.pop(0)
-        except Stopped as error:
-            waiting[0].failures.append(str(error))
-            return waiting[1:]
-        return []
+            try:
+                for message in self.children.task(self.limit, task="time", device=self.device.type, pairs=pairs):
+                    left.pop(0).add_all([message])
+            except Stopped as error:
+                left.pop(0).add_all([], str(error))
 
 
 def _present(missing: dict[str, str | None]) -> list[str]:

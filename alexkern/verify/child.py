@@ -7,6 +7,7 @@ not come back.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
@@ -23,7 +24,7 @@ from alexkern.references import REFERENCES
 from alexkern.verify.trials import DTYPES, SIMULATED, Call, Trial, arithmetics, check, gradient_like, precision, trials
 
 Message = dict[str, Any]
-TIMED_S, ROUNDS = 0.2, (6, 30)  # of a backend beside torch
+TIMED_S, ROUNDS = 0.1, (6, 30)  # of a backend beside torch
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
 
 def _end_with_parent() -> None:
     """A parent that was killed closes the pipe, and a kernel that hangs would outlive it."""
-    sys.stdin.read()
+    os.read(0, 1)
     os._exit(1)
 
 
@@ -54,8 +55,13 @@ def survey(device: torch.device) -> Iterator[Message]:
         }
         for backend in dispatch.PACKAGES
     }
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    yield {"identity": verified.identity(device), "capability": capability, "missing": missing}
+    gpu = device.type == "cuda"
+    yield {
+        "identity": verified.identity(device),
+        "capability": torch.cuda.get_device_capability(device) if gpu else None,
+        "memory": torch.cuda.mem_get_info(device)[0] if gpu else math.inf,
+        "missing": missing,
+    }
 
 
 def check_operator(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -46,25 +46,23 @@ OPEN = (
 )
 
 
-def for_gpu(capability: tuple[int, int], children: Children) -> list[Callable[[], Probe]]:
-    """Those for a GPU of this compute capability; each is run by a call."""
-    hopper = capability == HOPPER
-    return [
-        partial(probe, what, program, case, entry not in OPEN, capability, children)
-        for entry in (*EVERYWHERE, *(ON_HOPPER + OPEN if hopper else ()))
-        for what, program, case in (entry,)
-    ]
+def for_gpu(capability: tuple[int, int], children: Children) -> list[Callable[[], list[Probe]]]:
+    """A call for each program, which tries those of its cases that are for a GPU of this compute capability."""
+    entries = EVERYWHERE + (ON_HOPPER + OPEN if capability == HOPPER else ())
+    programs = dict.fromkeys(program for _, program, _ in entries)
+    return [partial(attempt_all, name, [one for one in entries if one[1] == name], capability, children)
+            for name in programs]  # fmt: skip
 
 
-def probe(
-    what: str, program: str, case: str, documented: bool, capability: tuple[int, int], children: Children
-) -> Probe:
-    """Compile the program where it has changed, and run the case in a process of its own."""
+def attempt_all(
+    program: str, entries: Sequence[tuple[str, str, str]], capability: tuple[int, int], children: Children
+) -> list[Probe]:
+    """Compile the program where it has changed, and run each case in a process of its own."""
     try:
         path = build(program, capability)
     except RuntimeError as error:
-        return Probe(what, None, first_line(error), documented)
-    return attempt(path, what, case, documented, children)
+        return [Probe(what, None, first_line(error)) for what, _, _ in entries]
+    return [attempt(path, what, case, (what, program, case) not in OPEN, children) for what, _, case in entries]
 
 
 def attempt(path: Path, what: str, case: str, documented: bool, children: Children, limit: float = LIMIT_S) -> Probe:

@@ -23,8 +23,14 @@ class Row:
     ms: dict[str, float] = field(default_factory=dict)  # by arithmetic: a forward and backward pass
     torch_ms: dict[str, float] = field(default_factory=dict)
 
-    def add(self, message: dict[str, Any]) -> None:
-        """What a child says of it."""
+    def add_all(self, messages: Iterable[dict[str, Any]], end: str | None = None) -> None:
+        """What a process said of it, and how it stopped if it did."""
+        for message in messages:
+            self._add(message)
+        if end is not None:
+            self.failures.append(end)
+
+    def _add(self, message: dict[str, Any]) -> None:
         if "failure" in message:
             self.failures.append(message["failure"])
         elif "error" in message:

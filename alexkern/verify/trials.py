@@ -98,18 +98,19 @@ def check(call: Call, reference: Reference, arithmetic: str) -> Iterator[tuple[s
     Raises:
         ValueError: a result of the wrong shape or dtype, or none, or a maximum outside of its image.
     """
-    count, dtype = call.operator.num_differentiable, call.args[0].dtype
+    count, dtype, tf32 = call.operator.num_differentiable, call.args[0].dtype, arithmetic == "tf32"
     with precision(arithmetic):
         outputs = call.forward()
-        grad = gradient_like(outputs[0])
-        grads = call.backward(outputs, grad)
-    doubles, torchs = converted(call.args, torch.float64), converted(call.args, dtype, arithmetic == "tf32")
-    with torch.no_grad(), precision("float32"):
+    doubles, torchs = converted(call.args, torch.float64), converted(call.args, dtype, tf32)
+    with precision("float32"), torch.no_grad():
         yield compare("output", outputs[0], reference.forward(*doubles), reference.forward(*torchs))
-    with precision("float32"):
-        (rounded,) = converted((grad,), dtype, arithmetic == "tf32")
+    grad = gradient_like(outputs[0])
+    (rounded,) = converted((grad,), dtype, tf32)
+    with precision("float32"):  # before the backend's backward, which trusts the places of the maxima
         wanted = gradients(reference, outputs, doubles, count, grad.double())
         allowed = gradients(reference, outputs, torchs, count, rounded)
+    with precision(arithmetic):
+        grads = call.backward(outputs, grad)
     for index, name in enumerate(TENSORS[:count]):
         if wanted[index] is not None:
             yield compare(f"{name}'s gradient", grads[index], wanted[index], allowed[index])
