@@ -297,6 +297,9 @@ def test_a_record_is_of_one_identity_and_adds_up(cache: Path) -> None:
     for key in IDENTITY:
         assert verified.read(IDENTITY | {key: "another"}) is None
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+    another = IDENTITY | {"chip": "NVIDIA H100"}
+    path.rename(path.with_name(verified.file_name(another)))
+    assert verified.read(another) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"identity": 1}', "\xff", "[" * 100_000])
@@ -378,3 +381,11 @@ def test_a_failed_probe_is_a_failure_but_for_an_open_one() -> None:
     shown = str(report)
     assert "wait parity  FAILED: hangs" in shown and "boxes        undocumented: no (hangs)" in shown
     assert Report(IDENTITY, found[1:], rows, 1.0).as_data()["passed"]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cache")
+def test_gpu_is_right() -> None:
+    report = verify()
+    assert not report.failed
+    assert all(row.ms.keys() == set(trials.DTYPES) for row in report.rows if row.absent is None)

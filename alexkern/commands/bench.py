@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _compared(name: str, shape: str | None) -> Comparison:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", shape or ""):
         raise CommandError(f"--model needs --input, positive whole numbers as 8,3,224,224; got {shape!r}")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, which counts memory, would write to stderr
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = _built(name)
     try:
