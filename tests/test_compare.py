@@ -101,6 +101,14 @@ def test_a_wrong_result_is_seen(name: str, way: str, example: Tensor, monkeypatc
     assert figures[way].error > 10 > figures["plain"].error
 
 
+def test_the_worst_tensor_by_the_larger_of_torchs_errors() -> None:
+    zero, one = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    ours = [torch.ones(3) + 1e-3, torch.full((3,), 1e-3), torch.empty(0)]
+    torchs = [[torch.ones(3) + near, torch.full((3,), near), torch.empty(0)] for near in (1e-5, 1e-4)]
+    found = MODULE._ratio(ours, [one, zero, torch.empty(0).double()], torchs)
+    assert found == pytest.approx(1e-3 / 2e-4, rel=1e-2)
+
+
 class Noisy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
