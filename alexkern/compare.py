@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,20 +101,13 @@ def compare(model: nn.Module, example: Tensor, seconds: float = 3.0) -> Comparis
             came = f"{name} on {tensor.device}, example on {example.device}"
             raise argument_error("compare", "model and example", came, "on one device")
     example = example.detach()
-    with _same_random_numbers(example.device), warnings.catch_warnings():
+    gpu = example.device.type == "cuda"
+    with torch.random.fork_rng([example.device] if gpu else []), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch.compile about the machine
         passes = {name: _measured(name, model, example, seconds) for name in (FORWARD, TRAINING)}
-    gpu = example.device.type == "cuda"
     device = torch.cuda.get_device_name(example.device) if gpu else processor.name()
     dtype = str(example.dtype).removeprefix("torch.")
     return Comparison(f"{type(model).__name__}, {tuple(example.shape)} in {dtype}, on {device}", passes)
-
-
-@contextlib.contextmanager
-def _same_random_numbers(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        yield
 
 
 def plain(model: nn.Module) -> nn.Module:
