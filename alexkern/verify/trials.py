@@ -43,13 +43,15 @@ def arithmetics(device: torch.device) -> list[str]:
 
 def trials(reference: Reference, device: torch.device, simulated: bool, thorough: bool) -> list[Trial]:
     """Every case in memory formats by turns. On a GPU, where each is compiled anew, an arithmetic each, and the layers:
-    the one that is timed in all. Thorough: everything that there is, but no layer where kernels are simulated."""
+    the one that is timed in all. Thorough: everything that there is, but no layer where kernels are simulated, and on a
+    CPU, where 16 bits take minutes, layers in float32 alone."""
     names, gpu = arithmetics(device), device.type == "cuda"
     cases = list(enumerate(reference.cases))
     layers = [] if simulated or not (gpu or thorough) else list(reference.layers)
     if thorough:
-        every = (*reference.cases, *layers)
-        return [Trial(case, name, last) for case in every for name in names for last in (False, True)]
+        pairs = [(case, name) for case in reference.cases for name in names]
+        pairs += [(layer, name) for layer in layers for name in (names if gpu else ["float32"])]
+        return [Trial(case, name, last) for case, name in pairs for last in (False, True)]
     found = [
         Trial(case, name, (index + number) % 2 == 1)
         for index, case in cases
