@@ -99,7 +99,8 @@ def sources() -> str:
     """A digest of all that kernels and their launchers are made of: in a checkout a version says little."""
     found = hashlib.sha256()
     folders = [Path(place) for name in KERNELS for place in _places(name)]
-    for folder in (*folders, Path(__file__).resolve().parents[1] / "csrc" / "cuda"):
+    csrc = Path(__file__).resolve().parents[1] / "csrc"
+    for folder in (*folders, csrc / "cpu", csrc / "cuda"):
         for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".h", ".cuh", ".cu", ".cpp")):
             found.update(b"\0%s\0%s" % (path.name.encode(), path.read_bytes()))
     return found.hexdigest()[:16]
