@@ -2,6 +2,7 @@
 
 from alexkern import functional, models, nn
 from alexkern._version import __version__
+from alexkern.compare import compare
 from alexkern.dispatch import backend, current_backend, set_backend
 from alexkern.errors import ArgumentError, BackendUnavailable
 from alexkern.frozen import freeze
@@ -14,6 +15,7 @@ __all__ = [
     "ArgumentError",
     "BackendUnavailable",
     "backend",
+    "compare",
     "current_backend",
     "freeze",
     "functional",

@@ -20,6 +20,16 @@ def ulp(value: float, dtype: torch.dtype) -> float:
     return info.eps * 2.0 ** math.floor(math.log2(value))
 
 
+def error_and_allowed(
+    ours: Tensor, reference: Tensor, torchs: Tensor, magnitudes: Tensor | None = None
+) -> tuple[float, float]:
+    """The largest error of a result that is not empty, and what the rule allows; see assert_accurate."""
+    error, torchs_error = ((value.double() - reference).abs().max().item() for value in (ours, torchs))
+    largest = reference.abs().max().item()
+    rounding = ulp(largest, ours.dtype) if magnitudes is None else 4 * ulp(magnitudes.max().item(), ours.dtype)
+    return error, 2 * torchs_error + rounding
+
+
 def assert_accurate(
     ours: Tensor, reference: Tensor, torchs: Tensor, what: str = "result", magnitudes: Tensor | None = None
 ) -> None:
@@ -33,13 +43,9 @@ def assert_accurate(
     assert ours.shape == reference.shape, f"{what}: shape {tuple(ours.shape)}, wanted {tuple(reference.shape)}"
     if ours.numel() == 0:
         return
-    error = (ours.double() - reference).abs().max().item()
-    torchs_error = (torchs.double() - reference).abs().max().item()
-    largest = reference.abs().max().item()
-    rounding = ulp(largest, ours.dtype) if magnitudes is None else 4 * ulp(magnitudes.max().item(), ours.dtype)
-    bound = 2 * torchs_error + rounding
-    assert error <= bound, (
-        f"{what}: error {error:.3e} over {bound:.3e} (torch's own {torchs_error:.3e}, largest value {largest:.3e})"
+    error, allowed = error_and_allowed(ours, reference, torchs, magnitudes)
+    assert error <= allowed, (
+        f"{what}: error {error:.3e} over {allowed:.3e} (largest value {reference.abs().max().item():.3e})"
     )
 
 

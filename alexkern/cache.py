@@ -26,13 +26,18 @@ def cache_folder(kind: str) -> Path:
     Raises:
         BackendUnavailable: there is no place for it.
     """
-    named = read(NAME)
-    folder = (Path(named).absolute() if named else usual_folder()) / kind
+    folder = wanted_folder(kind)
     reason = unwritable(folder) or _make(folder) or distrusted(folder)
     if reason is not None:
         folder = _private(reason) / kind
         folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+def wanted_folder(kind: str) -> Path:
+    """Where they are kept if that can be; nothing is made or asked."""
+    named = read(NAME)
+    return (Path(named).absolute() if named else usual_folder()) / kind
 
 
 def usual_folder() -> Path:

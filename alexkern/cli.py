@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from alexkern.commands import augment, bench, classify, export, guarded, info, train, tune
+from alexkern.commands import augment, bench, classify, export, guarded, info, train, tune, verify
 from alexkern.info import version
 
 COMMANDS = {
     "info": info,
+    "verify": verify,
     "bench": bench,
     "classify": classify,
     "train": train,
@@ -32,7 +33,8 @@ class _Version(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0, 1 where benchmarks failed, 2 for bad input, 130 for Ctrl-C, 141 where nobody reads what it prints.
+    0, 1 where benchmarks failed or a kernel is wrong, 2 for bad input, 130 for Ctrl-C, 141 where nobody reads what it
+    prints.
     """
     return guarded("alexkern", partial(_main, argv))
 

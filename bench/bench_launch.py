@@ -19,7 +19,7 @@ from alexkern.bench.checks import WrongResult
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import Target
 from alexkern.bench.options import Options
-from alexkern.bench.timing import Call
+from alexkern.measure.timing import Call
 
 # A kernel's name, its input, its other arguments, and its output, which is to be ones.
 Launch = tuple[str, Tensor, tuple[object, ...], Tensor]

@@ -18,7 +18,7 @@ from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import Target
 from alexkern.bench.options import Options
 from alexkern.bench.priority import FIRST
-from alexkern.bench.timing import Call
+from alexkern.measure.timing import Call
 from alexkern.ops import seed
 from alexkern.ops.registry import OPERATORS
 

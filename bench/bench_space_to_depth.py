@@ -24,8 +24,8 @@ from alexkern.bench.operators import CUDNN, LEAST_S, SECONDS, TORCH, laid_out
 from alexkern.bench.options import Options
 from alexkern.bench.ours import served_by
 from alexkern.bench.priority import importance
-from alexkern.bench.timing import Call
 from alexkern.bench.work import Work, layer_work
+from alexkern.measure.timing import Call
 
 WHY_NOT = cuda.missing("cuda", torch.bfloat16)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from alexkern.bench.layers import Target
-from alexkern.bench.timing import Timer
 from alexkern.cost.chips import Chip
+from alexkern.measure.timing import Timer
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes

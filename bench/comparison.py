@@ -18,8 +18,8 @@ import torch
 
 from alexkern.bench.budget import UNLIMITED, Budget
 from alexkern.bench.layers import Target
-from alexkern.bench.timing import Call, Samples, Timer, measure
 from alexkern.bench.work import Work
+from alexkern.measure.timing import Call, Samples, Timer, measure
 
 
 class Unit(NamedTuple):

@@ -19,7 +19,7 @@ from alexkern.bench.options import Options, add_options
 from alexkern.bench.replay import replay_clock
 from alexkern.bench.session import Run
 from alexkern.bench.storage import make_no_empty_folder
-from alexkern.bench.timing import Samples
+from alexkern.measure.timing import Samples
 
 RUN = pytest.StashKey[Run]()
 

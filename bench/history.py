@@ -23,7 +23,7 @@ from alexkern.bench.options import Options
 from alexkern.bench.peers import Peer
 from alexkern.bench.priority import LATE, importance
 from alexkern.bench.record import Record
-from alexkern.bench.timing import Call
+from alexkern.measure.timing import Call
 
 MODEL, BATCH = "alexnet", 128
 SECTION = "convnet-benchmarks"

@@ -8,14 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from alexkern.bench.comparison import Comparison, Kind, Trial, quiet
+from alexkern.bench.comparison import Comparison, Kind, Trial
 from alexkern.bench.layers import Target
 from alexkern.bench.networks import LEAST_S, build, contenders, handed_over, training_step, variant
 from alexkern.bench.options import Options
 from alexkern.bench.peers import Peer
 from alexkern.bench.peers.eager import Eager, EagerChannelsLast
 from alexkern.bench.priority import importance
-from alexkern.bench.timing import Call
+from alexkern.measure.memory import peak_bytes
+from alexkern.measure.timing import Call
 
 PEAK_S = {"cpu": 4.0, "cuda": 1.0}  # of one row at the least: steps that warm up, and those that are traced
 PEERS_SEEN = (Eager(), EagerChannelsLast())  # autograd's hooks see what these save, and not what compiled code does
@@ -46,33 +47,6 @@ class SavedBytes:
         if storage.data_ptr() not in self._excluded:
             self._storages[storage.data_ptr()] = storage.nbytes()
         return tensor
-
-
-def peak_bytes(call: Call, device: torch.device) -> int:
-    """The most memory that a call has allocated at any time, over what was allocated before it.
-
-    On a GPU by torch's caching allocator; on a CPU by the allocations that torch's profiler sees, which are those of
-    tensors and of oneDNN's scratch memory. What a library allocates by itself is in neither.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with (
-        quiet(),
-        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as taken,
-    ):
-        call()
-    assert taken.profiler is not None and taken.profiler.kineto_results is not None
-    events = [event for event in taken.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def peak_memory(options: Options) -> Iterable[Comparison]:

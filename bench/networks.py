@@ -19,7 +19,7 @@ from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.options import Options
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.priority import importance
-from alexkern.bench.timing import Call
+from alexkern.measure.timing import Call
 
 SECONDS = {"cpu": {1: 6.0, 16: 15.0}, "cuda": {}}  # of measuring, by batch
 LONG_SECONDS = {"cpu": 25.0, "cuda": 1.0}  # of larger batches and training steps; on a GPU of all

@@ -16,8 +16,8 @@ from alexkern.bench.layers import LAYERS, Convolution, Layers, Target
 from alexkern.bench.options import Options
 from alexkern.bench.ours import backends, served_by
 from alexkern.bench.priority import importance
-from alexkern.bench.timing import Call
 from alexkern.bench.work import Work, layer_work
+from alexkern.measure.timing import Call
 
 SECONDS = {"cpu": 1.0, "cuda": 0.3}  # of measuring, for one row
 LEAST_S = {"cpu": 0.3, "cuda": 0.1}  # of its inputs, and of what its calls take beyond their work

@@ -13,7 +13,7 @@ import torch
 
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.peers import PEERS
-from alexkern.bench.timing import CLOCKS
+from alexkern.measure.timing import CLOCKS
 
 ARITHMETIC = {
     "float32": (torch.float32, False),

@@ -12,10 +12,10 @@ from typing import Any
 
 from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, Unit, unit_of
 from alexkern.bench.work import Ceilings, floor, total
+from alexkern.measure.timing import differ
 
 NAME = "record.json"
 FORMAT = 1
-DECIDING = 5  # rounds; fewer decide nothing
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Measured:
         """Whether the samples of the two decide which is less: enough of them, and their quartiles lie apart."""
         if self.lower is None or self.upper is None or other.lower is None or other.upper is None:
             return False
-        apart = self.upper < other.lower or other.upper < self.lower
-        return apart and min(self.rounds, other.rounds) >= DECIDING
+        return differ((self.lower, self.upper), (other.lower, other.upper), min(self.rounds, other.rounds))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class ReplayClock:
     sample. Both are documented, and statistics, JSON, --benchmark-save, -compare and -group-by see nothing unusual.
     """
 
-    __name__ = "alexkern.bench.timing.measure"  # what the JSON names as the timer
+    __name__ = "alexkern.measure.timing.measure"  # what the JSON names as the timer
 
     def __init__(self) -> None:
         self._now = 0.0

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from alexkern.bench.budget import Budget, Clock
 from alexkern.bench.comparison import Comparison, Kind
 from alexkern.bench.priority import LATE
-from alexkern.bench.timing import LONG_S
 from alexkern.bench.work import Ceilings, floor
+from alexkern.measure.timing import LONG_S
 
 TYPICAL_SHARE = 0.7  # of the limit, that calls reach
 FEW_S = 0.3  # of a call that gets but the fewest rounds at the least, where shorter ones get ENOUGH

@@ -18,8 +18,8 @@ from alexkern.bench.options import Options
 from alexkern.bench.record import Entry, Record
 from alexkern.bench.schedule import Clock, Schedule
 from alexkern.bench.summary import render
-from alexkern.bench.timing import Timer, timer_for
 from alexkern.drawing import NotDrawn
+from alexkern.measure.timing import Timer, timer_for
 
 
 class Run:

@@ -17,9 +17,9 @@ from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, threads
 from alexkern.bench.layers import Target
 from alexkern.bench.networks import build, plain, seconds
 from alexkern.bench.options import Options
-from alexkern.bench.timing import Call
 from alexkern.data import Batch, collate, decode
 from alexkern.functional import augment
+from alexkern.measure.timing import Call
 from alexkern.models.transforms import IMAGENET_MEAN, IMAGENET_STD
 from alexkern.training import Settings
 from alexkern.training.step import Step

@@ -16,7 +16,7 @@ from alexkern.bench.comparison import Failure, Variant, compare
 from alexkern.bench.layers import LAYERS, Dropout, Normalization, Pooling, Target
 from alexkern.bench.memory import SavedBytes, peak_bytes
 from alexkern.bench.operators import PASSES, Operator, _trial
-from alexkern.bench.timing import CpuTimer, Samples
+from alexkern.measure.timing import CpuTimer, Samples
 from support.bench_records import CPU, comparison
 
 

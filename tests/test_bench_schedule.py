@@ -11,8 +11,8 @@ from alexkern.bench.comparison import Comparison, Failure, Kind, Trial, Variant
 from alexkern.bench.priority import LATE
 from alexkern.bench.schedule import Schedule, least
 from alexkern.bench.session import Run
-from alexkern.bench.timing import CERTAIN_S, ENOUGH, Samples
 from alexkern.bench.work import Part
+from alexkern.measure.timing import CERTAIN_S, ENOUGH, Samples
 from support.bench_records import CEILINGS, CPU, options
 from support.fake_time import FakeTime
 

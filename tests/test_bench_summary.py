@@ -9,8 +9,8 @@ from alexkern.bench import record
 from alexkern.bench.comparison import Failure, Kind
 from alexkern.bench.rows import rows, verdicts
 from alexkern.bench.summary import render
-from alexkern.bench.timing import Samples
 from alexkern.bench.work import Part
+from alexkern.measure.timing import Samples
 from support.bench_records import CEILINGS, comparison
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alexkern.bench.replay import ReplayClock
-from alexkern.bench.timing import ENOUGH, CudaTimer, Plan, Samples, measure
+from alexkern.measure.timing import ENOUGH, CudaTimer, Plan, Samples, measure
 from support.fake_time import FakeTime
 
 

@@ -15,8 +15,8 @@ from alexkern.bench.ceilings import Ceilings, measure_ceilings
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
 from alexkern.bench.networks import plain, training_work
 from alexkern.bench.prediction import balance, predict, waves, work_of
-from alexkern.bench.timing import Plan
 from alexkern.cost.chips import CHIPS
+from alexkern.measure.timing import Plan
 from alexkern.tools.workloads import Workload
 from support.bench_records import CPU
 

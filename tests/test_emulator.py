@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from alexkern.verify import probes
+from alexkern.verify.children import Children
+
 ROOT = Path(__file__).parents[1]
 EMULATOR = ROOT / "csrc" / "emulator"
 CACHE = Path(os.environ.get("EMULATOR_BUILD_DIR", ROOT / "build" / "emulator"))
@@ -63,6 +66,8 @@ SM90 = [
     "wgmma_transposed_bf16",
     "registers",
 ]
+# Of no kernel, for PTX's description leaves it open.
+OPEN = ["narrow_boxes", "store_in_front"]
 CLUSTER = ["cluster", "tma_multicast"]
 GEMM = ["whole_tiles", "partial_tiles", "few_steps", "conv3"]
 CORRECT = ["turn", "ring", "swizzle", "sum", "halo", "rounds", "lanes", "blocks", "access", "named"]
@@ -277,7 +282,7 @@ def wrapper_program(case: str) -> str:
 
 
 def test_programs_hold_the_cases_named_here() -> None:
-    programs = {"wrappers": {*WRAPPERS}, "sm90": {*SM90}, "cluster": {*CLUSTER}, "gemm": {*GEMM}}
+    programs = {"wrappers": {*WRAPPERS}, "sm90": {*SM90, *OPEN}, "cluster": {*CLUSTER}, "gemm": {*GEMM}}
     for case in {case for case, _, _ in BROKEN} | {*CORRECT, "pipeline", "pair"}:
         programs.setdefault(holder(case), set()).add(case)
     for program, cases in programs.items():
@@ -291,6 +296,23 @@ def test_programs_hold_the_cases_named_here() -> None:
 @pytest.mark.parametrize("case", WRAPPERS + SM90 + CLUSTER)
 def test_instruction(case: str, mode: str) -> None:
     passes(run(build(wrapper_program(case), mode), case, SEEDS[mode]))
+
+
+@pytest.mark.parametrize("entry", [*probes.EVERYWHERE, *probes.ON_HOPPER], ids=lambda entry: entry[2])
+def test_probes_of_verify(entry: tuple[str, str, str]) -> None:
+    what, program, case = entry
+    with Children() as children:
+        probe = probes.attempt(build(program, "plain"), what, case, True, children, limit=60)
+    assert probe.passed, probe.verdict
+
+
+@pytest.mark.parametrize(("case", "words"), [("store_in_front", "a negative coordinate"), ("narrow_boxes", "")])
+def test_what_ptx_leaves_open(case: str, words: str) -> None:
+    (entry,) = [entry for entry in probes.OPEN if entry[2] == case]
+    with Children() as children:
+        probe = probes.attempt(build("hopper", "plain"), entry[0], case, False, children, limit=60)
+    assert probe.passed is (words == "")
+    assert words in probe.reason and probe.verdict.startswith("undocumented: ")
 
 
 @pytest.mark.parametrize(("case", "mode"), in_builds(*CORRECT, "pipeline", "pair"))

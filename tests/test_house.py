@@ -16,6 +16,7 @@ ROOMS = {"alexkern": "alexkern", "kernels": "alexkern.kernels", "bench": "alexke
 ORDER = (
     ("_environment", "_nvcc", "_sources", "_trees", "_version", "geometry"),
     ("plan", "errors", "augmentation", "accuracy", "cost", "cache", "console", "drawing", "optional", "processor"),
+    ("measure", "references", "verified"),
     ("backends.building", "backends.extension"),
     ("backends.torch", "backends.cpu", "backends.cuda", "kernels"),
     ("backends",),
@@ -24,7 +25,7 @@ ORDER = (
     ("functional",),
     ("nn",),
     ("fuse", "frozen"),
-    ("info", "graph", "models"),
+    ("compare", "info", "graph", "models", "verify"),
     ("",),  # the package's own face
     ("data", "export"),
     ("training",),

@@ -290,7 +290,7 @@ from pathlib import Path
 import torch
 from triton.runtime.jit import JITFunction
 from alexkern.tools import tuning_gpu
-from alexkern.bench.timing import Plan
+from alexkern.measure.timing import Plan
 from alexkern.tools import aot
 from alexkern.tools.workloads import workloads
 from alexkern.tools.tuning import TunedTable, choices, tune

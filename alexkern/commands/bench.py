@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from alexkern._trees import EXIT_MIXED, mixed
 from alexkern.commands import CommandError
+from alexkern.compare import Comparison, compare
 from alexkern.console import first_line
 from alexkern.drawing import NotDrawn
 
@@ -32,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--static", action="store_true", help="what the kernels compile to and are predicted to take, without a GPU"
     )
+    which.add_argument(
+        "--model", metavar="PACKAGE:FACTORY", help="compare a model of your own: plain, fused, frozen and compiled"
+    )
     which.add_argument("--help-run", action="store_true", help="the options of a run")
+    parser.add_argument("--input", metavar="N,C,H,W", help="the shape of its input")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,10 +51,15 @@ def run(args: argparse.Namespace) -> int:
     if reason := mixed(next((folder for folder in around if (folder / "alexkern" / "__init__.py").exists()), None)):
         print(f"alexkern bench: {reason}", file=sys.stderr)
         return EXIT_MIXED
+    if args.input and not args.model:
+        raise CommandError("--input is for --model")
+    if args.model and not args.pytest_args:
+        print(_compared(args.model, args.input))
+        return 0
     if args.static:
         status: int = _module("static_report").main(args.pytest_args)
         return status
-    if not (args.compare or args.report or args.readme):
+    if not (args.model or args.compare or args.report or args.readme):
         arguments = [f"--record={args.record}"] if args.record else []
         arguments += ["--help"] if args.help_run else []
         status = _module("run").main([*arguments, *args.pytest_args])
@@ -64,6 +79,45 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError, NotDrawn) as error:
         raise CommandError(first_line(error)) from error
     return 0
+
+
+def _compared(name: str, shape: str | None) -> Comparison:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", shape or ""):
+        raise CommandError(f"--model needs --input, positive whole numbers as 8,3,224,224; got {shape!r}")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, which counts memory, would write to stderr
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = _built(name)
+    try:
+        model = model.to(device)
+        dtype = next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
+        return compare(model, torch.randn([int(size) for size in (shape or "").split(",")], device=device, dtype=dtype))
+    except Exception as error:
+        raise CommandError(f"{name} with input {shape}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _built(name: str) -> nn.Module:
+    """What package:factory makes; a package in this folder is found too."""
+    package, colon, factory = name.partition(":")
+    if not (package and colon and factory):
+        raise CommandError(f"--model must be package:factory, got {name!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        make: Any = importlib.import_module(package)
+        for part in factory.split("."):
+            make = getattr(make, part)
+    except Exception as error:
+        raise CommandError(f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(make):
+        raise CommandError(f"{name} must be callable, got {type(make).__name__}")
+    try:
+        model = make()
+    except Exception as error:
+        raise CommandError(f"{name}() fails: {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise CommandError(f"{name}() must give a torch.nn.Module, got {type(model).__name__}")
+    return model
 
 
 def _module(name: str) -> Any:

@@ -59,14 +59,7 @@ def freeze(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"alexkern.freeze: model must be a torch.nn.Module, got {type(model).__name__}")
-    # A pruned or weight-normed layer keeps its weight as a result of other parameters, which deepcopy refuses to copy.
-    computed = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    snapshot = copy.deepcopy(model, computed).eval().requires_grad_(False)
+    snapshot = copied(model).eval().requires_grad_(False)
     first = next((module for module in snapshot.modules() if isinstance(module, nn.Conv2d)), None)
     bytes_to = None if first is None else images.normalisation(mean, std, first.in_channels)
     if example is not None and first is not None:
@@ -80,6 +73,20 @@ def freeze(
         want = "None where the model's first convolution is not in an nn.Sequential"
         raise argument_error("freeze", "std" if mean is None else "mean", repr(std if mean is None else mean), want)
     return frozen.eval()
+
+
+def copied(model: M) -> M:
+    """A deep copy, also of a model that deepcopy refuses.
+
+    A pruned or weight-normed layer keeps its weight as a result of other parameters.
+    """
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, computed)
 
 
 def _input_sizes(model: nn.Module, example: Tensor) -> dict[nn.Module, tuple[int, ...]]:

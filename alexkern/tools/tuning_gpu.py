@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexkern.bench.timing import CudaTimer, Samples, Timer, measure
 from alexkern.cost.chips import LIMITS, Chip
 from alexkern.kernels.config import describe, rehearse
+from alexkern.measure.timing import CudaTimer, Samples, Timer, measure
 from alexkern.tools import aot
 from alexkern.tools.triton_budget import fits
 from alexkern.tools.tuning import Choice, Config

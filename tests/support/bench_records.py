@@ -22,8 +22,8 @@ from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, Trial,
 from alexkern.bench.layers import Target
 from alexkern.bench.options import Options
 from alexkern.bench.record import Entry, Record, entry
-from alexkern.bench.timing import Samples
 from alexkern.bench.work import Work, floor
+from alexkern.measure.timing import Samples
 
 CPU = Target(torch.device("cpu"), torch.float32)
 HALF = Target(torch.device("cpu"), torch.bfloat16)

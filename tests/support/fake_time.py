@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from alexkern.bench.timing import CpuTimer
+from alexkern.measure.timing import CpuTimer
 
 
 class FakeTime:

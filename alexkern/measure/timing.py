@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from alexkern.bench.gpu import Gpu, TorchGpu
+from alexkern.measure.gpu import Gpu, TorchGpu
 
 Call = Callable[[], object]
 
@@ -22,6 +22,7 @@ LONG_S = 0.05  # a call this long outlives what a warm call would have warmed, a
 CERTAIN_S = 1.0  # whether a call this long is a first one makes no difference
 SETTLE_S = 0.1  # thread pools of other runtimes stop spinning within this time
 ROUNDS = (2, 50)  # at least, at most
+DECIDING = 5  # rounds; fewer decide nothing
 ENOUGH = 6  # rounds that judge a row, whichever sample is an outlier
 ISSUE_FACTOR, LONGEST_WAIT_S = 1.5, 0.05  # how long a GPU is kept busy while the host issues a call
 
@@ -51,6 +52,15 @@ class Samples:
         """
         ordered = sorted(self.seconds)
         return _quartiles(ordered[:-1] or ordered)[0], _quartiles(ordered[1:] or ordered)[1]
+
+    def differs_from(self, other: Samples) -> bool:
+        """Whether the samples of the two decide which is less."""
+        return differ(self.quartiles, other.quartiles, min(len(self.seconds), len(other.seconds)))
+
+
+def differ(one: tuple[float, float], other: tuple[float, float], rounds: int) -> bool:
+    """Whether two calls' quartiles lie apart, in rounds enough to decide: else the two are level."""
+    return (one[1] < other[0] or other[1] < one[0]) and rounds >= DECIDING
 
 
 def _quartiles(seconds: Sequence[float]) -> tuple[float, float]:

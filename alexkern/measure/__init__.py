@@ -1,0 +1,1 @@
+"""Measuring that can be trusted: time and memory."""

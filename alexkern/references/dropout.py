@@ -1,0 +1,33 @@
+"""dropout: zeros with probability p, the rest scaled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from alexkern.references import philox
+from alexkern.references.reference import SEED, Case, Reference
+
+
+def dropped(value: Tensor, seed: Tensor | None, p: float) -> Tensor:
+    if seed is None:
+        return value
+    return (value * philox.keep(seed, p, value)) * (1 / (1 - p) if p < 1 else 0.0)
+
+
+def along(outputs: tuple[Tensor, ...], *args: Any) -> Tensor:
+    return dropped(*args)
+
+
+REFERENCE = Reference(
+    cases=(
+        Case("classifier", ((4, 96), SEED), (0.5,)),
+        Case("ragged", ((3, 5, 7), SEED), (0.3,)),
+        Case("images", ((2, 5, 3, 4), SEED), (0.1,)),
+        Case("all dropped", ((2, 9), SEED), (1.0,)),
+    ),
+    layers=(Case("alexnet fc7", ((32, 4096), SEED), (0.5,)),),
+    forward=dropped,
+    along=along,
+)

@@ -1,0 +1,118 @@
+"""What `alexkern verify` found here: a file for every chip, driver, torch, Triton and alexkern, in the user's cache.
+
+A record is {"identity": {...}, "operators": {operator: {backend: found}}}, with found =
+
+    {"passed": bool, "worst": largest error over the allowed one, or null, "failure": what is wrong, or null,
+     "ms": {dtype: median milliseconds of a forward and backward pass}, "torch_ms": the same of torch's operators}
+
+where dtype is "float32" (no TF32), "tf32", "float16" or "bfloat16", and the times are there on a GPU alone. Whoever
+reads one gets what was seen of this very machine and these very sources, or nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexkern import processor
+from alexkern._version import __version__
+from alexkern.cache import cache_folder, distrusted, wanted_folder
+
+KIND = "verified"
+DRIVER = Path("/proc/driver/nvidia/version")
+KERNELS = ("alexkern.kernels", "alexkern.backends")  # packages, and csrc beside them
+
+
+def record(device: torch.device) -> dict[str, Any] | None:
+    """What was found of a device, as it is here now; None where nothing was. It computes nothing, and never fails."""
+    return read(identity(device))
+
+
+def identity(device: torch.device) -> dict[str, str]:
+    """What a record holds for: of any other nothing is known."""
+    gpu = device.type == "cuda"
+    return {
+        "chip": torch.cuda.get_device_name(device) if gpu else processor.name(),
+        "driver": driver() if gpu else "none",
+        "torch": str(torch.__version__),
+        "triton": _triton(),
+        "alexkern": f"{__version__}+{sources()}",
+    }
+
+
+def read(identity: dict[str, str]) -> dict[str, Any] | None:
+    """The record of an identity, from a folder that nobody else can write to."""
+    path = wanted_folder(KIND) / file_name(identity)
+    try:
+        if distrusted(path.parent):
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_record = isinstance(found, dict) and found.get("identity") == identity
+    return found if is_record and isinstance(found.get("operators"), dict) else None
+
+
+def write(identity: dict[str, str], operators: dict[str, dict[str, Any]]) -> Path:
+    """Add what was found to the record, in the place of what it had of the same operator and backend.
+
+    Raises:
+        BackendUnavailable: there is no place for it.
+    """
+    path = cache_folder(KIND) / file_name(identity)
+    before = (read(identity) or {"operators": {}})["operators"]
+    together = {name: before.get(name, {}) | operators.get(name, {}) for name in {**before, **operators}}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    text = json.dumps({"identity": identity, "operators": together}, indent=1)
+    partial.write_text(f"{text}\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def file_name(identity: dict[str, str]) -> str:
+    """As nvidia-h200-0123456789abcdef.json."""
+    chip = re.sub(r"[^a-z0-9]+", "-", identity["chip"].lower()).strip("-")
+    return f"{chip}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.json"
+
+
+@functools.cache
+def driver() -> str:
+    """The NVIDIA driver's version or, where its module does not say, the CUDA version that it supports."""
+    try:
+        found = re.search(r" (\d{3,}\.\d+(?:\.\d+)?) ", DRIVER.read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1] if found else f"CUDA {torch._C._cuda_getDriverVersion()}"  # type: ignore[attr-defined]
+
+
+@functools.cache
+def sources() -> str:
+    """A digest of all that kernels and their launchers are made of: in a checkout a version says little."""
+    found = hashlib.sha256()
+    folders = [Path(place) for name in KERNELS for place in _places(name)]
+    csrc = Path(__file__).resolve().parents[1] / "csrc"
+    for folder in (*folders, csrc / "cpu", csrc / "cuda"):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".h", ".cuh", ".cu", ".cpp")):
+            found.update(b"\0%s\0%s" % (path.name.encode(), path.read_bytes()))
+    return found.hexdigest()[:16]
+
+
+def _triton() -> str:
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _places(package: str) -> list[str]:
+    spec = importlib.util.find_spec(package)
+    return list(spec.submodule_search_locations or ()) if spec else []

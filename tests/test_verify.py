@@ -1,0 +1,241 @@
+"""`alexkern verify`: what it finds where kernels are wrong, hang and crash, and what it keeps of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexkern import cli, dispatch, verified
+from alexkern.ops.registry import OPERATORS
+from alexkern.references import REFERENCES
+from alexkern.verify import children, probes, trials, verify
+from alexkern.verify.report import Probe, Report, Row
+
+CPU = torch.device("cpu")
+START = f"import os, sys, time; sys.path[:] = {sys.path!r}\nfrom alexkern.verify import child\n"
+# Three faults, each from the fourth call of its operator on, when three trials are done.
+PLANT = """
+from alexkern.backends.torch import dropout, local_response_norm, max_pool2d
+def plant(module, fault):
+    calls, real = [], module.forward
+    def forward(*args):
+        calls.append(args)
+        return real(*args) if len(calls) < 4 else fault(real(*args))
+    module.forward = forward
+plant(max_pool2d, lambda found: (found[0] * 1.01, found[1]))
+plant(dropout, lambda found: time.sleep(600))
+plant(local_response_norm, lambda found: os.abort())
+"""
+SEVENTH = """
+from alexkern.backends.torch import max_pool2d
+from alexkern.ops import registry
+registry.OPERATORS["seventh"] = registry.OPERATORS["max_pool2d"]
+sys.modules["alexkern.backends.torch.seventh"] = max_pool2d
+"""
+# The task of a GPU, done on a CPU.
+AS_A_GPU = """
+import types, torch
+child.torch = types.SimpleNamespace(device=lambda name: torch.device("cpu"))
+measure = child.measure
+child.measure = lambda *a, **k: os.abort() if "dropout" in sys.argv[-1] else measure(*a, **k)
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ALEXKERN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Something done in every process before its task."""
+
+    def plant(program: str) -> None:
+        command = [sys.executable, "-c", f"{START}{program}\nchild.main()"]
+        monkeypatch.setattr(children, "child", lambda: command)
+
+    return plant
+
+
+def test_what_is_right_is_written_down(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "--operator", "dropout", "--backend", "torch", "--json"]) == 0
+    shown, errors = capsys.readouterr()
+    found = json.loads(shown)
+    (row,) = found["rows"]
+    assert found["passed"] and (row["operator"], row["backend"]) == ("dropout", "torch")
+    assert errors == "dropout on torch: right\n"
+    assert row["checks"] == 24 and 0 < row["worst"] <= 1
+    record = verified.record(CPU)
+    assert record is not None and Path(found["record"]).parent == cache / "verified"
+    assert record["operators"]["dropout"]["torch"]["passed"] and not record["operators"]["dropout"]["torch"]["ms"]
+    assert record["operators"].keys() == {"dropout"}
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_simulated_backends(backend: str) -> None:
+    if reason := dispatch.missing(backend, "dropout", "cpu", torch.float32):
+        pytest.skip(reason)
+    report = verify(["dropout"], [backend])
+    (row,) = report.rows
+    assert row.passed, row.verdict
+    assert row.checks == 2 * len(REFERENCES["dropout"].cases) * (3 if backend == "cuda" else 2)  # no bfloat16
+
+
+FAULTS = {
+    "max_pool2d": r"wrong: output of ragged in float32, channels_last: error \d.*, allowed \d",
+    "dropout": r"hangs: no answer for 5 s \(ragged in float32, channels_last\)",
+    "local_response_norm": r"crashes: SIGABRT.* \(ragged, strong in float32, channels_last\)",
+}
+
+
+def test_a_planted_fault_is_named_and_the_rest_goes_on(
+    cache: Path, plant: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(PLANT)
+    operators = [*FAULTS, "linear_relu_dropout"]
+    assert cli.main(["verify", "--operator", *operators, "--backend", "torch", "--limit", "5"]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED ")]
+    record = verified.record(CPU)
+    assert record is not None
+    found = {operator: record["operators"][operator]["torch"] for operator in operators}
+    assert [operator for operator in operators if found[operator]["passed"]] == ["linear_relu_dropout"]
+    for operator, words in FAULTS.items():
+        first = next(line for line in failed if operator in line)
+        assert re.match(f"FAILED {operator} on torch: {words}", first), failed
+        assert found[operator]["worst"] is not None and re.match(f"FAILED: {words}", found[operator]["failure"])
+
+
+PRINTS = "import json, sys; print(json.dumps({'at': 'a tile'})); print(json.dumps({'value': 1}), flush=True)"
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        ("raise ValueError('no\\x1b[2J tile')", r"crashes: exit status 1, ValueError: no\?\[2J tile \(a tile\)"),
+        ("import os; os.kill(os.getpid(), 11)", r"crashes: SIGSEGV \(a tile\)"),
+        ("import time; time.sleep(600)", r"hangs: no answer for 1 s \(a tile\)"),
+        ("import os, time; os.close(1); time.sleep(600)", r"hangs at its end: 1 s \(a tile\)"),
+    ],
+)
+def test_how_a_process_stops(end: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "child", lambda: [sys.executable, "-c", f"{PRINTS}; {end}"])
+    with children.Children() as running:
+        messages = running.task(1)
+        assert next(messages) == {"value": 1}  # told although the process has not ended
+        with pytest.raises(children.Stopped, match=f"^{words}$"):
+            next(messages)
+
+
+def test_what_still_runs_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"{PRINTS}; import time; time.sleep(600)"
+    monkeypatch.setattr(children, "child", lambda: [sys.executable, "-c", program])
+    with children.Children() as running:
+        messages = running.task(60)
+        next(messages)
+    with pytest.raises(children.Stopped, match="crashes: SIGKILL"):
+        next(messages)
+    with pytest.raises(children.Stopped, match="was not started"):
+        next(running.task(60))
+
+
+def test_an_operator_more_is_seen(plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(SEVENTH)
+    monkeypatch.setitem(OPERATORS, "seventh", OPERATORS["max_pool2d"])
+    report = verify(["seventh"])
+    rows = {row.backend: row for row in report.rows}
+    assert rows["torch"].verdict.startswith("FAILED: nothing to hold it to")
+    assert "no triton kernel for seventh" in rows["triton"].verdict
+    assert len(report.failed) == 1
+
+
+def test_a_backend_that_is_not_here(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALEXKERN_EMULATE", "0")
+    assert cli.main(["verify", "--operator", "dropout", "--backend", "cuda"]) == 2
+    assert capsys.readouterr().err.startswith("alexkern verify: backend 'cuda' is not here: CPU tensors are served by")
+    assert verified.record(CPU) is None
+
+
+def test_a_device_that_does_not_answer(
+    cache: Path, plant: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant("os.abort()")
+    assert cli.main(["verify", "--operator", "dropout"]) == 2
+    assert capsys.readouterr().err == "alexkern verify: the cpu device crashes: SIGABRT (starting)\n"
+
+
+def test_times_of_a_gpu_and_a_crash_meanwhile(plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    plant(AS_A_GPU)
+    first, second = (report := verify(["dropout", "max_pool2d"], ["torch"])).rows
+    assert first.verdict == "FAILED: crashes: SIGABRT (timing it in float32)" and first.worst is not None
+    assert second.passed and second.ms.keys() == second.torch_ms.keys() == {"float32", "float16", "bfloat16"}
+    assert min(second.ms.values()) > 0
+    assert report.operators["max_pool2d"]["torch"]["ms"] == second.ms
+
+
+NVCC = """#!/bin/sh
+# Stands in for nvcc: knows its version, and compiles to a program that says which target it was compiled for.
+if [ "$1" = --version ]; then echo "Cuda compilation tools, release 13.0, V13.0.48"; exit 0; fi
+case "$*" in *cluster.cu*) echo "cluster.cu(7): error: no such thing" >&2; exit 1;; esac
+while [ "$1" != -o ]; do case "$1" in -gencode*) target=$1;; esac; shift; done
+{ echo "#!/bin/sh"; echo "[ \\$1 = tma_tile ] && { echo \\"$target\\"; exit 1; }"; echo "exit 0"; } > "$2"
+chmod +x "$2"
+"""
+
+
+@pytest.mark.usefixtures("cache")
+def test_probes_are_compiled_once_and_run_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(NVCC)
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    with children.Children() as running:
+        found = {probe.what: probe for tries in probes.for_gpu((9, 0), running) for probe in tries()}
+        assert len(found) == len(probes.EVERYWHERE + probes.ON_HOPPER + probes.OPEN)
+        assert found["mbarrier wait parity"].verdict == "right"
+        assert found["TMA loads of tiles"].verdict == "FAILED: -gencode=arch=compute_90a,code=sm_90a"
+        assert found["cluster multicast"].verdict.startswith("not tried: alexkern: compiling a probe failed: ")
+        assert found["96-byte boxes under SWIZZLE_128B"].verdict == "undocumented: yes"
+        assert [len(tries()) for tries in probes.for_gpu((8, 0), running)] == [len(probes.EVERYWHERE)]
+        folder = tmp_path / "cache" / "probes"
+        assert len([*folder.glob("*.out")]) == 2 + 1  # cluster did not compile
+        monkeypatch.setattr(probes, "make", lambda *_: pytest.fail("compiled again"))
+        assert probes.build("hopper", (9, 0)).exists()
+
+
+def test_no_probe_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "find_nvcc", lambda: None)
+    with children.Children() as running:
+        assert probes.for_gpu((8, 0), running)[0]()[0].verdict == "not tried: there is no nvcc"
+    monkeypatch.setattr(probes, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(probes, "too_old", lambda nvcc: None)
+    monkeypatch.setattr(probes, "PROGRAMS", Path("/nowhere"))
+    with pytest.raises(RuntimeError, match="its source is not at /nowhere/hopper.cu: use a checkout of alexkern"):
+        probes.build("hopper", (9, 0))
+
+
+def test_a_failed_probe_is_a_failure_but_for_an_open_one() -> None:
+    rows = [Row("dropout", "torch", checks=1, worst=0.5)]
+    found = [Probe("wait parity", False, "hangs"), Probe("boxes", False, "hangs", documented=False), Probe("new", None)]
+    report = Report({}, found, rows, 1.0)
+    assert report.failed == ["wait parity: hangs"] and not report.as_data()["passed"]
+    shown = str(report)
+    assert "wait parity  FAILED: hangs" in shown and "boxes        undocumented: no (hangs)" in shown
+    assert Report({}, found[1:], rows, 1.0).as_data()["passed"]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cache")
+def test_gpu_is_right() -> None:
+    report = verify()
+    assert not report.failed
+    assert all(row.ms.keys() == set(trials.DTYPES) for row in report.rows if row.absent is None)

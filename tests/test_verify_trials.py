@@ -1,0 +1,115 @@
+"""One trial of `alexkern verify`, in this process: what it tries, and that it sees every kind of error."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from alexkern import dispatch
+from alexkern.ops.registry import OPERATORS
+from alexkern.references import REFERENCES, philox
+from alexkern.verify import trials
+from alexkern.verify.child import check_operator
+from support import philox as other_philox
+
+CPU = torch.device("cpu")
+
+
+def test_every_operator_has_a_reference() -> None:
+    assert REFERENCES.keys() == OPERATORS.keys()
+
+
+def test_an_error_is_of_its_trial_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*args: Any) -> Tensor:
+        if args[0].dtype == torch.float16:
+            raise ValueError("no tile fits\nand more")
+        return real(*args)
+
+    module = dispatch.implementation("torch", "dropout")
+    real = module.forward
+    monkeypatch.setattr(module, "forward", raises)
+    messages = list(check_operator(CPU, "dropout", "torch", ["float32", "float16"], thorough=False))
+    failures = [message["failure"] for message in messages if "failure" in message]
+    assert len(failures) == 4 and failures[0] == "classifier in float16, channels_last: ValueError: no tile fits"
+    assert sum("error" in message for message in messages) == 8
+
+
+def fake(operator: str, change: Callable[..., Any], gradients: bool = False) -> trials.Call:
+    """A call of the torch backend whose results are changed."""
+    real = dispatch.implementation("torch", operator)
+    module: Any = types.SimpleNamespace(forward=real.forward, backward=real.backward)
+    name = "backward" if gradients else "forward"
+    setattr(module, name, lambda *args: change(getattr(real, name)(*args)))
+    case = REFERENCES[operator].cases[0]
+    return trials.Call(OPERATORS[operator], module, case.draw(torch.float32, CPU))
+
+
+def worst(call: trials.Call, arithmetic: str = "float32") -> float:
+    found = trials.check(call, REFERENCES[call.operator.name], arithmetic)
+    return max(error / allowed for _, error, allowed in found)
+
+
+def nan(output: Tensor) -> Tensor:
+    output.view(-1)[3] = float("nan")
+    return output
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_trial_sees_errors_just_over_the_allowed(operator: str) -> None:
+    pooled = OPERATORS[operator].has_offsets
+    assert worst(fake(operator, lambda found: found)) <= 1
+    assert worst(fake(operator, lambda found: (found[0] * 1.00001, found[1]) if pooled else found * 1.00001)) > 1
+    assert worst(fake(operator, lambda found: (found[0] * 1.00001, *found[1:]), gradients=True)) > 1
+    if operator in ("conv2d_relu", "linear_relu_dropout"):
+        assert worst(fake(operator, nan)) == float("inf")
+        assert worst(fake(operator, lambda found: (*found[:2], found[2] * 1.00001), gradients=True)) > 1
+
+
+def test_a_trial_sees_what_has_no_error() -> None:
+    with pytest.raises(ValueError, match="input's gradient is missing, wanted"):
+        worst(fake("dropout", lambda found: (None,), gradients=True))
+    with pytest.raises(
+        ValueError, match=r"output is \(\(4, 96\), torch.float64\), wanted \(\(4, 96\), torch.float32\)"
+    ):
+        worst(fake("dropout", lambda found: found.double()))
+    with pytest.raises(ValueError, match="maximum outside of the image"):
+        worst(fake("max_pool2d", lambda found: (found[0], found[1] + 9)))
+
+
+def test_rounding_as_tf32_allows_more() -> None:
+    def truncate(output: Tensor) -> Tensor:
+        return output.view(torch.int32).bitwise_and(-1 << 13).view(torch.float32)
+
+    assert worst(fake("conv2d_relu", truncate)) > 10
+    assert worst(fake("conv2d_relu", truncate), "tf32") < 1.5
+
+
+def test_a_call_does_not_change_the_settings() -> None:
+    before = torch.backends.cuda.matmul.fp32_precision
+    with trials.precision("tf32"):
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def test_on_a_gpu_every_arithmetic_and_format_is_tried() -> None:
+    gpu = torch.device("cuda")
+    for operator, reference in REFERENCES.items():
+        found = trials.trials(reference, gpu, simulated=False, thorough=False)
+        assert {trial.arithmetic for trial in found} == set(trials.DTYPES), operator
+        assert {trial.channels_last for trial in found} == {True, False}
+        assert {trial.case for trial in found} == {*reference.cases, *reference.layers}
+        every = trials.trials(reference, gpu, simulated=False, thorough=True)
+        assert len(every) == 8 * len({trial.case for trial in found}) and set(found) <= set(every)
+        assert not {trial.case for trial in trials.trials(reference, CPU, True, True)} & {*reference.layers}
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_dropouts_bits(p: float) -> None:
+    seed = torch.tensor((-(2**62) + 7, 2**63 - 3))  # the counter wraps
+    like = torch.empty(2, 3, 5, 3).to(memory_format=torch.channels_last)
+    assert torch.equal(philox.keep(seed, p, like), other_philox.keep(seed, p, like))
