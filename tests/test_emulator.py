@@ -310,7 +310,7 @@ def test_probes_of_verify(entry: tuple[str, str, str]) -> None:
 def test_what_ptx_leaves_open(case: str, words: str) -> None:
     (entry,) = [entry for entry in probes.OPEN if entry[2] == case]
     with Children() as children:
-        probe = probes.attempt(build("hopper", "plain"), entry[0], case, False, children, limit=60)
+        probe = probes.attempt(build("sm90", "plain"), entry[0], case, False, children, limit=60)
     assert probe.passed is (words == "")
     assert words in probe.reason and probe.verdict.startswith("undocumented: ")
 

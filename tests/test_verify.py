@@ -13,7 +13,6 @@ import torch
 
 from alexkern import cli, dispatch, verified
 from alexkern.ops.registry import OPERATORS
-from alexkern.references import REFERENCES
 from alexkern.verify import children, probes, trials, verify
 from alexkern.verify.report import Probe, Report, Row
 
@@ -21,7 +20,7 @@ CPU = torch.device("cpu")
 START = f"import os, sys, time; sys.path[:] = {sys.path!r}\nfrom alexkern.verify import child\n"
 # Three faults, each from the fourth call of its operator on, when three trials are done.
 PLANT = """
-from alexkern.backends.torch import dropout, local_response_norm, max_pool2d
+from alexkern.backends.torch import conv2d_relu, dropout, max_pool2d
 def plant(module, fault):
     calls, real = [], module.forward
     def forward(*args):
@@ -30,7 +29,7 @@ def plant(module, fault):
     module.forward = forward
 plant(max_pool2d, lambda found: (found[0] * 1.01, found[1]))
 plant(dropout, lambda found: time.sleep(600))
-plant(local_response_norm, lambda found: os.abort())
+plant(conv2d_relu, lambda found: os.abort())
 """
 SEVENTH = """
 from alexkern.backends.torch import max_pool2d
@@ -85,13 +84,13 @@ def test_simulated_backends(backend: str) -> None:
     report = verify(["dropout"], [backend])
     (row,) = report.rows
     assert row.passed, row.verdict
-    assert row.checks == 2 * len(REFERENCES["dropout"].cases) * (3 if backend == "cuda" else 2)  # no bfloat16
+    assert row.checks == 2 * len(OPERATORS["dropout"].reference.cases) * (3 if backend == "cuda" else 2)  # no bfloat16
 
 
 FAULTS = {
     "max_pool2d": r"wrong: output of ragged in float32, channels_last: error \d.*, allowed \d",
     "dropout": r"hangs: no answer for 5 s \(ragged in float32, channels_last\)",
-    "local_response_norm": r"crashes: SIGABRT.* \(ragged, strong in float32, channels_last\)",
+    "conv2d_relu": r"crashes: SIGABRT.* \(third layer in float32, channels_last\)",
 }
 
 
@@ -209,7 +208,7 @@ def test_probes_are_compiled_once_and_run_one_by_one(tmp_path: Path, monkeypatch
         folder = tmp_path / "cache" / "probes"
         assert len([*folder.glob("*.out")]) == 2 + 1  # cluster did not compile
         monkeypatch.setattr(probes, "make", lambda *_: pytest.fail("compiled again"))
-        assert probes.build("hopper", (9, 0)).exists()
+        assert probes.build("sm90", (9, 0)).exists()
 
 
 def test_no_probe_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,8 +218,8 @@ def test_no_probe_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "find_nvcc", lambda: "nvcc")
     monkeypatch.setattr(probes, "too_old", lambda nvcc: None)
     monkeypatch.setattr(probes, "PROGRAMS", Path("/nowhere"))
-    with pytest.raises(RuntimeError, match="its source is not at /nowhere/hopper.cu: use a checkout of alexkern"):
-        probes.build("hopper", (9, 0))
+    with pytest.raises(RuntimeError, match="its source is not at /nowhere/sm90.cu: use a checkout of alexkern"):
+        probes.build("sm90", (9, 0))
 
 
 def test_a_failed_probe_is_a_failure_but_for_an_open_one() -> None:

@@ -12,6 +12,7 @@ from alexkern.ops.convolution import convolution_arguments, convolution_of, pads
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, conv2d_relu_output, like
+from alexkern.references.conv2d_relu import REFERENCE
 
 
 def conv2d_relu(
@@ -66,6 +67,7 @@ class Conv2dRelu(Operator):
     num_tensors = 3
     num_differentiable = 3
     layers = ((nn.Conv2d, nn.ReLU),)
+    reference = REFERENCE
     example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1))
 
     def fits(self, *modules: Any) -> bool:

@@ -12,6 +12,7 @@ from alexkern.ops.convolution import convolution_arguments, convolution_of, pads
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, conv2d_relu_max_pool2d_outputs, like
+from alexkern.references.conv2d_relu_max_pool2d import REFERENCE
 
 
 def conv2d_relu_max_pool2d(
@@ -85,6 +86,7 @@ class Conv2dReluMaxPool2d(Operator):
     num_differentiable = 3
     has_offsets = True
     layers = ((nn.Conv2d, nn.ReLU, nn.MaxPool2d),)
+    reference = REFERENCE
     example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1, (3, 3), (2, 2), (0, 0), False))
 
     def fits(self, *modules: Any) -> bool:

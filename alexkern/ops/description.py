@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from alexkern.plan import Spec
+from alexkern.references.reference import Reference
 
 Layers = tuple[type[nn.Module], ...]
 IMAGE, FILTER, ROWS, MATRIX = (1, 8, 9, 9), (8, 8, 3, 3), (8, 16), (16, 16)  # shapes of small examples
@@ -38,6 +39,7 @@ class Description:
 
     layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for
     example: ClassVar[Example]
+    reference: ClassVar[Reference | None] = None  # what `alexkern verify` holds its backends to
 
     @property
     def multiplies(self) -> bool:

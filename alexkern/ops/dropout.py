@@ -11,6 +11,7 @@ from alexkern.ops import checks, seed
 from alexkern.ops.description import ROWS, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, like
+from alexkern.references.dropout import REFERENCE
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -51,6 +52,7 @@ class Dropout(Operator):
     num_tensors = 2
     num_differentiable = 1
     layers = ((nn.Dropout,),)
+    reference = REFERENCE
     example = Example((ROWS,), (0.5,), (0.5,), seeded=True)
 
     def fits(self, *modules: Any) -> bool:

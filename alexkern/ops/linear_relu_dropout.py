@@ -14,6 +14,7 @@ from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.description import MATRIX, ROWS, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, like, linear_relu_dropout_output
+from alexkern.references.linear_relu_dropout import REFERENCE
 
 
 def linear_relu_dropout(
@@ -70,6 +71,7 @@ class LinearReluDropout(Operator):
     num_tensors = 4
     num_differentiable = 3
     layers = ((nn.Linear, nn.ReLU, nn.Dropout), (nn.Linear, nn.ReLU))
+    reference = REFERENCE
     example = Example((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0))
 
     def arguments(self, *modules: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from alexkern.ops.autocast import to_float32
 from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, like
+from alexkern.references.local_response_norm import REFERENCE
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
@@ -64,6 +65,7 @@ class LocalResponseNorm(Operator):
     num_tensors = 1
     num_differentiable = 1
     layers = ((nn.LocalResponseNorm,),)
+    reference = REFERENCE
     example = Example((IMAGE,), (5, 0.5, 0.75, 2.0), (5, 0.5, 0.75, 2.0))
 
     def arguments(self, *modules: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.ops.pooling import checked_pooled_size, window_arguments
 from alexkern.plan import Spec, is_channels_last, max_pool2d_outputs, nchw
+from alexkern.references.max_pool2d import REFERENCE
 
 
 def max_pool2d(
@@ -78,6 +79,7 @@ class MaxPool2d(Operator):
     num_differentiable = 1
     has_offsets = True
     layers = ((nn.MaxPool2d,),)
+    reference = REFERENCE
     example = Example((IMAGE,), (3, 2), ((3, 3), (2, 2), (0, 0), (1, 1), False, False))
 
     def fits(self, *modules: Any) -> bool:

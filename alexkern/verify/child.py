@@ -20,7 +20,6 @@ from alexkern import dispatch, verified
 from alexkern.console import first_line
 from alexkern.measure.timing import measure, timer_for
 from alexkern.ops.registry import OPERATORS
-from alexkern.references import REFERENCES
 from alexkern.verify.trials import DTYPES, SIMULATED, Call, Trial, arithmetics, check, gradient_like, precision, trials
 
 Message = dict[str, Any]
@@ -69,7 +68,8 @@ def check_operator(
 ) -> Iterator[Message]:
     """Every trial of an operator on a backend, in the arithmetics named."""
     yield {"at": "loading"}
-    reference = REFERENCES[operator]
+    reference = OPERATORS[operator].reference
+    assert reference is not None, operator
     simulated = device.type == "cpu" and backend in SIMULATED
     for trial in trials(reference, device, simulated, thorough):
         if trial.arithmetic not in names:
@@ -86,10 +86,12 @@ def time_operators(device: torch.device, pairs: list[tuple[str, str, list[str]]]
     """Of each (operator, backend, arithmetics): the time of its first layer, in turns with torch's."""
     timer = timer_for(device, graphs=False)
     for operator, backend, names in pairs:
+        reference = OPERATORS[operator].reference
+        assert reference is not None, operator
         times: dict[str, dict[str, float]] = {"torch": {}, backend: {}}
         for name in names:
             yield {"at": f"timing it in {name}"}
-            trial = Trial(REFERENCES[operator].layers[0], name, True)
+            trial = Trial(reference.layers[0], name, True)
             with precision(name):
                 calls = {who: _timed(_call(device, operator, who, trial)) for who in times}
                 for call in calls.values():

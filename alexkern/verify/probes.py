@@ -28,21 +28,21 @@ EVERYWHERE = (
     ("named barriers", "wrappers", "barriers"),
 )
 ON_HOPPER = (
-    ("mbarrier wait parity", "hopper", "mbarrier"),
-    ("TMA loads of tiles", "hopper", "tma_tile"),
-    ("TMA im2col corners", "hopper", "tma_im2col"),
-    ("TMA stores", "hopper", "tma_store"),
-    ("wgmma layouts in fp16", "hopper", "wgmma_fp16"),
-    ("wgmma layouts in bf16", "hopper", "wgmma_bf16"),
-    ("wgmma layouts in fp16, transposed", "hopper", "wgmma_transposed_fp16"),
-    ("wgmma layouts in bf16, transposed", "hopper", "wgmma_transposed_bf16"),
+    ("mbarrier wait parity", "sm90", "mbarrier"),
+    ("TMA loads of tiles", "sm90", "tma_tile"),
+    ("TMA im2col corners", "sm90", "tma_im2col"),
+    ("TMA stores", "sm90", "tma_store"),
+    ("wgmma layouts in fp16", "sm90", "wgmma_fp16"),
+    ("wgmma layouts in bf16", "sm90", "wgmma_bf16"),
+    ("wgmma layouts in fp16, transposed", "sm90", "wgmma_transposed_fp16"),
+    ("wgmma layouts in bf16, transposed", "sm90", "wgmma_transposed_bf16"),
     ("arrivals across a cluster", "cluster", "cluster"),
     ("cluster multicast", "cluster", "tma_multicast"),
 )
 # What PTX's description leaves open: no kernel counts on it, and no answer is wrong.
 OPEN = (
-    ("96-byte boxes under SWIZZLE_128B", "hopper", "narrow_boxes"),
-    ("TMA stores at negative coordinates", "hopper", "store_in_front"),
+    ("96-byte boxes under SWIZZLE_128B", "sm90", "narrow_boxes"),
+    ("TMA stores at negative coordinates", "sm90", "store_in_front"),
 )
 
 
