@@ -1,4 +1,5 @@
-"""What a call costs on the host beyond its backend's own work, on tensors so small that little else is left.
+"""What a call costs on the host beyond its backend's own work, and beyond torch's own call, on tensors so small that
+little else is left.
 
 "backend alone" is the same call of the backend's forward, dropout's draw of a seed included. linear_relu_dropout drops
 nothing here: in torch operators the random bits take forty times as long as its route, whose cost would drown in their
@@ -24,17 +25,20 @@ from alexkern.ops.registry import OPERATORS
 
 SECONDS, LEAST_S = 0.3, 0.1
 ROUTES = ("no grad", "grad", "dispatcher")
+ALONE, TORCH = "backend alone", "torch's own call"
 
 
 def overheads(options: Options) -> Iterable[Comparison]:
-    for operator in OPERATORS:
-        for route in ROUTES:
+    for name, operator in OPERATORS.items():
+        over = [(route, ALONE) for route in ROUTES]
+        over += [(route, TORCH) for route in ROUTES[:2] if operator.reference is not None]
+        for route, peer in over:
             yield Comparison(
                 kind=Kind.OVERHEAD,
                 section="host overhead per call",
-                what=f"{operator}, {route}",
-                variants=(Variant("alexkern", ours=True), Variant("backend alone")),
-                setup=partial(_trial, operator, route, options.target),
+                what=f"{name}, {route}" + (", over torch" if peer == TORCH else ""),
+                variants=(Variant("alexkern", ours=True), Variant(peer)),
+                setup=partial(_trial, name, route, options.target),
                 seconds=SECONDS,
                 least_s=LEAST_S,
                 priority=FIRST["overhead"],
@@ -53,18 +57,22 @@ def _trial(name: str, route: str, target: Target) -> Trial:
         return (*tensors, *((seed.draw(target.device),) if case.seeded else ()), *parameters)
 
     def prepare(variant: str) -> Call:
-        if variant == "backend alone":
+        if variant == ALONE:
             return lambda: backend.forward(*arguments())
         if route == "dispatcher":
             return lambda: operator.dispatched(served_by, *arguments())
         own = [tensor.clone().requires_grad_(route == "grad") for tensor in tensors]
+        if variant == TORCH:
+            assert operator.reference is not None
+            plain, rest = operator.reference.plain or operator.reference.forward, arguments()[len(own) :]
+            return lambda: plain(*own, *rest)
         return lambda: operator.function(*own, *case.public)
 
-    shape = _first(prepare("backend alone")()).shape
+    shape = _first(prepare(ALONE)()).shape
 
     def check(variant: str, result: object) -> None:
         output = _first(result)
-        if output.shape != shape or output.requires_grad != (variant == "alexkern" and route == "grad"):
+        if output.shape != shape or output.requires_grad != (variant != ALONE and route == "grad"):
             raise WrongResult(f"shape {tuple(output.shape)}, requires_grad {output.requires_grad}")
 
     return Trial(prepare, check)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from alexkern.references import philox
 from alexkern.references.reference import SEED, Case, Reference
@@ -20,6 +21,10 @@ def along(outputs: tuple[Tensor, ...], *args: Any) -> Tensor:
     return dropped(*args)
 
 
+def plain(input: Tensor, seed: Tensor, p: float) -> Tensor:
+    return F.dropout(input, p)
+
+
 REFERENCE = Reference(
     cases=(
         Case("classifier", ((4, 96), SEED), (0.5,)),
@@ -30,4 +35,5 @@ REFERENCE = Reference(
     layers=(Case("alexnet fc7", ((32, 4096), SEED), (0.5,)),),
     forward=dropped,
     along=along,
+    plain=plain,
 )

@@ -19,6 +19,10 @@ def along(
     return dropped(F.linear(input, weight, bias) * passes(outputs[0]), seed, p)
 
 
+def plain(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+    return F.dropout(F.relu(F.linear(input, weight, bias)), p)
+
+
 REFERENCE = Reference(
     cases=(
         Case("classifier", ((4, 72), (48, 72), (48,), SEED), (0.5,)),
@@ -32,4 +36,5 @@ REFERENCE = Reference(
     ),
     forward=forward,
     along=along,
+    plain=plain,
 )

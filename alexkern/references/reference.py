@@ -44,13 +44,15 @@ class Reference(NamedTuple):
     cases: small calls and odd ones. layers: those of the AlexNets; the first is timed.
     forward(*args), of the backend's own arguments, is what has to come out. along(outputs, *args) is the same, for
     torch to differentiate, along the choices that a backend's outputs tell of: which values the ReLU let pass, and
-    where in its window each maximum was. In another precision another of two nearly equal values may win.
+    where in its window each maximum was. In another precision another of two nearly equal values may win. plain(*args)
+    is what a user of torch calls, if that is not forward.
     """
 
     cases: tuple[Case, ...]
     layers: tuple[Case, ...]
     forward: Callable[..., Tensor]
     along: Callable[..., Tensor]
+    plain: Callable[..., Tensor] | None = None
 
 
 def passes(output: Tensor) -> Tensor:
