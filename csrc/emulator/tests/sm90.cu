@@ -256,7 +256,7 @@ void test_narrow_boxes() {
     const std::vector<std::uint16_t> values = counting(16 * 48);
     DeviceArray<std::uint16_t> tensor(values);
     const auto map = ptx::encode_tiled<3>(tensor.data(), {48, 16, 1}, {96, 1536}, {48, 16, 1}, Swizzle::bytes_128);
-    load(map, Column{0, 0, 0, 0, 0, 0}, false, Swizzle::bytes_128, 16, 48, values);
+    load(map, Pixels{0, 0, 0, 0, 0, 0}, false, Swizzle::bytes_128, 16, 48, values);
 }
 
 // Nothing is stored in front of the tensor.
