@@ -22,9 +22,8 @@ def pack(folder: Path, archive: Path, limit: int = LIMIT) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in others)
     longest = max((path.stat().st_size for path in files), default=0)
     _write(folder, files, unfinished, longest)
-    longest = min(longest, limit)
     while unfinished.stat().st_size > limit and longest:
-        longest //= 2
+        longest = min(longest // 2, limit)
         _write(folder, files, unfinished, longest)
     os.replace(unfinished, archive)
 

@@ -115,11 +115,16 @@ def _run(stage: Stage, folder: Path, limit: float) -> dict[str, Any]:
         says = _line(stage.says(folder))
     except (OSError, ValueError, LookupError, TypeError) as error:  # it was cut off while it wrote
         says = f"{type(error).__name__} in what it left: {_line(str(error))}"
-    verdict = "passed" if status == 0 else "limit" if status == AT_LIMIT else "failed"
-    if status == AT_LIMIT and stage.open_ended and says:
-        verdict = "failed" if re.search(r"\b(failed|errors?)\b", says) else "partial"
+    found = {"status": verdict(status, says, stage.open_ended), "exit": status}
     says = says or ("" if status == 0 else _line(tail(folder)))
-    return {"status": verdict, "exit": status, "seconds": round(time.monotonic() - start, 1), "says": says}
+    return found | {"seconds": round(time.monotonic() - start, 1), "says": says}
+
+
+def verdict(status: int, says: str, open_ended: bool) -> str:
+    """What a command's exit status and what it left make of its stage."""
+    if status == AT_LIMIT and open_ended and says:
+        return "failed" if re.search(r"\b(failed|errors?)\b", says) else "partial"
+    return "passed" if status == 0 else "limit" if status == AT_LIMIT else "failed"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
