@@ -106,9 +106,9 @@ def test_stages_run_in_order_and_the_summary_is_there_at_every_moment(tmp_path: 
 
 
 def test_a_limit_is_a_share_of_what_is_left(tmp_path: Path) -> None:
-    run(tmp_path, stage("one", "", 0.5), stage("two", "", 0.5), stage("three", "", 1.0), seconds=1000.0)
+    run(tmp_path, stage("one", "import time; time.sleep(1)", 0.25), stage("two", "", 1.0), seconds=60.0)
     limits = [row["limit"] for row in summary(tmp_path).values()]
-    assert limits[0] == pytest.approx(500, abs=10) and limits[2] == pytest.approx(1000, abs=50)
+    assert 14 < limits[0] <= 15 and 30 < limits[1] <= 59
 
 
 def test_what_hangs_is_killed_at_its_limit_with_all_below_it(tmp_path: Path, short: float) -> None:
@@ -347,7 +347,7 @@ def test_what_stages_say(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# H\n\n- bfloat16: 1\n- operators: alexkern is ahead in 3\n- a\n")
     assert chip.built(tmp_path) == "installing without alexkern._cuda: nvcc was not found"
     assert chip.tested(tmp_path) == "2 failed, 3 passed in 64.12s (0:01:04)"
-    assert chip.benched(tmp_path) == f"{chip.tested(tmp_path)}; operators: alexkern is ahead in 3"
+    assert chip.benched(tmp_path) == f"operators: alexkern is ahead in 3; {chip.tested(tmp_path)}"
     (tmp_path / "README.md").unlink()
     assert chip.benched(tmp_path) == "" and chip.tuned(tmp_path) == "" and chip.verified(tmp_path) == ""
     entries = [{"microseconds": 1.0, "default_microseconds": 2.0}, {"microseconds": 2.0, "default_microseconds": 2.0}]

@@ -91,9 +91,9 @@ def bench(folder: Path, limit: float) -> Sequence[str]:
 
 
 def benched(folder: Path) -> str:
-    """pytest's last line, and the verdicts of the record's page; nothing without one."""
+    """The verdicts of the record's page, and pytest's last line; nothing without a record."""
     verdicts = re.findall(r"^- ((?:whole networks|operators): .*)", text(folder / "README.md"), re.M)
-    return "; ".join((*filter(None, [tested(folder)]), *verdicts)) if verdicts else ""
+    return "; ".join((*verdicts, tested(folder))) if verdicts else ""
 
 
 def tune(folder: Path, limit: float) -> Sequence[str]:
