@@ -140,7 +140,7 @@ def no_sanitizer(statuses: dict[str, str]) -> str | None:
 
 
 def no_need(statuses: dict[str, str]) -> str | None:
-    return None if statuses["build"] in ("failed", "limit") else f"the build is {statuses['build']}"
+    return None if statuses["build"] in ("failed", "limit") else "the build did not fail"
 
 
 def no_record(statuses: dict[str, str]) -> str | None:

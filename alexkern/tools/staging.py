@@ -136,8 +136,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def said(folder: Path) -> str:
-    """A stage's log, of its last attempt."""
-    return text(folder / LOG).rpartition("\n$ ")[2]
+    """What a stage's log has below the command, of its last attempt."""
+    return text(folder / LOG).rpartition("\n$ ")[2].partition("\n")[2]
 
 
 def tail(folder: Path) -> str:
