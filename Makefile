@@ -1,7 +1,11 @@
 PYTHON ?= python3
 CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-full test-torch test-triton bench lint format
+.PHONY: help build test test-full test-torch test-triton bench chip lint format
+
+OUT ?= build/chip
+SECONDS ?= 600
+ARCHIVE ?= $(OUT)/chip.tar.gz
 
 help:
 	@echo "make build      install alexkern from this tree, with the tools of a developer"
@@ -10,6 +14,7 @@ help:
 	@echo "make test-torch TORCH=2.13.0   the quick tests on another torch, in an environment of its own"
 	@echo "make test-triton TRITON=3.9.0  those of the Triton kernels on another Triton, likewise"
 	@echo "make bench      who wins by how much"
+	@echo "make chip OUT=DIR SECONDS=600  all that a GPU is asked, in one run that may be cut off (docs/chip.md)"
 	@echo "make lint       ruff, mypy and clang-format, changing nothing"
 	@echo "make format     the changes that lint asks for, where a tool can make them"
 
@@ -31,6 +36,9 @@ test-triton:
 
 bench:
 	$(PYTHON) -m pytest bench/
+
+chip:
+	$(PYTHON) alexkern/tools/chip.py --out "$(OUT)" --archive "$(ARCHIVE)" --seconds "$(SECONDS)"
 
 lint:
 	$(PYTHON) -m ruff check .
