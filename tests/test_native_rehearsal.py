@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from alexkern import geometry
 from alexkern.backends.cuda import conv2d_relu, dropout, emulated, max_pool2d, sm90
+from alexkern.backends.cuda.layout import Packed
 from alexkern.tools import rehearsal
 
 pytestmark = pytest.mark.skipif(rehearsal.missing() is not None, reason=f"{rehearsal.missing()}")
@@ -58,6 +62,26 @@ def test_a_grid_is_of_whole_clusters_and_no_larger_than_its_tiles(
         conv2d_relu.forward(input, torch.zeros((8, 64, 1, 1), dtype=torch.float16), None, (1, 1), (0, 0), (1, 1), 1)
     (launch,) = [launch for launch in launches if "convolve_kernel" in launch.kernel]
     assert (launch.grid, launch.cluster) == ((blocks, 1, 1), cluster)
+
+
+@pytest.mark.parametrize("kernel", ["convolve_kernel", "weight_gradient_kernel"])
+def test_a_thread_whose_first_launch_has_tensor_maps(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    """The driver encodes none before a context is current in the thread, and nothing before has made one so."""
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    x, w, y = (
+        torch.zeros(size, dtype=torch.float16).to(memory_format=torch.channels_last)
+        for size in ((1, 64, 9, 9), (16, 64, 3, 3), (1, 16, 7, 7))
+    )
+    convolution = ((1, 1), (0, 0), (1, 1), 1)
+    calls = {
+        "convolve_kernel": partial(conv2d_relu.forward, x, w, None, *convolution),
+        "weight_gradient_kernel": partial(
+            conv2d_relu.weight_gradient, Packed(y, 16), x, w, geometry.convolution(x, w, *convolution)
+        ),
+    }
+    with rehearsal.rehearsing() as launches, ThreadPoolExecutor(1) as thread:
+        thread.submit(calls[kernel]).result()
+    assert "sm90" in launches[0].kernel and kernel in launches[0].kernel
 
 
 def test_nothing_is_launched_and_nothing_stays_behind() -> None:
