@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 
 from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends import cuda
 from alexkern.backends.cuda import conv2d_relu, emulated, max_pool2d
 from alexkern.backends.cuda import conv2d_relu_max_pool2d as native
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import Plan
 from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
-from alexkern.cost.chips import CHIPS
+from alexkern.cost.chips import CHIPS, like
 from alexkern.geometry import Geometry, pooling
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
@@ -31,6 +33,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 POOL = ((3, 3), (2, 2), (0, 0))
+ONE = ((1, 1), (0, 0), (1, 1))  # stride, padding, dilation
+FUSED = "conv2d_relu_max_pool2d_forward"
+SMALL_BLOCK = 101376  # bytes of shared memory that a block has at most on compute capabilities 8.6, 8.9 and 12.0
 DTYPES = [torch.float32, *HALVES]
 Args = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
 
@@ -301,6 +306,50 @@ def test_plans_fit_the_image_and_save_bytes(layer: str) -> None:
             assert plan.tile in (1, 2) and 1 <= plan.windows <= Q // 2 and 1 <= plan.segment <= P // 2
             assert fused.flops > 0 and fused.bytes < separate.bytes
             assert fused.time >= fused.bytes / 1.5e6  # memory's pace, the model's
+
+
+@pytest.mark.parametrize("capability", [(8, 6), (8, 9), (12, 0)], ids=str)
+def test_no_plan_takes_more_shared_memory_than_a_block_may_have(capability: tuple[int, int]) -> None:
+    """Of many sizes, some of which take more where they may."""
+    chip, more = like("GeForce", capability, 16, SMALL_BLOCK), 0
+    for Q, P, dtype in itertools.product(range(3, 300, 4), (3, 15), DTYPES[:2]):
+        problem = native.problem_of(dtype, False, Geometry(64, 8, P, Q, 16, 1, 1, *ONE, 1), True)
+        plan, _, _ = native.compare(problem, chip)
+        assert plan is not None and plan.shared_bytes(dtype.itemsize) <= SMALL_BLOCK
+        wide, _, _ = native.compare(problem, replace(chip, shared_memory=CHIPS["A100"].shared_memory))
+        assert wide is not None
+        more += wide.shared_bytes(dtype.itemsize) > SMALL_BLOCK
+    assert more > 50
+
+
+def test_without_shared_memory_for_any_plan_there_are_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.empty((1, 8, 3, 127), device=DEVICE)
+    geometry = Geometry(*x.shape, 8, 1, 1, *ONE, 1)
+    assert native.plan_of(x, geometry, True) is not None
+    monkeypatch.setattr(native, "chip_of", lambda _: replace(CHIPS["A100"], num_sms=1, shared_memory=48 * 1024))
+    assert native.plan_of(x, geometry, True) is None
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on the emulator")
+def test_blocks_of_99_kib(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan for an A100 cannot be launched; the one for a chip of such blocks gives the bits of two kernels."""
+    x = torch.randn((1, 8, 3, 127), generator=generator).contiguous(memory_format=torch.channels_last)
+    arguments = (x, torch.randn((8, 8, 1, 1), generator=generator), None, *ONE, 1, *POOL, True)
+    module = emulated.load()
+    module.set_shared_memory_per_block(SMALL_BLOCK)
+    try:
+        with pytest.raises(RuntimeError, match=f"bytes of shared memory asked for, a block can have {SMALL_BLOCK}"):
+            native.forward(*arguments)
+        monkeypatch.setattr(cuda, "EMULATED", replace(cuda.EMULATED, shared_memory=SMALL_BLOCK))
+        launched = noted(monkeypatch, native)
+        values, offsets = native.forward(*arguments)
+        force(None, monkeypatch)
+        wanted, wanted_offsets = native.forward(*arguments)
+    finally:
+        module.set_shared_memory_per_block(CHIPS["H200"].shared_memory)
+    assert launched == [FUSED] and offsets is not None and wanted_offsets is not None
+    assert_same(values, wanted)
+    assert_same(offsets, wanted_offsets)
 
 
 def test_few_images_of_the_first_layer_are_fused() -> None:

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from alexkern import geometry
-from alexkern.backends.cuda import conv2d_relu, dropout, emulated, max_pool2d, sm90
+from alexkern.backends.cuda import DTYPES, conv2d_relu, conv2d_relu_max_pool2d, dropout, emulated, max_pool2d, sm90
 from alexkern.backends.cuda.layout import Packed
+from alexkern.cost.sm80_pooled import Plan
 from alexkern.tools import rehearsal
 
 pytestmark = pytest.mark.skipif(rehearsal.missing() is not None, reason=f"{rehearsal.missing()}")
@@ -62,6 +63,25 @@ def test_a_grid_is_of_whole_clusters_and_no_larger_than_its_tiles(
         conv2d_relu.forward(input, torch.zeros((8, 64, 1, 1), dtype=torch.float16), None, (1, 1), (0, 0), (1, 1), 1)
     (launch,) = [launch for launch in launches if "convolve_kernel" in launch.kernel]
     assert (launch.grid, launch.cluster) == ((blocks, 1, 1), cluster)
+
+
+def test_kernels_for_every_gpu_fit_the_smallest_blocks() -> None:
+    """Those of compute capabilities 8.6, 8.9 and 12.0."""
+    others = [launch for launch in rehearsal.everything() if "sm90" not in launch.kernel]
+    assert max(launch.shared for launch in others) <= 101376
+
+
+@pytest.mark.parametrize("plan", [Plan(1, 1, 1), Plan(1, 27, 1), Plan(2, 13, 2)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_fused_block_has_the_shared_memory_that_the_model_counts(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, plan: Plan
+) -> None:
+    monkeypatch.setattr(conv2d_relu_max_pool2d, "plan_of", lambda *_: plan)
+    x, w = torch.zeros((1, 8, 9, 57), dtype=dtype), torch.zeros((16, 8, 3, 3), dtype=dtype)
+    with rehearsal.rehearsing() as launches:
+        pool = ((3, 3), (2, 2), (0, 0))
+        conv2d_relu_max_pool2d.forward(x, w, None, (1, 1), (1, 1), (1, 1), 1, *pool, False)
+    assert launches[-1].shared == plan.shared_bytes(dtype.itemsize)
 
 
 @pytest.mark.parametrize("kernel", ["convolve_kernel", "weight_gradient_kernel"])
