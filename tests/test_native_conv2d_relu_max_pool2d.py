@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends import cuda
-from alexkern.backends.cuda import conv2d_relu, emulated, max_pool2d
+from alexkern.backends.cuda import conv2d_relu, emulated, max_pool2d, sm90
 from alexkern.backends.cuda import conv2d_relu_max_pool2d as native
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import Plan
 from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
@@ -379,6 +379,18 @@ def test_the_dispatchers_lists_go_the_way_of_pairs(generator: torch.Generator, m
     assert_same(offsets, wanted_offsets)
 
 
+def make_cheaper(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison gives the plan that it would, and this way the lesser time."""
+    compare = native.compare
+
+    def one_is_cheaper(*arguments: Any) -> Any:
+        plan, fused, separate = compare(*arguments)
+        times = (1.0, 2.0) if way == "fused" else (2.0, 1.0)
+        return plan, fused._replace(time=times[0]), separate._replace(time=times[1])
+
+    monkeypatch.setattr(native, "compare", one_is_cheaper)
+
+
 @pytest.mark.parametrize("cheaper", ["fused", "separate"])
 def test_a_call_follows_the_comparison(
     cheaper: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
@@ -387,14 +399,7 @@ def test_a_call_follows_the_comparison(
     launched = []
     launch = native.launch
     monkeypatch.setattr(native, "launch", lambda name, *rest: (launched.append((name, rest[-1])), launch(name, *rest)))
-    compare = native.compare
-
-    def one_is_cheaper(*arguments: Any) -> Any:
-        plan, fused, separate = compare(*arguments)
-        times = (1.0, 2.0) if cheaper == "fused" else (2.0, 1.0)
-        return plan, fused._replace(time=times[0]), separate._replace(time=times[1])
-
-    monkeypatch.setattr(native, "compare", one_is_cheaper)
+    make_cheaper(cheaper, monkeypatch)
     x, w, b = draw("odd_rows", torch.float16, generator, True)
     convolution = SHAPES["odd_rows"][2]
     output, _ = native.forward(x, w, b, *convolution, *POOL, False)
@@ -403,6 +408,32 @@ def test_a_call_follows_the_comparison(
         assert launched[0][0] == "conv2d_relu_max_pool2d_forward" and isinstance(launched[0][1], Plan)
     exact, _ = reference.forward(x.double(), w.double(), b.double(), *convolution, *POOL, False)
     assert_accurate(output, exact, reference.forward(x, w, b, *convolution, *POOL, False)[0])
+
+
+# Each with the kernel that a GPU of compute capability 9.0 takes where the fused one is the faster.
+ON_HOPPER = {
+    "served": ((1, 16, 9, 9), (16, 16, 3, 3), ((1, 1), (1, 1), (1, 1), 1), "sm90_convolve"),
+    "served in depth": ((1, 3, 39, 31), (20, 3, 11, 11), ((4, 4), (2, 2), (1, 1), 1), "sm90_convolve"),
+    "three channels": ((1, 3, 9, 9), (16, 3, 3, 3), ((1, 1), (1, 1), (1, 1), 1), FUSED),
+    "an odd number of filters": ((1, 16, 9, 9), (9, 16, 3, 3), ((1, 1), (1, 1), (1, 1), 1), FUSED),
+    "groups of 24 channels": ((1, 48, 9, 9), (16, 24, 3, 3), ((1, 1), (1, 1), (1, 1), 2), FUSED),
+}
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on the emulator")
+@pytest.mark.parametrize("shape", ON_HOPPER)
+def test_hopper_fuses_what_its_own_products_do_not_serve(
+    shape: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    make_cheaper("fused", monkeypatch)
+    launched = noted(monkeypatch, native, conv2d_relu, sm90)
+    input, filters, convolution, wanted = ON_HOPPER[shape]
+    x, w = (torch.randn(size, generator=generator).half() for size in (input, filters))
+    output, _ = native.forward(x, w, None, *convolution, *POOL, False)
+    assert [name for name in launched if name.endswith(("convolve", "pool2d_forward"))] == [wanted]
+    exact, _ = reference.forward(x.double(), w.double(), None, *convolution, *POOL, False)
+    assert_accurate(output, exact, reference.forward(x, w, None, *convolution, *POOL, False)[0])
 
 
 # Forward by forced plans and backward, of shapes whose tiles have one row and several, in a process of its own.
