@@ -16,7 +16,8 @@
 namespace ptx {
 
 // How a row's vectors of 16 bytes lie in shared memory: permuted within so many bytes by the number of the row, so that
-// eight rows' vectors of one number lie in different banks. Rows are that far apart, also where they are shorter.
+// eight rows' vectors of one number lie in different banks. Rows are as long as that: PTX does not say where shorter
+// ones lie, nor which of their bytes an mbarrier counts.
 enum class Swizzle { none, bytes_32, bytes_64, bytes_128 };
 
 #ifdef __CUDACC__
