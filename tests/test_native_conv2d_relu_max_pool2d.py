@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor
 
 from alexkern.accuracy import assert_accurate, assert_same
-from alexkern.backends.cuda import conv2d_relu, emulated, max_pool2d
+from alexkern.backends import cuda
+from alexkern.backends.cuda import conv2d_relu, emulated, max_pool2d, sm90
 from alexkern.backends.cuda import conv2d_relu_max_pool2d as native
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import Plan
 from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
-from alexkern.cost.chips import CHIPS
+from alexkern.cost.chips import CHIPS, like
 from alexkern.geometry import Geometry, pooling
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
@@ -31,6 +33,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 POOL = ((3, 3), (2, 2), (0, 0))
+ONE = ((1, 1), (0, 0), (1, 1))  # stride, padding, dilation
+FUSED = "conv2d_relu_max_pool2d_forward"
+SMALL_BLOCK = 101376  # bytes of shared memory that a block has at most on compute capabilities 8.6, 8.9 and 12.0
 DTYPES = [torch.float32, *HALVES]
 Args = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
 
@@ -303,6 +308,50 @@ def test_plans_fit_the_image_and_save_bytes(layer: str) -> None:
             assert fused.time >= fused.bytes / 1.5e6  # memory's pace, the model's
 
 
+@pytest.mark.parametrize("capability", [(8, 6), (8, 9), (12, 0)], ids=str)
+def test_no_plan_takes_more_shared_memory_than_a_block_may_have(capability: tuple[int, int]) -> None:
+    """Of many sizes, some of which take more where they may."""
+    chip, more = like("GeForce", capability, 16, SMALL_BLOCK), 0
+    for Q, P, dtype in itertools.product(range(3, 300, 4), (3, 15), DTYPES[:2]):
+        problem = native.problem_of(dtype, False, Geometry(64, 8, P, Q, 16, 1, 1, *ONE, 1), True)
+        plan, _, _ = native.compare(problem, chip)
+        assert plan is not None and plan.shared_bytes(dtype.itemsize) <= SMALL_BLOCK
+        wide, _, _ = native.compare(problem, replace(chip, shared_memory=CHIPS["A100"].shared_memory))
+        assert wide is not None
+        more += wide.shared_bytes(dtype.itemsize) > SMALL_BLOCK
+    assert more > 50
+
+
+def test_without_shared_memory_for_any_plan_there_are_two_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.empty((1, 8, 3, 127), device=DEVICE)
+    geometry = Geometry(*x.shape, 8, 1, 1, *ONE, 1)
+    assert native.plan_of(x, geometry, True) is not None
+    monkeypatch.setattr(native, "chip_of", lambda _: replace(CHIPS["A100"], num_sms=1, shared_memory=48 * 1024))
+    assert native.plan_of(x, geometry, True) is None
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on the emulator")
+def test_blocks_of_99_kib(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan for an A100 cannot be launched; the one for a chip of such blocks gives the bits of two kernels."""
+    x = torch.randn((1, 8, 3, 127), generator=generator).contiguous(memory_format=torch.channels_last)
+    arguments = (x, torch.randn((8, 8, 1, 1), generator=generator), None, *ONE, 1, *POOL, True)
+    module = emulated.load()
+    module.set_shared_memory_per_block(SMALL_BLOCK)
+    try:
+        with pytest.raises(RuntimeError, match=f"bytes of shared memory asked for, a block can have {SMALL_BLOCK}"):
+            native.forward(*arguments)
+        monkeypatch.setattr(cuda, "EMULATED", replace(cuda.EMULATED, shared_memory=SMALL_BLOCK))
+        launched = noted(monkeypatch, native)
+        values, offsets = native.forward(*arguments)
+        force(None, monkeypatch)
+        wanted, wanted_offsets = native.forward(*arguments)
+    finally:
+        module.set_shared_memory_per_block(CHIPS["H200"].shared_memory)
+    assert launched == [FUSED] and offsets is not None and wanted_offsets is not None
+    assert_same(values, wanted)
+    assert_same(offsets, wanted_offsets)
+
+
 def test_few_images_of_the_first_layer_are_fused() -> None:
     """One launch instead of two or three, where no GPU is full; many images have products enough without the halo's."""
     for multiprocessors in (108, 132, 148):
@@ -330,6 +379,18 @@ def test_the_dispatchers_lists_go_the_way_of_pairs(generator: torch.Generator, m
     assert_same(offsets, wanted_offsets)
 
 
+def make_cheaper(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison gives the plan that it would, and this way the lesser time."""
+    compare = native.compare
+
+    def one_is_cheaper(*arguments: Any) -> Any:
+        plan, fused, separate = compare(*arguments)
+        times = (1.0, 2.0) if way == "fused" else (2.0, 1.0)
+        return plan, fused._replace(time=times[0]), separate._replace(time=times[1])
+
+    monkeypatch.setattr(native, "compare", one_is_cheaper)
+
+
 @pytest.mark.parametrize("cheaper", ["fused", "separate"])
 def test_a_call_follows_the_comparison(
     cheaper: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
@@ -338,14 +399,7 @@ def test_a_call_follows_the_comparison(
     launched = []
     launch = native.launch
     monkeypatch.setattr(native, "launch", lambda name, *rest: (launched.append((name, rest[-1])), launch(name, *rest)))
-    compare = native.compare
-
-    def one_is_cheaper(*arguments: Any) -> Any:
-        plan, fused, separate = compare(*arguments)
-        times = (1.0, 2.0) if cheaper == "fused" else (2.0, 1.0)
-        return plan, fused._replace(time=times[0]), separate._replace(time=times[1])
-
-    monkeypatch.setattr(native, "compare", one_is_cheaper)
+    make_cheaper(cheaper, monkeypatch)
     x, w, b = draw("odd_rows", torch.float16, generator, True)
     convolution = SHAPES["odd_rows"][2]
     output, _ = native.forward(x, w, b, *convolution, *POOL, False)
@@ -354,6 +408,32 @@ def test_a_call_follows_the_comparison(
         assert launched[0][0] == "conv2d_relu_max_pool2d_forward" and isinstance(launched[0][1], Plan)
     exact, _ = reference.forward(x.double(), w.double(), b.double(), *convolution, *POOL, False)
     assert_accurate(output, exact, reference.forward(x, w, b, *convolution, *POOL, False)[0])
+
+
+# Each with the kernel that a GPU of compute capability 9.0 takes where the fused one is the faster.
+ON_HOPPER = {
+    "served": ((1, 16, 9, 9), (16, 16, 3, 3), ((1, 1), (1, 1), (1, 1), 1), "sm90_convolve"),
+    "served in depth": ((1, 3, 39, 31), (20, 3, 11, 11), ((4, 4), (2, 2), (1, 1), 1), "sm90_convolve"),
+    "three channels": ((1, 3, 9, 9), (16, 3, 3, 3), ((1, 1), (1, 1), (1, 1), 1), FUSED),
+    "an odd number of filters": ((1, 16, 9, 9), (9, 16, 3, 3), ((1, 1), (1, 1), (1, 1), 1), FUSED),
+    "groups of 24 channels": ((1, 48, 9, 9), (16, 24, 3, 3), ((1, 1), (1, 1), (1, 1), 2), FUSED),
+}
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="on the emulator")
+@pytest.mark.parametrize("shape", ON_HOPPER)
+def test_hopper_fuses_what_its_own_products_do_not_serve(
+    shape: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    make_cheaper("fused", monkeypatch)
+    launched = noted(monkeypatch, native, conv2d_relu, sm90)
+    input, filters, convolution, wanted = ON_HOPPER[shape]
+    x, w = (torch.randn(size, generator=generator).half() for size in (input, filters))
+    output, _ = native.forward(x, w, None, *convolution, *POOL, False)
+    assert [name for name in launched if name.endswith(("convolve", "pool2d_forward"))] == [wanted]
+    exact, _ = reference.forward(x.double(), w.double(), None, *convolution, *POOL, False)
+    assert_accurate(output, exact, reference.forward(x, w, None, *convolution, *POOL, False)[0])
 
 
 # Forward by forced plans and backward, of shapes whose tiles have one row and several, in a process of its own.

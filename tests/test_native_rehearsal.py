@@ -5,12 +5,17 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from alexkern.backends.cuda import conv2d_relu, dropout, emulated, max_pool2d, sm90
+from alexkern import geometry
+from alexkern.backends.cuda import DTYPES, conv2d_relu, conv2d_relu_max_pool2d, dropout, emulated, max_pool2d, sm90
+from alexkern.backends.cuda.layout import Packed
+from alexkern.cost.sm80_pooled import Plan
 from alexkern.tools import rehearsal
 
 pytestmark = pytest.mark.skipif(rehearsal.missing() is not None, reason=f"{rehearsal.missing()}")
@@ -58,6 +63,45 @@ def test_a_grid_is_of_whole_clusters_and_no_larger_than_its_tiles(
         conv2d_relu.forward(input, torch.zeros((8, 64, 1, 1), dtype=torch.float16), None, (1, 1), (0, 0), (1, 1), 1)
     (launch,) = [launch for launch in launches if "convolve_kernel" in launch.kernel]
     assert (launch.grid, launch.cluster) == ((blocks, 1, 1), cluster)
+
+
+def test_kernels_for_every_gpu_fit_the_smallest_blocks() -> None:
+    """Those of compute capabilities 8.6, 8.9 and 12.0."""
+    others = [launch for launch in rehearsal.everything() if "sm90" not in launch.kernel]
+    assert max(launch.shared for launch in others) <= 101376
+
+
+@pytest.mark.parametrize("plan", [Plan(1, 1, 1), Plan(1, 27, 1), Plan(2, 13, 2)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_fused_block_has_the_shared_memory_that_the_model_counts(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, plan: Plan
+) -> None:
+    monkeypatch.setattr(conv2d_relu_max_pool2d, "plan_of", lambda *_: plan)
+    x, w = torch.zeros((1, 8, 9, 57), dtype=dtype), torch.zeros((16, 8, 3, 3), dtype=dtype)
+    with rehearsal.rehearsing() as launches:
+        pool = ((3, 3), (2, 2), (0, 0))
+        conv2d_relu_max_pool2d.forward(x, w, None, (1, 1), (1, 1), (1, 1), 1, *pool, False)
+    assert launches[-1].shared == plan.shared_bytes(dtype.itemsize)
+
+
+@pytest.mark.parametrize("kernel", ["convolve_kernel", "weight_gradient_kernel"])
+def test_a_thread_whose_first_launch_has_tensor_maps(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    """The driver encodes none before a context is current in the thread, and nothing before has made one so."""
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    x, w, y = (
+        torch.zeros(size, dtype=torch.float16).to(memory_format=torch.channels_last)
+        for size in ((1, 64, 9, 9), (16, 64, 3, 3), (1, 16, 7, 7))
+    )
+    convolution = ((1, 1), (0, 0), (1, 1), 1)
+    calls = {
+        "convolve_kernel": partial(conv2d_relu.forward, x, w, None, *convolution),
+        "weight_gradient_kernel": partial(
+            conv2d_relu.weight_gradient, Packed(y, 16), x, w, geometry.convolution(x, w, *convolution)
+        ),
+    }
+    with rehearsal.rehearsing() as launches, ThreadPoolExecutor(1) as thread:
+        thread.submit(calls[kernel]).result()
+    assert "sm90" in launches[0].kernel and kernel in launches[0].kernel
 
 
 def test_nothing_is_launched_and_nothing_stays_behind() -> None:

@@ -84,7 +84,7 @@ ALL_THREE = ["sm90_convolve", "sm90_convolve", "sm90_weight_gradient"]
 SHAPES = {
     # Tiles that end within an image, pixels and filters that no tile divides, channels of a step and a half.
     "ragged": ((3, 104, 7, 9), (168, 104, 3, 3), ONE),
-    "groups": ((2, 128, 6, 5), (192, 64, 3, 2), ((1, 1), (2, 0), (1, 1), 2)),
+    "groups": ((2, 128, 6, 5), (128, 64, 3, 2), ((1, 1), (2, 0), (1, 1), 2)),
     "small steps": ((3, 48, 8, 7), (72, 48, 2, 3), ((1, 1), (0, 2), (1, 2), 1)),
 }
 
@@ -137,7 +137,7 @@ CLUSTERED = {
     "two": ((3, 104, 8, 9), (168, 104, 3, 3), ONE),
     "three and four": ((6, 48, 9, 8), (104, 48, 3, 2), ((1, 1), (0, 1), (1, 1), 1)),
     "four and five": ((8, 64, 8, 9), (64, 64, 2, 3), ((1, 1), (0, 0), (1, 1), 1)),
-    "three of two groups": ((6, 128, 9, 7), (192, 64, 3, 3), ((1, 1), (1, 1), (1, 1), 2)),
+    "three of two groups": ((6, 128, 9, 7), (128, 64, 3, 3), ((1, 1), (1, 1), (1, 1), 2)),
 }
 
 
@@ -287,7 +287,7 @@ def test_nan_and_infinities_stay_where_they_belong(generator: torch.Generator) -
     """A NaN reaches the outputs whose windows hold it and no others, ReLU and groups included."""
     x, w, _ = draw(torch.bfloat16, generator, (1, 96, 8, 8), (128, 48, 3, 3))
     x[0, 5, 2, 3] = math.nan
-    x[0, 90, 6, 6] = math.inf
+    x[0, 50, 6, 6] = math.inf  # of the second group, and brought with the first one's 48 channels
     args: Args = ((1, 1), (1, 1), (1, 1), 2)
     output = conv2d_relu.forward(x, w, None, *args)
     wanted = reference.forward(x.float(), w.float(), None, *args)
@@ -387,7 +387,8 @@ def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int
         assert times[chosen] > busy  # nothing is faster than the tensor cores
         if batch >= 64:
             assert times[chosen] < 3 * busy
-            assert chosen[2] == 2, "the second-level cache bounds them all"
+            # The second-level cache bounds them, but for wide tiles of small steps: those shared memory does.
+            assert chosen[2] == (1 if block_k == 48 and filters > 64 else 2)
         if batch >= 256:
             assert chosen[1] == 1, "many tiles need no splits"
 
@@ -417,10 +418,10 @@ def test_few_images_are_split_and_filters_fit(multiprocessors: int) -> None:
     assert math.ceil(192 / 128) * math.ceil(1600 / block_n) * splits >= multiprocessors * 3 // 4
 
 
-def test_steps_waste_least_and_the_kernels_have_what_the_model_counts_with() -> None:
+def test_steps_are_whole_rows_but_for_48_channels_and_the_kernels_have_what_the_model_counts_with() -> None:
     module = sm90.extension.cuda.module if DEVICE.type == "cuda" else emulated.load()
     assert module is not None
-    wanted = {8: 48, 48: 48, 64: 64, 96: 48, 104: 64, 192: 64, 256: 64}
+    wanted = {8: 64, 40: 64, 48: 48, 56: 64, 64: 64, 96: 64, 192: 64}
     assert {channels: block_k_of(channels) for channels in wanted} == wanted
     assert all(module.sm90_block_k_of(channels) == block_k_of(channels) for channels in range(1, 1000))
     block_m, block_n, weight_block_n = module.sm90_tiles

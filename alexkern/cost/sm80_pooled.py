@@ -5,17 +5,29 @@ FLOPs that run twice and a longer epilogue against bytes that do not move; times
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.sm80 import BLOCK_STEPS, BYTES, SECOND_PASS, TILES, forward_product, product_time, steps_in, time_of
+from alexkern.cost.sm80 import (
+    BLOCK_STEPS,
+    BYTES,
+    SECOND_PASS,
+    STEP_BYTES,
+    TILES,
+    forward_product,
+    product_time,
+    steps_in,
+    time_of,
+)
 from alexkern.cost.sm80 import choose as choose_product
 from alexkern.geometry import Geometry
 
 FIRST_TILE = 1  # of TILES that are compiled, as conv2d_relu_max_pool2d.h has it
+STAGES = 3  # of the product, as conv2d_relu/traits.cuh has them
 POOL_STEPS = 4.0  # what pooling a tile takes, in steps of the product (counted in instructions)
 IEEE_STEP_COST = 4.0  # how much longer a step takes without tensor cores
 MOST_TILES = 8  # side by side, more than must be, which may leave fewer places empty
@@ -55,6 +67,11 @@ class Plan(NamedTuple):
         m, n = TILES[self.tile]
         return f"{m} x {n}, {self.segment} x {self.windows} windows"
 
+    def shared_bytes(self, itemsize: int) -> int:
+        """Of a block: the product's stages, the tile's pixels and biases, and the two rows above it."""
+        m, n = TILES[self.tile]
+        return STAGES * (m + n) * STEP_BYTES + 12 * m + 4 * n + 2 * (2 * self.windows + 1) * (n * itemsize + 16)
+
 
 class Cost(NamedTuple):
     """flops counts a multiply-add as two; bytes go to or come from the GPU's memory; time is in units of its own."""
@@ -65,9 +82,9 @@ class Cost(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The fused kernel's best plan, its cost, and that of two kernels."""
+    """The fused kernel's best plan, None where the chip has too little shared memory; its cost; that of two kernels."""
 
-    plan: Plan
+    plan: Plan | None
     fused: Cost
     separate: Cost
 
@@ -86,12 +103,14 @@ def compare(problem: Problem, chip: Chip) -> Comparison:
         plan: _cost_of(plan, problem, float(inputs + outputs), chip)
         for tile in range(FIRST_TILE, len(TILES))
         for plan in _plans(tile, pooled_P, pooled_Q)
+        if plan.shared_bytes(itemsize) <= chip.shared_memory
     }
-    best = min(costs, key=lambda plan: costs[plan].time)
+    best = min(costs, key=lambda plan: costs[plan].time, default=None)
+    fused = Cost(math.inf, math.inf, math.inf) if best is None else costs[best]
     product = forward_product(geometry, channels)
     products = problem.step_cost * time_of(choose_product(itemsize, product, chip), itemsize, product, chip)
     time = max(products, (inputs + between) / BYTES) + SECOND_PASS + (between + outputs) / BYTES
-    return Comparison(best, costs[best], Cost(problem.flops(pixels), float(inputs + 2 * between + outputs), time))
+    return Comparison(best, fused, Cost(problem.flops(pixels), float(inputs + 2 * between + outputs), time))
 
 
 def _plans(tile: int, P: int, Q: int) -> Iterator[Plan]:

@@ -54,8 +54,8 @@ class Choice(NamedTuple):
 
 
 def block_k_of(channels: int) -> int:
-    """Channels of a step for so many of a group: what wastes least."""
-    return min(LARGE_BLOCK_K, SMALL_BLOCK_K, key=lambda block_k: cdiv(channels, block_k) * block_k)
+    """Channels of a step for so many of a group: 64, which are a row of a tile; 48 where there are 48."""
+    return SMALL_BLOCK_K if channels == SMALL_BLOCK_K else LARGE_BLOCK_K
 
 
 @lru_cache(maxsize=1024)
@@ -84,8 +84,8 @@ def modelled_cycles(work: Work, choice: Choice, chip: Chip) -> float:
     n, splits, cluster = choice
     # A block has the values of both tiles, and fetches its part of those that its cluster shares.
     multiplied = BLOCK_M * n * block_k / chip.half
-    # Each of the two warpgroups reads its own rows of A and all of B; TMA writes both once.
-    shared = ((BLOCK_M + n) + BLOCK_M + 2 * n) * block_k * 2 / SHARED_BYTES
+    # TMA writes both tiles in whole rows, and each of the two warpgroups reads its own rows of A and all of B.
+    shared = ((BLOCK_M + n) * LARGE_BLOCK_K + (BLOCK_M + 2 * n) * block_k) * 2 / SHARED_BYTES
     fetched = (BLOCK_M + n / cluster) * block_k * 2 / chip.l2_bytes
     stored = BLOCK_M * n * (4 if splits > 1 or sums else 2) / chip.l2_bytes
     # A cluster takes as many tiles at once as it has blocks, one below the other.

@@ -129,7 +129,7 @@ def _calls() -> Iterator[Callable[[], None]]:
     arithmetic = [(dtype, False) for dtype in DTYPES] + [(torch.float32, True)]
     for (dtype, tf32), tile, channels in itertools.product(arithmetic, range(len(sm80.TILES)), (3, 8)):
         yield partial(_convolve, dtype, tf32, tile, channels)
-    for dtype, tile, channels, cluster in itertools.product(DTYPES[1:], cost.BLOCK_N, (8, 64), (1, 2)):
+    for dtype, tile, channels, cluster in itertools.product(DTYPES[1:], cost.BLOCK_N, (48, 64), (1, 2)):
         yield partial(_convolve_on_sm90, dtype, tile, channels, cluster)
     for dtype in DTYPES[1:]:
         yield partial(_drop_on_sm90, dtype)

@@ -48,6 +48,9 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.def(
         "set_seed", [](std::uint64_t seed) { emulator::options().seed = seed; },
         "Decides what CUDA leaves open in the next launches: orders, and when copies and products take effect.");
+    m.def(
+        "set_shared_memory_per_block", [](std::size_t bytes) { emulator::options().shared_memory_per_block = bytes; },
+        "The most that a block of the next launches may have.");
     bind_operators(m);
 }
 

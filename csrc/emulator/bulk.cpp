@@ -29,7 +29,8 @@ void check_common(const TensorMap& map, unsigned inner_bytes) {
     }
     if (inner_bytes % 16 != 0) reject("the innermost part of a box is a multiple of 16 bytes");
     const unsigned width = kSwizzleBytes[static_cast<int>(map.swizzle)];
-    if (width != 0 && inner_bytes > width) reject("the innermost part of a box is wider than the swizzle");
+    // Of a narrower one it is not documented how far apart its rows lie, and which bytes complete_tx counts.
+    if (width != 0 && inner_bytes != width) reject("the innermost part of a box is not as wide as the swizzle");
 }
 
 TensorMap begin(void* data, unsigned element_bytes, unsigned rank, const std::uint64_t* sizes,
@@ -46,19 +47,17 @@ TensorMap begin(void* data, unsigned element_bytes, unsigned rank, const std::ui
     return map;
 }
 
-// How rows lie in shared memory: `pitch` apart, their 16-byte pieces permuted within 128, 64 or 32 bytes.
+// How rows lie in shared memory: side by side, their 16-byte pieces permuted within 128, 64 or 32 bytes.
 struct Rows {
     std::uint32_t first;
-    unsigned pitch, swizzle;
+    unsigned bytes, swizzle;
 
-    Rows(const TensorMap& map, std::uint32_t first, unsigned inner_bytes) : first(first) {
-        const unsigned width = kSwizzleBytes[static_cast<int>(map.swizzle)];
-        pitch = width == 0 ? inner_bytes : width;
-        swizzle = width == 0 ? 0 : width / 16 - 1;
+    Rows(const TensorMap& map, std::uint32_t first, unsigned bytes) : first(first), bytes(bytes) {
+        swizzle = map.swizzle == Swizzle::none ? 0 : bytes / 16 - 1;
     }
 
     std::uint32_t at(std::uint64_t row, unsigned byte) const {
-        const auto address = static_cast<std::uint32_t>(first + row * pitch + byte);
+        const auto address = static_cast<std::uint32_t>(first + row * bytes + byte);
         return address ^ (address >> 7 & swizzle) << 4;
     }
 };

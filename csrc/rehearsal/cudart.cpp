@@ -10,6 +10,7 @@
 #include <cstring>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 namespace {
 
@@ -19,6 +20,7 @@ using Listener = void (*)(const char* kernel, const unsigned* sizes, std::size_t
 Listener listener = nullptr;
 cudaError_t launch_status = cudaSuccess;
 int driver_version = CUDART_VERSION;
+thread_local bool bound = false;  // a context is current, since cudaSetDevice or a launch
 
 std::unordered_map<const void*, std::string>& kernels() {
     static std::unordered_map<const void*, std::string> names;  // by the host's function
@@ -54,6 +56,7 @@ cudaError_t __cudaPopCallConfiguration(dim3*, dim3*, std::size_t*, void*) { retu
 }  // extern "C"
 
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* kernel, void**) {
+    bound = true;
     if (listener != nullptr) {
         const dim3 &grid = config->gridDim, &block = config->blockDim;
         unsigned cluster = 1;
@@ -69,6 +72,11 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* ke
 // A driver's function for tensor maps, which nobody will use.
 template <typename... Arguments>
 CUresult encode_nothing(Arguments...) {
+    return bound ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+}
+
+CUresult current_context(CUcontext* context) {
+    *context = bound ? reinterpret_cast<CUcontext>(&bound) : nullptr;
     return CUDA_SUCCESS;
 }
 
@@ -76,10 +84,26 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, 
                                              cudaDriverEntryPointQueryResult* found) {
     const decltype(&cuTensorMapEncodeTiled) tiled = encode_nothing;
     const decltype(&cuTensorMapEncodeIm2col) im2col = encode_nothing;
-    const bool is_tiled = std::strcmp(name, "cuTensorMapEncodeTiled") == 0;
-    const bool is_im2col = std::strcmp(name, "cuTensorMapEncodeIm2col") == 0;
-    *function = is_tiled ? reinterpret_cast<void*>(tiled) : is_im2col ? reinterpret_cast<void*>(im2col) : nullptr;
+    const std::pair<const char*, void*> functions[] = {
+        {"cuTensorMapEncodeTiled", reinterpret_cast<void*>(tiled)},
+        {"cuTensorMapEncodeIm2col", reinterpret_cast<void*>(im2col)},
+        {"cuCtxGetCurrent", reinterpret_cast<void*>(current_context)},
+    };
+    *function = nullptr;
+    for (const auto& [known, of_it] : functions) {
+        if (std::strcmp(name, known) == 0) *function = of_it;
+    }
     *found = *function != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+    *device = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int) {
+    bound = true;
     return cudaSuccess;
 }
 

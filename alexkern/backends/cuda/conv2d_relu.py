@@ -219,6 +219,12 @@ def _reduce(partials: Tensor, groups: int, channels: int, bias: Tensor | None, o
     )
 
 
+def on_sm90(input: Tensor, geometry: Geometry) -> bool:
+    """Whether csrc/cuda/sm90 serves this convolution."""
+    seen = geometry.in_depth(space_to_depth.FACTOR) if goes_deep(input, geometry) else geometry
+    return sm90.convolves(input, seen, padded(seen.C // seen.groups, input.dtype))
+
+
 def is_tf32(tensor: Tensor) -> bool:
     """Whether torch's own convolution would take TF32 for this tensor."""
     if tensor.dtype != torch.float32:

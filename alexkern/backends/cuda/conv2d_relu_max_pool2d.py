@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d, sm90, strides
+from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d, strides
 from alexkern.backends.cuda.conv2d_relu import CHUNKS_AT_ONCE
 from alexkern.backends.cuda.layout import COPY_BYTES, Packed, operands, padded, workspace
 from alexkern.cost.sm80_pooled import Plan, Problem, compare
@@ -130,8 +130,8 @@ def _unpooled(
 
 def plan_of(input: Tensor, geometry: Geometry, save_offsets: bool) -> Plan | None:
     """The fused kernel's plan where that is faster than two kernels, else None."""
-    if sm90.device_of(input) is not None:
-        return None  # csrc/cuda/sm90's products are those of wgmma, and the fused kernel's are not
+    if conv2d_relu.on_sm90(input, geometry):
+        return None  # by wgmma, which the fused kernel does not multiply by
     problem = problem_of(input.dtype, conv2d_relu.is_tf32(input), geometry, save_offsets)
     plan, fused, separate = compare(problem, chip_of(input))
     return plan if fused.time < separate.time else None

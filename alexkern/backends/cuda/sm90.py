@@ -73,9 +73,7 @@ def plan(images: Packed, output: Tensor, geometry: Geometry, transposed: bool) -
             return None
         geometry = geometry.turned()
     filters, channels = geometry.GEMM_N, images.channels
-    if filters % 2 != 0 or not _gathers(geometry, channels):
-        return None
-    if geometry.groups > 1 and channels % model.block_k_of(channels) != 0:  # a step would reach into the next group
+    if not _multiplies(geometry, channels):
         return None
     direct = filters % VALUES_PER_COPY == 0 and is_dense(output) and output.data_ptr() % 16 == 0
     choice = choose(device, model.convolution_work(geometry, channels, not direct), False)
@@ -157,6 +155,18 @@ def weight_gradient(grad: Packed, images: Packed, geometry: Geometry) -> Tensor 
 def serves(input: Tensor, geometry: Geometry) -> bool:
     """Whether a convolution of one group and its weight gradient are served here, over images made of `input`."""
     return device_of(input) is not None and _gathers(geometry, geometry.C)
+
+
+def convolves(input: Tensor, geometry: Geometry, channels: int) -> bool:
+    """Whether `plan` serves a convolution over images made of `input`, so many channels of a group."""
+    return device_of(input) is not None and _multiplies(geometry, channels)
+
+
+@lru_cache(maxsize=1024)
+def _multiplies(geometry: Geometry, channels: int) -> bool:
+    """Whether there is a product for these filters: their sums are stored in pairs, and no step may overrun a group."""
+    overruns = geometry.groups > 1 and channels % model.block_k_of(channels) != 0
+    return geometry.GEMM_N % 2 == 0 and not overruns and _gathers(geometry, channels)
 
 
 @lru_cache(maxsize=1024)

@@ -9,12 +9,15 @@
 
 #include <stdexcept>
 #include <string>
+
+#include "errors.cuh"
 #endif
 
 namespace ptx {
 
 // How a row's vectors of 16 bytes lie in shared memory: permuted within so many bytes by the number of the row, so that
-// eight rows' vectors of one number lie in different banks. Rows are that far apart, also where they are shorter.
+// eight rows' vectors of one number lie in different banks. Rows are as long as that: PTX does not say where shorter
+// ones lie, nor which of their bytes an mbarrier counts.
 enum class Swizzle { none, bytes_32, bytes_64, bytes_128 };
 
 #ifdef __CUDACC__
@@ -33,6 +36,17 @@ Function driver_function(const char* name) {
     return reinterpret_cast<Function>(function);
 }
 
+// Encoding wants a current context. A thread that has not called CUDA before has none: then its device's primary one.
+inline void bind_context() {
+    static const auto current = driver_function<decltype(&cuCtxGetCurrent)>("cuCtxGetCurrent");
+    CUcontext context = nullptr;
+    if (current(&context) == CUDA_SUCCESS && context != nullptr) return;
+    int device = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess) status = cudaSetDevice(device);
+    if (status != cudaSuccess) throw std::runtime_error("making a GPU's context current: " + take_error(status));
+}
+
 inline void check(CUresult status, const char* name) {
     if (status != CUDA_SUCCESS) throw std::runtime_error(std::string(name) + ": error " + std::to_string(status));
 }
@@ -48,6 +62,7 @@ TensorMap encode_tiled(const void* data, const std::uint64_t (&sizes)[kRank], co
                        const std::uint32_t (&box)[kRank], Swizzle swizzle) {
 #ifdef __CUDACC__
     static const auto encode = detail::driver_function<decltype(&cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
+    detail::bind_context();
     std::uint32_t steps[kRank];
     for (std::uint32_t& step : steps) step = 1;
     TensorMap map;
@@ -69,6 +84,7 @@ inline TensorMap encode_im2col(const void* data, const std::uint64_t (&sizes)[4]
                                std::uint32_t pixels, const std::uint32_t (&steps)[2], Swizzle swizzle) {
 #ifdef __CUDACC__
     static const auto encode = detail::driver_function<decltype(&cuTensorMapEncodeIm2col)>("cuTensorMapEncodeIm2col");
+    detail::bind_context();
     const std::uint32_t all_steps[4] = {1, steps[0], steps[1], 1};
     TensorMap map;
     detail::check(

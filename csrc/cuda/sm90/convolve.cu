@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
             int tap = at.first / p.channel_steps, c = at.first % p.channel_steps * kBlockK;
             int r = tap / p.S, s = tap % p.S;
             ring.produce(at.steps, [&] {
-                ptx::mbarrier_arrive_expect_tx(ring.full(), (kBlockM + kBlockN) * kBlockK * 2);
+                ptx::mbarrier_arrive_expect_tx(ring.full(), Stages::kStage);
                 ptx::tma_load_im2col(ring.tile_a(), p.input, ring.full(), group * p.C + c, w, h, n,
                                      static_cast<std::uint16_t>(s * p.horizontal.dilation),
                                      static_cast<std::uint16_t>(r * p.vertical.dilation));
@@ -152,9 +152,9 @@ void run(const ConvolveParams& v, Stream stream) {
     p.gemm_m = std::int64_t{v.N} * v.P * v.Q;
     p.taps = v.R * v.S;
     p.channel_steps = divide_up(v.C, kBlockK);
-    p.input = input_map(v, kBlockK, kBlockM);
+    p.input = input_map(v, kBlockM);
     p.filters = ptx::encode_tiled<3>(v.filters, {u64(v.C), u64(p.taps), u64(v.groups) * v.K},
-                                     {u64(v.C) * 2, u64(p.taps) * v.C * 2}, {kBlockK, 1, Stages::kPartB},
+                                     {u64(v.C) * 2, u64(p.taps) * v.C * 2}, {kRowValues, 1, Stages::kPartB},
                                      ptx::Swizzle::bytes_128);
     if (v.partials == nullptr) {
         p.output = ptx::encode_tiled<3>(v.output, {u64(v.K), u64(v.groups), u64(p.gemm_m)},

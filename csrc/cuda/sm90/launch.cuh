@@ -50,9 +50,9 @@ inline Tiles tiles_of(std::int64_t across, std::int64_t down, std::int64_t split
             static_cast<unsigned>(count)};
 }
 
-// Of (N, H, W, groups, C), by which taps gather `pixels` outputs' inputs, `channels` at a time.
+// Of (N, H, W, groups, C), by which taps gather `pixels` outputs' inputs, kRowValues channels at a time.
 template <typename Params>
-ptx::TensorMap input_map(const Params& v, int channels, int pixels) {
+ptx::TensorMap input_map(const Params& v, int pixels) {
     const auto u64 = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
     const auto u32 = [](int value) { return static_cast<std::uint32_t>(value); };
     const std::uint64_t pixel = u64(v.groups) * v.C * 2;  // bytes
@@ -62,8 +62,8 @@ ptx::TensorMap input_map(const Params& v, int channels, int pixels) {
     };
     return ptx::encode_im2col(v.input, {u64(v.groups) * v.C, u64(v.W), u64(v.H), u64(v.N)},
                               {pixel, pixel * v.W, pixel * v.W * v.H}, {-v.horizontal.padding, -v.vertical.padding},
-                              {upper(v.horizontal, v.Q, v.W), upper(v.vertical, v.P, v.H)}, u32(channels), u32(pixels),
-                              {u32(v.horizontal.stride), u32(v.vertical.stride)}, ptx::Swizzle::bytes_128);
+                              {upper(v.horizontal, v.Q, v.W), upper(v.vertical, v.P, v.H)}, u32(kRowValues),
+                              u32(pixels), {u32(v.horizontal.stride), u32(v.vertical.stride)}, ptx::Swizzle::bytes_128);
 }
 
 }  // namespace alexkern::sm90

@@ -7,8 +7,9 @@
 // Blocks of a cluster have the same B: each fetches its part of it for all of them. A stage may be filled anew when the
 // warps of all of them have done with it, so these release it in every block.
 //
-// A row of a tile is 128 bytes, swizzled. Rows run along GEMM_K (a step of 48 channels leaves the last 32 bytes
-// unused), or along GEMM_M and GEMM_N: then a tile is blocks of 64 of those by 64 of GEMM_K.
+// A row of a tile is 128 bytes, swizzled, and TMA writes all of them. Rows run along GEMM_K (the last 32 bytes of a
+// step of 48 channels are not multiplied), or along GEMM_M and GEMM_N: then a tile is blocks of 64 of those by 64 of
+// GEMM_K.
 #pragma once
 
 #include "../ptx/barrier.cuh"
@@ -23,7 +24,7 @@ namespace alexkern::sm90 {
 
 constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup;  // two that multiply, one of which a thread fetches
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
-constexpr int kRowBytes = 128, kSharedBytes = 227 * 1024;
+constexpr int kRowBytes = 128, kRowValues = kRowBytes / 2, kSharedBytes = 227 * 1024;
 
 template <int kBlockN, int kStagingBytes, int kCluster = 1>
 struct Ring {

@@ -108,7 +108,7 @@ void run(const WeightGradientParams& v, Stream stream) {
     p.pixels = std::int64_t{v.N} * v.P * v.Q;
     p.taps = v.R * v.S;
     p.channel_slices = divide_up(v.C, kSlice);
-    p.input = input_map(v, kSlice, kPixels);
+    p.input = input_map(v, kPixels);
     p.grad =
         ptx::encode_tiled<3>(v.grad, {u64(v.K), u64(v.groups), u64(p.pixels)}, {u64(v.K) * 2, u64(v.groups) * v.K * 2},
                              {kSlice, 1, kPixels}, ptx::Swizzle::bytes_128);

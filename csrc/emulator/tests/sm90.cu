@@ -126,24 +126,24 @@ void load(const ptx::TensorMap& map, const Pixels& at, bool im2col, Swizzle swiz
     expect_equal(output.download(), wanted, "word");
 }
 
-// Boxes of a tensor of 5 x 7 x 40 values, inside and over its edges.
+// Boxes of a tensor of 5 x 7 x 72 values, inside and over its edges.
 void test_tma_tile() {
-    const std::vector<std::uint16_t> values = counting(5 * 7 * 40);
+    const std::vector<std::uint16_t> values = counting(5 * 7 * 72);
     DeviceArray<std::uint16_t> tensor(values);
     for (const Swizzle swizzle : {Swizzle::none, Swizzle::bytes_32, Swizzle::bytes_64, Swizzle::bytes_128}) {
         const int width = kSwizzleBytes[static_cast<int>(swizzle)];
-        for (const int inner : {8, 16, 32}) {
-            if (width != 0 && inner * 2 > width) continue;
+        for (const int inner : {8, 16, 32, 64}) {
+            if (width != 0 && inner * 2 != width) continue;
             const std::uint32_t box[3] = {static_cast<std::uint32_t>(inner), 4, 3};
-            const ptx::TensorMap map = ptx::encode_tiled<3>(tensor.data(), {40, 7, 5}, {80, 560}, box, swizzle);
+            const ptx::TensorMap map = ptx::encode_tiled<3>(tensor.data(), {72, 7, 5}, {144, 1008}, box, swizzle);
             for (const Pixels& at :
-                 {Pixels{8, 1, 1, 0, 0, 0}, Pixels{-3, -1, -2, 0, 0, 0}, Pixels{35, 5, 3, 0, 0, 0}}) {
+                 {Pixels{8, 1, 1, 0, 0, 0}, Pixels{-3, -1, -2, 0, 0, 0}, Pixels{67, 5, 3, 0, 0, 0}}) {
                 std::vector<std::uint16_t> wanted;
                 for (int z = at.h; z < at.h + 3; ++z) {
                     for (int y = at.w; y < at.w + 4; ++y) {
                         for (int x = at.c; x < at.c + inner; ++x) {
-                            const bool there = x >= 0 && x < 40 && y >= 0 && y < 7 && z >= 0 && z < 5;
-                            wanted.push_back(there ? values[(z * 7 + y) * 40 + x] : std::uint16_t{0});
+                            const bool there = x >= 0 && x < 72 && y >= 0 && y < 7 && z >= 0 && z < 5;
+                            wanted.push_back(there ? values[(z * 7 + y) * 72 + x] : std::uint16_t{0});
                         }
                     }
                 }
@@ -158,7 +158,8 @@ struct Convolution {
 };
 
 // `pixels` outputs, from number m on, of a convolution's tap (r, s): each found from its number alone.
-void im2col(const Convolution& v, int m, int r, int s, int c, int channels, int pixels) {
+void im2col(const Convolution& v, int m, int r, int s, int c, int pixels) {
+    constexpr int kChannels = 64;  // of a copy: the swizzle's 128 bytes
     const int P = (v.H + 2 * v.padding - v.R) / v.stride + 1, Q = (v.W + 2 * v.padding - v.S) / v.stride + 1;
     const std::vector<std::uint16_t> values = counting(static_cast<std::size_t>(v.N) * v.H * v.W * v.C);
     DeviceArray<std::uint16_t> tensor(values);
@@ -169,32 +170,32 @@ void im2col(const Convolution& v, int m, int r, int s, int c, int channels, int 
     const ptx::TensorMap map = ptx::encode_im2col(
         tensor.data(), {size(v.C), size(v.W), size(v.H), size(v.N)},
         {size(v.C) * 2, size(v.W) * v.C * 2, size(v.H) * v.W * v.C * 2}, {-v.padding, -v.padding}, {upper_w, upper_h},
-        static_cast<std::uint32_t>(channels), static_cast<std::uint32_t>(pixels),
+        kChannels, static_cast<std::uint32_t>(pixels),
         {static_cast<std::uint32_t>(v.stride), static_cast<std::uint32_t>(v.stride)}, Swizzle::bytes_128);
     std::vector<std::uint16_t> wanted;
     for (int i = m; i < m + pixels; ++i) {
         const int n = i / (P * Q), h = i / Q % P * v.stride - v.padding + r, w = i % Q * v.stride - v.padding + s;
-        for (int k = c; k < c + channels; ++k) {
+        for (int k = c; k < c + kChannels; ++k) {
             const bool there = n < v.N && h >= 0 && h < v.H && w >= 0 && w < v.W && k < v.C;
             wanted.push_back(there ? values[((static_cast<std::size_t>(n) * v.H + h) * v.W + w) * v.C + k]
                                    : std::uint16_t{0});
         }
     }
     const Pixels at = {c, m % Q * v.stride - v.padding, m / Q % P * v.stride - v.padding, m / (P * Q), s, r};
-    load(map, at, true, Swizzle::bytes_128, pixels, channels, wanted);
+    load(map, at, true, Swizzle::bytes_128, pixels, kChannels, wanted);
 }
 
 void test_tma_im2col() {
     const Convolution thirteen = {2, 13, 13, 64, 3, 3, 1, 1};
-    im2col(thirteen, 0, 0, 2, 0, 64, 128);
-    im2col(thirteen, 128, 0, 0, 0, 64, 128);
-    im2col(thirteen, 128, 2, 2, 0, 64, 128);
-    im2col(thirteen, 256, 1, 1, 0, 64, 128);  // over the end of the last image
+    im2col(thirteen, 0, 0, 2, 0, 128);
+    im2col(thirteen, 128, 0, 0, 0, 128);
+    im2col(thirteen, 128, 2, 2, 0, 128);
+    im2col(thirteen, 256, 1, 1, 0, 128);  // over the end of the last image
     const Convolution strided = {3, 14, 11, 40, 5, 3, 2, 1};
-    im2col(strided, 0, 4, 2, 32, 64, 24);  // over the end of the channels
-    im2col(strided, 17, 1, 0, 0, 40, 50);
-    im2col({2, 9, 9, 48, 3, 3, 1, 0}, 45, 2, 1, 0, 48, 64);
-    im2col({1, 6, 6, 16, 5, 5, 1, 2}, 3, 0, 4, 0, 16, 32);
+    im2col(strided, 0, 4, 2, 32, 24);  // over the end of the channels
+    im2col(strided, 17, 1, 0, 0, 50);
+    im2col({2, 9, 9, 48, 3, 3, 1, 0}, 45, 2, 1, 0, 64);
+    im2col({1, 6, 6, 16, 5, 5, 1, 2}, 3, 0, 4, 0, 32);
 }
 
 // ---- TMA stores: the box that lies in shared memory, as far as the tensor goes
