@@ -126,6 +126,7 @@ def test_the_fastest_of_them_torch_included(found: Callable[[Known], Any]) -> No
     }
     found({"conv2d_relu": {"cuda": cuda | {"passed": False}, "triton": triton}})
     assert taken(dtype=torch.float16) == "torch"
+    dispatch._warned.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch is faster: nothing to say
         dispatch.serving("auto", "conv2d_relu", GPU, torch.float16)
@@ -143,10 +144,12 @@ def test_float32_as_torch_multiplies_it_now(operator: str, is_conv: bool, found:
             settings[0].fp32_precision, settings[1].fp32_precision = conv, matmul
             assert taken(operator, torch.float32) == ("triton" if ours == "tf32" else "torch")
             assert taken("dropout", torch.float32) == "torch"  # which multiplies nothing
+        assert read == [GPU]
+        found({operator: {"cuda": timed({"float32": 0.1, "tf32": 0.1}, theirs)}})
+        assert taken(operator, torch.float32) == "cuda"
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value
-    assert read == [GPU]
 
 
 def test_a_record_is_read_once_and_again_when_told(found: Callable[[Known], Any]) -> None:
