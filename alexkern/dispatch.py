@@ -6,6 +6,7 @@ resolves it once, in the forward, before autograd records anything, and carries 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import warnings
@@ -156,15 +157,22 @@ def _warn_once(operator: str, reasons: dict[str, str | None]) -> None:
 def _arithmetics(operator: str, dtype: torch.dtype) -> tuple[str, ...]:
     """What an operator may be computed in, as `alexkern verify` calls it."""
     name = str(dtype).removeprefix("torch.")
-    return (name, "tf32") if dtype == torch.float32 and hasattr(definition(operator), "PRECISION") else (name,)
+    return (name, "tf32") if dtype == torch.float32 and _precision(operator) is not None else (name,)
 
 
 def _arithmetic(operator: str, dtype: torch.dtype) -> str:
     """That of them which torch's settings ask for on a GPU."""
-    names = _arithmetics(operator, dtype)
+    setting = _precision(operator) if dtype == torch.float32 else None
     # As kernels/precision.py reads it.
-    is_tf32 = len(names) > 1 and torch._C._get_fp32_precision_getter("cuda", definition(operator).PRECISION) == "tf32"
-    return names[1 if is_tf32 else 0]
+    if setting is not None and torch._C._get_fp32_precision_getter("cuda", setting) == "tf32":
+        return "tf32"
+    return str(dtype).removeprefix("torch.")
+
+
+@functools.cache
+def _precision(operator: str) -> str | None:
+    """The setting that says whether float32 is multiplied as TF32, of an operator that multiplies matrices."""
+    return getattr(definition(operator), "PRECISION", None)
 
 
 def absent(name: str, operator: str) -> str | None:
