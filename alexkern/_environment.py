@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 Backend = Literal["auto", "cuda", "triton", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+SWITCHABLE = tuple(name for name in BACKENDS if name not in ("auto", "torch"))
 MINIMUM_ARCH = 80  # of the kernels: 10 * compute capability
 _SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _SWITCHES = f"one of {', '.join(_SWITCH)}"
@@ -62,6 +63,14 @@ def _archs(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _kernels(text: str) -> frozenset[str]:
+    """As triton and cuda.conv2d_relu; which operators there are is not known here."""
+    found = [word for word in re.split(r"[,\s]+", text.lower()) if word]
+    if not found or not all(re.fullmatch(rf"({'|'.join(SWITCHABLE)})(\.\w+)?", word) for word in found):
+        raise ValueError
+    return frozenset(found)
+
+
 VARIABLES = {
     "ALEXKERN_BACKEND": Variable(
         "choice",
@@ -69,6 +78,13 @@ VARIABLES = {
         "the backend that serves calls, until `alexkern.set_backend`",
         partial(_choice, {name: name for name in BACKENDS}),
         "auto",
+    ),
+    "ALEXKERN_DISABLE": Variable(
+        "list",
+        f"{' or '.join(SWITCHABLE)}, whole or with an operator, such as cuda.conv2d_relu,triton",
+        "kernels that serve no call, asked for by name or not",
+        _kernels,
+        frozenset(),
     ),
     "ALEXKERN_EMULATE": Variable(
         "choice",

@@ -6,26 +6,32 @@ resolves it once, in the forward, before autograd records anything, and carries 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from alexkern import trusted
 from alexkern._environment import BACKENDS, Backend, read
 from alexkern.errors import BackendUnavailable
 
-# In the order in which "auto" asks them; which of the two GPU backends is faster has not been measured. Each package
-# has one module an operator, with the same forward and backward in it.
+# In the order in which "auto" takes them where nothing is known of their times. Each package has one module an
+# operator, with the same forward and backward in it.
 PACKAGES = {"cuda": "alexkern.backends.cuda", "triton": "alexkern.kernels", "torch": "alexkern.backends.torch"}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of kernels
 
+Key = tuple[str, str, torch.device, torch.dtype]
 
 _setting: Backend = read("ALEXKERN_BACKEND")
-_resolved: dict[tuple[str, str, torch.device, torch.dtype], ModuleType] = {}
+_resolved: dict[Key, ModuleType] = {}
+_by_arithmetic: dict[Key, dict[str, ModuleType]] = {}  # where float32 and TF32 are served by different ones
 _warned: set[str] = set()
 
 
@@ -70,14 +76,35 @@ def resolve(operator: str, input: Tensor) -> ModuleType:
     key = (_setting, operator, input.device, input.dtype)
     module = _resolved.get(key)
     if module is None:
-        name = serving(_setting, operator, input.device.type, input.dtype)
-        module = _resolved[key] = implementation(name, operator)
+        modules = _by_arithmetic.get(key) or _decide(key)
+        module = modules[_arithmetic(operator, input.dtype)]
     return module
+
+
+def _decide(key: Key) -> dict[str, ModuleType]:
+    """The module for each arithmetic that torch's settings may ask for: they can change between two calls."""
+    _, operator, _, dtype = key
+    modules = {
+        arithmetic: implementation(serving(*key, arithmetic), operator) for arithmetic in _arithmetics(operator, dtype)
+    }
+    first, *others = modules.values()
+    if all(other is first for other in others):
+        _resolved[key] = first
+    else:
+        _by_arithmetic[key] = modules
+    return modules
 
 
 def resolve_name(operator: str, input: Tensor) -> str:
     """The name of the backend that `resolve` picks, in a form that torch.compile can trace."""
-    return serving(_setting, operator, input.device.type, input.dtype)
+    return serving(_setting, operator, input.device, input.dtype)
+
+
+def forget() -> None:
+    """Decide anew, by what `alexkern verify` has found meanwhile. What torch.compile has traced keeps its backend."""
+    trusted.forget()
+    _resolved.clear()
+    _by_arithmetic.clear()
 
 
 def implementation(name: str, operator: str) -> ModuleType:
@@ -90,17 +117,23 @@ def definition(operator: str) -> ModuleType:
     return implementation("torch", operator)
 
 
-def serving(setting: str, operator: str, device_type: str, dtype: torch.dtype) -> str:
-    """The backend that serves an operator under a setting; raises BackendUnavailable where the one asked for cannot."""
+def serving(
+    setting: str, operator: str, device: torch.device, dtype: torch.dtype, arithmetic: str | None = None
+) -> str:
+    """The backend that serves an operator under a setting; raises BackendUnavailable where the one asked for cannot.
+
+    arithmetic: what float32 is multiplied as, "float32" or "tf32"; as torch's settings are now where it is not said.
+    """
     if setting != "auto":
-        reason = missing(setting, operator, device_type, dtype)
+        reason = missing(setting, operator, device.type, dtype)
         if reason is not None:
             raise BackendUnavailable(f"alexkern.{operator}: backend {setting!r} is not available: {reason}")
         return setting
-    reasons = why_not(operator, device_type, dtype)
-    name = next(name for name, reason in reasons.items() if reason is None)
-    if name == "torch" and device_type == "cuda" and dtype != torch.float64:
-        _warn_once(operator, "; ".join(f"{other}: {why}" for other, why in reasons.items() if why))
+    reasons = why_not(operator, device, dtype, arithmetic or _arithmetic(operator, dtype))
+    name = _taken(reasons)
+    if name == "torch" and device.type == "cuda" and dtype in DTYPES and trusted.verifiable(operator):
+        if not trusted.has_passed(operator, device):
+            _warn_once(operator, reasons)
     return name
 
 
@@ -109,10 +142,37 @@ def serving(setting: str, operator: str, device_type: str, dtype: torch.dtype) -
 serving._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _warn_once(operator: str, reasons: str) -> None:
-    if operator not in _warned:
+def _warn_once(operator: str, reasons: dict[str, str | None]) -> None:
+    """Once in a process: what holds for one operator mostly holds for all."""
+    if not _warned:
         _warned.add(operator)
-        warnings.warn(f"alexkern.{operator} falls back to torch's own operators ({reasons})", stacklevel=4)
+        others: dict[str, list[str]] = {}
+        for name, reason in reasons.items():
+            if reason is not None:
+                others.setdefault(reason, []).append(name)
+        why = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in others.items())
+        warnings.warn(f"alexkern.{operator} is served by torch's own operators ({why})", stacklevel=5)
+
+
+def _arithmetics(operator: str, dtype: torch.dtype) -> tuple[str, ...]:
+    """What an operator may be computed in, as `alexkern verify` calls it."""
+    name = str(dtype).removeprefix("torch.")
+    return (name, "tf32") if dtype == torch.float32 and _precision(operator) is not None else (name,)
+
+
+def _arithmetic(operator: str, dtype: torch.dtype) -> str:
+    """That of them which torch's settings ask for on a GPU."""
+    setting = _precision(operator) if dtype == torch.float32 else None
+    # As kernels/precision.py reads it.
+    if setting is not None and torch._C._get_fp32_precision_getter("cuda", setting) == "tf32":
+        return "tf32"
+    return str(dtype).removeprefix("torch.")
+
+
+@functools.cache
+def _precision(operator: str) -> str | None:
+    """The setting that says whether float32 is multiplied as TF32, of an operator that multiplies matrices."""
+    return getattr(definition(operator), "PRECISION", None)
 
 
 def absent(name: str, operator: str) -> str | None:
@@ -128,29 +188,64 @@ def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> s
     lacking = absent(name, operator)
     if lacking is not None:
         return lacking
+    if not read("ALEXKERN_DISABLE").isdisjoint((name, f"{name}.{operator}")):
+        return "switched off by ALEXKERN_DISABLE"
     availability = importlib.import_module(PACKAGES[name])
     reason: str | None = availability.missing(device_type, dtype)
     return reason
 
 
-def why_not(operator: str, device_type: str, dtype: torch.dtype) -> dict[str, str | None]:
-    """For every backend in "auto"'s order, why it does not serve a call, or None where it could."""
-    reasons = {name: missing(name, operator, device_type, dtype) for name in PACKAGES}
-    if device_type != "cuda":
-        # On a CPU the kernels run in an interpreter or an emulator: for tests, and only when asked for by name.
-        for name in ("cuda", "triton"):
-            reasons[name] = reasons[name] or "on a CPU it runs only when asked for by name"
-    return reasons
+def why_not(operator: str, device: torch.device, dtype: torch.dtype, arithmetic: str) -> dict[str, str | None]:
+    """For every backend, why "auto" does not take it, and None for the one that it takes."""
+    reasons = {name: missing(name, operator, device.type, dtype) for name in PACKAGES}
+    if device.type == "cuda":
+        here = [name for name, reason in reasons.items() if reason is None]
+        return reasons | trusted.judge(operator, here, device, arithmetic)
+    # On a CPU the kernels run in an interpreter or an emulator: for tests, and only when asked for by name.
+    by_name = "on a CPU it runs only when asked for by name"
+    return {name: None if name == "torch" else reason or by_name for name, reason in reasons.items()}
 
 
-def explain(operators: Iterable[str], device_type: str | None = None) -> list[tuple[str, str, dict[str, str]]]:
-    """For each of the operators: its name, the backend that "auto" picks here, and why each of the others does not."""
-    if device_type is None:
-        device_type = "cuda" if torch.cuda.is_available() else "cpu"
+def _taken(reasons: dict[str, str | None]) -> str:
+    return next(name for name, reason in reasons.items() if reason is None)
+
+
+class Explanation(NamedTuple):
+    """The backend that "auto" takes for an operator, why each of the others is not taken, and in which dtypes that
+    holds: none are named where it holds in all."""
+
+    operator: str
+    backend: str
+    why_not: dict[str, str]
+    dtypes: tuple[str, ...] = ()
+
+
+def explain(operators: Iterable[str], device: torch.device | None = None) -> list[Explanation]:
+    """What "auto" takes here for each of the operators, with one explanation or, on a GPU, some for a few dtypes each.
+
+    float32 is multiplied as torch's settings are now.
+    """
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     for operator in operators:
-        reasons = why_not(operator, device_type, torch.float32)
-        first = next(name for name, reason in reasons.items() if reason is None)
-        others = {name: reason or f"{first} is tried first" for name, reason in reasons.items() if name != first}
-        rows.append((operator, first, others))
+        found: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
+        for dtype in DTYPES if device.type == "cuda" else DTYPES[:1]:
+            arithmetic = _arithmetic(operator, dtype)
+            reasons = why_not(operator, device, dtype, arithmetic)
+            found.setdefault(tuple(reasons.items()), []).append(arithmetic)
+        for items, names in found.items():
+            others = {name: reason for name, reason in items if reason is not None}
+            dtypes = tuple(names) if len(found) > 1 else ()
+            rows.append(Explanation(operator, _taken(dict(items)), others, dtypes))
     return rows
+
+
+def check_disabled(operators: Iterable[str]) -> None:
+    """Warn of what ALEXKERN_DISABLE names that is none of the operators."""
+    names = list(operators)
+    for word in sorted(read("ALEXKERN_DISABLE")):
+        operator = word.partition(".")[2]
+        if operator and operator not in names:
+            there = ", ".join(names)
+            warnings.warn(f"ALEXKERN_DISABLE: {word} switches nothing off: the operators are {there}", stacklevel=2)

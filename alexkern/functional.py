@@ -4,6 +4,7 @@ Each has a file of its own name in alexkern/ops (checks, shapes, autograd), alex
 torch operators), kernels (Triton) and csrc/cuda (CUDA C++).
 """
 
+from alexkern import dispatch
 from alexkern.ops.augment import augment
 from alexkern.ops.conv2d_relu import conv2d_relu
 from alexkern.ops.conv2d_relu_max_pool2d import conv2d_relu_max_pool2d
@@ -21,3 +22,5 @@ __all__ = [
     "local_response_norm",
     "max_pool2d",
 ]
+
+dispatch.check_disabled(__all__)

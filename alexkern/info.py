@@ -21,11 +21,15 @@ from alexkern.backends import cpu, extension
 
 @dataclass(frozen=True)
 class Service:
-    """The backend that serves an operator here, and why each of the others does not."""
+    """The backend that serves an operator here, and why each of the others does not.
+
+    dtypes: where that holds ("tf32" in the place of "float32" where torch multiplies so); empty where it holds in all.
+    """
 
     operator: str
     backend: str
     why_not: dict[str, str]
+    dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,7 +58,9 @@ class Info:
         lines = self.head
         alike: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
         for service in self.services:
-            alike.setdefault((service.backend, tuple(service.why_not.items())), []).append(service.operator)
+            where = f" in {', '.join(service.dtypes)}" if service.dtypes else ""
+            who = f"{service.operator}{where}"
+            alike.setdefault((service.backend, tuple(service.why_not.items())), []).append(who)
         for (backend, why_not), operators in alike.items():
             lines += ["", ", ".join(operators), f"  served by {backend}"]
             lines += [f"  not by {name}: {self._once(reason)}" for name, reason in why_not]

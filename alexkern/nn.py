@@ -109,7 +109,9 @@ def _runs_plain(input: Tensor) -> bool:
     """Whether a tracer should see plain children: exporting, or compiling with nothing of ours to call."""
     if not torch.compiler.is_compiling():
         return torch.jit.is_tracing()
-    return torch.compiler.is_exporting() or dispatch.resolve_name("conv2d_relu", input) == "torch"
+    return torch.compiler.is_exporting() or all(
+        dispatch.resolve_name(operator, input) == "torch" for operator in registry.OPERATORS
+    )
 
 
 class Match(NamedTuple):

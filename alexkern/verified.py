@@ -7,10 +7,14 @@ A record is {"identity": {...}, "operators": {operator: {backend: found}}}, with
 
 where dtype is "float32" (no TF32), "tf32", "float16" or "bfloat16", and the times are there on a GPU alone. Whoever
 reads one gets what was seen of this very machine and these very sources, or nothing.
+
+The tree may have such a file for a chip, as tuned/verified/nvidia-h200.json: a copy of what `alexkern verify` wrote. It
+speaks for every driver, torch and commit, but only of what the user's own record says nothing of.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -29,7 +33,17 @@ from alexkern.cache import cache_folder, distrusted, wanted_folder
 
 KIND = "verified"
 DRIVER = Path("/proc/driver/nvidia/version")
+COMMITTED = Path(__file__).parent / "tuned" / "verified"
 KERNELS = ("alexkern.kernels", "alexkern.backends")  # packages, and csrc beside them
+
+
+def known(device: torch.device) -> dict[str, dict[str, Any]]:
+    """By operator and backend: what was found of a device here, else what the tree has of its chip."""
+    if device.type == "cuda" and not torch.cuda.is_available():  # a fake tensor's
+        return {}
+    found = (record(device) or {"operators": {}})["operators"]
+    tree = committed(_chip(device))
+    return {name: tree.get(name, {}) | found.get(name, {}) for name in {**tree, **found}}
 
 
 def record(device: torch.device) -> dict[str, Any] | None:
@@ -37,11 +51,17 @@ def record(device: torch.device) -> dict[str, Any] | None:
     return read(identity(device))
 
 
+def committed(chip: str) -> dict[str, dict[str, Any]]:
+    """What the tree has of a chip, by operator and backend."""
+    found = _load(COMMITTED / f"{_slug(chip)}.json")
+    return found["operators"] if found is not None and found["identity"].get("chip") == chip else {}
+
+
 def identity(device: torch.device) -> dict[str, str]:
     """What a record holds for: of any other nothing is known."""
     gpu = device.type == "cuda"
     return {
-        "chip": torch.cuda.get_device_name(device) if gpu else processor.name(),
+        "chip": _chip(device),
         "driver": driver() if gpu else "none",
         "torch": str(torch.__version__),
         "triton": _triton(),
@@ -53,13 +73,20 @@ def read(identity: dict[str, str]) -> dict[str, Any] | None:
     """The record of an identity, from a folder that nobody else can write to."""
     path = wanted_folder(KIND) / file_name(identity)
     try:
-        if distrusted(path.parent):
-            return None
+        found = None if distrusted(path.parent) else _load(path)
+    except OSError:
+        return None
+    return found if found is not None and found["identity"] == identity else None
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """A file's record; None where there is none, or it is damaged."""
+    try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    is_record = isinstance(found, dict) and found.get("identity") == identity
-    return found if is_record and isinstance(found.get("operators"), dict) else None
+    parts = [found.get(key) for key in ("identity", "operators")] if isinstance(found, dict) else [None]
+    return found if all(isinstance(part, dict) for part in parts) else None
 
 
 def write(identity: dict[str, str], operators: dict[str, dict[str, Any]]) -> Path:
@@ -80,8 +107,15 @@ def write(identity: dict[str, str], operators: dict[str, dict[str, Any]]) -> Pat
 
 def file_name(identity: dict[str, str]) -> str:
     """As nvidia-h200-0123456789abcdef.json."""
-    chip = re.sub(r"[^a-z0-9]+", "-", identity["chip"].lower()).strip("-")
-    return f"{chip}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.json"
+    return f"{_slug(identity['chip'])}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.json"
+
+
+def _slug(chip: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", chip.lower()).strip("-")
+
+
+def _chip(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor.name()
 
 
 @functools.cache
@@ -91,7 +125,14 @@ def driver() -> str:
         found = re.search(r" (\d{3,}\.\d+(?:\.\d+)?) ", DRIVER.read_text(encoding="utf-8"))
     except OSError:
         found = None
-    return found[1] if found else f"CUDA {torch._C._cuda_getDriverVersion()}"  # type: ignore[attr-defined]
+    if found:
+        return found[1]
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return "unknown"
+    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import alexkern
-from alexkern.backends import cuda
+from alexkern import dispatch
 from alexkern.bench.checks import check_close
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import LAYERS, Convolution, Target
@@ -27,7 +27,7 @@ from alexkern.bench.priority import importance
 from alexkern.bench.work import Work, layer_work
 from alexkern.measure.timing import Call
 
-WHY_NOT = cuda.missing("cuda", torch.bfloat16)
+WHY_NOT = dispatch.missing("cuda", "conv2d_relu", "cuda", torch.bfloat16)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 import alexkern
-from alexkern import optional, processor
+from alexkern import dispatch, optional, processor
 from alexkern.bench.layers import Target
+from alexkern.ops.registry import OPERATORS
 
 CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem")  # MHz, as nvidia-smi calls them
 
@@ -39,6 +40,11 @@ def machine_facts(target: Target) -> dict[str, Any]:
         facts["cudnn"] = str(torch.backends.cudnn.version())
         facts.update(_driver_and_clocks(target.device.index or 0))
         facts["triton"] = optional.version("triton")
+        facts["auto"] = {
+            f"{one.operator} {name}".rstrip(): one.backend
+            for one in dispatch.explain(OPERATORS, target.device)
+            for name in one.dtypes or ("",)
+        }
     return facts
 
 

@@ -43,35 +43,34 @@ def served_by(backend: str, call: Callable[[], Result]) -> Callable[[], Result]:
 
 
 class Alexkern(Peer):
+    """The model as "auto" serves it or, where a backend is named, with every operator on that one."""
+
     name = "alexkern"
     ours = True
     trains = True
 
-    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
-        model.to(memory_format=torch.channels_last)
-        return bound(model, example.to(memory_format=torch.channels_last))
-
-
-class OnBackend(Alexkern):
-    """The model with every operator on the backend named, where "auto" might mix them."""
-
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str | None = None) -> None:
         self.backend = backend
-        self.name = f"alexkern {backend}"
+        if backend is not None:
+            self.name = f"{self.name} {backend}"
 
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
-        return served_by(self.backend, super().prepare(model, example))
+        call = self.built(model.to(memory_format=torch.channels_last), example.to(memory_format=torch.channels_last))
+        return call if self.backend is None else served_by(self.backend, call)
+
+    def built(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
+        return bound(model, example)
 
 
-class Frozen(Peer):
+class Frozen(Alexkern):
     name = "alexkern frozen"
-    ours = True
+    trains = False
 
-    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
-        example = example.to(memory_format=torch.channels_last)
-        return bound(alexkern.freeze(model.to(memory_format=torch.channels_last), example), example)
+    def built(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
+        return bound(alexkern.freeze(model, example), example)
 
 
 def contenders(target: Target) -> tuple[Peer, ...]:
-    """Ours, as a user gets it first."""
-    return Alexkern(), Frozen(), *map(OnBackend, backends(target))
+    """Ours, as a user gets it first: on a GPU "auto" may well take torch."""
+    named = backends(target)
+    return Alexkern(), Frozen(), *map(Alexkern, named), *map(Frozen, named)

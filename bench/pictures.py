@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A colour-blind eye, too, tells each from every other.
 LIMIT = "#c45709"
-OURS = ("#272f53", "#00c9ff", "#5b84ff", "#3379a9")
+OURS = ("#272f53", "#00c9ff", "#5b84ff", "#3379a9", "#5236fe", "#0e0134")
 PEERS = {
     "torch": "#c6d4d4",
     "torch channels_last": "#959595",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,10 +18,12 @@ from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, threads
 from alexkern.bench.layers import Target
 from alexkern.bench.networks import build, plain, seconds
 from alexkern.bench.options import Options
+from alexkern.bench.ours import backends, served_by
 from alexkern.data import Batch, collate, decode
 from alexkern.functional import augment
 from alexkern.measure.timing import Call
 from alexkern.models.transforms import IMAGENET_MEAN, IMAGENET_STD
+from alexkern.ops.registry import OPERATORS
 from alexkern.training import Settings
 from alexkern.training.step import Step
 from alexkern.training.world import World
@@ -48,12 +51,13 @@ def pipeline(options: Options) -> Iterable[Comparison]:
 def trainer_step(options: Options) -> Iterable[Comparison]:
     """The trainer's step, augmentation and optimiser included, in the first arithmetic."""
     target, batch = options.target, options.training_batch
+    named = [f"{OURS} {backend}" for backend in backends(target, (*OPERATORS, "augment"))]
     for model in options.models:
         yield Comparison(
             kind=Kind.NETWORK,
             section="the trainer",
             what=f"{model} step, batch {batch}",
-            variants=(Variant(OURS, ours=True), Variant(TORCHS_MODULES)),
+            variants=(*(Variant(name, ours=True) for name in (OURS, *named)), Variant(TORCHS_MODULES)),
             setup=partial(_step_trial, model, batch, target),
             seconds=seconds(target, batch),
             least_s=STEP_S[target.device.type],
@@ -115,10 +119,12 @@ def _step_trial(model: str, batch: int, target: Target) -> Trial:
     steps: dict[str, Step] = {}
 
     def prepare(name: str) -> Call:
-        own = network if name == OURS else plain(network)
+        own = plain(network) if name == TORCHS_MODULES else copy.deepcopy(network)
         placed = own.to(device=target.device, memory_format=torch.channels_last)
         steps[name] = Step(placed, settings, world)
-        return partial(steps[name], inputs, 1, 0, 1e-4)
+        step = partial(steps[name], inputs, 1, 0, 1e-4)
+        backend = "" if name == TORCHS_MODULES else name.removeprefix(OURS).strip()
+        return served_by(backend, step) if backend else step
 
     return Trial(prepare, check=lambda name, result: check_gradient_norms(_gradients(steps[name]), norms))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -9,10 +11,11 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import models
-from alexkern.bench import history
+from alexkern.bench import bench_dropout, bench_training, history
 from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.networks import contenders, plain
+from alexkern.bench.operators import _expression
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.peers.cudnn import fuse_pairs
 from alexkern.bench.peers.torchvision import Torchvision
@@ -157,3 +160,39 @@ def test_costly_peers_join_where_it_matters_most():
     assert [of.cost_at(batch, targets[0]) for batch in of.batches] == [1, 0, 2, 1]
     assert [of.cost_at(batch, targets[1]) for batch in of.batches] == [0, 0, 1, 0]
     assert options(batches=(3,)).cost_at(3, bench_records.CPU) == 2
+
+
+class Witness(nn.Module):
+    """Tells which backend serves the process while it is called."""
+
+    seen: list[str] = []
+
+    def forward(self, input):
+        self.seen.append(alexkern.current_backend())
+        return input
+
+
+def test_on_a_gpu_ours_are_also_measured_by_name_whatever_auto_takes(monkeypatch):
+    served = {"cuda": None, "triton": None, "torch": None}
+    monkeypatch.setattr("alexkern.dispatch.missing", lambda name, operator, *_: served[name])
+    monkeypatch.setattr(Witness, "seen", [])
+    gpu = options(targets=(Target(torch.device("cuda"), torch.bfloat16),))
+    runners = [peer for peer in contenders("alexnet", gpu, gpu.target) if peer.ours]
+    kinds = ("alexkern", "alexkern frozen")
+    assert {peer.name for peer in runners} == {f"{kind}{name}" for kind in kinds for name in ("", " cuda", " triton")}
+    network, example = nn.Sequential(nn.Conv2d(3, 4, 3), Witness()).eval(), torch.randn(2, 3, 8, 8)
+    for peer in runners:
+        call = peer.prepare(network, example)
+        Witness.seen.clear()
+        call()
+        last = peer.name.split()[-1]
+        assert Witness.seen == [last if last in served else "auto"]
+    sources = (bench_dropout.bench_dropout, bench_training.bench_trainer_step)
+    rows = [row for source in sources for row in source.comparisons(gpu)]
+    assert len(rows) > 2
+    for row in rows:
+        assert [one.name for one in row.variants if one.ours] == ["alexkern", "alexkern cuda", "alexkern triton"]
+    operator = bench_dropout.bench_dropout.comparisons
+    for name, backend in (("alexkern", "auto"), ("alexkern cuda", "cuda")):
+        of = dataclasses.replace(operator, ours=lambda layer, input: alexkern.current_backend())
+        assert _expression(of, name)(None, torch.zeros(1)) == backend

@@ -100,6 +100,22 @@ def test_changing_the_backend_recompiles() -> None:
     assert counting.graphs == 2
 
 
+def test_one_operator_of_ours_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where "auto" takes a kernel for the pooling alone."""
+    backend = serving("max_pool2d")[0]
+
+    def mixed(setting: str, operator: str, *_: object) -> str:
+        return backend if operator == "max_pool2d" else "torch"
+
+    mixed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    monkeypatch.setattr(alexkern.dispatch, "serving", mixed)
+    counting = CountingBackend()
+    model = alexkern.fuse(nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.MaxPool2d(2))).eval()
+    torch.compile(model, backend=counting, fullgraph=True)(torch.randn(1, 2, 4, 5))
+    ours = [target for target in counting.targets if "alexkern" in target]
+    assert ours == ([] if backend == "torch" else ["alexkern.max_pool2d"])
+
+
 def test_dynamic_batch_compiles_once() -> None:
     counting = CountingBackend()
     model = alexkern.fuse(small_alexnet()).eval()

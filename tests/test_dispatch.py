@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -57,17 +58,21 @@ def test_float64_is_the_torch_backends() -> None:
 def test_auto_warns_once_when_it_falls_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_warned", set())
     monkeypatch.setattr(dispatch, "missing", lambda name, *_: None if name == "torch" else "not here")
-    with pytest.warns(UserWarning, match="conv2d_relu falls back.*cuda: not here; triton: not here"):
-        assert dispatch.serving("auto", "conv2d_relu", "cuda", torch.float32) == "torch"
-    assert dispatch.serving("auto", "conv2d_relu", "cuda", torch.float32) == "torch"  # and says nothing
+    gpu = torch.device("cuda")
+    with pytest.warns(UserWarning, match=r"conv2d_relu is served by torch's own operators \(cuda, triton: not here\)"):
+        assert dispatch.serving("auto", "conv2d_relu", gpu, torch.float32) == "torch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert dispatch.serving("auto", "conv2d_relu", gpu, torch.float32) == "torch"
+        assert dispatch.serving("auto", "dropout", gpu, torch.float32) == "torch"
 
 
 def test_explain_names_every_operator() -> None:
-    rows = dispatch.explain(OPERATORS, "cpu")
-    assert [row[0] for row in rows] == list(OPERATORS)
-    for _, serving, why_not in rows:
-        assert serving == "torch"
-        assert set(why_not) == {"cuda", "triton"} and all(why_not.values())
+    rows = dispatch.explain(OPERATORS, torch.device("cpu"))
+    assert [row.operator for row in rows] == list(OPERATORS)
+    for row in rows:
+        assert (row.backend, row.dtypes) == ("torch", ())
+        assert set(row.why_not) == {"cuda", "triton"} and all(row.why_not.values())
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

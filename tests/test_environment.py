@@ -38,6 +38,9 @@ def test_switches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("ALEXKERN_BACKEND", "", "auto"),
         ("ALEXKERN_BACKEND", "Torch", "torch"),
+        ("ALEXKERN_DISABLE", "", frozenset()),
+        ("ALEXKERN_DISABLE", "cuda.conv2d_relu,triton", {"cuda.conv2d_relu", "triton"}),
+        ("ALEXKERN_DISABLE", " Triton.dropout, CUDA ,", {"triton.dropout", "cuda"}),
         ("ALEXKERN_EMULATE", "", ""),
         ("ALEXKERN_EMULATE", "off", ""),
         ("ALEXKERN_EMULATE", "yes", "1"),
@@ -67,6 +70,7 @@ def test_values(name: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatc
     [
         *((name, ("maybe", "2", "-1", "tru", "10")) for name in SWITCHES),
         ("ALEXKERN_BACKEND", ("tpu", "1", "cuda,triton")),
+        ("ALEXKERN_DISABLE", ("torch", "auto", "tpu", "conv2d_relu", "cuda.", "cuda,torch.dropout", "cuda.a.b", ",")),
         ("ALEXKERN_EMULATE", ("memory", "2")),
         ("ALEXKERN_EMULATE_CAPABILITY", ("7.5", "9", "sm_90", "9.0a", "-8.0", "8.0.0")),
         ("ALEXKERN_CUDA_ARCHS", ("75", "80;75", "7.5", "8", "sm_90", "Ampere", "9.0b", "8000", "80+", ";", "80|90")),

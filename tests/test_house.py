@@ -20,6 +20,7 @@ ORDER = (
     ("backends.building", "backends.extension"),
     ("backends.torch", "backends.cpu", "backends.cuda", "kernels"),
     ("backends",),
+    ("trusted",),
     ("dispatch",),
     ("ops",),
     ("functional",),

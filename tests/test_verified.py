@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -62,4 +64,18 @@ def test_the_drivers_version(text: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(verified, "DRIVER", tmp_path / "version")
     verified.driver.cache_clear()
     assert verified.driver() == "580.65.06"
+    verified.driver.cache_clear()
+
+
+def test_the_drivers_version_where_its_module_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_version(version: Any) -> None:
+        version._obj.value = 12080
+
+    monkeypatch.setattr(verified, "DRIVER", tmp_path / "version")
+    libraries = {"libcuda.so.1": SimpleNamespace(cuDriverGetVersion=get_version)}
+    for known in ("CUDA 12.8", "unknown"):
+        monkeypatch.setattr(verified.ctypes, "CDLL", lambda name: libraries.get(name) or open(tmp_path / name))
+        verified.driver.cache_clear()
+        assert verified.driver() == known
+        libraries.clear()
     verified.driver.cache_clear()

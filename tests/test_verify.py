@@ -65,7 +65,9 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_what_is_right_is_written_down(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dispatch.resolve("dropout", torch.zeros(1))
     assert cli.main(["verify", "--operator", "dropout", "--backend", "torch", "--json"]) == 0
+    assert not dispatch._resolved  # what was chosen before is chosen anew
     shown, errors = capsys.readouterr()
     found = json.loads(shown)
     (row,) = found["rows"]

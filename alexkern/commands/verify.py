@@ -9,7 +9,7 @@ import sys
 from alexkern import verified
 from alexkern.commands import CommandError, positive
 from alexkern.console import printable
-from alexkern.dispatch import PACKAGES
+from alexkern.dispatch import PACKAGES, forget
 from alexkern.ops.registry import OPERATORS
 from alexkern.verify import LIMIT_S, NoDevice, verify
 
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if absent is not None:
         raise CommandError(f"backend {absent.backend!r} is not here: {absent.absent}")
     path = verified.write(report.identity, report.operators)
+    forget()
     if args.json:
         print(json.dumps({**report.as_data(), "record": str(path)}, indent=1))
         return EXIT_WRONG if report.failed else 0

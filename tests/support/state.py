@@ -59,7 +59,7 @@ def kept() -> Iterator[None]:
 
     The environment is put back without a word: torch's compiler writes into it.
     """
-    dispatch._resolved.clear()
+    dispatch.forget()
     dispatch._warned.clear()
     random.seed(SEED)
     np.random.seed(SEED)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 Pair = tuple[int, int]
+PRECISION = "conv"  # the fp32_precision of torch.backends that says whether float32 is multiplied as TF32
 
 
 def forward(

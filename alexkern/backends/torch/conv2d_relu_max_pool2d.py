@@ -12,6 +12,8 @@ from alexkern.backends.torch import conv2d_relu, max_pool2d
 from alexkern.geometry import Pair, convolution
 from alexkern.plan import is_channels_last
 
+PRECISION = "conv"  # the fp32_precision of torch.backends that says whether float32 is multiplied as TF32
+
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
     *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args

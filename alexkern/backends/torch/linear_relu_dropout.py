@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from alexkern.backends.torch import dropout, philox
 
+PRECISION = "matmul"  # the fp32_precision of torch.backends that says whether float32 is multiplied as TF32
+
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
     output = F.linear(input, weight, bias).relu_()
