@@ -33,6 +33,8 @@ from alexkern.cost.model import limits
 from alexkern.kernels import why_not_compiled
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
+from alexkern.tools import rehearsal
+from alexkern.tools.sass import Launched
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN_OPCODES = 5
@@ -43,13 +45,13 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Line:
-    """One launch on one chip. reports are dataclasses with aot.Report's fields."""
+    """One launch on one chip."""
 
     backend: str
     chip: Chip
     workload: Any
     call: str
-    report: Any
+    report: Launched
 
     @property
     def waves(self) -> float:
@@ -220,7 +222,7 @@ def as_json(lines: Sequence[Line], predicted: Sequence[Predicted]) -> Iterator[s
 
 def missing(backend: str) -> str | None:
     """Why a backend's kernels cannot be compiled here, or None where they can."""
-    return static_cuda.missing() if backend == "cuda" else why_not_compiled()
+    return rehearsal.missing() if backend == "cuda" else why_not_compiled()
 
 
 def main(argv: Sequence[str]) -> int:

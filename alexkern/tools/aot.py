@@ -72,37 +72,13 @@ class Launch:
         return " ".join(f"{name}={value}" for name, value in self.constants.items() if name.startswith(names))
 
 
-@dataclass(frozen=True)
-class Report:
-    """What one launch compiles to.
+@dataclass(frozen=True, kw_only=True)
+class Report(sass.Launched):
+    """What one launch compiles to; arithmetic is one of workloads.ARITHMETIC."""
 
-    arithmetic is one of workloads.ARITHMETIC; target is 80, 90 or 100 (sm_80 ...); registers a thread; stack and local
-    in bytes a thread; shared in bytes and tensor_memory in columns a block; blocks of one multiprocessor. opcodes and
-    main_loop count instructions by name; products counts the main loop's tensor-core instructions, and commits those of
-    them that end a group (wgmma). loads, stores and copies (global to shared) count accesses by width in bits.
-    """
-
-    workload: str
-    call: str
-    arithmetic: str
-    target: int
-    kernel: str
-    tile: str
-    grid: tuple[int, ...]
-    num_warps: int
-    registers: int
-    stack: int
-    local: int
-    shared: int
-    tensor_memory: int
-    blocks: int
-    opcodes: dict[str, int]
-    main_loop: dict[str, int]
-    products: int
-    commits: int
-    loads: dict[int, int]
-    stores: dict[int, int]
-    copies: dict[int, int]
+    workload: str = ""
+    call: str = ""
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,32 +161,19 @@ def report(launch: Launch, target: int) -> Report:
     except Exception as error:
         raise RuntimeError(f"{launch.kernel.__name__} ({launch.tile}) does not compile for sm_{target}") from error
     program = sass.disassemble(compiled.asm["cubin"])
-    loop = sass.main_loop(program.instructions)
-    products = [step for step in loop if step.is_tensor_core]
     num_warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
     tensor_memory = getattr(compiled.metadata, "tmem_size", None) or 0
     return Report(
-        workload="",
-        call="",
-        arithmetic="",
         target=target,
         kernel=launch.kernel.__name__,
         tile=launch.tile,
         grid=tuple(launch.grid),
         num_warps=num_warps,
         registers=program.registers,
-        stack=program.stack,
-        local=program.local,
         shared=shared,
         tensor_memory=tensor_memory,
         blocks=blocks_per_multiprocessor(target, program.registers, shared, num_warps, tensor_memory),
-        opcodes=sass.count(program.instructions),
-        main_loop=sass.count(loop),
-        products=len(products),
-        commits=sum("gsb0" in step.operands for step in products),
-        loads=sass.accesses(program.instructions, "load"),
-        stores=sass.accesses(program.instructions, "store"),
-        copies=sass.accesses(program.instructions, "copy"),
+        **sass.counted(program),
     )
 
 

@@ -35,8 +35,9 @@ def row(kernel: Instantiation) -> tuple[str, ...]:
     words += [f"{name} {number}" for name, number in _telling(body)]
     words += [f"{name}.{width} {number}" for name, widths in kinds for width, number in reversed(widths.items())]
     return (
-        kernel.operator, kernel.name, str(kernel.target), str(kernel.num_warps), str(kernel.registers),
-        f"{kernel.static_shared} + {kernel.dynamic_shared}", str(kernel.spilled + kernel.stack + kernel.local),
+        kernel.operator, kernel.kernel, str(kernel.target), str(kernel.num_warps), str(kernel.registers),
+        f"{kernel.static_shared} + {kernel.shared - kernel.static_shared}",
+        str(kernel.spilled + kernel.stack + kernel.local),
         str(kernel.blocks), str(kernel.blocks * kernel.num_warps), ", ".join(words),
     )  # fmt: skip
 

@@ -102,4 +102,5 @@ def flag(name: str) -> str:
 def from_dict(values: dict[str, Any]) -> Settings:
     """The settings that a checkpoint carries."""
     known = {field.name for field in fields(Settings)}
-    return Settings(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known})
+    kept: dict[str, Any] = {name: value for name, value in values.items() if name in known}
+    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})
