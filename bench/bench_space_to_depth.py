@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import alexkern
+from alexkern.augmentation import IMAGENET_MEAN as MEAN
+from alexkern.augmentation import IMAGENET_STD as STD
 from alexkern.backends import cuda
 from alexkern.bench.checks import check_close
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
@@ -28,7 +30,6 @@ from alexkern.bench.work import Work, layer_work
 from alexkern.measure.timing import Call
 
 WHY_NOT = cuda.missing("cuda", torch.bfloat16)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

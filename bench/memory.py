@@ -13,13 +13,12 @@ from alexkern.bench.layers import Target
 from alexkern.bench.networks import LEAST_S, build, contenders, handed_over, training_step, variant
 from alexkern.bench.options import Options
 from alexkern.bench.peers import Peer
-from alexkern.bench.peers.eager import Eager, EagerChannelsLast
+from alexkern.bench.peers.eager import EAGER
 from alexkern.bench.priority import importance
 from alexkern.measure.memory import peak_bytes
 from alexkern.measure.timing import Call
 
 PEAK_S = {"cpu": 4.0, "cuda": 1.0}  # of one row at the least: steps that warm up, and those that are traced
-PEERS_SEEN = (Eager(), EagerChannelsLast())  # autograd's hooks see what these save, and not what compiled code does
 
 
 class SavedBytes:
@@ -88,7 +87,10 @@ def saved_for_backward(options: Options) -> Iterable[Comparison]:
     """The bytes that a training step's forward pass keeps for the backward pass, parameters aside."""
     for model in options.models:
         every = contenders(model, options, options.target)
-        runners = [*(one for one in every if one.ours and one.trains), *PEERS_SEEN]
+        runners = [
+            *(one for one in every if one.ours and one.trains),
+            *EAGER,
+        ]  # autograd's hooks do not see what compiled code saves
         yield Comparison(
             kind=Kind.COUNT,
             section=f"saved for backward, {options.target.arithmetic}",

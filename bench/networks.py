@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import alexkern
 from alexkern import models
 from alexkern.bench import ours, work
 from alexkern.bench.checks import check_close, check_gradient_norms
@@ -19,6 +18,7 @@ from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.options import Options
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.priority import importance
+from alexkern.compare import plain
 from alexkern.measure.timing import Call
 
 SECONDS = {"cpu": {1: 6.0, 16: 15.0}, "cuda": {}}  # of measuring, by batch
@@ -29,15 +29,6 @@ LEAST_S = {"cpu": 1.5, "cuda": 0.3}  # of building the network, its copies and i
 def seconds(target: Target, batch: int) -> float:
     device = target.device.type
     return SECONDS[device].get(batch, LONG_SECONDS[device])
-
-
-def plain(model: nn.Module) -> nn.Module:
-    """A copy of the network with torch's own Sequential in place of ours: what a peer is given."""
-    twin = copy.deepcopy(model)
-    for module in twin.modules():
-        if type(module) is alexkern.nn.FusedSequential:
-            module.__class__ = nn.Sequential
-    return twin
 
 
 def section(target: Target) -> str:

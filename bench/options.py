@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.peers import PEERS
 from alexkern.measure.timing import CLOCKS
 
-ARITHMETIC = {
-    "float32": (torch.float32, False),
-    "tf32": (torch.float32, True),
-    "float16": (torch.float16, False),
-    "bfloat16": (torch.bfloat16, False),
-}
-ON_GPU = ("bfloat16", "float16", "tf32", "float32")
+ON_GPU = tuple(reversed(ARITHMETIC))
 BATCHES = {"cpu": (1, 16, 64), "cuda": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)}
 TRAINING_BATCHES = {"cpu": (32,), "cuda": (32, 64, 128, 256, 512, 1024)}
 MAIN_BATCHES = {"cpu": (1, 16, 64), "cuda": (1, 16, 128, 1024)}  # where peers that take long to prepare join in
@@ -79,7 +74,7 @@ class Options:
             raise pytest.UsageError("--dtypes: tf32 is a GPU's arithmetic")
         record = option("--record")
         return cls(
-            targets=tuple(Target(torch.device(device), *ARITHMETIC[name]) for name in arithmetics),
+            targets=tuple(Target(torch.device(device), ARITHMETIC[name][0], name == "tf32") for name in arithmetics),
             models=option("--models"),
             peers=option("--peers") or tuple(peer.name for peer in PEERS if device in peer.defaults),
             batches=option("--batches") or BATCHES[device],

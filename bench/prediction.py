@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.bench.ceilings import published
 from alexkern.bench.layers import Convolution
 from alexkern.bench.work import Part, floor, layer_work
 from alexkern.cost.chips import Chip
 from alexkern.tools.sass import Launched
-from alexkern.tools.workloads import ARITHMETIC, BACKWARD, FORWARD, Workload, layers
+from alexkern.tools.workloads import BACKWARD, FORWARD, Workload, layers
 
 LEAST_FFMA = 16  # in the main loop of a product; a normalisation has a few
 

@@ -104,6 +104,10 @@ class Record:
     def on_gpu(self) -> bool:
         return "gpu" in self.machine
 
+    def select(self, arithmetic: str, labels: Mapping[str, str | int]) -> list[Entry]:
+        """The entries in one arithmetic that have all of these labels."""
+        return [one for one in self.entries if one.arithmetic == arithmetic and labels.items() <= one.labels.items()]
+
 
 def entry(comparison: Comparison, outcomes: Mapping[str, Outcome], ceilings: Ceilings | None = None) -> Entry:
     """What a record keeps of a comparison."""

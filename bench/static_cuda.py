@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 
+from alexkern.arithmetic import precision
 from alexkern.backends import cuda
 from alexkern.backends.cuda import sm90
 from alexkern.cost.chips import Chip
@@ -42,7 +43,7 @@ def reports(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, La
 def _launches(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, Any]]:
     with _taken_for(chip), rehearsing() as launches:
         for workload in workloads:
-            with workload.precision():
+            with precision(workload.arithmetic):
                 for name, call in workload.calls(CPU, "cuda").items():
                     launches.clear()
                     call()

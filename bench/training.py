@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alexkern.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from alexkern.bench.checks import check_close, check_gradient_norms
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, threads
 from alexkern.bench.layers import Target
@@ -20,7 +21,6 @@ from alexkern.bench.options import Options
 from alexkern.data import Batch, collate, decode
 from alexkern.functional import augment
 from alexkern.measure.timing import Call
-from alexkern.models.transforms import IMAGENET_MEAN, IMAGENET_STD
 from alexkern.training import Settings
 from alexkern.training.step import Step
 from alexkern.training.world import World

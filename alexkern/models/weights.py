@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alexkern.cache import cache_folder, unwritable
+from alexkern.console import named
 from alexkern.models.transforms import ImageClassification
 
 # torchvision's weights. The eight digits are the start of the file's SHA-256, which a download is checked against.
@@ -158,7 +159,7 @@ def _read_safetensors(path: Path, source: str) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{source}: not a whole .safetensors file ({_first_line(error)})") from error
+        raise ValueError(f"{source}: not a whole .safetensors file ({named(error)})") from error
     return _weights(source, tensors, metadata)
 
 
@@ -170,7 +171,7 @@ def _read_pth(path: Path, source: str) -> Weights:
             # torch's own message advises to switch weights_only off, which is to run whatever the file holds.
             raise ValueError(f"{source}: refused, it is not a pickle of tensors alone") from error
         except Exception as error:  # a damaged pickle may fail in any way at all
-            raise ValueError(f"{source}: not a whole .pth file ({_first_line(error)})") from error
+            raise ValueError(f"{source}: not a whole .pth file ({named(error)})") from error
     return _weights(source, tensors, {})
 
 
@@ -181,9 +182,9 @@ def _download(source: str, progress: bool) -> Weights:
             url, str(_downloads(url)), map_location="cpu", progress=progress, check_hash=True, weights_only=True
         )
     except OSError as error:
-        raise OSError(f"{source}: cannot download {url} ({_first_line(error)})") from error
+        raise OSError(f"{source}: cannot download {url} ({named(error)})") from error
     except Exception as error:  # the hash is another, or the file in torch's cache was damaged since
-        raise ValueError(f"{source}: {url} is not what was published ({_first_line(error)})") from error
+        raise ValueError(f"{source}: {url} is not what was published ({named(error)})") from error
     return _weights(source, tensors, {"alexkern.model": PUBLISHED_MODEL})
 
 
@@ -206,9 +207,7 @@ def _weights(source: str, tensors: Any, metadata: Mapping[str, str]) -> Weights:
         transforms = json.loads(metadata.get("alexkern.transforms", "null"))
         return replace(weights, classes=_classes(classes, weights), transforms=_transforms(transforms))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(
-            f"{source}: the file's class names or transforms are damaged ({_first_line(error)})"
-        ) from error
+        raise ValueError(f"{source}: the file's class names or transforms are damaged ({named(error)})") from error
 
 
 def _classes(names: Any, weights: Weights) -> tuple[str, ...] | None:
@@ -233,7 +232,3 @@ def _transforms(values: Any) -> ImageClassification | None:
 def _three_floats(values: Any) -> tuple[float, float, float]:
     first, second, third = (float(value) for value in values)
     return first, second, third
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -34,6 +34,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from alexkern.arithmetic import ARITHMETIC, precision
 from alexkern.bench.layers import LAYERS
 from alexkern.cache import place_triton_cache
 from alexkern.commands import guarded
@@ -42,7 +43,7 @@ from alexkern.cost.model import blocks_per_multiprocessor
 from alexkern.kernels.config import TARGETS, Key, Table, forget, rehearse
 from alexkern.ops.registry import OPERATORS
 from alexkern.tools import sass
-from alexkern.tools.workloads import ARITHMETIC, META, Workload, having, workloads
+from alexkern.tools.workloads import META, Workload, having, workloads
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Report(sass.Launched):
-    """What one launch compiles to; arithmetic is one of workloads.ARITHMETIC."""
+    """What one launch compiles to; arithmetic is one of ARITHMETIC."""
 
     workload: str = ""
     call: str = ""
@@ -179,7 +180,7 @@ def report(launch: Launch, target: int) -> Report:
 
 def rehearsed(workload: Workload, device: Chip, table: Table | None = None) -> Rehearsed:
     """What a workload would launch on a device whose tuned table has these entries too, by the name of the call."""
-    with rehearse(device, table) as chosen, compiling_for(device.target), workload.precision():
+    with rehearse(device, table) as chosen, compiling_for(device.target), precision(workload.arithmetic):
         _, calls = record(partial(workload.calls, META))
         launches, choices = {}, {}
         for name, call in calls.items():

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexkern.arithmetic import precision
 from alexkern.cost.chips import LIMITS, Chip
 from alexkern.kernels.config import describe, rehearse
 from alexkern.measure.timing import CudaTimer, Samples, Timer, measure
@@ -85,7 +86,10 @@ class GpuBench:
         expected = None
         for number, config in enumerate(configs):
             try:
-                with rehearse(self.device, {choice.key: dataclasses.asdict(config)}), choice.workload.precision():
+                with (
+                    rehearse(self.device, {choice.key: dataclasses.asdict(config)}),
+                    precision(choice.workload.arithmetic),
+                ):
                     launches, result = aot.record(self._call(choice), execute=True)
                 self.timer.settle()
             except Exception:
@@ -104,7 +108,7 @@ class GpuBench:
         workload, calls = self._calls
         if workload != choice.workload:
             self._calls = (None, {})  # the tensors of the one before go first
-            with choice.workload.precision():
+            with precision(choice.workload.arithmetic):
                 calls = choice.workload.calls(self.torch_device)
             self._calls = (choice.workload, calls)
         return calls[choice.call]

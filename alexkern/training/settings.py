@@ -102,5 +102,7 @@ def flag(name: str) -> str:
 def from_dict(values: dict[str, Any]) -> Settings:
     """The settings that a checkpoint carries."""
     known = {field.name for field in fields(Settings)}
-    kept: dict[str, Any] = {name: value for name, value in values.items() if name in known}
-    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known
+    }
+    return Settings(**typed)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from alexkern.console import table
+
 HEADINGS = ("operator", "backend", "checks", "error/allowed", "ms", "torch's", "")
 
 
@@ -127,10 +129,3 @@ def _cells(row: Row) -> tuple[str, ...]:
     worst = "" if row.worst is None else f"{row.worst:.2f}"
     times = [" ".join(f"{value:.3g}" for value in times.values()) for times in (row.ms, row.torch_ms)]
     return (row.operator, row.backend, str(row.checks), worst, *times, row.verdict)
-
-
-def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows as lines, in columns as wide as they need; one that is empty is left out."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True)]

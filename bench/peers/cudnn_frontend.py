@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from alexkern.bench.peers.cudnn import fuse_pairs
 from alexkern.bench.peers.peer import Peer, bound
+from alexkern.geometry import convolution
 
 
 class CudnnFrontend(Peer):
@@ -65,13 +66,8 @@ def build(conv: nn.Conv2d, input: Tensor) -> Callable[[Tensor], Tensor]:
     y.set_output(True).set_data_type(kind)
     graph.build([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
     workspace = torch.empty(max(graph.get_workspace_size(), 1), dtype=torch.uint8, device=input.device)
-    P, Q = (
-        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, padding, dilation, kernel, stride in zip(
-            input.shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride, strict=True
-        )
-    )
-    shape = (input.shape[0], conv.out_channels, P, Q)
+    of = convolution(input, conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
+    shape = (of.N, of.K, of.P, of.Q)
 
     def execute(input: Tensor) -> Tensor:
         output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Pair = tuple[int, int]
+from alexkern.geometry import Pair
 
 
 def forward(

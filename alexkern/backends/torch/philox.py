@@ -10,6 +10,8 @@ A 32-bit word lives in an int64: products of two words wrap modulo 2**64, and th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -73,10 +75,7 @@ def keep(seed: Tensor, p: float, shape: tuple[int, ...], stride: tuple[int, ...]
 
     Elements are numbered as they lie in memory. p = 0 keeps all of them and p = 1 none.
     """
-    count = 1
-    for size in shape:
-        count *= size
-    even, odd = blocks(seed, -(-count // 4))
+    even, odd = blocks(seed, -(-math.prod(shape) // 4))
     kept = torch.empty(even.shape[1], 2, 2, dtype=torch.bool, device=seed.device)  # block, half, word
     limit = int(p * 2**32)
     torch.ge(even.t(), limit, out=kept[..., 0])
