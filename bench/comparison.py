@@ -8,10 +8,9 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -192,34 +191,27 @@ def prepare_checked(
                 if not variant.prepare_s:
                     took[name] = now() - start
                 trial.check(name, result)
-            calls[name] = partial(_again, result) if comparison.kind is Kind.COUNT else call
+            calls[name] = (lambda counted=result: counted) if comparison.kind is Kind.COUNT else call
         except Exception as error:
             failures[name] = Failure(describe(error))
     return calls, failures, took
-
-
-def _again(count: object) -> object:
-    """In place of a call that counts: it gives the same in every run."""
-    return count
 
 
 def compare(
     comparison: Comparison, names: Collection[str], timer: Timer, budget: Budget, rng: random.Random | None = None
 ) -> dict[str, Outcome]:
     """Carries out a comparison between the named variants."""
-    with comparison.target.precision() if comparison.target else nullcontext():
-        return _compare(comparison, names, timer, budget, rng)
-
-
-def _compare(
-    comparison: Comparison, names: Collection[str], timer: Timer, budget: Budget, rng: random.Random | None
-) -> dict[str, Outcome]:
-    calls, failures, took = prepare_checked(comparison, names, budget, timer.now)
-    if comparison.kind is Kind.COUNT:
-        return {name: failures.get(name) or Samples((float(calls[name]()),)) for name in names}  # type: ignore[arg-type]
-    restless = {name for name in calls if comparison.variant(name).restless}
-    # Waking a pool of threads costs more than the call that an overhead is measured on.
-    with threads(1 if comparison.kind is Kind.OVERHEAD else torch.get_num_threads()):
+    with ExitStack() as within:
+        if comparison.target:
+            within.enter_context(comparison.target.precision())
+        calls, failures, took = prepare_checked(comparison, names, budget, timer.now)
+        if comparison.kind is Kind.COUNT:
+            return {name: failures.get(name) or Samples((float(calls[name]()),)) for name in names}  # type: ignore[arg-type]
+        if (
+            comparison.kind is Kind.OVERHEAD
+        ):  # waking a pool of threads costs more than the call that one is measured on
+            within.enter_context(threads(1))
+        restless = {name for name in calls if comparison.variant(name).restless}
         times = measure(calls, timer, budget.measuring, enough_s=budget.enough, took=took, restless=restless, rng=rng)
     outcomes: dict[str, Outcome] = dict(failures)
     for name, result in times.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -50,23 +51,21 @@ class SavedBytes:
 
 def peak_memory(options: Options) -> Iterable[Comparison]:
     """Of a training step, over parameters, momentum and images, which every contender holds alike."""
-    for target in options.targets:
-        for model in options.models:
-            for batch in options.training_batches:
-                main = batch == options.training_batch
-                runners = [one for one in contenders(model, options, target) if one.trains]
-                yield Comparison(
-                    kind=Kind.COUNT,
-                    section=f"peak memory of a training step, {target.arithmetic}",
-                    what=f"{model}, batch {batch}",
-                    variants=tuple(variant(runner, target) for runner in runners),
-                    setup=partial(_peak_trial, model, batch, runners, target),
-                    seconds=0.0,
-                    least_s=PEAK_S[target.device.type],
-                    target=target,
-                    labels={"pass": "peak memory", "model": model, "batch": batch},
-                    priority=importance("memory", options, target, model, main),
-                )
+    for target, model, batch in product(options.targets, options.models, options.training_batches):
+        main = batch == options.training_batch
+        runners = [one for one in contenders(model, options, target) if one.trains]
+        yield Comparison(
+            kind=Kind.COUNT,
+            section=f"peak memory of a training step, {target.arithmetic}",
+            what=f"{model}, batch {batch}",
+            variants=tuple(variant(runner, target) for runner in runners),
+            setup=partial(_peak_trial, model, batch, runners, target),
+            seconds=0.0,
+            least_s=PEAK_S[target.device.type],
+            target=target,
+            labels={"pass": "peak memory", "model": model, "batch": batch},
+            priority=importance("memory", options, target, model, main),
+        )
 
 
 def _peak_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -37,49 +38,45 @@ def section(target: Target) -> str:
 
 def inference(options: Options) -> Iterable[Comparison]:
     """The forward pass of every network at every batch, in every arithmetic."""
-    for target in options.targets:
-        for model in options.models:
-            for batch in options.batches:
-                main = options.is_main_batch(batch)
-                runners = contenders(model, options, target, options.cost_at(batch, target))
-                yield Comparison(
-                    kind=Kind.NETWORK,
-                    section=section(target),
-                    what=f"{model} inference, batch {batch}",
-                    variants=tuple(variant(runner, target) for runner in runners),
-                    setup=partial(_inference_trial, model, batch, runners, target),
-                    seconds=seconds(target, batch),
-                    least_s=LEAST_S[target.device.type],
-                    images=batch,
-                    target=target,
-                    work=work.network(LAYERS[model], batch, target.dtype.itemsize, backward=False),
-                    labels={"pass": "inference", "model": model, "batch": batch},
-                    priority=importance("inference", options, target, model, main),
-                )
+    for target, model, batch in product(options.targets, options.models, options.batches):
+        main = options.is_main_batch(batch)
+        runners = contenders(model, options, target, options.cost_at(batch, target))
+        yield Comparison(
+            kind=Kind.NETWORK,
+            section=section(target),
+            what=f"{model} inference, batch {batch}",
+            variants=tuple(variant(runner, target) for runner in runners),
+            setup=partial(_inference_trial, model, batch, runners, target),
+            seconds=seconds(target, batch),
+            least_s=LEAST_S[target.device.type],
+            images=batch,
+            target=target,
+            work=work.network(LAYERS[model], batch, target.dtype.itemsize, backward=False),
+            labels={"pass": "inference", "model": model, "batch": batch},
+            priority=importance("inference", options, target, model, main),
+        )
 
 
 def training(options: Options) -> Iterable[Comparison]:
     """Forward pass, cross entropy, backward pass and one step of SGD."""
-    for target in options.targets:
-        for model in options.models:
-            for batch in options.training_batches:
-                main = batch == options.training_batch
-                cost = 0 if not main else 2 if target == options.target else 1
-                runners = [one for one in contenders(model, options, target, cost) if one.trains]
-                yield Comparison(
-                    kind=Kind.NETWORK,
-                    section=section(target),
-                    what=f"{model} training step, batch {batch}",
-                    variants=tuple(variant(runner, target, passes=2) for runner in runners),
-                    setup=partial(_training_trial, model, batch, runners, target),
-                    seconds=LONG_SECONDS[target.device.type],
-                    least_s=LEAST_S[target.device.type],
-                    images=batch,
-                    target=target,
-                    work=training_work(model, batch, target),
-                    labels={"pass": "training step", "model": model, "batch": batch},
-                    priority=importance("training", options, target, model, main),
-                )
+    for target, model, batch in product(options.targets, options.models, options.training_batches):
+        main = batch == options.training_batch
+        cost = 0 if not main else 2 if target == options.target else 1
+        runners = [one for one in contenders(model, options, target, cost) if one.trains]
+        yield Comparison(
+            kind=Kind.NETWORK,
+            section=section(target),
+            what=f"{model} training step, batch {batch}",
+            variants=tuple(variant(runner, target, passes=2) for runner in runners),
+            setup=partial(_training_trial, model, batch, runners, target),
+            seconds=LONG_SECONDS[target.device.type],
+            least_s=LEAST_S[target.device.type],
+            images=batch,
+            target=target,
+            work=training_work(model, batch, target),
+            labels={"pass": "training step", "model": model, "batch": batch},
+            priority=importance("training", options, target, model, main),
+        )
 
 
 def training_work(model: str, batch: int, target: Target) -> work.Work:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, Unit, unit_of
 from alexkern.bench.work import Ceilings, floor, total
+from alexkern.files import whole
 from alexkern.measure.timing import differ
 
 NAME = "record.json"
@@ -151,12 +151,8 @@ def write(record: Record, folder: Path) -> Path:
 
 def replace(path: Path, text: str) -> None:
     """Writes a file in one step."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Record:

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.triton import Tile
 from alexkern.geometry import Geometry, Pair, convolution
 
 INT32_MAX = 2**31 - 1
@@ -31,15 +32,9 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Tile):
     """factor is space_to_depth's, 1 for none."""
 
-    BLOCK_M: int
-    BLOCK_N: int
-    TAIL_N: int
-    BLOCK_K: int
-    num_warps: int
-    num_stages: int
     factor: int = 1
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from alexkern.cache import cache_folder, unwritable
 from alexkern.console import named
+from alexkern.files import whole
 from alexkern.models.transforms import ImageClassification
 
 # torchvision's weights. The eight digits are the start of the file's SHA-256, which a download is checked against.
@@ -141,12 +142,8 @@ def save_weights(model: Network, path: str | os.PathLike[str]) -> None:
         "alexkern.transforms": json.dumps(asdict(model.transforms())),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with whole(path) as partial:
         save_file(tensors, partial, metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _with_rows(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:

@@ -26,10 +26,6 @@ def no_double_backward(name: str) -> RuntimeError:
     return RuntimeError(f"alexkern.{name}: double backward is not supported")
 
 
-def no_forward_mode(name: str) -> RuntimeError:
-    return RuntimeError(f"alexkern.{name}: forward-mode differentiation (jvp) is not supported")
-
-
 def _outputs(op: Description, outputs: Any) -> tuple[Tensor, ...]:
     return outputs if op.has_offsets else (outputs,)
 
@@ -128,7 +124,7 @@ def _recorded_backward(op: Description) -> Callable[..., tuple[Tensor | None, ..
 
 def _function(class_name: str, op: Description, **methods: Callable[..., Any]) -> Any:
     def jvp(ctx: Any, *tangents: Any) -> None:
-        raise no_forward_mode(op.name)
+        raise RuntimeError(f"alexkern.{op.name}: forward-mode differentiation (jvp) is not supported")
 
     static = {name: staticmethod(method) for name, method in (*methods.items(), ("jvp", jvp))}
     return type(class_name, (Function,), static)

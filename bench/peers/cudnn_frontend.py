@@ -7,21 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from alexkern.bench.peers.cudnn import fuse_pairs
-from alexkern.bench.peers.peer import Peer, bound
+from alexkern.bench.peers.cudnn import CudnnConvolutionRelu
 from alexkern.geometry import convolution
-
-
-class CudnnFrontend(Peer):
-    name = "cudnn-frontend graph"
-    devices = "cuda"
-    packages = ("cudnn",)
-    install = "pip install nvidia-cudnn-frontend"
-
-    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
-        fuse_pairs(model, FusedConvolution)
-        model.to(memory_format=torch.channels_last)
-        return bound(model, example.to(memory_format=torch.channels_last))
 
 
 class FusedConvolution(nn.Module):
@@ -36,6 +23,13 @@ class FusedConvolution(nn.Module):
         if self._execute is None:
             self._execute = build(self.conv, input)
         return self._execute(input)
+
+
+class CudnnFrontend(CudnnConvolutionRelu):
+    name = "cudnn-frontend graph"
+    packages = ("cudnn",)
+    install = "pip install nvidia-cudnn-frontend"
+    fused = FusedConvolution
 
 
 def build(conv: nn.Conv2d, input: Tensor) -> Callable[[Tensor], Tensor]:
