@@ -43,11 +43,6 @@ class Kind(Enum):
     OVERHEAD = "overheads"  # one variant is the work alone: what counts is the difference to it, not the ratio
 
 
-def unit_of(kind: Kind) -> Unit:
-    """What measurements of a kind are shown in."""
-    return {Kind.COUNT: MB, Kind.OVERHEAD: US}.get(kind, MS)
-
-
 @dataclass(frozen=True)
 class Variant:
     """One way to compute the same thing."""
@@ -69,12 +64,27 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Variants of one piece of work, timed against each other."""
+class Subject:
+    """What a comparison is of."""
 
     kind: Kind
     section: str  # the heading under which the summary shows it
     what: str  # its row there
+
+    @property
+    def unit(self) -> Unit:
+        """What its measurements are shown in."""
+        return {Kind.COUNT: MB, Kind.OVERHEAD: US}.get(self.kind, MS)
+
+    @property
+    def group(self) -> str:
+        return f"{self.section}, {self.what}"
+
+
+@dataclass(frozen=True)
+class Comparison(Subject):
+    """Variants of one piece of work, timed against each other."""
+
     variants: tuple[Variant, ...]
     setup: Callable[[], Trial]
     seconds: float  # of measuring, where time allows
@@ -85,14 +95,6 @@ class Comparison:
     priority: int = 50  # comparisons of smaller ones come first
     least_s: float = 0.0  # of preparing it at the least, beside calls of known work, about
     graphs: bool = True  # a GPU's latency may be that of a CUDA graph, where the calls can be captured
-
-    @property
-    def unit(self) -> Unit:
-        return unit_of(self.kind)
-
-    @property
-    def group(self) -> str:
-        return f"{self.section}, {self.what}"
 
     def variant(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)

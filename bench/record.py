@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, Unit, unit_of
+from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, Subject
 from alexkern.bench.work import Ceilings, floor, total
 from alexkern.files import whole
 from alexkern.measure.timing import differ
@@ -44,12 +44,9 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Subject):
     """One comparison and what came out of it. floor is the time that the run's ceilings allow at best (seconds)."""
 
-    kind: Kind
-    section: str
-    what: str
     arithmetic: str
     labels: dict[str, str | int]
     variants: tuple[Measured, ...]
@@ -57,14 +54,6 @@ class Entry:
     flops: float = 0.0
     bytes: float = 0.0
     floor: float | None = None
-
-    @property
-    def unit(self) -> Unit:
-        return unit_of(self.kind)
-
-    @property
-    def group(self) -> str:
-        return f"{self.section}, {self.what}"
 
     def variant(self, name: str) -> Measured | None:
         return next((variant for variant in self.variants if variant.name == name), None)

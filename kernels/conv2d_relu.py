@@ -46,7 +46,7 @@ from alexkern.kernels.convolution import (
     runs,
 )
 from alexkern.kernels.masked_gradient import masked_gradient, worthwhile
-from alexkern.kernels.precision import convolution_precision
+from alexkern.kernels.precision import input_precision
 from alexkern.kernels.space_to_depth import filter_rows, space_to_depth
 from alexkern.plan import conv2d_relu_output, empty
 
@@ -190,7 +190,7 @@ def launch(
     stride: Pair, padding: Pair, dilation: Pair, groups: int,
 ) -> None:  # fmt: skip
     """output (N, K, P, Q), dense NHWC or NCHW, = relu(conv2d(input, weight, bias)). Any strides of the rest."""
-    job = prepare(key_of(input, weight, stride, padding, dilation, groups, convolution_precision(input.dtype)))
+    job = prepare(key_of(input, weight, stride, padding, dilation, groups, input_precision(input.dtype, "conv")))
     factor = job.config.factor
     x, w, marks = operands(input, weight, job.problem.geometry, factor)
     conv2d_relu_kernel[job.grid](
@@ -227,7 +227,7 @@ def convolution_gradients(
 
     grad: (N, K, P, Q), any strides. output: the convolution's, for the ReLU mask, or None where grad is masked already.
     """
-    geometry = (stride, padding, dilation, groups, convolution_precision(input.dtype))
+    geometry = (stride, padding, dilation, groups, input_precision(input.dtype, "conv"))
     grad = nhwc(grad)
     if output is not None:
         output = nhwc(output)

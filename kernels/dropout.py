@@ -20,9 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.backends.torch.dropout import scale
+from alexkern.backends.torch.philox import threshold
 from alexkern.cost.chips import Chip
 from alexkern.kernels.config import choose, describe
-from alexkern.kernels.philox import keep_blocks, threshold
+from alexkern.kernels.philox import keep_blocks
 from alexkern.plan import Spec, empty, like
 
 
