@@ -29,7 +29,7 @@ def pooled(values):
     return F.max_pool2d(values, kernel_size=3, stride=2)
 
 
-@compares(
+bench_conv2d_relu_max_pool2d = compares(
     Operator(
         "conv2d_relu_max_pool2d",
         lambda layers: layers.pooled_convolutions,
@@ -40,5 +40,3 @@ def pooled(values):
         cudnn=cudnn,
     )
 )
-def bench_conv2d_relu_max_pool2d(report):
-    report()

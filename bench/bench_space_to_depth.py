@@ -120,7 +120,6 @@ def _trial(source: Source, layer: Convolution, batch: int, target: Target) -> Tr
     return Trial(prepare, check)
 
 
-@pytest.mark.skipif(WHY_NOT is not None, reason=f"not measured: {WHY_NOT}")
-@compares(first_layers)
-def bench_space_to_depth(report):
-    report()
+bench_space_to_depth = pytest.mark.skipif(WHY_NOT is not None, reason=f"not measured: {WHY_NOT}")(
+    compares(first_layers)
+)

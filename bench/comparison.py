@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
@@ -111,17 +111,20 @@ Outcome = Samples | Failure
 
 
 Source = Callable[[Any], Iterable[Comparison]]  # from the run's Options
-Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def compares(source: Source) -> Callable[[Function], Function]:
-    """Decorates the test function of a bench_*.py with what it compares: a test for each variant of each comparison."""
+def compares(source: Source, counts: bool = False) -> Callable[..., None]:
+    """The test function of a bench_*.py for what it compares: a test for each variant of each comparison."""
 
-    def decorate(function: Function) -> Function:
-        function.comparisons = source  # type: ignore[attr-defined]
-        return function
+    def measured(report: Callable[[], None]) -> None:
+        report()
 
-    return decorate
+    def counted(count: Callable[[], None]) -> None:
+        count()
+
+    function = counted if counts else measured
+    function.comparisons = source  # type: ignore[attr-defined]
+    return function
 
 
 @contextmanager

@@ -22,24 +22,21 @@ from alexkern.measure.timing import Call
 PEAK_S = {"cpu": 4.0, "cuda": 1.0}  # of one row at the least: steps that warm up, and those that are traced
 
 
-class SavedBytes:
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
     """Counts the bytes autograd saves within a `with` block: every storage once and whole, `excluded` ones never."""
 
     def __init__(self, excluded: Iterable[Tensor] = ()) -> None:
         self._excluded = {tensor.untyped_storage().data_ptr() for tensor in excluded}
         self._storages: dict[int, int] = {}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        super().__init__(self._pack, lambda tensor: tensor)
 
     @property
     def total(self) -> int:
         return sum(self._storages.values())
 
     def __enter__(self) -> SavedBytes:
-        self._hooks.__enter__()
+        super().__enter__()
         return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._hooks.__exit__(*exception)
 
     def _pack(self, tensor: Tensor) -> Tensor:
         # The graph keeps the tensor, so no later storage takes its address while this one counts.

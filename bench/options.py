@@ -14,6 +14,7 @@ import torch
 from alexkern.arithmetic import ARITHMETIC
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.peers import PEERS
+from alexkern.commands import positive
 from alexkern.measure.timing import CLOCKS
 
 ON_GPU = tuple(reversed(ARITHMETIC))
@@ -109,16 +110,9 @@ def comma_separated(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-def _size(text: str) -> int:
-    size = int(text)
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"a batch must be at least 1, got {text}")
-    return size
-
-
 def sizes(text: str) -> tuple[int, ...]:
     """An option's value: batches."""
-    return tuple(map(_size, text.split(",")))
+    return tuple(map(positive, text.split(",")))
 
 
 ALL_PEERS = [peer.name for peer in PEERS]
@@ -127,7 +121,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--peers": {"type": comma_separated(ALL_PEERS), "help": f"of {', '.join(ALL_PEERS)}; or all"},
     "--batches": {"type": sizes, "help": "of inference (default: 1,16,64; on a GPU 1,2,4,...,2048)"},
     "--training-batches": {"type": sizes, "help": "of the training step (default: 32; on a GPU 32,64,...,1024)"},
-    "--operator-batch": {"type": _size, "help": "batch of single operators (default: 8, on a GPU 128)"},
+    "--operator-batch": {"type": positive, "help": "batch of single operators (default: 8, on a GPU 128)"},
     "--compile-operators": {"action": "store_true", "default": False, "help": "add torch.compile of their expressions"},
     "--device": {"choices": ("cpu", "cuda"), "help": "default: cuda where there is one"},
     "--dtypes": {

@@ -167,6 +167,14 @@ def overlay(operator: str, fields: Fields, default: ConfigT) -> ConfigT:
     return result
 
 
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The configuration of a kernel in one dimension: BLOCK elements, or runs of channels, a program."""
+
+    BLOCK: int
+    num_warps: int
+
+
 @dataclasses.dataclass
 class Rehearsal:
     """The device that every torch device is taken for, entries that come before its table's, and what was chosen.

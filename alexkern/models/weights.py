@@ -223,9 +223,5 @@ def _transforms(values: Any) -> ImageClassification | None:
     crop_size, resize_size = values["crop_size"], values["resize_size"]
     if not all(isinstance(size, int) and MIN_CROP_SIZE <= size <= MAX_RESIZE_SIZE for size in (crop_size, resize_size)):
         raise ValueError(f"wanted sizes of {MIN_CROP_SIZE} to {MAX_RESIZE_SIZE}, got {crop_size} and {resize_size}")
-    return ImageClassification(crop_size, resize_size, _three_floats(values["mean"]), _three_floats(values["std"]))
-
-
-def _three_floats(values: Any) -> tuple[float, float, float]:
-    first, second, third = (float(value) for value in values)
-    return first, second, third
+    mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
+    return ImageClassification(crop_size, resize_size, mean, std)  # type: ignore[arg-type]  # checked there

@@ -10,7 +10,6 @@ it, and prints registers, local and shared memory, occupancy and the instruction
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -18,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -123,15 +123,9 @@ class _Elsewhere:
         return GPUTarget("cuda", self.target, 32)
 
 
-@contextlib.contextmanager
-def compiling_for(target: int) -> Iterator[None]:
+def compiling_for(target: int) -> AbstractContextManager[Any]:
     """Within the block Triton compiles for compute capability `target` (90 for 9.0), whatever GPU is here."""
-    before = driver._active
-    driver.set_active(_Elsewhere(target))
-    try:
-        yield
-    finally:
-        driver._active = before
+    return mock.patch.object(driver, "_active", _Elsewhere(target))
 
 
 def compile(launch: Launch, target: int) -> Any:

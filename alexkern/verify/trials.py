@@ -120,7 +120,7 @@ def gradients(
     leaves = [tensor for tensor in args[:count] if tensor is not None]
     for leaf in leaves:
         leaf.requires_grad_()
-    found = iter(torch.autograd.grad(reference.along(outputs, *args), leaves, grad))
+    found = iter(torch.autograd.grad(reference.chosen(outputs, *args), leaves, grad))
     return [None if tensor is None else next(found) for tensor in args[:count]]
 
 
