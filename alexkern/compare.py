@@ -111,18 +111,14 @@ def plain(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _ways(name: str, example: Tensor) -> dict[str, Callable[[nn.Module], Any]]:
-    """What makes each way of a copy, which it may change."""
-    ways: dict[str, Callable[[nn.Module], Any]] = {PLAIN: lambda twin: twin, "fused": fuse}
-    if name == FORWARD:
-        ways["frozen"] = partial(freeze, example=example)
-    return ways | {"compiled": torch.compile}
-
-
 def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> dict[str, Figure]:
     """Every way in one pass."""
     run = _infer if name == FORWARD else _train
-    ways = _ways(name, example)
+    # What makes each way of a copy, which it may change.
+    ways: dict[str, Callable[[Any], Any]] = {PLAIN: lambda twin: twin, "fused": fuse}
+    if name == FORWARD:
+        ways["frozen"] = partial(freeze, example=example)
+    ways["compiled"] = torch.compile
     twins: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for way, make in ways.items():

@@ -8,7 +8,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
@@ -128,14 +128,6 @@ def compares(source: Source, counts: bool = False) -> Callable[..., None]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Drops warnings within a `with` block."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
 def threads(number: int) -> Iterator[None]:
     """Runs torch's CPU operators on `number` threads within a `with` block."""
     before = torch.get_num_threads()
@@ -188,8 +180,9 @@ def prepare_checked(
             failures[name] = Failure(budget.late)
             continue
         try:
-            # What a peer's own libraries warn about is not for the reader of this comparison.
-            with nullcontext() if variant.ours else quiet():
+            with warnings.catch_warnings():
+                if not variant.ours:  # what a peer's own libraries warn about is not for the reader of this comparison
+                    warnings.simplefilter("ignore")
                 call = trial.prepare(name)
                 start = now()
                 result = call()

@@ -129,8 +129,7 @@ def _drawn(model: str, device: torch.device) -> nn.Module:
     """To be copied: on a CPU, drawing the weights takes ten times as long."""
     torch.manual_seed(0)
     with torch.device(device):
-        network: nn.Module = getattr(models, model)()
-        return network
+        return getattr(models, model)()
 
 
 def _inference_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:

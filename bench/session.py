@@ -59,14 +59,8 @@ class Run:
         budget = self._schedule.budget(comparison, waiting, self.ceilings)
         # An overhead is the host's time, wherever the tensors are.
         device = torch.device("cpu") if comparison.kind is Kind.OVERHEAD else self.options.target.device
-        names = self.selected[comparison.group]
-        return compare(
-            comparison,
-            names,
-            timer_for(device, self.options.clock, comparison.graphs),
-            budget,
-            random.Random(comparison.group),
-        )
+        timer = timer_for(device, self.options.clock, comparison.graphs)
+        return compare(comparison, self.selected[comparison.group], timer, budget, random.Random(comparison.group))
 
     @property
     def entries(self) -> list[Entry]:

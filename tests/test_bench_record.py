@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_what_is_read_is_what_was_written(made, tmp_path):
 def test_a_failed_write_leaves_the_record_before_it(made, tmp_path, monkeypatch):
     path = record.write(made, tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(record.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         record.write(dataclasses.replace(made, entries=()), tmp_path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1

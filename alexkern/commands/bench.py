@@ -57,13 +57,11 @@ def run(args: argparse.Namespace) -> int:
         print(_compared(args.model, args.input))
         return 0
     if args.static:
-        status: int = _module("static_report").main(args.pytest_args)
-        return status
+        return _module("static_report").main(args.pytest_args)
     if not (args.model or args.compare or args.report or args.readme):
         arguments = [f"--record={args.record}"] if args.record else []
         arguments += ["--help"] if args.help_run else []
-        status = _module("run").main([*arguments, *args.pytest_args])
-        return status
+        return _module("run").main([*arguments, *args.pytest_args])
     if args.pytest_args:
         raise CommandError(f"unrecognized arguments: {' '.join(args.pytest_args)}")
     records = _module("record")

@@ -46,8 +46,7 @@ def eager_function(op: Description) -> Callable[..., Any]:
         saved, ctx.params = save(args, outputs)
         ctx.save_for_backward(*saved)
         ctx.backend = backend
-        output: Tensor = outputs[0]
-        return output
+        return outputs[0]
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[2 : 2 + op.num_differentiable]
@@ -96,8 +95,7 @@ def functional_function(op: Description) -> Callable[..., Tensor]:
     function.vmap = staticmethod(lambda info, in_dims, *args: vmap_by_loop(function.apply, info, in_dims, args))
 
     def call(backend: ModuleType, *args: Any) -> Tensor:
-        output: Tensor = _outputs(op, function.apply(backend, *args))[0]
-        return output
+        return _outputs(op, function.apply(backend, *args))[0]
 
     return call
 
@@ -106,8 +104,7 @@ def _recorded_backward(op: Description) -> Callable[..., tuple[Tensor | None, ..
     """The backward as a Function of its own: apply(backend, grad, *saved, *params, needs) -> grads"""
 
     def forward(backend: ModuleType, *args: Any) -> tuple[Tensor | None, ...]:
-        grads: tuple[Tensor | None, ...] = backend.backward(*args)
-        return grads
+        return backend.backward(*args)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: Any) -> None:
         pass

@@ -88,8 +88,7 @@ def remembered(check: Callable[..., Result], input: Tensor, key: tuple[Hashable,
     """
     if torch.compiler.is_compiling() or (type(input) is not Tensor and type(input) is not torch.nn.Parameter):
         return check(*key)
-    result: Result = _remembered(check, *key)
-    return result
+    return _remembered(check, *key)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -30,11 +30,6 @@ def violations(report: Report) -> list[str]:
     return [f"{report.workload} {report.call}, {report.kernel} on sm_{report.target}: {line}" for line in broken]
 
 
-def fits(report: Report) -> bool:
-    """Whether a kernel runs at all and keeps its variables in registers."""
-    return not resources(report)
-
-
 def resources(report: Code) -> list[str]:
     """Registers instead of local memory, and all that a block needs within a multiprocessor; a line for each breach."""
     broken = []

@@ -107,7 +107,7 @@ class TunedTable:
             try:
                 table = json.loads(path.read_text(encoding="utf-8"))
                 name, self.entries = table["device"], list(table["entries"])
-                self.done = {_key_of(entry) for entry in self.entries}
+                self.done = {(entry["operator"], tuple(entry["shape"]), entry["dtype"]) for entry in self.entries}
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}: not a table of tuned configurations ({error!r})") from None
             if name != device.name:
@@ -142,10 +142,6 @@ class TunedTable:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole(self.path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-
-
-def _key_of(entry: dict[str, Any]) -> Key:
-    return entry["operator"], tuple(entry["shape"]), entry["dtype"]
 
 
 def choices(problems: Iterable[Workload], device: Chip) -> list[Choice]:

@@ -34,8 +34,7 @@ class World:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(total)
-        result: list[float] = total.tolist()
-        return result
+        return total.tolist()
 
     def any(self, value: bool) -> bool:
         """Whether it holds in some process."""

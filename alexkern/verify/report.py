@@ -28,22 +28,19 @@ class Row:
     def add_all(self, messages: Iterable[dict[str, Any]], end: str | None = None) -> None:
         """What a process said of it, and how it stopped if it did."""
         for message in messages:
-            self._add(message)
+            if "failure" in message:
+                self.failures.append(message["failure"])
+            elif "error" in message:
+                ratio = message["error"] / message["allowed"]
+                self.checks += 1
+                if self.worst is None or not ratio <= self.worst:
+                    self.worst, self.where = ratio, message["what"]
+                if not ratio <= 1:
+                    self.failures.append("wrong: {what}: error {error:.2e}, allowed {allowed:.2e}".format(**message))
+            else:
+                self.ms, self.torch_ms = message["ms"], message["torch_ms"]
         if end is not None:
             self.failures.append(end)
-
-    def _add(self, message: dict[str, Any]) -> None:
-        if "failure" in message:
-            self.failures.append(message["failure"])
-        elif "error" in message:
-            ratio = message["error"] / message["allowed"]
-            self.checks += 1
-            if self.worst is None or not ratio <= self.worst:
-                self.worst, self.where = ratio, message["what"]
-            if not ratio <= 1:
-                self.failures.append("wrong: {what}: error {error:.2e}, allowed {allowed:.2e}".format(**message))
-        else:
-            self.ms, self.torch_ms = message["ms"], message["torch_ms"]
 
     @property
     def passed(self) -> bool:

@@ -49,7 +49,6 @@ def convolution_gradients(
     groups: int,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    gradients: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+    return torch.ops.aten.convolution_backward(
         grad, input, weight, [weight.shape[0]], stride, padding, dilation, False, (0, 0), groups, needs
     )
-    return gradients
