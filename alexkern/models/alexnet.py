@@ -8,7 +8,7 @@ The spatial sizes beside the layers are those of a 224 x 224 image; any size fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -122,9 +122,7 @@ class AlexNet2012(AlexNet):
 
 
 def _tower(
-    channels: tuple[int, int, int, int, int],
-    groups: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1),
-    normalised: bool = False,
+    channels: Sequence[int], groups: Sequence[int] = (1, 1, 1, 1, 1), normalised: bool = False
 ) -> FusedSequential:
     """Five convolutions, with the poolings that all three networks have, and local response normalisation or not."""
 

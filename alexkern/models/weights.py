@@ -102,7 +102,8 @@ def check_weights(model: Network, weights: Weights) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.state_dict.items()}
     rows = next(iter(found.get(f"{HEAD}.weight", ())), 0)
-    if found != wanted and found == {name: _with_rows(name, shape, rows) for name, shape in wanted.items()}:
+    other_head = {name: (rows, *shape[1:]) if name.startswith(HEAD) else shape for name, shape in wanted.items()}
+    if found != wanted and found == other_head:
         raise ValueError(
             f"{model.name}: {weights.source} have {rows} classes, but num_classes is "
             f"{len(model.get_parameter(f'{HEAD}.bias'))}; pass num_classes={rows}"
@@ -144,10 +145,6 @@ def save_weights(model: Network, path: str | os.PathLike[str]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole(path) as partial:
         save_file(tensors, partial, metadata)
-
-
-def _with_rows(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    return (rows, *shape[1:]) if name.startswith(HEAD) else shape
 
 
 def _read_safetensors(path: Path, source: str) -> Weights:
