@@ -10,7 +10,7 @@ import torch
 Pair = tuple[float, float]
 Triple = tuple[float, float, float]
 
-# Of RGB in [0, 1], as alexkern.models.transforms has them, which builds on the operators.
+# Of RGB in [0, 1].
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from alexkern import processor
 from alexkern.accuracy import error_and_allowed
-from alexkern.console import first_line
-from alexkern.errors import argument_error
+from alexkern.console import first_line, named, table
 from alexkern.frozen.freeze import copied, freeze
 from alexkern.fuse import fuse
+from alexkern.graph import check_model
 from alexkern.measure.memory import peak_bytes
 from alexkern.measure.timing import Call, Samples, measure, timer_for
 from alexkern.nn import FusedSequential
@@ -54,8 +54,7 @@ class Comparison:
             rows.append((name, *("" for _ in HEADINGS[1:])))
             rows += [(f"  {way}", *_cells(figure, figures[PLAIN])) for way, figure in figures.items()]
             notes += [f"{name}, {way}: {figure.reason}" for way, figure in figures.items() if figure.reason]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines = table(rows)
         return "\n".join([self.what, "", *lines, *([""] if notes else []), *notes])
 
     __repr__ = __str__
@@ -92,14 +91,7 @@ def compare(model: nn.Module, example: Tensor, seconds: float = 3.0) -> Comparis
         TypeError: an argument of the wrong type.
         ArgumentError: (a ValueError and a RuntimeError) model and example are not on one device.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"alexkern.compare: model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(example, Tensor):
-        raise TypeError(f"alexkern.compare: example must be a Tensor, got {type(example).__name__}")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.device != example.device:
-            came = f"{name} on {tensor.device}, example on {example.device}"
-            raise argument_error("compare", "model and example", came, "on one device")
+    check_model("compare", model, example)
     example = example.detach()
     gpu = example.device.type == "cuda"
     with torch.random.fork_rng([example.device] if gpu else []), warnings.catch_warnings():
@@ -119,18 +111,14 @@ def plain(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _ways(name: str, example: Tensor) -> dict[str, Callable[[nn.Module], Any]]:
-    """What makes each way of a copy, which it may change."""
-    ways: dict[str, Callable[[nn.Module], Any]] = {PLAIN: lambda twin: twin, "fused": fuse}
-    if name == FORWARD:
-        ways["frozen"] = partial(freeze, example=example)
-    return ways | {"compiled": torch.compile}
-
-
 def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> dict[str, Figure]:
     """Every way in one pass."""
     run = _infer if name == FORWARD else _train
-    ways = _ways(name, example)
+    # What makes each way of a copy, which it may change.
+    ways: dict[str, Callable[[Any], Any]] = {PLAIN: lambda twin: twin, "fused": fuse}
+    if name == FORWARD:
+        ways["frozen"] = partial(freeze, example=example)
+    ways["compiled"] = torch.compile
     twins: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for way, make in ways.items():
@@ -141,7 +129,7 @@ def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> d
             if way == PLAIN:
                 raise
             twins.pop(way, None)
-            reasons[way] = f"does not run: {type(error).__name__}: {first_line(error)}"
+            reasons[way] = f"does not run: {named(error)}"
     calls: dict[str, Call] = {way: partial(run, twin, example) for way, twin in twins.items()}
     peaks = {way: peak_bytes(call, example.device) for way, call in calls.items()}
     times = measure(calls, timer_for(example.device, graphs=False), seconds, enough_s=ENOUGH * seconds)
@@ -195,7 +183,7 @@ def _errors(run: Any, twins: dict[str, Any], example: Tensor) -> tuple[dict[str,
         wanted = results(copied(twins[PLAIN]).double(), wide)
         return {way: _ratio(results(twin, example), wanted, torchs) for way, twin in twins.items()}, ""
     except Exception as error:
-        return {}, f"no error: {type(error).__name__}: {first_line(error)}"
+        return {}, f"no error: {named(error)}"
 
 
 def _ratio(ours: list[Tensor], wanted: list[Tensor], torchs: list[list[Tensor]]) -> float:

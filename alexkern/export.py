@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from alexkern.files import whole
 from alexkern.models import AlexNet
 from alexkern.optional import PEERS, why_missing
 
@@ -56,18 +56,15 @@ def export(model: AlexNet, form: str, path: str | os.PathLike[str], size: int | 
     size = model.transforms().crop_size if size is None else size
     # Two images: a batch of one would be taken for a size that never changes.
     example = torch.zeros(2, 3, size, size, dtype=parameter.dtype, device=parameter.device)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     training = model.training
     try:
         model.eval()
-        _WRITERS[form](model, example, partial)
-        os.replace(partial, path)
+        with whole(path) as partial:
+            _WRITERS[form](model, example, partial)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         model.train(training)
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return path
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from alexkern.console import first_line
 from alexkern.errors import argument_error
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,10 +37,7 @@ def graph(model: M, example: Tensor) -> M | GraphedModel:
         RuntimeError: the model does something that cannot be captured: it reads a value back to the host, as .item()
             does, copies between devices, or decides by the data.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"alexkern.graph: model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(example, Tensor):
-        raise TypeError(f"alexkern.graph: example must be a Tensor, got {type(example).__name__}")
+    check_model("graph", model, example)
     if model.training:
         raise argument_error("graph", "model", "one in training mode", "in eval mode (model.eval())")
     if example.requires_grad:
@@ -49,14 +47,22 @@ def graph(model: M, example: Tensor) -> M | GraphedModel:
         raise argument_error(
             "graph", "model", f"hooks on {hooked[0]!r}", "without forward hooks: a graph never calls one"
         )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.device != example.device:
-            came = f"{name} on {tensor.device}, example on {example.device}"
-            raise argument_error("graph", "model and example", came, "on one device")
     if example.device.type != "cuda":
         warnings.warn("alexkern.graph: a CUDA graph needs a GPU; the model is returned as it is", stacklevel=2)
         return model
     return GraphedModel(model, example)
+
+
+def check_model(function: str, model: Any, example: Any) -> None:
+    """A module and a tensor on one device."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"alexkern.{function}: model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(example, Tensor):
+        raise TypeError(f"alexkern.{function}: example must be a Tensor, got {type(example).__name__}")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device != example.device:
+            came = f"{name} on {tensor.device}, example on {example.device}"
+            raise argument_error(function, "model and example", came, "on one device")
 
 
 class Graphed:
@@ -75,7 +81,7 @@ class Graphed:
             with torch.cuda.graph(self.graph):
                 self.outputs = function(*self.inputs)
         except RuntimeError as error:
-            raise RuntimeError(f"alexkern.graph: {what} cannot be captured: {str(error).splitlines()[0]}") from error
+            raise RuntimeError(f"alexkern.graph: {what} cannot be captured: {first_line(error)}") from error
 
     def replay(self, *values: Tensor) -> Any:
         """Run it on these values; what comes back lies where the next replay will write."""

@@ -71,9 +71,9 @@ class FusedSequential(nn.Sequential):
         )
 
     def forward(self, input: Any) -> Any:
-        children = list(self._modules.values())
         if not isinstance(input, Tensor) or _is_override(input) or _runs_plain(input):
-            return _run_children(children, input)
+            return super().forward(input)
+        children = list(self._modules.values())
         restore = False  # whether the value is channels_last only because we made it so
         index = 0
         while index < len(children):
@@ -92,12 +92,6 @@ class FusedSequential(nn.Sequential):
             input = found(input)
             index += len(found.modules)
         return input.contiguous() if restore else input
-
-
-def _run_children(children: Sequence[nn.Module | None], input: Any) -> Any:
-    for module in children:
-        input = module(input)  # type: ignore[misc]
-    return input
 
 
 def _is_override(input: Tensor) -> bool:

@@ -18,12 +18,10 @@ def why_missing(package: str, install: str = "") -> str | None:
     """
     try:
         importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if f"{package}.".startswith(f"{error.name}."):
-            return f"{package} is not installed" + (f" ({install})" if install else "")
-        return _broken(package, error)
     except Exception as error:
-        return _broken(package, error)
+        if isinstance(error, ModuleNotFoundError) and f"{package}.".startswith(f"{error.name}."):
+            return f"{package} is not installed" + (f" ({install})" if install else "")
+        return f"{package} does not import: {' '.join(str(error).split()) or type(error).__name__}"
     return None
 
 
@@ -31,8 +29,3 @@ def version(package: str) -> str:
     """Of a package that imports; else "none" and why."""
     reason = why_missing(package)
     return f"none ({reason})" if reason else str(getattr(sys.modules[package], "__version__", "of no known version"))
-
-
-def _broken(package: str, error: Exception) -> str:
-    message = " ".join(str(error).split()) or type(error).__name__
-    return f"{package} does not import: {message}"

@@ -115,19 +115,6 @@ def conv2d_relu_max_pool2d_outputs(input: Tensor, weight: Tensor, bias: Tensor |
     return pooled(windows, input.dtype, is_channels_last(input) or is_channels_last(weight), False, save_offsets)
 
 
-def max_pool2d_outputs(
-    input: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil_mode: bool,
-    save_offsets: bool,
-) -> tuple[Spec, Spec]:
-    windows = pooling(input.shape, kernel_size, stride, padding, dilation)
-    return pooled(windows, input.dtype, is_channels_last(input), ceil_mode, save_offsets)
-
-
 def pooled(
     windows: Geometry, dtype: torch.dtype, channels_last: bool, ceil_mode: bool, save_offsets: bool
 ) -> tuple[Spec, Spec]:
@@ -137,11 +124,17 @@ def pooled(
     return values, values._replace(dtype=offsets) if save_offsets else Spec((0,), (1,), offsets)
 
 
-def linear_relu_dropout_output(
-    input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float
-) -> Spec:
+def linear_relu_dropout_output(input: Tensor, weight: Tensor) -> Spec:
     shape = (*input.shape[:-1], weight.shape[0])
     return Spec(shape, contiguous_strides(shape), input.dtype)
+
+
+def strides(tensor: Tensor) -> tuple[int, ...]:
+    """The strides, 0 for a dimension of one: there they mean nothing, and would hide what divides the others."""
+    steps = tensor.stride()
+    if 1 not in tensor.shape:
+        return steps
+    return tuple(step if size > 1 else 0 for size, step in zip(tensor.shape, steps, strict=True))
 
 
 def empty(spec: Spec, device: torch.device) -> Tensor:

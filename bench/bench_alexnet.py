@@ -3,12 +3,5 @@
 from alexkern.bench.comparison import compares
 from alexkern.bench.networks import inference, training
 
-
-@compares(inference)
-def bench_inference(report):
-    report()
-
-
-@compares(training)
-def bench_training_step(report):
-    report()
+bench_inference = compares(inference)
+bench_training_step = compares(training)

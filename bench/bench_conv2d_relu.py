@@ -21,6 +21,4 @@ def cudnn(layer, input, weight, bias):
     return torch.cudnn_convolution_relu(input, weight, bias, stride, padding, dilation, layer.groups)
 
 
-@compares(Operator("conv2d_relu", lambda layers: layers.convolutions, ours, plain, cudnn=cudnn))
-def bench_conv2d_relu(report):
-    report()
+bench_conv2d_relu = compares(Operator("conv2d_relu", lambda layers: layers.convolutions, ours, plain, cudnn=cudnn))

@@ -1,8 +1,8 @@
 """conv2d_relu_max_pool2d on the convolutions that a pooling follows."""
 
-import torch
 from torch.nn import functional as F
 
+from alexkern.bench import bench_conv2d_relu as convolution
 from alexkern.bench.comparison import compares
 from alexkern.bench.operators import Operator
 from alexkern.functional import conv2d_relu_max_pool2d
@@ -13,23 +13,23 @@ def ours(layer, input, weight, bias):
 
 
 def plain(layer, input, weight, bias):
-    output = F.conv2d(input, weight, bias, layer.stride, layer.padding, groups=layer.groups)
-    return F.max_pool2d(F.relu(output), kernel_size=3, stride=2)
+    return pooled(convolution.plain(layer, input, weight, bias))
 
 
 def rounded(layer, input, weight, bias, dtype):
     """The windows' winners are those among rounded values: in 16 bits a good part of the gradient goes by them."""
-    output = F.conv2d(input, weight, bias, layer.stride, layer.padding, groups=layer.groups)
-    return F.max_pool2d(F.relu(output).to(dtype).float(), kernel_size=3, stride=2)
+    return pooled(convolution.plain(layer, input, weight, bias).to(dtype).float())
 
 
 def cudnn(layer, input, weight, bias):
-    stride, padding, dilation = (layer.stride,) * 2, (layer.padding,) * 2, (1, 1)
-    output = torch.cudnn_convolution_relu(input, weight, bias, stride, padding, dilation, layer.groups)
-    return F.max_pool2d(output, kernel_size=3, stride=2)
+    return pooled(convolution.cudnn(layer, input, weight, bias))
 
 
-@compares(
+def pooled(values):
+    return F.max_pool2d(values, kernel_size=3, stride=2)
+
+
+bench_conv2d_relu_max_pool2d = compares(
     Operator(
         "conv2d_relu_max_pool2d",
         lambda layers: layers.pooled_convolutions,
@@ -40,5 +40,3 @@ def cudnn(layer, input, weight, bias):
         cudnn=cudnn,
     )
 )
-def bench_conv2d_relu_max_pool2d(report):
-    report()

@@ -3,7 +3,4 @@
 from alexkern.bench.comparison import compares
 from alexkern.bench.history import convnet_benchmarks
 
-
-@compares(convnet_benchmarks)
-def bench_convnet_benchmarks(report):
-    report()
+bench_convnet_benchmarks = compares(convnet_benchmarks)

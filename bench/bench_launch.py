@@ -78,7 +78,4 @@ def _trial(kernel: Callable[[Target], Launch], target: Target) -> Trial:
     return Trial(prepare, check)
 
 
-@pytest.mark.skipif(WHY_NOT is not None, reason=f"not measured: {WHY_NOT}")
-@compares(launches)
-def bench_launch(report):
-    report()
+bench_launch = pytest.mark.skipif(WHY_NOT is not None, reason=f"not measured: {WHY_NOT}")(compares(launches))

@@ -21,6 +21,6 @@ def kept(layer, input, weight, bias):
     return F.relu(F.linear(input, weight, bias))
 
 
-@compares(Operator("linear_relu_dropout", lambda layers: layers.linears, ours, plain, reference=kept, p=P))
-def bench_linear_relu_dropout(report):
-    report()
+bench_linear_relu_dropout = compares(
+    Operator("linear_relu_dropout", lambda layers: layers.linears, ours, plain, reference=kept, p=P)
+)

@@ -15,6 +15,4 @@ def plain(layer, input):
     return F.local_response_norm(input, layer.size, layer.alpha, layer.beta, layer.k)
 
 
-@compares(Operator("local_response_norm", lambda layers: layers.normalizations, ours, plain))
-def bench_local_response_norm(report):
-    report()
+bench_local_response_norm = compares(Operator("local_response_norm", lambda layers: layers.normalizations, ours, plain))

@@ -3,12 +3,5 @@
 from alexkern.bench.comparison import compares
 from alexkern.bench.memory import peak_memory, saved_for_backward
 
-
-@compares(peak_memory)
-def bench_peak_memory(count):
-    count()
-
-
-@compares(saved_for_backward)
-def bench_saved_for_backward(count):
-    count()
+bench_peak_memory = compares(peak_memory, counts=True)
+bench_saved_for_backward = compares(saved_for_backward, counts=True)

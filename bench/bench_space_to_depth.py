@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import dispatch
+from alexkern.augmentation import IMAGENET_MEAN as MEAN
+from alexkern.augmentation import IMAGENET_STD as STD
 from alexkern.bench.checks import check_close
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import LAYERS, Convolution, Target
@@ -28,7 +30,6 @@ from alexkern.bench.work import Work, layer_work
 from alexkern.measure.timing import Call
 
 WHY_NOT = dispatch.missing("cuda", "conv2d_relu", "cuda", torch.bfloat16)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,6 @@ def _trial(source: Source, layer: Convolution, batch: int, target: Target) -> Tr
     return Trial(prepare, check)
 
 
-@pytest.mark.skipif(WHY_NOT is not None, reason=f"not measured: {WHY_NOT}")
-@compares(first_layers)
-def bench_space_to_depth(report):
-    report()
+bench_space_to_depth = pytest.mark.skipif(WHY_NOT is not None, reason=f"not measured: {WHY_NOT}")(
+    compares(first_layers)
+)

@@ -3,12 +3,5 @@
 from alexkern.bench.comparison import compares
 from alexkern.bench.training import pipeline, trainer_step
 
-
-@compares(pipeline)
-def bench_pipeline(report):
-    report()
-
-
-@compares(trainer_step)
-def bench_trainer_step(report):
-    report()
+bench_pipeline = compares(pipeline)
+bench_trainer_step = compares(trainer_step)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from alexkern.bench.layers import Target
+from alexkern.bench.work import Ceilings
 from alexkern.cost.chips import Chip
 from alexkern.measure.timing import Timer
 
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}  # bytes
 SAMPLES = 7
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """Per second: floating-point operations of a matrix product in one arithmetic, and bytes read and written."""
-
-    flops: float
-    bytes: float
 
 
 def published(chip: Chip, arithmetic: str) -> Ceilings:

@@ -8,11 +8,10 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 
@@ -44,11 +43,6 @@ class Kind(Enum):
     OVERHEAD = "overheads"  # one variant is the work alone: what counts is the difference to it, not the ratio
 
 
-def unit_of(kind: Kind) -> Unit:
-    """What measurements of a kind are shown in."""
-    return {Kind.COUNT: MB, Kind.OVERHEAD: US}.get(kind, MS)
-
-
 @dataclass(frozen=True)
 class Variant:
     """One way to compute the same thing."""
@@ -70,12 +64,27 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Variants of one piece of work, timed against each other."""
+class Subject:
+    """What a comparison is of."""
 
     kind: Kind
     section: str  # the heading under which the summary shows it
     what: str  # its row there
+
+    @property
+    def unit(self) -> Unit:
+        """What its measurements are shown in."""
+        return {Kind.COUNT: MB, Kind.OVERHEAD: US}.get(self.kind, MS)
+
+    @property
+    def group(self) -> str:
+        return f"{self.section}, {self.what}"
+
+
+@dataclass(frozen=True)
+class Comparison(Subject):
+    """Variants of one piece of work, timed against each other."""
+
     variants: tuple[Variant, ...]
     setup: Callable[[], Trial]
     seconds: float  # of measuring, where time allows
@@ -86,14 +95,6 @@ class Comparison:
     priority: int = 50  # comparisons of smaller ones come first
     least_s: float = 0.0  # of preparing it at the least, beside calls of known work, about
     graphs: bool = True  # a GPU's latency may be that of a CUDA graph, where the calls can be captured
-
-    @property
-    def unit(self) -> Unit:
-        return unit_of(self.kind)
-
-    @property
-    def group(self) -> str:
-        return f"{self.section}, {self.what}"
 
     def variant(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)
@@ -110,25 +111,20 @@ Outcome = Samples | Failure
 
 
 Source = Callable[[Any], Iterable[Comparison]]  # from the run's Options
-Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def compares(source: Source) -> Callable[[Function], Function]:
-    """Decorates the test function of a bench_*.py with what it compares: a test for each variant of each comparison."""
+def compares(source: Source, counts: bool = False) -> Callable[..., None]:
+    """The test function of a bench_*.py for what it compares: a test for each variant of each comparison."""
 
-    def decorate(function: Function) -> Function:
-        function.comparisons = source  # type: ignore[attr-defined]
-        return function
+    def measured(report: Callable[[], None]) -> None:
+        report()
 
-    return decorate
+    def counted(count: Callable[[], None]) -> None:
+        count()
 
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Drops warnings within a `with` block."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    function = counted if counts else measured
+    function.comparisons = source  # type: ignore[attr-defined]
+    return function
 
 
 @contextmanager
@@ -184,42 +180,36 @@ def prepare_checked(
             failures[name] = Failure(budget.late)
             continue
         try:
-            # What a peer's own libraries warn about is not for the reader of this comparison.
-            with nullcontext() if variant.ours else quiet():
+            with warnings.catch_warnings():
+                if not variant.ours:  # what a peer's own libraries warn about is not for the reader of this comparison
+                    warnings.simplefilter("ignore")
                 call = trial.prepare(name)
                 start = now()
                 result = call()
                 if not variant.prepare_s:
                     took[name] = now() - start
                 trial.check(name, result)
-            calls[name] = partial(_again, result) if comparison.kind is Kind.COUNT else call
+            calls[name] = (lambda counted=result: counted) if comparison.kind is Kind.COUNT else call
         except Exception as error:
             failures[name] = Failure(describe(error))
     return calls, failures, took
-
-
-def _again(count: object) -> object:
-    """In place of a call that counts: it gives the same in every run."""
-    return count
 
 
 def compare(
     comparison: Comparison, names: Collection[str], timer: Timer, budget: Budget, rng: random.Random | None = None
 ) -> dict[str, Outcome]:
     """Carries out a comparison between the named variants."""
-    with comparison.target.precision() if comparison.target else nullcontext():
-        return _compare(comparison, names, timer, budget, rng)
-
-
-def _compare(
-    comparison: Comparison, names: Collection[str], timer: Timer, budget: Budget, rng: random.Random | None
-) -> dict[str, Outcome]:
-    calls, failures, took = prepare_checked(comparison, names, budget, timer.now)
-    if comparison.kind is Kind.COUNT:
-        return {name: failures.get(name) or Samples((float(calls[name]()),)) for name in names}  # type: ignore[arg-type]
-    restless = {name for name in calls if comparison.variant(name).restless}
-    # Waking a pool of threads costs more than the call that an overhead is measured on.
-    with threads(1 if comparison.kind is Kind.OVERHEAD else torch.get_num_threads()):
+    with ExitStack() as within:
+        if comparison.target:
+            within.enter_context(comparison.target.precision())
+        calls, failures, took = prepare_checked(comparison, names, budget, timer.now)
+        if comparison.kind is Kind.COUNT:
+            return {name: failures.get(name) or Samples((float(calls[name]()),)) for name in names}  # type: ignore[arg-type]
+        if (
+            comparison.kind is Kind.OVERHEAD
+        ):  # waking a pool of threads costs more than the call that one is measured on
+            within.enter_context(threads(1))
+        restless = {name for name in calls if comparison.variant(name).restless}
         times = measure(calls, timer, budget.measuring, enough_s=budget.enough, took=took, restless=restless, rng=rng)
     outcomes: dict[str, Outcome] = dict(failures)
     for name, result in times.items():

@@ -1,6 +1,6 @@
 """The comparison as pytest runs it: options, one test per variant, one measurement per comparison, one closing table.
 
-A bench_*.py decorates a function with `compares`; every variant of every comparison becomes a test of it and an entry
+A bench_*.py makes its test function by `compares`; every variant of every comparison becomes a test of it and an entry
 of pytest-benchmark, whose options all go on working. --benchmark-disable checks the variants without timing them.
 """
 

@@ -116,11 +116,8 @@ def figures(record: Record) -> list[Figure]:
     """What a record has of it, for each arithmetic: ours, and the best peer over both passes; then the history."""
     found = []
     for arithmetic in dict.fromkeys(entry.arithmetic for entry in record.entries):
-        passes = [
-            next((one for one in record.entries if one.arithmetic == arithmetic and _is(one.labels, direction)), None)
-            for direction in PASSES
-        ]
-        forward, both = passes
+        passes = [record.select(arithmetic, {"pass": f"convnet-benchmarks {direction}"}) for direction in PASSES]
+        forward, both = (next(iter(entries), None) for entries in passes)
         if forward is None or both is None:
             continue
         peer = both.best_peer
@@ -130,7 +127,3 @@ def figures(record: Record) -> list[Figure]:
                 first, total = (1e3 * seconds for seconds in times if seconds)
                 found.append(Figure(f"{name}, {arithmetic}", record.device, record.date, total, first, total - first))
     return [*found, *HISTORY] if found else []
-
-
-def _is(labels: dict[str, str | int], direction: str) -> bool:
-    return labels.get("pass") == f"convnet-benchmarks {direction}"

@@ -83,9 +83,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Pooling:
-    """A 3 x 3 window at stride 2."""
-
+class _OnImages:
     name: str
     C: int
     H: int
@@ -93,26 +91,23 @@ class Pooling:
     def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
         """input (N, C, H, W)."""
         return (target.randn(batch, self.C, self.H, self.H),)
+
+
+class Pooling(_OnImages):
+    """A 3 x 3 window at stride 2."""
 
     def modules(self) -> Modules:
         return (nn.MaxPool2d(3, 2),)
 
 
 @dataclass(frozen=True)
-class Normalization:
+class Normalization(_OnImages):
     """The 2012 network's response normalisation over 5 channels; its alpha is torch's over the window's size."""
 
-    name: str
-    C: int
-    H: int
     size: int = 5
     alpha: float = 5e-4
     beta: float = 0.75
     k: float = 2.0
-
-    def inputs(self, batch: int, target: Target) -> tuple[Tensor, ...]:
-        """input (N, C, H, W)."""
-        return (target.randn(batch, self.C, self.H, self.H),)
 
     def modules(self) -> Modules:
         return (nn.LocalResponseNorm(self.size, self.alpha, self.beta, self.k),)
@@ -168,37 +163,25 @@ class Layers:
         )
 
 
-ALEXNET = Layers(
-    convolutions=(
-        Convolution("conv1", 3, 224, 64, 11, stride=4, padding=2),
-        Convolution("conv2", 64, 27, 192, 5, padding=2),
-        Convolution("conv3", 192, 13, 384, 3, padding=1),
-        Convolution("conv4", 384, 13, 256, 3, padding=1),
-        Convolution("conv5", 256, 13, 256, 3, padding=1),
+def _convolutions(channels: tuple[int, ...], groups: tuple[int, ...] = (1, 1, 1, 1, 1)) -> tuple[Convolution, ...]:
+    """With so many filters each; all three networks have their sizes, strides and paddings in common."""
+    sizes = ((224, 11, 4, 2), (27, 5, 1, 2), (13, 3, 1, 1), (13, 3, 1, 1), (13, 3, 1, 1))
+    every = zip((3, *channels), channels, sizes, groups, strict=False)
+    return tuple(
+        Convolution(f"conv{number}", C, H, K, R, stride, padding, shared)
+        for number, (C, K, (H, R, stride, padding), shared) in enumerate(every, 1)
     )
-)
+
+
+PAPERS_DROPOUTS = (Dropout("before fc7", 4096), Dropout("before fc8", 4096))
+ALEXNET = Layers(_convolutions((64, 192, 384, 256, 256)))
 ALEXNET_2012 = Layers(
-    convolutions=(
-        Convolution("conv1", 3, 224, 96, 11, stride=4, padding=2),
-        Convolution("conv2", 96, 27, 256, 5, padding=2, groups=2),
-        Convolution("conv3", 256, 13, 384, 3, padding=1),
-        Convolution("conv4", 384, 13, 384, 3, padding=1, groups=2),
-        Convolution("conv5", 384, 13, 256, 3, padding=1, groups=2),
-    ),
+    _convolutions((96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2)),
     pooled=("conv5",),
     normalizations=(Normalization("norm1", 96, 55), Normalization("norm2", 256, 27)),
-    dropouts=(Dropout("before fc7", 4096), Dropout("before fc8", 4096)),
+    dropouts=PAPERS_DROPOUTS,
 )
-ALEXNET_SINGLE_TOWER = Layers(
-    convolutions=(
-        Convolution("conv1", 3, 224, 96, 11, stride=4, padding=2),
-        Convolution("conv2", 96, 27, 256, 5, padding=2),
-        Convolution("conv3", 256, 13, 384, 3, padding=1),
-        Convolution("conv4", 384, 13, 384, 3, padding=1),
-        Convolution("conv5", 384, 13, 256, 3, padding=1),
-    ),
-    dropouts=(Dropout("before fc7", 4096), Dropout("before fc8", 4096)),
-)
+ALEXNET_SINGLE_TOWER = Layers(_convolutions((96, 256, 384, 384, 256)), dropouts=PAPERS_DROPOUTS)
 
 LAYERS = {"alexnet": ALEXNET, "alexnet_2012": ALEXNET_2012, "alexnet_single_tower": ALEXNET_SINGLE_TOWER}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -13,33 +14,29 @@ from alexkern.bench.layers import Target
 from alexkern.bench.networks import LEAST_S, build, contenders, handed_over, training_step, variant
 from alexkern.bench.options import Options
 from alexkern.bench.peers import Peer
-from alexkern.bench.peers.eager import Eager, EagerChannelsLast
+from alexkern.bench.peers.eager import EAGER
 from alexkern.bench.priority import importance
 from alexkern.measure.memory import peak_bytes
 from alexkern.measure.timing import Call
 
 PEAK_S = {"cpu": 4.0, "cuda": 1.0}  # of one row at the least: steps that warm up, and those that are traced
-PEERS_SEEN = (Eager(), EagerChannelsLast())  # autograd's hooks see what these save, and not what compiled code does
 
 
-class SavedBytes:
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
     """Counts the bytes autograd saves within a `with` block: every storage once and whole, `excluded` ones never."""
 
     def __init__(self, excluded: Iterable[Tensor] = ()) -> None:
         self._excluded = {tensor.untyped_storage().data_ptr() for tensor in excluded}
         self._storages: dict[int, int] = {}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        super().__init__(self._pack, lambda tensor: tensor)
 
     @property
     def total(self) -> int:
         return sum(self._storages.values())
 
     def __enter__(self) -> SavedBytes:
-        self._hooks.__enter__()
+        super().__enter__()
         return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._hooks.__exit__(*exception)
 
     def _pack(self, tensor: Tensor) -> Tensor:
         # The graph keeps the tensor, so no later storage takes its address while this one counts.
@@ -51,23 +48,21 @@ class SavedBytes:
 
 def peak_memory(options: Options) -> Iterable[Comparison]:
     """Of a training step, over parameters, momentum and images, which every contender holds alike."""
-    for target in options.targets:
-        for model in options.models:
-            for batch in options.training_batches:
-                main = batch == options.training_batch
-                runners = [one for one in contenders(model, options, target) if one.trains]
-                yield Comparison(
-                    kind=Kind.COUNT,
-                    section=f"peak memory of a training step, {target.arithmetic}",
-                    what=f"{model}, batch {batch}",
-                    variants=tuple(variant(runner, target) for runner in runners),
-                    setup=partial(_peak_trial, model, batch, runners, target),
-                    seconds=0.0,
-                    least_s=PEAK_S[target.device.type],
-                    target=target,
-                    labels={"pass": "peak memory", "model": model, "batch": batch},
-                    priority=importance("memory", options, target, model, main),
-                )
+    for target, model, batch in product(options.targets, options.models, options.training_batches):
+        main = batch == options.training_batch
+        runners = [one for one in contenders(model, options, target) if one.trains]
+        yield Comparison(
+            kind=Kind.COUNT,
+            section=f"peak memory of a training step, {target.arithmetic}",
+            what=f"{model}, batch {batch}",
+            variants=tuple(variant(runner, target) for runner in runners),
+            setup=partial(_peak_trial, model, batch, runners, target),
+            seconds=0.0,
+            least_s=PEAK_S[target.device.type],
+            target=target,
+            labels={"pass": "peak memory", "model": model, "batch": batch},
+            priority=importance("memory", options, target, model, main),
+        )
 
 
 def _peak_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:
@@ -88,7 +83,10 @@ def saved_for_backward(options: Options) -> Iterable[Comparison]:
     """The bytes that a training step's forward pass keeps for the backward pass, parameters aside."""
     for model in options.models:
         every = contenders(model, options, options.target)
-        runners = [*(one for one in every if one.ours and one.trains), *PEERS_SEEN]
+        runners = [
+            *(one for one in every if one.ours and one.trains),
+            *EAGER,
+        ]  # autograd's hooks do not see what compiled code saves
         yield Comparison(
             kind=Kind.COUNT,
             section=f"saved for backward, {options.target.arithmetic}",

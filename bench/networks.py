@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import alexkern
 from alexkern import models
 from alexkern.bench import ours, work
 from alexkern.bench.checks import check_close, check_gradient_norms
@@ -19,6 +19,7 @@ from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.options import Options
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.priority import importance
+from alexkern.compare import plain
 from alexkern.measure.timing import Call
 
 SECONDS = {"cpu": {1: 6.0, 16: 15.0}, "cuda": {}}  # of measuring, by batch
@@ -31,64 +32,51 @@ def seconds(target: Target, batch: int) -> float:
     return SECONDS[device].get(batch, LONG_SECONDS[device])
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """A copy of the network with torch's own Sequential in place of ours: what a peer is given."""
-    twin = copy.deepcopy(model)
-    for module in twin.modules():
-        if type(module) is alexkern.nn.FusedSequential:
-            module.__class__ = nn.Sequential
-    return twin
-
-
 def section(target: Target) -> str:
     return f"whole networks, {target.arithmetic}"
 
 
 def inference(options: Options) -> Iterable[Comparison]:
     """The forward pass of every network at every batch, in every arithmetic."""
-    for target in options.targets:
-        for model in options.models:
-            for batch in options.batches:
-                main = options.is_main_batch(batch)
-                runners = contenders(model, options, target, options.cost_at(batch, target))
-                yield Comparison(
-                    kind=Kind.NETWORK,
-                    section=section(target),
-                    what=f"{model} inference, batch {batch}",
-                    variants=tuple(variant(runner, target) for runner in runners),
-                    setup=partial(_inference_trial, model, batch, runners, target),
-                    seconds=seconds(target, batch),
-                    least_s=LEAST_S[target.device.type],
-                    images=batch,
-                    target=target,
-                    work=work.network(LAYERS[model], batch, target.dtype.itemsize, backward=False),
-                    labels={"pass": "inference", "model": model, "batch": batch},
-                    priority=importance("inference", options, target, model, main),
-                )
+    for target, model, batch in product(options.targets, options.models, options.batches):
+        main = options.is_main_batch(batch)
+        runners = contenders(model, options, target, options.cost_at(batch, target))
+        yield Comparison(
+            kind=Kind.NETWORK,
+            section=section(target),
+            what=f"{model} inference, batch {batch}",
+            variants=tuple(variant(runner, target) for runner in runners),
+            setup=partial(_inference_trial, model, batch, runners, target),
+            seconds=seconds(target, batch),
+            least_s=LEAST_S[target.device.type],
+            images=batch,
+            target=target,
+            work=work.network(LAYERS[model], batch, target.dtype.itemsize, backward=False),
+            labels={"pass": "inference", "model": model, "batch": batch},
+            priority=importance("inference", options, target, model, main),
+        )
 
 
 def training(options: Options) -> Iterable[Comparison]:
     """Forward pass, cross entropy, backward pass and one step of SGD."""
-    for target in options.targets:
-        for model in options.models:
-            for batch in options.training_batches:
-                main = batch == options.training_batch
-                cost = 0 if not main else 2 if target == options.target else 1
-                runners = [one for one in contenders(model, options, target, cost) if one.trains]
-                yield Comparison(
-                    kind=Kind.NETWORK,
-                    section=section(target),
-                    what=f"{model} training step, batch {batch}",
-                    variants=tuple(variant(runner, target, passes=2) for runner in runners),
-                    setup=partial(_training_trial, model, batch, runners, target),
-                    seconds=LONG_SECONDS[target.device.type],
-                    least_s=LEAST_S[target.device.type],
-                    images=batch,
-                    target=target,
-                    work=training_work(model, batch, target),
-                    labels={"pass": "training step", "model": model, "batch": batch},
-                    priority=importance("training", options, target, model, main),
-                )
+    for target, model, batch in product(options.targets, options.models, options.training_batches):
+        main = batch == options.training_batch
+        cost = 0 if not main else 2 if target == options.target else 1
+        runners = [one for one in contenders(model, options, target, cost) if one.trains]
+        yield Comparison(
+            kind=Kind.NETWORK,
+            section=section(target),
+            what=f"{model} training step, batch {batch}",
+            variants=tuple(variant(runner, target, passes=2) for runner in runners),
+            setup=partial(_training_trial, model, batch, runners, target),
+            seconds=LONG_SECONDS[target.device.type],
+            least_s=LEAST_S[target.device.type],
+            images=batch,
+            target=target,
+            work=training_work(model, batch, target),
+            labels={"pass": "training step", "model": model, "batch": batch},
+            priority=importance("training", options, target, model, main),
+        )
 
 
 def training_work(model: str, batch: int, target: Target) -> work.Work:
@@ -141,8 +129,7 @@ def _drawn(model: str, device: torch.device) -> nn.Module:
     """To be copied: on a CPU, drawing the weights takes ten times as long."""
     torch.manual_seed(0)
     with torch.device(device):
-        network: nn.Module = getattr(models, model)()
-        return network
+        return getattr(models, model)()
 
 
 def _inference_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:

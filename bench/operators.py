@@ -15,6 +15,7 @@ from alexkern.bench.comparison import Comparison, Kind, Trial, Variant
 from alexkern.bench.layers import LAYERS, Convolution, Layers, Target
 from alexkern.bench.options import Options
 from alexkern.bench.ours import backends, served_by
+from alexkern.bench.peers.eager import LAYOUTS as TORCH
 from alexkern.bench.priority import importance
 from alexkern.bench.work import Work, layer_work
 from alexkern.measure.timing import Call
@@ -23,7 +24,6 @@ SECONDS = {"cpu": 1.0, "cuda": 0.3}  # of measuring, for one row
 LEAST_S = {"cpu": 0.3, "cuda": 0.1}  # of its inputs, and of what its calls take beyond their work
 PASSES = ("forward", "backward", "forward+backward")
 CUDNN = "torch.cudnn_convolution_relu"
-TORCH = {"torch": torch.contiguous_format, "torch channels_last": torch.channels_last}
 
 
 class Layer(Protocol):

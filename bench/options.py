@@ -11,17 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.peers import PEERS
+from alexkern.commands import positive
 from alexkern.measure.timing import CLOCKS
 
-ARITHMETIC = {
-    "float32": (torch.float32, False),
-    "tf32": (torch.float32, True),
-    "float16": (torch.float16, False),
-    "bfloat16": (torch.bfloat16, False),
-}
-ON_GPU = ("bfloat16", "float16", "tf32", "float32")
+ON_GPU = tuple(reversed(ARITHMETIC))
 BATCHES = {"cpu": (1, 16, 64), "cuda": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)}
 TRAINING_BATCHES = {"cpu": (32,), "cuda": (32, 64, 128, 256, 512, 1024)}
 MAIN_BATCHES = {"cpu": (1, 16, 64), "cuda": (1, 16, 128, 1024)}  # where peers that take long to prepare join in
@@ -79,7 +75,7 @@ class Options:
             raise pytest.UsageError("--dtypes: tf32 is a GPU's arithmetic")
         record = option("--record")
         return cls(
-            targets=tuple(Target(torch.device(device), *ARITHMETIC[name]) for name in arithmetics),
+            targets=tuple(Target(torch.device(device), ARITHMETIC[name][0], name == "tf32") for name in arithmetics),
             models=option("--models"),
             peers=option("--peers") or tuple(peer.name for peer in PEERS if device in peer.defaults),
             batches=option("--batches") or BATCHES[device],
@@ -114,16 +110,9 @@ def comma_separated(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-def _size(text: str) -> int:
-    size = int(text)
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"a batch must be at least 1, got {text}")
-    return size
-
-
 def sizes(text: str) -> tuple[int, ...]:
     """An option's value: batches."""
-    return tuple(map(_size, text.split(",")))
+    return tuple(map(positive, text.split(",")))
 
 
 ALL_PEERS = [peer.name for peer in PEERS]
@@ -132,7 +121,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--peers": {"type": comma_separated(ALL_PEERS), "help": f"of {', '.join(ALL_PEERS)}; or all"},
     "--batches": {"type": sizes, "help": "of inference (default: 1,16,64; on a GPU 1,2,4,...,2048)"},
     "--training-batches": {"type": sizes, "help": "of the training step (default: 32; on a GPU 32,64,...,1024)"},
-    "--operator-batch": {"type": _size, "help": "batch of single operators (default: 8, on a GPU 128)"},
+    "--operator-batch": {"type": positive, "help": "batch of single operators (default: 8, on a GPU 128)"},
     "--compile-operators": {"action": "store_true", "default": False, "help": "add torch.compile of their expressions"},
     "--device": {"choices": ("cpu", "cuda"), "help": "default: cuda where there is one"},
     "--dtypes": {

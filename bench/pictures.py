@@ -157,13 +157,7 @@ def memory(record: Record, arithmetic: str, model: str) -> Figure | None:
 
 def select(record: Record, arithmetic: str, model: str, direction: str) -> list[Entry]:
     """The record's entries of one kind, those of layers in the registry's order of operators."""
-    wanted = {"model": model, "pass": direction}
-    found = [
-        entry
-        for entry in record.entries
-        if entry.arithmetic == arithmetic and all(entry.labels.get(key) == value for key, value in wanted.items())
-    ]
-    return sorted(found, key=_place)
+    return sorted(record.select(arithmetic, {"model": model, "pass": direction}), key=_place)
 
 
 def _place(entry: Entry) -> int:

@@ -11,30 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.bench.ceilings import published
 from alexkern.bench.layers import Convolution
 from alexkern.bench.work import Part, floor, layer_work
 from alexkern.cost.chips import Chip
-from alexkern.tools.workloads import ARITHMETIC, BACKWARD, FORWARD, Workload, layers
+from alexkern.tools.sass import Launched
+from alexkern.tools.workloads import BACKWARD, FORWARD, Workload, layers
 
 LEAST_FFMA = 16  # in the main loop of a product; a normalisation has a few
-
-
-class Kernel(Protocol):
-    """What is compiled for one launch: aot.Report has it, whichever language the kernel is written in."""
-
-    @property
-    def kernel(self) -> str: ...
-    @property
-    def grid(self) -> tuple[int, ...]: ...
-    @property
-    def blocks(self) -> int: ...
-    @property
-    def products(self) -> int: ...
-    @property
-    def main_loop(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -45,12 +31,12 @@ class Prediction:
     share: float
 
 
-def waves(launch: Kernel, num_sms: int) -> float:
+def waves(launch: Launched, num_sms: int) -> float:
     """How many times the chip is filled by a launch's blocks; below 1 a part of it is idle."""
     return prod(launch.grid) / (max(launch.blocks, 1) * num_sms)
 
 
-def balance(launch: Kernel, num_sms: int) -> float:
+def balance(launch: Launched, num_sms: int) -> float:
     """The mean share of the work on a multiprocessor in that of the busiest one."""
     programs = prod(launch.grid)
     return programs / (num_sms * -(-programs // num_sms)) if programs else 1.0
@@ -65,7 +51,7 @@ def work_of(workload: Workload, call: str) -> Part:
     return parts[1] if call == BACKWARD else parts[0]
 
 
-def predict(workload: Workload, call: str, launches: Sequence[Kernel], chip: Chip) -> Prediction:
+def predict(workload: Workload, call: str, launches: Sequence[Launched], chip: Chip) -> Prediction:
     """For a call that makes these launches."""
     work, ceilings = work_of(workload, call), published(chip, workload.arithmetic)
     products = [launch for launch in launches if is_product(launch)]
@@ -76,6 +62,6 @@ def predict(workload: Workload, call: str, launches: Sequence[Kernel], chip: Chi
     return Prediction(seconds, least / seconds)
 
 
-def is_product(launch: Kernel) -> bool:
+def is_product(launch: Launched) -> bool:
     """Whether a launch multiplies matrices: on tensor cores or, in float32, in a loop of fused multiply-adds."""
     return launch.products > 0 or launch.main_loop.get("FFMA", 0) >= LEAST_FFMA

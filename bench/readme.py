@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from alexkern.bench.machine import describe_machine
@@ -37,16 +36,11 @@ def block(root: Path) -> str:
     """The markers and what belongs between them, for the records under `root`/bench/results."""
     records = [(path.parent, read(path)) for path in sorted((root / RESULTS).glob(f"*/{NAME}"))]
     lines = [COMMAND]
-    on_gpu = newest((folder, record) for folder, record in records if record.on_gpu)
-    on_cpu = newest((folder, record) for folder, record in records if not record.on_gpu)
-    lines += shown(root, *on_gpu) if on_gpu else ["", NO_GPU]
-    if on_cpu and not on_gpu:
-        lines += shown(root, *on_cpu)
+    on_gpu, on_cpu = ([one for one in records if one[1].on_gpu == kind] for kind in (True, False))
+    lines += [] if on_gpu else ["", NO_GPU]
+    if newest := max(on_gpu or on_cpu, key=lambda one: one[1].date, default=None):
+        lines += shown(root, *newest)
     return "\n".join(["<!-- bench:begin -->", *lines, "<!-- bench:end -->"])
-
-
-def newest(records: Iterable[tuple[Path, Record]]) -> tuple[Path, Record] | None:
-    return max(records, key=lambda one: one[1].date, default=None)
 
 
 def shown(root: Path, folder: Path, record: Record) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, Unit, unit_of
+from alexkern.bench.comparison import Comparison, Failure, Kind, Outcome, Subject
 from alexkern.bench.work import Ceilings, floor, total
+from alexkern.files import whole
 from alexkern.measure.timing import differ
 
 NAME = "record.json"
@@ -44,12 +44,9 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Subject):
     """One comparison and what came out of it. floor is the time that the run's ceilings allow at best (seconds)."""
 
-    kind: Kind
-    section: str
-    what: str
     arithmetic: str
     labels: dict[str, str | int]
     variants: tuple[Measured, ...]
@@ -57,14 +54,6 @@ class Entry:
     flops: float = 0.0
     bytes: float = 0.0
     floor: float | None = None
-
-    @property
-    def unit(self) -> Unit:
-        return unit_of(self.kind)
-
-    @property
-    def group(self) -> str:
-        return f"{self.section}, {self.what}"
 
     def variant(self, name: str) -> Measured | None:
         return next((variant for variant in self.variants if variant.name == name), None)
@@ -103,6 +92,10 @@ class Record:
     @property
     def on_gpu(self) -> bool:
         return "gpu" in self.machine
+
+    def select(self, arithmetic: str, labels: Mapping[str, str | int]) -> list[Entry]:
+        """The entries in one arithmetic that have all of these labels."""
+        return [one for one in self.entries if one.arithmetic == arithmetic and labels.items() <= one.labels.items()]
 
 
 def entry(comparison: Comparison, outcomes: Mapping[str, Outcome], ceilings: Ceilings | None = None) -> Entry:
@@ -147,12 +140,8 @@ def write(record: Record, folder: Path) -> Path:
 
 def replace(path: Path, text: str) -> None:
     """Writes a file in one step."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Record:

@@ -7,12 +7,12 @@ from itertools import groupby, product
 from pathlib import Path
 
 from alexkern.bench import pictures
-from alexkern.bench.comparison import MS, Kind
+from alexkern.bench.comparison import MS
 from alexkern.bench.history import figures
 from alexkern.bench.machine import describe_machine
 from alexkern.bench.record import NAME, Entry, Record, replace
 from alexkern.bench.record import write as write_record
-from alexkern.bench.rows import Row, absences, number, rows, verdicts
+from alexkern.bench.rows import absences, number, rows, verdicts
 from alexkern.bench.summary import describe_ceilings
 from alexkern.drawing import style, svg
 
@@ -74,7 +74,7 @@ def markdown(record: Record, drawn: Iterable[str]) -> str:
     missing = absences(record.entries)
     if missing:
         lines += ["## Not compared", ""]
-        lines += [f"- {one.name}, {_places(one.groups)}: {one.reason}" for one in missing]
+        lines += [f"- {one.name}, {one.where}: {one.reason}" for one in missing]
         lines.append("")
     return "\n".join(lines)
 
@@ -86,9 +86,9 @@ def table(entries: Iterable[Entry]) -> list[str]:
     headings = (*HEADINGS[:-1], *LATENCIES, HEADINGS[-1]) if timed else HEADINGS
     lines = [_line(headings), _line("---" if index in (0, 4) else "---:" for index in range(len(headings)))]
     for row in rows(entries):
-        cells = _cells(row)
+        what = row.entry.what if row.ours == row.entry.ours[0] else f"{row.entry.what}, {row.ours.name}"
         latencies = [number(one.latency, MS) if one and one.latency else "" for one in (row.ours, row.peer)]
-        lines.append(_line([*cells, *(latencies if timed else ()), "~" if row.noisy else ""]))
+        lines.append(_line([what, *row.cells, *(latencies if timed else ()), "~" if row.noisy else ""]))
     return lines
 
 
@@ -106,29 +106,5 @@ def history(record: Record) -> list[str]:
     return [*lines, "", f"Backward is the difference of the other two. {source}", ""]
 
 
-def _cells(row: Row) -> list[str]:
-    unit = row.entry.unit
-    if row.difference is None:
-        ratio = ""
-    elif row.entry.kind is Kind.OVERHEAD:
-        ratio = number(row.difference, unit, sign="+")
-    else:
-        ratio = f"{row.ratio:.2f}"
-    what = row.entry.what if row.ours == row.entry.ours[0] else f"{row.entry.what}, {row.ours.name}"
-    return [
-        what,
-        number(row.ours.median, unit) if row.ours.median is not None else "failed",
-        f"{row.per_second:,.0f}" if row.per_second else "",
-        number(row.peer.median, unit) if row.peer and row.peer.median is not None else "",
-        row.peer.name if row.peer else "",
-        ratio,
-        f"{row.share:.0%}" if row.share else "",
-    ]
-
-
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _places(groups: tuple[str, ...]) -> str:
-    return groups[0] if len(groups) == 1 else f"{len(groups)} comparisons"

@@ -12,7 +12,7 @@ from alexkern.bench.record import Entry, Measured
 
 @dataclass(frozen=True)
 class Row:
-    """One of our variants in one comparison."""
+    """One of our variants in one comparison beside a peer, or a variant of any beside what it was in another record."""
 
     entry: Entry
     ours: Measured
@@ -32,14 +32,12 @@ class Row:
     @property
     def difference(self) -> float | None:
         """Ours less the peer's, in the base unit."""
-        if self.ours.median is None or self.peer is None or self.peer.median is None:
-            return None
-        return self.ours.median - self.peer.median
+        return None if self.ratio is None else self.ours.median - self.peer.median  # type: ignore[operator, union-attr]
 
     @property
     def noisy(self) -> bool:
         """Whether the row decides nothing, for its samples are too few or too far apart. Counts are exact."""
-        if self.difference is None or self.peer is None or self.entry.kind is Kind.COUNT:
+        if self.ratio is None or self.peer is None or self.entry.kind is Kind.COUNT:
             return False
         return not self.ours.differs_from(self.peer)
 
@@ -53,6 +51,24 @@ class Row:
         """Of the limit: the floor over our time."""
         return self.entry.floor / self.ours.median if self.ours.median and self.entry.floor else None
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As every table shows it: ours, images a second, the peer's, its name, the ratio or difference, the share."""
+        unit, peer, ratio = self.entry.unit, "", ""
+        if self.peer and self.peer.median is not None:
+            peer = number(self.peer.median, unit)
+        if self.difference is not None:
+            overhead = self.entry.kind is Kind.OVERHEAD
+            ratio = number(self.difference, unit, sign="+") if overhead else f"{self.ratio:.2f}"
+        return (
+            number(self.ours.median, unit) if self.ours.median is not None else "failed",
+            f"{self.per_second:,.0f}" if self.per_second else "",
+            peer,
+            self.peer.name if self.peer else "",
+            ratio,
+            f"{self.share:.0%}" if self.share else "",
+        )
+
 
 @dataclass(frozen=True)
 class Absence:
@@ -61,6 +77,10 @@ class Absence:
     name: str
     reason: str
     groups: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        return self.groups[0] if len(self.groups) == 1 else f"{len(self.groups)} comparisons"
 
 
 def rows(entries: Iterable[Entry]) -> list[Row]:

@@ -19,7 +19,7 @@ from alexkern.bench.record import Entry, Record
 from alexkern.bench.schedule import Clock, Schedule
 from alexkern.bench.summary import render
 from alexkern.drawing import NotDrawn
-from alexkern.measure.timing import Timer, timer_for
+from alexkern.measure.timing import timer_for
 
 
 class Run:
@@ -49,10 +49,9 @@ class Run:
         for group in self.selected:
             target = self.comparisons[group].target
             if target and target.arithmetic not in self.ceilings:
-                self.ceilings[target.arithmetic] = measure_ceilings(target, self._timer(target.device, graphs=False))
-
-    def _timer(self, device: torch.device, graphs: bool) -> Timer:
-        return timer_for(device, self.options.clock, graphs)
+                self.ceilings[target.arithmetic] = measure_ceilings(
+                    target, timer_for(target.device, self.options.clock, False)
+                )
 
     def _compare(self, comparison: Comparison) -> dict[str, Outcome]:
         """All its variants that there is time for."""
@@ -60,10 +59,8 @@ class Run:
         budget = self._schedule.budget(comparison, waiting, self.ceilings)
         # An overhead is the host's time, wherever the tensors are.
         device = torch.device("cpu") if comparison.kind is Kind.OVERHEAD else self.options.target.device
-        names = self.selected[comparison.group]
-        return compare(
-            comparison, names, self._timer(device, comparison.graphs), budget, random.Random(comparison.group)
-        )
+        timer = timer_for(device, self.options.clock, comparison.graphs)
+        return compare(comparison, self.selected[comparison.group], timer, budget, random.Random(comparison.group))
 
     @property
     def entries(self) -> list[Entry]:

@@ -8,66 +8,42 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any
 from unittest import mock
 
 import torch
 
+from alexkern.arithmetic import precision
+from alexkern.backends import cuda
+from alexkern.backends.cuda import sm90
 from alexkern.cost.chips import Chip
+from alexkern.tools.instantiations import demangled, instantiations
+from alexkern.tools.objects import objects
+from alexkern.tools.rehearsal import rehearsing
+from alexkern.tools.sass import Code, Launched
 
 TARGETS = {80: "80", 90: "90a", 100: "100a"}  # what nvcc calls the targets
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Report:
-    """One launch of a CUDA C++ kernel, as aot.Report has those of Triton; shared is static and dynamic."""
-
-    kernel: str
-    tile: str
-    target: int
-    grid: tuple[int, ...]
-    num_warps: int
-    registers: int
-    shared: int
-    blocks: int
-    main_loop: dict[str, int]
-    products: int
-
-
-def missing() -> str | None:
-    """Why this cannot be told here, or None where it can."""
-    from alexkern.tools import rehearsal
-
-    return rehearsal.missing()
-
-
-def reports(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, Report]]:
+def reports(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, Launched]]:
     """For every launch of every workload: the workload, its call, and what was found."""
-    from alexkern.tools.instantiations import demangled, instantiations
-    from alexkern.tools.objects import objects
-
     launches = list(_launches(workloads, chip))
     kernels = instantiations(objects(TARGETS[chip.target]), [launch for _, _, launch in launches])
-    known = {(kernel.operator, kernel.name): kernel for kernel in kernels}
+    known = {(kernel.operator, kernel.kernel): kernel for kernel in kernels}
     names = demangled([launch.kernel for _, _, launch in launches])
     for (workload, call, launch), name in zip(launches, names, strict=True):
         operator = name.partition("::")[0]  # the namespace is called after the folder
         made = known[operator, name.replace(f"{operator}::", "")]
-        yield workload, call, Report(
-            kernel=made.name, tile="", target=chip.target, grid=launch.grid, num_warps=made.num_warps,
-            registers=made.registers, shared=made.shared, blocks=made.blocks, main_loop=made.main_loop,
-            products=made.products,
-        )  # fmt: skip
+        found = {field.name: getattr(made, field.name) for field in fields(Code)}
+        yield workload, call, Launched(grid=launch.grid, **found)
 
 
 def _launches(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, Any]]:
-    from alexkern.tools.rehearsal import rehearsing
-
     with _taken_for(chip), rehearsing() as launches:
         for workload in workloads:
-            with workload.precision():
+            with precision(workload.arithmetic):
                 for name, call in workload.calls(CPU, "cuda").items():
                     launches.clear()
                     call()
@@ -77,9 +53,6 @@ def _launches(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, 
 @contextmanager
 def _taken_for(chip: Chip) -> Iterator[None]:
     """Within the block the launchers of CPU tensors choose as on this chip."""
-    from alexkern.backends import cuda
-    from alexkern.backends.cuda import sm90
-
     capability = ".".join(map(str, chip.capability))
     with (
         mock.patch.dict(os.environ, ALEXKERN_EMULATE="1", ALEXKERN_EMULATE_CAPABILITY=capability),

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from alexkern.bench import static_cuda
 from alexkern.bench.comparison import MS
-from alexkern.bench.options import comma_separated, sizes
+from alexkern.bench.options import ON_GPU, comma_separated, sizes
 from alexkern.bench.prediction import Prediction, predict, waves
 from alexkern.bench.record import NAME, Record, read
 from alexkern.bench.rows import number
@@ -33,6 +33,8 @@ from alexkern.cost.model import limits
 from alexkern.kernels import why_not_compiled
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
+from alexkern.tools import rehearsal
+from alexkern.tools.sass import Launched
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN_OPCODES = 5
@@ -43,13 +45,24 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Line:
-    """One launch on one chip. reports are dataclasses with aot.Report's fields."""
+    """One launch on one chip."""
 
     backend: str
     chip: Chip
     workload: Any
     call: str
-    report: Any
+    report: Launched
+
+    @property
+    def title(self) -> str:
+        of = self.workload
+        return f"{of.operator}, {of.model} {of.layer} {of.arithmetic} x {of.batch}, {self.call}"
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What tells the call from every other."""
+        one = {"backend": self.backend, "chip": self.chip.label}
+        return one | {"workload": str(self.workload), "call": self.call}
 
     @property
     def waves(self) -> float:
@@ -72,12 +85,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Predicted:
-    """A call on one chip, and its measured time where a record has it (seconds)."""
+    """A call on one chip, of which `line` is a launch, and its measured time where a record has it (seconds)."""
 
-    backend: str
-    chip: Chip
-    workload: Any
-    call: str
+    line: Line
     prediction: Prediction
     measured: float | None
 
@@ -100,16 +110,12 @@ def cuda_lines(workloads: Sequence[Any], chips: Sequence[Chip]) -> Iterator[Line
 
 def predictions(lines: Iterable[Line], records: Sequence[Record]) -> list[Predicted]:
     """A prediction for every call of every chip."""
-
-    def call_of(line: Line) -> tuple[str, str, str, str]:
-        return line.backend, line.chip.label, str(line.workload), line.call
-
     found = []
-    for _, members in groupby(lines, key=call_of):
+    for _, members in groupby(lines, key=lambda line: line.named):
         group = list(members)
         one = group[0]
         prediction = predict(one.workload, one.call, [line.report for line in group], one.chip)
-        found.append(Predicted(one.backend, one.chip, one.workload, one.call, prediction, measured(one, records)))
+        found.append(Predicted(one, prediction, measured(one, records)))
     return found
 
 
@@ -126,11 +132,10 @@ def measured(line: Line, records: Sequence[Record]) -> float | None:
     for record in sorted(records, key=lambda record: record.date, reverse=True):
         if line.chip.label not in record.device.split():
             continue
-        for entry in record.entries:
-            if entry.arithmetic == workload.arithmetic and all(entry.labels.get(k) == v for k, v in wanted.items()):
-                found = entry.variant(f"alexkern {line.backend}")
-                if found is not None and found.median is not None:
-                    return found.median
+        for entry in record.select(workload.arithmetic, wanted):
+            found = entry.variant(f"alexkern {line.backend}")
+            if found is not None and found.median is not None:
+                return found.median
     return None
 
 
@@ -158,11 +163,9 @@ def _kernels(lines: Sequence[Line]) -> Table:
     table.add_column("main loop", overflow="fold")
     before = ""
     for line in lines:
-        workload, report = line.workload, line.report
-        layer = f"{workload.model} {workload.layer}"
-        title = f"{workload.operator}, {layer} {workload.arithmetic} x {workload.batch}, {line.call}"
+        report = line.report
         table.add_row(
-            title if title != before else "",
+            line.title if line.title != before else "",
             f"{report.kernel} {report.tile}",
             str(report.registers),
             f"{report.shared:,}",
@@ -171,12 +174,12 @@ def _kernels(lines: Sequence[Line]) -> Table:
             f"{line.waves:.2f}",
             line.mix,
         )
-        before = title
+        before = line.title
     return table
 
 
 def _predictions(predicted: Sequence[Predicted]) -> Table:
-    chips = list(dict.fromkeys(one.chip.label for one in predicted))
+    chips = list(dict.fromkeys(one.line.chip.label for one in predicted))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("layer, call", overflow="fold")
     for chip in chips:
@@ -184,12 +187,7 @@ def _predictions(predicted: Sequence[Predicted]) -> Table:
         table.add_column("measured", justify="right")
     rows: dict[str, dict[str, Predicted]] = {}
     for one in predicted:
-        workload = one.workload
-        title = (
-            f"{one.backend}: {workload.operator}, {workload.model} {workload.layer} {workload.arithmetic} "
-            f"x {workload.batch}, {one.call}"
-        )
-        rows.setdefault(title, {})[one.chip.label] = one
+        rows.setdefault(f"{one.line.backend}: {one.line.title}", {})[one.line.chip.label] = one
     for title, found in rows.items():
         cells = []
         for chip in chips:
@@ -203,24 +201,16 @@ def _predictions(predicted: Sequence[Predicted]) -> Table:
 def as_json(lines: Sequence[Line], predicted: Sequence[Predicted]) -> Iterator[str]:
     """One object a line: kernels, then predictions."""
     for line in lines:
-        own = {
-            "backend": line.backend,
-            "chip": line.chip.label,
-            "workload": str(line.workload),
-            "call": line.call,
-            "waves": line.waves,
-            "occupancy": line.occupancy,
-        }
+        own = line.named | {"waves": line.waves, "occupancy": line.occupancy}
         yield json.dumps({"kernel": dataclasses.asdict(line.report) | own})
     for one in predicted:
-        own = {"backend": one.backend, "chip": one.chip.label, "workload": str(one.workload), "call": one.call}
         times = {"seconds": one.prediction.seconds, "share": one.prediction.share, "measured_seconds": one.measured}
-        yield json.dumps({"prediction": own | times})
+        yield json.dumps({"prediction": one.line.named | times})
 
 
 def missing(backend: str) -> str | None:
     """Why a backend's kernels cannot be compiled here, or None where they can."""
-    return static_cuda.missing() if backend == "cuda" else why_not_compiled()
+    return rehearsal.missing() if backend == "cuda" else why_not_compiled()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -253,13 +243,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     names: Callable[[Iterable[str]], Callable[[str], tuple[str, ...]]] = comma_separated
-    arithmetic = ("bfloat16", "float16", "tf32", "float32")
     every_chip = tuple(CHIPS)
     parser = argparse.ArgumentParser(prog="alexkern bench --static", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", type=names(MODELS), default=("alexnet",), help=f"of {', '.join(MODELS)}; or all")
     parser.add_argument("--operators", type=names(OPERATORS), default=OPERATORS, help="default: all")
     parser.add_argument("--layers", type=lambda text: text.split(","), help="conv1, pool1, ...; default: all")
-    parser.add_argument("--dtypes", type=names(arithmetic), default=("bfloat16",), help="default: bfloat16; or all")
+    parser.add_argument("--dtypes", type=names(ON_GPU), default=("bfloat16",), help="default: bfloat16; or all")
     parser.add_argument("--batches", type=sizes, default=(1, 128), help="default: 1,128")
     backends = ("triton", "cuda")
     parser.add_argument("--backends", type=names(backends), default=backends, help="triton, cuda; default: both")

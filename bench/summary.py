@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alexkern.bench.comparison import MS, Kind
-from alexkern.bench.record import Entry
+from alexkern.bench.record import Entry, Measured
 from alexkern.bench.rows import Row, absences, number, rows, verdicts
 
 COLUMNS = (
@@ -41,23 +41,14 @@ def render(
     found = rows(entries)
     latencies = any(variant.latency for entry in entries for variant in entry.variants)
     columns = (*COLUMNS[:-1], *LATENCIES, COLUMNS[-1]) if latencies else COLUMNS
-    output = io.StringIO()
-    width = sum(width + 1 for _, width, _ in columns)
-    console = Console(
-        file=output,
-        width=width,
-        force_terminal=color,
-        color_system="standard" if color else None,
-        highlight=False,
-    )
+    console = paper(sum(width + 1 for _, width, _ in columns), color)
     console.print(_table([], columns, header=True))
     for section, members in groupby(found, key=lambda row: row.entry.section):
         console.print(f"\n[bold]{escape(section)}[/]")
         console.print(_table(members, columns))
     console.print()
-    for absence in absences(entries):
-        where = absence.groups[0] if len(absence.groups) == 1 else f"{len(absence.groups)} comparisons"
-        console.print(f"not compared: [bold]{escape(absence.name)}[/] in {escape(where)}: {escape(absence.reason)}")
+    for one in absences(entries):
+        console.print(f"not compared: [bold]{escape(one.name)}[/] in {escape(one.where)}: {escape(one.reason)}")
     for line in verdicts(found):
         console.print(line if line.startswith(" ") else f"[bold]{line}[/]")
     console.print(LEGEND)
@@ -66,7 +57,23 @@ def render(
     for line in describe_ceilings(ceilings):
         console.print(escape(line))
     console.print(escape(footer), soft_wrap=True)  # commands to copy
-    return output.getvalue()
+    return console.export_text(styles=color)
+
+
+def paper(width: int, color: bool) -> Console:
+    """A console that shows nothing, and gives its text at the end (export_text)."""
+    colors = "standard" if color else None
+    return Console(
+        file=io.StringIO(), record=True, width=width, force_terminal=color, color_system=colors, highlight=False
+    )
+
+
+def grid(columns: Iterable[tuple[str, int, str]], header: bool = False) -> Table:
+    """A table without lines in columns of fixed widths, so that those of all sections line up."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_header=header)
+    for heading, width, justify in columns:
+        table.add_column(heading, width=width, justify=justify)  # type: ignore[arg-type]
+    return table
 
 
 def describe_ceilings(ceilings: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -83,40 +90,18 @@ def flops_per_second(rate: float) -> str:
 
 
 def _table(members: Iterable[Row], columns: tuple[tuple[str, int, str], ...], header: bool = False) -> Table:
-    """Rows in columns of fixed widths, so that the tables of all sections line up."""
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", show_header=header)
-    for heading, width, justify in columns:
-        table.add_column(heading, width=width, justify=justify)  # type: ignore[arg-type]
+    table = grid(columns, header)
     for row in members:
-        cells = _cells(row)
-        latencies = _latencies(row) if len(columns) > len(COLUMNS) else ()
-        table.add_row(*cells, *latencies, "~" if row.noisy else "")
+        ours, rate, peer, name, ratio, share = row.cells
+        style = "" if row.noisy or row.difference is None else "[green]" if row.difference < 0 else "[red]"
+        ratio = ratio if row.entry.kind is Kind.OVERHEAD else f"{style}{ratio}"
+        latencies = map(_latency, (row.ours, row.peer)) if len(columns) > len(COLUMNS) else ()
+        shown = (f" {escape(row.what)}", ours, rate, peer or "-", escape(name), ratio, share)
+        table.add_row(*shown, *latencies, "~" if row.noisy else "")
     return table
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    unit = row.entry.unit
-    ratio = ""
-    if row.difference is not None:
-        if row.entry.kind is Kind.OVERHEAD:
-            ratio = number(row.difference, unit, sign="+")
-        else:
-            style = "" if row.noisy else "[green]" if row.difference < 0 else "[red]"
-            ratio = f"{style}{row.ratio:.2f}"
-    return (
-        f" {escape(row.what)}",
-        number(row.ours.median, unit) if row.ours.median is not None else "failed",
-        f"{row.per_second:,.0f}" if row.per_second else "",
-        number(row.peer.median, unit) if row.peer and row.peer.median is not None else "-",
-        escape(row.peer.name) if row.peer else "",
-        ratio,
-        f"{row.share:.0%}" if row.share else "",
-    )
-
-
-def _latencies(row: Row) -> tuple[str, ...]:
-    def shown(measured: object) -> str:
-        latency, graph = getattr(measured, "latency", None), getattr(measured, "graph", False)
-        return f"{number(latency, MS)}{'' if graph else '*'}" if latency else ""
-
-    return shown(row.ours), shown(row.peer)
+def _latency(measured: Measured | None) -> str:
+    if measured is None or not measured.latency:
+        return ""
+    return f"{number(measured.latency, MS)}{'' if measured.graph else '*'}"

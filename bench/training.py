@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alexkern.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from alexkern.bench.checks import check_close, check_gradient_norms
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, threads
 from alexkern.bench.layers import Target
@@ -22,7 +23,6 @@ from alexkern.bench.ours import backends, served_by
 from alexkern.data import Batch, collate, decode
 from alexkern.functional import augment
 from alexkern.measure.timing import Call
-from alexkern.models.transforms import IMAGENET_MEAN, IMAGENET_STD
 from alexkern.ops.registry import OPERATORS
 from alexkern.training import Settings
 from alexkern.training.step import Step

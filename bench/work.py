@@ -8,9 +8,8 @@ nothing kept but what README says. A network's floor is the sum of its operators
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from alexkern.bench.layers import Convolution, Dropout, Layers, Linear, Normalization, Pooling
 
@@ -28,13 +27,12 @@ class Part:
 Work = tuple[Part, ...]
 
 
-class Ceilings(Protocol):
-    """What the machine can do at best, per second."""
+@dataclass(frozen=True)
+class Ceilings:
+    """Per second: floating-point operations of a matrix product in one arithmetic, and bytes read and written."""
 
-    @property
-    def flops(self) -> float: ...
-    @property
-    def bytes(self) -> float: ...
+    flops: float
+    bytes: float
 
 
 def floor(work: Work, ceilings: Ceilings) -> float:
@@ -79,15 +77,14 @@ def normalization(layer: Normalization, batch: int, itemsize: int, *, backward: 
     return (forward, Part(0, itemsize * 3 * values)) if backward else (forward,)
 
 
-def linear(
-    in_features: int, out_features: int, batch: int, itemsize: int, *, backward: bool, relu: bool = True
-) -> Work:
-    inputs, weights, outputs = batch * in_features, in_features * out_features, batch * out_features
+def linear(layer: Linear, batch: int, itemsize: int, *, backward: bool, relu: bool = True) -> Work:
+    inputs, outputs = batch * layer.in_features, batch * layer.out_features
+    weights = layer.in_features * layer.out_features
     flops = 2 * batch * weights
-    forward = Part(flops, itemsize * (inputs + weights + out_features + outputs))
+    forward = Part(flops, itemsize * (inputs + weights + layer.out_features + outputs))
     if not backward:
         return (forward,)
-    moved = (2 if relu else 1) * outputs + 2 * (inputs + weights) + out_features
+    moved = (2 if relu else 1) * outputs + 2 * (inputs + weights) + layer.out_features
     return forward, Part(2 * flops, itemsize * moved)
 
 
@@ -96,19 +93,18 @@ def dropout(layer: Dropout, batch: int, itemsize: int, *, backward: bool) -> Wor
     return (part, part) if backward else (part,)
 
 
+ALONE: dict[type, Callable[..., Work]] = {
+    Pooling: pooling, Normalization: normalization, Linear: linear, Dropout: dropout,
+}  # fmt: skip
+
+
 def layer_work(layer: object, batch: int, itemsize: int, *, pooled: bool, backward: bool) -> Work:
     """Of one operator on one layer, with the gradients of all its arguments."""
     if isinstance(layer, Convolution):
         return convolution(layer, batch, itemsize, pooled=pooled, backward=backward, first=False)
-    if isinstance(layer, Pooling):
-        return pooling(layer, batch, itemsize, backward=backward)
-    if isinstance(layer, Normalization):
-        return normalization(layer, batch, itemsize, backward=backward)
-    if isinstance(layer, Linear):
-        return linear(layer.in_features, layer.out_features, batch, itemsize, backward=backward)
-    if isinstance(layer, Dropout):
-        return dropout(layer, batch, itemsize, backward=backward)
-    raise TypeError(f"layer_work: {type(layer).__name__} is no layer of LAYERS")
+    if type(layer) not in ALONE:
+        raise TypeError(f"layer_work: {type(layer).__name__} is no layer of LAYERS")
+    return ALONE[type(layer)](layer, batch, itemsize, backward=backward)
 
 
 def network(layers: Layers, batch: int, itemsize: int, *, backward: bool) -> Work:
@@ -124,8 +120,10 @@ def network(layers: Layers, batch: int, itemsize: int, *, backward: bool) -> Wor
         if layer.name in poolings and not pooled:
             parts += pooling(poolings[layer.name], batch, itemsize, backward=backward)
     for hidden in layers.linears:
-        parts += linear(hidden.in_features, hidden.out_features, batch, itemsize, backward=backward)
-    parts += linear(layers.linears[-1].out_features, 1000, batch, itemsize, backward=backward, relu=False)
+        parts += linear(hidden, batch, itemsize, backward=backward)
+    parts += linear(
+        Linear("fc8", layers.linears[-1].out_features, 1000), batch, itemsize, backward=backward, relu=False
+    )
     return tuple(parts)
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from alexkern import augmentation as A
 from alexkern.augmentation import Policy
-from alexkern.kernels.philox import block_words, threshold
+from alexkern.backends.torch.philox import threshold
+from alexkern.kernels.philox import block_words
 from alexkern.plan import Spec, contiguous_strides, empty
 
 SAMPLES = 32  # of a program that draws

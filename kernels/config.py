@@ -162,9 +162,15 @@ def overlay(operator: str, fields: Fields, default: ConfigT) -> ConfigT:
         wanted = type(getattr(default, name))
         if type(value) is not wanted:
             raise ValueError(f"alexkern.{operator}: tuned configuration has {name}={value!r}, wanted {wanted.__name__}")
-    replaced: Any = dataclasses.replace(default, **fields)  # type: ignore[type-var]
-    result: ConfigT = replaced
-    return result
+    return dataclasses.replace(default, **fields)  # type: ignore[type-var]
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """The configuration of a kernel in one dimension: BLOCK elements, or runs of channels, a program."""
+
+    BLOCK: int
+    num_warps: int
 
 
 @dataclasses.dataclass

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.triton import Product, best_tile, register_limit
+from alexkern.cost.triton import Product, best_tile
 from alexkern.geometry import Geometry, Pair
 from alexkern.kernels import conv2d_relu_data_gradient as data
 from alexkern.kernels import conv2d_relu_weight_gradient as weights
@@ -36,6 +36,7 @@ from alexkern.kernels.convolution import (
     Key,
     Launch,
     Problem,
+    constants_of,
     depth_factor,
     gather,
     in_depth,
@@ -46,7 +47,7 @@ from alexkern.kernels.convolution import (
     runs,
 )
 from alexkern.kernels.masked_gradient import masked_gradient, worthwhile
-from alexkern.kernels.precision import convolution_precision
+from alexkern.kernels.precision import input_precision
 from alexkern.kernels.space_to_depth import filter_rows, space_to_depth
 from alexkern.plan import conv2d_relu_output, empty
 
@@ -160,14 +161,8 @@ def launch_of(problem: Problem, config: Config, device: Chip) -> Launch:
     """The launch of a problem with a configuration."""
     seen = in_depth(problem.geometry, config.factor)
     run_c, run_s = runs(seen)
-    constants = dict(
-        RUN_C=run_c, PITCH=seen.C, K=seen.K, GROUPS=seen.groups, R=seen.R, RUN_S=run_s,
-        STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0], PAD_W=seen.padding[1],
-        DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1], PRECISION=problem.precision,
-        INDEX=index_type(seen), BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N,
-        BLOCK_K=config.BLOCK_K, num_warps=config.num_warps, num_stages=config.num_stages,
-        **register_limit(config.BLOCK_M, config.BLOCK_N + config.TAIL_N, config.num_warps, device),
-    )  # fmt: skip
+    constants = constants_of(seen, config, problem.precision, device)
+    constants |= dict(RUN_C=run_c, PITCH=seen.C, RUN_S=run_s, INDEX=index_type(seen))
     tiles_m, tiles_n = cdiv(seen.GEMM_M, config.BLOCK_M), cdiv(seen.GEMM_N, config.BLOCK_N + config.TAIL_N)
     sizes = (seen.N, seen.H, seen.W, seen.P, seen.Q, seen.GEMM_K)
     return Launch(problem, config, (tiles_m * tiles_n, seen.groups), sizes, constants)
@@ -190,7 +185,7 @@ def launch(
     stride: Pair, padding: Pair, dilation: Pair, groups: int,
 ) -> None:  # fmt: skip
     """output (N, K, P, Q), dense NHWC or NCHW, = relu(conv2d(input, weight, bias)). Any strides of the rest."""
-    job = prepare(key_of(input, weight, stride, padding, dilation, groups, convolution_precision(input.dtype)))
+    job = prepare(key_of(input, weight, stride, padding, dilation, groups, input_precision(input.dtype, "conv")))
     factor = job.config.factor
     x, w, marks = operands(input, weight, job.problem.geometry, factor)
     conv2d_relu_kernel[job.grid](
@@ -227,7 +222,7 @@ def convolution_gradients(
 
     grad: (N, K, P, Q), any strides. output: the convolution's, for the ReLU mask, or None where grad is masked already.
     """
-    geometry = (stride, padding, dilation, groups, convolution_precision(input.dtype))
+    geometry = (stride, padding, dilation, groups, input_precision(input.dtype, "conv"))
     grad = nhwc(grad)
     if output is not None:
         output = nhwc(output)

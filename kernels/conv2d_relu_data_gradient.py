@@ -24,10 +24,10 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.triton import Product, best_tile, register_limit
+from alexkern.cost.triton import Product, best_tile
 from alexkern.geometry import Geometry, Pair
 from alexkern.kernels.config import choose, describe
-from alexkern.kernels.convolution import Config, Key, Launch, Problem, index_type, key_of, problem_of
+from alexkern.kernels.convolution import Config, Key, Launch, Problem, constants_of, index_type, key_of, problem_of
 from alexkern.kernels.space_to_depth import filter_rows
 from alexkern.plan import empty, like
 
@@ -199,15 +199,8 @@ def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> L
     tiles = cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N)
     grid = (tiles, of.groups, of.stride[0] * of.stride[1])
     step_h, step_w = steps(of)
-    constants = dict(
-        C=of.C, K=of.K, GROUPS=of.groups, R=of.R, S=of.S,
-        STRIDE_H=of.stride[0], STRIDE_W=of.stride[1], PAD_H=of.padding[0], PAD_W=of.padding[1],
-        DILATION_H=of.dilation[0], DILATION_W=of.dilation[1], STEP_H=step_h, STEP_W=step_w,
-        MASKED=masked, PRECISION=problem.precision, INDEX=index_type(of),
-        BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, TAIL_N=config.TAIL_N, BLOCK_K=config.BLOCK_K,
-        num_warps=config.num_warps, num_stages=config.num_stages,
-        **register_limit(config.BLOCK_M, config.BLOCK_N + config.TAIL_N, config.num_warps, device),
-    )  # fmt: skip
+    constants = constants_of(of, config, problem.precision, device)
+    constants |= dict(C=of.C, S=of.S, STEP_H=step_h, STEP_W=step_w, MASKED=masked, INDEX=index_type(of))
     sizes = (of.N, of.H, of.W, of.P, of.Q, gemm_k)
     return Launch(problem, config, grid, sizes, constants)
 

@@ -37,7 +37,7 @@ from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu import operands
 from alexkern.kernels.convolution import Problem, depth_factor, gather, in_depth, index_type, key_of, problem_of, runs
 from alexkern.kernels.max_pool2d import join_row, join_rows
-from alexkern.kernels.precision import convolution_precision
+from alexkern.kernels.precision import input_precision
 from alexkern.plan import conv2d_relu_max_pool2d_outputs, conv2d_relu_output, empty, is_channels_last
 
 WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: the fused kernel's
@@ -308,7 +308,7 @@ def forward(
     pool_kernel_size: Pair, pool_stride: Pair, pool_padding: Pair, save_offsets: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     convolution, pool = (stride, padding, dilation, groups), (pool_kernel_size, pool_stride, pool_padding)
-    key = key_of(input, weight, *convolution, convolution_precision(input.dtype))
+    key = key_of(input, weight, *convolution, input_precision(input.dtype, "conv"))
     of = key[-1]
     windows = pooling((of.N, of.K, of.P, of.Q), *pool)
     config = _configuration(key, ((windows.R, windows.S), windows.stride, windows.padding), save_offsets)

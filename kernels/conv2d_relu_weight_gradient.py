@@ -24,7 +24,7 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.triton import Product, best_split, register_limit
+from alexkern.cost.triton import Product, best_split
 from alexkern.geometry import Pair
 from alexkern.kernels.config import choose, describe
 from alexkern.kernels.convolution import (
@@ -32,6 +32,7 @@ from alexkern.kernels.convolution import (
     Key,
     Launch,
     Problem,
+    constants_of,
     depth_factor,
     in_depth,
     key_of,
@@ -220,15 +221,11 @@ def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Chip)
     run_c, run_s = runs(seen)
     total = seen.GEMM_M
     span = cdiv(cdiv(total, config.splits), config.BLOCK_K) * config.BLOCK_K
-    constants = dict(
-        H=seen.H, W=seen.W, P=seen.P, Q=seen.Q, RUN_C=run_c, PITCH=seen.C, K=seen.K, GROUPS=seen.groups,
-        R=seen.R, RUN_S=run_s, STRIDE_H=seen.stride[0], STRIDE_W=seen.stride[1], PAD_H=seen.padding[0],
-        PAD_W=seen.padding[1], DILATION_H=seen.dilation[0], DILATION_W=seen.dilation[1],
-        MASKED=masked, PRECISION=problem.precision,
-        INDEX=tl.int64 if max(total * seen.K, seen.N * seen.H * seen.W * seen.C) > INT32_MAX - 2**24 else tl.int32,
-        BLOCK_M=config.BLOCK_M, BLOCK_N=config.BLOCK_N, BLOCK_K=config.BLOCK_K,
-        num_warps=config.num_warps, num_stages=config.num_stages,
-        **register_limit(config.BLOCK_M, config.BLOCK_N, config.num_warps, device),
+    farthest = max(total * seen.K, seen.N * seen.H * seen.W * seen.C)
+    constants = constants_of(seen, config, problem.precision, device)
+    constants |= dict(
+        H=seen.H, W=seen.W, P=seen.P, Q=seen.Q, RUN_C=run_c, PITCH=seen.C, RUN_S=run_s, MASKED=masked,
+        INDEX=tl.int64 if farthest > INT32_MAX - 2**24 else tl.int32,
     )  # fmt: skip
     grid = (cdiv(seen.GEMM_N, config.BLOCK_M), cdiv(total, span), seen.groups)
     tiles_n = cdiv(seen.GEMM_K, config.BLOCK_N)

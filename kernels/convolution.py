@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.cost.chips import Chip
+from alexkern.cost.triton import Tile, register_limit
 from alexkern.geometry import Geometry, Pair, convolution
 
 INT32_MAX = 2**31 - 1
@@ -31,15 +33,9 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Tile):
     """factor is space_to_depth's, 1 for none."""
 
-    BLOCK_M: int
-    BLOCK_N: int
-    TAIL_N: int
-    BLOCK_K: int
-    num_warps: int
-    num_stages: int
     factor: int = 1
 
 
@@ -52,6 +48,16 @@ class Launch:
     grid: tuple[int, ...]
     sizes: tuple[int, ...]
     constants: dict[str, Any]
+
+
+def constants_of(of: Geometry, config: Any, precision: str, device: Chip) -> dict[str, Any]:
+    """What every kernel of a convolution is compiled for: its sizes, and the tile of its configuration."""
+    tile = {name: value for name, value in vars(config).items() if name not in ("factor", "splits")}
+    limit = register_limit(config.BLOCK_M, config.BLOCK_N + tile.get("TAIL_N", 0), config.num_warps, device)
+    return dict(
+        K=of.K, GROUPS=of.groups, R=of.R, STRIDE_H=of.stride[0], STRIDE_W=of.stride[1], PAD_H=of.padding[0],
+        PAD_W=of.padding[1], DILATION_H=of.dilation[0], DILATION_W=of.dilation[1], PRECISION=precision, **tile, **limit,
+    )  # fmt: skip
 
 
 def depth_factor(of: Geometry) -> int:

@@ -12,7 +12,6 @@ so a CUDA-graph replay draws anew. Elements are numbered as they lie in memory: 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import torch
 import triton
@@ -20,27 +19,20 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.backends.torch.dropout import scale
+from alexkern.backends.torch.philox import threshold
 from alexkern.cost.chips import Chip
-from alexkern.kernels.config import choose, describe
-from alexkern.kernels.philox import keep_blocks, threshold
+from alexkern.kernels.config import Blocks, choose, describe
+from alexkern.kernels.philox import keep_blocks
 from alexkern.plan import Spec, empty, like
 
 
-@dataclass(frozen=True)
-class Config:
-    """BLOCK elements a program; a multiple of 8 * 32 * num_warps keeps every access 128 bits wide."""
-
-    BLOCK: int
-    num_warps: int
-
-
-def configure(numel: int, device: Chip) -> Config:
+def configure(numel: int, device: Chip) -> Blocks:
     """Eight elements a thread; a small tensor is spread over more, smaller programs."""
     for num_warps in (4, 2):
-        block = 8 * 32 * num_warps
+        block = 8 * 32 * num_warps  # this or a multiple keeps every access 128 bits wide
         if numel >= block * device.num_sms:
-            return Config(block, num_warps)
-    return Config(256, 1)
+            return Blocks(block, num_warps)
+    return Blocks(256, 1)
 
 
 @triton.jit(do_not_specialize=["limit"])
@@ -64,7 +56,7 @@ def dropout_kernel(
 
 
 @functools.lru_cache(maxsize=256)
-def _configuration(numel: int, dtype: torch.dtype, device: torch.device) -> Config:
+def _configuration(numel: int, dtype: torch.dtype, device: torch.device) -> Blocks:
     description = describe(device)
     return choose("dropout", (numel,), dtype, description, configure(numel, description))
 

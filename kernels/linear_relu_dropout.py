@@ -23,6 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.backends.torch.dropout import scale
+from alexkern.backends.torch.philox import threshold
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
 from alexkern.cost.triton import TILES_FEW_ROWS, Product, best_tile, register_limit, sums, tiles
@@ -31,7 +33,7 @@ from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu_data_gradient import data_gradient
 from alexkern.kernels.conv2d_relu_weight_gradient import weight_gradient
 from alexkern.kernels.masked_gradient import masked_gradient
-from alexkern.kernels.precision import matmul_precision
+from alexkern.kernels.precision import input_precision
 from alexkern.plan import empty, linear_relu_dropout_output
 
 MAX_SUMS = 64  # a thread; with 128 of them the epilogue's Philox blocks spill
@@ -146,16 +148,16 @@ def launch_of(problem: Problem, config: Config, device: Chip) -> tuple[tuple[int
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
-    output = empty(linear_relu_dropout_output(input, weight, bias, seed, p), input.device)
+    output = empty(linear_relu_dropout_output(input, weight), input.device)
     if output.numel() == 0:
         return output
     N, K = weight.shape
     M = output.numel() // N
-    grid, constants = prepare(input.device, input.dtype, matmul_precision(input.dtype), M, K, N)
+    grid, constants = prepare(input.device, input.dtype, input_precision(input.dtype, "matmul"), M, K, N)
     with torch.cuda.device_of(output):
         linear_relu_dropout_kernel[grid](
             input.contiguous(), weight.contiguous(), output if bias is None else bias.contiguous(), output,
-            output if seed is None else seed, 1.0 / (1.0 - p) if p < 1.0 else 0.0, philox.threshold(p), M, K,
+            output if seed is None else seed, scale(p), threshold(p), M, K,
             HAS_BIAS=bias is not None, DROPOUT=seed is not None, **constants,
         )  # fmt: skip
     return output
@@ -173,7 +175,7 @@ def backward(
         masked = masked_gradient(grad.contiguous(), output.contiguous(), seed, p)
     # (rows, features) as images of 1x1 pixels, weight as 1x1 filters.
     dy, x, w = masked.reshape(M, N, 1, 1), input.reshape(M, K, 1, 1), weight[:, :, None, None]
-    geometry = ((1, 1), (0, 0), (1, 1), 1, matmul_precision(input.dtype))
+    geometry = ((1, 1), (0, 0), (1, 1), 1, input_precision(input.dtype, "matmul"))
     dx = data_gradient(dy, None, x, w, *geometry).view(input.shape) if needs[0] else None
     if not (needs[1] or needs[2]):
         return dx, None, None

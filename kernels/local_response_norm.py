@@ -17,31 +17,21 @@ neighbours, and backward keeps dy * y / e in a float32 workspace.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from alexkern.cost.chips import Chip
-from alexkern.kernels.config import choose, describe
+from alexkern.kernels.config import Blocks, choose, describe
 from alexkern.plan import Planes, Spec, conform, empty, in_planes, like
 
 MAX_HALO = 8
 
 
-@dataclass(frozen=True)
-class Config:
-    """BLOCK runs of channels a program, one or more a thread."""
-
-    BLOCK: int
-    num_warps: int
-
-
-def configure(elements: int, device: Chip) -> Config:
+def configure(elements: int, device: Chip) -> Blocks:
     """One run a thread, and smaller programs where the tensor would not fill the device."""
-    return Config(128, 4) if elements >= 128 * 8 * 2 * device.num_sms else Config(64, 2)
+    return Blocks(128, 4) if elements >= 128 * 8 * 2 * device.num_sms else Blocks(64, 2)
 
 
 @triton.jit

@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.backends.torch.dropout import scale
+from alexkern.backends.torch.philox import threshold
 from alexkern.cost.chips import Chip
 from alexkern.kernels import philox
 from alexkern.plan import Spec, empty
@@ -49,8 +51,8 @@ def masked_gradient(dy: Tensor, y: Tensor, seed: Tensor | None = None, p: float 
     out = empty(Spec(tuple(dy.shape), dy.stride(), dy.dtype), dy.device)
     with torch.cuda.device_of(dy):
         masked_gradient_kernel[(triton.cdiv(dy.numel(), BLOCK),)](
-            dy, y, out, dy if seed is None else seed, dy.numel(), 1.0 / (1.0 - p) if p < 1.0 else 0.0,
-            philox.threshold(p), DROPOUT=seed is not None, BLOCK=BLOCK, num_warps=4,
+            dy, y, out, dy if seed is None else seed, dy.numel(), scale(p),
+            threshold(p), DROPOUT=seed is not None, BLOCK=BLOCK, num_warps=4,
         )  # fmt: skip
     return out
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from alexkern.cost.chips import Chip
 from alexkern.geometry import Geometry, Pair, pooling
 from alexkern.kernels.config import MAX_GRID_Z, choose, describe
-from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled
+from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled, strides
 
 UNROLLED_TAPS = 16  # windows (forward) or gathered positions (backward) up to this many are unrolled
 
@@ -287,16 +287,11 @@ def _configuration(
     )
 
 
-def strides_of(tensor: Tensor) -> tuple[int, ...]:
-    """The strides, 0 for a dimension of one, whose stride means nothing and could hide what divides the others."""
-    return tuple(step if size > 1 else 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-
-
-def unit(channels: int, channels_inner: bool, *strides: tuple[int, ...]) -> int:
+def unit(channels: int, channels_inner: bool, *steps: tuple[int, ...]) -> int:
     """The power of two up to 16 that divides the channels and every stride but those of channels."""
     if not channels_inner:
         return 1
-    return math.gcd(16, channels, *(step for n, _, h, w in strides for step in (n, h, w)))
+    return math.gcd(16, channels, *(step for n, _, h, w in steps for step in (n, h, w)))
 
 
 def forward(
@@ -312,9 +307,8 @@ def forward(
     P, Q = output_spec.shape[2:]
     out_n, out_c, _, out_pixel = output_spec.stride
     channels_inner = out_c == 1 and C > 1
-    strides = strides_of(input)
-    UNIT = unit(C, channels_inner, strides)
-    in_n, in_c, in_h, in_w = strides
+    in_n, in_c, in_h, in_w = strides(input)
+    UNIT = unit(C, channels_inner, strides(input))
     inside = padding == (0, 0) and all(
         (count - 1) * step + spread * (taps - 1) < size
         for count, step, spread, taps, size in zip((P, Q), stride, dilation, (R, S), (H, W), strict=True)
@@ -370,9 +364,9 @@ def gather(grad: Tensor, offsets: Tensor, relu_output: Tensor | None, windows: G
         grad = conform(grad, Spec(tuple(grad.shape), offsets.stride(), grad.dtype))
     if relu_output is not None:
         relu_output = conform(relu_output, Spec(tuple(grad.shape), offsets.stride(), relu_output.dtype))
-    (grad_n, grad_c, grad_p, grad_q), (saved_n, saved_c, saved_p, saved_q) = strides_of(grad), strides_of(offsets)
+    (grad_n, grad_c, grad_p, grad_q), (saved_n, saved_c, saved_p, saved_q) = strides(grad), strides(offsets)
     out_n, out_c, _, out_pixel = spec.stride
-    UNIT = unit(C, channels_inner, strides_of(grad), strides_of(offsets))
+    UNIT = unit(C, channels_inner, strides(grad), strides(offsets))
     reach = [triton.cdiv(d * (taps - 1) + 1, s) for d, taps, s in zip(dilation, (R, S), stride, strict=True)]
     config = _configuration("backward", spec.shape, spec.shape, channels_inner, False, grad.dtype, grad.device)
     blocks = triton.cdiv(H * W, config.BLOCK_P), triton.cdiv(C, config.BLOCK_C)

@@ -13,11 +13,6 @@ import triton
 import triton.language as tl
 
 
-def threshold(p: float) -> int:
-    """An element is kept where its word is at least this: 0 keeps all. For p = 1 it is 2**32, which no word reaches."""
-    return int(p * 2**32)
-
-
 @triton.jit
 def block_words(seed, block):
     """The four words of each block: seed points to (seed, offset) int64; block int64, any shape -> 4 x uint32."""

@@ -9,17 +9,8 @@ from __future__ import annotations
 import torch
 
 
-def convolution_precision(dtype: torch.dtype) -> str:
-    """tl.dot's input_precision for a convolution: "tf32" or "ieee". It has no meaning for 16-bit operands."""
-    return _precision(dtype, "conv")
-
-
-def matmul_precision(dtype: torch.dtype) -> str:
-    """tl.dot's input_precision for a linear layer: "tf32" or "ieee"."""
-    return _precision(dtype, "matmul")
-
-
-def _precision(dtype: torch.dtype, operation: str) -> str:
+def input_precision(dtype: torch.dtype, operation: str) -> str:
+    """tl.dot's input_precision, "tf32" or "ieee", for a "conv" or a "matmul". It has no meaning for 16-bit operands."""
     if dtype == torch.float32 and torch._C._get_fp32_precision_getter("cuda", operation) == "tf32":
         return "tf32"
     return "ieee"

@@ -42,9 +42,7 @@ def source(options):
     for what in ("first", "second"):
         yield Comparison(Kind.OPERATOR, "nothing", what, tuple(variants), lambda: Trial(CALLS.get, check), 0.1)
 
-@compares(source)
-def bench_synthetic(report):
-    report()
+bench_synthetic = compares(source)
 """
 
 
@@ -151,9 +149,7 @@ def source(options):
                          lambda: Trial(lambda name: call, lambda name, result: None), 0.01, 8,
                          options.target, (Part(1e6, 1e6),), labels)
 
-@compares(source)
-def bench_slow(report):
-    report()
+bench_slow = compares(source)
 """
 
 

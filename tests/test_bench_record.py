@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_what_is_read_is_what_was_written(made, tmp_path):
 def test_a_failed_write_leaves_the_record_before_it(made, tmp_path, monkeypatch):
     path = record.write(made, tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(record.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         record.write(dataclasses.replace(made, entries=()), tmp_path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
@@ -302,9 +303,9 @@ def test_without_matplotlib_a_run_leaves_a_record_that_is_drawn_later(finished, 
 def test_the_comparison_of_two_records_says_what_became_slower(made, tmp_path, capsys):
     slower = bench_records.record(slower=1.5)
     found = list(changes.changes(made, slower))
-    ours = [change for change in found if change.after.ours]
+    ours = [change for change in found if change.ours.ours]
     assert ours and all(change.ratio == pytest.approx(1 / 1.5) and not change.noisy for change in ours)
-    assert all(change.ratio in (None, 1.0) for change in found if not change.after.ours)
+    assert all(change.ratio in (None, 1.0) for change in found if not change.ours.ours)
     before, after = record.write(made, tmp_path / "a"), record.write(slower, tmp_path / "b")
     assert cli.main(["bench", "--compare", str(before), str(after.parent)]) == 0
     output = capsys.readouterr().out
@@ -316,7 +317,7 @@ def test_a_change_within_the_spread_is_flagged_and_what_only_one_has_is_counted(
     slightly = bench_records.record(slower=1.005)
     slightly = dataclasses.replace(slightly, entries=slightly.entries[1:])
     timed = [change for change in changes.changes(made, slightly) if change.entry.kind is not Kind.COUNT]
-    assert all(change.noisy for change in timed if change.after.median)
+    assert all(change.noisy for change in timed if change.ours.median)
     text = changes.render(made, slightly)
     assert "only before: 1 comparisons" in text and "alexkern: 0 better, 2 worse" in text  # counts are exact
 

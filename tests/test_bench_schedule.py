@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import pytest
 
+from alexkern.bench import session
 from alexkern.bench.budget import ALWAYS_S
 from alexkern.bench.comparison import Comparison, Failure, Kind, Trial, Variant
 from alexkern.bench.priority import LATE
@@ -54,14 +56,14 @@ def ran(seconds: float) -> tuple[Run, float]:
     time = FakeTime()
     run = Run(options(seconds=seconds), clock=time.now)
     run.ceilings["float32"] = CEILINGS
-    run._timer = lambda device, graphs: time.timer()  # type: ignore[method-assign]
     for number, row in enumerate((*NETWORKS, *OPERATORS, *LAST)):
         subject = compared(time, number, *row)
         run.comparisons[subject.group] = subject
         run.selected[subject.group] = [variant.name for variant in subject.variants]
-    for group, names in run.selected.items():
-        for name in names:
-            run.outcome(group, name)
+    with mock.patch.object(session, "timer_for", lambda device, clock, graphs: time.timer()):
+        for group, names in run.selected.items():
+            for name in names:
+                run.outcome(group, name)
     return run, time.seconds
 
 

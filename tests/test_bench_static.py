@@ -13,16 +13,19 @@ import pytest
 from rich.console import Console
 
 from alexkern import cli
-from alexkern.bench import record, report, static_cuda, static_report
+from alexkern.bench import record, report, static_report
 from alexkern.cost.chips import CHIPS
+from alexkern.tools import rehearsal
+from alexkern.tools.sass import Launched
 from alexkern.tools.workloads import Workload
 from support import bench_records
 from support.optional import need
 
 CONV = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
-LAUNCH = static_cuda.Report(
+LAUNCH = Launched(
     kernel="conv2d_relu_kernel", tile="BLOCK_M=128 BLOCK_K=64", target=90, grid=(338, 1, 1), num_warps=8,
     registers=180, shared=122880, blocks=1, main_loop={"IMAD": 29, "SEL": 21, "HGMMA": 8}, products=8,
+    stack=0, local=0, opcodes={}, commits=0, loads={}, stores={}, copies={},
 )  # fmt: skip
 
 
@@ -114,7 +117,7 @@ def test_a_triton_kernel_is_compiled_for_a_chip_that_is_not_here():
 
 
 @pytest.mark.full
-@pytest.mark.skipif(static_cuda.missing() is not None, reason=str(static_cuda.missing()))
+@pytest.mark.skipif(rehearsal.missing() is not None, reason=str(rehearsal.missing()))
 def test_a_cuda_kernel_is_compiled_for_a_chip_that_is_not_here_and_chosen_as_there():
     check_pool5(reported(*POOL5, "--chips=H100", "--backends=cuda"), "H100", 90)
     convolution = ("--operators=conv2d_relu", "--layers=conv3", "--batches=128", "--backends=cuda")

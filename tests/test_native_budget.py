@@ -44,9 +44,9 @@ def test_the_rules_are_about_kernels_that_exist(target: str) -> None:
     for rule in WIDE:
         served = [kernel for kernel in kernels if matches(rule, kernel)]
         # In three dtypes at least: half the bits, twice the values.
-        assert len({kernel.name.partition("<")[2].partition(",")[0] for kernel in served}) >= 3, rule
+        assert len({kernel.kernel.partition("<")[2].partition(",")[0] for kernel in served}) >= 3, rule
     products = [kernel for kernel in kernels if kernel.products]
-    arithmetic = {name for name in ("Half<float16>", "Half<bfloat16>", "Tf32") for k in products if name in k.name}
+    arithmetic = {name for name in ("Half<float16>", "Half<bfloat16>", "Tf32") for k in products if name in k.kernel}
     assert arithmetic == {"Half<float16>", "Half<bfloat16>", "Tf32"}
     assert {rule.operator for rule in WIDE} == set(OPERATORS) - {"conv2d_relu", "sm90"}  # which hold the products
 
@@ -185,7 +185,7 @@ def planted(target: str, folder: Path) -> dict[str, Instantiation]:
     made = objects.objects(target, sources)
     mangled = [name for item in made for name in item.kernels]
     launches = [Launch(name, (1, 1, 1), (256, 1, 1), PRODUCT_BYTES if "product" in name else 0) for name in mangled]
-    return {kernel.name: kernel for kernel in instantiations(made, launches)}
+    return {kernel.kernel: kernel for kernel in instantiations(made, launches)}
 
 
 @pytest.fixture(scope="session")
@@ -211,7 +211,7 @@ def test_what_the_faults_were_planted_in_is_fine(name: str, target: str, folder:
 
 
 def test_single_values_in_space_to_depth_are_found() -> None:
-    kernels = {kernel.name: kernel for kernel in compiled(QUICK) if kernel.operator == "space_to_depth"}
+    kernels = {kernel.kernel: kernel for kernel in compiled(QUICK) if kernel.operator == "space_to_depth"}
     for source, bits in (("float", 32), ("bfloat16", 16), ("unsigned char", 8)):
         kernel = kernels[f"relayout_kernel<{source}, float16>"]
         (line,) = violations(dataclasses.replace(kernel, loads={bits: 12}))
@@ -222,8 +222,8 @@ def test_single_values_in_space_to_depth_are_found() -> None:
 
 def test_what_a_launch_asks_for_is_found(folder: Path) -> None:
     right = planted(QUICK, folder)["product_kernel<mma::Right>"]
-    assert (right.num_warps, right.shared, right.dynamic_shared) == (8, PRODUCT_BYTES, PRODUCT_BYTES)
-    (line,) = violations(dataclasses.replace(right, dynamic_shared=228 * 1024, blocks=0))
+    assert (right.num_warps, right.shared, right.static_shared) == (8, PRODUCT_BYTES, 0)
+    (line,) = violations(dataclasses.replace(right, shared=228 * 1024, blocks=0))
     assert "233472 bytes of shared memory; a block has 232448 at most" in line
     (line,) = violations(dataclasses.replace(right, blocks=0))
     assert "no block fits" in line
@@ -242,7 +242,7 @@ def test_names_are_read() -> None:
 
 
 def test_an_enumerator_among_the_arguments_stays_in_the_name() -> None:
-    names = {kernel.name for kernel in compiled(QUICK)}
+    names = {kernel.kernel for kernel in compiled(QUICK)}
     assert {f"element_kernel<float, (Stage){stage}>" for stage in range(3)} <= names
 
 
@@ -278,7 +278,7 @@ def test_the_command_prints_a_line_an_instantiation(capsys: pytest.CaptureFixtur
 def test_the_command_prints_json_and_fails_where_the_budget_is_broken(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "violations", lambda kernel: [f"{kernel.name} is too dear"])
+    monkeypatch.setattr(report, "violations", lambda kernel: [f"{kernel.kernel} is too dear"])
     assert report.main(["--operator", "dropout", "--json"]) == 1
     out, err = capsys.readouterr()
     assert {json.loads(line)["operator"] for line in out.splitlines()} == {"dropout"}

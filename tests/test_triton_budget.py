@@ -22,7 +22,7 @@ triton = need("triton")
 from alexkern.bench.layers import LAYERS  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
 from alexkern.tools.aot import Report  # noqa: E402
-from alexkern.tools.triton_budget import fits, violations  # noqa: E402
+from alexkern.tools.triton_budget import resources, violations  # noqa: E402
 from alexkern.tools.workloads import layers  # noqa: E402
 
 TARGETS = (80, 90, 100)
@@ -203,7 +203,7 @@ def test_a_planted_fault_is_found(name: str, target: int, planted: dict[tuple[st
     (line,) = violations(report)
     assert BREAKS[name] in line
     assert f"on sm_{target}" in line and report.kernel in line
-    assert fits(report) == (name not in ("spill", "shared memory"))
+    assert (not resources(report)) == (name not in ("spill", "shared memory"))
 
 
 @pytest.mark.parametrize("target", TARGETS)

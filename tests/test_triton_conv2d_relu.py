@@ -259,8 +259,8 @@ def test_addresses_beyond_31_bits(shape: tuple[int, int, int, int], stride: tupl
 
 def test_torchs_precision_setting() -> None:
     for setting, read in (
-        (torch.backends.cudnn.conv, precision.convolution_precision),  # type: ignore[attr-defined]
-        (torch.backends.cuda.matmul, precision.matmul_precision),
+        (torch.backends.cudnn.conv, lambda dtype: precision.input_precision(dtype, "conv")),  # type: ignore[attr-defined]
+        (torch.backends.cuda.matmul, lambda dtype: precision.input_precision(dtype, "matmul")),
     ):
         before = setting.fp32_precision
         try:

@@ -100,7 +100,7 @@ def test_on_a_gpu_every_arithmetic_and_format_is_tried() -> None:
     gpu = torch.device("cuda")
     for operator, reference in ((name, each.reference) for name, each in OPERATORS.items()):
         found = trials.trials(reference, gpu, simulated=False, thorough=False)
-        assert {trial.arithmetic for trial in found} == set(trials.DTYPES), operator
+        assert {trial.arithmetic for trial in found} == set(trials.ARITHMETIC), operator
         assert {trial.channels_last for trial in found} == {True, False}
         assert {trial.case for trial in found} == {*reference.cases, *reference.layers}
         every = trials.trials(reference, gpu, simulated=False, thorough=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from alexkern.files import whole
+
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 EXPORTS = SOURCES / "exports.map"
 HIDING = ("-Xlinker", f"--version-script={EXPORTS}")  # for g++ and nvcc, of whatever they link to a module
@@ -40,12 +42,10 @@ def make(command: list[str], target: Path, what: str) -> str:
     Raises:
         RuntimeError: the compiler failed; with its words.
     """
-    partial = target.with_name(f"{target.name}.partial")
-    done = run([*command, "-o", str(partial)])
-    if done.returncode != 0:
-        partial.unlink(missing_ok=True)
-        raise RuntimeError(f"alexkern: {what} failed: {shlex.join(command)}\n{done.stdout}{done.stderr}")
-    os.replace(partial, target)
+    with whole(target) as partial:
+        done = run([*command, "-o", str(partial)])
+        if done.returncode != 0:
+            raise RuntimeError(f"alexkern: {what} failed: {shlex.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
 
 

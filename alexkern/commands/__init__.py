@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from alexkern.console import printable
+from alexkern.console import first_line, printable
 from alexkern.errors import BackendUnavailable
+from alexkern.models import MODELS, AlexNet, read_weights
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell gives for a program ended by Ctrl-C
@@ -63,3 +64,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"wanted a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def network(source: str, name: str | None) -> AlexNet:
+    """The network that a weights file or published weights are of, unless another is named."""
+    try:
+        weights = read_weights(source, model=name or "alexnet")
+        name = name or weights.model or "alexnet"
+        if name not in MODELS:
+            raise ValueError(f"{weights.source} are of {name!r}; wanted one of {', '.join(MODELS)}")
+        return MODELS[name](weights=weights, num_classes=weights.num_classes)
+    except (OSError, ValueError) as error:
+        raise CommandError(first_line(error)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from alexkern.augmentation import CROPS
 from alexkern.commands import CommandError, positive
 from alexkern.console import first_line
-from alexkern.data.decode import EXTENSIONS, UnreadableImage, decode
+from alexkern.data.decode import UnreadableImage, decode, images_in
 from alexkern.functional import augment
 from alexkern.training.pictures import sheet
 
@@ -67,8 +66,7 @@ def _read(arguments: list[str], most: int, bound: int) -> list[Tensor]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            found = sorted(file for file in files if file.suffix.lower() in EXTENSIONS and file.name[0] != ".")
+            found = images_in(path)
             if not found:
                 raise CommandError(f"{path}: no images in this folder")
         elif path.exists():

@@ -16,7 +16,7 @@ from torch import nn
 from alexkern._trees import EXIT_MIXED, mixed
 from alexkern.commands import CommandError
 from alexkern.compare import Comparison, compare
-from alexkern.console import first_line
+from alexkern.console import first_line, named
 from alexkern.drawing import NotDrawn
 
 HELP = "measure alexkern against its peers"
@@ -57,13 +57,11 @@ def run(args: argparse.Namespace) -> int:
         print(_compared(args.model, args.input))
         return 0
     if args.static:
-        status: int = _module("static_report").main(args.pytest_args)
-        return status
+        return _module("static_report").main(args.pytest_args)
     if not (args.model or args.compare or args.report or args.readme):
         arguments = [f"--record={args.record}"] if args.record else []
         arguments += ["--help"] if args.help_run else []
-        status = _module("run").main([*arguments, *args.pytest_args])
-        return status
+        return _module("run").main([*arguments, *args.pytest_args])
     if args.pytest_args:
         raise CommandError(f"unrecognized arguments: {' '.join(args.pytest_args)}")
     records = _module("record")
@@ -92,7 +90,7 @@ def _compared(name: str, shape: str | None) -> Comparison:
         dtype = next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
         return compare(model, torch.randn([int(size) for size in (shape or "").split(",")], device=device, dtype=dtype))
     except Exception as error:
-        raise CommandError(f"{name} with input {shape}: {type(error).__name__}: {first_line(error)}") from error
+        raise CommandError(f"{name} with input {shape}: {named(error)}") from error
 
 
 def _built(name: str) -> nn.Module:
@@ -106,7 +104,7 @@ def _built(name: str) -> nn.Module:
         for part in factory.split("."):
             make = getattr(make, part)
     except Exception as error:
-        raise CommandError(f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
+        raise CommandError(f"{name} cannot be imported: {named(error)}") from error
     finally:
         sys.path.remove(os.getcwd())
     if not callable(make):
@@ -114,7 +112,7 @@ def _built(name: str) -> nn.Module:
     try:
         model = make()
     except Exception as error:
-        raise CommandError(f"{name}() fails: {type(error).__name__}: {first_line(error)}") from error
+        raise CommandError(f"{name}() fails: {named(error)}") from error
     if not isinstance(model, nn.Module):
         raise CommandError(f"{name}() must give a torch.nn.Module, got {type(model).__name__}")
     return model

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import os
+import math
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from alexkern.commands import CommandError, positive
+from alexkern.commands import CommandError, network, positive
 from alexkern.console import Console, first_line, printable
-from alexkern.models import MODELS, AlexNet, ImageClassification, read_weights
+from alexkern.data.decode import MAX_PIXELS, UnreadableImage, images_in, opened
+from alexkern.models import MODELS, AlexNet, ImageClassification
 from alexkern.models.weights import HEAD
 
 HELP = "name what is in images"
 DESCRIPTION = "Print the most probable classes of images, by a network of which you have the weights."
-EXTENSIONS = (".jpg", ".jpeg", ".png")
-# PIL's own limit, above which it only warns: 256 MiB of pixels.
-MAX_PIXELS = 89_478_485
+EXTENSIONS, FORMATS = (".jpg", ".jpeg", ".png"), ("JPEG", "PNG")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a table an image. Every image that cannot be read gets a line on stderr and makes the exit status 2."""
     device = _device(args.device)
-    model = _model(args.weights, args.model).to(device).eval()
+    model = network(args.weights, args.model).to(device).eval()
     names = _class_names(args.labels, model)
     paths, problems = _find_images(args.images)
     _report(problems)
@@ -76,17 +74,6 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _model(source: str, name: str | None) -> AlexNet:
-    try:
-        weights = read_weights(source, model=name or "alexnet")
-        name = name or weights.model or "alexnet"
-        if name not in MODELS:
-            raise ValueError(f"{weights.source} are of {name!r}; wanted one of {', '.join(MODELS)}")
-        return MODELS[name](weights=weights, num_classes=weights.num_classes)
-    except (OSError, ValueError) as error:
-        raise CommandError(first_line(error)) from error
-
-
 def _class_names(labels: str | None, model: AlexNet) -> Sequence[str]:
     num_classes = len(model.get_parameter(f"{HEAD}.bias"))
     if labels is None:
@@ -106,8 +93,7 @@ def _find_images(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            found = sorted(file for file in files if file.suffix.lower() in EXTENSIONS and file.name[0] != ".")
+            found = images_in(path, EXTENSIONS)
             paths += found
             if not found:
                 problems.append(f"{path}: no JPEG or PNG in this folder")
@@ -123,26 +109,14 @@ def _read_images(paths: Sequence[Path], transforms: ImageClassification) -> tupl
     images, problems = {}, []
     for path in paths:
         try:
-            images[path] = transforms(_open(path, transforms))
-        except UnidentifiedImageError:
-            problems.append(f"{path}: not a JPEG or PNG image")
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            problems.append(f"{path}: too large, over {MAX_PIXELS:,} pixels")
-        except Exception as error:  # a damaged file may make the decoder fail in any way at all
-            problems.append(f"{path}: cannot be read ({first_line(error)})")
+            with opened(path, FORMATS, "a JPEG or PNG image") as image:
+                # A very long and thin image is small, but not once its shorter side has been enlarged.
+                if math.prod(transforms.resized_shape(image.height, image.width)) > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                images[path] = transforms(ImageOps.exif_transpose(image))
+        except UnreadableImage as error:
+            problems.append(f"{path}: {error}")
     return images, problems
-
-
-def _open(path: Path, transforms: ImageClassification) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            # A very long and thin image is small, but not once its shorter side has been enlarged.
-            height, width = transforms.resized_shape(image.height, image.width)
-            if max(height * width, image.height * image.width) > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            return ImageOps.exif_transpose(image)
 
 
 @torch.inference_mode()

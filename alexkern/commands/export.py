@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from alexkern.commands import CommandError, positive
+from alexkern.commands import CommandError, network, positive
 from alexkern.console import first_line
 from alexkern.export import SUFFIXES, ExportError, export
-from alexkern.models import MODELS, read_weights
+from alexkern.models import MODELS
 
 HELP = "write a network for torchvision, ONNX or torch.export"
 DESCRIPTION = "Write a network of which you have the weights as a file that other tools load without alexkern."
@@ -27,13 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Write it."""
     path = args.out or Path(Path(args.weights).stem + SUFFIXES[args.to])
     try:
-        weights = read_weights(args.weights, model=args.model or "alexnet")
-        name = args.model or weights.model or "alexnet"
-        if name not in MODELS:
-            raise ValueError(f"{weights.source} are of {name!r}; wanted one of {', '.join(MODELS)}")
-        model = MODELS[name](weights=weights, num_classes=weights.num_classes)
-        export(model, args.to, path, args.size)
-    except (ExportError, OSError, ValueError) as error:
+        export(network(args.weights, args.model), args.to, path, args.size)
+    except (ExportError, ValueError) as error:
         raise CommandError(first_line(error)) from None
     print(f"{path} written")
     return 0

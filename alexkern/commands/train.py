@@ -14,11 +14,10 @@ from alexkern.commands import CommandError, positive
 from alexkern.console import first_line
 from alexkern.data import DataError, Samples, find_samples, hold_out
 from alexkern.drawing import NotDrawn
-from alexkern.models import MODELS
 from alexkern.training import PRESETS, Settings, Trainer, TrainingError, checkpoint, log, pictures
 from alexkern.training.display import Display
 from alexkern.training.errors import Interrupted
-from alexkern.training.settings import OPTIMIZERS, PRECISIONS, SCHEDULES, TRAINING_CROPS, flag, from_dict
+from alexkern.training.settings import flag, from_dict
 from alexkern.training.trainer import CURVES, LOG, WEIGHTS
 from alexkern.training.world import World, join
 
@@ -50,10 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-every", type=positive, default=1000, metavar="N", help="steps (default: 1000)")
     parser.add_argument("--max-damaged", type=int, default=100, metavar="N", help="images to leave out (default: 100)")
     parser.add_argument("--graph", action="store_true", help="capture the step in a CUDA graph")
-    choices = {
-        "model": tuple(MODELS), "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": tuple(PRECISIONS),
-        "crop": TRAINING_CROPS,
-    }  # fmt: skip
     for field in fields(Settings):
         default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         told: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{field.metadata['help']} (default: {default})"}
@@ -61,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             told["action"] = argparse.BooleanOptionalAction
         elif field.type == "Triple":
             told |= {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
-        elif field.name in choices:
-            told["choices"] = choices[field.name]
+        elif field.metadata["choices"]:
+            told["choices"] = tuple(field.metadata["choices"])
         else:
             told |= {"type": {"int": int, "float": float}[str(field.type)], "metavar": "N"}
         parser.add_argument(flag(field.name), **told)

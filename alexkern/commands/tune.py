@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.cache import unwritable
 from alexkern.commands import CommandError, positive
 from alexkern.console import Console, first_line
@@ -23,16 +24,16 @@ DESCRIPTION = (
     "table: GPU.json in the folder ALEXKERN_TUNED, else in ~/.cache/alexkern/tuned. What a table already has is kept, "
     "so that an interrupted run can be continued."
 )
-ARITHMETIC = ("bfloat16", "float16", "tf32", "float32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is tuned, and where the table goes."""
     parser.add_argument("--out", type=Path, metavar="F", help="the table; default: this GPU's, of this user")
+    dtypes = tuple(reversed(ARITHMETIC))
     for option, values, default in (
         ("--models", tuple(MODELS), ("alexnet", "alexnet_2012")),
         ("--operators", OPERATORS, OPERATORS),
-        ("--dtypes", ARITHMETIC, ARITHMETIC),
+        ("--dtypes", dtypes, dtypes),
     ):
         told = "all" if default == values else " ".join(default)
         names = f"of {', '.join(values)}; default: {told}"

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.backends.cuda import space_to_depth
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import FUSED_WINDOW, problem_of
 from alexkern.backends.cuda.layout import padded
@@ -22,7 +23,7 @@ from alexkern.bench.layers import LAYERS, Convolution, Linear
 from alexkern.cost import sm80, sm80_pooled, sm90, triton
 from alexkern.cost.chips import CHIPS, Chip
 from alexkern.ops.registry import OPERATORS
-from alexkern.tools.workloads import ARITHMETIC, layers
+from alexkern.tools.workloads import layers
 
 CALLS = FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"
 

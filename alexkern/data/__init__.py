@@ -3,10 +3,9 @@
 from alexkern.data.batch import Batch, collate
 from alexkern.data.damage import DamageTally
 from alexkern.data.decode import UnreadableImage, decode
-from alexkern.data.errors import DataError
 from alexkern.data.loader import Loader
 from alexkern.data.sampler import BatchOrder
-from alexkern.data.samples import Samples, find_samples, hold_out
+from alexkern.data.samples import DataError, Samples, find_samples, hold_out
 
 __all__ = [
     "Batch",

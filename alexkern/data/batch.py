@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,23 +30,19 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which a GPU copies by itself. DataLoader calls it."""
-        return self._with([tensor.pin_memory() for tensor in self._tensors()])
+        return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device; the copy is not waited for."""
-        return self._with([tensor.to(device, non_blocking=True) for tensor in self._tensors()])
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Say that a stream uses the memory, which another one allocated."""
-        for tensor in self._tensors():
+        for tensor in (self.images, self.sizes, self.labels):
             tensor.record_stream(stream)
 
-    def _with(self, tensors: Sequence[Tensor]) -> Batch:
-        images, sizes, labels = tensors
-        return Batch(images, sizes, labels, self.damaged)
-
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.images, self.sizes, self.labels
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(change(self.images), change(self.sizes), change(self.labels), self.damaged)
 
 
 Item = tuple[Tensor | None, int, str, str]  # pixels or None, label, path, why there are none

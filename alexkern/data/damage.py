@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from alexkern.data.errors import DataError
+from alexkern.data.samples import DataError
 
 
 class DamageTally:

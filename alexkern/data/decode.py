@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from alexkern.console import first_line
 from alexkern.models.transforms import to_rgb
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm")
@@ -31,27 +35,39 @@ def decode(path: str | os.PathLike[str], bound: int) -> Tensor:
     Raises:
         UnreadableImage: no image of these formats, damaged, cut short, or over 89,478,485 pixels.
     """
+    with opened(path, FORMATS, "an image") as image:
+        image.draft("RGB", bounded(image.width, image.height, bound))
+        ImageOps.exif_transpose(image, in_place=True)
+        upright = image if image.mode == "RGB" else to_rgb(image)
+        size = bounded(upright.width, upright.height, bound)
+        if size != upright.size:
+            upright = upright.resize(size, Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(upright))
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], formats: tuple[str, ...], what: str) -> Iterator[Image.Image]:
+    """Within the block the image of a file; whatever goes wrong with it there is an UnreadableImage, no `what`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=formats) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
-                image.draft("RGB", bounded(image.width, image.height, bound))
-                ImageOps.exif_transpose(image, in_place=True)
-                upright = image if image.mode == "RGB" else to_rgb(image)
-                size = bounded(upright.width, upright.height, bound)
-                if size != upright.size:
-                    upright = upright.resize(size, Image.Resampling.BILINEAR)
-                return torch.from_numpy(np.array(upright))
+                yield image
     except UnidentifiedImageError:
-        raise UnreadableImage("not an image") from None
+        raise UnreadableImage(f"not {what}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(f"too large, over {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # a damaged file may make a decoder fail in any way at all
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UnreadableImage(f"cannot be read ({reason})") from None
+        raise UnreadableImage(f"cannot be read ({first_line(error)})") from None
+
+
+def images_in(folder: Path, endings: tuple[str, ...] = EXTENSIONS) -> list[Path]:
+    """The files below a folder that are called images, sorted; those that begin with a dot are hidden."""
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return sorted(file for file in files if file.suffix.lower() in endings and file.name[0] != ".")
 
 
 def bounded(width: int, height: int, bound: int) -> tuple[int, int]:

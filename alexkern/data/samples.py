@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from alexkern.data.decode import EXTENSIONS
-from alexkern.data.errors import DataError
+
+
+class DataError(ValueError):
+    """A folder, a list or too many of its images cannot be used. The message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def find_samples(source: str | os.PathLike[str], classes: tuple[str, ...] | None
     if not named:
         raise DataError(f"{path}: no images; wanted folders of images, {path}/CLASS/IMAGE, or lines of 'IMAGE CLASS'")
     names_here = {name for _, name in named}
-    found = sorted(names_here, key=_sorting(names_here))
+    found = sorted(names_here, key=int if all(name.isdecimal() for name in names_here) else str)
     if classes is None:
         if len(found) < 2:
             raise DataError(f"{path}: only one class, {found[0]!r}; wanted two or more")
@@ -115,7 +118,3 @@ def _read_list(path: Path) -> list[tuple[str, str]]:
             raise DataError(f"{path}, line {number}: wanted an image and its class, got {line!r}")
         named.append((os.path.join(path.parent, image.strip()), name.strip()))
     return named
-
-
-def _sorting(names: set[str]) -> Callable[[str], int | str]:
-    return int if all(name.isdecimal() for name in names) else str

@@ -13,7 +13,7 @@ from alexkern import functional
 from alexkern.backends.cpu import winograd
 from alexkern.dispatch import is_direct
 from alexkern.frozen import images as taken
-from alexkern.frozen.step import FrozenStep, onednn_serves
+from alexkern.frozen.step import FrozenStep, Way, onednn_serves
 from alexkern.geometry import Pair, convolution
 from alexkern.plan import is_channels_last
 
@@ -24,7 +24,7 @@ def symmetric_padding(conv: nn.Conv2d) -> Pair | None:
     return (top, left) if conv.padding_mode == "zeros" and (left, top) == (right, bottom) else None
 
 
-class _OneDnn:
+class _OneDnn(Way):
     """What InTiles and InBlocks share: the pooling behind a convolution of 4-D images in channels_last."""
 
     def __init__(self, step: FrozenConvolution):
@@ -64,9 +64,6 @@ class InTiles(_OneDnn):
     def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
         return winograd.convolve(images, self.filters, self.bias, relu)
 
-    def plain_weight(self) -> Tensor:
-        raise NotImplementedError("a later way has it")
-
     def describe(self) -> str:
         return f"for {self.filters.describe()}"
 
@@ -83,9 +80,6 @@ class InBlocks(_OneDnn):
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> InBlocks | None:
         return cls(step, weight) if onednn_serves(weight) else None
 
-    def serves(self, images: Tensor) -> bool:
-        return True
-
     def convolved(self, images: Tensor, relu: bool) -> Tensor:
         # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
         value: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -100,7 +94,7 @@ class InBlocks(_OneDnn):
         return "in oneDNN blocks"
 
 
-class Plain:
+class Plain(Way):
     """By alexkern.functional, with filters in channels_last."""
 
     def __init__(self, step: FrozenConvolution, weight: Tensor):
@@ -112,9 +106,6 @@ class Plain:
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> Plain | None:
         return None if onednn_serves(weight) else cls(step, weight)
 
-    def serves(self, images: Tensor) -> bool:
-        return True
-
     def __call__(self, images: Tensor) -> Tensor:
         args = (images, self.weight, self.bias, *self.geometry)
         if not self.relu:
@@ -125,9 +116,6 @@ class Plain:
         return functional.conv2d_relu_max_pool2d(
             *args, pool_kernel_size=kernel_size, pool_stride=stride, pool_padding=padding
         )
-
-    def plain_weight(self) -> Tensor:
-        return self.weight
 
     def describe(self) -> str:
         return "plain"

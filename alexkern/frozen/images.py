@@ -17,10 +17,9 @@ from torch.nn import functional as F
 
 from alexkern import dispatch, functional
 from alexkern.errors import argument_error
-from alexkern.geometry import Geometry
+from alexkern.geometry import Geometry, Pair
 from alexkern.plan import empty, nchw
 
-Pair = tuple[int, int]
 FACTOR, MOST_CHANNELS = 4, 4  # as alexkern.backends.cuda.space_to_depth has them, which is loaded where it serves
 
 

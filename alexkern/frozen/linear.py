@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from alexkern import functional
 from alexkern.backends.cpu.huge_pages import in_huge_pages
-from alexkern.frozen.step import FrozenStep, onednn_serves
+from alexkern.frozen.step import FrozenStep, Way, onednn_serves
 
 # Rows of a product with a weight of at least so many elements, between which torch's own took up to 1.9 times as long
 # as with exchanged operands: measured on two cores with AVX-512 and AMX, 256 x 512 to 4096 x 9216, 1 to 512 rows.
@@ -19,7 +19,7 @@ FEWEST_ROWS = {torch.float32: 5, torch.bfloat16: 1}
 MOST_ROWS = 192
 
 
-class Plain:
+class Plain(Way):
     """As torch does, or alexkern.functional; the weight (K, C) in huge pages."""
 
     def __init__(self, step: FrozenLinear, weight: Tensor):
@@ -30,16 +30,10 @@ class Plain:
     def pack(cls, step: FrozenLinear, weight: Tensor) -> Plain | None:
         return cls(step, weight)
 
-    def serves(self, input: Tensor) -> bool:
-        return True
-
     def __call__(self, input: Tensor) -> Tensor | None:
         if self.relu:
             return functional.linear_relu_dropout(input, self.weight, self.bias, 0.0, False)
         return F.linear(input, self.weight, self.bias)
-
-    def plain_weight(self) -> Tensor:
-        return self.weight
 
     def describe(self) -> str:
         return "plain"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alexkern.errors import argument_error
 
 
-class Way(Protocol):
+class Way:
     """One way to run a layer, made for it by `pack`."""
 
     weight: Tensor  # as this way reads it
@@ -19,18 +19,23 @@ class Way(Protocol):
     @classmethod
     def pack(cls, step: Any, weight: Tensor, /) -> Way | None:
         """For a step with a weight as torch has it; None where this way is not for such a layer, or not to be had."""
+        raise NotImplementedError
 
     def serves(self, input: Tensor, /) -> bool:
         """Whether the way may be taken, and pays."""
+        return True
 
     def __call__(self, input: Tensor, /) -> Tensor | None:
         """The step's output; None where it has to come from a later way after all."""
+        raise NotImplementedError
 
     def plain_weight(self) -> Tensor:
-        """As torch has it."""
+        """As torch has it. Only the last way is asked."""
+        return self.weight
 
     def describe(self) -> str:
         """For the repr, in a few words."""
+        raise NotImplementedError
 
 
 def onednn_serves(weight: Tensor) -> bool:

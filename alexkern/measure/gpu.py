@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import torch
 
@@ -11,30 +10,8 @@ WARM_CALLS = 3  # before a capture: libraries choose algorithms and allocate in 
 FLUSHED = 4  # times the L2's size is written
 
 
-class Gpu(Protocol):
-    """One device and the stream that calls issue their work to."""
-
-    def synchronize(self) -> None:
-        """Waits for all work."""
-
-    def flush(self) -> None:
-        """Issues work that leaves nothing of use in the L2."""
-
-    def wait(self, seconds: float) -> None:
-        """Issues work that keeps the device busy for about so long, and touches no memory."""
-
-    def mark(self) -> Any:
-        """A mark behind the work issued so far."""
-
-    def elapsed(self, start: Any, end: Any) -> float:
-        """Seconds on the device between two marks, once the second is reached."""
-
-    def capture(self, call: Callable[[], object]) -> Callable[[], object] | None:
-        """The replay of a CUDA graph of the call, or None where it cannot be captured."""
-
-
-class TorchGpu:
-    """A device as torch sees it, and torch's current stream."""
+class Gpu:
+    """One device as torch sees it, and torch's current stream, which calls issue their work to."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -45,33 +22,36 @@ class TorchGpu:
     def _clock_rate(self) -> float:
         """Cycles of torch's busy loop a second, by a loop of known length."""
         cycles = 10_000_000
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda._sleep(cycles)
-        start.record()
+        start = self.mark()
         torch.cuda._sleep(cycles)
-        end.record()
-        end.synchronize()
-        return cycles / (start.elapsed_time(end) / 1e3)
+        return cycles / self.elapsed(start, self.mark())
 
     def synchronize(self) -> None:
+        """Waits for all work."""
         torch.cuda.synchronize(self._device)
 
     def flush(self) -> None:
+        """Issues work that leaves nothing of use in the L2."""
         self._flush.zero_()
 
     def wait(self, seconds: float) -> None:
+        """Issues work that keeps the device busy for about so long, and touches no memory."""
         torch.cuda._sleep(int(seconds * self._cycles_per_second))
 
     def mark(self) -> torch.cuda.Event:
+        """A mark behind the work issued so far."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def elapsed(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """Seconds on the device between two marks, once the second is reached."""
         end.synchronize()
         return float(start.elapsed_time(end)) / 1e3
 
     def capture(self, call: Callable[[], object]) -> Callable[[], object] | None:
+        """The replay of a CUDA graph of the call, or None where it cannot be captured."""
         stream = torch.cuda.Stream(self._device)
         graph = torch.cuda.CUDAGraph()
         try:

@@ -9,11 +9,10 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
-from alexkern.measure.gpu import Gpu, TorchGpu
+from alexkern.measure.gpu import Gpu
 
 Call = Callable[[], object]
 
@@ -68,14 +67,6 @@ def _quartiles(seconds: Sequence[float]) -> tuple[float, float]:
         return seconds[0], seconds[0]
     lower, _, upper = statistics.quantiles(seconds, n=4, method="inclusive")
     return lower, upper
-
-
-class Timer(Protocol):
-    def now(self) -> float: ...
-    def settle(self) -> None: ...
-    def plan(self, call: Call, took: float) -> Plan: ...
-    def sample(self, call: Call, plan: Plan) -> float: ...
-    def latency(self, call: Call, plan: Plan) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -146,7 +137,7 @@ class CudaTimer:
         clock: Callable[[], float] = time.perf_counter,
         graphs: bool = False,
     ) -> None:
-        self._gpu: Gpu = gpu or TorchGpu(device)
+        self._gpu = gpu or Gpu(device)
         self._clock = clock
         self._graphs = graphs
 
@@ -185,6 +176,7 @@ class CudaTimer:
         return self.now() - start
 
 
+Timer = CpuTimer | CudaTimer
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 

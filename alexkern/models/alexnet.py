@@ -8,7 +8,7 @@ The spatial sizes beside the layers are those of a 224 x 224 image; any size fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -45,21 +45,7 @@ class AlexNet(nn.Module):
 
     @staticmethod
     def _build_features() -> FusedSequential:
-        return FusedSequential(
-            nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2),  # 55 x 55 x 64
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 27 x 27 x 64
-            nn.Conv2d(64, 192, kernel_size=5, padding=2),  # 27 x 27 x 192
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 13 x 13 x 192
-            nn.Conv2d(192, 384, kernel_size=3, padding=1),  # 13 x 13 x 384
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, kernel_size=3, padding=1),  # 13 x 13 x 256
-            nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, kernel_size=3, padding=1),  # 13 x 13 x 256
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 6 x 6 x 256
-        )
+        return _tower((64, 192, 384, 256, 256))
 
     @staticmethod
     def _build_classifier(num_classes: int, dropout: float) -> FusedSequential:
@@ -96,25 +82,20 @@ class AlexNetSingleTower(AlexNet):
 
     @staticmethod
     def _build_features() -> FusedSequential:
-        return FusedSequential(
-            nn.Conv2d(3, 96, kernel_size=11, stride=4, padding=2),  # 55 x 55 x 96
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 27 x 27 x 96
-            nn.Conv2d(96, 256, kernel_size=5, padding=2),  # 27 x 27 x 256
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 13 x 13 x 256
-            nn.Conv2d(256, 384, kernel_size=3, padding=1),  # 13 x 13 x 384
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 384, kernel_size=3, padding=1),  # 13 x 13 x 384
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, kernel_size=3, padding=1),  # 13 x 13 x 256
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 6 x 6 x 256
-        )
+        return _tower((96, 256, 384, 384, 256))
 
     @staticmethod
     def _build_classifier(num_classes: int, dropout: float) -> FusedSequential:
-        return _paper_classifier(num_classes, dropout)
+        # [1], section 4.2, drops outputs of the hidden layers; torchvision drops their inputs.
+        return FusedSequential(
+            nn.Linear(256 * 6 * 6, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(4096, num_classes),
+        )
 
 
 class AlexNet2012(AlexNet):
@@ -135,44 +116,35 @@ class AlexNet2012(AlexNet):
 
     @staticmethod
     def _build_features() -> FusedSequential:
-        return FusedSequential(
-            nn.Conv2d(3, 96, kernel_size=11, stride=4, padding=2),  # 55 x 55 x 96
-            nn.ReLU(inplace=True),
-            _local_response_norm(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 27 x 27 x 96
-            nn.Conv2d(96, 256, kernel_size=5, padding=2, groups=2),  # 27 x 27 x 256
-            nn.ReLU(inplace=True),
-            _local_response_norm(),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 13 x 13 x 256
-            nn.Conv2d(256, 384, kernel_size=3, padding=1),  # 13 x 13 x 384
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 384, kernel_size=3, padding=1, groups=2),  # 13 x 13 x 384
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, kernel_size=3, padding=1, groups=2),  # 13 x 13 x 256
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(kernel_size=3, stride=2),  # 6 x 6 x 256
-        )
+        return _tower((96, 256, 384, 384, 256), groups=(1, 2, 1, 2, 2), normalised=True)
 
-    @staticmethod
-    def _build_classifier(num_classes: int, dropout: float) -> FusedSequential:
-        return _paper_classifier(num_classes, dropout)
+    _build_classifier = staticmethod(AlexNetSingleTower._build_classifier)
 
 
-def _local_response_norm() -> nn.LocalResponseNorm:
-    # [1], section 3.3: k 2, n 5, alpha 1e-4, beta 0.75. torch divides alpha by n, the paper does not.
-    return nn.LocalResponseNorm(size=5, alpha=5e-4, beta=0.75, k=2.0)
+def _tower(
+    channels: Sequence[int], groups: Sequence[int] = (1, 1, 1, 1, 1), normalised: bool = False
+) -> FusedSequential:
+    """Five convolutions, with the poolings that all three networks have, and local response normalisation or not."""
 
+    def block(number: int, size: int, stride: int = 1, padding: int = 0) -> tuple[nn.Module, ...]:
+        sizes = ((3, *channels)[number - 1], channels[number - 1], size, stride, padding)
+        return nn.Conv2d(*sizes, groups=groups[number - 1]), nn.ReLU(inplace=True)
 
-def _paper_classifier(num_classes: int, dropout: float) -> FusedSequential:
-    # [1], section 4.2, drops outputs of the hidden layers; torchvision drops their inputs.
+    def norm() -> tuple[nn.Module, ...]:
+        # [1], section 3.3: k 2, n 5, alpha 1e-4, beta 0.75. torch divides alpha by n, the paper does not.
+        return (nn.LocalResponseNorm(size=5, alpha=5e-4, beta=0.75, k=2.0),) if normalised else ()
+
     return FusedSequential(
-        nn.Linear(256 * 6 * 6, 4096),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(4096, 4096),
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(4096, num_classes),
+        *block(1, size=11, stride=4, padding=2),  # 55 x 55
+        *norm(),
+        nn.MaxPool2d(kernel_size=3, stride=2),  # 27 x 27
+        *block(2, size=5, padding=2),  # 27 x 27
+        *norm(),
+        nn.MaxPool2d(kernel_size=3, stride=2),  # 13 x 13
+        *block(3, size=3, padding=1),  # 13 x 13
+        *block(4, size=3, padding=1),  # 13 x 13
+        *block(5, size=3, padding=1),  # 13 x 13
+        nn.MaxPool2d(kernel_size=3, stride=2),  # 6 x 6
     )
 
 

@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from alexkern.augmentation import IMAGENET_MEAN, IMAGENET_STD, Triple
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class ImageClassification:
 
     crop_size: int = 224
     resize_size: int = 256
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop_size <= self.resize_size:

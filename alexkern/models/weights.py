@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alexkern.cache import cache_folder, unwritable
+from alexkern.console import named
+from alexkern.files import whole
 from alexkern.models.transforms import ImageClassification
 
 # torchvision's weights. The eight digits are the start of the file's SHA-256, which a download is checked against.
@@ -100,7 +102,8 @@ def check_weights(model: Network, weights: Weights) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.state_dict.items()}
     rows = next(iter(found.get(f"{HEAD}.weight", ())), 0)
-    if found != wanted and found == {name: _with_rows(name, shape, rows) for name, shape in wanted.items()}:
+    other_head = {name: (rows, *shape[1:]) if name.startswith(HEAD) else shape for name, shape in wanted.items()}
+    if found != wanted and found == other_head:
         raise ValueError(
             f"{model.name}: {weights.source} have {rows} classes, but num_classes is "
             f"{len(model.get_parameter(f'{HEAD}.bias'))}; pass num_classes={rows}"
@@ -140,16 +143,8 @@ def save_weights(model: Network, path: str | os.PathLike[str]) -> None:
         "alexkern.transforms": json.dumps(asdict(model.transforms())),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f"{path.name}.partial")
-    try:
+    with whole(path) as partial:
         save_file(tensors, partial, metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _with_rows(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    return (rows, *shape[1:]) if name.startswith(HEAD) else shape
 
 
 def _read_safetensors(path: Path, source: str) -> Weights:
@@ -158,7 +153,7 @@ def _read_safetensors(path: Path, source: str) -> Weights:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{source}: not a whole .safetensors file ({_first_line(error)})") from error
+        raise ValueError(f"{source}: not a whole .safetensors file ({named(error)})") from error
     return _weights(source, tensors, metadata)
 
 
@@ -170,7 +165,7 @@ def _read_pth(path: Path, source: str) -> Weights:
             # torch's own message advises to switch weights_only off, which is to run whatever the file holds.
             raise ValueError(f"{source}: refused, it is not a pickle of tensors alone") from error
         except Exception as error:  # a damaged pickle may fail in any way at all
-            raise ValueError(f"{source}: not a whole .pth file ({_first_line(error)})") from error
+            raise ValueError(f"{source}: not a whole .pth file ({named(error)})") from error
     return _weights(source, tensors, {})
 
 
@@ -181,9 +176,9 @@ def _download(source: str, progress: bool) -> Weights:
             url, str(_downloads(url)), map_location="cpu", progress=progress, check_hash=True, weights_only=True
         )
     except OSError as error:
-        raise OSError(f"{source}: cannot download {url} ({_first_line(error)})") from error
+        raise OSError(f"{source}: cannot download {url} ({named(error)})") from error
     except Exception as error:  # the hash is another, or the file in torch's cache was damaged since
-        raise ValueError(f"{source}: {url} is not what was published ({_first_line(error)})") from error
+        raise ValueError(f"{source}: {url} is not what was published ({named(error)})") from error
     return _weights(source, tensors, {"alexkern.model": PUBLISHED_MODEL})
 
 
@@ -206,9 +201,7 @@ def _weights(source: str, tensors: Any, metadata: Mapping[str, str]) -> Weights:
         transforms = json.loads(metadata.get("alexkern.transforms", "null"))
         return replace(weights, classes=_classes(classes, weights), transforms=_transforms(transforms))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(
-            f"{source}: the file's class names or transforms are damaged ({_first_line(error)})"
-        ) from error
+        raise ValueError(f"{source}: the file's class names or transforms are damaged ({named(error)})") from error
 
 
 def _classes(names: Any, weights: Weights) -> tuple[str, ...] | None:
@@ -227,13 +220,5 @@ def _transforms(values: Any) -> ImageClassification | None:
     crop_size, resize_size = values["crop_size"], values["resize_size"]
     if not all(isinstance(size, int) and MIN_CROP_SIZE <= size <= MAX_RESIZE_SIZE for size in (crop_size, resize_size)):
         raise ValueError(f"wanted sizes of {MIN_CROP_SIZE} to {MAX_RESIZE_SIZE}, got {crop_size} and {resize_size}")
-    return ImageClassification(crop_size, resize_size, _three_floats(values["mean"]), _three_floats(values["std"]))
-
-
-def _three_floats(values: Any) -> tuple[float, float, float]:
-    first, second, third = (float(value) for value in values)
-    return first, second, third
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
+    return ImageClassification(crop_size, resize_size, mean, std)  # type: ignore[arg-type]  # checked there

@@ -96,7 +96,7 @@ def augment(
         resize=_resize(resize, max(height, width)),
         scale=_range("scale", scale, 0.0, 1.0, positive=True),
         ratio=_range("ratio", ratio, 1 / 16, 16.0),
-        flip=_probability("flip", flip),
+        flip=checks.probability(NAME, flip, "flip"),
         rotation=_around("rotation", rotation, 0.0, -360.0, 360.0),
         brightness=_around("brightness", brightness, 1.0, 0.0, math.inf),
         contrast=_around("contrast", contrast, 1.0, 0.0, math.inf),
@@ -203,13 +203,6 @@ def _around(argument: str, value: Any, neutral: float, least: float, most: float
     if not 0 <= reach <= most:
         raise argument_error(NAME, argument, value, "at least 0" + (f" and at most {most:g}" if most < 1e9 else ""))
     return _range(argument, (max(least, neutral - reach), neutral + reach), least, most)
-
-
-def _probability(argument: str, value: Any) -> float:
-    value = checks.number(NAME, argument, value)
-    if not 0 <= value <= 1:
-        raise argument_error(NAME, argument, value, "a probability between 0 and 1")
-    return float(value)
 
 
 def _triple(argument: str, values: Any, positive: bool = False) -> Triple:

@@ -26,10 +26,6 @@ def no_double_backward(name: str) -> RuntimeError:
     return RuntimeError(f"alexkern.{name}: double backward is not supported")
 
 
-def no_forward_mode(name: str) -> RuntimeError:
-    return RuntimeError(f"alexkern.{name}: forward-mode differentiation (jvp) is not supported")
-
-
 def _outputs(op: Description, outputs: Any) -> tuple[Tensor, ...]:
     return outputs if op.has_offsets else (outputs,)
 
@@ -50,8 +46,7 @@ def eager_function(op: Description) -> Callable[..., Any]:
         saved, ctx.params = save(args, outputs)
         ctx.save_for_backward(*saved)
         ctx.backend = backend
-        output: Tensor = outputs[0]
-        return output
+        return outputs[0]
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[2 : 2 + op.num_differentiable]
@@ -100,8 +95,7 @@ def functional_function(op: Description) -> Callable[..., Tensor]:
     function.vmap = staticmethod(lambda info, in_dims, *args: vmap_by_loop(function.apply, info, in_dims, args))
 
     def call(backend: ModuleType, *args: Any) -> Tensor:
-        output: Tensor = _outputs(op, function.apply(backend, *args))[0]
-        return output
+        return _outputs(op, function.apply(backend, *args))[0]
 
     return call
 
@@ -110,8 +104,7 @@ def _recorded_backward(op: Description) -> Callable[..., tuple[Tensor | None, ..
     """The backward as a Function of its own: apply(backend, grad, *saved, *params, needs) -> grads"""
 
     def forward(backend: ModuleType, *args: Any) -> tuple[Tensor | None, ...]:
-        grads: tuple[Tensor | None, ...] = backend.backward(*args)
-        return grads
+        return backend.backward(*args)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: Any) -> None:
         pass
@@ -128,7 +121,7 @@ def _recorded_backward(op: Description) -> Callable[..., tuple[Tensor | None, ..
 
 def _function(class_name: str, op: Description, **methods: Callable[..., Any]) -> Any:
     def jvp(ctx: Any, *tangents: Any) -> None:
-        raise no_forward_mode(op.name)
+        raise RuntimeError(f"alexkern.{op.name}: forward-mode differentiation (jvp) is not supported")
 
     static = {name: staticmethod(method) for name, method in (*methods.items(), ("jvp", jvp))}
     return type(class_name, (Function,), static)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from alexkern.errors import argument_error
+from alexkern.geometry import Pair
 
 Result = TypeVar("Result")
-Pair = tuple[int, int]
 
 FLOATING = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 
@@ -61,11 +61,11 @@ def pair(operator: str, argument: str, value: Any, minimum: int) -> Pair:
     return result
 
 
-def probability(operator: str, p: Any) -> float:
+def probability(operator: str, p: Any, argument: str = "p") -> float:
     if isinstance(p, bool) or not isinstance(p, (int, float)):
-        raise TypeError(f"alexkern.{operator}: p must be a float, got {p!r}")
+        raise TypeError(f"alexkern.{operator}: {argument} must be a float, got {p!r}")
     if not 0.0 <= p <= 1.0:
-        raise argument_error(operator, "p", p, "a probability between 0 and 1")
+        raise argument_error(operator, argument, p, "a probability between 0 and 1")
     return float(p)
 
 
@@ -88,8 +88,7 @@ def remembered(check: Callable[..., Result], input: Tensor, key: tuple[Hashable,
     """
     if torch.compiler.is_compiling() or (type(input) is not Tensor and type(input) is not torch.nn.Parameter):
         return check(*key)
-    result: Result = _remembered(check, *key)
-    return result
+    return _remembered(check, *key)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,10 +15,6 @@ from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.pooling import checked_pooled_size, window_arguments
 
 
-def pads_with_zeros(conv: nn.Conv2d) -> bool:
-    return conv.padding_mode == "zeros"
-
-
 def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
     """The arguments of a convolution that has a layer's weight and settings."""
     names = ("weight", "bias", "stride", "padding", "dilation", "groups")

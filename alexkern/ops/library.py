@@ -58,8 +58,7 @@ def register(op: Description) -> Callable[..., Any]:
 
     torch.library.register_autograd(f"alexkern::{op.name}", backward, setup_context=setup_context, lib=LIBRARY)
     torch.library.register_autograd(f"alexkern::{op.name}_backward", double_backward, lib=LIBRARY)
-    dispatched: Callable[..., Any] = getattr(torch.ops.alexkern, op.name)
-    return dispatched
+    return getattr(torch.ops.alexkern, op.name)
 
 
 def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:

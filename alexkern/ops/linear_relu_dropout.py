@@ -80,7 +80,7 @@ class LinearReluDropout(Operator):
         return {"weight": linear.weight, "bias": linear.bias, **drops}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return (linear_relu_dropout_output(*args),)
+        return (linear_relu_dropout_output(*args[:2]),)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         input, weight, *_ = args

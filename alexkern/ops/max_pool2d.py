@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.errors import argument_error
-from alexkern.geometry import Pair
+from alexkern.geometry import Pair, pooling
 from alexkern.ops import checks
 from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.ops.pooling import checked_pooled_size, window_arguments
-from alexkern.plan import Spec, is_channels_last, max_pool2d_outputs, nchw
+from alexkern.plan import Spec, is_channels_last, nchw, pooled
 from alexkern.references.max_pool2d import REFERENCE
 
 
@@ -91,7 +91,8 @@ class MaxPool2d(Operator):
         return {name: getattr(pool, name) for name in names}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return max_pool2d_outputs(*args)
+        input, *window, ceil_mode, save_offsets = args
+        return pooled(pooling(input.shape, *window), input.dtype, is_channels_last(input), ceil_mode, save_offsets)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         _, input_shape, channels_last, *_ = args

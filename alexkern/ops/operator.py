@@ -38,8 +38,7 @@ class Operator(Description):
         if torch.compiler.is_compiling():
             name = dispatch.resolve_name(self.name, input)
             if name == "torch":
-                composite: Tensor = self.definition.composite(*args)
-                return composite
+                return self.definition.composite(*args)
             return self.through_dispatcher(name, args)
         if (type(input) is not Tensor and type(input) is not torch.nn.Parameter) or (
             input.is_meta or torch._C._len_torch_dispatch_stack() > 0
@@ -51,20 +50,15 @@ class Operator(Description):
         if self.wants_gradient(args):
             count = self.num_tensors
             params = (*args[count:-1], True) if self.has_offsets else args[count:]
-            output: Tensor = self.eager(backend, params, *args[:count])
-            return output
+            return self.eager(backend, params, *args[:count])
         if self.has_offsets:
-            pooled: Tensor = backend.forward(*args)[0]
-            return pooled
-        result: Tensor = backend.forward(*args)
-        return result
+            return backend.forward(*args)[0]
+        return backend.forward(*args)
 
     def through_dispatcher(self, backend: str, args: tuple[Any, ...]) -> Tensor:
         if self.has_offsets:
-            pooled: Tensor = self.dispatched(backend, *(self.training(args) if self.wants_gradient(args) else args))[0]
-            return pooled
-        result: Tensor = self.dispatched(backend, *args)
-        return result
+            return self.dispatched(backend, *(self.training(args) if self.wants_gradient(args) else args))[0]
+        return self.dispatched(backend, *args)
 
     def training(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments with save_offsets set, where the operator has it."""

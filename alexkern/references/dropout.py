@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,10 +13,6 @@ def dropped(value: Tensor, seed: Tensor | None, p: float) -> Tensor:
     if seed is None:
         return value
     return (value * philox.keep(seed, p, value)) * (1 / (1 - p) if p < 1 else 0.0)
-
-
-def along(outputs: tuple[Tensor, ...], *args: Any) -> Tensor:
-    return dropped(*args)
 
 
 def plain(input: Tensor, seed: Tensor, p: float) -> Tensor:
@@ -34,6 +28,5 @@ REFERENCE = Reference(
     ),
     layers=(Case("alexnet fc7", ((32, 4096), SEED), (0.5,)),),
     forward=dropped,
-    along=along,
     plain=plain,
 )

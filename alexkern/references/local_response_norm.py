@@ -18,10 +18,6 @@ def forward(input: Tensor, *args: Any) -> Tensor:
     return F.local_response_norm(input, *args)
 
 
-def along(outputs: tuple[Tensor, ...], *args: Any) -> Tensor:
-    return forward(*args)
-
-
 REFERENCE = Reference(
     cases=(
         Case("first layer", ((2, 24, 5, 5),), (5, 5e-4, 0.75, 2.0)),
@@ -32,5 +28,4 @@ REFERENCE = Reference(
     ),
     layers=(Case("alexnet_2012 norm1", ((32, 96, 55, 55),), (5, 5e-4, 0.75, 2.0)),),
     forward=forward,
-    along=along,
 )

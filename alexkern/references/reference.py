@@ -51,8 +51,11 @@ class Reference(NamedTuple):
     cases: tuple[Case, ...]
     layers: tuple[Case, ...]
     forward: Callable[..., Tensor]
-    along: Callable[..., Tensor]
+    along: Callable[..., Tensor] | None = None  # none where there is nothing to choose
     plain: Callable[..., Tensor] | None = None
+
+    def chosen(self, outputs: tuple[Tensor, ...], *args: Any) -> Tensor:
+        return self.along(outputs, *args) if self.along else self.forward(*args)
 
 
 def passes(output: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ it, and prints registers, local and shared memory, occupancy and the instruction
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -18,6 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from alexkern.arithmetic import ARITHMETIC, precision
 from alexkern.bench.layers import LAYERS
 from alexkern.cache import place_triton_cache
 from alexkern.commands import guarded
@@ -42,7 +43,7 @@ from alexkern.cost.model import blocks_per_multiprocessor
 from alexkern.kernels.config import TARGETS, Key, Table, forget, rehearse
 from alexkern.ops.registry import OPERATORS
 from alexkern.tools import sass
-from alexkern.tools.workloads import ARITHMETIC, META, Workload, having, workloads
+from alexkern.tools.workloads import META, Workload, having, workloads
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,37 +73,13 @@ class Launch:
         return " ".join(f"{name}={value}" for name, value in self.constants.items() if name.startswith(names))
 
 
-@dataclass(frozen=True)
-class Report:
-    """What one launch compiles to.
+@dataclass(frozen=True, kw_only=True)
+class Report(sass.Launched):
+    """What one launch compiles to; arithmetic is one of ARITHMETIC."""
 
-    arithmetic is one of workloads.ARITHMETIC; target is 80, 90 or 100 (sm_80 ...); registers a thread; stack and local
-    in bytes a thread; shared in bytes and tensor_memory in columns a block; blocks of one multiprocessor. opcodes and
-    main_loop count instructions by name; products counts the main loop's tensor-core instructions, and commits those of
-    them that end a group (wgmma). loads, stores and copies (global to shared) count accesses by width in bits.
-    """
-
-    workload: str
-    call: str
-    arithmetic: str
-    target: int
-    kernel: str
-    tile: str
-    grid: tuple[int, ...]
-    num_warps: int
-    registers: int
-    stack: int
-    local: int
-    shared: int
-    tensor_memory: int
-    blocks: int
-    opcodes: dict[str, int]
-    main_loop: dict[str, int]
-    products: int
-    commits: int
-    loads: dict[int, int]
-    stores: dict[int, int]
-    copies: dict[int, int]
+    workload: str = ""
+    call: str = ""
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,15 +123,9 @@ class _Elsewhere:
         return GPUTarget("cuda", self.target, 32)
 
 
-@contextlib.contextmanager
-def compiling_for(target: int) -> Iterator[None]:
+def compiling_for(target: int) -> AbstractContextManager[Any]:
     """Within the block Triton compiles for compute capability `target` (90 for 9.0), whatever GPU is here."""
-    before = driver._active
-    driver.set_active(_Elsewhere(target))
-    try:
-        yield
-    finally:
-        driver._active = before
+    return mock.patch.object(driver, "_active", _Elsewhere(target))
 
 
 def compile(launch: Launch, target: int) -> Any:
@@ -185,38 +156,25 @@ def report(launch: Launch, target: int) -> Report:
     except Exception as error:
         raise RuntimeError(f"{launch.kernel.__name__} ({launch.tile}) does not compile for sm_{target}") from error
     program = sass.disassemble(compiled.asm["cubin"])
-    loop = sass.main_loop(program.instructions)
-    products = [step for step in loop if step.is_tensor_core]
     num_warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
     tensor_memory = getattr(compiled.metadata, "tmem_size", None) or 0
     return Report(
-        workload="",
-        call="",
-        arithmetic="",
         target=target,
         kernel=launch.kernel.__name__,
         tile=launch.tile,
         grid=tuple(launch.grid),
         num_warps=num_warps,
         registers=program.registers,
-        stack=program.stack,
-        local=program.local,
         shared=shared,
         tensor_memory=tensor_memory,
         blocks=blocks_per_multiprocessor(target, program.registers, shared, num_warps, tensor_memory),
-        opcodes=sass.count(program.instructions),
-        main_loop=sass.count(loop),
-        products=len(products),
-        commits=sum("gsb0" in step.operands for step in products),
-        loads=sass.accesses(program.instructions, "load"),
-        stores=sass.accesses(program.instructions, "store"),
-        copies=sass.accesses(program.instructions, "copy"),
+        **sass.counted(program),
     )
 
 
 def rehearsed(workload: Workload, device: Chip, table: Table | None = None) -> Rehearsed:
     """What a workload would launch on a device whose tuned table has these entries too, by the name of the call."""
-    with rehearse(device, table) as chosen, compiling_for(device.target), workload.precision():
+    with rehearse(device, table) as chosen, compiling_for(device.target), precision(workload.arithmetic):
         _, calls = record(partial(workload.calls, META))
         launches, choices = {}, {}
         for name, call in calls.items():

@@ -1,6 +1,6 @@
 """What a CUDA C++ kernel may cost, read from what nvcc made of it: rules for all, for products, for what moves bytes.
 
-Those for all are shared with the Triton kernels (alexkern/alexkern/tools/triton_budget.py).
+Those for all are shared with the Triton kernels (alexkern/tools/triton_budget.py).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def violations(kernel: Instantiation) -> list[str]:
         broken.append("no launch of it is known, nor its shared memory: alexkern/tools/rehearsal.py has to make one")
     if kernel.spilled:
         broken.append(f"{kernel.spilled} bytes of spilled registers, at {kernel.registers} registers")
-    if "mma::" in kernel.name:
+    if "mma::" in kernel.kernel:
         broken += _product(kernel)
     if _is_of_sm90(kernel) and kernel.target == 90:
         broken += _asynchronous_product(kernel)
@@ -65,11 +65,11 @@ def violations(kernel: Instantiation) -> list[str]:
                 broken += _wide("loads", kernel.loads, rule.loads)
             elif 4 * min(kernel.loads) not in kernel.loads:
                 broken.append(f"loads by width in bits {kernel.loads}; wanted four values at once, and single ones")
-    return [f"{kernel.operator}: {kernel.name} on sm_{kernel.target}: {line}" for line in broken]
+    return [f"{kernel.operator}: {kernel.kernel} on sm_{kernel.target}: {line}" for line in broken]
 
 
 def matches(rule: Wide, kernel: Instantiation) -> bool:
-    return rule.operator == kernel.operator and re.fullmatch(rule.name, kernel.name) is not None
+    return rule.operator == kernel.operator and re.fullmatch(rule.name, kernel.kernel) is not None
 
 
 def _is_of_sm90(kernel: Instantiation) -> bool:
@@ -89,9 +89,9 @@ def _product(kernel: Instantiation) -> list[str]:
     Instantiations for images of up to four 16-bit channels have copies of 8 bytes.
     """
     broken = []
-    if "mma::Fp32" not in kernel.name and not kernel.main_loop.get("HMMA"):
+    if "mma::Fp32" not in kernel.kernel and not kernel.main_loop.get("HMMA"):
         broken.append(f"no HMMA in the main loop {kernel.main_loop}")
-    allowed = {64, 128} if re.search(r", 8\b[^<]*>$", kernel.name) else {128}
+    allowed = {64, 128} if re.search(r", 8\b[^<]*>$", kernel.kernel) else {128}
     if not kernel.copies or not set(kernel.copies) <= allowed:
         broken.append(f"copies to shared memory by width in bits {kernel.copies}; wanted {sorted(allowed)} only")
     return broken

@@ -13,43 +13,18 @@ from alexkern.tools.objects import Assembled, Object
 from alexkern.tools.rehearsal import Launch
 
 
-@dataclass(frozen=True)
-class Instantiation:
-    """operator is the folder of its source; name is demangled, without alexkern's namespaces and the parameters.
+@dataclass(frozen=True, kw_only=True)
+class Instantiation(sass.Code):
+    """operator is the folder of its source; kernel is demangled, without alexkern's namespaces and the parameters.
 
-    target is 80, 90 or 100; registers a thread; stack, local and spilled in bytes a thread; shared in bytes a block,
-    static and dynamic; blocks of one multiprocessor. Nothing is known of the block where launched is False. opcodes and
-    main_loop count instructions by name; products counts the main loop's tensor-core instructions, and commits those of
-    them that end a group (wgmma). loads, stores and copies (global to shared) count accesses by width in bits.
+    Nothing is known of the block where launched is False; spilled is in bytes a thread, and static_shared the part of
+    shared that ptxas says.
     """
 
     operator: str
-    name: str
-    target: int
     launched: bool
-    num_warps: int
-    registers: int
-    stack: int
-    local: int
     spilled: int
     static_shared: int
-    dynamic_shared: int
-    blocks: int
-    opcodes: dict[str, int]
-    main_loop: dict[str, int]
-    products: int
-    commits: int
-    loads: dict[int, int]
-    stores: dict[int, int]
-    copies: dict[int, int]
-
-    @property
-    def shared(self) -> int:
-        return self.static_shared + self.dynamic_shared
-
-    @property
-    def tensor_memory(self) -> int:
-        return 0
 
 
 def instantiations(objects: Sequence[Object], launches: Sequence[Launch]) -> list[Instantiation]:
@@ -84,30 +59,18 @@ def _instantiation(
     made: Object, name: str, assembled: Assembled, program: sass.Program, launch: Launch | None
 ) -> Instantiation:
     target, operator = int(made.target.rstrip("a")), made.source.parent.name
-    loop = sass.main_loop(program.instructions)
-    products = [step for step in loop if step.is_tensor_core]
     x, y, z = launch.block if launch else (0, 0, 0)
-    warps, dynamic = -(-x * y * z // 32), launch.shared if launch else 0
+    warps, shared = -(-x * y * z // 32), assembled.shared + (launch.shared if launch else 0)
     return Instantiation(
         operator=operator,
-        name=name.replace(f"{operator}::", ""),
+        kernel=name.replace(f"{operator}::", ""),
         target=target,
         launched=launch is not None,
         num_warps=warps,
         registers=assembled.registers,
-        stack=program.stack,
-        local=program.local,
         spilled=assembled.spilled,
+        shared=shared,
         static_shared=assembled.shared,
-        dynamic_shared=dynamic,
-        blocks=blocks_per_multiprocessor(target, assembled.registers, assembled.shared + dynamic, warps)
-        if warps
-        else 0,
-        opcodes=sass.count(program.instructions),
-        main_loop=sass.count(loop),
-        products=len(products),
-        commits=sum("gsb0" in step.operands for step in products),
-        loads=sass.accesses(program.instructions, "load"),
-        stores=sass.accesses(program.instructions, "store"),
-        copies=sass.accesses(program.instructions, "copy"),
+        blocks=blocks_per_multiprocessor(target, assembled.registers, shared, warps) if warps else 0,
+        **sass.counted(program),
     )

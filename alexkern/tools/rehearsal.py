@@ -14,7 +14,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -110,11 +110,9 @@ def rehearsing() -> Iterator[list[Launch]]:
             rehearsal.runtime.rehearsal_listen(LISTENER())
 
 
-@contextmanager
-def launching_nothing() -> Iterator[None]:
+def launching_nothing() -> AbstractContextManager[None]:
     """Within the block the launchers of CPU tensors launch nothing."""
-    with emulated.replaced_by(load().module):
-        yield
+    return emulated.replaced_by(load().module)
 
 
 def everything() -> list[Launch]:

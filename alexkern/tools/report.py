@@ -32,19 +32,16 @@ def row(kernel: Instantiation) -> tuple[str, ...]:
     body = kernel.main_loop or kernel.opcodes
     kinds = (("LDGSTS", kernel.copies), ("LDG", kernel.loads), ("STG", kernel.stores))
     words = [f"{sum(body.values())}{' in the loop' if kernel.main_loop else ''}"]
-    words += [f"{name} {number}" for name, number in _telling(body)]
+    # The products first, then the most frequent.
+    ranked = sorted(body.items(), key=lambda item: (item[0] not in ("HMMA", "HGMMA", "UTMALDG", "LDSM"), -item[1]))
+    words += [f"{name} {number}" for name, number in ranked[:SHOWN]]
     words += [f"{name}.{width} {number}" for name, widths in kinds for width, number in reversed(widths.items())]
     return (
-        kernel.operator, kernel.name, str(kernel.target), str(kernel.num_warps), str(kernel.registers),
-        f"{kernel.static_shared} + {kernel.dynamic_shared}", str(kernel.spilled + kernel.stack + kernel.local),
+        kernel.operator, kernel.kernel, str(kernel.target), str(kernel.num_warps), str(kernel.registers),
+        f"{kernel.static_shared} + {kernel.shared - kernel.static_shared}",
+        str(kernel.spilled + kernel.stack + kernel.local),
         str(kernel.blocks), str(kernel.blocks * kernel.num_warps), ", ".join(words),
     )  # fmt: skip
-
-
-def _telling(body: dict[str, int]) -> list[tuple[str, int]]:
-    """The products first, then the most frequent."""
-    ranked = sorted(body.items(), key=lambda item: (item[0] not in ("HMMA", "HGMMA", "UTMALDG", "LDSM"), -item[1]))
-    return ranked[:SHOWN]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 FUNCTION = re.compile(r"^\s*Function : (\S+)$", re.MULTILINE)
 RESOURCES = re.compile(r"^\s*Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", re.MULTILINE)
@@ -50,6 +51,59 @@ class Program:
     stack: int
     local: int
     instructions: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """What a kernel became on a target, whichever language it is written in.
+
+    target is 80, 90 or 100 (sm_80 ...); registers a thread; stack and local in bytes a thread; shared, static and
+    dynamic, in bytes and tensor_memory in columns a block; blocks of one multiprocessor. opcodes and main_loop count
+    instructions by name; products counts the main loop's tensor-core instructions, and commits those of them that end a
+    group (wgmma). loads, stores and copies (global to shared) count accesses by width in bits.
+    """
+
+    target: int
+    kernel: str
+    num_warps: int
+    registers: int
+    stack: int
+    local: int
+    shared: int
+    tensor_memory: int = 0
+    blocks: int
+    opcodes: dict[str, int]
+    main_loop: dict[str, int]
+    products: int
+    commits: int
+    loads: dict[int, int]
+    stores: dict[int, int]
+    copies: dict[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched(Code):
+    """What is compiled for one launch; tile names its block sizes, warps and stages where its language has them."""
+
+    grid: tuple[int, ...]
+    tile: str = ""
+
+
+def counted(program: Program) -> dict[str, Any]:
+    """Of Code's fields those that are read off the machine code."""
+    steps, loop = program.instructions, main_loop(program.instructions)
+    products = [step for step in loop if step.is_tensor_core]
+    return {
+        "stack": program.stack,
+        "local": program.local,
+        "opcodes": count(steps),
+        "main_loop": count(loop),
+        "products": len(products),
+        "commits": sum("gsb0" in step.operands for step in products),
+        "loads": accesses(steps, "load"),
+        "stores": accesses(steps, "store"),
+        "copies": accesses(steps, "copy"),
+    }
 
 
 def cuobjdump() -> str:

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from alexkern.cost.model import TENSOR_MEMORY_COLUMNS, limits
 from alexkern.ops.registry import OPERATORS
-from alexkern.tools.sass import ATOMICS
+from alexkern.tools.sass import ATOMICS, Code
 
 if TYPE_CHECKING:
     from alexkern.tools.aot import Report
@@ -18,29 +18,6 @@ if TYPE_CHECKING:
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # mma.sync, wgmma, tcgen05
 # The kernels with these names move bytes.
 MEMORY_BOUND = tuple(f"{operator.name}_" for operator in OPERATORS.values() if not operator.multiplies)
-
-
-class Code(Protocol):
-    """What there is to know of any compiled kernel; the names are aot.Report's."""
-
-    @property
-    def target(self) -> int: ...
-    @property
-    def num_warps(self) -> int: ...
-    @property
-    def registers(self) -> int: ...
-    @property
-    def stack(self) -> int: ...
-    @property
-    def local(self) -> int: ...
-    @property
-    def shared(self) -> int: ...
-    @property
-    def tensor_memory(self) -> int: ...
-    @property
-    def blocks(self) -> int: ...
-    @property
-    def opcodes(self) -> dict[str, int]: ...
 
 
 def violations(report: Report) -> list[str]:
@@ -51,11 +28,6 @@ def violations(report: Report) -> list[str]:
     if report.kernel.startswith(MEMORY_BOUND):
         broken += _memory_bound(report)
     return [f"{report.workload} {report.call}, {report.kernel} on sm_{report.target}: {line}" for line in broken]
-
-
-def fits(report: Report) -> bool:
-    """Whether a kernel runs at all and keeps its variables in registers."""
-    return not resources(report)
 
 
 def resources(report: Code) -> list[str]:

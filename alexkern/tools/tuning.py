@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from alexkern.cost.chips import Chip
+from alexkern.files import whole
 from alexkern.kernels.config import Key
 from alexkern.tools.workloads import Workload
 
@@ -102,17 +102,16 @@ class TunedTable:
         self.path = path
         self.device = device
         self.entries: list[dict[str, Any]] = []
+        self.done: set[Key] = set()
         if path.exists():
             try:
                 table = json.loads(path.read_text(encoding="utf-8"))
                 name, self.entries = table["device"], list(table["entries"])
-                self.done = {_key_of(entry) for entry in self.entries}
+                self.done = {(entry["operator"], tuple(entry["shape"]), entry["dtype"]) for entry in self.entries}
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}: not a table of tuned configurations ({error!r})") from None
             if name != device.name:
                 raise ValueError(f"{path}: a table of {name}, and the GPU here is {device.name}; name another file")
-        else:
-            self.done = set()
 
     def add(self, choice: Choice, tuned: Tuned) -> None:
         operator, shape, dtype = choice.key
@@ -141,16 +140,8 @@ class TunedTable:
         lines = ",\n".join(f"    {json.dumps(entry)}" for entry in self.entries)
         text = json.dumps(head, indent=2)[:-2] + f',\n  "entries": [\n{lines}\n  ]\n}}\n'
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
+        with whole(self.path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(self.path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
-def _key_of(entry: dict[str, Any]) -> Key:
-    return entry["operator"], tuple(entry["shape"]), entry["dtype"]
 
 
 def choices(problems: Iterable[Workload], device: Chip) -> list[Choice]:

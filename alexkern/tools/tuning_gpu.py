@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alexkern.arithmetic import precision
 from alexkern.cost.chips import LIMITS, Chip
 from alexkern.kernels.config import describe, rehearse
 from alexkern.measure.timing import CudaTimer, Samples, Timer, measure
 from alexkern.tools import aot
-from alexkern.tools.triton_budget import fits
+from alexkern.tools.triton_budget import resources
 from alexkern.tools.tuning import Choice, Config
 
 TOGETHER = 8  # candidates timed in turn; the tensors of all of them are on the GPU at once
@@ -85,7 +86,10 @@ class GpuBench:
         expected = None
         for number, config in enumerate(configs):
             try:
-                with rehearse(self.device, {choice.key: dataclasses.asdict(config)}), choice.workload.precision():
+                with (
+                    rehearse(self.device, {choice.key: dataclasses.asdict(config)}),
+                    precision(choice.workload.arithmetic),
+                ):
                     launches, result = aot.record(self._call(choice), execute=True)
                 self.timer.settle()
             except Exception:
@@ -104,7 +108,7 @@ class GpuBench:
         workload, calls = self._calls
         if workload != choice.workload:
             self._calls = (None, {})  # the tensors of the one before go first
-            with choice.workload.precision():
+            with precision(choice.workload.arithmetic):
                 calls = choice.workload.calls(self.torch_device)
             self._calls = (choice.workload, calls)
         return calls[choice.call]
@@ -129,14 +133,13 @@ _known: dict[str, bool] = {}
 def _fits(launch: aot.Launch, target: int) -> bool:
     code = aot.specialisation(launch, target)
     if code not in _known:
-        _known[code] = fits(aot.report(launch, target))
+        _known[code] = not resources(aot.report(launch, target))
     return _known[code]
 
 
 def _rehearsed(device: Chip, choice: Choice, config: Config) -> list[aot.Launch]:
     table = {choice.key: dataclasses.asdict(config)}
-    launches: list[aot.Launch] = aot.rehearsed(choice.workload, device, table).launches[choice.call]
-    return launches
+    return aot.rehearsed(choice.workload, device, table).launches[choice.call]
 
 
 def _signature(launch: aot.Launch) -> Any:
@@ -160,9 +163,5 @@ def same(result: Any, expected: Any) -> bool:
     return True
 
 
-def _tensors(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, tuple):
-        for part in result:
-            yield from _tensors(part)
+def _tensors(result: Any) -> list[Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, Tensor)]

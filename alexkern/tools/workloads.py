@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,19 +13,13 @@ import torch
 from torch import Tensor
 
 from alexkern import dispatch
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.bench.layers import LAYERS, Modules, Target, runs
 from alexkern.ops.operator import Operator
 from alexkern.ops.registry import OPERATORS
 
 FORWARD, TRAINING, BACKWARD = "forward", "training forward", "backward"
 Call = Callable[[], Any]
-# What arithmetic is done in: the tensors' dtype, and how torch is told to multiply float32 matrices.
-ARITHMETIC = {
-    "float32": (torch.float32, "ieee"),
-    "tf32": (torch.float32, "tf32"),
-    "float16": (torch.float16, "ieee"),
-    "bfloat16": (torch.bfloat16, "ieee"),
-}
 META = torch.device("meta")
 
 
@@ -42,19 +35,6 @@ class Workload:
 
     def __str__(self) -> str:
         return f"{self.operator} {self.model} {self.layer} {self.arithmetic} batch {self.batch}"
-
-    @contextlib.contextmanager
-    def precision(self) -> Iterator[None]:
-        """Within the block torch's setting for float32 products is this workload's."""
-        settings: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-        before = [setting.fp32_precision for setting in settings]
-        try:
-            for setting in settings:
-                setting.fp32_precision = ARITHMETIC[self.arithmetic][1]
-            yield
-        finally:
-            for setting, value in zip(settings, before, strict=True):
-                setting.fp32_precision = value
 
     def calls(self, device: torch.device, backend: str = "triton") -> dict[str, Call]:
         """The operator's Triton calls by name, or those of another backend.

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from alexkern.console import first_line
 from alexkern.training.errors import TrainingError
 
 FORMAT = "alexkern checkpoint 1"
@@ -96,4 +97,4 @@ def _flush(folder: Path) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error).splitlines()[0] or type(error).__name__
+    return first_line(error)

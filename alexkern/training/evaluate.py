@@ -31,13 +31,7 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    loader: Loader,
-    settings: Settings,
-    world: World,
-    damaged: Callable[[Sequence[tuple[str, str]]], None],
-) -> Score:
+def evaluate(model: nn.Module, loader: Loader, settings: Settings, world: World, damaged: Damaged) -> Score:
     """The model's score on the loader's images, over all processes. The model is left in the mode it was in."""
     training = model.training
     model.eval()

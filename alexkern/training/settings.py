@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,64 +19,60 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRAINING_CROPS = ("random_resized", "random", "center")
 
 
-def _setting(default: Any, help: str) -> Any:
-    """A field, with what the command's --help says of it."""
-    return field(default=default, metadata={"help": help})
+def _setting(
+    default: Any, help: str, least: float = -math.inf, most: float = math.inf, *, choices: Collection[str] = ()
+) -> Any:
+    """A field, with what the command's --help says of it, and what it may be."""
+    return field(default=default, metadata={"help": help, "limits": (least, most), "choices": choices})
 
 
 @dataclass(frozen=True)
 class Settings:
     """A run. Learning rates are those of a batch of `batch_size` images; epochs are passes over the training images."""
 
-    model: str = _setting("alexnet", "the network")
-    epochs: int = _setting(90, "passes over the training images")
-    batch_size: int = _setting(128, "images a step, over all processes")
-    optimizer: str = _setting("sgd", "AdamW's betas are 0.9 and 0.999")
-    learning_rate: float = _setting(0.01, "at its highest")
-    momentum: float = _setting(0.9, "of SGD")
-    weight_decay: float = _setting(5e-4, "of all parameters")
-    schedule: str = _setting("cosine", "how the learning rate falls")
-    warmup: float = _setting(0.0, "epochs in which the learning rate rises from 0")
-    decay_every: int = _setting(30, "epochs between decays, of step")
-    decay: float = _setting(0.1, "what step and plateau multiply the learning rate by")
-    patience: int = _setting(5, "epochs without a better validation error until plateau decays")
-    max_decays: int = _setting(3, "decays of plateau")
-    label_smoothing: float = _setting(0.0, "share of a label that goes to all classes")
-    clip: float = _setting(0.0, "largest norm of all gradients; 0 for any")
-    precision: str = _setting("fp32", "of products; weights stay fp32")
-    dropout: float = _setting(0.5, "probability of dropping a unit")
-    size: int = _setting(224, "pixels that the network sees, high and wide")
-    resize: int = _setting(256, "pixels of the shorter side before the crop, of evaluation and of random")
-    crop: str = _setting("random_resized", "in training")
-    min_scale: float = _setting(0.08, "least share of the area, of random_resized")
-    flip: float = _setting(0.5, "probability of a horizontal flip")
-    rotation: float = _setting(0.0, "degrees to both sides")
-    brightness: float = _setting(0.0, "b for factors from 1 - b to 1 + b")
-    contrast: float = _setting(0.0, "likewise")
-    saturation: float = _setting(0.0, "likewise")
-    hue: float = _setting(0.0, "shares of a circle to both sides")
-    lighting: float = _setting(0.0, "standard deviation of PCA lighting")
+    model: str = _setting("alexnet", "the network", choices=MODELS)
+    epochs: int = _setting(90, "passes over the training images", 1)
+    batch_size: int = _setting(128, "images a step, over all processes", 1)
+    optimizer: str = _setting("sgd", "AdamW's betas are 0.9 and 0.999", choices=OPTIMIZERS)
+    learning_rate: float = _setting(0.01, "at its highest", 0)
+    momentum: float = _setting(0.9, "of SGD", 0, 1)
+    weight_decay: float = _setting(5e-4, "of all parameters", 0)
+    schedule: str = _setting("cosine", "how the learning rate falls", choices=SCHEDULES)
+    warmup: float = _setting(0.0, "epochs in which the learning rate rises from 0", 0)
+    decay_every: int = _setting(30, "epochs between decays, of step", 1)
+    decay: float = _setting(0.1, "what step and plateau multiply the learning rate by", 0, 1)
+    patience: int = _setting(5, "epochs without a better validation error until plateau decays", 1)
+    max_decays: int = _setting(3, "decays of plateau", 0)
+    label_smoothing: float = _setting(0.0, "share of a label that goes to all classes", 0, 1)
+    clip: float = _setting(0.0, "largest norm of all gradients; 0 for any", 0)
+    precision: str = _setting("fp32", "of products; weights stay fp32", choices=PRECISIONS)
+    dropout: float = _setting(0.5, "probability of dropping a unit", 0, 1)
+    size: int = _setting(224, "pixels that the network sees, high and wide", 63, 4096)
+    resize: int = _setting(256, "pixels of the shorter side before the crop, of evaluation and of random", 63, 4096)
+    crop: str = _setting("random_resized", "in training", choices=TRAINING_CROPS)
+    min_scale: float = _setting(0.08, "least share of the area, of random_resized", 1e-4, 1)
+    flip: float = _setting(0.5, "probability of a horizontal flip", 0, 1)
+    rotation: float = _setting(0.0, "degrees to both sides", 0, 360)
+    brightness: float = _setting(0.0, "b for factors from 1 - b to 1 + b", 0)
+    contrast: float = _setting(0.0, "likewise", 0)
+    saturation: float = _setting(0.0, "likewise", 0)
+    hue: float = _setting(0.0, "shares of a circle to both sides", 0, 0.5)
+    lighting: float = _setting(0.0, "standard deviation of PCA lighting", 0)
     mean: Triple = _setting(IMAGENET_MEAN, "of each channel of RGB in [0, 1]")
     std: Triple = _setting(IMAGENET_STD, "likewise")
     ten_crops: bool = _setting(False, "evaluate with the mean over the paper's ten crops")
-    hold_out: float = _setting(0.1, "share of the images for validation where there are no others")
-    seed: int = _setting(0, "of weights, order, dropout and augmentation")
+    hold_out: float = _setting(0.1, "share of the images for validation where there are no others", 0.001, 0.9)
+    seed: int = _setting(0, "of weights, order, dropout and augmentation", 0, 2**31)
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("model", tuple(MODELS)),
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("precision", tuple(PRECISIONS)),
-            ("crop", TRAINING_CROPS),
-        ):
-            if getattr(self, name) not in choices:
-                raise TrainingError(f"{flag(name)}: wanted one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name, low, high in LIMITS:
-            value = getattr(self, name)
-            if not low <= value <= high:
-                wanted = f"at least {low:g}" + (f" and at most {high:g}" if math.isfinite(high) else "")
-                raise TrainingError(f"{flag(name)}: wanted {wanted}, got {value:g}")
+        for setting in fields(self):
+            value, choices = getattr(self, setting.name), setting.metadata["choices"]
+            least, most = setting.metadata["limits"]
+            if choices and value not in choices:
+                raise TrainingError(f"{flag(setting.name)}: wanted one of {', '.join(choices)}, got {value!r}")
+            if isinstance(value, (int, float)) and not least <= value <= most:
+                wanted = f"at least {least:g}" + (f" and at most {most:g}" if math.isfinite(most) else "")
+                raise TrainingError(f"{flag(setting.name)}: wanted {wanted}, got {value:g}")
         if self.resize < self.size:
             raise TrainingError(f"--resize: wanted at least --size, {self.size}, got {self.resize}")
 
@@ -97,36 +94,6 @@ class Settings:
         return self.resize * 3 // 2
 
 
-INFINITY = math.inf
-LIMITS = (
-    ("epochs", 1, INFINITY),
-    ("batch_size", 1, INFINITY),
-    ("learning_rate", 0, INFINITY),
-    ("momentum", 0, 1),
-    ("weight_decay", 0, INFINITY),
-    ("warmup", 0, INFINITY),
-    ("decay_every", 1, INFINITY),
-    ("decay", 0, 1),
-    ("patience", 1, INFINITY),
-    ("max_decays", 0, INFINITY),
-    ("label_smoothing", 0, 1),
-    ("clip", 0, INFINITY),
-    ("dropout", 0, 1),
-    ("size", 63, 4096),
-    ("resize", 63, 4096),
-    ("min_scale", 1e-4, 1),
-    ("flip", 0, 1),
-    ("rotation", 0, 360),
-    ("brightness", 0, INFINITY),
-    ("contrast", 0, INFINITY),
-    ("saturation", 0, INFINITY),
-    ("hue", 0, 0.5),
-    ("lighting", 0, INFINITY),
-    ("hold_out", 0.001, 0.9),
-    ("seed", 0, 2**31),
-)
-
-
 def flag(name: str) -> str:
     """The command's option for a setting."""
     return "--" + name.replace("_", "-")
@@ -135,6 +102,7 @@ def flag(name: str) -> str:
 def from_dict(values: dict[str, Any]) -> Settings:
     """The settings that a checkpoint carries."""
     known = {field.name for field in fields(Settings)}
-    kept: dict[str, Any] = {name: value for name, value in values.items() if name in known}
-    typed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known
+    }
     return Settings(**typed)

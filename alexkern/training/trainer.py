@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from alexkern.console import first_line
 from alexkern.data import BatchOrder, DamageTally, Loader, Samples
 from alexkern.drawing import NotDrawn
 from alexkern.models import MODELS, ImageClassification, save_weights
@@ -126,7 +127,7 @@ class Trainer:
             self.step.scaler.load_state_dict(content["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise TrainingError(
-                f"{source}: a checkpoint of another network than {self.settings.model} ({str(error).splitlines()[0]})"
+                f"{source}: a checkpoint of another network than {self.settings.model} ({first_line(error)})"
             ) from None
         self.schedule.load(content["schedule"])
         self.progress = Progress(**content["progress"])
@@ -175,7 +176,7 @@ class Trainer:
                 self._epoch(request, start)
                 loss, right, count = self.world.sum(self.step.sums.tolist())
                 rate = self.world.sum([self.step.sums[2].item() - images])[0] / (time.perf_counter() - begun)
-                score = self._evaluate()
+                score = evaluate(self.model, self.validation, settings, self.world, self.damage.add)
                 progress.seconds = time.perf_counter() - start
                 row = self._row(loss, right, count, rate, score)
                 self.schedule.see(1 - score.top1)
@@ -221,9 +222,6 @@ class Trainer:
             status = 128 + (request.signal or signal.SIGINT)
             raise Interrupted(f"stopped after step {self.progress.step}, saved; go on with --resume", status)
 
-    def _evaluate(self) -> Score:
-        return evaluate(self.model, self.validation, self.settings, self.world, self.damage.add)
-
     def _row(self, loss: float, right: float, count: float, rate: float, score: Score) -> log.Row:
         progress = self.progress
         return log.Row(
@@ -250,5 +248,5 @@ class Trainer:
         except NotDrawn as error:
             self.display.warn(f"{error}; later: alexkern train --curves {self.folder}")
         except (OSError, RuntimeError) as error:
-            raise TrainingError(f"{self.folder}: cannot be written to ({str(error).splitlines()[0]})") from None
+            raise TrainingError(f"{self.folder}: cannot be written to ({first_line(error)})") from None
         return rows

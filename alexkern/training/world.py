@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from alexkern.console import first_line
 from alexkern.training.errors import TrainingError
 
 
@@ -33,8 +34,7 @@ class World:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         distributed.all_reduce(total)
-        result: list[float] = total.tolist()
-        return result
+        return total.tolist()
 
     def any(self, value: bool) -> bool:
         """Whether it holds in some process."""
@@ -68,7 +68,7 @@ def join(device: str | None) -> World:
         place = torch.device(name)
         torch.zeros(1, device=place).item()
     except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise TrainingError(f"--device {name}: {first_line(error)}") from None
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if size > 1:

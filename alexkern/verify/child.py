@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from alexkern import dispatch, verified
-from alexkern.console import first_line
+from alexkern.arithmetic import ARITHMETIC, precision
+from alexkern.console import named
 from alexkern.measure.timing import measure, timer_for
 from alexkern.ops.registry import OPERATORS
-from alexkern.verify.trials import DTYPES, SIMULATED, Call, Trial, arithmetics, check, gradient_like, precision, trials
+from alexkern.verify.trials import SIMULATED, Call, Trial, arithmetics, check, gradient_like, trials
 
 Message = dict[str, Any]
 TIMED_S, ROUNDS = 0.1, (6, 30)  # of a backend beside torch
@@ -48,7 +49,8 @@ def survey(device: torch.device) -> Iterator[Message]:
     missing = {
         backend: {
             operator: {
-                name: dispatch.missing(backend, operator, device.type, DTYPES[name]) for name in arithmetics(device)
+                name: dispatch.missing(backend, operator, device.type, ARITHMETIC[name][0])
+                for name in arithmetics(device)
             }
             for operator in OPERATORS
         }
@@ -79,7 +81,7 @@ def check_operator(
             for what, error, allowed in check(_call(device, operator, backend, trial), reference, trial.arithmetic):
                 yield {"what": f"{what} of {trial}", "error": error, "allowed": allowed}
         except Exception as error:
-            yield {"failure": f"{trial}: {type(error).__name__}: {first_line(error)}"}
+            yield {"failure": f"{trial}: {named(error)}"}
 
 
 def time_operators(device: torch.device, pairs: list[tuple[str, str, list[str]]]) -> Iterator[Message]:
@@ -104,7 +106,7 @@ def time_operators(device: torch.device, pairs: list[tuple[str, str, list[str]]]
 
 
 def _call(device: torch.device, operator: str, backend: str, trial: Trial) -> Call:
-    args = trial.case.draw(DTYPES[trial.arithmetic], device, trial.channels_last)
+    args = trial.case.draw(ARITHMETIC[trial.arithmetic][0], device, trial.channels_last)
     return Call(OPERATORS[operator], dispatch.implementation(backend, operator), args)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from alexkern.console import table
+
 HEADINGS = ("operator", "backend", "checks", "error/allowed", "ms", "torch's", "")
 
 
@@ -26,22 +28,19 @@ class Row:
     def add_all(self, messages: Iterable[dict[str, Any]], end: str | None = None) -> None:
         """What a process said of it, and how it stopped if it did."""
         for message in messages:
-            self._add(message)
+            if "failure" in message:
+                self.failures.append(message["failure"])
+            elif "error" in message:
+                ratio = message["error"] / message["allowed"]
+                self.checks += 1
+                if self.worst is None or not ratio <= self.worst:
+                    self.worst, self.where = ratio, message["what"]
+                if not ratio <= 1:
+                    self.failures.append("wrong: {what}: error {error:.2e}, allowed {allowed:.2e}".format(**message))
+            else:
+                self.ms, self.torch_ms = message["ms"], message["torch_ms"]
         if end is not None:
             self.failures.append(end)
-
-    def _add(self, message: dict[str, Any]) -> None:
-        if "failure" in message:
-            self.failures.append(message["failure"])
-        elif "error" in message:
-            ratio = message["error"] / message["allowed"]
-            self.checks += 1
-            if self.worst is None or not ratio <= self.worst:
-                self.worst, self.where = ratio, message["what"]
-            if not ratio <= 1:
-                self.failures.append("wrong: {what}: error {error:.2e}, allowed {allowed:.2e}".format(**message))
-        else:
-            self.ms, self.torch_ms = message["ms"], message["torch_ms"]
 
     @property
     def passed(self) -> bool:
@@ -127,10 +126,3 @@ def _cells(row: Row) -> tuple[str, ...]:
     worst = "" if row.worst is None else f"{row.worst:.2f}"
     times = [" ".join(f"{value:.3g}" for value in times.values()) for times in (row.ms, row.torch_ms)]
     return (row.operator, row.backend, str(row.checks), worst, *times, row.verdict)
-
-
-def table(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows as lines, in columns as wide as they need; one that is empty is left out."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in zip(*columns, strict=True)]

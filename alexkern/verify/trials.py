@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -13,16 +12,10 @@ import torch
 from torch import Tensor
 
 from alexkern.accuracy import error_and_allowed
+from alexkern.arithmetic import ARITHMETIC, precision
 from alexkern.ops.operator import Operator
 from alexkern.references.reference import Case, Reference
 
-# float32 is without TF32; on a CPU there is none.
-DTYPES = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 SIMULATED = ("cuda", "triton")  # on a CPU, where they run in an emulator and an interpreter
 TENSORS = ("input", "weight", "bias")
 
@@ -38,7 +31,7 @@ class Trial:
 
 
 def arithmetics(device: torch.device) -> list[str]:
-    return [name for name in DTYPES if name != "tf32" or device.type == "cuda"]
+    return [name for name in ARITHMETIC if name != "tf32" or device.type == "cuda"]
 
 
 def trials(reference: Reference, device: torch.device, simulated: bool, thorough: bool) -> list[Trial]:
@@ -59,21 +52,6 @@ def trials(reference: Reference, device: torch.device, simulated: bool, thorough
     ]
     found += [Trial(layer, name, True) for layer in layers[:1] for name in names]
     return found + [Trial(layer, "bfloat16", True) for layer in layers[1:]]
-
-
-@contextmanager
-def precision(arithmetic: str) -> Iterator[None]:
-    """Within the block float32 is multiplied as TF32 where that is asked for, and nowhere else."""
-    backends: Any = torch.backends
-    settings = (backends.cudnn.conv, backends.cuda.matmul)
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "tf32" if arithmetic == "tf32" else "ieee"
-        yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
 
 
 @dataclass(frozen=True)
@@ -142,7 +120,7 @@ def gradients(
     leaves = [tensor for tensor in args[:count] if tensor is not None]
     for leaf in leaves:
         leaf.requires_grad_()
-    found = iter(torch.autograd.grad(reference.along(outputs, *args), leaves, grad))
+    found = iter(torch.autograd.grad(reference.chosen(outputs, *args), leaves, grad))
     return [None if tensor is None else next(found) for tensor in args[:count]]
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from alexkern.bench.peers.peer import Peer, bound
 
+CUDA_GRAPHS = "reduce-overhead"  # the default's kernels, replayed by CUDA graphs that torch manages
+
 
 class Compile(Peer):
     """channels_last is the faster layout here and the default; the contiguous one shows by how much."""
@@ -17,50 +19,21 @@ class Compile(Peer):
     cost = 1
     prepare_s = 10.0
 
-    def __init__(self, name: str, *, mode: str = "default", layout: torch.memory_format = torch.channels_last) -> None:
-        self.name = name
-        self._mode = mode
-        self._layout = layout
+    def __init__(
+        self, name: str, *, mode: str = "default", layout: torch.memory_format = torch.channels_last, **settings: object
+    ) -> None:
+        self.name, self._mode, self._layout = name, mode, layout
+        self.__dict__.update(settings)  # Peer's
 
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
         compiled = torch.compile(model.to(memory_format=self._layout), dynamic=False, mode=self._mode)
-        return bound(compiled, example.to(memory_format=self._layout))
-
-
-class CompileContiguous(Compile):
-    defaults = ()
-
-    def __init__(self) -> None:
-        super().__init__("torch.compile contiguous", layout=torch.contiguous_format)
-
-
-class CompileMaxAutotune(Compile):
-    """Tries templates against libraries at every layer. On a CPU it gains next to nothing and takes minutes."""
-
-    defaults = ("cuda",)
-    cost = 2
-    prepare_s = 60.0
-
-    def __init__(self) -> None:
-        super().__init__("torch.compile max-autotune", mode="max-autotune-no-cudagraphs")
-
-
-class CompileCudaGraphs(Compile):
-    """The default's kernels, replayed by CUDA graphs that torch manages."""
-
-    devices = "cuda"
-
-    def __init__(self) -> None:
-        super().__init__("torch.compile CUDA graphs", mode="reduce-overhead")
-
-    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
-        forward = super().prepare(model, example)
+        forward = bound(compiled, example.to(memory_format=self._layout))
 
         def call() -> Tensor:
             torch.compiler.cudagraph_mark_step_begin()  # the result before may be overwritten
             return forward()
 
-        return call
+        return call if self._mode == CUDA_GRAPHS else forward
 
 
 class CompileFrozen(Peer):

@@ -10,16 +10,6 @@ from torch import Tensor, nn
 from alexkern.bench.peers.peer import Peer, bound
 
 
-class CudnnConvolutionRelu(Peer):
-    name = "torch.cudnn_convolution_relu"
-    devices = "cuda"
-
-    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
-        fuse_pairs(model, ConvolutionRelu)
-        model.to(memory_format=torch.channels_last)
-        return bound(model, example.to(memory_format=torch.channels_last))
-
-
 class ConvolutionRelu(nn.Module):
     """In place of a convolution, for inference."""
 
@@ -32,6 +22,17 @@ class ConvolutionRelu(nn.Module):
         return torch.cudnn_convolution_relu(
             input, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
         )
+
+
+class CudnnConvolutionRelu(Peer):
+    name = "torch.cudnn_convolution_relu"
+    devices = "cuda"
+    fused: type[nn.Module] = ConvolutionRelu  # in place of a convolution and its ReLU
+
+    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
+        fuse_pairs(model, self.fused)
+        model.to(memory_format=torch.channels_last)
+        return bound(model, example.to(memory_format=torch.channels_last))
 
 
 def fuse_pairs(model: nn.Module, fused: Callable[[nn.Conv2d], nn.Module]) -> None:

@@ -7,20 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from alexkern.bench.peers.cudnn import fuse_pairs
-from alexkern.bench.peers.peer import Peer, bound
-
-
-class CudnnFrontend(Peer):
-    name = "cudnn-frontend graph"
-    devices = "cuda"
-    packages = ("cudnn",)
-    install = "pip install nvidia-cudnn-frontend"
-
-    def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
-        fuse_pairs(model, FusedConvolution)
-        model.to(memory_format=torch.channels_last)
-        return bound(model, example.to(memory_format=torch.channels_last))
+from alexkern.bench.peers.cudnn import CudnnConvolutionRelu
+from alexkern.geometry import convolution
 
 
 class FusedConvolution(nn.Module):
@@ -35,6 +23,13 @@ class FusedConvolution(nn.Module):
         if self._execute is None:
             self._execute = build(self.conv, input)
         return self._execute(input)
+
+
+class CudnnFrontend(CudnnConvolutionRelu):
+    name = "cudnn-frontend graph"
+    packages = ("cudnn",)
+    install = "pip install nvidia-cudnn-frontend"
+    fused = FusedConvolution
 
 
 def build(conv: nn.Conv2d, input: Tensor) -> Callable[[Tensor], Tensor]:
@@ -65,13 +60,8 @@ def build(conv: nn.Conv2d, input: Tensor) -> Callable[[Tensor], Tensor]:
     y.set_output(True).set_data_type(kind)
     graph.build([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
     workspace = torch.empty(max(graph.get_workspace_size(), 1), dtype=torch.uint8, device=input.device)
-    P, Q = (
-        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-        for size, padding, dilation, kernel, stride in zip(
-            input.shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride, strict=True
-        )
-    )
-    shape = (input.shape[0], conv.out_channels, P, Q)
+    of = convolution(input, conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
+    shape = (of.N, of.K, of.P, of.Q)
 
     def execute(input: Tensor) -> Tensor:
         output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last)

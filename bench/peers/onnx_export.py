@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 INPUT = "input"
 
 
-def export(model: nn.Module, example: Tensor, folder: Path) -> Path:
-    """The exported file, with the weights beside it; its one input is called INPUT."""
-    path = folder / "model.onnx"
-    torch.onnx.export(model, (example,), path, input_names=[INPUT], dynamo=True, verbose=False)
-    return path
+@contextmanager
+def exported(model: nn.Module, example: Tensor) -> Iterator[str]:
+    """Within the block the exported file is there, with the weights beside it; its one input is called INPUT."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.onnx"
+        torch.onnx.export(model, (example,), path, input_names=[INPUT], dynamo=True, verbose=False)
+        yield path

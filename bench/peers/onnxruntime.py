@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from alexkern.bench.peers.onnx_export import INPUT, export
+from alexkern.bench.peers.onnx_export import INPUT, exported
 from alexkern.bench.peers.peer import Peer
 
 
@@ -28,8 +26,7 @@ class OnnxRuntime(Peer):
         provider = "CUDAExecutionProvider" if example.is_cuda else "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeError(f"this onnxruntime has no {provider}")
-        with tempfile.TemporaryDirectory() as folder:
-            path = export(model, example, Path(folder))
+        with exported(model, example) as path:
             session = onnxruntime.InferenceSession(path, options, providers=[(provider, _settings(example))])
         if example.is_cuda:
             return _bound_on_device(session, example)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from alexkern.bench.peers.onnx_export import INPUT, export
+from alexkern.bench.peers.onnx_export import INPUT, exported
 from alexkern.bench.peers.peer import Peer
 
 
@@ -30,9 +28,9 @@ class TensorRT(Peer):
         flags = 1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(flags)
         parser = tensorrt.OnnxParser(network, logger)
-        with tempfile.TemporaryDirectory() as folder:
+        with exported(model, example) as path:
             # From the file and not from its bytes: the weights lie beside it.
-            if not parser.parse_from_file(str(export(model, example, Path(folder)))):
+            if not parser.parse_from_file(path):
                 raise RuntimeError(str(parser.get_error(0)))
         config = builder.create_builder_config()
         if not torch.backends.cudnn.allow_tf32:

@@ -12,9 +12,8 @@ from torch import Tensor
 from alexkern.backends import extension
 from alexkern.backends.cpu import missing
 from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.geometry import Pair
 from alexkern.plan import Spec, empty, nchw
-
-Pair = tuple[int, int]
 
 SIZES = (3, 5)  # of filters
 # The products have to be at most this share of the convolution's, for the way to the points and back not to eat up what

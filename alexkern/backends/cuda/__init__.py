@@ -19,6 +19,7 @@ from alexkern._environment import read
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated
 from alexkern.cost.chips import CHIPS, Chip, here
+from alexkern.plan import strides as strides
 
 MINIMUM_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -100,11 +101,3 @@ def chip_of(tensor: Tensor) -> Chip:
 @lru_cache(maxsize=256)
 def _kernel(module: Any, name: str, dtype: torch.dtype) -> tuple[Callable[..., None], int]:
     return getattr(module, name), module.elements[str(dtype).removeprefix("torch.")]
-
-
-def strides(tensor: Tensor) -> tuple[int, ...]:
-    """The strides, 0 for a dimension of one: there they mean nothing, and would hide what divides the others."""
-    steps = tensor.stride()
-    if 1 not in tensor.shape:
-        return steps
-    return tuple(step if size > 1 else 0 for size, step in zip(tensor.shape, steps, strict=True))

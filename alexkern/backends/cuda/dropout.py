@@ -6,6 +6,7 @@ from torch import Tensor
 
 from alexkern.backends.cuda import launch
 from alexkern.backends.torch.dropout import scale
+from alexkern.backends.torch.philox import threshold
 from alexkern.plan import Spec, empty, like
 
 
@@ -26,11 +27,6 @@ def _dropped(input: Tensor, seed: Tensor, p: float, spec: Spec) -> Tensor:
     if input.stride() != spec.stride:
         input = output.copy_(input)  # the kernel then works in place
     launch(
-        "dropout", input, input.data_ptr(), output.data_ptr(), seed.data_ptr(), output.numel(), limit(p), scale(p)
+        "dropout", input, input.data_ptr(), output.data_ptr(), seed.data_ptr(), output.numel(), threshold(p), scale(p)
     )  # fmt: skip
     return output
-
-
-def limit(p: float) -> int:
-    """Philox words below it are dropped."""
-    return int(p * 2**32)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import launch, sm90
-from alexkern.backends.cuda.dropout import limit
 from alexkern.backends.cuda.layout import packed
 from alexkern.backends.torch.dropout import scale
+from alexkern.backends.torch.philox import threshold
 from alexkern.plan import Spec, contiguous_strides, empty, like, linear_relu_dropout_output
 
 FEW_ROWS = 16
@@ -25,7 +25,7 @@ VALUES_PER_COPY = 8  # of 16 bits
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
-    output = empty(linear_relu_dropout_output(input, weight, bias, seed, p), input.device)
+    output = empty(linear_relu_dropout_output(input, weight), input.device)
     if output.numel() == 0:
         return output
     K, C = weight.shape  # out_features, in_features
@@ -71,7 +71,7 @@ def _on_sm90(
     """rows (M, K) = relu(x @ weight.t() + bias), dropped."""
     images = packed(x[:, :, None, None], 1)
     bias = None if bias is None else bias.contiguous()
-    partials = sm90.convolve(plan, images, weight, bias, rows, seed, limit(p), scale(p))
+    partials = sm90.convolve(plan, images, weight, bias, rows, seed, threshold(p), scale(p))
     if partials is None:
         return
     launch(
@@ -84,7 +84,7 @@ def _on_sm90(
         rows.numel(),
         rows.shape[1],
         0 if seed is None else seed.data_ptr(),
-        limit(p),
+        threshold(p),
         scale(p),
     )
 
@@ -97,7 +97,7 @@ def _finish(output: Tensor, seed: Tensor | None, p: float) -> Tensor:
         output.data_ptr(),
         0 if seed is None else seed.data_ptr(),
         output.numel(),
-        limit(p),
+        threshold(p),
         scale(p),
     )
     return output
@@ -125,7 +125,7 @@ def backward(
         masked.data_ptr(),
         0 if seed is None else seed.data_ptr(),
         masked.numel(),
-        limit(p),
+        threshold(p),
         scale(p),
     )
     M = masked.shape[:-1].numel()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Pair = tuple[int, int]
+from alexkern.geometry import Pair
+
 PRECISION = "conv"  # the fp32_precision of torch.backends that says whether float32 is multiplied as TF32
 
 
@@ -50,7 +51,6 @@ def convolution_gradients(
     groups: int,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    gradients: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+    return torch.ops.aten.convolution_backward(
         grad, input, weight, [weight.shape[0]], stride, padding, dilation, False, (0, 0), groups, needs
     )
-    return gradients

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.geometry import Pair, offset_dtype
+from alexkern.geometry import Geometry, Pair, offset_dtype, pooling
 from alexkern.plan import empty, nchw
+
+Make = Callable[[Geometry, int, int, torch.device], tuple[Tensor, Tensor]]
 
 
 def forward(
@@ -26,7 +28,7 @@ def forward(
     if not save_offsets:
         return torch.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode), None
     output, indices = torch.ops.aten.max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)
-    return output, window_offsets(indices, input.shape[-2:], kernel_size, stride, padding, dilation)
+    return output, window_offsets(indices, plane(input.shape, kernel_size, stride, padding, dilation))
 
 
 def composite(input: Tensor, *args: Any) -> Tensor:
@@ -49,9 +51,10 @@ def backward(
 ) -> tuple[Tensor | None]:
     """Gradient of the input."""
     gradient = empty(nchw(input_shape, grad.dtype, channels_last), grad.device)
-    if not have_pixels(input_shape[2:], kernel_size, padding, dilation):
+    windows = plane(input_shape, kernel_size, stride, padding, dilation)
+    if not have_pixels(windows):
         return (gradient.zero_(),)
-    indices = flat_indices(offsets, input_shape, kernel_size, stride, padding, dilation)
+    indices = flat_indices(offsets, windows)
     # torch asks for the input too, but reads no more than its shape and format, which the gradient has.
     torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
         grad, gradient, kernel_size, stride, padding, dilation, ceil_mode, indices, grad_input=gradient
@@ -59,63 +62,64 @@ def backward(
     return (gradient,)
 
 
-def window_origins(pooled: tuple[int, ...], stride: Pair, padding: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
+def plane(shape: Sequence[int], *window: Sequence[int]) -> Geometry:
+    """The windows over one channel of an image of such a shape: what tables are made for."""
+    return pooling((1, 1, *shape[2:]), *window)
+
+
+def window_origins(windows: Geometry, P: int, Q: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Image row and column of every window's first position, (P, 1) and (Q,), negative in the padding."""
-    rows = torch.arange(pooled[0], device=device).mul_(stride[0]).sub_(padding[0])
-    columns = torch.arange(pooled[1], device=device).mul_(stride[1]).sub_(padding[1])
+    rows, columns = (
+        torch.arange(count, device=device).mul_(step).sub_(pad)
+        for count, step, pad in zip((P, Q), windows.stride, windows.padding, strict=True)
+    )
     return rows.unsqueeze(1), columns
 
 
-def have_pixels(size: tuple[int, ...], kernel_size: Pair, padding: Pair, dilation: Pair) -> bool:
+def have_pixels(windows: Geometry) -> bool:
     """Whether windows have pixels of the image, beside which torch would else write their gradients.
 
     Only a dilation larger than the image can step over it, and then there is room for a single window.
     """
-    axes = zip(size, kernel_size, padding, dilation, strict=True)
+    _, _, H, W, _, R, S, _, padding, dilation, _ = windows
+    axes = zip((H, W), (R, S), padding, dilation, strict=True)
     return all(any(0 <= r * step - pad < length for r in range(count)) for length, count, pad, step in axes)
 
 
-def steps(kernel_size: Pair, dilation: Pair, W: int, device: torch.device) -> Tensor:
+def steps(windows: Geometry, device: torch.device) -> Tensor:
     """How far in a flat image each position of a window lies behind its first: (R, S)."""
-    r = torch.arange(kernel_size[0], device=device).mul_(dilation[0] * W)
-    s = torch.arange(kernel_size[1], device=device).mul_(dilation[1])
-    return r.unsqueeze(1) + s
+    r = torch.arange(windows.R, device=device).mul_(windows.dilation[0] * windows.W)
+    return r.unsqueeze(1) + torch.arange(windows.S, device=device).mul_(windows.dilation[1])
 
 
-def window_offsets(
-    indices: Tensor, input_size: tuple[int, ...], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
+def window_offsets(indices: Tensor, windows: Geometry) -> Tensor:
     """Offsets r * S + s into the R x S window from torch's indices h * W + w, overwritten; both (N, C, P, Q)."""
     P, Q = indices.shape[-2:]
-    table, origins = kept(offset_table, P, Q, input_size[-1], kernel_size, stride, padding, dilation, indices.device)
+    table, origins = kept(offset_table, windows, P, Q, indices.device)
     return look_up(table, indices.sub_(origins))
 
 
-def kept(make: Callable[..., tuple[Tensor, Tensor]], *key: Any) -> tuple[Tensor, Tensor]:
-    """`make(*key)`, made once on a CPU. On a GPU it may be captured in a graph, whose memory nobody else may keep."""
-    if key[-1].type != "cpu":
-        return make(*key)
-    return _kept(make, *(tuple(value) if type(value) is list else value for value in key))  # torch's dispatcher: lists
+def kept(make: Make, windows: Geometry, P: int, Q: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`make`'s, made once on a CPU. On a GPU it may be captured in a graph, whose memory nobody else may keep."""
+    return _kept(make, windows, P, Q, device) if device.type == "cpu" else make(windows, P, Q, device)
 
 
 @functools.lru_cache(maxsize=64)
-def _kept(make: Callable[..., tuple[Tensor, Tensor]], *key: Any) -> tuple[Tensor, Tensor]:
+def _kept(make: Make, *key: Any) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # whoever asks first, these are ordinary tensors
         return make(*key)
 
 
-def offset_table(
-    P: int, Q: int, W: int, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def offset_table(windows: Geometry, P: int, Q: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """A table of window offsets, and what to subtract from an index to get its entry: two passes, no division.
 
     The distance of a winner from its window's first position says the offset. In an image narrower than the window two
     offsets may share a distance, but never in one column of windows and inside the image: hence one row of the table a
     column, and a last entry for what lies outside.
     """
-    R, S = kernel_size
-    rows, columns = window_origins((P, Q), stride, padding, device)
-    distances = steps(kernel_size, dilation, W, device)  # (R, S)
+    W, R, S, dilation = windows.W, windows.R, windows.S, windows.dilation
+    rows, columns = window_origins(windows, P, Q, device)
+    distances = steps(windows, device)  # (R, S)
     entries = (R - 1) * dilation[0] * W + (S - 1) * dilation[1] + 2
     w = columns.view(-1, 1, 1) + torch.arange(S, device=device) * dilation[1]  # (Q, 1, S)
     first_entry = torch.arange(Q, device=device) * entries  # (Q,)
@@ -125,26 +129,17 @@ def offset_table(
     return table, rows * W + columns - first_entry  # (Q * entries,), (P, Q)
 
 
-def flat_indices(
-    offsets: Tensor,
-    input_shape: tuple[int, ...],
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-) -> Tensor:
+def flat_indices(offsets: Tensor, windows: Geometry) -> Tensor:
     """torch's int64 indices h * W + w from window offsets: the inverse of window_offsets."""
     P, Q = offsets.shape[-2:]
-    table, origins = kept(index_table, P, Q, input_shape[-1], kernel_size, stride, padding, dilation, offsets.device)
+    table, origins = kept(index_table, windows, P, Q, offsets.device)
     return look_up(table, offsets.long()).add_(origins)
 
 
-def index_table(
-    P: int, Q: int, W: int, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def index_table(windows: Geometry, P: int, Q: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The distance in a flat image from a window's first position to its r * S + s, and that position's index."""
-    rows, columns = window_origins((P, Q), stride, padding, device)
-    return steps(kernel_size, dilation, W, device).flatten(), rows * W + columns  # (R * S,), (P, Q)
+    rows, columns = window_origins(windows, P, Q, device)
+    return steps(windows, device).flatten(), rows * windows.W + columns  # (R * S,), (P, Q)
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:

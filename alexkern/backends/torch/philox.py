@@ -10,6 +10,8 @@ A 32-bit word lives in an int64: products of two words wrap modulo 2**64, and th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -68,17 +70,19 @@ def words(seed: Tensor, count: int) -> Tensor:
     return torch.stack((c0, c1, c2, c3), dim=1).flatten()[:count]
 
 
+def threshold(p: float) -> int:
+    """An element is kept where its word is at least this: 0 keeps all. For p = 1 it is 2**32, which no word reaches."""
+    return int(p * 2**32)
+
+
 def keep(seed: Tensor, p: float, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """Which elements dropout keeps: bool, of a dense tensor with this shape and these strides.
 
     Elements are numbered as they lie in memory. p = 0 keeps all of them and p = 1 none.
     """
-    count = 1
-    for size in shape:
-        count *= size
-    even, odd = blocks(seed, -(-count // 4))
+    even, odd = blocks(seed, -(-math.prod(shape) // 4))
     kept = torch.empty(even.shape[1], 2, 2, dtype=torch.bool, device=seed.device)  # block, half, word
-    limit = int(p * 2**32)
+    limit = threshold(p)
     torch.ge(even.t(), limit, out=kept[..., 0])
     torch.ge(odd.t(), limit, out=kept[..., 1])
     return kept.as_strided(shape, stride)
