@@ -211,16 +211,12 @@ class Trainer:
                 loss, _, count = self.step.sums.tolist()
                 speed = seen / (time.perf_counter() - begun)
                 self.display.step(progress.epoch + 1, progress.step, loss / max(1.0, count), speed)
-            if looks or self.world.size == 1:
-                self._stop_if_asked(request)
+            if (looks or self.world.size == 1) and self.world.any(request.signal is not None):
+                self.save()
+                status = 128 + (request.signal or signal.SIGINT)
+                raise Interrupted(f"stopped after step {self.progress.step}, saved; go on with --resume", status)
             if progress.step % self.save_every == 0 and progress.batch < order.steps:
                 self.save()
-
-    def _stop_if_asked(self, request: StopRequest) -> None:
-        if self.world.any(request.signal is not None):
-            self.save()
-            status = 128 + (request.signal or signal.SIGINT)
-            raise Interrupted(f"stopped after step {self.progress.step}, saved; go on with --resume", status)
 
     def _row(self, loss: float, right: float, count: float, rate: float, score: Score) -> log.Row:
         progress = self.progress
