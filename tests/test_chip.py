@@ -232,7 +232,7 @@ def start(out: Path, pid: Path, free: Path) -> subprocess.Popen[str]:
 def test_killed_in_the_middle_it_goes_on_there(tmp_path: Path) -> None:
     out, pid, free = tmp_path / "out", tmp_path / "pid", tmp_path / "free"
     with start(out, pid, free) as running:
-        until(pid.exists, "the second stage does not begin")
+        until(lambda: pid.exists() and pid.read_text() != "", "the second stage does not begin")
         os.killpg(running.pid, signal.SIGKILL)
     until(lambda: gone(pid), "the second stage's grandchild outlives the run")
     assert [row["status"] for row in summary(out).values()] == ["passed", "running", "waiting"]
@@ -250,7 +250,7 @@ def test_killed_in_the_middle_it_goes_on_there(tmp_path: Path) -> None:
 def test_interrupted_it_leaves_the_summary(tmp_path: Path, sent: signal.Signals) -> None:
     out, pid = tmp_path / "out", tmp_path / "pid"
     with start(out, pid, tmp_path / "free") as running:
-        until(pid.exists, "the second stage does not begin")
+        until(lambda: pid.exists() and pid.read_text() != "", "the second stage does not begin")
         os.killpg(running.pid, sent)
         printed = running.communicate()[0]
     assert running.returncode == 130 and "Traceback" not in printed, printed

@@ -215,7 +215,9 @@ def main(argv: Sequence[str] | None = None, stages: Sequence[Any] = STAGES) -> i
     parser.add_argument("--archive", type=Path, metavar="FILE", help="default: chip.tar.gz in DIR")
     parser.add_argument("--seconds", type=_seconds, default=600.0, metavar="S", help="default: 600")
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminated)  # as timeout(1) ends a command: it leaves the summary as Ctrl-C does
+    # timeout(1) ends a command by SIGTERM, and a shell's background jobs ignore SIGINT: all leave the summary.
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sent, _terminated)
     out = args.out.resolve()
     archive = (args.archive or out / "chip.tar.gz").resolve()
     try:
