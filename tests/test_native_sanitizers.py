@@ -30,11 +30,12 @@ def assert_clean(build: str, names: list[str], seed: int = 0) -> None:
     assert status == 0 and "Sanitizer" not in output and output.splitlines() == [*names, "all clean"], output
 
 
-@pytest.mark.parametrize("build", ["address", pytest.param("thread", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("build", BUILDS)
 def test_every_operator(build: str) -> None:
-    """A shape or two of each; the long half runs all that the conformance suite has.
+    """A shape or two of each, as the first that finds a fault.
 
-    ThreadSanitizer takes a build of its own: in the quick half it runs over test_emulator's pipelines and products.
+    Each sanitizer takes a build of its own, over a minute: in the quick half they run over test_emulator's programs.
     """
     cases = {str(case): case for case in CASES}
     assert {cases[name].operator for name in sanitized.QUICK} == set(OPERATORS)
@@ -61,6 +62,7 @@ def test_everything_on_sm90(build: str, operator: str, monkeypatch: pytest.Monke
     assert_clean(build, [name for name in names if name.endswith("float16")])
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("build", "name", "words"),
     [
@@ -69,12 +71,7 @@ def test_everything_on_sm90(build: str, operator: str, monkeypatch: pytest.Monke
             sanitized.OVERRUN,
             r"AddressSanitizer: heap-buffer-overflow[\s\S]*kernel dropout, block \(0, 0, 0\)",
         ),
-        pytest.param(
-            "thread",
-            sanitized.RACE,
-            r"ThreadSanitizer: data race[\s\S]*dropout_kernel<float>",
-            marks=pytest.mark.full,
-        ),
+        ("thread", sanitized.RACE, r"ThreadSanitizer: data race[\s\S]*dropout_kernel<float>"),
     ],
 )
 def test_the_sanitizers_are_awake(build: str, name: str, words: str) -> None:
