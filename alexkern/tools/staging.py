@@ -111,6 +111,7 @@ def _run(stage: Stage, folder: Path, limit: float) -> dict[str, Any]:
             finally:
                 assert running.stdin is not None
                 running.stdin.close()
+                running.wait()  # Popen's own exit would not, behind a KeyboardInterrupt
     try:
         says = _line(stage.says(folder))
     except (OSError, ValueError, LookupError, TypeError) as error:  # it was cut off while it wrote
