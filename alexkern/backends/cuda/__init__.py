@@ -19,7 +19,6 @@ from alexkern._environment import read
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated
 from alexkern.cost.chips import CHIPS, Chip, here
-from alexkern.plan import strides as strides
 
 MINIMUM_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

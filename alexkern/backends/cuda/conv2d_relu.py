@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import chip_of, launch, sm90, space_to_depth, strides
+from alexkern.backends.cuda import chip_of, launch, sm90, space_to_depth
 from alexkern.backends.cuda.layout import (
     COPY_BYTES,
     Packed,
@@ -21,7 +21,7 @@ from alexkern.backends.cuda.layout import (
 from alexkern.backends.cuda.space_to_depth import pays as goes_deep
 from alexkern.cost import sm80
 from alexkern.geometry import Geometry, Pair, convolution
-from alexkern.plan import Spec, convolved, empty, like
+from alexkern.plan import Spec, convolved, empty, like, strides
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 

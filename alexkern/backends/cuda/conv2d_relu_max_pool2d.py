@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d, strides
+from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d
 from alexkern.backends.cuda.conv2d_relu import CHUNKS_AT_ONCE
 from alexkern.backends.cuda.layout import COPY_BYTES, Packed, operands, padded, workspace
 from alexkern.cost.sm80_pooled import Plan, Problem, compare
 from alexkern.geometry import Geometry, Pair, convolution, pooling
-from alexkern.plan import Spec, conform, empty, is_channels_last, pooled
+from alexkern.plan import Spec, conform, empty, is_channels_last, pooled, strides
 
 FUSED_WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: what the fused kernel is written for
 CHUNKS = 1024  # of pixels, at most: a gradient's blocks, and the parts of the bias's gradient

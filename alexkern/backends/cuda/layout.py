@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import launch, strides
-from alexkern.plan import Spec, contiguous_strides, empty
+from alexkern.backends.cuda import launch
+from alexkern.plan import Spec, contiguous_strides, empty, strides
 
 COPY_BYTES = 16  # of one cp.async: channels are padded to whole ones
 SMALL_COPY_BYTES = 8  # for images of few 16-bit channels, where padding would be most of the work

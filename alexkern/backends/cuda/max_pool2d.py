@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import launch, strides
+from alexkern.backends.cuda import launch
 from alexkern.geometry import Pair, pooling
-from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled
+from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled, strides
 
 NOTHING = (0, 0, 0, 0)  # the strides of offsets that are not saved
 

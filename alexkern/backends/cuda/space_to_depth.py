@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern.backends.cuda import chip_of, compiled, launch, sm90, strides
+from alexkern.backends.cuda import chip_of, compiled, launch, sm90
 from alexkern.backends.cuda.layout import copy_bytes_of, is_packed
 from alexkern.cost.sm80 import FACTOR, first_layer_times
 from alexkern.geometry import Geometry, Pair
-from alexkern.plan import Spec, contiguous_strides, empty
+from alexkern.plan import Spec, contiguous_strides, empty, strides
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # of bytes, a mean and a deviation a channel, in 0 to 1
 
