@@ -15,12 +15,12 @@ from torch import Tensor
 
 from alexkern import dispatch
 from alexkern.backends import cuda
-from alexkern.backends.cuda import strides
 from alexkern.bench.checks import WrongResult
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import Target
 from alexkern.bench.options import Options
 from alexkern.measure.timing import Call
+from alexkern.plan import strides
 
 # A kernel's name, its input, its other arguments, and its output, which is to be ones.
 Launch = tuple[str, Tensor, tuple[object, ...], Tensor]
