@@ -180,6 +180,8 @@ def absent(name: str, operator: str) -> str | None:
     package = PACKAGES[name]
     if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.{operator}") is None:
         return f"this version of alexkern has no {name} kernel for {operator}"
+    if not read("ALEXKERN_DISABLE").isdisjoint((name, f"{name}.{operator}")):
+        return "switched off by ALEXKERN_DISABLE"
     return None
 
 
@@ -188,8 +190,6 @@ def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> s
     lacking = absent(name, operator)
     if lacking is not None:
         return lacking
-    if not read("ALEXKERN_DISABLE").isdisjoint((name, f"{name}.{operator}")):
-        return "switched off by ALEXKERN_DISABLE"
     availability = importlib.import_module(PACKAGES[name])
     reason: str | None = availability.missing(device_type, dtype)
     return reason

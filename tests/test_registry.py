@@ -125,10 +125,12 @@ def test_the_tools_have_it(planted: str, monkeypatch: pytest.MonkeyPatch, capsys
         "backward": (2, 8, 9, 9),
     }
     assert having("triton", OPERATORS) == list(SUITES)
-    assert capsys.readouterr().err.splitlines() == [LACKING.format("triton")]
+    assert capsys.readouterr().err.splitlines() == [f"triton.{planted}: {LACKING.format('triton')}"]
     parser = argparse.ArgumentParser()
     tune.add_arguments(parser)
     assert planted in parser.parse_args([]).operators
     monkeypatch.setattr(static_report, "missing", lambda backend: None)
     assert static_report.main([f"--operators={planted}"]) == 0
-    assert capsys.readouterr().err.splitlines() == [LACKING.format("triton"), LACKING.format("cuda")]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{name}.{planted}: {LACKING.format(name)}" for name in ("triton", "cuda")
+    ]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from alexkern import cli, dispatch, verified
+from alexkern.commands import verify as command
 from alexkern.ops.registry import OPERATORS
 from alexkern.verify import children, probes, trials, verify
 from alexkern.verify.report import Probe, Report, Row
@@ -168,6 +169,23 @@ def test_a_backend_that_is_not_here(
     assert cli.main(["verify", "--operator", "dropout", "--backend", "cuda"]) == 2
     assert capsys.readouterr().err.startswith("alexkern verify: backend 'cuda' is not here: CPU tensors are served by")
     assert verified.record(CPU) is None
+
+
+def test_one_operator_of_a_backend_that_is_switched_off(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [Row("dropout", "triton", checks=1), Row("max_pool2d", "triton", "switched off by ALEXKERN_DISABLE")]
+    monkeypatch.setattr(command, "verify", lambda *all: Report(verified.identity(CPU), [], rows, 1.0))
+    assert cli.main(["verify", "--backend", "triton", "--operator", "dropout", "max_pool2d"]) == 0
+    assert "triton, 1 operators: not here: switched off by ALEXKERN_DISABLE" in capsys.readouterr().out
+    record = verified.record(CPU)
+    assert record is not None and list(record["operators"]) == ["dropout"]
+
+
+def test_what_nobody_checked_did_not_pass() -> None:
+    row = Row("dropout", "torch")
+    assert not row.passed and row.verdict == "FAILED: nothing was checked"
+    assert Report({}, [], [row], 1.0).failed == ["dropout on torch: nothing was checked"]
 
 
 def test_a_device_that_does_not_answer(

@@ -41,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
         report = verify(args.operator, args.backend, args.thorough, args.limit, tell)
     except NoDevice as error:
         raise CommandError(str(error)) from None
-    absent = next((row for row in report.rows if row.absent is not None and args.backend), None)
-    if absent is not None:
-        raise CommandError(f"backend {absent.backend!r} is not here: {absent.absent}")
+    for backend in args.backend or ():
+        absent = [row.absent for row in report.rows if row.backend == backend]
+        if None not in absent:  # nothing of it is here
+            raise CommandError(f"backend {backend!r} is not here: {absent[0]}")
     path = verified.write(report.identity, report.operators)
     forget()
     if args.json:

@@ -98,8 +98,9 @@ def layers(operator: str, model: str) -> tuple[Any, ...]:
 def having(backend: str, operators: Iterable[str]) -> list[str]:
     """The operators that a backend has; for each of the others there is a line on stderr."""
     absent = {operator: dispatch.absent(backend, operator) for operator in operators}
-    for reason in filter(None, absent.values()):
-        print(reason, file=sys.stderr)
+    for operator, reason in absent.items():
+        if reason is not None:
+            print(f"{backend}.{operator}: {reason}", file=sys.stderr)
     return [operator for operator, reason in absent.items() if reason is None]
 
 

@@ -43,14 +43,19 @@ class Row:
             self.failures.append(end)
 
     @property
+    def wrong(self) -> list[str]:
+        """A line each. What nobody checked did not pass."""
+        return self.failures or ([] if self.checks or self.absent is not None else ["nothing was checked"])
+
+    @property
     def passed(self) -> bool:
-        return self.absent is None and self.checks > 0 and not self.failures
+        return self.absent is None and not self.wrong
 
     @property
     def verdict(self) -> str:
         if self.absent is not None:
             return f"not here: {self.absent}"
-        return "right" if self.passed else f"FAILED: {self.failures[0]}"
+        return "right" if self.passed else f"FAILED: {self.wrong[0]}"
 
     @property
     def found(self) -> dict[str, Any]:
@@ -88,7 +93,7 @@ class Report:
     @property
     def failed(self) -> list[str]:
         """One line for everything that is wrong."""
-        rows = [f"{row.operator} on {row.backend}: {line}" for row in self.rows for line in row.failures]
+        rows = [f"{row.operator} on {row.backend}: {line}" for row in self.rows for line in row.wrong]
         probes = [f"{one.what}: {one.reason}" for one in self.probes if one.passed is False and one.documented]
         return [*probes, *rows]
 
