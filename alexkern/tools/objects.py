@@ -90,20 +90,32 @@ def objects(target: str, files: Sequence[Path] | None = None) -> list[Object]:
     Raises:
         RuntimeError: nvcc is missing or failed.
     """
+    compiled = _compiled(
+        sources() if files is None else files, target, f"-gencode=arch=compute_{target},code=sm_{target}"
+    )
+    return [_read(source, target, path) for source, path in compiled.items()]
+
+
+def launchers() -> list[Path]:
+    """Every operator's, for the host: objects whose kernels nvcc has not optimised, since nothing will run them."""
+    return list(_compiled(sources(), "launchers", "-G", "-gencode=arch=compute_90a,code=compute_90a").values())
+
+
+def _compiled(files: Sequence[Path], purpose: str, *options: str) -> dict[Path, Path]:
     folder, compiler = cache_folder("nvcc"), nvcc()
-    command = [compiler, *FLAGS, f"-gencode=arch=compute_{target},code=sm_{target}"]
+    command = [compiler, *FLAGS, *options]
     # Wherever the sources lie: of two equal copies one is compiled.
     placeless = [part.replace(str(SOURCES), "csrc") for part in command]
     common = digest(_version(), repr(placeless), *(path.read_bytes() for path in _headers()))
     paths = {
         source: folder / f"{source.stem}-{digest(common, source.parent.name, source.read_bytes())}.o"
-        for source in (sources() if files is None else files)
+        for source in files
     }
-    with locked(folder / f"lock-{target}"):
+    with locked(folder / f"lock-{purpose}"):
         absent = [source for source, path in paths.items() if not _log(path).exists()]
         in_parallel(lambda source: _compile(command, source, paths[source]), absent)
         remove_old(folder, {*paths.values(), *map(_log, paths.values())})
-    return [_read(source, target, path) for source, path in paths.items()]
+    return paths
 
 
 def assembled(log: str) -> dict[str, Assembled]:

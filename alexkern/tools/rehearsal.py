@@ -43,11 +43,10 @@ from alexkern.cost import sm80
 from alexkern.cost import sm90 as cost
 from alexkern.cost.sm80_pooled import Plan
 from alexkern.geometry import Geometry
+from alexkern.tools.objects import launchers, nvcc
 from alexkern.tools.objects import missing as missing_objects
-from alexkern.tools.objects import nvcc, objects
 
 MODULE = "alexkern_rehearsal"
-TARGET = "90a"  # any: the host's code is the same
 ONE, NONE, TWO, THREE, FOUR, WIDE = (1, 1), (0, 0), (2, 2), (3, 3), (4, 4), (17, 17)
 LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.c_size_t)
 
@@ -233,7 +232,7 @@ def _drop_on_sm90(dtype: torch.dtype) -> None:
 def _build(folder: Path) -> Path:
     import pybind11
 
-    built = [found.path for found in objects(TARGET)]
+    built = launchers()
     files = ("cuda/bindings.cpp", "cuda/runtime.cu", "rehearsal/cudart.cpp")
     own = [SOURCES / name for name in files]
     includes = [f"-isystem={path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]

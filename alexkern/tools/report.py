@@ -67,9 +67,8 @@ def _report(argv: Sequence[str] | None) -> int:
     parser.add_argument("--json", action="store_true", help="print all there is to know, one JSON object a line")
     args = parser.parse_args(argv)
     launches = everything()
-    made = [
-        item for target in args.target for item in objects.objects(target) if item.source.parent.name in args.operator
-    ]
+    files = [path for path in objects.sources() if path.parent.name in args.operator]
+    made = [item for target in args.target for item in objects.objects(target, files)]
     kernels = instantiations(made, launches)
     if args.json:
         for kernel in kernels:
