@@ -30,7 +30,7 @@ def backward(
     e = energy(x, size, alpha, k)
     scaled = dy / e.pow(beta)
     shared = window_sum(scaled * x / e, (size - 1) // 2, size // 2).mul_(x)
-    return (scaled.sub_(shared, alpha=2 * alpha * beta / size).to(input.dtype),)
+    return (scaled.sub(shared, alpha=2 * alpha * beta / size).to(input.dtype),)
 
 
 def energy(x: Tensor, size: int, alpha: float, k: float) -> Tensor:
