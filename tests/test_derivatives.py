@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import alexkern
-from alexkern import functional
 from alexkern.backends.torch import philox
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
@@ -24,11 +23,21 @@ from support.derivatives import EAGER, KINDS
 from support.networks import nested, small_alexnet, vgg
 
 SMALL = [Case(name, "small", *SUITES[name].small) for name in OPERATORS]
-ON_TORCH = [pytest.param(case, "torch", kind, id=f"{case.operator}-{kind}") for case in SMALL for kind in KINDS]
+ON_TORCH = [
+    pytest.param(case, "torch", route, kind, id=f"{case.operator}-{route}-{kind}")
+    for case in SMALL
+    for kind in KINDS
+    for route in (("eager", "dispatcher") if kind in EAGER else ("eager",))
+]
 ON_KERNELS = [
-    pytest.param(case, backend, kind, id=f"{case.operator}-{backend}-{kind}")
+    pytest.param(
+        *(case, backend, route, kind),
+        id=f"{case.operator}-{backend}-{route}-{kind}",
+        marks=() if (route, kind) == ("eager", "mixed") else pytest.mark.full,
+    )
     for case in SMALL
     for backend in serving(case.operator)
+    for route in ("eager", "dispatcher")
     for kind in EAGER
     if backend != "torch"
 ]
@@ -41,9 +50,8 @@ def agree(kind: str, ours: object, plain: object, tensors: Sequence[Tensor]) -> 
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=tolerance, msg=lambda text, i=index: f"{i}: {text}")
 
 
-@pytest.mark.parametrize(("case", "backend", "kind"), [*ON_TORCH, *ON_KERNELS])
-@pytest.mark.parametrize("route", ["eager", "dispatcher"])
-def test_operators(case: Case, backend: str, kind: str, route: str, generator: torch.Generator) -> None:
+@pytest.mark.parametrize(("case", "backend", "route", "kind"), [*ON_TORCH, *ON_KERNELS])
+def test_operators(case: Case, backend: str, route: str, kind: str, generator: torch.Generator) -> None:
     tensors: list[Tensor] = case.draw(torch.float32, DEVICE, generator)  # type: ignore[assignment]
     keep = oracle.keep(case, tensors) if "dropout" in case.operator else None
 
@@ -68,7 +76,9 @@ def test_gradgradcheck(case: Case, generator: torch.Generator) -> None:
 
     with alexkern.backend("torch"):
         inputs = [leaf.requires_grad_() for leaf in leaves]  # type: ignore[union-attr]
-        assert torch.autograd.gradgradcheck(call, inputs, check_batched_grad=True, check_fwd_over_rev=True, fast_mode=True)
+        assert torch.autograd.gradgradcheck(
+            call, inputs, check_batched_grad=True, check_fwd_over_rev=True, fast_mode=True
+        )
 
 
 class Masked(nn.Module):
@@ -83,7 +93,7 @@ class Masked(nn.Module):
 
 
 def plain_twin(model: nn.Module, image: Tensor) -> nn.Module:
-    """The same network without a line of ours, its dropouts with the masks of a first run behind torch.manual_seed(0)."""
+    """The network without a line of ours; its dropouts have the masks of a first run behind torch.manual_seed(0)."""
     masks: list[Tensor] = []
     keep = philox.keep
 

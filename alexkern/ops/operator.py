@@ -57,8 +57,12 @@ class Operator(Description):
 
     def through_dispatcher(self, backend: str, args: tuple[Any, ...]) -> Tensor:
         if self.has_offsets:
-            return self.dispatched(backend, *args[:-1], self.wants_gradient(args))[0]
+            return self.dispatched(backend, *(self.training(args) if self.wants_gradient(args) else args))[0]
         return self.dispatched(backend, *args)
+
+    def training(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments with save_offsets set, where the operator has it."""
+        return (*args[:-1], True) if self.has_offsets else args
 
     def wants_gradient(self, args: tuple[Any, ...]) -> bool:
         if torch.is_grad_enabled():

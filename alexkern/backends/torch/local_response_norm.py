@@ -13,7 +13,7 @@ def forward(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Te
 
 
 def composite(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """The same, differentiable by torch itself: what torch.compile traces."""
+    """The forward, differentiable by torch itself."""
     # Widened, because torch has no pooling in half precision on a CPU.
     return F.local_response_norm(_wide(input), size, alpha, beta, k).to(input.dtype)
 

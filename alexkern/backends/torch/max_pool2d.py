@@ -32,7 +32,7 @@ def forward(
 
 
 def composite(input: Tensor, *args: Any) -> Tensor:
-    """The same, differentiable by torch itself: what torch.compile traces."""
+    """The forward, differentiable by torch itself."""
     *window, _ = args
     return F.max_pool2d(input, *window)
 
