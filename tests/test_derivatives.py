@@ -137,6 +137,19 @@ def small_model(name: str) -> nn.Module:
     return model
 
 
+def networks_agree(kind: str, ours: nn.Module, plain: nn.Module, image: Tensor, parameters: dict[str, Tensor]) -> None:
+    """In the image and those of the parameters, which both have by the same names."""
+
+    def calling(network: nn.Module) -> Callable[..., Tensor]:
+        def call(image: Tensor, *values: Tensor) -> Tensor:
+            torch.manual_seed(0)
+            return functional_call(network, dict(zip(parameters, values, strict=True)), (image,))
+
+        return call
+
+    agree(kind, calling(ours), calling(plain), [image, *(one.detach() for one in parameters.values())])
+
+
 NETWORKS = {"fused alexnet": small_alexnet, "fused vgg": vgg, "fused nested": nested}
 SIZES = {"fused vgg": 32, "fused nested": 13}
 
@@ -144,19 +157,9 @@ SIZES = {"fused vgg": 32, "fused nested": 13}
 @pytest.mark.parametrize("name", [*NETWORKS, *MODELS])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("hessian", "jacobian")])
 def test_models(name: str, kind: str) -> None:
-    """In the image and the parameters, in training."""
+    """In training."""
     torch.manual_seed(7)
     model = alexkern.fuse(NETWORKS[name]()) if name in NETWORKS else small_model(name)
     size = SIZES.get(name, 63)
     image = torch.randn(1, 3, size, size)
-    twin = plain_twin(model, image)
-    names = [name for name, _ in model.named_parameters()]
-
-    def calling(network: nn.Module) -> Callable[..., Tensor]:
-        def call(image: Tensor, *parameters: Tensor) -> Tensor:
-            torch.manual_seed(0)
-            return functional_call(network, dict(zip(names, parameters, strict=True)), (image,))
-
-        return call
-
-    agree(kind, calling(model), calling(twin), [image, *(one.detach() for one in model.parameters())])
+    networks_agree(kind, model, plain_twin(model, image), image, dict(model.named_parameters()))

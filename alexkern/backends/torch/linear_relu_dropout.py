@@ -52,10 +52,14 @@ def backward(
     # Only a dropped NaN is no 0. A CPU can afford to ask; on a GPU the answer would stall the stream.
     if seed is not None and (output.device.type != "cpu" or bool(output.isnan().any())):
         grad = grad.masked_fill(~philox.keep(seed, p, tuple(output.shape), output.stride()), 0)
-    # (N, out_features), (N, in_features); reshape, because is_grads_batched does not know flatten
-    rows, inputs = (value.reshape(math.prod(value.shape[:-1]), value.shape[-1]) for value in (grad, input))
+    rows, inputs = _matrix(grad), _matrix(input)  # (N, out_features), (N, in_features)
     return (
         (grad @ weight) if needs[0] else None,
         (rows.t() @ inputs) if needs[1] else None,
         rows.sum(0) if needs[2] else None,
     )
+
+
+def _matrix(value: Tensor) -> Tensor:
+    # Not flatten, which is_grads_batched has no rule for.
+    return value if value.dim() == 2 else value.reshape(math.prod(value.shape[:-1]), value.shape[-1])

@@ -105,7 +105,9 @@ def kept(make: Make, windows: Geometry, P: int, Q: int, device: torch.device) ->
     is made under a mode or a transform is of no use behind it.
     """
     special = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
-    return (make if special or device.type != "cpu" else functools.partial(_kept, make))(windows, P, Q, device)
+    if special or device.type != "cpu":
+        return make(windows, P, Q, device)
+    return _kept(make, windows, P, Q, device)
 
 
 @functools.lru_cache(maxsize=64)
