@@ -234,6 +234,22 @@ def test_make_fx_records_the_operator(case: Case, generator: torch.Generator) ->
 
 
 @OPERATORS
+def test_fake_tensors_have_second_derivatives(case: Case, generator: torch.Generator) -> None:
+    """And leave nothing behind that a real call would meet."""
+    case = Case(case.operator, "small", *SUITES[case.operator].small)
+    leaves = leaves_of(case, generator)
+
+    def second(leaves: list[Tensor]) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(case.call(*leaves).square().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(torch.stack([one.square().sum() for one in first]).sum(), leaves)
+
+    with FakeTensorMode() as mode:
+        fakes = second([mode.from_tensor(leaf.detach()).requires_grad_() for leaf in leaves])
+    for fake, real in zip(fakes, second(leaves), strict=True):
+        assert fake.shape == real.shape and fake.dtype == real.dtype
+
+
+@OPERATORS
 def test_a_traced_backward_has_a_derivative(case: Case, generator: torch.Generator) -> None:
     """A graph that was traced forward and backward knows no autograd of ours but the dispatcher's."""
     case = Case(case.operator, "small", *SUITES[case.operator].small)
