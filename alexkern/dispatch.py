@@ -113,7 +113,7 @@ def implementation(name: str, operator: str) -> ModuleType:
 
 
 def definition(operator: str) -> ModuleType:
-    """What an operator is: its module of the torch backend, which also has the composite that torch differentiates."""
+    """What an operator is: its module of the torch backend, in operators that torch itself can differentiate."""
     return implementation("torch", operator)
 
 

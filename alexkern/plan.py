@@ -34,7 +34,8 @@ def like(tensor: Tensor) -> Spec:
     """What torch.empty_like(tensor) makes: dense, in the same order of dimensions."""
     if tensor.is_contiguous():
         return Spec(tuple(tensor.shape), contiguous_strides(tuple(tensor.shape)), tensor.dtype)
-    template = torch.empty_like(tensor, device="meta")
+    # Not of the tensor itself, which torch.func may have made a batch.
+    template = torch.empty_like(torch.empty_strided(tensor.shape, tensor.stride(), device="meta"))
     return Spec(tuple(template.shape), template.stride(), tensor.dtype)
 
 

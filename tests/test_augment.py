@@ -372,6 +372,7 @@ IMAGE = torch.zeros(4, 5, 3, dtype=torch.uint8)
         ((IMAGE[None].float(), 4), {}, "images's dtype must be uint8, got torch.float32"),
         ((torch.zeros(1, 0, 5, 3, dtype=torch.uint8), 4), {}, "H and W at least 1"),
         ((torch.zeros(1, 1, 40000, 3, dtype=torch.uint8), 4), {}, "at most 32768 pixels"),
+        ((IMAGE[None].float().requires_grad_(), 4), {}, "images must be uint8: augment has no gradient, got"),
         (([], 4), {}, "at least one image, got an empty list"),
         (([IMAGE, IMAGE[0]], 4), {}, r"images\[1\] must be \(H, W, 3\)"),
         (([IMAGE], 4), {"sizes": torch.ones(1, 2)}, "a list has its own"),
@@ -396,6 +397,16 @@ def test_bad_arguments(arguments: tuple, options: dict, words: str) -> None:
     with pytest.raises(alexkern.ArgumentError, match=f"^alexkern.augment: .*{words}") as caught:
         augment(*arguments, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_under_transforms() -> None:
+    """Beside what is differentiated it works; of itself it says what it has not."""
+    with pytest.raises(RuntimeError, match="alexkern.augment: vmap is not supported"):
+        torch.func.vmap(lambda image: augment(image, 4), randomness="different")(IMAGE[None, None])
+    with pytest.raises(alexkern.ArgumentError, match="augment has no gradient"):
+        torch.func.grad(lambda image: augment(image, 4).sum())(IMAGE[None].float())
+    scale = torch.ones(3, 1, 1)
+    assert torch.func.grad(lambda scale: (scale * augment(IMAGE[None], 4)).sum())(scale).shape == scale.shape
 
 
 @pytest.mark.parametrize(

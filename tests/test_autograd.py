@@ -1,4 +1,4 @@
-"""What the operators keep for backward, and what a second derivative gets."""
+"""What the operators keep for backward, and their first derivatives; test_derivatives.py has all others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch.autograd.graph import saved_tensors_hooks
 import alexkern
 from alexkern import dispatch, functional
 from alexkern.bench.memory import SavedBytes
-from support import routes
 from support.backends import DEVICE, serving
 from support.cases import SUITES, Case
 
@@ -83,23 +82,6 @@ def test_no_gradient_saves_nothing(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
-@pytest.mark.parametrize("route", ["autograd", "dispatcher"])
-def test_double_backward_raises(case: Case, backend: str, route: str, generator: torch.Generator) -> None:
-    """Directly, and in a mixed expression that has a right first-order part: never a silent zero."""
-    tensors = case.draw(torch.float32, DEVICE, generator)
-    tensors[0] = tensors[0].requires_grad_() if tensors[0] is not None else None
-    mode = routes.Transparent() if route == "dispatcher" else torch.enable_grad()
-    with alexkern.backend(backend), mode:
-        output = case.call(*tensors)
-        (gradient,) = torch.autograd.grad(output.square().sum(), tensors[0], create_graph=True)
-    message = f"alexkern.{case.operator}: double backward"
-    with pytest.raises(RuntimeError, match=message):
-        gradient.square().sum().backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match=message):
-        (output.sum() + gradient.pow(2).sum()).backward()
-
-
-@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
 def test_create_graph_alone_is_harmless(case: Case, backend: str, generator: torch.Generator) -> None:
     leaves = [
         None if tensor is None else tensor.requires_grad_() for tensor in case.draw(torch.float32, DEVICE, generator)
@@ -111,20 +93,8 @@ def test_create_graph_alone_is_harmless(case: Case, backend: str, generator: tor
         torch.manual_seed(0)
         usual = torch.autograd.grad(case.call(*leaves).sum(), present)
     for one, other in zip(recorded, usual, strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("case", EVERY_OPERATOR, ids=lambda case: case.operator)
-def test_forward_mode_raises(case: Case, generator: torch.Generator) -> None:
-    tensors = case.draw(torch.float32, DEVICE, generator)
-    input = tensors[0]
-    assert input is not None
-    with torch.autograd.forward_ad.dual_level():
-        tensors[0] = torch.autograd.forward_ad.make_dual(input, torch.ones_like(input))
-        with pytest.raises(RuntimeError, match=f"alexkern.{case.operator}: forward-mode"):
-            case.call(*tensors)
-    with pytest.raises(RuntimeError, match=f"alexkern.{case.operator}: forward-mode"):
-        torch.func.jvp(lambda x: case.call(x, *tensors[1:]), (input,), (torch.ones_like(input),))
+        # The definition's backward is recorded, whichever backend was to run.
+        assert torch.equal(one, other) if backend == "torch" else torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", EVERY_OPERATOR, ids=lambda case: case.operator)

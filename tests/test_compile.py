@@ -71,6 +71,25 @@ def test_compiles_whole(case: Case, backend: str, compiler: str, generator: torc
 
 
 @OPERATORS
+def test_compiles_transforms_whole(case: Case, generator: torch.Generator) -> None:
+    """A tangent of per-sample gradients."""
+    case = Case(case.operator, "small", *SUITES[case.operator].small)
+    input, *others = (leaf.detach() for leaf in leaves_of(case, generator))
+
+    def gradient(input: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: case.call(x, *others).square().sum())(input)
+
+    def transformed(samples: Tensor) -> Tensor:
+        return torch.func.jvp(torch.func.vmap(gradient, randomness="different"), (samples,), (samples,))[1]
+
+    samples = torch.stack([input, -input])
+    with alexkern.backend(serving(case.operator)[0]):
+        ours = torch.compile(transformed, backend="eager", fullgraph=True)(samples)
+    # A compiled dropout drops elements of torch's own choice.
+    assert ours.shape == samples.shape if "dropout" in case.operator else torch.allclose(ours, transformed(samples))
+
+
+@OPERATORS
 def test_torch_backend_emits_plain_aten(case: Case, generator: torch.Generator) -> None:
     counting = CountingBackend()
     with alexkern.backend("torch"):
@@ -172,7 +191,7 @@ def recorded_calls(case: Case, leaves: list[Tensor], backend: str) -> list[tuple
     class Recording(Transparent):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             if func.namespace == "alexkern":
-                # A backward's own inputs need no gradient: it has none, and says so (test_autograd.py).
+                # A backward that is differentiated runs the definition: test_a_traced_backward_has_a_derivative.
                 wants = not func._schema.name.endswith("_backward")
                 copies = tuple(
                     value.detach().clone().requires_grad_(wants and value.requires_grad)
@@ -212,6 +231,42 @@ def test_make_fx_records_the_operator(case: Case, generator: torch.Generator) ->
     wanted = case.call(*leaves)
     torch.manual_seed(0)
     assert torch.equal(graph(*leaves), wanted)
+
+
+@OPERATORS
+def test_fake_tensors_have_second_derivatives(case: Case, generator: torch.Generator) -> None:
+    """And leave nothing behind that a real call would meet."""
+    case = Case(case.operator, "small", *SUITES[case.operator].small)
+    leaves = leaves_of(case, generator)
+
+    def second(leaves: list[Tensor]) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(case.call(*leaves).square().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(torch.stack([one.square().sum() for one in first]).sum(), leaves)
+
+    with FakeTensorMode() as mode:
+        fakes = second([mode.from_tensor(leaf.detach()).requires_grad_() for leaf in leaves])
+    for fake, real in zip(fakes, second(leaves), strict=True):
+        assert fake.shape == real.shape and fake.dtype == real.dtype
+
+
+@OPERATORS
+def test_a_traced_backward_has_a_derivative(case: Case, generator: torch.Generator) -> None:
+    """A graph that was traced forward and backward knows no autograd of ours but the dispatcher's."""
+    case = Case(case.operator, "small", *SUITES[case.operator].small)
+    leaves = leaves_of(case, generator)
+
+    def gradients(*leaves: Tensor, **options: bool) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(case.call(*leaves).square().sum(), leaves, **options)
+
+    graph = make_fx(gradients)(*leaves)
+    assert any(f"alexkern.{case.operator}_backward" in str(node.target) for node in graph.graph.nodes)
+    results = []
+    for first in (lambda: graph(*leaves), lambda: gradients(*leaves, create_graph=True)):
+        torch.manual_seed(0)
+        loss = torch.stack([one.pow(3).sum() for one in first()]).sum()
+        results.append(torch.autograd.grad(loss, leaves))
+    for wanted, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, wanted)
 
 
 def test_fx_tracing_keeps_functions_nodes_and_gradients() -> None:

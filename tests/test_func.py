@@ -1,14 +1,19 @@
-"""torch.func: grad, vjp, vmap and their combinations."""
+"""torch.func's vmap, and what it does to random numbers; test_derivatives.py has the derivatives."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
 
 import alexkern
 from alexkern import functional
+from alexkern.ops import seed
+from support import philox
 from support.backends import DEVICE
 from support.cases import SUITES, Case
 
@@ -31,58 +36,54 @@ def test_vmap_is_a_loop(case: Case, batched: str, generator: torch.Generator) ->
         torch.testing.assert_close(output[index], case.call(*one))
 
 
-@pytest.mark.parametrize("case", PURE, ids=str)
-def test_per_sample_gradients(case: Case, generator: torch.Generator) -> None:
-    """vmap(grad(f)): the gradients of every sample alone."""
-    draws = [case.draw(torch.float32, DEVICE, generator) for _ in range(3)]
-    inputs = torch.stack([draw[0] for draw in draws])  # type: ignore[misc]
-    rest = draws[0][1:]
-
-    def loss(input: Tensor, *others: Tensor) -> Tensor:
-        return case.call(input, *others).square().sum()
-
-    places = tuple(index for index in range(1 + len(rest)) if index == 0 or rest[index - 1] is not None)
-    per_sample = vmap(grad(loss, argnums=places), in_dims=(0, *(None for _ in rest)))(inputs, *rest)
-    for index in range(3):
-        leaves = [inputs[index].clone().requires_grad_()]
-        leaves += [other.clone().requires_grad_() for other in rest if other is not None]
-        wanted = torch.autograd.grad(loss(*leaves), leaves)
-        for ours, reference in zip(per_sample, wanted, strict=True):
-            torch.testing.assert_close(ours[index], reference, rtol=1e-4, atol=1e-5)
-
-
-def test_jacrev() -> None:
-    image = torch.randn(1, 1, 4, 4)
-    weight = torch.randn(2, 1, 3, 3)
-    ours = jacrev(lambda x: functional.conv2d_relu(x, weight))(image)
-    wanted = jacrev(lambda x: torch.relu(torch.nn.functional.conv2d(x, weight)))(image)
-    torch.testing.assert_close(ours, wanted)
-
-
-@pytest.mark.parametrize("case", PURE, ids=str)
-def test_nested_grad_raises(case: Case, generator: torch.Generator) -> None:
-    tensors = case.draw(torch.float32, DEVICE, generator)
-
-    def loss(input: Tensor) -> Tensor:
-        return case.call(input, *tensors[1:]).square().sum()
-
-    def penalty(input: Tensor) -> Tensor:
-        return loss(input) + grad(loss)(input).square().sum()
-
-    with pytest.raises(RuntimeError, match=f"alexkern.{case.operator}: double backward"):
-        grad(penalty)(tensors[0])
-
-
-def test_dropout_obeys_vmaps_randomness() -> None:
+@pytest.mark.parametrize(
+    ("ours", "torchs"),
+    [
+        (functional.dropout, F.dropout),
+        (lambda x: functional.linear_relu_dropout(x, torch.eye(64)), lambda x: F.dropout(F.relu(x))),
+    ],
+    ids=["dropout", "linear_relu_dropout"],
+)
+def test_dropout_obeys_vmaps_randomness(ours: Callable[[Tensor], Tensor], torchs: Callable[[Tensor], Tensor]) -> None:
     input = torch.ones(4, 64)
-    with pytest.raises(RuntimeError, match="randomness"):
-        vmap(functional.dropout)(input)
-    same = vmap(functional.dropout, randomness="same")(input)
-    different = vmap(functional.dropout, randomness="different")(input)
-    assert all(torch.equal(row, same[0]) for row in same)
+    texts = []
+    for function in (ours, torchs):
+        with pytest.raises(RuntimeError, match="randomness error mode") as error:
+            vmap(function)(input)
+        texts.append(str(error.value))
+    assert texts[0] == texts[1]
+    torch.manual_seed(2)
+    same = vmap(ours, randomness="same")(input)
+    torch.manual_seed(2)
+    assert torch.equal(same, ours(input[0]).expand(4, -1))
+    different = vmap(ours, randomness="different")(input)
     assert not torch.equal(different[0], different[1])
-    gradients = vmap(grad(lambda x: functional.dropout(x).sum()), randomness="different")(input)
+    gradients = vmap(grad(lambda x: ours(x).sum()), randomness="different")(input)
     assert set(gradients.unique().tolist()) == {0.0, 2.0}
+    for randomness in ("same", "different"):
+        assert vmap(ours, randomness=randomness)(torch.ones(0, 64)).shape == (0, 64)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 3])
+def test_every_sample_drops_what_its_own_seed_says(dim: int) -> None:
+    """Whatever its memory looks like within the batch."""
+    samples = torch.randn(3, 2, 4, 5).movedim(0, dim)
+    torch.manual_seed(1)
+    outputs = vmap(functional.dropout, in_dims=dim, randomness="different")(samples)
+    torch.manual_seed(1)
+    drawn = vmap(lambda _: seed.draw(torch.device("cpu")), randomness="different")(torch.empty(3))
+    for sample, output, one in zip(samples.unbind(dim), outputs, drawn, strict=True):
+        assert torch.equal(output, sample * philox.keep(one, 0.5, sample) * 2)
+
+
+def test_nested_transforms_drop_the_same(generator: torch.Generator) -> None:
+    """A batch of seeds within a batch, and a gradient in between."""
+    input = torch.rand(2, 3, 16, generator=generator) + 1
+    inner = vmap(grad(lambda x: functional.dropout(x, 0.25).square().sum()), randomness="different")
+    outer = vmap(inner, randomness="different")(input)
+    kept = outer != 0
+    torch.testing.assert_close(outer[kept], 2 * (input / 0.75**2)[kept])
+    assert len({tuple(row) for row in kept.flatten(0, 1).tolist()}) == 6
 
 
 def test_functional_call_of_a_fused_model() -> None:

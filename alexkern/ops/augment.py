@@ -137,6 +137,10 @@ def pad(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def _checked(images: Any, argument: str, dims: int) -> Tensor:
     if not isinstance(images, Tensor):
         raise TypeError(f"alexkern.{NAME}: {argument} must be a Tensor, got {type(images).__name__}")
+    if images.requires_grad:
+        raise argument_error(NAME, argument, "a tensor that requires one", "uint8: augment has no gradient")
+    if torch._C._functorch.is_batchedtensor(images):
+        raise RuntimeError(f"alexkern.{NAME}: vmap is not supported: it takes a batch of images as it is")
     if images.dtype != torch.uint8:
         raise argument_error(NAME, f"{argument}'s dtype", images.dtype, "uint8")
     if images.dim() != dims or images.shape[-1] != 3 or 0 in images.shape[-3:]:

@@ -42,7 +42,7 @@ def conv2d_relu(
         Tensor of shape (N, K, P, Q) or (K, P, Q), P = (H + 2 * padding - dilation * (R - 1) - 1) // stride + 1;
         channels_last if input or weight is, else contiguous.
 
-    Saved for backward: input, weight and output (the ReLU mask is read off it). Double backward raises RuntimeError.
+    Saved for backward: input, weight and output (the ReLU mask is read off it).
 
     Raises:
         TypeError: an argument of the wrong type.

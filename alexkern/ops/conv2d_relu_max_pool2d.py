@@ -43,7 +43,7 @@ def conv2d_relu_max_pool2d(
         contiguous.
 
     Saved for backward: input, weight, the pooled output, and one uint8 window offset per output (int32 for windows of
-    over 256 pixels); never the convolution's output. Double backward raises RuntimeError.
+    over 256 pixels); never the convolution's output.
 
     Raises:
         TypeError: an argument of the wrong type.

@@ -30,7 +30,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     Returns:
         Tensor of input's shape, laid out as torch.empty_like(input). A dropped NaN or infinity is NaN, as in torch.
 
-    Saved for backward: seed and offset. Double backward raises RuntimeError.
+    Saved for backward: seed and offset.
 
     Raises:
         TypeError: an argument of the wrong type.

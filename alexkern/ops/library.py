@@ -7,21 +7,22 @@ argument: it is resolved when the forward is traced and is the same in the backw
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alexkern import dispatch
-from alexkern.ops.autograd import no_double_backward, vmap_by_loop
+from alexkern.ops.autograd import is_derived
 from alexkern.ops.description import Description
 from alexkern.plan import conform, empty
 
 LIBRARY = torch.library.Library("alexkern", "DEF")
 
 
-def register(op: Description) -> Callable[..., Any]:
-    """Define an operator and its backward in the dispatcher, with kernels, fakes, gradients and vmap rules."""
+def register(op: Description, definition: ModuleType) -> Callable[..., Any]:
+    """Define an operator and its backward in the dispatcher, with kernels, fakes and gradients."""
     gradients = op.num_differentiable
     forward_returns = "(Tensor, Tensor)" if op.has_offsets else "Tensor"
     backward_returns = "Tensor" if gradients == 1 else f"({', '.join(['Tensor'] * gradients)})"
@@ -47,29 +48,30 @@ def register(op: Description) -> Callable[..., Any]:
 
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         needs = list(ctx.needs_input_grad[1 : 1 + gradients])
-        operator = getattr(torch.ops.alexkern, f"{op.name}_backward")
+        if is_derived(grad):
+            grads = definition.backward(grad, *ctx.saved_tensors, *ctx.params, needs)
+            return (None, *grads, *(None,) * (ctx.num_args - gradients))
         grads = operator(ctx.backend, grad, *ctx.saved_tensors, *ctx.params, needs)
         grads = (grads,) if gradients == 1 else grads
         kept = tuple(value if need else None for value, need in zip(grads, needs, strict=True))
         return (None, *kept, *(None,) * (ctx.num_args - gradients))
 
-    def double_backward(ctx: Any, *grads: Any) -> None:
-        raise no_double_backward(op.name)
+    def differentiable(keys: Any, backend: str, *args: Any) -> Any:
+        """NAME_backward by itself, as in a graph that was traced forward and backward and is differentiated then."""
+        if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+            return _single(_backward(op, "torch", args))
+        return operator.default.redispatch(keys & torch._C._after_autograd_keyset, backend, *args)
 
+    operator = getattr(torch.ops.alexkern, f"{op.name}_backward")
+    LIBRARY.impl(f"{op.name}_backward", differentiable, "Autograd", with_keyset=True)
     torch.library.register_autograd(f"alexkern::{op.name}", backward, setup_context=setup_context, lib=LIBRARY)
-    torch.library.register_autograd(f"alexkern::{op.name}_backward", double_backward, lib=LIBRARY)
     return getattr(torch.ops.alexkern, op.name)
 
 
 def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    qualified = f"alexkern::{name}"
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(qualified, fake, lib=LIBRARY)
-    operator = getattr(torch.ops.alexkern, name)
-    torch.library.register_vmap(
-        qualified, lambda info, in_dims, *args: vmap_by_loop(operator, info, in_dims, args), lib=LIBRARY
-    )
+    torch.library.register_fake(f"alexkern::{name}", fake, lib=LIBRARY)
 
 
 def _forward(op: Description, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:

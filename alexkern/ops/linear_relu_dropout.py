@@ -36,7 +36,7 @@ def linear_relu_dropout(
         Contiguous tensor of shape (*, out_features).
 
     Saved for backward: input, weight, output, and the 16 bytes of seed and offset. A NaN gradient at a dropped element
-    gives 0, where torch gives NaN. Double backward raises RuntimeError.
+    gives 0, where torch gives NaN.
 
     Raises:
         TypeError: an argument of the wrong type.

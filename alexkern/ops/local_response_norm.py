@@ -34,7 +34,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     Returns:
         Tensor of input's shape, laid out as torch.empty_like(input).
 
-    Saved for backward: input. Double backward raises RuntimeError.
+    Saved for backward: input.
 
     Raises:
         TypeError: an argument of the wrong type.

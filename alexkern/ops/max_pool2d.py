@@ -40,8 +40,7 @@ def max_pool2d(
     Returns:
         Tensor of shape (N, C, P, Q) or (C, P, Q), channels_last if input is, else contiguous.
 
-    Saved for backward: one window offset per output, uint8 (int32 for windows of over 256 pixels). Double backward
-    raises RuntimeError.
+    Saved for backward: one window offset per output, uint8 (int32 for windows of over 256 pixels).
 
     Raises:
         TypeError: an argument of the wrong type.

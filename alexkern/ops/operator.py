@@ -2,7 +2,7 @@
 
 1. No gradient wanted: the backend's forward, called directly.
 2. Eager with gradient: a ctx-style autograd.Function, the cheapest that records one.
-3. torch.func active: the setup_context twin of that Function, with a vmap rule.
+3. torch.func transforms or forward-mode duals active: the composite in torch's operators, which torch differentiates.
 4. Compiling, fake, meta or subclassed tensors, an active dispatch mode: an operator of torch's dispatcher.
 
 An operator's own file gives its schema, its plan and what it saves; everything below is the same for all of them.
@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from alexkern import dispatch
 from alexkern.ops import autograd, library
@@ -29,24 +28,25 @@ class Operator(Description):
     def __init__(self) -> None:
         self.function: Callable[..., Tensor] = getattr(sys.modules[type(self).__module__], self.name)
         self.definition = dispatch.definition(self.name)
-        self.eager = autograd.eager_function(self)
-        self.functional = autograd.functional_function(self)
-        self.dispatched = library.register(self)
+        # The composite that compilers are given: of a dropout, torch's own, whose zeros are torch's too.
+        self.compiled = getattr(self.definition, "compiled", self.definition.composite)
+        self.eager = autograd.eager_function(self, self.definition)
+        self.dispatched = library.register(self, self.definition)
 
     def __call__(self, *args: Any) -> Tensor:
         input = args[0]
         if torch.compiler.is_compiling():
             name = dispatch.resolve_name(self.name, input)
-            if name == "torch":
-                return self.definition.composite(*args)
+            if name == "torch" or autograd.is_transformed():
+                return self.compiled(*args)
             return self.through_dispatcher(name, args)
+        if autograd.is_transformed():
+            return self.definition.composite(*args)
         if (type(input) is not Tensor and type(input) is not torch.nn.Parameter) or (
             input.is_meta or torch._C._len_torch_dispatch_stack() > 0
         ):
             return self.through_dispatcher(dispatch.resolve_name(self.name, input), args)
         backend = dispatch.resolve(self.name, input)
-        if torch._C._are_functorch_transforms_active():
-            return self.functional(backend, *self.training(args))
         if self.wants_gradient(args):
             count = self.num_tensors
             params = (*args[count:-1], True) if self.has_offsets else args[count:]
@@ -69,5 +69,4 @@ class Operator(Description):
             for tensor in args[: self.num_differentiable]:
                 if tensor is not None and tensor.requires_grad:
                     return True
-        # A dual tensor has to meet the Function too, whose jvp says that there is none.
-        return forward_ad._current_level >= 0
+        return False

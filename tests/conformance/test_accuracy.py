@@ -49,18 +49,21 @@ def test_values_and_gradients(case: Case, backend: str, dtype: torch.dtype, gene
         output, _ = routes.run("direct", case, tensors, None)
     choices = oracle.choices(case, tensors, output, backend)
     doubles = [None if tensor is None else tensor.double() for tensor in tensors]
-    assert_accurate(
-        output, oracle.plain(case, doubles, choices.keep), oracle.plain(case, tensors, choices.keep), "output"
-    )
+    values = oracle.plain(case, doubles, choices.keep), oracle.plain(case, tensors, choices.keep)
+    assert_accurate(output, *values, "output")
     grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype).to(DEVICE)
     references = gradients(case, doubles, choices, grad.double())
     torchs = gradients(case, tensors, choices, grad)
     first: list[Tensor | None] | None = None
     # What differs between routes is the same code for all backends: one is enough where a call takes seconds.
-    for route in routes.GRADIENT_ROUTES[:1] if is_slow(backend) else routes.GRADIENT_ROUTES:
+    definition = ("func",) if backend == "torch" else ()
+    for route in (*(routes.GRADIENT_ROUTES[:1] if is_slow(backend) else routes.GRADIENT_ROUTES), *definition):
         with alexkern.backend(backend), canaries():
             again, grads = routes.run(route, case, tensors, grad)
-        assert_same(again, output, f"output by route {route}")
+        if route in routes.GRADIENT_ROUTES:
+            assert_same(again, output, f"output by route {route}")
+        else:
+            assert_accurate(again, *values, f"output by route {route}")
         for name, ours, reference, torchs_own, tensor in zip(
             ("input", "weight", "bias"), grads, references, torchs, tensors, strict=False
         ):
@@ -69,6 +72,8 @@ def test_values_and_gradients(case: Case, backend: str, dtype: torch.dtype, gene
                 continue
             assert ours is not None and reference is not None and torchs_own is not None
             assert_accurate(ours, reference, torchs_own, f"{name}'s gradient by route {route}")
+        if route not in routes.GRADIENT_ROUTES:
+            continue
         # The same bits by every route, which is also the same bits in two runs.
         first = grads if first is None else first
         for ours, wanted in zip(grads, first, strict=True):

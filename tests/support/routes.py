@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from support.cases import Case
 
 Result = tuple[Tensor, list[Tensor | None]]
-ROUTES = ("direct", "autograd", "func", "dispatcher")
-GRADIENT_ROUTES = ROUTES[1:]
+GRADIENT_ROUTES = ("autograd", "dispatcher")  # that run a backend's own forward and backward: the same bits
+ROUTES = ("direct", *GRADIENT_ROUTES, "func")  # torch.func runs the definition, whatever the backend
 
 
 class Transparent(TorchDispatchMode):

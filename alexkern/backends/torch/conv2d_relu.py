@@ -20,7 +20,7 @@ def forward(
 def composite(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
-    """The same, differentiable by torch itself: what torch.compile traces."""
+    """The forward, differentiable by torch itself."""
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups).relu()
 
 

@@ -29,7 +29,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> t
 
 
 def composite(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
-    """The same, differentiable by torch itself: what torch.compile traces."""
+    """The forward, differentiable by torch itself."""
     *convolution, pool_kernel_size, pool_stride, pool_padding, _ = args
     return F.max_pool2d(
         conv2d_relu.composite(input, weight, bias, *convolution), pool_kernel_size, pool_stride, pool_padding

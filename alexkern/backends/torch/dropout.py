@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends.torch import philox
+from alexkern.plan import like
 
 
 def scale(p: float) -> float:
@@ -20,14 +21,28 @@ def forward(input: Tensor, seed: Tensor, p: float) -> Tensor:
     return apply(input, keep, p, output)
 
 
+def factors(keep: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+    return keep.to(torch.float64 if dtype == torch.float64 else torch.float32).mul_(scale(p))
+
+
 def apply(input: Tensor, keep: Tensor, p: float, output: Tensor) -> Tensor:
     """output = input * scale where kept, input * 0 where not: a dropped NaN or infinity is NaN."""
-    factor = keep.to(torch.float64 if input.dtype == torch.float64 else torch.float32).mul_(scale(p))
-    return torch.mul(input, factor, out=output)
+    return torch.mul(input, factors(keep, p, input.dtype), out=output)
+
+
+def masked(input: Tensor, keep: Tensor, p: float) -> Tensor:
+    """The same, differentiable by torch itself, laid out as `keep`."""
+    return (factors(keep, p, input.dtype) * input).to(input.dtype)
 
 
 def composite(input: Tensor, seed: Tensor, p: float) -> Tensor:
-    """The same in distribution, differentiable by torch itself: what torch.compile traces."""
+    """The forward, differentiable by torch itself."""
+    spec = like(input)
+    return masked(input, philox.Keep.apply(seed, p, spec.shape, spec.stride), p)
+
+
+def compiled(input: Tensor, seed: Tensor, p: float) -> Tensor:
+    """The same in distribution: what torch.compile traces."""
     return F.dropout(input, p, True)
 
 
@@ -35,5 +50,4 @@ def backward(
     grad: Tensor, seed: Tensor, output_stride: tuple[int, ...], p: float, needs: tuple[bool]
 ) -> tuple[Tensor | None]:
     """Gradient of the input."""
-    keep = philox.keep(seed, p, tuple(grad.shape), output_stride)
-    return (apply(grad, keep, p, torch.empty_strided(grad.shape, output_stride, dtype=grad.dtype, device=grad.device)),)
+    return (masked(grad, philox.keep(seed, p, tuple(grad.shape), output_stride), p),)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends.torch import dropout, philox
+from alexkern.plan import linear_relu_dropout_output
 
 PRECISION = "matmul"  # the fp32_precision of torch.backends that says whether float32 is multiplied as TF32
 
@@ -19,7 +22,16 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | N
 
 
 def composite(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
-    """The same in distribution, differentiable by torch itself: what torch.compile traces."""
+    """The forward, differentiable by torch itself."""
+    output = F.linear(input, weight, bias).relu()
+    if seed is None:
+        return output
+    spec = linear_relu_dropout_output(input, weight)
+    return dropout.masked(output, philox.Keep.apply(seed, p, spec.shape, spec.stride), p)
+
+
+def compiled(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+    """The same in distribution: what torch.compile traces."""
     return F.dropout(F.linear(input, weight, bias).relu(), p, seed is not None)
 
 
@@ -40,10 +52,14 @@ def backward(
     # Only a dropped NaN is no 0. A CPU can afford to ask; on a GPU the answer would stall the stream.
     if seed is not None and (output.device.type != "cpu" or bool(output.isnan().any())):
         grad = grad.masked_fill(~philox.keep(seed, p, tuple(output.shape), output.stride()), 0)
-    rows = grad.flatten(0, -2) if grad.dim() > 1 else grad.unsqueeze(0)  # (N, out_features)
-    inputs = input.flatten(0, -2) if input.dim() > 1 else input.unsqueeze(0)  # (N, in_features)
+    rows, inputs = _matrix(grad), _matrix(input)  # (N, out_features), (N, in_features)
     return (
         (grad @ weight) if needs[0] else None,
         (rows.t() @ inputs) if needs[1] else None,
         rows.sum(0) if needs[2] else None,
     )
+
+
+def _matrix(value: Tensor) -> Tensor:
+    # Not flatten, which is_grads_batched has no rule for.
+    return value if value.dim() == 2 else value.reshape(math.prod(value.shape[:-1]), value.shape[-1])

@@ -13,7 +13,7 @@ def forward(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Te
 
 
 def composite(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """The same, differentiable by torch itself: what torch.compile traces."""
+    """The forward, differentiable by torch itself."""
     # Widened, because torch has no pooling in half precision on a CPU.
     return F.local_response_norm(_wide(input), size, alpha, beta, k).to(input.dtype)
 
@@ -30,7 +30,7 @@ def backward(
     e = energy(x, size, alpha, k)
     scaled = dy / e.pow(beta)
     shared = window_sum(scaled * x / e, (size - 1) // 2, size // 2).mul_(x)
-    return (scaled.sub_(shared, alpha=2 * alpha * beta / size).to(input.dtype),)
+    return (scaled.sub(shared, alpha=2 * alpha * beta / size).to(input.dtype),)
 
 
 def energy(x: Tensor, size: int, alpha: float, k: float) -> Tensor:

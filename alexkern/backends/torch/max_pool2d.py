@@ -32,7 +32,7 @@ def forward(
 
 
 def composite(input: Tensor, *args: Any) -> Tensor:
-    """The same, differentiable by torch itself: what torch.compile traces."""
+    """The forward, differentiable by torch itself."""
     *window, _ = args
     return F.max_pool2d(input, *window)
 
@@ -50,16 +50,17 @@ def backward(
     needs: tuple[bool],
 ) -> tuple[Tensor | None]:
     """Gradient of the input."""
-    gradient = empty(nchw(input_shape, grad.dtype, channels_last), grad.device)
+    # torch asks for the input too, but reads no more than its shape and format.
+    input = empty(nchw(input_shape, grad.dtype, channels_last), grad.device)
     windows = plane(input_shape, kernel_size, stride, padding, dilation)
     if not have_pixels(windows):
-        return (gradient.zero_(),)
+        return (input.zero_(),)
     indices = flat_indices(offsets, windows)
-    # torch asks for the input too, but reads no more than its shape and format, which the gradient has.
-    torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
-        grad, gradient, kernel_size, stride, padding, dilation, ceil_mode, indices, grad_input=gradient
+    return (
+        torch.ops.aten.max_pool2d_with_indices_backward(
+            grad, input, kernel_size, stride, padding, dilation, ceil_mode, indices
+        ),
     )
-    return (gradient,)
 
 
 def plane(shape: Sequence[int], *window: Sequence[int]) -> Geometry:
@@ -100,8 +101,13 @@ def window_offsets(indices: Tensor, windows: Geometry) -> Tensor:
 
 
 def kept(make: Make, windows: Geometry, P: int, Q: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`make`'s, made once on a CPU. On a GPU it may be captured in a graph, whose memory nobody else may keep."""
-    return _kept(make, windows, P, Q, device) if device.type == "cpu" else make(windows, P, Q, device)
+    """`make`'s, made once on a CPU. On a GPU it may be captured in a graph, whose memory nobody else may keep; and what
+    is made under a mode or a transform is of no use behind it.
+    """
+    special = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+    if special or device.type != "cpu":
+        return make(windows, P, Q, device)
+    return _kept(make, windows, P, Q, device)
 
 
 @functools.lru_cache(maxsize=64)

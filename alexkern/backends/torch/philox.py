@@ -11,9 +11,11 @@ A 32-bit word lives in an int64: products of two words wrap modulo 2**64, and th
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -86,3 +88,24 @@ def keep(seed: Tensor, p: float, shape: tuple[int, ...], stride: tuple[int, ...]
     torch.ge(even.t(), limit, out=kept[..., 0])
     torch.ge(odd.t(), limit, out=kept[..., 1])
     return kept.as_strided(shape, stride)
+
+
+class Keep(Function):
+    """`keep` where torch.func may have made a batch of seeds: a mask for each."""
+
+    @staticmethod
+    def forward(seed: Tensor, p: float, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        return keep(seed, p, shape, stride)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, ...], seed: Tensor, p: float, shape: tuple[int, ...], stride: tuple[int, ...]
+    ) -> tuple[Tensor, int]:
+        kept = seed.new_empty((info.batch_size, *shape), dtype=torch.bool)
+        for mask, one in zip(kept, seed.unbind(in_dims[0]), strict=True):
+            mask.copy_(Keep.apply(one, p, shape, stride))
+        return kept, 0
