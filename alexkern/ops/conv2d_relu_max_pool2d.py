@@ -42,8 +42,8 @@ def conv2d_relu_max_pool2d(
         Tensor of shape (N, K, P, Q) or (K, P, Q), the pooled sizes; channels_last if input or weight is, else
         contiguous.
 
-    Saved for backward: input, weight, the pooled output, and one uint8 window offset per output (int32 for windows of
-    over 256 pixels); never the convolution's output. Double backward raises RuntimeError.
+    Saved for backward: input, weight, and one uint8 window offset per output (int32 for windows of over 255 pixels), of
+    which one value says that the ReLU clipped the winner; never the convolution's output, nor the pooled one. Double backward raises RuntimeError.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -79,7 +79,7 @@ class Conv2dReluMaxPool2d(Operator):
         "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding, bool save_offsets"
     )
     backward_schema = (
-        "Tensor input, Tensor weight, Tensor output, Tensor offsets, int[2] stride, int[2] padding, "
+        "Tensor input, Tensor weight, Tensor offsets, int[2] stride, int[2] padding, "
         "int[2] dilation, int groups, int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding"
     )
     num_tensors = 3
@@ -103,11 +103,11 @@ class Conv2dReluMaxPool2d(Operator):
         return conv2d_relu_max_pool2d_outputs(*args)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        input, weight, output, *_ = args
-        return like(input), like(weight), Spec((output.shape[1],), (1,), weight.dtype)
+        input, weight, *_ = args
+        return like(input), like(weight), Spec((weight.shape[0],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return (args[0], args[1], *outputs), args[3:-1]
+        return (args[0], args[1], outputs[1]), args[3:-1]
 
 
 OPERATOR = Conv2dReluMaxPool2d()
