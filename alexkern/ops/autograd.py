@@ -71,7 +71,7 @@ def functional_function(op: Description) -> Callable[..., Tensor]:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], outputs: Any) -> None:
         backend, *args = inputs
         outputs = _outputs(op, outputs)
-        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.mark_non_differentiable(*(output for output in outputs[1:] if output is not None))
         ctx.set_materialize_grads(False)
         saved, ctx.params = op.save(tuple(args), outputs)
         ctx.save_for_backward(*saved)
