@@ -8,9 +8,9 @@
 
 At the classifier's sizes the weights (75 MB in 16 bits) are most of the traffic, so each is read once: programs that
 share a weight tile are neighbours. Dropout's bits are computed in the epilogue, one Philox block for four outputs where
-out_features is a multiple of four. Backward masks and scales the gradient once (masked_gradient.py, which packs a mask of
-dropped outputs as well; the products load each of its values dozens of times) and is then two plain products: those of
-a 1x1 convolution over 1x1 images.
+out_features is a multiple of four. Backward masks and scales the gradient once (masked_gradient.py, which also packs
+the mask; the products load each of its values dozens of times) and is then two plain products: those of a 1x1
+convolution over 1x1 images.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ pixels. Values are compared as float32, which is exact, and in the window's orde
 Backward, one program: BLOCK_P pixels of one *input* image x BLOCK_C channels. An input pixel lies in at most
 ceil(R / stride) * ceil(S / stride) windows (4 for 3x3 with stride 2); their gradients are added up, in the windows'
 order and in float32, where the offset names this pixel. So every gradient is written once, without atomics and without
-clearing it first. Behind a ReLU the forward writes CLIPPED where it did not let the winner pass: that names no pixel, so
-the same pass applies the ReLU's mask.
+clearing it first. Behind a ReLU the forward writes CLIPPED where it did not let the winner pass: that names no pixel,
+so the same pass applies the ReLU's mask.
 
 All kernels take any strides: in NCHW memory a warp has consecutive pixels. Roofline and schedule: docs/pooling.md.
 """

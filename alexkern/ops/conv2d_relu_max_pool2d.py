@@ -43,7 +43,8 @@ def conv2d_relu_max_pool2d(
         contiguous.
 
     Saved for backward: input, weight, and one uint8 window offset per output (int32 for windows of over 255 pixels), of
-    which one value says that the ReLU clipped the winner; never the convolution's output, nor the pooled one. Double backward raises RuntimeError.
+    which one value says that the ReLU clipped the winner; never the convolution's output, nor the pooled one. Double
+    backward raises RuntimeError.
 
     Raises:
         TypeError: an argument of the wrong type.

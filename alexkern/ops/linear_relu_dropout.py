@@ -36,7 +36,7 @@ def linear_relu_dropout(
     Returns:
         Contiguous tensor of shape (*, out_features).
 
-    Saved for backward: input, weight, and a bit for each element of the output with the 16 bytes of seed and offset, or,
+    Saved for backward: input, weight, and a bit for each element of the output and the 16 bytes of seed and offset; or,
     where nothing is dropped, the output, as torch's ReLU saves its own. A NaN gradient at a dropped element gives 0,
     where torch gives NaN. Double backward raises RuntimeError.
 

@@ -202,10 +202,10 @@ def test_no_gradient_passes_a_dropped_nan(backend: str, incoming: float) -> None
     operator, seed = dispatch.implementation(backend, "linear_relu_dropout"), torch.tensor([7, 5], device=DEVICE)
     input, weight = torch.full((4, 1), NAN, device=DEVICE), torch.ones(9, 1, device=DEVICE)
     kept = dispatch.implementation("torch", "dropout").forward(torch.ones(4, 9, device=DEVICE), seed, 0.5) != 0
-    output = operator.forward(input, weight, None, seed, 0.5)
+    output, mask = operator.forward(input, weight, None, seed, 0.5, True)
     assert bool(output.isnan().all())
     _, _, bias_grad = operator.backward(
-        torch.full_like(output, incoming), input, weight, output, seed, 0.5, (False, False, True)
+        torch.full_like(output, incoming), input, weight, mask, seed, 0.5, (False, False, True)
     )
     untouched = ~kept.any(0)
     assert 0 < int(untouched.sum()) < 9

@@ -2,7 +2,8 @@
 
 The choice is made by FLOPs and bytes, for every problem (docs/cuda-convolution.md). In two kernels, conv2d_relu's and
 max_pool2d's, the convolution's output lives between them alone; in one it never reaches memory. Values and offsets are
-the same. The backward goes through pooling and ReLU in one pass, by the offsets alone, then takes conv2d_relu's products.
+the same. The backward goes through pooling and ReLU in one pass, by the offsets alone, and then takes conv2d_relu's
+products.
 """
 
 from __future__ import annotations

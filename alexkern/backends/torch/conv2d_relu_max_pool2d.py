@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,7 +56,7 @@ def backward(
     clipped = offsets == CLIPPED[offsets.dtype]
     # What the ReLU clipped gets nothing, but torch's scatter wants to know of a pixel for it too.
     windows = pooling(shape, pool_kernel_size, pool_stride, pool_padding)
-    inside = max_pool2d.first_inside(windows, *offsets.shape[2:], offsets.device)
+    inside = max_pool2d.first_inside(windows, offsets.shape[2], offsets.shape[3], offsets.device)
     (scattered,) = max_pool2d.backward(
         grad.masked_fill(clipped, 0),
         offsets.where(~clipped, inside.to(offsets.dtype)),

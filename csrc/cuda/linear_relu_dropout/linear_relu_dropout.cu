@@ -28,9 +28,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, bool kDrops>
-__global__ void __launch_bounds__(kThreads)
-    backward_kernel(const T* grad, const T* output, const std::uint8_t* mask, T* masked, std::int64_t count,
-                    bool aligned, float scale) {
+__global__ void __launch_bounds__(kThreads) backward_kernel(const T* grad, const T* output, const std::uint8_t* mask,
+                                                            T* masked, std::int64_t count, bool aligned, float scale) {
     const std::int64_t first = first_element();
     if (first >= count) return;
     float gradient[kRun];
