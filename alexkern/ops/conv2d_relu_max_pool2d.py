@@ -11,6 +11,7 @@ from alexkern.geometry import Pair
 from alexkern.ops.convolution import convolution_arguments, convolution_of
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
+from alexkern.ops.pooling import unbatched
 from alexkern.plan import Spec, conv2d_relu_max_pool2d_outputs, like
 from alexkern.references.conv2d_relu_max_pool2d import REFERENCE
 
@@ -69,7 +70,7 @@ def conv2d_relu_max_pool2d(
     pooling = (pool_kernel_size, pool_stride, pool_padding)
     args = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups, pooling)
     if args[0].dim() == 3:
-        return OPERATOR(args[0].unsqueeze(0), *args[1:], False).squeeze(0).contiguous()
+        return unbatched(OPERATOR(args[0].unsqueeze(0), *args[1:], False))
     return OPERATOR(*args, False)
 
 
