@@ -6,6 +6,7 @@ Inputs are whole numbers: sums of them are exact in float32, so there is one rig
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 import alexkern
 from alexkern.ops.registry import OPERATORS
 from support import oracle
-from support.backends import DEVICE, combination, serving
+from support.backends import DEVICE, combination, is_slow, serving
 from support.cases import Case, cases
 
 
@@ -44,8 +45,9 @@ def combinations() -> list[Any]:
             shape, drops = case.shapes[0], case.arguments.get("training", True) and case.arguments.get("p", 0.5) > 0
             if shape and 0 not in shape:  # a number has no slice
                 kinds.setdefault((len(shape), drops), case)
+        first = next(iter(kinds.values()))
         for case, backend in itertools.product(kinds.values(), serving(operator)):
-            found.append(combination(case, backend, torch.contiguous_format))
+            found.append(combination(case, backend, torch.contiguous_format, quick=case is first))
             if len(case.shapes[0] or ()) == 4:
                 found.append(combination(case, backend, torch.channels_last, quick=False))
     return found
@@ -78,12 +80,12 @@ def test_edits_that_torch_takes(
     tensors[0] = tensors[0].contiguous(memory_format=memory_format)
     leaves = [tensor.requires_grad_() for tensor in tensors if tensor is not None]
     keep = oracle.keep(case, tensors) if "dropout" in case.operator else None
-    for edit in EDITS:
+    for edit in EDITS[:1] if is_slow(backend) else EDITS:
         wanted = edited(lambda: oracle.plain(case, tensors, keep), leaves, edit)
         with alexkern.backend(backend):
             ours = edited(lambda: case.call(*tensors), leaves, edit)
         if isinstance(wanted, str):
-            assert isinstance(ours, str) and "modified by an inplace operation" in ours
+            assert isinstance(ours, str) and re.search("modified by an inplace|leaf Variable", ours)
             continue
         assert not isinstance(ours, str), ours
         for one, other in zip(ours, wanted, strict=True):
