@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import alexkern
 from alexkern import dispatch, functional
 from alexkern.accuracy import assert_same
+from alexkern.geometry import CLIPPED
 from support.backends import DEVICE, serving
 
 NAN, INF = math.nan, math.inf
@@ -157,6 +158,23 @@ def test_convolution_relu_and_pool(backend: str, values: list[float], generator:
     assert_same(inference, ours.detach(), "inference")
     grad = 2.0 ** torch.randint(-3, 4, torchs.shape, generator=generator).to(DEVICE)
     both(ours, torchs, leaves, grad)
+
+
+@pytest.mark.parametrize(("window", "dtype"), [((15, 17), torch.uint8), ((16, 16), torch.int32)], ids=str)
+@pytest.mark.parametrize("backend", serving("conv2d_relu_max_pool2d"))
+def test_the_last_place_of_a_window_is_not_clipped(backend: str, window: tuple[int, int], dtype: torch.dtype) -> None:
+    """A byte has a number for each of 255 places and one for what was clipped; a window of 256 has offsets of four."""
+    operator = dispatch.implementation(backend, "conv2d_relu_max_pool2d")
+    count, arguments = window[0] * window[1], ((1, 1), (0, 0), (1, 1), 1, window, (1, 1), (0, 0))
+    ramp = torch.arange(1.0, count + 1, device=DEVICE).view(1, 1, *window)
+    input, weight = torch.cat((ramp, -ramp), 1), torch.eye(2, device=DEVICE)[:, :, None, None]
+    output, offsets = operator.forward(input, weight, None, *arguments, True)
+    assert output.flatten().tolist() == [count, 0]
+    assert offsets.dtype == dtype and offsets.flatten().tolist() == [count - 1, CLIPPED[dtype]]
+    gradient, _, _ = operator.backward(
+        torch.ones_like(output), input, weight, offsets, *arguments, (True, False, False)
+    )
+    assert_same(gradient, torch.cat((ramp == count, ramp < 0), 1).float())
 
 
 @pytest.mark.parametrize("backend", serving("dropout"))
