@@ -13,7 +13,7 @@ import alexkern
 from alexkern import dispatch, functional
 from alexkern.accuracy import assert_same
 from alexkern.geometry import CLIPPED
-from support.backends import DEVICE, serving
+from support.backends import DEVICE, combination, serving
 
 NAN, INF = math.nan, math.inf
 POOL_BACKENDS = serving("max_pool2d")
@@ -160,9 +160,15 @@ def test_convolution_relu_and_pool(backend: str, values: list[float], generator:
     both(ours, torchs, leaves, grad)
 
 
-@pytest.mark.parametrize(("window", "dtype"), [((15, 17), torch.uint8), ((16, 16), torch.int32)], ids=str)
-@pytest.mark.parametrize("backend", serving("conv2d_relu_max_pool2d"))
-def test_the_last_place_of_a_window_is_not_clipped(backend: str, window: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("window", "backend", "dtype"),
+    [
+        combination(window, backend, dtype, quick=False)
+        for window, dtype in (((15, 17), torch.uint8), ((16, 16), torch.int32))
+        for backend in serving("conv2d_relu_max_pool2d")
+    ],
+)
+def test_the_last_place_of_a_window_is_not_clipped(window: tuple[int, int], backend: str, dtype: torch.dtype) -> None:
     """A byte has a number for each of 255 places and one for what was clipped; a window of 256 has offsets of four."""
     operator = dispatch.implementation(backend, "conv2d_relu_max_pool2d")
     count, arguments = window[0] * window[1], ((1, 1), (0, 0), (1, 1), 1, window, (1, 1), (0, 0))
