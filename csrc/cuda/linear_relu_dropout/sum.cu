@@ -11,7 +11,7 @@ namespace {
 using namespace elementwise;
 
 template <typename T, bool kDrops>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 6)  // blocks: aiming at more, ptxas spills
     sum_kernel(const __grid_constant__ SumParams p, bool aligned, philox::Rule rule) {
     const std::int64_t first = first_element();
     if (first >= p.count) return;
