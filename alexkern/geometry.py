@@ -99,6 +99,10 @@ def pooled_size(windows: Geometry, ceil_mode: bool) -> Pair:
     )
 
 
-def offset_dtype(R: int, S: int) -> torch.dtype:
-    """The dtype of an offset r * S + s into an R x S window."""
-    return torch.uint8 if R * S <= 256 else torch.int32
+# In place of the offset of a winner that its ReLU did not let pass: -1, which in a byte is the last number.
+CLIPPED = {torch.uint8: 255, torch.int32: -1}
+
+
+def offset_dtype(R: int, S: int, behind_relu: bool) -> torch.dtype:
+    """The dtype of an offset r * S + s into an R x S window, or of one that may say CLIPPED."""
+    return torch.uint8 if R * S + behind_relu <= 256 else torch.int32

@@ -113,21 +113,32 @@ def conv2d_relu_max_pool2d_outputs(input: Tensor, weight: Tensor, bias: Tensor |
     *parameters, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
     between = conv2d_relu_output(input, weight, bias, *parameters)
     windows = pooling(between.shape, pool_kernel_size, pool_stride, pool_padding)
-    return pooled(windows, input.dtype, is_channels_last(input) or is_channels_last(weight), False, save_offsets)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    return pooled(windows, input.dtype, channels_last, False, save_offsets, behind_relu=True)
 
 
 def pooled(
-    windows: Geometry, dtype: torch.dtype, channels_last: bool, ceil_mode: bool, save_offsets: bool
+    windows: Geometry,
+    dtype: torch.dtype,
+    channels_last: bool,
+    ceil_mode: bool,
+    save_offsets: bool,
+    behind_relu: bool = False,
 ) -> tuple[Spec, Spec]:
     """The pooled values (N, C, P, Q) and their offsets, in the same format; no offsets unless saved."""
     values = nchw((windows.N, windows.C, *pooled_size(windows, ceil_mode)), dtype, channels_last)
-    offsets = offset_dtype(windows.R, windows.S)
+    offsets = offset_dtype(windows.R, windows.S, behind_relu)
     return values, values._replace(dtype=offsets) if save_offsets else Spec((0,), (1,), offsets)
 
 
 def linear_relu_dropout_output(input: Tensor, weight: Tensor) -> Spec:
     shape = (*input.shape[:-1], weight.shape[0])
     return Spec(shape, contiguous_strides(shape), input.dtype)
+
+
+def packed_bits(count: int) -> Spec:
+    """Bit i % 8 of byte i // 8 belongs to the i-th of `count` elements."""
+    return Spec((-(-count // 8),), (1,), torch.uint8)
 
 
 def strides(tensor: Tensor) -> tuple[int, ...]:

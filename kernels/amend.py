@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alexkern.cost.model import cdiv
 from alexkern.geometry import Geometry
-from alexkern.kernels.max_pool2d import better
+from alexkern.kernels.max_pool2d import better, clip
 
 LINES, BLOCK, TAPS = 8, 32, 8
 POOL_SIZE, POOL_STRIDE = 3, 2  # of conv2d_relu_max_pool2d's fused kernel
@@ -91,6 +91,7 @@ def amend_kernel(
                         best, place = tl.where(take, value, best), tl.where(take, window, place)
                     tl.store(y + spot, best.to(y.dtype.element_ty), mask=spoiled)
                     if SAVE_OFFSETS:
+                        place = clip(best, place, True)
                         tl.store(offsets + spot, place.to(offsets.dtype.element_ty), mask=spoiled)
 
 

@@ -13,8 +13,8 @@ convolution's output never reaches memory. m, the index of a pixel in A, is laid
 column parities stand in bits of m that mma and wgmma accumulators keep within a thread.
 
 Separate: conv2d_relu.py's kernel, then max_pool2d.py's. `configure` compares the two by FLOPs and bytes; the table is
-in docs/pooling.md. Backward brings the pooled gradient to the winners through the ReLU mask in one pass
-(max_pool2d.gather), and hands the masked gradient to the convolution's gradient kernels.
+in docs/pooling.md. Backward brings the pooled gradient to the winners that the ReLU let pass (max_pool2d.gather), and
+hands the masked gradient to the convolution's gradient kernels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from alexkern.kernels.amend import amend
 from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu import operands
 from alexkern.kernels.convolution import Problem, depth_factor, gather, in_depth, index_type, key_of, problem_of, runs
-from alexkern.kernels.max_pool2d import join_row, join_rows
+from alexkern.kernels.max_pool2d import clip, join_row, join_rows
 from alexkern.kernels.precision import input_precision
 from alexkern.plan import conv2d_relu_max_pool2d_outputs, conv2d_relu_output, empty, is_channels_last
 
@@ -259,6 +259,7 @@ def conv2d_relu_max_pool2d_kernel(
         spot = out + tl.cast(p, tl.int64) * pooled_q * out_pixel
         tl.store(y + spot, best.to(y.dtype.element_ty), mask=ok)
         if SAVE_OFFSETS:
+            place = clip(best, place, True)
             tl.store(offsets + spot, place.to(offsets.dtype.element_ty), mask=ok)
         carry, carry_place = under, under_place
 
@@ -314,7 +315,7 @@ def forward(
     config = _configuration(key, ((windows.R, windows.S), windows.stride, windows.padding), save_offsets)
     if not config.fused:
         activation = conv2d_relu.forward(input, weight, bias, *convolution)
-        return max_pool2d.forward(activation, *pool, (1, 1), False, save_offsets)
+        return max_pool2d.forward(activation, *pool, (1, 1), False, save_offsets, behind_relu=True)
     output_spec, offsets_spec = conv2d_relu_max_pool2d_outputs(input, weight, bias, *convolution, *pool, save_offsets)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
@@ -325,7 +326,7 @@ def forward(
 
 
 def backward(
-    grad: Tensor, input: Tensor, weight: Tensor, output: Tensor, offsets: Tensor,
+    grad: Tensor, input: Tensor, weight: Tensor, offsets: Tensor,
     stride: Pair, padding: Pair, dilation: Pair, groups: int,
     pool_kernel_size: Pair, pool_stride: Pair, pool_padding: Pair, needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
@@ -333,5 +334,5 @@ def backward(
     convolution = (stride, padding, dilation, groups)
     between = conv2d_relu_output(input, weight, None, *convolution)
     windows = pooling(between.shape, pool_kernel_size, pool_stride, pool_padding)
-    masked = max_pool2d.gather(grad, offsets, output, windows, is_channels_last(input) or is_channels_last(weight))
+    masked = max_pool2d.gather(grad, offsets, windows, is_channels_last(input) or is_channels_last(weight))
     return conv2d_relu.convolution_gradients(masked, None, input, weight, *convolution, needs)

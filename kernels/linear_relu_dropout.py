@@ -8,8 +8,9 @@
 
 At the classifier's sizes the weights (75 MB in 16 bits) are most of the traffic, so each is read once: programs that
 share a weight tile are neighbours. Dropout's bits are computed in the epilogue, one Philox block for four outputs where
-out_features is a multiple of four. Backward masks and scales the gradient once (masked_gradient.py; the products load
-each of its values dozens of times) and is then two plain products: those of a 1x1 convolution over 1x1 images.
+out_features is a multiple of four. Backward masks and scales the gradient once (masked_gradient.py, which also packs
+the mask; the products load each of its values dozens of times) and is then two plain products: those of a 1x1
+convolution over 1x1 images.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from alexkern.kernels import philox
 from alexkern.kernels.config import choose, describe
 from alexkern.kernels.conv2d_relu_data_gradient import data_gradient
 from alexkern.kernels.conv2d_relu_weight_gradient import weight_gradient
-from alexkern.kernels.masked_gradient import masked_gradient
+from alexkern.kernels.masked_gradient import masked_gradient, packed_mask
 from alexkern.kernels.precision import input_precision
-from alexkern.plan import empty, linear_relu_dropout_output
+from alexkern.plan import empty, linear_relu_dropout_output, packed_bits
 
 MAX_SUMS = 64  # a thread; with 128 of them the epilogue's Philox blocks spill
 
@@ -147,10 +148,12 @@ def launch_of(problem: Problem, config: Config, device: Chip) -> tuple[tuple[int
     return grid, dict(config.__dict__, **limit, K=problem.K, N=problem.N, PRECISION=problem.precision)
 
 
-def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, save_mask: bool
+) -> tuple[Tensor, Tensor | None]:
     output = empty(linear_relu_dropout_output(input, weight), input.device)
     if output.numel() == 0:
-        return output
+        return output, empty(packed_bits(0), input.device)
     N, K = weight.shape
     M = output.numel() // N
     grid, constants = prepare(input.device, input.dtype, input_precision(input.dtype, "matmul"), M, K, N)
@@ -160,19 +163,19 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | N
             output if seed is None else seed, scale(p), threshold(p), M, K,
             HAS_BIAS=bias is not None, DROPOUT=seed is not None, **constants,
         )  # fmt: skip
-    return output
+    return output, packed_mask(output, seed, threshold(p)) if save_mask and seed is not None else None
 
 
 def backward(
-    grad: Tensor, input: Tensor, weight: Tensor, output: Tensor, seed: Tensor | None, p: float,
+    grad: Tensor, input: Tensor, weight: Tensor, mask: Tensor, seed: Tensor | None, p: float,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """Gradients of input, weight and bias, those that `needs` asks for."""
+    """Gradients of input, weight and bias, those that `needs` asks for. Without a seed the output is the mask."""
     N, K = weight.shape
     M = input.shape[:-1].numel()
     masked = grad
     if grad.numel() > 0:
-        masked = masked_gradient(grad.contiguous(), output.contiguous(), seed, p)
+        masked = masked_gradient(grad.contiguous(), mask.contiguous(), None if seed is None else p)
     # (rows, features) as images of 1x1 pixels, weight as 1x1 filters.
     dy, x, w = masked.reshape(M, N, 1, 1), input.reshape(M, K, 1, 1), weight[:, :, None, None]
     geometry = ((1, 1), (0, 0), (1, 1), 1, input_precision(input.dtype, "matmul"))

@@ -13,8 +13,8 @@ pixels. Values are compared as float32, which is exact, and in the window's orde
 Backward, one program: BLOCK_P pixels of one *input* image x BLOCK_C channels. An input pixel lies in at most
 ceil(R / stride) * ceil(S / stride) windows (4 for 3x3 with stride 2); their gradients are added up, in the windows'
 order and in float32, where the offset names this pixel. So every gradient is written once, without atomics and without
-clearing it first. With `relu_output` the gradient first passes the ReLU whose output was pooled: a pooled value is the
-activation at its winner, so the mask is read off it, and convolution and pooling share this one pass.
+clearing it first. Behind a ReLU the forward writes CLIPPED where it did not let the winner pass: that names no pixel,
+so the same pass applies the ReLU's mask.
 
 All kernels take any strides: in NCHW memory a warp has consecutive pixels. Roofline and schedule: docs/pooling.md.
 """
@@ -35,6 +35,7 @@ from alexkern.geometry import Geometry, Pair, pooling
 from alexkern.kernels.config import MAX_GRID_Z, choose, describe
 from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled, strides
 
+CLIPPED = tl.constexpr(-1)  # geometry.CLIPPED, in offsets of either dtype
 UNROLLED_TAPS = 16  # windows (forward) or gathered positions (backward) up to this many are unrolled
 
 
@@ -95,6 +96,14 @@ def join_rows(first, first_place, second, second_place, third, third_place):
 
 
 @triton.jit
+def clip(best, offset, BEHIND_RELU: tl.constexpr):
+    """What is saved of a winner: its offset, or, behind a ReLU that did not let it pass, CLIPPED."""
+    if BEHIND_RELU:
+        offset = tl.where(best <= 0, CLIPPED, offset)
+    return offset
+
+
+@triton.jit
 def _load_row(pointer, stride_w, mask):
     first = tl.load(pointer, mask=mask, other=0).to(tl.float32)  # [BLOCK_P, BLOCK_C]
     middle = tl.load(pointer + stride_w, mask=mask, other=0).to(tl.float32)
@@ -112,7 +121,7 @@ def max_pool2d_3x3_stride2_kernel(
     units,  # C / UNIT; strides too are in units, so that the compiler sees what divides them
     in_n, in_c, in_h, in_w,
     out_n, out_c, out_pixel,
-    UNIT: tl.constexpr, SAVE_OFFSETS: tl.constexpr,
+    UNIT: tl.constexpr, SAVE_OFFSETS: tl.constexpr, BEHIND_RELU: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     n = (first + tl.program_id(2)).to(tl.int64)
@@ -136,6 +145,7 @@ def max_pool2d_3x3_stride2_kernel(
         spot = place + j * Q * tl.cast(out_pixel, tl.int64) * UNIT
         tl.store(output + spot, best.to(output.dtype.element_ty), mask=inside)
         if SAVE_OFFSETS:
+            offset = clip(best, offset, BEHIND_RELU)
             tl.store(offsets + spot, offset.to(offsets.dtype.element_ty), mask=inside)
         carry, carry_place = under, under_place
 
@@ -167,7 +177,7 @@ def max_pool2d_forward_kernel(
     UNIT: tl.constexpr,
     INSIDE: tl.constexpr,  # no window leaves the image
     UNROLL: tl.constexpr,
-    SAVE_OFFSETS: tl.constexpr,
+    SAVE_OFFSETS: tl.constexpr, BEHIND_RELU: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     n = (first + tl.program_id(2)).to(tl.int64)
@@ -200,14 +210,15 @@ def max_pool2d_forward_kernel(
     place = n * (out_n * UNIT) + (pixel.to(tl.int64) * out_pixel * UNIT)[:, None] + (c.to(tl.int64) * out_c)[None, :]
     tl.store(output + place, best.to(output.dtype.element_ty), mask=inside)
     if SAVE_OFFSETS:
+        offset = clip(best, offset, BEHIND_RELU)
         tl.store(offsets + place, offset.to(offsets.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _gather_window(total, grad_base, saved_base, offsets, relu_output, i, j, h, w, p_last, q_last, P, Q, inside,
+def _gather_window(total, grad_base, saved_base, offsets, i, j, h, w, p_last, q_last, P, Q, inside,
                    grad_p, grad_q, saved_p, saved_q,
                    R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
-                   DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, RELU: tl.constexpr):  # fmt: skip
+                   DILATION_H: tl.constexpr, DILATION_W: tl.constexpr):  # fmt: skip
     p, q = p_last - i, q_last - j  # [BLOCK_P]
     down, right = h - p * STRIDE_H, w - q * STRIDE_W  # of the window's corner
     r, s = down // DILATION_H, right // DILATION_W
@@ -221,8 +232,6 @@ def _gather_window(total, grad_base, saved_base, offsets, relu_output, i, j, h, 
     winner = tl.load(offsets + saved, mask=mask, other=0).to(tl.int32)  # [BLOCK_P, BLOCK_C]
     grad = tl.load(grad_base - (i * grad_p + j * grad_q), mask=mask, other=0).to(tl.float32)
     won = mask & (winner == (r * S + s)[:, None])
-    if RELU:
-        won = won & ~(tl.load(relu_output + saved, mask=mask, other=0).to(tl.float32) <= 0)
     return total + tl.where(won, grad, 0.0)
 
 
@@ -230,7 +239,6 @@ def _gather_window(total, grad_base, saved_base, offsets, relu_output, i, j, h, 
 def max_pool2d_backward_kernel(
     grad,  # (N, C, P, Q)
     offsets,  # (N, C, P, Q)
-    relu_output,  # (N, C, P, Q), the same strides as offsets; read where RELU
     input_grad,  # (N, C, H, W), dense
     first,  # image of the grid's first layer
     P, Q, W, pixels,  # pixels = H * W
@@ -241,7 +249,7 @@ def max_pool2d_backward_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     REACH_H: tl.constexpr, REACH_W: tl.constexpr,  # windows that may hold a pixel, in each direction
-    UNIT: tl.constexpr, UNROLL: tl.constexpr, RELU: tl.constexpr,
+    UNIT: tl.constexpr, UNROLL: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     n = (first + tl.program_id(2)).to(tl.int64)
@@ -259,17 +267,17 @@ def max_pool2d_backward_kernel(
     total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     if UNROLL:
         for place in tl.static_range(REACH_H * REACH_W - 1, -1, -1):  # windows in ascending order
-            total = _gather_window(total, grad_base, saved_base, offsets, relu_output,
+            total = _gather_window(total, grad_base, saved_base, offsets,
                                    place // REACH_W, place % REACH_W,
                                    h, w, p_last, q_last, P, Q, inside, grad_p, grad_q, saved_p, saved_q,
-                                   R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, RELU)  # fmt: skip
+                                   R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W)  # fmt: skip
     else:
         for i in range(REACH_H):
             for j in range(REACH_W):
-                total = _gather_window(total, grad_base, saved_base, offsets, relu_output,
+                total = _gather_window(total, grad_base, saved_base, offsets,
                                        REACH_H - 1 - i, REACH_W - 1 - j,
                                        h, w, p_last, q_last, P, Q, inside, grad_p, grad_q, saved_p, saved_q,
-                                       R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, RELU)  # fmt: skip
+                                       R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W)  # fmt: skip
 
     place = n * (out_n * UNIT) + (pixel.to(tl.int64) * out_pixel * UNIT)[:, None] + wide_c * out_c
     tl.store(input_grad + place, total.to(input_grad.dtype.element_ty), mask=inside)
@@ -295,11 +303,14 @@ def unit(channels: int, channels_inner: bool, *steps: tuple[int, ...]) -> int:
 
 
 def forward(
-    input: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool, save_offsets: bool
-) -> tuple[Tensor, Tensor | None]:
+    input: Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool, save_offsets: bool,
+    behind_relu: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """`behind_relu`: `input` came out of a ReLU, and the offset of a winner that it did not let pass is CLIPPED."""
     windows = pooling(input.shape, kernel_size, stride, padding, dilation)
     N, C, H, W, _, R, S, stride, padding, dilation, _ = windows
-    output_spec, offsets_spec = pooled(windows, input.dtype, is_channels_last(input), ceil_mode, save_offsets)
+    channels_last = is_channels_last(input)
+    output_spec, offsets_spec = pooled(windows, input.dtype, channels_last, ceil_mode, save_offsets, behind_relu)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     if N == 0:
@@ -325,13 +336,13 @@ def forward(
             grid = (*blocks, min(N - first, MAX_GRID_Z))
             if strips:
                 max_pool2d_3x3_stride2_kernel[grid](
-                    *pointers, first, P, Q, count, *numbers, UNIT, save_offsets,
+                    *pointers, first, P, Q, count, *numbers, UNIT, save_offsets, behind_relu,
                     config.ROWS, config.BLOCK_P, config.BLOCK_C, num_warps=config.num_warps,
                 )  # fmt: skip
             else:
                 max_pool2d_forward_kernel[grid](
                     *pointers, first, H, W, Q, count, *numbers, R, S, *stride, *padding, *dilation,
-                    UNIT, inside, R * S <= UNROLLED_TAPS, save_offsets,
+                    UNIT, inside, R * S <= UNROLLED_TAPS, save_offsets, behind_relu,
                     config.BLOCK_P, config.BLOCK_C, num_warps=config.num_warps,
                 )  # fmt: skip
     return output, offsets
@@ -343,15 +354,11 @@ def backward(
 ) -> tuple[Tensor | None]:  # fmt: skip
     """Gradient of the input."""
     windows = pooling(input_shape, kernel_size, stride, padding, dilation)
-    return (gather(grad, offsets, None, windows, channels_last),)
+    return (gather(grad, offsets, windows, channels_last),)
 
 
-def gather(grad: Tensor, offsets: Tensor, relu_output: Tensor | None, windows: Geometry, channels_last: bool) -> Tensor:
-    """The pooled values' gradient brought to the pixels that won, (N, C, H, W).
-
-    grad, offsets: (N, C, P, Q). relu_output: the pooled values, (N, C, P, Q), where they come out of a ReLU whose mask
-    is to be applied too, else None.
-    """
+def gather(grad: Tensor, offsets: Tensor, windows: Geometry, channels_last: bool) -> Tensor:
+    """The pooled values' gradient (N, C, P, Q) brought to the pixels that won, (N, C, H, W); CLIPPED names none."""
     N, C, H, W, _, R, S, stride, padding, dilation, _ = windows
     spec = nchw((N, C, H, W), grad.dtype, channels_last)
     input_grad = empty(spec, grad.device)
@@ -362,8 +369,6 @@ def gather(grad: Tensor, offsets: Tensor, relu_output: Tensor | None, windows: G
     if channels_inner and grad.stride(1) > 1:
         # A gradient in the other order of dimensions would be read a few bytes at a time, four times over.
         grad = conform(grad, Spec(tuple(grad.shape), offsets.stride(), grad.dtype))
-    if relu_output is not None:
-        relu_output = conform(relu_output, Spec(tuple(grad.shape), offsets.stride(), relu_output.dtype))
     (grad_n, grad_c, grad_p, grad_q), (saved_n, saved_c, saved_p, saved_q) = strides(grad), strides(offsets)
     out_n, out_c, _, out_pixel = spec.stride
     UNIT = unit(C, channels_inner, strides(grad), strides(offsets))
@@ -374,13 +379,13 @@ def gather(grad: Tensor, offsets: Tensor, relu_output: Tensor | None, windows: G
         for first in range(0, N, MAX_GRID_Z):
             grid = (*blocks, min(N - first, MAX_GRID_Z))
             max_pool2d_backward_kernel[grid](
-                grad, offsets, grad if relu_output is None else relu_output, input_grad, first,
+                grad, offsets, input_grad, first,
                 P, Q, W, H * W, C // UNIT,
                 grad_n // UNIT, grad_c, grad_p // UNIT, grad_q // UNIT,
                 saved_n // UNIT, saved_c, saved_p // UNIT, saved_q // UNIT,
                 out_n // UNIT, out_c, out_pixel // UNIT,
                 R, S, *stride, *padding, *dilation, *reach,
-                UNIT, reach[0] * reach[1] <= UNROLLED_TAPS, relu_output is not None,
+                UNIT, reach[0] * reach[1] <= UNROLLED_TAPS,
                 config.BLOCK_P, config.BLOCK_C, num_warps=config.num_warps,
             )  # fmt: skip
     return input_grad

@@ -45,7 +45,11 @@ def test_saves_what_the_table_allows(case: Case, backend: str, generator: torch.
     allowed["output"] = output
     for name in allowed.keys() & keeps:
         places.pop(allowed[name].data_ptr(), None)
-    others = {"offsets": (tuple(output.shape), torch.uint8), "seed": ((2,), torch.int64)}
+    others = {
+        "offsets": (tuple(output.shape), torch.uint8),
+        "mask": ((-(-output.numel() // 8),), torch.uint8),
+        "seed": ((2,), torch.int64),
+    }
     assert list(places.values()) == [others[name] for name in keeps if name in others]
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated
-from alexkern.geometry import Geometry, convolution, pooled_size, pooling
+from alexkern.geometry import CLIPPED, Geometry, convolution, offset_dtype, pooled_size, pooling
 
 PAIRS = ((2, 3), (1, 0), (2, 1))  # stride, padding, dilation
 
@@ -100,3 +100,10 @@ def test_a_convolution_in_depth_has_the_same_output() -> None:
     seen = forward.in_depth(4)
     assert (seen.N, seen.K, seen.P, seen.Q) == (forward.N, forward.K, forward.P, forward.Q)
     assert (seen.C, seen.R, seen.S, seen.stride, seen.padding) == (48, 3, 3, (1, 1), (0, 0))
+
+
+def test_offsets_take_a_byte_where_it_has_numbers_enough() -> None:
+    tried = [(window, behind_relu) for window in ((15, 17), (16, 16), (16, 17)) for behind_relu in (False, True)]
+    found = [(R, S, relu) for (R, S), relu in tried if offset_dtype(R, S, relu) is torch.uint8]
+    assert found == [(15, 17, False), (15, 17, True), (16, 16, False)]
+    assert torch.tensor(CLIPPED[torch.int32]).to(torch.uint8) == CLIPPED[torch.uint8]

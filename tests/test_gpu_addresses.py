@@ -31,7 +31,7 @@ def real_arguments(operator: str, N: int, generator: torch.Generator) -> tuple[t
     if operator == "linear_relu_dropout":
         w = whole((16, ROW), generator).to(DEVICE)
         seeds = (torch.tensor([3, offset], device=DEVICE) for offset in (5, 5 + (N - 1) * 16 // 4))
-        more, more_alone = ((w, None, seed, 0.5) for seed in seeds)
+        more, more_alone = ((w, None, seed, 0.5, True) for seed in seeds)
         return (x, *more), (x[-1:], *more_alone)
     images, w = x.permute(0, 3, 1, 2), whole((16, 16, 1, 1), generator).to(DEVICE)
     definition = OPERATORS[operator]

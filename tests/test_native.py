@@ -197,7 +197,7 @@ def test_a_fault_in_a_kernel_names_the_operator() -> None:
     with pytest.raises(RuntimeError, match=r"kernel dropout, block .*out-of-range access"):
         module.dropout(0, 0, values.data_ptr(), seed.data_ptr(), count, 0, 1.0, 0)
     with pytest.raises(RuntimeError, match=r"kernel linear_relu_dropout_forward, block .*out-of-range access"):
-        module.linear_relu_dropout_forward(0, 0, seed.data_ptr(), count, 0, 1.0, 0)
+        module.linear_relu_dropout_forward(0, 0, 0, seed.data_ptr(), count, 0, 1.0, 0)
 
 
 @needs_emulator

@@ -19,8 +19,8 @@ from torch import Tensor
 import alexkern
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends.cuda import emulated, linear_relu_dropout, sm90
+from alexkern.backends.torch import bits, philox
 from alexkern.backends.torch import linear_relu_dropout as reference
-from alexkern.backends.torch import philox
 from alexkern.cost.chips import CHIPS
 from alexkern.cost.sm90 import Choice, block_k_of, choose, linear_work, modelled_cycles
 from support import routes
@@ -80,16 +80,20 @@ def check(
 ) -> list[Tensor]:
     """Our output and gradients, held to the accuracy rule within their memory."""
     with canaries() as buffers:
-        output = linear_relu_dropout.forward(x, w, b, seed, p)
+        output, mask = linear_relu_dropout.forward(x, w, b, seed, p, True)
         grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(x.dtype).to(DEVICE)
-        grads = linear_relu_dropout.backward(grad, x, w, output, seed, p, (True, True, True))
-    assert buffers
+        saved = output if mask is None else mask
+        grads = linear_relu_dropout.backward(grad, x, w, saved, seed, p, (True, True, True))
+    assert buffers and (mask is None) == (seed is None)
+    if mask is not None:
+        keep = philox.keep(seed, p, tuple(output.shape), output.stride())
+        assert_same(mask, bits.pack(keep & ~(output <= 0)), "mask")
     references = []
     for dtype in (torch.float64, x.dtype):
         wide = [None if tensor is None else tensor.to(dtype) for tensor in (x, w, b)]
         assert wide[0] is not None and wide[1] is not None
-        forward = reference.forward(wide[0], wide[1], wide[2], seed, p)
-        backward = reference.backward(grad.to(dtype), wide[0], wide[1], output.to(dtype), seed, p, (True, True, True))
+        forward, _ = reference.forward(wide[0], wide[1], wide[2], seed, p, False)
+        backward = reference.backward(grad.to(dtype), wide[0], wide[1], saved, seed, p, (True, True, True))
         references.append((forward, *backward))
     everything = [output, *(found for found in grads if found is not None)]
     for name, ours, wanted, torchs_own in zip(("output", "x", "w", "b"), everything, *references, strict=True):
@@ -136,7 +140,7 @@ def test_the_reference_drops_the_very_same(
     force(monkeypatch, *choice)
     x, w = (torch.ones((size, 128), dtype=torch.float16, device=DEVICE) for size in (151, 328))
     for rows in (x, x[:140].view(4, 35, 128)):
-        output = linear_relu_dropout.forward(rows, w, None, place(numbers), p)
+        output, _ = linear_relu_dropout.forward(rows, w, None, place(numbers), p, False)
         keep = philox.keep(place(numbers), p, tuple(output.shape), output.stride())
         assert torch.equal(output, keep * (128 / (1 - p) if p < 1 else 0.0))
 
@@ -147,8 +151,8 @@ def test_dropping_with_p_0_is_not_dropping(
 ) -> None:
     force(monkeypatch, 64, splits)
     x, w, b = draw(torch.bfloat16, generator, 40, 128, 64)
-    kept = linear_relu_dropout.forward(x, w, b, place(), 0.0)
-    assert_same(kept, linear_relu_dropout.forward(x, w, b, None, 0.0))
+    kept, _ = linear_relu_dropout.forward(x, w, b, place(), 0.0, False)
+    assert_same(kept, linear_relu_dropout.forward(x, w, b, None, 0.0, False)[0])
     assert 0 < int((kept == 0).sum()) < kept.numel()
 
 
@@ -160,13 +164,13 @@ def test_nan_and_infinities(monkeypatch: pytest.MonkeyPatch, p: float, splits: i
     x, w, b = draw(torch.float16, generator, 35, 128, 72)
     x[1, 5], x[34, 100], w[70, 40], b[9] = math.nan, math.inf, -math.inf, math.nan
     seed = None if p == 0 else place()
-    output = linear_relu_dropout.forward(x, w, b, seed, p)
-    wanted = reference.forward(x.float(), w.float(), b.float(), seed, p)
+    output, mask = linear_relu_dropout.forward(x, w, b, seed, p, True)
+    wanted, _ = reference.forward(x.float(), w.float(), b.float(), seed, p, False)
     assert torch.equal(output.isnan(), wanted.isnan()) and torch.equal(output.isinf(), wanted.isinf())
     assert bool(output[1].isnan().all()) and bool(output[:, 9].isnan().all())
     assert not bool(output.signbit()[~output.isnan()].any()), "a dropped or negative value is +0"
-    ones = torch.ones_like(output)
-    _, _, bias_grad = linear_relu_dropout.backward(ones, x, w, output, seed, p, (False, False, True))
+    ones, saved = torch.ones_like(output), output if mask is None else mask
+    _, _, bias_grad = linear_relu_dropout.backward(ones, x, w, saved, seed, p, (False, False, True))
     keep = ones.bool() if seed is None else philox.keep(seed, p, tuple(output.shape), output.stride())
     scale = 1 / (1 - p) if p < 1 else 0.0
     assert torch.equal(bias_grad, ((keep & ~(output <= 0)).sum(0) * scale).to(x.dtype))
@@ -182,7 +186,7 @@ def test_same_bits_whenever_copies_and_products_take_effect(
         first = None
         for number in (*range(9), 0):
             schedule(number)
-            found = linear_relu_dropout.forward(*tensors, place(), 0.5)
+            found, _ = linear_relu_dropout.forward(*tensors, place(), 0.5, False)
             first = found if first is None else first
             assert_same(found, first)
 
@@ -233,11 +237,12 @@ def test_others_are_served_otherwise(why: str, launched: list[str], generator: t
 
 def test_no_rows_and_no_features(launched: list[str], generator: torch.Generator) -> None:
     x, w, b = draw(torch.float16, generator, 20, 64, 64)
-    assert torch.equal(linear_relu_dropout.forward(x[:, :0], w[:, :0], b, None, 0.0), b.relu().expand(20, 64))
+    output, _ = linear_relu_dropout.forward(x[:, :0], w[:, :0], b, None, 0.0, False)
+    assert torch.equal(output, b.relu().expand(20, 64))
     assert launched == ["linear_relu_dropout_forward"]
     launched.clear()
-    assert linear_relu_dropout.forward(x[:0], w, b, place(), 0.5).shape == (0, 64)
-    assert linear_relu_dropout.forward(x, w[:0], b[:0], place(), 0.5).shape == (20, 0)
+    assert linear_relu_dropout.forward(x[:0], w, b, place(), 0.5, True)[0].shape == (0, 64)
+    assert linear_relu_dropout.forward(x, w[:0], b[:0], place(), 0.5, True)[0].shape == (20, 0)
     assert launched == []
 
 
@@ -254,8 +259,9 @@ def test_float32_and_older_gpus_are_torchs(
 @pytest.mark.parametrize("needs", list(itertools.product([True, False], repeat=3)), ids=str)
 def test_gradients_only_where_asked(needs: tuple[bool, bool, bool], generator: torch.Generator) -> None:
     x, w, b = draw(torch.float16, generator, 20, 16, 24)
-    output = linear_relu_dropout.forward(x, w, b, place(), 0.5)
-    grads = linear_relu_dropout.backward(output, x, w, output, place(), 0.5, needs)
+    output, mask = linear_relu_dropout.forward(x, w, b, place(), 0.5, True)
+    assert mask is not None
+    grads = linear_relu_dropout.backward(output, x, w, mask, place(), 0.5, needs)
     assert tuple(grad is not None for grad in grads) == needs
 
 

@@ -14,10 +14,10 @@ from support.optional import need
 need("triton")
 
 from alexkern.accuracy import assert_same  # noqa: E402
+from alexkern.backends.torch import bits, philox  # noqa: E402
 from alexkern.backends.torch import dropout as dropout_reference  # noqa: E402
 from alexkern.backends.torch import local_response_norm as norm_reference  # noqa: E402
 from alexkern.backends.torch import max_pool2d as pool_reference  # noqa: E402
-from alexkern.backends.torch import philox  # noqa: E402
 from alexkern.cost.model import cdiv  # noqa: E402
 from alexkern.geometry import pooling  # noqa: E402
 from alexkern.kernels import (  # noqa: E402
@@ -224,10 +224,12 @@ def test_masked_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Gener
     last_program(monkeypatch, masked_gradient, "masked_gradient_kernel")
     dy, y = sparse(LIMIT + 1000), sparse(LIMIT + 1000)
     dy[LIMIT:], y[LIMIT:] = whole((1000,), generator), whole((1000,), generator)
-    seed, tail = torch.tensor([3, 5]), torch.tensor([3, 5 + LIMIT // 4])
-    out = masked_gradient.masked_gradient(dy, y, seed, 0.5)
-    kept = philox.keep(tail, 0.5, (1000,), (1,)) & (y[LIMIT:] > 0)
-    assert_same(out[LIMIT:], torch.where(kept, 2 * dy[LIMIT:], 0))
+    assert_same(masked_gradient.masked_gradient(dy, y)[LIMIT:], torch.where(y[LIMIT:] > 0, dy[LIMIT:], 0))
+    last_program(monkeypatch, masked_gradient, "packed_mask_kernel")
+    mask = masked_gradient.packed_mask(y, torch.tensor([3, 5]), philox.threshold(0.5))
+    kept = philox.keep(torch.tensor([3, 5 + LIMIT // 4]), 0.5, (1000,), (1,)) & (y[LIMIT:] > 0)
+    assert_same(mask[LIMIT // 8 :], bits.pack(kept))
+    assert_same(masked_gradient.masked_gradient(dy, mask, 0.5)[LIMIT:], torch.where(kept, 2 * dy[LIMIT:], 0))
 
 
 @interpreted
@@ -251,7 +253,7 @@ def test_linear(M: int, K: int, N: int, monkeypatch: pytest.MonkeyPatch, generat
     last_program(monkeypatch, linear_relu_dropout, "linear_relu_dropout_kernel")
     x, w = sparse(M, K), sparse(N, K)
     x[-16:], w[-16:] = whole((16, K), generator), whole((16, K), generator)
-    y = linear_relu_dropout.forward(x, w, None, torch.tensor([7, 11]), 0.5)
+    y, _ = linear_relu_dropout.forward(x, w, None, torch.tensor([7, 11]), 0.5, False)
     tail = torch.tensor([7, 11 + (M - 16) * N // 4])
     kept = philox.keep(tail, 0.5, (16, N), (N, 1))[:, -16:]
     assert_same(y[-16:, -16:], torch.where(kept, 2 * (x[-16:].float() @ w[-16:].float().t()).relu(), 0).half())
@@ -286,23 +288,18 @@ def test_gradient_of_max_pooling(layout: str, monkeypatch: pytest.MonkeyPatch, g
     offsets = torch.full_like(grad, 8, dtype=torch.uint8)  # every winner is the last of its window
     last_program(monkeypatch, max_pool2d, "max_pool2d_backward_kernel")
     windows = pooling((4000, 128, 65, 65), *POOL)
-    dx = max_pool2d.gather(*(t.expand(4000, -1, -1, -1) for t in (grad, offsets)), None, windows, layout == "nhwc")
+    dx = max_pool2d.gather(*(t.expand(4000, -1, -1, -1) for t in (grad, offsets)), windows, layout == "nhwc")
     assert dx.numel() > LIMIT
     assert_same(dx[-1, -1, -1, -1], grad[0, -1, -1, -1])
 
 
-@pytest.mark.parametrize("relu", [True, False])
-def test_offsets_and_mask_of_max_pooling(relu: bool, generator: torch.Generator) -> None:
+def test_offsets_of_max_pooling(generator: torch.Generator) -> None:
     """Few images, far apart: the memory between them is never touched."""
     shape, strides = (3, 8, 2, 2), (LIMIT // 2 + 64, 1, 16, 8)
     grad, near = whole(shape, generator, 1, 9), torch.randint(9, shape, dtype=torch.uint8, generator=generator)
-    mask = whole(shape, generator)
     offsets = sparse(2 * strides[0] + 64, dtype=torch.uint8).as_strided(shape, strides).copy_(near)
-    output = sparse(2 * strides[0] + 64).as_strided(shape, strides).copy_(mask)
     windows = pooling((3, 8, 5, 5), *POOL)
-    ours = max_pool2d.gather(grad, offsets, output if relu else None, windows, True)
-    wanted = max_pool2d.gather(grad, near, mask if relu else None, windows, True)
-    assert_same(ours, wanted)
+    assert_same(max_pool2d.gather(grad, offsets, windows, True), max_pool2d.gather(grad, near, windows, True))
 
 
 @interpreted

@@ -14,8 +14,8 @@ from support.canaries import canaries
 if why_missing("triton", "linear_relu_dropout") is not None:
     pytest.skip(f"triton: {why_missing('triton', 'linear_relu_dropout')}", allow_module_level=True)
 
+from alexkern.backends.torch import bits, philox
 from alexkern.backends.torch import linear_relu_dropout as reference
-from alexkern.backends.torch import philox
 from alexkern.kernels import linear_relu_dropout
 from alexkern.kernels.config import TARGETS
 from alexkern.kernels.linear_relu_dropout import Config, Problem
@@ -39,9 +39,10 @@ def test_epilogue_drops_what_philox_says(
     weight = torch.zeros(features, 21, device=DEVICE)
     bias = torch.ones(features, device=DEVICE)
     with canaries() as buffers:
-        output = linear_relu_dropout.forward(input, weight, bias, seed, p)
-    assert buffers
+        output, mask = linear_relu_dropout.forward(input, weight, bias, seed, p, True)
+    assert buffers and mask is not None
     kept = philox.keep(seed, p, tuple(output.shape), output.stride())
+    assert_same(mask, bits.pack(kept), "mask")
     scale = 1 / (1 - p) if p < 1 else 0.0
     assert_same(output, torch.where(kept, scale, 0.0).to(torch.float32))
 
@@ -54,12 +55,12 @@ def test_nan_and_infinity(dtype: torch.dtype, generator: torch.Generator) -> Non
     weight = torch.rand(12, 8, generator=generator).to(dtype).to(DEVICE)
     bias = torch.zeros(12, dtype=dtype, device=DEVICE)
     bias[5] = float("inf")
-    output = linear_relu_dropout.forward(input, weight, bias, seed, 0.5)
+    output, mask = linear_relu_dropout.forward(input, weight, bias, seed, 0.5, True)
     kept = philox.keep(seed, 0.5, (4, 12), (12, 1))
     assert bool(output[1].isnan().all())
     assert torch.equal(output[0, 5].isnan(), ~kept[0, 5])
     grad = torch.ones_like(output)
-    _, _, db = linear_relu_dropout.backward(grad, input, weight, output, seed, 0.5, (False, False, True))
+    _, _, db = linear_relu_dropout.backward(grad, input, weight, mask, seed, 0.5, (False, False, True))
     wanted = 2 * (kept & ~(output <= 0)).sum(0)  # a NaN lets its gradient pass where it was kept
     assert db is not None
     assert_same(db, wanted.to(dtype))
@@ -70,15 +71,15 @@ def test_gradients(transposed: bool, generator: torch.Generator) -> None:
     seed = torch.tensor([1, 2], dtype=torch.int64, device=DEVICE)
     input = torch.randn(2, 3, 20, generator=generator).to(DEVICE)
     weight = torch.randn(20, 9, generator=generator).to(DEVICE).t() if transposed else torch.randn(9, 20).to(DEVICE)
-    output = linear_relu_dropout.forward(input, weight, None, seed, 0.4)
+    _, mask = linear_relu_dropout.forward(input, weight, None, seed, 0.4, True)
     grad = torch.randn(9, 3, 2, generator=generator).to(DEVICE).permute(2, 1, 0)
     needs = (True, True, True)
     with canaries() as buffers:
-        grads = linear_relu_dropout.backward(grad, input, weight, output, seed, 0.4, needs)
+        grads = linear_relu_dropout.backward(grad, input, weight, mask, seed, 0.4, needs)
     assert buffers
-    doubles = (tensor.double() for tensor in (grad, input, weight, output))
-    wanted = reference.backward(*doubles, seed, 0.4, needs)
-    torchs = reference.backward(grad, input, weight, output, seed, 0.4, needs)
+    doubles = (tensor.double() for tensor in (grad, input, weight))
+    wanted = reference.backward(*doubles, mask, seed, 0.4, needs)
+    torchs = reference.backward(grad, input, weight, mask, seed, 0.4, needs)
     for ours, exact, other, name in zip(grads, wanted, torchs, ("input", "weight", "bias"), strict=True):
         assert ours is not None and exact is not None and other is not None
         assert_accurate(ours, exact, other, f"gradient of {name}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends.torch import max_pool2d as reference
-from alexkern.geometry import pooling
+from alexkern.geometry import CLIPPED, pooling
 from alexkern.kernels import max_pool2d as kernels
 from alexkern.kernels.config import TARGETS, rehearse
 from alexkern.plan import nchw
@@ -114,14 +114,15 @@ def test_backward_gathers(name: str, layout: str, relu: bool, dtype: torch.dtype
         "other format": grad,
     }[layout]
     channels_last, windows = memory_format is torch.channels_last, pooling(input.shape, *window)
+    kept = offsets.masked_fill(output <= 0, CLIPPED[offsets.dtype]) if relu else offsets
     with canaries():
-        ours = kernels.gather(grad, offsets, output if relu else None, windows, channels_last)
+        ours = kernels.gather(grad, kept, windows, channels_last)
     assert ours.stride() == nchw(tuple(input.shape), dtype, channels_last).stride
     masked = torch.where(output <= 0, 0.0, grad) if relu else grad
     saved = (offsets, tuple(input.shape), channels_last, *window, ceil_mode, (True,))
     (wanted,), (torchs,) = reference.backward(masked.double(), *saved), reference.backward(masked, *saved)
     assert_accurate(ours, wanted, torchs, "gradient")
-    again = kernels.gather(grad, offsets, output if relu else None, windows, channels_last)
+    again = kernels.gather(grad, kept, windows, channels_last)
     assert_same(again, ours, "a second run")
 
 

@@ -11,6 +11,7 @@ from alexkern.geometry import Pair
 from alexkern.ops.convolution import convolution_arguments, convolution_of
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
+from alexkern.ops.pooling import unbatched
 from alexkern.plan import Spec, conv2d_relu_max_pool2d_outputs, like
 from alexkern.references.conv2d_relu_max_pool2d import REFERENCE
 
@@ -42,8 +43,8 @@ def conv2d_relu_max_pool2d(
         Tensor of shape (N, K, P, Q) or (K, P, Q), the pooled sizes; channels_last if input or weight is, else
         contiguous.
 
-    Saved for backward: input, weight, the pooled output, and one uint8 window offset per output (int32 for windows of
-    over 256 pixels); never the convolution's output.
+    Saved for backward: input, weight, and one uint8 window offset per output (int32 for windows of over 255 pixels), of
+    which one value says that the ReLU clipped the winner; never the convolution's output, nor the pooled one.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -68,7 +69,7 @@ def conv2d_relu_max_pool2d(
     pooling = (pool_kernel_size, pool_stride, pool_padding)
     args = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups, pooling)
     if args[0].dim() == 3:
-        return OPERATOR(args[0].unsqueeze(0), *args[1:], False).squeeze(0).contiguous()
+        return unbatched(OPERATOR(args[0].unsqueeze(0), *args[1:], False))
     return OPERATOR(*args, False)
 
 
@@ -79,7 +80,7 @@ class Conv2dReluMaxPool2d(Operator):
         "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding, bool save_offsets"
     )
     backward_schema = (
-        "Tensor input, Tensor weight, Tensor output, Tensor offsets, int[2] stride, int[2] padding, "
+        "Tensor input, Tensor weight, Tensor offsets, int[2] stride, int[2] padding, "
         "int[2] dilation, int groups, int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding"
     )
     num_tensors = 3
@@ -103,11 +104,11 @@ class Conv2dReluMaxPool2d(Operator):
         return conv2d_relu_max_pool2d_outputs(*args)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        input, weight, output, *_ = args
-        return like(input), like(weight), Spec((output.shape[1],), (1,), weight.dtype)
+        input, weight, *_ = args
+        return like(input), like(weight), Spec((weight.shape[0],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return (args[0], args[1], *outputs), args[3:-1]
+        return (args[0], args[1], outputs[1]), args[3:-1]
 
 
 OPERATOR = Conv2dReluMaxPool2d()

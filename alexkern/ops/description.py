@@ -25,8 +25,8 @@ class Example(NamedTuple):
 class Description:
     """Arguments are positional everywhere, tensors first.
 
-    A backend's module has `forward(*args)`, which returns the output, or (output, offsets) for an operator with
-    `has_offsets`, and `backward(grad, *saved, *params, needs)`, which returns one gradient or None for each of
+    A backend's module has `forward(*args)`, which returns the output, or (output, offsets or mask) for an operator
+    with `has_offsets`, and `backward(grad, *saved, *params, needs)`, which returns one gradient or None for each of
     `differentiable`.
     """
 
@@ -35,7 +35,7 @@ class Description:
     backward_schema: ClassVar[str]  # of the saved tensors and parameters that follow grad
     num_tensors: ClassVar[int]  # how many of the arguments are tensors; they come first
     num_differentiable: ClassVar[int]  # how many of those may have gradients; they come first
-    has_offsets: ClassVar[bool] = False  # a max-pooling operator: its last argument is save_offsets
+    has_offsets: ClassVar[bool] = False  # offsets or a mask behind the output, if its last argument asks for them
 
     layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for
     example: ClassVar[Example]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from alexkern.ops import checks, seed
 from alexkern.ops.autocast import to_autocast_dtype
 from alexkern.ops.description import MATRIX, ROWS, Example
 from alexkern.ops.operator import Operator
-from alexkern.plan import Spec, like, linear_relu_dropout_output
+from alexkern.plan import Spec, like, linear_relu_dropout_output, packed_bits
 from alexkern.references.linear_relu_dropout import REFERENCE
 
 
@@ -35,8 +36,9 @@ def linear_relu_dropout(
     Returns:
         Contiguous tensor of shape (*, out_features).
 
-    Saved for backward: input, weight, output, and the 16 bytes of seed and offset. A NaN gradient at a dropped element
-    gives 0, where torch gives NaN.
+    Saved for backward: input, weight, and a bit for each element of the output and the 16 bytes of seed and offset; or,
+    where nothing is dropped, the output, as torch's ReLU saves its own. A NaN gradient at a dropped element gives 0,
+    where torch gives NaN.
 
     Raises:
         TypeError: an argument of the wrong type.
@@ -61,18 +63,19 @@ def linear_relu_dropout(
             raise argument_error(name, "bias", f"shape {tuple(bias.shape)}", f"({weight.shape[0]},)")
     p = checks.probability(name, p)
     drops = training and p > 0.0
-    return OPERATOR(input, weight, bias, seed.draw(input.device) if drops else None, p if drops else 0.0)
+    return OPERATOR(input, weight, bias, seed.draw(input.device) if drops else None, p if drops else 0.0, False)
 
 
 class LinearReluDropout(Operator):
     name = "linear_relu_dropout"
-    schema = "Tensor input, Tensor weight, Tensor? bias, Tensor? seed, float p"
-    backward_schema = "Tensor input, Tensor weight, Tensor output, Tensor? seed, float p"
+    schema = "Tensor input, Tensor weight, Tensor? bias, Tensor? seed, float p, bool save_mask"
+    backward_schema = "Tensor input, Tensor weight, Tensor mask, Tensor? seed, float p"
     num_tensors = 4
     num_differentiable = 3
+    has_offsets = True
     layers = ((nn.Linear, nn.ReLU, nn.Dropout), (nn.Linear, nn.ReLU))
     reference = REFERENCE
-    example = Example((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0))
+    example = Example((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0, False))
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         linear, _, *dropouts = modules
@@ -80,15 +83,18 @@ class LinearReluDropout(Operator):
         return {"weight": linear.weight, "bias": linear.bias, **drops}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return (linear_relu_dropout_output(*args[:2]),)
+        input, weight, _, seed, _, save_mask = args
+        output = linear_relu_dropout_output(input, weight)
+        return output, packed_bits(math.prod(output.shape) if save_mask and seed is not None else 0)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         input, weight, *_ = args
         return like(input), like(weight), Spec((weight.shape[0],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        input, weight, _, seed, p = args
-        return (input, weight, outputs[0], seed), (p,)
+        input, weight, _, seed, p, _ = args
+        # torch's ReLU saves its output too: nobody may edit it in place. Behind a dropout anybody may.
+        return (input, weight, outputs[0] if seed is None else outputs[1], seed), (p,)
 
 
 OPERATOR = LinearReluDropout()

@@ -12,7 +12,7 @@ from alexkern.geometry import Pair, pooling
 from alexkern.ops import checks
 from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
-from alexkern.ops.pooling import checked_pooled_size, window_arguments
+from alexkern.ops.pooling import checked_pooled_size, unbatched, window_arguments
 from alexkern.plan import Spec, is_channels_last, nchw, pooled
 from alexkern.references.max_pool2d import REFERENCE
 
@@ -60,7 +60,7 @@ def max_pool2d(
     if input.dim() == 3:
         # Unbatched results are contiguous in torch, whatever the input's strides.
         batch = input.contiguous().unsqueeze(0)
-        return OPERATOR(batch, kernel_size, stride, padding, dilation, ceil_mode, False).squeeze(0)
+        return unbatched(OPERATOR(batch, kernel_size, stride, padding, dilation, ceil_mode, False))
     return OPERATOR(input, kernel_size, stride, padding, dilation, ceil_mode, False)
 
 

@@ -61,7 +61,7 @@ class Operator(Description):
         return self.dispatched(backend, *args)
 
     def training(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments with save_offsets set, where the operator has it."""
+        """The arguments that ask for offsets or a mask, where the operator has them."""
         return (*args[:-1], True) if self.has_offsets else args
 
     def wants_gradient(self, args: tuple[Any, ...]) -> bool:

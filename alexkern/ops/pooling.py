@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from alexkern.errors import argument_error
 from alexkern.geometry import Pair, pooled_size, pooling
 from alexkern.ops import checks
@@ -41,3 +44,9 @@ def checked_pooled_size(
             f"large enough for one {kernel_size[0]}x{kernel_size[1]} window: the output size is too small",
         )
     return pooled
+
+
+def unbatched(output: Tensor) -> Tensor:
+    """The image of a batch of one: contiguous, and no view, since nobody else has its memory, nor a backward pass."""
+    image: Tensor = torch.ops.aten._unsafe_view(output.contiguous(), output.shape[1:])
+    return image

@@ -165,9 +165,7 @@ def _convolve(dtype: torch.dtype, tf32: bool, tile: int, channels: int) -> None:
             stack.enter_context(mock.patch.object(conv2d_relu_max_pool2d, "plan_of", lambda *_, plan=plan: plan))
             pooled, offsets = conv2d_relu_max_pool2d.forward(images, filters, bias, *arguments, *pooling, True)
             assert offsets is not None
-            conv2d_relu_max_pool2d.backward(
-                pooled, images, filters, pooled, offsets, *arguments, *pooling, needs=everything
-            )
+            conv2d_relu_max_pool2d.backward(pooled, images, filters, offsets, *arguments, *pooling, needs=everything)
 
 
 def _convolve_on_sm90(dtype: torch.dtype, tile: int, channels: int, cluster: int) -> None:
@@ -211,11 +209,12 @@ def _normalise(images: Tensor, size: int) -> None:
 
 def _drop(dtype: torch.dtype) -> None:
     rows, weight, draw = torch.zeros((4, 8), dtype=dtype), torch.zeros((8, 8), dtype=dtype), torch.zeros(2).long()
-    linear_relu_dropout.forward(torch.zeros((16, 8), dtype=dtype), weight, None, None, 0.5)
+    linear_relu_dropout.forward(torch.zeros((16, 8), dtype=dtype), weight, None, None, 0.5, False)
     dropout.forward(rows, draw, 0.5)
     for seed in (draw, None):
-        output = linear_relu_dropout.forward(rows, weight, None, seed, 0.5)
-        linear_relu_dropout.backward(rows, rows, weight, output, seed, 0.5, (True, False, False))
+        output, mask = linear_relu_dropout.forward(rows, weight, None, seed, 0.5, True)
+        saved = output if mask is None else mask
+        linear_relu_dropout.backward(rows, rows, weight, saved, seed, 0.5, (True, False, False))
 
 
 def _drop_on_sm90(dtype: torch.dtype) -> None:
@@ -226,7 +225,7 @@ def _drop_on_sm90(dtype: torch.dtype) -> None:
         mock.patch.object(sm90, "choose_linear", lambda *_: (64, 2, 1)),
     ):
         for seed in (torch.zeros(2).long(), None):
-            linear_relu_dropout.forward(rows, weight, None, seed, 0.5)
+            linear_relu_dropout.forward(rows, weight, None, seed, 0.5, True)
 
 
 def _build(folder: Path) -> Path:

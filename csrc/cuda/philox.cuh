@@ -2,6 +2,7 @@
 // Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011), section 3.4.
 #pragma once
 
+#include "ptx/numbers.cuh"
 #include "ptx/platform.cuh"
 
 namespace alexkern::philox {
@@ -68,6 +69,18 @@ __device__ __forceinline__ void factors(const Rule& rule, const Start& start, st
 template <int kCount>
 __device__ __forceinline__ void factors(const Rule& rule, std::int64_t first, float (&factor)[kCount]) {
     factors(rule, start(rule), first, factor);
+}
+
+// The mask of eight elements, a bit each: whether a ReLU's `value`, as T has it, was neither clipped nor dropped.
+template <typename T>
+__device__ __forceinline__ std::uint8_t passing(const float (&value)[8], const float (&factor)[8]) {
+    unsigned bits = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        const bool clipped = ptx::to_float(ptx::from_float<T>(value[i])) <= 0.0f;
+        bits |= static_cast<unsigned>(factor[i] != 0.0f && !clipped) << i;
+    }
+    return static_cast<std::uint8_t>(bits);
 }
 
 }  // namespace alexkern::philox

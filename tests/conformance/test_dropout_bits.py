@@ -72,11 +72,11 @@ def test_linear_drops_the_same_elements(backend: str, p: float) -> None:
     place = torch.tensor((2**40 + 5, -3), device=DEVICE)
     input = torch.eye(6, device=DEVICE)
     weight = torch.ones(9, 6, device=DEVICE)
-    output = operator.forward(input, weight, None, place, p)
+    output, mask = operator.forward(input, weight, None, place, p, True)
     keep = philox.keep(place, p, output)
     assert torch.equal(output != 0, keep)
     gradient, _, bias_gradient = operator.backward(
-        torch.ones_like(output), input, weight, output, place, p, (True, False, True)
+        torch.ones_like(output), input, weight, mask, place, p, (True, False, True)
     )
     scale = 1 / (1 - p) if p < 1 else 0.0
     torch.testing.assert_close(bias_gradient, keep.sum(0) * scale)

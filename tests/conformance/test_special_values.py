@@ -12,7 +12,8 @@ from torch.nn import functional as F
 import alexkern
 from alexkern import dispatch, functional
 from alexkern.accuracy import assert_same
-from support.backends import DEVICE, serving
+from alexkern.geometry import CLIPPED
+from support.backends import DEVICE, combination, serving
 
 NAN, INF = math.nan, math.inf
 POOL_BACKENDS = serving("max_pool2d")
@@ -159,6 +160,29 @@ def test_convolution_relu_and_pool(backend: str, values: list[float], generator:
     both(ours, torchs, leaves, grad)
 
 
+@pytest.mark.parametrize(
+    ("window", "backend", "dtype"),
+    [
+        combination(window, backend, dtype, quick=False)
+        for window, dtype in (((15, 17), torch.uint8), ((16, 16), torch.int32))
+        for backend in serving("conv2d_relu_max_pool2d")
+    ],
+)
+def test_the_last_place_of_a_window_is_not_clipped(window: tuple[int, int], backend: str, dtype: torch.dtype) -> None:
+    """A byte has a number for each of 255 places and one for what was clipped; a window of 256 has offsets of four."""
+    operator = dispatch.implementation(backend, "conv2d_relu_max_pool2d")
+    count, arguments = window[0] * window[1], ((1, 1), (0, 0), (1, 1), 1, window, (1, 1), (0, 0))
+    ramp = torch.arange(1.0, count + 1, device=DEVICE).view(1, 1, *window)
+    input, weight = torch.cat((ramp, -ramp), 1), torch.eye(2, device=DEVICE)[:, :, None, None]
+    output, offsets = operator.forward(input, weight, None, *arguments, True)
+    assert output.flatten().tolist() == [count, 0]
+    assert offsets.dtype == dtype and offsets.flatten().tolist() == [count - 1, CLIPPED[dtype]]
+    gradient, _, _ = operator.backward(
+        torch.ones_like(output), input, weight, offsets, *arguments, (True, False, False)
+    )
+    assert_same(gradient, torch.cat((ramp == count, ramp < 0), 1).float())
+
+
 @pytest.mark.parametrize("backend", serving("dropout"))
 def test_dropped_nan_and_infinity_are_nan(backend: str) -> None:
     input = torch.tensor([NAN, INF, -INF, 1.0, -1.0] * 40, device=DEVICE)
@@ -202,10 +226,10 @@ def test_no_gradient_passes_a_dropped_nan(backend: str, incoming: float) -> None
     operator, seed = dispatch.implementation(backend, "linear_relu_dropout"), torch.tensor([7, 5], device=DEVICE)
     input, weight = torch.full((4, 1), NAN, device=DEVICE), torch.ones(9, 1, device=DEVICE)
     kept = dispatch.implementation("torch", "dropout").forward(torch.ones(4, 9, device=DEVICE), seed, 0.5) != 0
-    output = operator.forward(input, weight, None, seed, 0.5)
+    output, mask = operator.forward(input, weight, None, seed, 0.5, True)
     assert bool(output.isnan().all())
     _, _, bias_grad = operator.backward(
-        torch.full_like(output, incoming), input, weight, output, seed, 0.5, (False, False, True)
+        torch.full_like(output, incoming), input, weight, mask, seed, 0.5, (False, False, True)
     )
     untouched = ~kept.any(0)
     assert 0 < int(untouched.sum()) < 9

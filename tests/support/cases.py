@@ -218,7 +218,7 @@ SUITES = {
     "conv2d_relu_max_pool2d": Suite(
         CONVOLUTIONS_WITH_POOL,
         small=(((1, 2, 5, 5), (2, 2, 3, 3), (2,)), {"padding": 1}),
-        keeps=("input", "weight", "output", "offsets"),
+        keeps=("input", "weight", "offsets"),
         autograd="uneven",
         compile="uneven",
         func="vgg",
@@ -248,7 +248,7 @@ SUITES = {
     "linear_relu_dropout": Suite(
         LINEARS,
         small=(((3, 4), (5, 4), (5,)), {}),
-        keeps=("input", "weight", "output", "seed"),
+        keeps=("input", "weight", "mask", "seed"),
         autograd="fc6",
         compile="fc6",
         func="evaluating",

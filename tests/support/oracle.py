@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern import dispatch
+from alexkern.geometry import CLIPPED
 from alexkern.ops import seed as seeds
 from support import philox
 from support.cases import Case
@@ -71,18 +72,18 @@ def keep(case: Case, tensors: Tensors) -> Tensor | None:
 
 
 def winners(case: Case, tensors: Tensors, backend: str) -> Tensor:
-    """The backend's own offsets, as flat indices into the image that is pooled."""
+    """The backend's own offsets, as flat indices into the image that is pooled; any for what its ReLU clipped."""
     detached = [None if tensor is None else tensor.detach() for tensor in tensors]
     recorded: list[Tensor] = []
 
     def record(module: Any, *args: Any) -> Any:
         values, offsets = module.forward(*args[:-1], True)
-        recorded.append(offsets)
+        recorded.extend((offsets, values))
         return values
 
     with _calling(case.operator, record), dispatch.backend(backend):
         case.call(*detached)
-    (offsets,) = recorded
+    offsets, values = recorded
     arguments = case.arguments
     if case.operator == "max_pool2d":
         kernel_size = _pair(arguments["kernel_size"])
@@ -94,13 +95,19 @@ def winners(case: Case, tensors: Tensors, backend: str) -> Tensor:
         dilation = (1, 1)
         image = F.conv2d(*detached, **_convolution(arguments))  # type: ignore[arg-type]
     assert image is not None
+    if case.operator == "conv2d_relu_max_pool2d":
+        clipped = offsets == CLIPPED[offsets.dtype]
+        assert torch.equal(clipped, values <= 0), "only what the ReLU clipped has no winner"
+    else:
+        clipped = torch.zeros_like(offsets, dtype=torch.bool)
     offsets = offsets.to(torch.int64)
     h = torch.arange(offsets.shape[-2], device=offsets.device).unsqueeze(1) * stride[0] - padding[0]
     w = torch.arange(offsets.shape[-1], device=offsets.device) * stride[1] - padding[1]
     h = h + offsets // kernel_size[1] * dilation[0]
     w = w + offsets % kernel_size[1] * dilation[1]
-    assert bool(((h >= 0) & (h < image.shape[-2]) & (w >= 0) & (w < image.shape[-1])).all()), "a winner in the padding"
-    return (h * image.shape[-1] + w).reshape(*image.shape[:-2], *offsets.shape[-2:])
+    inside = (h >= 0) & (h < image.shape[-2]) & (w >= 0) & (w < image.shape[-1])
+    assert bool((inside | clipped).all()), "a winner in the padding"
+    return (h * image.shape[-1] + w).masked_fill(clipped, 0).reshape(*image.shape[:-2], *offsets.shape[-2:])
 
 
 class _calling:

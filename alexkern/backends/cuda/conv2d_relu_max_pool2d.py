@@ -2,7 +2,8 @@
 
 The choice is made by FLOPs and bytes, for every problem (docs/cuda-convolution.md). In two kernels, conv2d_relu's and
 max_pool2d's, the convolution's output lives between them alone; in one it never reaches memory. Values and offsets are
-the same. The backward goes through pooling and ReLU in one pass, then takes conv2d_relu's products.
+the same. The backward goes through pooling and ReLU in one pass, by the offsets alone, and then takes conv2d_relu's
+products.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def forward(
     plan = plan_of(input, geometry, save_offsets) if fusable else None
     if plan is None:
         convolved = conv2d_relu.forward(input, weight, bias, stride, padding, dilation, groups)
-        return max_pool2d.forward(convolved, *pool, (1, 1), False, save_offsets)
+        return max_pool2d.forward(convolved, *pool, (1, 1), False, save_offsets, behind_relu=True)
     channels_last = is_channels_last(input) or is_channels_last(weight)
-    output_spec, offsets_spec = pooled(windows, input.dtype, channels_last, False, save_offsets)
+    output_spec, offsets_spec = pooled(windows, input.dtype, channels_last, False, save_offsets, behind_relu=True)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     images, filters = operands(input, weight, groups)
@@ -70,7 +71,6 @@ def backward(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,
-    output: Tensor,
     offsets: Tensor,
     stride: Pair,
     padding: Pair,
@@ -82,20 +82,17 @@ def backward(
     needs: tuple[bool, bool, bool],
 ) -> conv2d_relu.Gradients:
     """Gradients of input, weight and bias, those that `needs` asks for."""
-    if not (needs[0] or needs[1]):
-        # A pooled value is the activation at its winner: masked, the gradients need not go there to be summed.
-        return None, None, conv2d_relu.masked_gradient(grad, output, 1, True)[1] if needs[2] else None
     geometry = convolution(input, weight, stride, padding, dilation, groups)
     size = (geometry.N, geometry.K, geometry.P, geometry.Q)
     windows = pooling(size, pool_kernel_size, pool_stride, pool_padding)
-    masked, bias_grad = _unpooled(grad, output, offsets, windows, groups, needs[2])
+    masked, bias_grad = _unpooled(grad, offsets, windows, groups, needs[2])
     input_grad = conv2d_relu.data_gradient(masked, input, weight, geometry) if needs[0] else None
     weight_grad = conv2d_relu.weight_gradient(masked, input, weight, geometry) if needs[1] else None
     return input_grad, weight_grad, bias_grad
 
 
 def _unpooled(
-    grad: Tensor, output: Tensor, offsets: Tensor, windows: Geometry, groups: int, with_bias: bool
+    grad: Tensor, offsets: Tensor, windows: Geometry, groups: int, with_bias: bool
 ) -> tuple[Packed, Tensor | None]:
     """The gradient, over the windows' input, of the convolution behind the ReLU, packed, and its sum: the bias's."""
     N, K, H, W = windows[:4]
@@ -104,9 +101,8 @@ def _unpooled(
     chunks = max(min(N * H * W, CHUNKS), 1)
     chunks -= chunks % CHUNKS_AT_ONCE if chunks > CHUNKS_AT_ONCE else 0
     sums = workspace((chunks, groups * channels), grad, torch.float32) if with_bias else None
-    # Every gradient is read up to four times: in the order of the offsets and the output, which is that of `memory`.
-    layout = Spec(tuple(grad.shape), offsets.stride(), grad.dtype)
-    grad, output = conform(grad, layout), conform(output, layout)
+    # Every gradient is read up to four times: in the order of the offsets, which is that of `memory`.
+    grad = conform(grad, Spec(tuple(grad.shape), offsets.stride(), grad.dtype))
     launch(
         "conv2d_relu_max_pool2d_backward",
         grad,
@@ -116,7 +112,6 @@ def _unpooled(
         grad.data_ptr(),
         strides(grad),
         offsets.data_ptr(),
-        output.data_ptr(),
         strides(offsets),
         memory.data_ptr(),
         0 if sums is None else sums.data_ptr(),

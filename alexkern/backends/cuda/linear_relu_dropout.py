@@ -4,6 +4,7 @@ Up to 16 rows of 16-bit values, whose product is bounded by reading the weight, 
 More of them go through csrc/cuda/sm90 on compute capability 9.0, ReLU and dropout in its epilogue. For the rest
 torch puts linear's output where it is planned, and ReLU and dropout go over it in place.
 
+Where elements are dropped, whatever finishes them also writes the mask, a bit for each: which let a gradient pass.
 Backward masks and scales the gradient in one pass, and the products, which then read each of its values many times, are
 torch's. csrc/cuda/sm90 would have to transpose the weight for the data gradient, and to leave the weight's gradient in
 fp32 and read it again: 150 MB and 300 MB more than torch moves for AlexNet's fc6, whose weight has 75 MB.
@@ -18,16 +19,31 @@ from alexkern.backends.cuda import launch, sm90
 from alexkern.backends.cuda.layout import packed
 from alexkern.backends.torch.dropout import scale
 from alexkern.backends.torch.philox import threshold
-from alexkern.plan import Spec, contiguous_strides, empty, like, linear_relu_dropout_output
+from alexkern.plan import Spec, contiguous_strides, empty, like, linear_relu_dropout_output, packed_bits
 
 FEW_ROWS = 16
 VALUES_PER_COPY = 8  # of 16 bits
 
 
-def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, save_mask: bool
+) -> tuple[Tensor, Tensor | None]:
     output = empty(linear_relu_dropout_output(input, weight), input.device)
-    if output.numel() == 0:
-        return output
+    mask = empty(packed_bits(output.numel()), input.device) if save_mask and seed is not None else None
+    if output.numel() > 0:
+        _fill(output, mask, input, weight, bias, seed, p)
+    return output, mask
+
+
+def _fill(
+    output: Tensor,
+    mask: Tensor | None,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seed: Tensor | None,
+    p: float,
+) -> None:
     K, C = weight.shape  # out_features, in_features
     M = output.shape[:-1].numel()
     rows, x = output.view(M, K), input.reshape(M, C)
@@ -46,17 +62,16 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | N
             K,
             C,
         )
-        return _finish(output, seed, p)
+        return _finish(output, mask, seed, p)
     plan = sm90.plan_linear(x, weight, rows)
     if plan is not None:
-        _on_sm90(plan, x, weight, bias, rows, seed, p)
-        return output
+        return _on_sm90(plan, x, weight, bias, rows, mask, seed, p)
     with torch.no_grad():  # torch refuses out= beside a tensor that requires a gradient, wanted or not
         if bias is None:
             torch.mm(x, weight.t(), out=rows)
         else:
             torch.addmm(bias, x, weight.t(), out=rows)
-    return _finish(output, seed, p)
+    _finish(output, mask, seed, p)
 
 
 def _on_sm90(
@@ -65,13 +80,14 @@ def _on_sm90(
     weight: Tensor,
     bias: Tensor | None,
     rows: Tensor,
+    mask: Tensor | None,
     seed: Tensor | None,
     p: float,
 ) -> None:
     """rows (M, K) = relu(x @ weight.t() + bias), dropped."""
     images = packed(x[:, :, None, None], 1)
     bias = None if bias is None else bias.contiguous()
-    partials = sm90.convolve(plan, images, weight, bias, rows, seed, threshold(p), scale(p))
+    partials = sm90.convolve(plan, images, weight, bias, rows, mask, seed, threshold(p), scale(p))
     if partials is None:
         return
     launch(
@@ -83,49 +99,49 @@ def _on_sm90(
         rows.data_ptr(),
         rows.numel(),
         rows.shape[1],
+        0 if mask is None else mask.data_ptr(),
         0 if seed is None else seed.data_ptr(),
         threshold(p),
         scale(p),
     )
 
 
-def _finish(output: Tensor, seed: Tensor | None, p: float) -> Tensor:
+def _finish(output: Tensor, mask: Tensor | None, seed: Tensor | None, p: float) -> None:
     """ReLU and dropout, in place."""
     launch(
         "linear_relu_dropout_forward",
         output,
         output.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
         0 if seed is None else seed.data_ptr(),
         output.numel(),
         threshold(p),
         scale(p),
     )
-    return output
 
 
 def backward(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,
-    output: Tensor,
+    mask: Tensor,
     seed: Tensor | None,
     p: float,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias, those that `needs` asks for."""
+    """Gradients of input, weight and bias, those that `needs` asks for. Without a seed the output is the mask."""
     K, C = weight.shape  # out_features, in_features
-    shape = tuple(output.shape)
+    shape = tuple(grad.shape)
     masked = empty(Spec(shape, contiguous_strides(shape), grad.dtype), grad.device)
-    grad, output = grad.contiguous(), output.contiguous()
+    grad, mask = grad.contiguous(), mask.contiguous()
     launch(
         "linear_relu_dropout_backward",
         grad,
         grad.data_ptr(),
-        output.data_ptr(),
+        mask.data_ptr() if seed is None else 0,
+        0 if seed is None else mask.data_ptr(),
         masked.data_ptr(),
-        0 if seed is None else seed.data_ptr(),
         masked.numel(),
-        threshold(p),
         scale(p),
     )
     M = masked.shape[:-1].numel()

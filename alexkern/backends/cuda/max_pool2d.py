@@ -20,9 +20,12 @@ def forward(
     dilation: Pair,
     ceil_mode: bool,
     save_offsets: bool,
+    behind_relu: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
+    """`behind_relu`: `input` came out of a ReLU, and the offset of a winner that it did not let pass is CLIPPED."""
     windows = pooling(input.shape, kernel_size, stride, padding, dilation)
-    output_spec, offsets_spec = pooled(windows, input.dtype, is_channels_last(input), ceil_mode, save_offsets)
+    channels_last = is_channels_last(input)
+    output_spec, offsets_spec = pooled(windows, input.dtype, channels_last, ceil_mode, save_offsets, behind_relu)
     output = empty(output_spec, input.device)
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     if output.numel() == 0:
@@ -31,6 +34,7 @@ def forward(
         "max_pool2d_forward",
         input,
         offsets_spec.dtype == torch.int32,
+        behind_relu,
         windows,
         output_spec.shape[2:],
         input.data_ptr(),
@@ -65,6 +69,7 @@ def backward(
         "max_pool2d_backward",
         grad,
         offsets.dtype == torch.int32,
+        False,
         pooling(input_shape, kernel_size, stride, padding, dilation),
         grad.shape[2:],
         input_grad.data_ptr(),

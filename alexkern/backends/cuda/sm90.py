@@ -86,13 +86,14 @@ def convolve(
     filters: Tensor,
     bias: Tensor | None,
     output: Tensor,
+    mask: Tensor | None = None,
     seed: Tensor | None = None,
     limit: int = 0,
     scale: float = 1.0,
 ) -> Tensor | None:
     """Fill the output as planned; or return sums (splits, N, P, Q, groups, K) that are still to be reduced into it.
 
-    `seed`: and drop, by csrc/cuda/philox.cuh's `limit` and `scale`, what is not returned as sums.
+    `seed`: and drop, by csrc/cuda/philox.cuh's `limit` and `scale`, what is not returned as sums; `mask` is filled too.
     """
     of = plan.geometry
     partials = None if plan.direct else workspace((plan.choice[1], of.N, of.P, of.Q, of.K), output, torch.float32)
@@ -107,6 +108,7 @@ def convolve(
         0 if bias is None else bias.data_ptr(),
         0 if partials is None else partials.data_ptr(),
         output.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
         0 if seed is None else seed.data_ptr(),
         limit,
         scale,

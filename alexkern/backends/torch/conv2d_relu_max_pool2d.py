@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends.torch import conv2d_relu, max_pool2d
-from alexkern.geometry import Pair, convolution
+from alexkern.geometry import CLIPPED, Pair, convolution, pooling
 from alexkern.plan import is_channels_last
 
 PRECISION = "conv"  # the fp32_precision of torch.backends that says whether float32 is multiplied as TF32
@@ -25,6 +24,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> t
         (1, 1),
         False,
         save_offsets,
+        behind_relu=True,
     )
 
 
@@ -40,7 +40,6 @@ def backward(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,
-    output: Tensor,
     offsets: Tensor,
     stride: Pair,
     padding: Pair,
@@ -52,13 +51,16 @@ def backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight and bias, those that `needs` asks for."""
-    # A pooled value is the activation at its winner, so the ReLU mask can be read off it, before scattering.
     between = convolution(input, weight, stride, padding, dilation, groups)
-    masked = torch.ops.aten.threshold_backward(grad, output, 0)
+    shape = (between.N, between.K, between.P, between.Q)
+    clipped = offsets == CLIPPED[offsets.dtype]
+    # What the ReLU clipped gets nothing, but torch's scatter wants to know of a pixel for it too.
+    windows = pooling(shape, pool_kernel_size, pool_stride, pool_padding)
+    inside = max_pool2d.first_inside(windows, offsets.shape[2], offsets.shape[3], offsets.device)
     (scattered,) = max_pool2d.backward(
-        masked,
-        offsets,
-        (between.N, between.K, between.P, between.Q),
+        grad.masked_fill(clipped, 0),
+        offsets.where(~clipped, inside.to(offsets.dtype)),
+        shape,
         is_channels_last(input) or is_channels_last(weight),
         pool_kernel_size,
         pool_stride,

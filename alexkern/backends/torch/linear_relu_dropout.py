@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.backends.torch import dropout, philox
+from alexkern.backends.torch import bits, dropout, philox
 from alexkern.plan import linear_relu_dropout_output
 
 PRECISION = "matmul"  # the fp32_precision of torch.backends that says whether float32 is multiplied as TF32
 
 
-def forward(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, save_mask: bool
+) -> tuple[Tensor, Tensor | None]:
     output = F.linear(input, weight, bias).relu_()
+    if output.dim() != 2:  # a view of rows, which nobody could edit in place behind an autograd.Function
+        output = torch.ops.aten._unsafe_view(output, output.shape)
     if seed is None:
-        return output
-    return dropout.apply(output, philox.keep(seed, p, tuple(output.shape), output.stride()), p, output)
+        return output, None
+    keep = philox.keep(seed, p, tuple(output.shape), output.stride())
+    mask = bits.pack(keep & ~(output <= 0)) if save_mask else None
+    return dropout.apply(output, keep, p, output), mask
 
 
-def composite(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+def composite(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, *_: Any) -> Tensor:
     """The forward, differentiable by torch itself."""
     output = F.linear(input, weight, bias).relu()
     if seed is None:
@@ -30,7 +37,7 @@ def composite(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor |
     return dropout.masked(output, philox.Keep.apply(seed, p, spec.shape, spec.stride), p)
 
 
-def compiled(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float) -> Tensor:
+def compiled(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, *_: Any) -> Tensor:
     """The same in distribution: what torch.compile traces."""
     return F.dropout(F.linear(input, weight, bias).relu(), p, seed is not None)
 
@@ -39,19 +46,16 @@ def backward(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,
-    output: Tensor,
+    mask: Tensor,
     seed: Tensor | None,
     p: float,
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias, those that `needs` asks for."""
-    if seed is not None:
-        grad = grad * dropout.scale(p)
-    # Where an element was dropped the output is 0, so the ReLU mask drops its gradient too.
-    grad = torch.ops.aten.threshold_backward(grad, output, 0)
-    # Only a dropped NaN is no 0. A CPU can afford to ask; on a GPU the answer would stall the stream.
-    if seed is not None and (output.device.type != "cpu" or bool(output.isnan().any())):
-        grad = grad.masked_fill(~philox.keep(seed, p, tuple(output.shape), output.stride()), 0)
+    """Gradients of input, weight and bias, those that `needs` asks for. Without a seed the output is the mask."""
+    if seed is None:
+        grad = torch.ops.aten.threshold_backward(grad, mask, 0)
+    else:
+        grad = (grad * dropout.scale(p)).masked_fill(~bits.unpack(mask, tuple(grad.shape)), 0)
     rows, inputs = _matrix(grad), _matrix(input)  # (N, out_features), (N, in_features)
     return (
         (grad @ weight) if needs[0] else None,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.geometry import Geometry, Pair, offset_dtype, pooling
+from alexkern.geometry import CLIPPED, Geometry, Pair, offset_dtype, pooling
 from alexkern.plan import empty, nchw
 
 Make = Callable[[Geometry, int, int, torch.device], tuple[Tensor, Tensor]]
@@ -24,11 +24,17 @@ def forward(
     dilation: Pair,
     ceil_mode: bool,
     save_offsets: bool,
+    behind_relu: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
+    """`behind_relu`: `input` came out of a ReLU, and the offset of a winner that it did not let pass is CLIPPED."""
     if not save_offsets:
         return torch.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode), None
     output, indices = torch.ops.aten.max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)
-    return output, window_offsets(indices, plane(input.shape, kernel_size, stride, padding, dilation))
+    offsets = window_offsets(indices, plane(input.shape, kernel_size, stride, padding, dilation))
+    if behind_relu:
+        offsets = offsets.to(offset_dtype(*kernel_size, behind_relu))
+        offsets.masked_fill_(output <= 0, CLIPPED[offsets.dtype])
+    return output, offsets
 
 
 def composite(input: Tensor, *args: Any) -> Tensor:
@@ -75,6 +81,12 @@ def window_origins(windows: Geometry, P: int, Q: int, device: torch.device) -> t
         for count, step, pad in zip((P, Q), windows.stride, windows.padding, strict=True)
     )
     return rows.unsqueeze(1), columns
+
+
+def first_inside(windows: Geometry, P: int, Q: int, device: torch.device) -> Tensor:
+    """The offset of every window's first position inside the image, (P, Q), where nothing is dilated."""
+    rows, columns = window_origins(windows, P, Q, device)
+    return rows.neg_().clamp_(min=0) * windows.S + columns.neg_().clamp_(min=0)
 
 
 def have_pixels(windows: Geometry) -> bool:
@@ -130,7 +142,7 @@ def offset_table(windows: Geometry, P: int, Q: int, device: torch.device) -> tup
     w = columns.view(-1, 1, 1) + torch.arange(S, device=device) * dilation[1]  # (Q, 1, S)
     first_entry = torch.arange(Q, device=device) * entries  # (Q,)
     entry = torch.where((w >= 0) & (w < W), distances, entries - 1) + first_entry.view(-1, 1, 1)  # (Q, R, S)
-    offsets = torch.arange(R * S, device=device).to(offset_dtype(R, S)).expand(Q, R * S)
+    offsets = torch.arange(R * S, device=device).to(offset_dtype(R, S, False)).expand(Q, R * S)
     table = offsets.new_zeros(Q * entries).scatter_(0, entry.flatten(), offsets.flatten())
     return table, rows * W + columns - first_entry  # (Q * entries,), (P, Q)
 

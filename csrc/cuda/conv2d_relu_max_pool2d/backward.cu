@@ -26,15 +26,14 @@ __global__ void __launch_bounds__(kThreads, 3)  // blocks, for registers
     const bool inside = first < all_channels && lane < lanes;
     const std::int64_t pixels = static_cast<std::int64_t>(p.pool.N) * p.pool.H * p.pool.W;
     const std::int64_t end = pixels * (chunk + 1) / p.chunks;
-    const T* const output = static_cast<const T*>(p.output);  // (N, groups * C, P, Q)
-    T* const destination = static_cast<T*>(p.destination);    // (N, H, W, groups, padded_C)
+    T* const destination = static_cast<T*>(p.destination);  // (N, H, W, groups, padded_C)
     double sum[kWidth] = {};
     for (std::int64_t pixel = pixels * chunk / p.chunks + lane; inside && pixel < end; pixel += lanes) {
         float total[kWidth] = {};
         if (c < channels) {  // else it is padding
             std::int64_t n = pixel;
             const int w = static_cast<int>(split_off(n, by_W)), h = static_cast<int>(split_off(n, by_H));
-            max_pool2d::gather<!kGeneral, true, Offset>(total, p.pool, static_cast<int>(n), source_c, h, w, output);
+            max_pool2d::gather<!kGeneral, T, Offset>(total, p.pool, static_cast<int>(n), source_c, h, w);
         }
         store_vector(destination + pixel * all_channels + first, total);
 #pragma unroll
@@ -76,8 +75,7 @@ bool in_vectors(const BackwardParams& params) {
     constexpr int kWidth = kVector<T>;
     return !pool.wide_offsets && pool.C == params.groups * params.padded_C && params.padded_C % kWidth == 0 &&
            max_pool2d::in_vectors(pool.pooled, pool.pooled_strides, kWidth, sizeof(T)) &&
-           max_pool2d::in_vectors(pool.offsets, pool.offset_strides, kWidth, 1) &&
-           max_pool2d::in_vectors(params.output, pool.offset_strides, kWidth, sizeof(T));
+           max_pool2d::in_vectors(pool.offsets, pool.offset_strides, kWidth, 1);
 }
 
 }  // namespace

@@ -24,11 +24,11 @@ inline void bind_conv2d_relu_max_pool2d(pybind11::module_& module) {
 
     module.def("conv2d_relu_max_pool2d_backward",
                [](int element, bool wide_offsets, const Geometry& geometry, const Two& pooled_size, Address grad,
-                  const Strides& grad_strides, Address offsets, Address output, const Strides& saved_strides,
-                  Address destination, Address sums, int groups, int padded_C, int chunks, Address stream) {
-                   backward({pool_params(element, wide_offsets, geometry, pooled_size, 0, {}, grad, grad_strides,
-                                         offsets, saved_strides),
-                             pointer(output), pointer(destination), pointer<float>(sums), groups, padded_C, chunks},
+                  const Strides& grad_strides, Address offsets, const Strides& offset_strides, Address destination,
+                  Address sums, int groups, int padded_C, int chunks, Address stream) {
+                   backward({pool_params(element, wide_offsets, true, geometry, pooled_size, 0, {}, grad, grad_strides,
+                                         offsets, offset_strides),
+                             pointer(destination), pointer<float>(sums), groups, padded_C, chunks},
                             pointer<CUstream_st>(stream));
                });
 }

@@ -17,7 +17,7 @@ constexpr int kFirstTile = 1;  // of kTileSizes that are compiled: a larger one 
 
 struct ForwardParams : conv2d_relu::Convolution {
     conv2d_relu::Image output;  // (N, groups * K, P, Q), pooled
-    void* offsets;              // uint8, lying as the output does; or null
+    void* offsets;              // uint8, lying as the output does, as max_pool2d's behind a ReLU; or null
     Plan plan;
 };
 void forward(conv2d_relu::Arithmetic arithmetic, const ForwardParams& params, Stream stream);
@@ -26,7 +26,6 @@ void forward(conv2d_relu::Arithmetic arithmetic, const ForwardParams& params, St
 // output: any window.
 struct BackwardParams {
     max_pool2d::Params pool;  // (N, groups * C, H, W) and (N, groups * C, P, Q); `image` is not used
-    const void* output;       // (N, groups * C, P, Q), lying as the offsets do: the pooled values
     void* destination;        // (N, H, W, groups, padded_C)
     float* sums;              // (chunks, groups * padded_C): over the pixels of each chunk; or null
     int groups, padded_C, chunks;

@@ -68,6 +68,7 @@ struct Fused : conv2d_relu::ConvolveTile<Arithmetic, Shape, kCopyBytes> {
                                     below * output.stride_H + (segment.first_q + right) * output.stride_W;
             store_vector(static_cast<T*>(output.data) + at, best.value);
             if (p.offsets != nullptr) {
+                max_pool2d::clip<std::uint8_t>(best);
                 max_pool2d::store_offsets(static_cast<std::uint8_t*>(p.offsets) + at, best.place);
             }
         }

@@ -6,9 +6,9 @@
 namespace alexkern {
 
 inline void bind_linear_relu_dropout(pybind11::module_& module) {
-    module.def("linear_relu_dropout_forward", [](int element, Address values, Address seed, std::int64_t count,
-                                                 std::uint64_t limit, float scale, Address stream) {
-        linear_relu_dropout::forward({static_cast<Element>(element), pointer(values), nullptr, nullptr,
+    module.def("linear_relu_dropout_forward", [](int element, Address values, Address mask, Address seed,
+                                                 std::int64_t count, std::uint64_t limit, float scale, Address stream) {
+        linear_relu_dropout::forward({static_cast<Element>(element), pointer(values), pointer<std::uint8_t>(mask),
                                       pointer<const std::int64_t>(seed), count, limit, scale},
                                      pointer<CUstream_st>(stream));
     });
@@ -22,19 +22,19 @@ inline void bind_linear_relu_dropout(pybind11::module_& module) {
     });
     module.def("linear_relu_dropout_sum",
                [](int element, Address partials, int splits, Address bias, Address output, std::int64_t count, int K,
-                  Address seed, std::uint64_t limit, float scale, Address stream) {
-                   linear_relu_dropout::sum(static_cast<Element>(element),
-                                            {pointer<const float>(partials), pointer(bias), pointer(output),
-                                             pointer<const std::int64_t>(seed), count, splits, K, limit, scale},
-                                            pointer<CUstream_st>(stream));
+                  Address mask, Address seed, std::uint64_t limit, float scale, Address stream) {
+                   linear_relu_dropout::sum(
+                       static_cast<Element>(element),
+                       {pointer<const float>(partials), pointer(bias), pointer(output), pointer<std::uint8_t>(mask),
+                        pointer<const std::int64_t>(seed), count, splits, K, limit, scale},
+                       pointer<CUstream_st>(stream));
                });
-    module.def(
-        "linear_relu_dropout_backward", [](int element, Address grad, Address output, Address masked, Address seed,
-                                           std::int64_t count, std::uint64_t limit, float scale, Address stream) {
-            linear_relu_dropout::backward({static_cast<Element>(element), pointer(masked), pointer(grad),
-                                           pointer(output), pointer<const std::int64_t>(seed), count, limit, scale},
-                                          pointer<CUstream_st>(stream));
-        });
+    module.def("linear_relu_dropout_backward", [](int element, Address grad, Address output, Address mask,
+                                                  Address masked, std::int64_t count, float scale, Address stream) {
+        linear_relu_dropout::backward({static_cast<Element>(element), pointer(masked), pointer(grad), pointer(output),
+                                       pointer<const std::uint8_t>(mask), count, scale},
+                                      pointer<CUstream_st>(stream));
+    });
 }
 
 }  // namespace alexkern

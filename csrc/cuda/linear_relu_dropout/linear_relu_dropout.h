@@ -7,12 +7,11 @@
 
 namespace alexkern::linear_relu_dropout {
 
-struct Params {
+struct ForwardParams {
     Element element;
-    void* values;              // [count]: forward, linear's output, replaced by the result
-                               //          backward, the masked gradient, written (may be `grad`)
-    const void* grad;          // [count]: backward only
-    const void* output;        // [count]: backward only, what forward left
+    void* values;              // [count]: linear's output, replaced by the result
+    std::uint8_t* mask;        // [count / 8], rounded up: bit i % 8 of byte i / 8 is set where element i lets a
+                               // gradient pass; or null, and wherever nothing is dropped
     const std::int64_t* seed;  // [2]: seed and offset; null where nothing is dropped
     std::int64_t count;
     std::uint64_t limit;  // floor(p * 2**32)
@@ -20,10 +19,20 @@ struct Params {
 };
 
 // values = relu(values) * (scale where kept, 0 where dropped)
-void forward(const Params& params, Stream stream);
+void forward(const ForwardParams& params, Stream stream);
 
-// values = 0 where the element was dropped or output <= 0, else grad * scale. A NaN output lets its gradient pass.
-void backward(const Params& params, Stream stream);
+struct BackwardParams {
+    Element element;
+    void* masked;              // [count], written (may be `grad`)
+    const void* grad;          // [count]
+    const void* output;        // [count]: what forward left, where nothing was dropped, else null
+    const std::uint8_t* mask;  // forward's, where something was, else null
+    std::int64_t count;
+    float scale;
+};
+
+// masked = 0 where the mask says so, or output <= 0, else grad * scale. A NaN output lets its gradient pass.
+void backward(const BackwardParams& params, Stream stream);
 
 // linear's output (M, K), dense, for up to 16 rows of 16-bit values, C a multiple of 8.
 struct FewRowsParams {
@@ -42,6 +51,7 @@ struct SumParams {
     const float* partials;     // (splits, M, K)
     const void* bias;          // (K), or null
     void* output;              // (M, K)
+    std::uint8_t* mask;        // as ForwardParams has it
     const std::int64_t* seed;  // [2]: seed and offset; null where nothing is dropped
     std::int64_t count;        // M K
     int splits, K;

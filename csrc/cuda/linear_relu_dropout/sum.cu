@@ -11,11 +11,11 @@ namespace {
 using namespace elementwise;
 
 template <typename T, bool kDrops>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 6)  // blocks: aiming at more, ptxas spills
     sum_kernel(const __grid_constant__ SumParams p, bool aligned, philox::Rule rule) {
     const std::int64_t first = first_element();
     if (first >= p.count) return;
-    float value[kRun], factor[kRun];
+    float value[kRun];
     load(p.partials + first, kRun, true, value);
     for (int split = 1; split < p.splits; ++split) {
         float more[kRun];
@@ -29,11 +29,14 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < kRun; ++i) value[i] += bias[i];
     }
-    if constexpr (kDrops) philox::factors(rule, first, factor);
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) {
-        value[i] = value[i] < 0.0f ? 0.0f : value[i];  // NaN and -0 stay
-        if constexpr (kDrops) value[i] *= factor[i];
+    for (int i = 0; i < kRun; ++i) value[i] = value[i] < 0.0f ? 0.0f : value[i];  // NaN and -0 stay
+    if constexpr (kDrops) {
+        float factor[kRun];
+        philox::factors(rule, first, factor);
+        if (p.mask != nullptr) p.mask[first / kRun] = philox::passing<T>(value, factor);
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) value[i] *= factor[i];
     }
     store(static_cast<T*>(p.output) + first, kRun, true, value);
 }

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kThreads)
     const ThreadPixel at = pixel_of_thread<kWidth>(order);
     if (!at.inside) return;
     float total[kWidth] = {};
-    gather<k3x3Stride2, false, Offset>(total, p, at.n, at.c, at.row, at.column, static_cast<const T*>(nullptr));
+    gather<k3x3Stride2, T, Offset>(total, p, at.n, at.c, at.row, at.column);
     store_vector(static_cast<T*>(p.image) + offset(p.image_strides, at.n, at.c, at.row, at.column), total);
 }
 

@@ -48,4 +48,13 @@ __device__ __forceinline__ void join_rows(Best<kWidth>& above, const Best<kWidth
     }
 }
 
+// What is saved behind a ReLU of a winner that it did not let pass: geometry.py's CLIPPED, which names no place.
+template <typename Offset, int kWidth>
+__device__ __forceinline__ void clip(Best<kWidth>& best) {
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+        if (best.value[i] <= 0.0f) best.place[i] = static_cast<Offset>(-1);
+    }
+}
+
 }  // namespace alexkern::max_pool2d

@@ -5,12 +5,14 @@
 
 namespace alexkern {
 
-inline max_pool2d::Params pool_params(int element, bool wide_offsets, const Geometry& of, const Two& pooled_size,
-                                      Address image, const Strides& image_strides, Address pooled,
-                                      const Strides& pooled_strides, Address offsets, const Strides& offset_strides) {
+inline max_pool2d::Params pool_params(int element, bool wide_offsets, bool behind_relu, const Geometry& of,
+                                      const Two& pooled_size, Address image, const Strides& image_strides,
+                                      Address pooled, const Strides& pooled_strides, Address offsets,
+                                      const Strides& offset_strides) {
     const auto strides = [](const Strides& of) { return max_pool2d::Strides{of[0], of[1], of[2], of[3]}; };
     return {static_cast<Element>(element),
             wide_offsets,
+            behind_relu,
             of.N,
             of.C,
             of.H,
@@ -29,11 +31,11 @@ inline max_pool2d::Params pool_params(int element, bool wide_offsets, const Geom
 inline void bind_max_pool2d(pybind11::module_& module) {
     using max_pool2d::Params;
     const auto with_tensors = [](void (*run)(const Params&, Stream)) {
-        return [run](int element, bool wide_offsets, const Geometry& geometry, const Two& pooled_size, Address image,
-                     const Strides& image_strides, Address pooled, const Strides& pooled_strides, Address offsets,
-                     const Strides& offset_strides, Address stream) {
-            run(pool_params(element, wide_offsets, geometry, pooled_size, image, image_strides, pooled, pooled_strides,
-                            offsets, offset_strides),
+        return [run](int element, bool wide_offsets, bool behind_relu, const Geometry& geometry, const Two& pooled_size,
+                     Address image, const Strides& image_strides, Address pooled, const Strides& pooled_strides,
+                     Address offsets, const Strides& offset_strides, Address stream) {
+            run(pool_params(element, wide_offsets, behind_relu, geometry, pooled_size, image, image_strides, pooled,
+                            pooled_strides, offsets, offset_strides),
                 pointer<CUstream_st>(stream));
         };
     };

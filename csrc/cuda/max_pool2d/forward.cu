@@ -29,6 +29,7 @@ __global__ void __launch_bounds__(kThreads)
         join_rows(above, middle, below);
         store_vector(pooled, above.value);
         if constexpr (kSave) {
+            if (p.behind_relu) clip<std::uint8_t>(above);
             store_offsets(places, above.place);
             places += p.offset_strides.h;
         }
@@ -70,6 +71,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     store_vector(static_cast<T*>(p.pooled) + offset(p.pooled_strides, at.n, at.c, at.row, at.column), best.value);
     if (p.offsets != nullptr) {
+        if (p.behind_relu) clip<Offset>(best);
         store_offsets(static_cast<Offset*>(p.offsets) + offset(p.offset_strides, at.n, at.c, at.row, at.column),
                       best.place);
     }

@@ -18,12 +18,9 @@ __device__ __forceinline__ Range windows_over(int padded, int reach, int stride,
 }
 
 // total += the gradients of the windows whose saved place names the pixel (row, column), for kWidth channels from c on,
-// window by window in their order. kMasked: `output` is the pooled values of a ReLU, lying as the offsets do, and a
-// gradient counts unless its value is <= 0. k3x3Stride2: the window is that, at compile time, and a pixel lies in one
-// to four.
-template <bool k3x3Stride2, bool kMasked, typename Offset, typename T, int kWidth>
-__device__ __forceinline__ void gather(float (&total)[kWidth], const Params& p, int n, int c, int row, int column,
-                                       const T* output) {
+// window by window in their order. k3x3Stride2: the window is that, at compile time, and a pixel lies in one to four.
+template <bool k3x3Stride2, typename T, typename Offset, int kWidth>
+__device__ __forceinline__ void gather(float (&total)[kWidth], const Params& p, int n, int c, int row, int column) {
     const int S = k3x3Stride2 ? 3 : p.window.S, R = k3x3Stride2 ? 3 : p.window.R;
     const int stride_h = k3x3Stride2 ? 2 : p.window.stride_h, stride_w = k3x3Stride2 ? 2 : p.window.stride_w;
     const int dilation_h = k3x3Stride2 ? 1 : p.window.dilation_h, dilation_w = k3x3Stride2 ? 1 : p.window.dilation_w;
@@ -31,25 +28,15 @@ __device__ __forceinline__ void gather(float (&total)[kWidth], const Params& p, 
     const Range rows = windows_over(h, (R - 1) * dilation_h, stride_h, p.P);
     const Range columns = windows_over(w, (S - 1) * dilation_w, stride_w, p.Q);
     const T* const grad = static_cast<const T*>(p.pooled) + offset(p.pooled_strides, n, c, 0, 0);  // (N, C, P, Q)
-    const std::int64_t image = offset(p.offset_strides, n, c, 0, 0);
-    const Offset* const saved = static_cast<const Offset*>(p.offsets) + image;
+    const Offset* const saved = static_cast<const Offset*>(p.offsets) + offset(p.offset_strides, n, c, 0, 0);
     const auto add_window = [&](int window_row, int window_column) {
         const int below = h - window_row * stride_h, right = w - window_column * stride_w;
         if (below % dilation_h != 0 || right % dilation_w != 0) return;
         const int wanted = below / dilation_h * S + right / dilation_w;
-        const std::int64_t at = window_row * p.offset_strides.h + window_column * p.offset_strides.w;
         float values[kWidth];
         int places[kWidth];
         load_constant_vector(grad + window_row * p.pooled_strides.h + window_column * p.pooled_strides.w, values);
-        load_offsets(saved + at, places);
-        if constexpr (kMasked) {
-            float outputs[kWidth];
-            load_constant_vector(output + image + at, outputs);
-#pragma unroll
-            for (int i = 0; i < kWidth; ++i) {
-                if (outputs[i] <= 0.0f) values[i] = 0.0f;
-            }
-        }
+        load_offsets(saved + window_row * p.offset_strides.h + window_column * p.offset_strides.w, places);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
             if (places[i] == wanted) total[i] += values[i];

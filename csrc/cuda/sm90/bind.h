@@ -16,8 +16,8 @@ inline void bind_sm90(pybind11::module_& module) {
 
     module.def("sm90_convolve",
                [](int element, const Geometry& geometry, bool turned, Address input, int padded_C, Address filters,
-                  Address bias, Address partials, Address output, Address seed, std::uint64_t limit, float scale,
-                  const Three& choice, int multiprocessors, Address stream) {
+                  Address bias, Address partials, Address output, Address mask, Address seed, std::uint64_t limit,
+                  float scale, const Three& choice, int multiprocessors, Address stream) {
                    convolve(static_cast<Element>(element),
                             {sizes_of(geometry, padded_C),
                              pointer(input),
@@ -27,6 +27,7 @@ inline void bind_sm90(pybind11::module_& module) {
                              pointer<float>(partials),
                              turned,
                              !turned,
+                             pointer<std::uint8_t>(mask),
                              pointer<const std::int64_t>(seed),
                              limit,
                              scale,

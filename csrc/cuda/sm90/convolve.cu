@@ -21,6 +21,7 @@ struct Kernel {
     Axis vertical, horizontal;
     bool turned, relu;
     philox::Rule rule;  // of dropout; a seed of null drops nothing
+    std::uint8_t* mask;
 };
 
 // Finished values go out through shared memory, 64 (or 32) filters at a time; each warpgroup has two such buffers.
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
             }
             if (p.rule.seed != nullptr) {
                 ptx::bar_sync(1 + warpgroup, kWarpgroup);
-                drop<T, Out>(staged + buffer * Out::kBuffer, p.gemm_m - first_m, p.rule,
+                drop<T, Out>(staged + buffer * Out::kBuffer, p.gemm_m - first_m, p.K - n0, p.mask, p.rule,
                              std::int64_t{first_m} * p.K + n0, p.K);
             }
             ptx::fence_proxy_async();
@@ -162,6 +163,7 @@ void run(const ConvolveParams& v, Stream stream) {
     }
     p.bias = v.bias;
     p.rule = {v.seed, v.limit, v.scale};
+    p.mask = v.mask;
     p.partials = v.partials;
     p.tiles = tiles_of(divide_up(v.K, kBlockN), divide_up<std::int64_t>(p.gemm_m, kBlockM * kCluster), v.choice.splits,
                        v.groups, std::int64_t{p.taps} * p.channel_steps);

@@ -36,7 +36,8 @@ struct ConvolveParams : Sizes {
     bool turned;          // filters lie turned round: the data gradient
     bool relu;
     // Dropout of a dense output, where there are no partials: as csrc/cuda/philox.cuh's Rule has it; seed null for
-    // none.
+    // none. mask: which elements let a gradient pass, a bit each, or null.
+    std::uint8_t* mask;
     const std::int64_t* seed;
     std::uint64_t limit;
     float scale;
