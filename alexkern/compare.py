@@ -15,11 +15,10 @@ from alexkern import processor
 from alexkern.accuracy import error_and_allowed
 from alexkern.console import first_line, named, table
 from alexkern.frozen.freeze import copied, freeze
-from alexkern.fuse import fuse
+from alexkern.fuse import fuse, unfuse
 from alexkern.graph import check_model
 from alexkern.measure.memory import peak_bytes
 from alexkern.measure.timing import Call, Samples, measure, timer_for
-from alexkern.nn import FusedSequential
 
 PLAIN, FORWARD, TRAINING = "plain", "forward", "training step"
 ENOUGH = 3  # times the seconds asked for, until there are rounds enough to decide
@@ -102,15 +101,6 @@ def compare(model: nn.Module, example: Tensor, seconds: float = 3.0) -> Comparis
     return Comparison(f"{type(model).__name__}, {tuple(example.shape)} in {dtype}, on {device}", passes)
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """A copy with torch's own Sequentials."""
-    twin = copied(model)
-    for module in twin.modules():
-        if type(module) is FusedSequential:
-            module.__class__ = nn.Sequential  # type: ignore[assignment]
-    return twin
-
-
 def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> dict[str, Figure]:
     """Every way in one pass."""
     run = _infer if name == FORWARD else _train
@@ -123,7 +113,7 @@ def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> d
     reasons: dict[str, str] = {}
     for way, make in ways.items():
         try:
-            twins[way] = make(plain(model).train(name == TRAINING))
+            twins[way] = make(unfuse(copied(model)).train(name == TRAINING))
             run(twins[way], example)
         except Exception as error:
             if way == PLAIN:
