@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alexkern import dispatch
 from alexkern.console import printable, table
@@ -104,34 +105,37 @@ def fusion_report(model: nn.Module) -> FusionReport:
         BackendUnavailable: the backend that was asked for by name is not there, as a call would say.
     """
     _modules("fusion_report", model)
-    kinds = tuple(registry.runs())
-    first = next((value for value in model.parameters() if value.is_floating_point()), torch.empty(0))
-    watching, changed = watcher(first), changed_layers()
-    entries: list[Entry] = []
+    like = next((value for value in model.parameters() if value.is_floating_point()), None)
+    like = torch.empty(0) if like is None else like
     root = nn.Module()
     root._modules[""] = model
-    for path, parent in root.named_modules():
-        path, names = path.removeprefix("."), list(parent._modules)
-        children = tuple(parent._modules.values())
-        index = 0
-        while index < len(children):
-            child = children[index]
-            found: Match | str = "not in a FusedSequential"
-            if type(child) in OURS[1:]:
-                found = Match(registry.runs()[type(child).__base__][0][1], (child,))  # type: ignore[index]
-            elif getattr(parent.forward, "__func__", None) is FusedSequential.forward:
-                found = watching or find(children, index, changed)
-            run = found.modules if isinstance(found, Match) else (child,)
-            where = tuple(".".join(filter(None, (path, name))) for name in names[index : index + len(run)])
-            layers = tuple(type(module).__name__ for module in run)
-            if isinstance(found, Match):
-                operator = found.operator.name
-                like = next(run[0].parameters(), first)
-                entries.append(Entry(where, layers, operator, dispatch.resolve_name(operator, like)))
-            elif isinstance(child, kinds):
-                entries.append(Entry(where, layers, why_plain=found))
-            index += len(run)
-    return FusionReport(tuple(entries))
+    return FusionReport(tuple(_entries("", root, like, watcher(like), changed_layers())))
+
+
+def _entries(
+    path: str, parent: nn.Module, like: Tensor, watching: str | None, changed: tuple[type, ...]
+) -> Iterator[Entry]:
+    names, children = [f"{path}{name}" for name in parent._modules], tuple(parent._modules.values())
+    fuses = getattr(parent.forward, "__func__", None) is FusedSequential.forward
+    index = 0
+    while index < len(children):
+        child = children[index]
+        found: Match | str = "not in a FusedSequential"
+        if type(child) in OURS[1:]:
+            found = Match(registry.runs()[type(child).__base__][0][1], (child,))  # type: ignore[index]
+        elif fuses:
+            found = watching or find(children, index, changed)
+        run = found.modules if isinstance(found, Match) else (child,)
+        where = tuple(names[index : index + len(run)])
+        layers = tuple(type(module).__name__ for module in run)
+        if isinstance(found, Match):
+            backend = dispatch.resolve_name(found.operator.name, next(run[0].parameters(), like))
+            yield Entry(where, layers, found.operator.name, backend)
+        elif isinstance(child, tuple(registry.runs())):
+            yield Entry(where, layers, why_plain=found)
+        if not isinstance(found, Match) and child is not None:
+            yield from _entries(f"{names[index]}." if names[index] else "", child, like, watching, changed)
+        index += len(run)
 
 
 def _modules(function: str, model: nn.Module) -> list[nn.Module]:
