@@ -101,6 +101,11 @@ def compare(model: nn.Module, example: Tensor, seconds: float = 3.0) -> Comparis
     return Comparison(f"{type(model).__name__}, {tuple(example.shape)} in {dtype}, on {device}", passes)
 
 
+def plain(model: nn.Module) -> nn.Module:
+    """A copy with torch's own Sequentials."""
+    return unfuse(copied(model))
+
+
 def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> dict[str, Figure]:
     """Every way in one pass."""
     run = _infer if name == FORWARD else _train
@@ -113,7 +118,7 @@ def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> d
     reasons: dict[str, str] = {}
     for way, make in ways.items():
         try:
-            twins[way] = make(unfuse(copied(model)).train(name == TRAINING))
+            twins[way] = make(plain(model).train(name == TRAINING))
             run(twins[way], example)
         except Exception as error:
             if way == PLAIN:

@@ -19,8 +19,7 @@ from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.options import Options
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.priority import importance
-from alexkern.frozen.freeze import copied
-from alexkern.fuse import unfuse
+from alexkern.compare import plain
 from alexkern.measure.timing import Call
 
 SECONDS = {"cpu": {1: 6.0, 16: 15.0}, "cuda": {}}  # of measuring, by batch
@@ -115,7 +114,7 @@ def variant(contender: Peer, target: Target, passes: int = 1) -> Variant:
 def handed_over(name: str, runners: Sequence[Peer], network: nn.Module) -> tuple[Peer, nn.Module]:
     """The contender of that name and its own copy of the network."""
     contender = next(runner for runner in runners if runner.name == name)
-    return contender, copy.deepcopy(network) if contender.ours else unfuse(copied(network))
+    return contender, copy.deepcopy(network) if contender.ours else plain(network)
 
 
 def build(model: str, target: Target) -> nn.Module:
@@ -137,7 +136,7 @@ def _inference_trial(model: str, batch: int, runners: Sequence[Peer], target: Ta
     network = build(model, target).eval().requires_grad_(False)
     images = target.randn(batch, 3, 224, 224)
     with torch.inference_mode():
-        expected = unfuse(copied(network))(images.float())
+        expected = plain(network)(images.float())
 
     def prepare(name: str) -> Call:
         contender, own = handed_over(name, runners, network)
@@ -170,7 +169,7 @@ def _training_trial(model: str, batch: int, runners: Sequence[Peer], target: Tar
 
 def reference_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
     """Of the cross entropy, by torch in float32."""
-    reference = unfuse(copied(network))
+    reference = plain(network)
     F.cross_entropy(reference(images.float()), labels).backward()
     return [parameter.grad for parameter in reference.parameters() if parameter.grad is not None]
 

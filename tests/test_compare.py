@@ -83,6 +83,10 @@ def test_nothing_changes(example: Tensor) -> None:
     assert model[0].weight.grad is gradient and torch.equal(torch.get_rng_state(), state)
 
 
+def test_plain_is_torchs_own() -> None:
+    assert [type(module) for module in MODULE.plain(alexkern.fuse(network())).modules()][0] is nn.Sequential
+
+
 @pytest.mark.parametrize(("name", "way"), [(FORWARD, "frozen"), (FORWARD, "fused"), (TRAINING, "fused")])
 def test_a_wrong_result_is_seen(name: str, way: str, example: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     real: Callable[..., Any] = getattr(MODULE, {"frozen": "freeze", "fused": "fuse"}[way])
