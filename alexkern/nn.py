@@ -111,22 +111,22 @@ def _is_plain(value: Any) -> bool:
 
 def watcher(input: Any) -> str | None:
     """Who has to see the children run one by one, from here on."""
-    if torch.compiler.is_compiling():
-        if torch.compiler.is_exporting():
-            return "torch.export is tracing"
-        if not _is_plain(input) or all(dispatch.resolve_name(name, input) == "torch" for name in registry.OPERATORS):
-            return "torch.compile is tracing, with nothing of ours to call"
-        return None
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return "a TorchDispatchMode is watching"
+    if _global_hooks():
+        return "a hook is on all modules"
     # torch.device as a context, and torch.set_default_device, are a mode too, but see nothing.
     if torch._C._len_torch_function_stack() > 0 and any(
         type(mode) is not DeviceContext for mode in _get_current_function_mode_stack()
     ):
         return "a TorchFunctionMode is watching"
-    if torch._C._is_tracing():
-        return "torch.jit.trace is tracing"
-    return "a hook is on all modules" if _global_hooks() else None
+    if torch.compiler.is_compiling():
+        if torch.compiler.is_exporting():
+            return "torch.export is tracing"
+        if not _is_plain(input) or all(dispatch.resolve_name(name, input) == "torch" for name in registry.OPERATORS):
+            return "torch.compile is tracing, and would call nothing of ours"
+        return None
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a TorchDispatchMode is watching"
+    return "torch.jit.trace is tracing" if torch._C._is_tracing() else None
 
 
 class Match(NamedTuple):
@@ -208,7 +208,8 @@ def _functions(kind: type) -> list[tuple[Any, str]]:
     return [(nn.Module, "_call_impl"), *((kind, name) for name in methods), *functions]
 
 
-_KINDS = {kind: _functions(kind) for operator in registry.ENTRIES for layers in operator.layers for kind in layers}
+_LAYERS = {kind for operator in registry.ENTRIES for layers in operator.layers for kind in layers}
+_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d)}
 _PLACES = sorted({place for places in _KINDS.values() for place in places}, key=str)
 _OWNERS, _NAMES = zip(*_PLACES, strict=True)
 _IMPORTED = list(map(getattr, _OWNERS, _NAMES))  # torch's, as alexkern was imported

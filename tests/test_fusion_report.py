@@ -108,6 +108,15 @@ def test_a_ceil_mode_pool_behind_a_convolution_joins_in(operators: list[str]) ->
     assert [entry.children for entry in alexkern.fusion_report(model).fused] == [("0", "1"), ("2",)]
 
 
+def test_slices_fuse_what_lies_in_them(operators: list[str]) -> None:
+    features = alexkern.fuse(small_alexnet())[0]
+    for bounds, wanted in (((0, 2), ["conv2d_relu"]), ((0, 3), ["conv2d_relu_max_pool2d"]), ((1, 3), ["max_pool2d"])):
+        operators.clear()
+        part = features[slice(*bounds)]
+        part(torch.randn(1, 3, 63, 63))
+        assert [entry.operator for entry in alexkern.fusion_report(part).fused] == operators == wanted
+
+
 def test_modules_of_our_own_are_operators_wherever_they_are() -> None:
     report = alexkern.fusion_report(nn.Sequential(alexkern.nn.MaxPool2d(2), alexkern.nn.Dropout(), nn.Dropout()))
     assert [entry.operator for entry in report.entries] == ["max_pool2d", "dropout", ""]
