@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alexkern import dispatch
+from alexkern.ops import flops
 from alexkern.ops.autograd import is_derived
 from alexkern.ops.description import Description
 from alexkern.plan import conform, empty
@@ -65,6 +66,8 @@ def register(op: Description, definition: ModuleType) -> Callable[..., Any]:
     operator = getattr(torch.ops.alexkern, f"{op.name}_backward")
     LIBRARY.impl(f"{op.name}_backward", differentiable, "Autograd", with_keyset=True)
     torch.library.register_autograd(f"alexkern::{op.name}", backward, setup_context=setup_context, lib=LIBRARY)
+    for packet, method in ((op.name, "forward"), (f"{op.name}_backward", "backward")):
+        flops.register(getattr(torch.ops.alexkern, packet), getattr(definition, method))
     return getattr(torch.ops.alexkern, op.name)
 
 
