@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from alexkern.errors import argument_error
 from alexkern.frozen import images
-from alexkern.frozen.convolution import FrozenConvolution, symmetric_padding
-from alexkern.frozen.linear import FrozenLinear
-from alexkern.frozen.modules import OURS, FrozenAdaptiveAvgPool2d, FrozenSequential
-from alexkern.nn import FusedSequential, is_bare, match
+from alexkern.frozen.linear import settle
+from alexkern.frozen.modules import FrozenSequential, Plan
+from alexkern.nn import FusedSequential
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -59,20 +58,28 @@ def freeze(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"alexkern.freeze: model must be a torch.nn.Module, got {type(model).__name__}")
-    snapshot = copied(model).eval().requires_grad_(False)
+    with torch.inference_mode(False):
+        snapshot = copied(model).eval().requires_grad_(False)
+        settle(snapshot.modules())
     first = next((module for module in snapshot.modules() if isinstance(module, nn.Conv2d)), None)
     bytes_to = None if first is None else images.normalisation(mean, std, first.in_channels)
     if example is not None and first is not None:
         example = images.prepared(example, first.weight.dtype, bytes_to)
     sizes = {} if example is None else _input_sizes(snapshot, example)
-    frozen: M = _frozen(snapshot, sizes)
-    head = next((module for module in frozen.modules() if isinstance(module, (nn.Conv2d, FrozenConvolution))), None)
-    if isinstance(head, FrozenConvolution):
-        head.take_images(bytes_to)
-    elif mean is not None or std is not None:
+    heads = 0
+    for module in snapshot.modules():
+        if type(module) in (nn.Sequential, FusedSequential, FrozenSequential):
+            children = list(module.named_children())
+            found = {name: sizes[child] for name, child in children if child in sizes}
+            head = next((name for name, child in children if child is first), None)
+            heads += head is not None
+            module.__class__ = FrozenSequential
+            module._plan = Plan(found, head, bytes_to)
+            module._current()
+    if not heads and (mean is not None or std is not None):
         want = "None where the model's first convolution is not in an nn.Sequential"
         raise argument_error("freeze", "std" if mean is None else "mean", repr(std if mean is None else mean), want)
-    return frozen.eval()
+    return snapshot
 
 
 def copied(model: M) -> M:
@@ -105,34 +112,3 @@ def _input_sizes(model: nn.Module, example: Tensor) -> dict[nn.Module, tuple[int
         for handle in handles:
             handle.remove()
     return sizes
-
-
-def _frozen(module: Any, sizes: dict[nn.Module, tuple[int, ...]]) -> Any:
-    if type(module) in (nn.Sequential, FusedSequential) and is_bare(module):
-        return FrozenSequential(*_steps(list(module), sizes))
-    if type(module) is nn.AdaptiveAvgPool2d and is_bare(module):
-        return FrozenAdaptiveAvgPool2d(module.output_size)
-    for name, child in module.named_children():
-        setattr(module, name, _frozen(child, sizes))
-    return module
-
-
-def _steps(children: list[nn.Module], sizes: dict[nn.Module, tuple[int, ...]]) -> list[nn.Module]:
-    steps: list[nn.Module] = []
-    index = 0
-    while index < len(children):
-        first: Any = children[index]
-        found = match(children, index)
-        run = [first] if found is None else list(found.modules)
-        if type(first) is nn.Conv2d and is_bare(first) and symmetric_padding(first) is not None:
-            pool: Any = run[2] if len(run) == 3 else None
-            steps.append(FrozenConvolution(first, found is not None, pool, sizes.get(first)))
-        elif type(first) is nn.Linear and is_bare(first):
-            steps.append(FrozenLinear(first, found is not None))
-        elif not (type(first) is nn.Dropout and is_bare(first)):
-            run = [first]
-            if type(first) in OURS and found is not None:
-                first.__class__ = OURS[type(first)]
-            steps.append(_frozen(first, sizes))
-        index += len(run)
-    return steps
