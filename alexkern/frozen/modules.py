@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -116,9 +118,9 @@ class FrozenSequential(FusedSequential):
         names = iter(self._modules)
         lines = []
         for step in self._current().steps:
-            first, *_, last = [next(names) for _ in step.modules] * 2
+            first, *rest = [next(names) for _ in step.modules]
             if step.describe():
-                lines.append(f"({first}-{last}) {step.describe()}")
+                lines.append(f"({'-'.join([first, *rest[-1:]])}) {step.describe()}")
         return "\n".join(lines)
 
 
@@ -146,7 +148,7 @@ class Packed:
         there = [module for module in self.children if module is not None]
         self.owners = [owner for step in self.steps if isinstance(step, Run) for owner in step.owners]
         self.own = [module.__dict__ for module in there]  # which grow where a forward is set
-        self.hooks = [hooks for module in there for hooks in _hooks(module)]
+        self.hooks = [hooks for module in there for hooks in (module._forward_pre_hooks, module._forward_hooks)]
         tensors = tensors_of(self.owners)
         self.ids, self.state = list(map(id, tensors)), self.state_of(tensors)
         self.held = [tensor.detach() for tensor in tensors]  # so that no other comes to lie at their addresses
@@ -158,14 +160,11 @@ class Packed:
         return list(map(id, tensors)) == self.ids and self.state_of(tensors) == self.state
 
     def state_of(self, tensors: list[Tensor]) -> list[Any]:
-        state: list[Any] = [(tensor.data_ptr(), tensor._version, tensor.requires_grad) for tensor in tensors]
-        state += map(bool, self.hooks)
-        state += [(own["training"], len(own)) for own in self.own]
-        return state
+        parts = map(Tensor.data_ptr, tensors), map(_VERSION, tensors), map(_TRAINING, self.own), map(len, self.own)
+        return [*chain(*parts, map(bool, self.hooks))]
 
 
-def _hooks(module: nn.Module) -> tuple[Any, ...]:
-    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+_VERSION, _TRAINING = attrgetter("_version", "requires_grad"), itemgetter("training")
 
 
 def _step(children: Sequence[Any], index: int, name: str, plan: Plan) -> Step:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alexkern.errors import argument_error
-from alexkern.nn import Match, passes_on
+from alexkern.nn import Match
 
 
 class Way:
@@ -105,11 +105,12 @@ class ByOperator(Run):
 
 
 class Passing(Run):
-    """A Dropout, or an AdaptiveAvgPool2d for images of the size asked for: what hands on its input."""
+    """What hands on its input: a Dropout, or an AdaptiveAvgPool2d for images of the size asked for."""
 
     def takes(self, input: Any) -> bool:
-        (module,) = self.modules
-        return super().takes(input) and (type(module) is nn.Dropout or passes_on(module, input))
+        size = getattr(self.modules[0], "output_size", None)
+        wanted = size if size is None or isinstance(size, tuple) else (size, size)
+        return super().takes(input) and wanted in (None, input.shape[-2:])
 
     def __call__(self, input: Tensor) -> Tensor:
         return input
