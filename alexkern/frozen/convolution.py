@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,14 @@ from alexkern.nn import Match, is_bare
 from alexkern.ops.checks import pair
 from alexkern.ops.convolution import convolution_of
 from alexkern.plan import is_channels_last
+
+
+class Plan(NamedTuple):
+    """What freeze was told, by the names of children."""
+
+    sizes: Mapping[str, tuple[int, ...]]  # of what convolutions get
+    head: str | None  # the model's first convolution
+    bytes_to: taken.Normalisation | None  # of what it takes
 
 
 def symmetric_padding(conv: nn.Conv2d) -> Pair | None:
@@ -76,7 +84,7 @@ class InTiles(_OneDnn):
 
     def __init__(self, step: FrozenConvolution, filters: winograd.Filters):
         super().__init__(step)
-        self.filters, self.weight = filters, filters.packed
+        self.filters, self.weight, self.words = filters, filters.packed, f"for {filters.describe()}"
 
     @classmethod
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> InTiles | None:
@@ -91,12 +99,11 @@ class InTiles(_OneDnn):
     def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
         return winograd.convolve(images, self.filters, self.bias, relu)
 
-    def describe(self) -> str:
-        return f"for {self.filters.describe()}"
-
 
 class InBlocks(_OneDnn):
     """By oneDNN, with filters in the blocks that its kernels read."""
+
+    words = "in oneDNN blocks"
 
     def __init__(self, step: FrozenConvolution, weight: Tensor):
         super().__init__(step)
@@ -114,12 +121,11 @@ class InBlocks(_OneDnn):
         )
         return value.relu_() if relu else value
 
-    def describe(self) -> str:
-        return "in oneDNN blocks"
-
 
 class Plain(Way):
     """By alexkern.functional, with filters in channels_last."""
+
+    words = "plain"
 
     def __init__(self, step: FrozenConvolution, weight: Tensor):
         self.weight = weight.contiguous(memory_format=torch.channels_last)
@@ -135,9 +141,6 @@ class Plain(Way):
     def __call__(self, images: Tensor) -> Tensor:
         return self.function(images, **self.settings)
 
-    def describe(self) -> str:
-        return "plain"
-
 
 class FrozenConvolution(PackedRun):
     """Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]] with a packed filter, which the normalisation is folded into.
@@ -148,27 +151,25 @@ class FrozenConvolution(PackedRun):
     WAYS = (InTiles, InBlocks, Plain)
     by_image = True
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, found: Match | None, size: Sequence[int] | None):
-        self.found = found
-        self.images: taken.Images | None = None  # of the first convolution
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, found: Match | None, name: str, plan: Plan):
+        self.found, size = found, plan.sizes.get(name, ())
         self.stride = pair("freeze", "stride", conv.stride, 1)
         self.dilation, self.groups = pair("freeze", "dilation", conv.dilation, 1), conv.groups
         self.padding = symmetric_padding(conv) or (0, 0)
         self.channels, self.channels_last = conv.weight.shape[1] * conv.groups, is_channels_last(conv.weight)
+        self.input_size = size if len(size) == 4 and size[1] == self.channels else None
         rest = () if found is None else found.modules[1:]
         pool: Any = rest[1] if len(rest) == 2 else None
         self.pools = pool is not None
         self.window = (pool.kernel_size, pool.stride, pool.padding, 1, pool.ceil_mode) if self.pools else None
-        self.input_size = size if size is not None and len(size) == 4 else None
-        self.filters, bias = folded(conv, norm)
-        super().__init__(self.filters, bias, found is not None, conv, *(() if norm is None else (norm,)), *rest)
-
-    def take_images(self, bytes_to: taken.Normalisation | None) -> None:
-        """Be the first: round float32 to the weight's dtype, and normalise bytes."""
-        in_depth = None
-        if self.relu and self.weight.dtype != torch.float64:
-            in_depth = taken.in_depth(self.filters, self.stride, self.padding, self.dilation, self.groups)
-        self.images = taken.Images(self.weight.dtype, self.channels, bytes_to, in_depth)
+        weight, bias = folded(conv, norm)
+        super().__init__(weight, bias, found is not None, conv, *(() if norm is None else (norm,)), *rest)
+        self.images: taken.Images | None = None  # of the model's first: float32 is rounded, and bytes are normalised
+        if name == plan.head:
+            deep = self.relu and weight.dtype != torch.float64
+            settings = (self.stride, self.padding, self.dilation, self.groups)
+            in_depth = taken.in_depth(weight, *settings) if deep else None
+            self.images = taken.Images(weight.dtype, self.channels, plan.bytes_to, in_depth)
 
     def __call__(self, input: Tensor) -> Tensor:
         if input.dim() == 3 and (self.images is not None or self.by_onednn):

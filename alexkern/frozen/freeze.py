@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from alexkern.errors import argument_error
 from alexkern.frozen import images
+from alexkern.frozen.convolution import Plan
 from alexkern.frozen.linear import settle
-from alexkern.frozen.modules import FrozenSequential, Plan
+from alexkern.frozen.modules import FrozenSequential
 from alexkern.nn import FusedSequential
 
 M = TypeVar("M", bound=nn.Module)
@@ -28,7 +29,7 @@ def freeze(
     """An inference snapshot of a model: same structure, weights packed for the device, whole runs fused.
 
     Every nn.Sequential and FusedSequential in a copy of the model is replaced by a FrozenSequential, in which
-    ``Conv2d[, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` are single steps and dropout is gone. On a CPU, filters of
+    ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` run at once. On a CPU, filters of
     float32 and bfloat16 are reordered into the blocks that oneDNN's kernels read, and 3x3 and 5x5 ones of float32 also
     for a convolution in fewer products (docs/snapshots.md); elsewhere they are laid out channels_last and run by
     alexkern.functional. The numbers stay those of the model's dtype. Images are channels_last from the first step to
@@ -67,7 +68,8 @@ def freeze(
         example = images.prepared(example, first.weight.dtype, bytes_to)
     sizes = {} if example is None else _input_sizes(snapshot, example)
     heads = 0
-    for module in snapshot.modules():
+    module: Any
+    for module in reversed([*snapshot.modules()]):  # the inner ones first
         if type(module) in (nn.Sequential, FusedSequential, FrozenSequential):
             children = list(module.named_children())
             found = {name: sizes[child] for name, child in children if child in sizes}

@@ -23,6 +23,8 @@ MOST_ROWS = 192
 class Plain(Way):
     """As torch does, or alexkern.functional; the weight (K, C) in huge pages."""
 
+    words = "plain"
+
     def __init__(self, step: FrozenLinear, weight: Tensor):
         self.bias, self.relu = step.bias, step.relu
         self.weight = weight
@@ -36,13 +38,12 @@ class Plain(Way):
             return functional.linear_relu_dropout(input, self.weight, self.bias, 0.0, False)
         return F.linear(input, self.weight, self.bias)
 
-    def describe(self) -> str:
-        return "plain"
-
 
 class Exchanged(Plain):
     """As (K, rows): oneDNN then streams the weight once, in its own order, while it multiplies. As the second operand,
     in blocks, it would be gone through again for every few rows, and waited for."""
+
+    words = "with operands exchanged"
 
     @classmethod
     def pack(cls, step: FrozenLinear, weight: Tensor) -> Exchanged | None:
@@ -60,9 +61,6 @@ class Exchanged(Plain):
             value = torch.ops.mkldnn._linear_pointwise.binary(self.weight, columns, rows, None, "add")
         value = value.t().contiguous()
         return (value.relu_() if self.relu else value).view(*input.shape[:-1], -1)
-
-    def describe(self) -> str:
-        return "with operands exchanged"
 
 
 class FrozenLinear(PackedRun):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +14,16 @@ from torch.autograd import forward_ad
 
 from alexkern import dispatch
 from alexkern.frozen import images
-from alexkern.frozen.convolution import FrozenConvolution, folds, symmetric_padding
+from alexkern.frozen.convolution import FrozenConvolution, Plan, folds, symmetric_padding
 from alexkern.frozen.linear import FrozenLinear, settle
 from alexkern.frozen.step import ByOperator, Passing, Run, Step, tensors_of
-from alexkern.nn import FusedSequential, _global_hooks, _runs_plain, is_bare, match
+from alexkern.nn import FusedSequential, is_bare, match, watcher
 from alexkern.plan import is_channels_last
 
 # The images of a large batch go through the convolutions and poolings so many at a time that an activation has at most
 # these bytes: what one layer wrote is then in the cache for the next, and no allocation reaches the size (32 MiB) from
 # which the C library maps fresh pages, which the kernel clears one by one.
 CHUNK_BYTES = 12 * 2**20
-
-
-class Plan(NamedTuple):
-    """What freeze was told, by the names of children."""
-
-    sizes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012  (never changed) of what convolutions get
-    head: str | None = None  # the model's first convolution
-    bytes_to: images.Normalisation | None = None  # what it takes
 
 
 class FrozenSequential(FusedSequential):
@@ -43,7 +35,7 @@ class FrozenSequential(FusedSequential):
     steps were made, they are made anew. In a copy, unpickled or not, they are made at the first call.
     """
 
-    _plan = Plan()
+    _plan = Plan({}, None, None)
     _packed: Packed | None = None
 
     def forward(self, input: Any) -> Any:
@@ -78,7 +70,8 @@ class FrozenSequential(FusedSequential):
 
     def _head(self) -> Any:
         """The model's first convolution, where it is here."""
-        return None if self._plan.head is None else self._modules.get(self._plan.head)
+        head = None if self._plan.head is None else self._modules.get(self._plan.head)
+        return head if isinstance(head, nn.Conv2d) else None
 
     def _prepared(self, input: Any) -> Any:
         """For the first convolution to get what a plain one takes."""
@@ -116,12 +109,8 @@ class FrozenSequential(FusedSequential):
 
     def extra_repr(self) -> str:
         names = iter(self._modules)
-        lines = []
-        for step in self._current().steps:
-            first, *rest = [next(names) for _ in step.modules]
-            if step.describe():
-                lines.append(f"({'-'.join([first, *rest[-1:]])}) {step.describe()}")
-        return "\n".join(lines)
+        runs = [([next(names) for _ in step.modules], step.describe()) for step in self._current().steps]
+        return "\n".join(f"({'-'.join([*run[:1], *run[1:][-1:]])}) {text}" for run, text in runs if text)
 
 
 def _is_undisturbed(input: Any) -> bool:
@@ -129,9 +118,7 @@ def _is_undisturbed(input: Any) -> bool:
     return (
         dispatch.is_direct(input)
         and not (torch.is_grad_enabled() and input.requires_grad)
-        and not _runs_plain(input)
-        and not _global_hooks()
-        and torch._C._len_torch_function_stack() == 0
+        and watcher(input) is None
         and forward_ad._current_level < 0
     )
 
@@ -143,7 +130,7 @@ class Packed:
         self.children = list(modules.values())
         self.steps: list[Any] = []
         while (index := sum(len(step.modules) for step in self.steps)) < len(self.children):
-            self.steps.append(_step(self.children, index, [*modules][index], plan))
+            self.steps.append(_step(self.children[index:], [*modules][index], plan))
         self.leading = _by_image(self.steps)
         there = [module for module in self.children if module is not None]
         self.owners = [owner for step in self.steps if isinstance(step, Run) for owner in step.owners]
@@ -167,33 +154,31 @@ class Packed:
 _VERSION, _TRAINING = attrgetter("_version", "requires_grad"), itemgetter("training")
 
 
-def _step(children: Sequence[Any], index: int, name: str, plan: Plan) -> Step:
-    first, *rest = children[index:]
-    packs = type(first) is nn.Linear or (type(first) is nn.Conv2d and symmetric_padding(first) is not None)
-    norm = rest.pop(0) if type(first) is nn.Conv2d and packs and rest and folds(rest[0]) else None
+def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
+    """The first of the children, with those that join it."""
+    first, *rest = children
+    kind = type(first)
+    convolves = kind is nn.Conv2d and symmetric_padding(first) is not None
+    norm = rest.pop(0) if convolves and rest and folds(rest[0]) else None
     found = match([first, *rest], 0)
     run = (first,) if found is None else found.modules
-    if not all(map(_is_packable, (*run, norm))):
+    if not all(map(_is_packable, run if norm is None else (*run, norm))):
         return Step(first)
-    if packs and type(first) is nn.Conv2d:
-        step = FrozenConvolution(first, norm, found, plan.sizes.get(name))
-        if name == plan.head:
-            step.take_images(plan.bytes_to)
-        return step
-    if packs:
+    if convolves:
+        return FrozenConvolution(first, norm, found, name, plan)
+    if kind is nn.Linear:
         return FrozenLinear(*run)
-    if type(first) in (nn.Dropout, nn.AdaptiveAvgPool2d):
+    if kind in (nn.Dropout, nn.AdaptiveAvgPool2d):
         return Passing(first)
     return Step(first) if found is None else ByOperator(found)
 
 
 def _is_packable(module: nn.Module | None) -> bool:
-    """With nobody to see that it is not called, in eval mode, and with parameters that say when they are changed."""
-    if module is None:
-        return True
+    """With nobody to see that it is not called, in eval mode, and with tensors that say when they are changed."""
+    if module is None or not is_bare(module) or module.training:
+        return False
     tensors = tensors_of((module._parameters, module._buffers))
-    plain = all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors)
-    return is_bare(module) and not module.training and plain
+    return all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors)
 
 
 def _by_image(steps: list[Any]) -> int:

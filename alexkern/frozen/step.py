@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ class Way:
     """One way to run a layer, made for it by `pack`."""
 
     weight: Tensor  # as this way reads it
+    words: str  # for the repr
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor, /) -> Way | None:
@@ -29,10 +30,6 @@ class Way:
 
     def __call__(self, input: Tensor, /) -> Tensor | None:
         """The step's output; None where it has to come from a later way after all."""
-        raise NotImplementedError
-
-    def describe(self) -> str:
-        """For the repr, in a few words."""
         raise NotImplementedError
 
 
@@ -82,10 +79,12 @@ class Run(Step):
         self.trains = any(tensor.requires_grad for tensor in tensors_of(self.owners))
 
     def takes(self, input: Any) -> bool:
-        return type(input) is Tensor and not (torch.is_grad_enabled() and (self.trains or input.requires_grad))
+        if type(input) is not Tensor or input.layout is not torch.strided or input.is_nested:
+            return False
+        return not (torch.is_grad_enabled() and (self.trains or input.requires_grad))
 
 
-def tensors_of(owners: Iterable[dict[str, Tensor | None]]) -> list[Tensor]:
+def tensors_of(owners: Iterable[Mapping[str, Tensor | None]]) -> list[Tensor]:
     """The parameters and buffers that modules have now."""
     return [tensor for owner in owners for tensor in owner.values() if tensor is not None]
 
@@ -150,5 +149,5 @@ class PackedRun(Run):
             raise argument_error("freeze", "input", f"shape {tuple(input.shape)}", f"of {channels} channels")
 
     def describe(self) -> str:
-        ways = " and ".join(way.describe() for way in reversed(self.ways))
+        ways = " and ".join(way.words for way in reversed(self.ways))
         return f"weight={str(self.weight.dtype).removeprefix('torch.')} {ways}, relu={self.relu}"
