@@ -26,10 +26,10 @@ def freeze(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> M:
-    """An inference snapshot of a model: same structure, weights packed for the device, whole runs fused.
+    """An inference snapshot of a model: the same modules, run by weights packed for the device.
 
-    Every nn.Sequential and FusedSequential in a copy of the model is replaced by a FrozenSequential, in which
-    ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` run at once. On a CPU, filters of
+    Every nn.Sequential and FusedSequential in a copy of the model becomes a FrozenSequential, with the same children,
+    in which ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` run at once. On a CPU, filters of
     float32 and bfloat16 are reordered into the blocks that oneDNN's kernels read, and 3x3 and 5x5 ones of float32 also
     for a convolution in fewer products (docs/snapshots.md); elsewhere they are laid out channels_last and run by
     alexkern.functional. The numbers stay those of the model's dtype. Images are channels_last from the first step to
@@ -40,8 +40,11 @@ def freeze(
     a ReLU follows, its filters are packed for space to depth too: the CUDA C++ kernels then read images of any layout,
     cast and normalised on the way (docs/cuda-convolution.md), and it takes those of ``augment(space_to_depth=True)``.
 
-    The snapshot is of this moment: later changes of the model, its weights included, are not seen. It has no gradients,
-    and dropout stays off whatever train() says. It can be pickled and deep-copied; its repr says what was packed.
+    The snapshot is of this moment: later changes of the model, its weights included, are not seen. Changes of its own
+    are: its parameters, none of which asks for a gradient, can be loaded, cast and edited, its children hooked and
+    replaced, and it packs again. Where something traces, casts, watches or wants a gradient, it runs as a fused model
+    (and takes no images in depth). Dropout stays off whatever train() says. It can be pickled and deep-copied; its repr
+    says what was packed.
 
     Args:
         model: any module, in any mode. It is not changed.
