@@ -216,19 +216,12 @@ def test_copies_of_every_kind(model: nn.Sequential, image: Tensor, ran: list[int
     assert len(pickle.dumps(frozen)) < 1.1 * len(pickle.dumps(model))
 
 
-def _spawned(frozen: nn.Module, image: Tensor, queue: Any) -> None:
-    queue.put(frozen(image))
-
-
 @pytest.mark.full
 def test_a_spawned_process_has_it(model: nn.Sequential, image: Tensor) -> None:
-    context = torch.multiprocessing.get_context("spawn")
-    queue = context.Queue()
     frozen = alexkern.freeze(model)
-    process = context.Process(target=_spawned, args=(frozen, image, queue))
-    process.start()
-    torch.testing.assert_close(queue.get(timeout=120), frozen(image))
-    process.join()
+    with torch.multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply_async(nn.Module.__call__, (frozen, image)).get(timeout=120)
+    torch.testing.assert_close(found, frozen(image))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -52,10 +52,6 @@ class Step:
         """Whether the step runs at once, in place of its children."""
         return False
 
-    def __call__(self, input: Tensor) -> Tensor:
-        """At once."""
-        raise NotImplementedError
-
     def one_by_one(self, input: Any) -> Any:
         for module in self.modules:
             input = module(input)
