@@ -150,15 +150,15 @@ def is_bare(module: nn.Module | None) -> bool:
     )
 
 
-def passes_on(pool: nn.AdaptiveAvgPool2d, input: Tensor) -> bool:
+def passes_on(pool: nn.Module, input: Tensor) -> bool:
     """Whether the pooling would hand on what it gets, every average being that of a single pixel, with nobody to see.
 
     torch computes those averages all the same, and their gradients. A tracer sees the module.
     """
     return (
         type(input) is Tensor
-        and input.shape[-2:] == pool.output_size
         and type(pool) is nn.AdaptiveAvgPool2d
+        and input.shape[-2:] == pool.output_size
         and is_bare(pool)
         and not _global_hooks()
         and not torch.compiler.is_compiling()
