@@ -149,7 +149,7 @@ def _tower(
 
 
 def alexnet(
-    pretrained: bool | WeightsLike | None = None,
+    pretrained: bool | WeightsLike | None = False,
     *,
     weights: WeightsLike | None = None,
     progress: bool = True,
@@ -169,7 +169,7 @@ def alexnet(
 
 
 def alexnet_2012(
-    pretrained: bool | WeightsLike | None = None,
+    pretrained: bool | WeightsLike | None = False,
     *,
     weights: WeightsLike | None = None,
     progress: bool = True,
@@ -186,7 +186,7 @@ def alexnet_2012(
 
 
 def alexnet_single_tower(
-    pretrained: bool | WeightsLike | None = None,
+    pretrained: bool | WeightsLike | None = False,
     *,
     weights: WeightsLike | None = None,
     progress: bool = True,
@@ -217,7 +217,7 @@ def _build(
     num_classes: int,
     dropout: float,
 ) -> Network:
-    if pretrained is not None:
+    if pretrained not in (None, False):
         if weights is not None:
             raise TypeError(f"{network.name}: wanted weights or pretrained, torchvision's older name, got both")
         weights = pretrained

@@ -21,11 +21,6 @@ def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
     return {name: getattr(conv, name) for name in names}
 
 
-def fuses(conv: nn.Conv2d) -> bool:
-    """Without channels torch's module gives none out, and operators the bias."""
-    return conv.padding_mode == "zeros" and conv.in_channels > 0
-
-
 def convolution_arguments(
     operator: str,
     input: Any,
