@@ -13,6 +13,7 @@ from torch import nn
 from support.clients import EVERY, TRAINED, check, images, labels
 
 accelerate = pytest.importorskip("accelerate")
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch import nn
 from support.clients import EVERY, TRAINED, Client, check, images, labels
 
 attr = pytest.importorskip("captum.attr")
+pytestmark = pytest.mark.full
 
 
 def whole(kind: str, **how: Any) -> Client:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import alexkern
 
 lpips = pytest.importorskip("lpips")
+pytestmark = pytest.mark.full
 
 
 def distance(net: str) -> nn.Module:

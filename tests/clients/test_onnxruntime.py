@@ -13,6 +13,7 @@ from support.clients import check, images
 from support.optional import need
 
 onnx, _, onnxruntime = need("onnx"), need("onnxscript"), need("onnxruntime")
+pytestmark = pytest.mark.full
 
 
 @pytest.mark.parametrize("dynamo", [True, False])

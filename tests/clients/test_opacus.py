@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from support.clients import TRAINED, check, images, labels
 
 opacus = pytest.importorskip("opacus")
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize("mode", ["hooks", "functorch", "ew"])

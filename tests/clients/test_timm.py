@@ -10,6 +10,8 @@ import alexkern
 from support.clients import TRAINED, check
 
 timm = pytest.importorskip("timm")
+optim, utils = pytest.importorskip("timm.optim"), pytest.importorskip("timm.utils")
+pytestmark = pytest.mark.full
 WAYS = TRAINED | {"frozen": alexkern.freeze}
 del WAYS["ours"]
 
@@ -41,11 +43,11 @@ def tiny(name: str) -> nn.Module:
 
 def test_moving_average_and_groups() -> None:
     def run(model: nn.Module) -> object:
-        average = timm.utils.ModelEmaV3(model, decay=0.5)
+        average = utils.ModelEmaV3(model, decay=0.5)
         for parameter in model.parameters():
             parameter.data.add_(1)
         average.update(model)
-        groups = timm.optim.create_optimizer_v2(model, "sgd", lr=0.1, weight_decay=0.1).param_groups
+        groups = optim.create_optimizer_v2(model, "sgd", lr=0.1, weight_decay=0.1).param_groups
         return list(average.module.state_dict().values()), [len(group["params"]) for group in groups]
 
     check(run, TRAINED)

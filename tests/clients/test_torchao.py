@@ -9,7 +9,7 @@ from torch import nn
 from support.clients import check, images
 
 quantization = pytest.importorskip("torchao.quantization")
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize(
