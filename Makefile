@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-full test-torch test-triton bench chip lint format
+.PHONY: help build test test-full test-torch test-triton test-clients bench chip lint format
 
 OUT ?= build/chip
 SECONDS ?= 600
@@ -13,6 +13,7 @@ help:
 	@echo "make test-full  all of them"
 	@echo "make test-torch TORCH=2.13.0   the quick tests on another torch, in an environment of its own"
 	@echo "make test-triton TRITON=3.9.0  those of the Triton kernels on another Triton, likewise"
+	@echo "make test-clients              other people's packages on ours, likewise (docs/compatibility.md)"
 	@echo "make bench      who wins by how much"
 	@echo "make chip OUT=DIR SECONDS=600  all that a GPU is asked, in one run that may be cut off (docs/chip.md)"
 	@echo "make lint       ruff, mypy and clang-format, changing nothing"
@@ -33,6 +34,9 @@ test-torch:
 test-triton:
 	PYTHON=$(PYTHON) .ci/test-with triton==$(TRITON) -n 2 -k "triton or aot" \
 		tests/conformance tests/test_aot.py tests/test_triton_*.py $(PYTEST_ARGS)
+
+test-clients:
+	PYTHON=$(PYTHON) .ci/test-with clients -m "full or not full" tests/clients $(PYTEST_ARGS)
 
 bench:
 	$(PYTHON) -m pytest bench/

@@ -233,15 +233,15 @@ def changed_layers() -> tuple[type, ...]:
 changed_layers._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def passes_on(pool: nn.AdaptiveAvgPool2d, input: Tensor) -> bool:
+def passes_on(pool: nn.Module, input: Tensor) -> bool:
     """Whether the pooling would hand on what it gets, every average being that of a single pixel, with nobody to see.
 
     torch computes those averages all the same, and their gradients. A tracer sees the module.
     """
     return (
         type(input) is Tensor
-        and input.shape[-2:] == pool.output_size
         and type(pool) is nn.AdaptiveAvgPool2d
+        and input.shape[-2:] == pool.output_size
         and watcher(input) is None
         and not torch.compiler.is_compiling()
         and is_bare(pool)

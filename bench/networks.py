@@ -18,7 +18,8 @@ from alexkern.bench.comparison import Comparison, Kind, Trial, Variant
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.options import Options
 from alexkern.bench.peers import PEERS, Peer
-from alexkern.bench.priority import importance
+from alexkern.bench.peers.compile import Compile
+from alexkern.bench.priority import LATE, importance
 from alexkern.compare import plain
 from alexkern.measure.timing import Call
 
@@ -41,20 +42,33 @@ def inference(options: Options) -> Iterable[Comparison]:
     for target, model, batch in product(options.targets, options.models, options.batches):
         main = options.is_main_batch(batch)
         runners = contenders(model, options, target, options.cost_at(batch, target))
-        yield Comparison(
-            kind=Kind.NETWORK,
-            section=section(target),
-            what=f"{model} inference, batch {batch}",
-            variants=tuple(variant(runner, target) for runner in runners),
-            setup=partial(_inference_trial, model, batch, runners, target),
-            seconds=seconds(target, batch),
-            least_s=LEAST_S[target.device.type],
-            images=batch,
-            target=target,
-            work=work.network(LAYERS[model], batch, target.dtype.itemsize, backward=False),
-            labels={"pass": "inference", "model": model, "batch": batch},
-            priority=importance("inference", options, target, model, main),
+        yield _inference(
+            "inference", model, batch, runners, target, importance("inference", options, target, model, main)
         )
+
+
+def compiled(options: Options) -> Iterable[Comparison]:
+    """On a CPU, the forward pass by torch.compile, of the fused network and of the plain one."""
+    if options.target.device.type == "cpu":
+        runners = [ours.Compiled(), Compile("torch.compile")]
+        yield _inference("compiled", options.models[0], options.batches[0], runners, options.target, LATE)
+
+
+def _inference(kind: str, model: str, batch: int, runners: Sequence[Peer], target: Target, priority: int) -> Comparison:
+    return Comparison(
+        kind=Kind.NETWORK,
+        section=section(target),
+        what=f"{model} {kind}, batch {batch}",
+        variants=tuple(variant(runner, target) for runner in runners),
+        setup=partial(_inference_trial, model, batch, runners, target),
+        seconds=seconds(target, batch),
+        least_s=LEAST_S[target.device.type] + max(runner.prepare_s for runner in runners if runner.ours),
+        images=batch,
+        target=target,
+        work=work.network(LAYERS[model], batch, target.dtype.itemsize, backward=False),
+        labels={"pass": kind, "model": model, "batch": batch},
+        priority=priority,
+    )
 
 
 def training(options: Options) -> Iterable[Comparison]:

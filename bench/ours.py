@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import alexkern
 from alexkern import dispatch
 from alexkern.bench.layers import Target
+from alexkern.bench.peers.compile import Compile
 from alexkern.bench.peers.peer import Peer, bound
 from alexkern.ops.registry import OPERATORS
 
@@ -68,6 +69,15 @@ class Frozen(Alexkern):
 
     def built(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
         return bound(alexkern.freeze(model, example), example)
+
+
+class Compiled(Compile):
+    """torch.compile of the fused model, which is to leave inductor as fast as it is alone."""
+
+    ours = True
+
+    def __init__(self) -> None:
+        super().__init__("alexkern compiled")
 
 
 def contenders(target: Target) -> tuple[Peer, ...]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import alexkern
 from alexkern import ArgumentError
 from alexkern import functional as A
+from alexkern.ops.registry import OPERATORS
+from support.backends import serving
+from support.cases import cases
 
 X = torch.zeros(2, 4, 8, 8)
 W = torch.zeros(6, 4, 3, 3)
@@ -66,6 +73,10 @@ BAD: list[tuple[Callable[[], Any], type[Exception], tuple[str, ...]]] = [
     (lambda: A.local_response_norm(X, 0), ArgumentError, ("size", "0", "at least 1")),
     (lambda: A.local_response_norm(X, 2.5), TypeError, ("size", "2.5")),
     (lambda: A.local_response_norm(X, 5, alpha="1"), TypeError, ("alpha", "'1'")),
+    (lambda: A.conv2d_relu(X, W, stride=np.float64(2)), TypeError, ("stride", "np.float64(2.0)")),
+    (lambda: A.conv2d_relu(X, W, groups=np.True_), TypeError, ("groups", "np.True_")),
+    (lambda: A.max_pool2d(X, np.int64(0)), ArgumentError, ("kernel_size", "at least 1")),
+    (lambda: A.dropout(X, np.float32(2)), ArgumentError, ("p", "2.0", "between 0 and 1")),
 ]
 
 
@@ -91,6 +102,60 @@ def test_torch_spellings_are_taken() -> None:
     assert A.local_response_norm(X, 5, 1, 1, 1).shape == X.shape
     assert A.dropout(input=X, p=0, training=True) is X
     assert A.dropout(X, 0.5, training=False) is X
+
+
+def in_numpy(value: Any) -> Any:
+    """An argument with NumPy's numbers in place of Python's."""
+    if isinstance(value, tuple):
+        return tuple(map(in_numpy, value))
+    return {int: np.int64, float: np.float32}.get(type(value), lambda value: value)(value)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_numbers_of_numpy_are_taken(name: str, generator: torch.Generator) -> None:
+    """In all arguments of all cases; of reals those that float32 has exactly."""
+    for case in cases(name):
+        exact = {
+            key: np.float32(value).item() if type(value) is float else value for key, value in case.arguments.items()
+        }
+        tensors = case.draw(torch.float32, torch.device("cpu"), generator)
+        results = []
+        for arguments in (exact, {key: in_numpy(value) for key, value in exact.items()}):
+            torch.manual_seed(0)
+            results.append(replace(case, arguments=arguments).call(*tensors))
+        assert torch.equal(*results), case
+
+
+@pytest.mark.parametrize("way", [alexkern.fuse, alexkern.freeze])
+def test_numbers_of_numpy_are_taken_from_layers(
+    way: Callable[[nn.Module], nn.Module], generator: torch.Generator
+) -> None:
+    two, three = np.int64(2), np.int32(3)
+    model = nn.Sequential(
+        *(nn.Conv2d(two, np.int64(6), three, two, np.int64(1), groups=two), nn.ReLU(), nn.MaxPool2d(two, np.int64(1))),
+        *(nn.LocalResponseNorm(three, np.float32(1e-3)), nn.MaxPool2d(three, two, np.int64(1)), nn.Flatten()),
+        *(nn.Linear(np.int64(24), two), nn.ReLU(), nn.Dropout(np.float64(0.5))),
+    ).eval()
+    images = torch.randn(2, 2, 9, 9, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(way(copy.deepcopy(model))(images), model(images))
+
+
+@pytest.mark.parametrize("backend", serving("conv2d_relu"))
+@pytest.mark.parametrize("groups", [1, 2])
+def test_without_channels_the_bias_is_left(backend: str, groups: int, generator: torch.Generator) -> None:
+    """Where torch's conv2d gives no channels either; its linear gives the bias, as ours by a case of its own."""
+    bias = torch.randn(4, generator=generator, requires_grad=True)
+    filters = torch.zeros(4, 0, 3, 3, requires_grad=True)
+    for images in (torch.zeros(2, 0, 8, 8), torch.zeros(0, 8, 8)):
+        with alexkern.backend(backend):
+            plain = A.conv2d_relu(images, filters, bias, padding=1, groups=groups)
+            pooled = A.conv2d_relu_max_pool2d(images, filters, bias, padding=1, groups=groups)
+        for output, size in ((plain, 8), (pooled, 3)):
+            assert torch.equal(output, bias.relu()[:, None, None].expand(*images.shape[:-3], 4, size, size))
+            gradients = torch.autograd.grad(output.sum(), (filters, bias))
+            assert gradients[0].shape == filters.shape
+            assert torch.equal(gradients[1], (bias > 0) * output[..., 0, :, :].numel() * 1.0)
 
 
 def test_unknown_backend() -> None:

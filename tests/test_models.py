@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+import alexkern
 from alexkern.models import MODELS, AlexNet, ImageClassification, alexnet, alexnet_2012, alexnet_single_tower
 from alexkern.nn import FusedSequential
 from support.optional import need
@@ -369,12 +370,32 @@ def test_dropout_it_cannot_have(name, dropout):
 def test_signature(name):
     parameters = inspect.signature(MODELS[name]).parameters.values()
     assert [(parameter.name, parameter.default) for parameter in parameters] == [
+        ("pretrained", False),
         ("weights", None),
         ("progress", True),
         ("num_classes", 1000),
         ("dropout", 0.5),
     ]
-    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in [*parameters][1:])
+
+
+@every_model
+def test_names_of_older_torchvision(name):
+    with torch.device("meta"):
+        for model in (MODELS[name](False), MODELS[name](None), MODELS[name](pretrained=False, num_classes=7)):
+            assert type(model).name == name
+    with pytest.raises(TypeError, match=f"{name}: wanted weights or pretrained"):
+        MODELS[name](pretrained=True, weights="DEFAULT")
+
+
+@pytest.mark.parametrize("build", [nn.Identity, lambda: nn.Sequential(nn.AdaptiveMaxPool2d(6), nn.Identity())])
+@pytest.mark.parametrize("way", [lambda model: model, alexkern.fuse, alexkern.freeze])
+def test_another_pooling(way, build, model, plain, generator):
+    ours, theirs = copy.deepcopy(model), copy.deepcopy(plain)
+    ours.avgpool, theirs.avgpool = build(), build()
+    images = torch.randn(1, 3, 224, 224, generator=generator)
+    with torch.no_grad():
+        assert_near(way(ours)(images), theirs(images))
 
 
 def test_dropout_is_on_in_training_alone(model, images):

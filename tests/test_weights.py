@@ -324,6 +324,39 @@ def published(tmp_path, monkeypatch):
     return publish
 
 
+class VGG11_Weights(enum.Enum):
+    """Another network's, with a member of the same name."""
+
+    IMAGENET1K_V1 = DEFAULT = "url and transforms"
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_another_network_s_enum(name):
+    with pytest.raises(TypeError, match=f"{name}: weights must be AlexNet_Weights, got VGG11_Weights"):
+        MODELS[name](weights=VGG11_Weights.DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"pretrained": True}, "DEFAULT"),
+        ({"weights": True}, "DEFAULT"),
+        ({"pretrained": AlexNet_Weights.DEFAULT}, AlexNet_Weights.DEFAULT),
+    ],
+)
+def test_older_names(given, name, monkeypatch):
+    asked = []
+
+    def read(name, **how):
+        asked.append((name, how))
+        raise LookupError
+
+    monkeypatch.setattr(sys.modules["alexkern.models.alexnet"], "read_weights", read)
+    with pytest.raises(LookupError):
+        alexnet(**given, progress=False)
+    assert asked == [(name, {"model": "alexnet", "progress": False})]
+
+
 @pytest.mark.parametrize("name", ["IMAGENET1K_V1", "DEFAULT", AlexNet_Weights.DEFAULT])
 def test_published_weights(name, published, capfd):
     path = published()

@@ -149,20 +149,32 @@ def _tower(
 
 
 def alexnet(
-    *, weights: WeightsLike | None = None, progress: bool = True, num_classes: int = 1000, dropout: float = 0.5
+    pretrained: bool | WeightsLike | None = False,
+    *,
+    weights: WeightsLike | None = None,
+    progress: bool = True,
+    num_classes: int = 1000,
+    dropout: float = 0.5,
 ) -> AlexNet:
     """torchvision's AlexNet [2]: 61,100,840 parameters, and torchvision's state_dict loads unchanged.
 
     `weights` is a .safetensors or .pth file, or "IMAGENET1K_V1" or "DEFAULT" for torchvision's ImageNet weights, which
     are downloaded once (`progress` shows it) and checked; None draws them at random. `num_classes` must be the file's.
+    `pretrained` is torchvision's older name of `weights`: True for "DEFAULT", False for None.
 
-    Raises ValueError or FileNotFoundError where the weights cannot be had or are of another network.
+    Raises ValueError or FileNotFoundError where the weights cannot be had or are of another network (TypeError where
+    they are another network's enum).
     """
-    return _build(AlexNet, weights, progress, num_classes, dropout)
+    return _build(AlexNet, pretrained, weights, progress, num_classes, dropout)
 
 
 def alexnet_2012(
-    *, weights: WeightsLike | None = None, progress: bool = True, num_classes: int = 1000, dropout: float = 0.5
+    pretrained: bool | WeightsLike | None = False,
+    *,
+    weights: WeightsLike | None = None,
+    progress: bool = True,
+    num_classes: int = 1000,
+    dropout: float = 0.5,
 ) -> AlexNet2012:
     """The network of the 2012 paper [1], groups and local response normalisation included: 60,965,224 parameters.
 
@@ -170,11 +182,16 @@ def alexnet_2012(
 
     Raises ValueError or FileNotFoundError where the weights cannot be had or are of another network.
     """
-    return _build(AlexNet2012, weights, progress, num_classes, dropout)
+    return _build(AlexNet2012, pretrained, weights, progress, num_classes, dropout)
 
 
 def alexnet_single_tower(
-    *, weights: WeightsLike | None = None, progress: bool = True, num_classes: int = 1000, dropout: float = 0.5
+    pretrained: bool | WeightsLike | None = False,
+    *,
+    weights: WeightsLike | None = None,
+    progress: bool = True,
+    num_classes: int = 1000,
+    dropout: float = 0.5,
 ) -> AlexNetSingleTower:
     """The 2012 paper's layers without groups and without LRN [1]: 62,378,344 parameters.
 
@@ -182,7 +199,7 @@ def alexnet_single_tower(
 
     Raises ValueError or FileNotFoundError where the weights cannot be had or are of another network.
     """
-    return _build(AlexNetSingleTower, weights, progress, num_classes, dropout)
+    return _build(AlexNetSingleTower, pretrained, weights, progress, num_classes, dropout)
 
 
 MODELS: dict[str, Callable[..., AlexNet]] = {
@@ -193,11 +210,20 @@ MODELS: dict[str, Callable[..., AlexNet]] = {
 
 
 def _build(
-    network: type[Network], weights: WeightsLike | None, progress: bool, num_classes: int, dropout: float
+    network: type[Network],
+    pretrained: bool | WeightsLike | None,
+    weights: WeightsLike | bool | None,
+    progress: bool,
+    num_classes: int,
+    dropout: float,
 ) -> Network:
-    if weights is None:
+    if pretrained not in (None, False):
+        if weights is not None:
+            raise TypeError(f"{network.name}: wanted weights or pretrained, torchvision's older name, got both")
+        weights = pretrained
+    if weights is None or weights is False:
         return network(num_classes, dropout)
-    read = read_weights(weights, model=network.name, progress=progress)
+    read = read_weights("DEFAULT" if weights is True else weights, model=network.name, progress=progress)
     # On meta nothing is drawn at random that the file would overwrite, nor allocated for one that misfits.
     device = torch.get_default_device()
     with torch.device("meta"):

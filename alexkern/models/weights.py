@@ -28,6 +28,7 @@ from alexkern.models.transforms import ImageClassification
 IMAGENET1K_V1_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 PUBLISHED_NAMES = ("IMAGENET1K_V1", "DEFAULT")
 PUBLISHED_MODEL = "alexnet"
+PUBLISHED_ENUM = "AlexNet_Weights"  # torchvision's
 # The last layer of all three networks: (num_classes, 4096) and (num_classes,).
 HEAD = "classifier.6"
 # What a file asks for is carried out, so it may not ask for images of just any size.
@@ -81,6 +82,8 @@ def read_weights(weights: WeightsLike, *, model: str = PUBLISHED_MODEL, progress
     if isinstance(weights, Weights):
         return weights
     if isinstance(weights, Enum):
+        if type(weights).__name__ != PUBLISHED_ENUM:
+            raise TypeError(f"{model}: weights must be {PUBLISHED_ENUM}, got {type(weights).__name__}")
         weights = weights.name
     if not isinstance(weights, (str, os.PathLike)):
         raise TypeError(f"{model}: weights must be a path or a name, got {type(weights).__name__}")

@@ -176,8 +176,7 @@ def _seed(given: Tensor | None, device: torch.device) -> Tensor:
 def _resize(value: int | None, longer: int) -> int:
     if value is None:
         return max(longer, round(longer * 256 / 224))
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"alexkern.{NAME}: resize must be an int, got {value!r}")
+    value = checks.integer(NAME, "resize", value)
     if not longer <= value <= MAX_SIDE:
         raise argument_error(NAME, "resize", value, f"from size's longer side, {longer}, to {MAX_SIDE}")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -53,20 +54,27 @@ def pair(operator: str, argument: str, value: Any, minimum: int) -> Pair:
         result = (value[0], value[-1])
     else:
         result = (value, value)
-    for entry in result:
-        if type(entry) is not int and (not isinstance(entry, (int, torch.SymInt)) or isinstance(entry, bool)):
-            raise TypeError(f"alexkern.{operator}: {argument} must be an int or two ints, got {value!r}")
-        if entry < minimum:
-            raise argument_error(operator, argument, value, f"at least {minimum}")
+    if not type(result[0]) is type(result[1]) is int:
+        result = tuple(integer(operator, argument, entry, "an int or two ints", value) for entry in result)
+    if result[0] < minimum or result[1] < minimum:
+        raise argument_error(operator, argument, value, f"at least {minimum}")
     return result
 
 
+def integer(operator: str, argument: str, entry: Any, want: str = "an int", value: Any = None) -> Any:
+    """`entry` as Python's int, or as the symbol that it is: torch takes NumPy's numbers too."""
+    if type(entry) is int or isinstance(entry, torch.SymInt):
+        return entry
+    if isinstance(entry, bool) or not isinstance(entry, numbers.Integral):
+        raise TypeError(f"alexkern.{operator}: {argument} must be {want}, got {entry if value is None else value!r}")
+    return int(entry)
+
+
 def probability(operator: str, p: Any, argument: str = "p") -> float:
-    if isinstance(p, bool) or not isinstance(p, (int, float)):
-        raise TypeError(f"alexkern.{operator}: {argument} must be a float, got {p!r}")
+    p = number(operator, argument, p)
     if not 0.0 <= p <= 1.0:
         raise argument_error(operator, argument, p, "a probability between 0 and 1")
-    return float(p)
+    return p
 
 
 def image(operator: str, shape: tuple[int, ...]) -> None:
@@ -76,7 +84,8 @@ def image(operator: str, shape: tuple[int, ...]) -> None:
 
 
 def number(operator: str, argument: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """`value` as Python's float, also where it is a number of NumPy's."""
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise TypeError(f"alexkern.{operator}: {argument} must be a float, got {value!r}")
     return float(value)
 

@@ -46,8 +46,7 @@ def convolution_arguments(
         checks.like_input(operator, "bias", bias, input)
     # Numbers that can be looked up as they are, the usual ones, become pairs where they are first seen.
     if not type(stride) is type(padding) is type(dilation) is type(groups) is int:
-        if type(groups) is not int and (isinstance(groups, bool) or not isinstance(groups, int)):
-            raise TypeError(f"alexkern.{operator}: groups must be an int, got {groups!r}")
+        groups = checks.integer(operator, "groups", groups)
         stride = checks.pair(operator, "stride", stride, 1)
         dilation = checks.pair(operator, "dilation", dilation, 1)
         if type(padding) is str:
@@ -58,7 +57,10 @@ def convolution_arguments(
         pooling = window_arguments(operator, *pooling, 1, prefix="pool_")[:3]
     shapes = input.shape, weight.shape, None if bias is None else bias.shape
     key = (operator, *shapes, stride, padding, dilation, groups, pooling)
-    return input, weight, bias, *checks.remembered(_checked_numbers, input, key)
+    checked = checks.remembered(_checked_numbers, input, key)
+    if shapes[1][1] == 0:  # no products: the bias alone, as of one channel of zeros a group
+        input, weight = F.pad(input, (0, 0, 0, 0, 0, groups)), F.pad(weight, (0, 0, 0, 0, 0, 1))
+    return input, weight, bias, *checked
 
 
 def _checked_numbers(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.errors import argument_error
@@ -61,6 +62,8 @@ def linear_relu_dropout(
         checks.like_input(name, "bias", bias, input)
         if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
             raise argument_error(name, "bias", f"shape {tuple(bias.shape)}", f"({weight.shape[0]},)")
+    if weight.shape[1] == 0:  # no products: the bias alone, as of one feature that is zero
+        input, weight = F.pad(input, (0, 1)), F.pad(weight, (0, 1))
     p = checks.probability(name, p)
     drops = training and p > 0.0
     return OPERATOR(input, weight, bias, seed.draw(input.device) if drops else None, p if drops else 0.0, False)

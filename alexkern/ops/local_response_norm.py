@@ -46,8 +46,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     checks.floating(name, "input", input)
     if input.dim() < 3:
         raise argument_error(name, "input", f"shape {tuple(input.shape)}", "(N, C, *) of at least 3 dimensions")
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"alexkern.{name}: size must be an int, got {size!r}")
+    size = checks.integer(name, "size", size)
     if size < 1:
         raise argument_error(name, "size", size, "at least 1")
     alpha, beta, k = (

@@ -22,7 +22,7 @@ def window_arguments(
             return (kernel_size, kernel_size), (stride, stride), (padding, padding), (dilation, dilation)
     kernel_size = checks.pair(operator, f"{prefix}kernel_size", kernel_size, 1)
     # torch takes an empty sequence as well as None for "the window's own size".
-    stride = kernel_size if stride is None or stride == () or stride == [] else stride
+    stride = kernel_size if stride is None or (isinstance(stride, (tuple, list)) and not stride) else stride
     stride = checks.pair(operator, f"{prefix}stride", stride, 1)
     padding = checks.pair(operator, f"{prefix}padding", padding, 0)
     dilation = checks.pair(operator, f"{prefix}dilation", dilation, 1)

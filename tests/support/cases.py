@@ -166,6 +166,7 @@ LINEARS = (
     _linear("p_0", (3, 8), 8, p=0.0),
     _linear("p_1", (3, 8), 8, p=1.0),
     _linear("one_feature", (4, 1), 1),
+    _linear("no_features", (3, 0), 4),
 )
 
 
