@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alexkern import dispatch
-from alexkern.ops.autograd import is_derived
+from alexkern.ops.autograd import is_derived, is_transformed
 from alexkern.ops.description import Description
 from alexkern.plan import conform, empty
 
@@ -58,9 +58,11 @@ def register(op: Description, definition: ModuleType) -> Callable[..., Any]:
 
     def differentiable(keys: Any, backend: str, *args: Any) -> Any:
         """NAME_backward by itself, as in a graph that was traced forward and backward and is differentiated then."""
-        if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        recorded = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+        if recorded or is_transformed():
             return _single(_backward(op, "torch", args))
-        return operator.default.redispatch(keys & torch._C._after_autograd_keyset, backend, *args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.default.redispatch(keys & torch._C._after_autograd_keyset, backend, *args)
 
     operator = getattr(torch.ops.alexkern, f"{op.name}_backward")
     LIBRARY.impl(f"{op.name}_backward", differentiable, "Autograd", with_keyset=True)

@@ -49,8 +49,10 @@ def backward(
         grad = grad * dropout.scale(p)
     # Where an element was dropped the output is 0, so the ReLU mask drops its gradient too.
     grad = torch.ops.aten.threshold_backward(grad, output, 0)
-    # Only a dropped NaN is no 0. A CPU can afford to ask; on a GPU the answer would stall the stream.
-    if seed is not None and (output.device.type != "cpu" or bool(output.isnan().any())):
+    # Only a dropped NaN is no 0. A CPU can afford to ask; on a GPU the answer would stall the stream, and a tracer's
+    # tensors have none.
+    tells = output.device.type == "cpu" and torch._C._len_torch_dispatch_stack() == 0
+    if seed is not None and (not tells or bool(output.isnan().any())):
         grad = grad.masked_fill(~philox.keep(seed, p, tuple(output.shape), output.stride()), 0)
     rows, inputs = _matrix(grad), _matrix(input)  # (N, out_features), (N, in_features)
     return (
