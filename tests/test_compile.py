@@ -72,7 +72,15 @@ def test_compiles_whole(case: Case, backend: str, compiler: str, generator: torc
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
 
 
-@OPERATORS
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=case.operator, marks=() if case.operator in ("conv2d_relu", "dropout") else pytest.mark.full
+        )
+        for case in EVERY_OPERATOR
+    ],
+)
 def test_compiles_transforms_whole(case: Case, generator: torch.Generator) -> None:
     """A tangent of per-sample gradients."""
     case = Case(case.operator, "small", *SUITES[case.operator].small)
@@ -268,8 +276,10 @@ def test_fake_tensors_have_second_derivatives(case: Case, generator: torch.Gener
         first = torch.autograd.grad(case.call(*leaves).square().sum(), leaves, create_graph=True)
         return torch.autograd.grad(torch.stack([one.square().sum() for one in first]).sum(), leaves)
 
-    with FakeTensorMode() as mode:
-        fakes = second([mode.from_tensor(leaf.detach()).requires_grad_() for leaf in leaves])
+    mode = FakeTensorMode()
+    imitations = [mode.from_tensor(leaf) for leaf in leaves]
+    with mode:
+        fakes = second(imitations)
     for fake, real in zip(fakes, second(leaves), strict=True):
         assert fake.shape == real.shape and fake.dtype == real.dtype
 
@@ -283,7 +293,8 @@ def test_a_traced_backward_has_a_derivative(case: Case, generator: torch.Generat
     def gradients(*leaves: Tensor, **options: bool) -> tuple[Tensor, ...]:
         return torch.autograd.grad(case.call(*leaves).square().sum(), leaves, **options)
 
-    graph = make_fx(gradients)(*leaves)
+    with alexkern.backend(serving(case.operator)[0]):
+        graph = make_fx(gradients)(*leaves)
     assert any(f"alexkern.{case.operator}_backward" in str(node.target) for node in graph.graph.nodes)
     results = []
     for first in (lambda: graph(*leaves), lambda: gradients(*leaves, create_graph=True)):
@@ -291,7 +302,7 @@ def test_a_traced_backward_has_a_derivative(case: Case, generator: torch.Generat
         loss = torch.stack([one.pow(3).sum() for one in first()]).sum()
         results.append(torch.autograd.grad(loss, leaves))
     for wanted, ours in zip(*results, strict=True):
-        torch.testing.assert_close(ours, wanted)
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_fx_tracing_keeps_functions_nodes_and_gradients() -> None:

@@ -154,7 +154,9 @@ NETWORKS = {"fused alexnet": small_alexnet, "fused vgg": vgg, "fused nested": ne
 SIZES = {"fused vgg": 32, "fused nested": 13}
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *MODELS])
+@pytest.mark.parametrize(
+    "name", ["fused alexnet", "fused nested", pytest.param("fused vgg", marks=pytest.mark.full), *MODELS]
+)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("hessian", "jacobian")])
 def test_models(name: str, kind: str) -> None:
     """In training."""

@@ -7,7 +7,6 @@ argument: it is resolved when the forward is traced and is the same in the backw
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,14 +14,14 @@ from torch import Tensor
 
 from alexkern import dispatch
 from alexkern.ops import flops
-from alexkern.ops.autograd import is_derived
+from alexkern.ops.autograd import is_transformed
 from alexkern.ops.description import Description
 from alexkern.plan import conform, empty
 
 LIBRARY = torch.library.Library("alexkern", "DEF")
 
 
-def register(op: Description, definition: ModuleType) -> Callable[..., Any]:
+def register(op: Description) -> Callable[..., Any]:
     """Define an operator and its backward in the dispatcher, with kernels, fakes and gradients."""
     gradients = op.num_differentiable
     forward_returns = "(Tensor, Tensor)" if op.has_offsets else "Tensor"
@@ -49,19 +48,18 @@ def register(op: Description, definition: ModuleType) -> Callable[..., Any]:
 
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         needs = list(ctx.needs_input_grad[1 : 1 + gradients])
-        if is_derived(grad):
-            grads = definition.backward(grad, *ctx.saved_tensors, *ctx.params, needs)
-            return (None, *grads, *(None,) * (ctx.num_args - gradients))
         grads = operator(ctx.backend, grad, *ctx.saved_tensors, *ctx.params, needs)
         grads = (grads,) if gradients == 1 else grads
         kept = tuple(value if need else None for value, need in zip(grads, needs, strict=True))
         return (None, *kept, *(None,) * (ctx.num_args - gradients))
 
     def differentiable(keys: Any, backend: str, *args: Any) -> Any:
-        """NAME_backward by itself, as in a graph that was traced forward and backward and is differentiated then."""
-        if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        """NAME_backward, or the definition's where that is to be differentiated in its turn."""
+        recorded = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+        if recorded or is_transformed():
             return _single(_backward(op, "torch", args))
-        return operator.default.redispatch(keys & torch._C._after_autograd_keyset, backend, *args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.default.redispatch(keys & torch._C._after_autograd_keyset, backend, *args)
 
     operator = getattr(torch.ops.alexkern, f"{op.name}_backward")
     LIBRARY.impl(f"{op.name}_backward", differentiable, "Autograd", with_keyset=True)

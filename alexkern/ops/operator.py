@@ -31,7 +31,7 @@ class Operator(Description):
         # The composite that compilers are given: of a dropout, torch's own, whose zeros are torch's too.
         self.compiled = getattr(self.definition, "compiled", self.definition.composite)
         self.eager = autograd.eager_function(self, self.definition)
-        self.dispatched = library.register(self, self.definition)
+        self.dispatched = library.register(self)
 
     def __call__(self, *args: Any) -> Tensor:
         input = args[0]
