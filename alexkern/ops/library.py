@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from alexkern import dispatch
-from alexkern.ops import flops
 from alexkern.ops.autograd import is_transformed
 from alexkern.ops.description import Description
 from alexkern.plan import conform, empty
@@ -64,8 +63,6 @@ def register(op: Description) -> Callable[..., Any]:
     operator = getattr(torch.ops.alexkern, f"{op.name}_backward")
     LIBRARY.impl(f"{op.name}_backward", differentiable, "Autograd", with_keyset=True)
     torch.library.register_autograd(f"alexkern::{op.name}", backward, setup_context=setup_context, lib=LIBRARY)
-    for packet, method in ((op.name, "forward"), (f"{op.name}_backward", "backward")):
-        flops.register(getattr(torch.ops.alexkern, packet), getattr(definition, method))
     return getattr(torch.ops.alexkern, op.name)
 
 
