@@ -2,7 +2,6 @@
 // Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011), section 3.4.
 #pragma once
 
-#include "ptx/numbers.cuh"
 #include "ptx/platform.cuh"
 
 namespace alexkern::philox {
@@ -71,15 +70,11 @@ __device__ __forceinline__ void factors(const Rule& rule, std::int64_t first, fl
     factors(rule, start(rule), first, factor);
 }
 
-// The mask of eight elements, a bit each: whether a ReLU's `value`, as T has it, was neither clipped nor dropped.
-template <typename T>
+// The mask of eight elements, a bit each: whether a ReLU's value was neither clipped nor dropped.
 __device__ __forceinline__ std::uint8_t passing(const float (&value)[8], const float (&factor)[8]) {
     unsigned bits = 0;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        const bool clipped = ptx::to_float(ptx::from_float<T>(value[i])) <= 0.0f;
-        bits |= static_cast<unsigned>(factor[i] != 0.0f && !clipped) << i;
-    }
+    for (int i = 0; i < 8; ++i) bits |= factor[i] != 0.0f && !(value[i] <= 0.0f) ? 1u << i : 0u;
     return static_cast<std::uint8_t>(bits);
 }
 

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads)
     if constexpr (kDrops) {
         float factor[kRun];
         philox::factors(rule, first, factor);
-        if (mask != nullptr) mask[first / kRun] = philox::passing<T>(value, factor);
+        if (mask != nullptr) mask[first / kRun] = philox::passing(value, factor);
 #pragma unroll
         for (int i = 0; i < kRun; ++i) value[i] *= factor[i];
     }

@@ -34,9 +34,10 @@ __global__ void __launch_bounds__(kThreads, 6)  // blocks: aiming at more, ptxas
     if constexpr (kDrops) {
         float factor[kRun];
         philox::factors(rule, first, factor);
-        if (p.mask != nullptr) p.mask[first / kRun] = philox::passing<T>(value, factor);
+        // Rounded before the mask is taken: what becomes 0 is clipped.
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) value[i] *= factor[i];
+        for (int i = 0; i < kRun; ++i) value[i] = ptx::to_float(ptx::from_float<T>(value[i] * factor[i]));
+        if (p.mask != nullptr) p.mask[first / kRun] = philox::passing(value, factor);
     }
     store(static_cast<T*>(p.output) + first, kRun, true, value);
 }

@@ -27,7 +27,7 @@ __device__ __forceinline__ void drop(unsigned char* buffer, std::int64_t pixels,
         load_vector(run, values);
         const std::int64_t element = first + pixel * pitch + filter;
         philox::factors(rule, start, element, factor);
-        if (mask != nullptr && filter < filters) mask[element / kRun] = philox::passing<T>(values, factor);
+        if (mask != nullptr && filter < filters) mask[element / kRun] = philox::passing(values, factor);
 #pragma unroll
         for (int j = 0; j < kRun; ++j) values[j] *= factor[j];  // not a choice of 0: a dropped NaN is NaN
         store_vector(run, values);
