@@ -127,6 +127,15 @@ def test_what_is_changed_is_seen_at_the_next_call(
     }
 
 
+def test_no_later_parameter_lies_where_one_was_packed(model: nn.Sequential) -> None:
+    """An address is what tells one apart."""
+    frozen = alexkern.freeze(model)
+    weight = frozen[0][3].weight
+    address = weight.data_ptr()
+    weight.data = torch.zeros_like(weight)
+    assert all(torch.empty_like(weight).data_ptr() != address for _ in range(9))
+
+
 def test_hooks_see_what_they_would_and_leave_no_trace(model: nn.Sequential, image: Tensor, ran: list[int]) -> None:
     frozen = alexkern.freeze(model)
     frozen(image)
@@ -178,7 +187,7 @@ def test_tuples_and_none_pass_through(generator: torch.Generator, ran: list[int]
 
 
 @pytest.mark.parametrize("tuned", [False, True], ids=["input", "input and weights"])
-def test_gradients_are_torchs(tuned: bool, model: nn.Sequential, image: Tensor) -> None:
+def test_gradients_are_torchs(tuned: bool, model: nn.Sequential, image: Tensor, operators: list[str]) -> None:
     frozen = alexkern.freeze(model)
     results = []
     for network in (model, frozen):
@@ -188,6 +197,7 @@ def test_gradients_are_torchs(tuned: bool, model: nn.Sequential, image: Tensor) 
         results.append(torch.autograd.grad(network(leaf).square().sum(), leaves))
     for wanted, found in zip(*results, strict=True):
         torch.testing.assert_close(found, wanted)
+    assert tuned or operators.count("conv2d_relu") == 3  # as a fused model differentiates
 
 
 def test_train_leaves_it_in_eval_mode(model: nn.Sequential, image: Tensor) -> None:
