@@ -77,7 +77,7 @@ class FusedSequential(nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         fuses = watcher(input) is None
-        changed = _changed()
+        changed = changed_layers()
         children = tuple(self._modules.values())
         restore = False  # whether the value is channels_last only because we made it so
         index = 0
@@ -111,22 +111,22 @@ def _is_plain(value: Any) -> bool:
 
 def watcher(input: Any) -> str | None:
     """Who has to see the children run one by one, from here on."""
-    if torch.compiler.is_compiling():
-        if torch.compiler.is_exporting():
-            return "torch.export is tracing"
-        if not _is_plain(input) or all(dispatch.resolve_name(name, input) == "torch" for name in registry.OPERATORS):
-            return "torch.compile is tracing, with nothing of ours to call"
-        return None
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return "a TorchDispatchMode is watching"
+    if _global_hooks():
+        return "a hook is on all modules"
     # torch.device as a context, and torch.set_default_device, are a mode too, but see nothing.
     if torch._C._len_torch_function_stack() > 0 and any(
         type(mode) is not DeviceContext for mode in _get_current_function_mode_stack()
     ):
         return "a TorchFunctionMode is watching"
-    if torch._C._is_tracing():
-        return "torch.jit.trace is tracing"
-    return "a hook is on all modules" if _global_hooks() else None
+    if torch.compiler.is_compiling():
+        if torch.compiler.is_exporting():
+            return "torch.export is tracing"
+        if not _is_plain(input) or all(dispatch.resolve_name(name, input) == "torch" for name in registry.OPERATORS):
+            return "torch.compile is tracing, and would call nothing of ours"
+        return None
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a TorchDispatchMode is watching"
+    return "torch.jit.trace is tracing" if torch._C._is_tracing() else None
 
 
 class Match(NamedTuple):
@@ -141,7 +141,7 @@ class Match(NamedTuple):
 
 def match(children: Sequence[nn.Module | None], index: int) -> Match | None:
     """The longest run from `index` on that one operator stands for; None where the child has to run as it is."""
-    found = None if _global_hooks() else find(children, index, _changed())
+    found = None if _global_hooks() else find(children, index, changed_layers())
     return found if type(found) is Match else None
 
 
@@ -176,7 +176,7 @@ def _global_hooks() -> bool:
 
 def is_bare(module: nn.Module | None) -> bool:
     """No hook would be passed by, and calling the module means calling its class's forward, on plain parameters."""
-    return module is not None and why_not_bare(module, _changed()) is None
+    return module is not None and why_not_bare(module, changed_layers()) is None
 
 
 def why_not_bare(module: nn.Module, changed: Container[type]) -> str | None:
@@ -184,11 +184,10 @@ def why_not_bare(module: nn.Module, changed: Container[type]) -> str | None:
     kind, own = type(module), module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return f"{kind.__name__} has a hook"
-    if not own.keys().isdisjoint(SHADOWING):
-        for name in SHADOWING & own.keys():
-            value = own[name]  # torch's own method, as it is left behind by who had replaced it, is nothing new
-            if not (type(value) is MethodType and value == MethodType(getattr(kind, name, len), module)):
-                return f"{kind.__name__} has a {name} of its own"
+    for name in SHADOWING:
+        # The class's own method, as it is left behind by who had replaced it, is nothing new.
+        if name in own and not (type(own[name]) is MethodType and own[name] == getattr(kind, name).__get__(module)):
+            return f"{kind.__name__} has a {name} of its own"
     if kind in changed:
         return f"{kind.__name__}'s forward, or what it calls, is not torch's own any more"
     for name, value in own["_parameters"].items():
@@ -198,7 +197,7 @@ def why_not_bare(module: nn.Module, changed: Container[type]) -> str | None:
 
 
 # What a module can have of its own that a call of it then takes, instead of its class's methods and its parameters.
-SHADOWING = frozenset({"forward", "_conv_forward", "_call_impl", "_compiled_call_impl", "weight", "bias"})
+SHADOWING = ("forward", "_conv_forward", "_call_impl", "_compiled_call_impl", "weight", "bias")
 
 
 def _functions(kind: type) -> list[tuple[Any, str]]:
@@ -209,13 +208,14 @@ def _functions(kind: type) -> list[tuple[Any, str]]:
     return [(nn.Module, "_call_impl"), *((kind, name) for name in methods), *functions]
 
 
-_KINDS = {kind: _functions(kind) for operator in registry.ENTRIES for layers in operator.layers for kind in layers}
+_LAYERS = {kind for operator in registry.ENTRIES for layers in operator.layers for kind in layers}
+_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)}
 _PLACES = sorted({place for places in _KINDS.values() for place in places}, key=str)
 _OWNERS, _NAMES = zip(*_PLACES, strict=True)
 _IMPORTED = list(map(getattr, _OWNERS, _NAMES))  # torch's, as alexkern was imported
 
 
-def _changed() -> tuple[type, ...]:
+def changed_layers() -> tuple[type, ...]:
     """The layers that somebody has since given another forward, or something else to call in it."""
     now = list(map(getattr, _OWNERS, _NAMES))
     if now == _IMPORTED:
@@ -224,7 +224,7 @@ def _changed() -> tuple[type, ...]:
     return tuple(kind for kind, places in _KINDS.items() if not changed.isdisjoint(places))
 
 
-_changed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+changed_layers._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def passes_on(pool: nn.AdaptiveAvgPool2d, input: Tensor) -> bool:
