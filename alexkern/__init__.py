@@ -6,7 +6,7 @@ from alexkern.compare import compare
 from alexkern.dispatch import backend, current_backend, set_backend
 from alexkern.errors import ArgumentError, BackendUnavailable
 from alexkern.frozen import freeze
-from alexkern.fuse import fuse
+from alexkern.fuse import fuse, fusion_report, unfuse
 from alexkern.graph import graph
 from alexkern.info import info
 
@@ -20,9 +20,11 @@ __all__ = [
     "freeze",
     "functional",
     "fuse",
+    "fusion_report",
     "graph",
     "info",
     "models",
     "nn",
     "set_backend",
+    "unfuse",
 ]

@@ -15,11 +15,10 @@ from alexkern import processor
 from alexkern.accuracy import error_and_allowed
 from alexkern.console import first_line, named, table
 from alexkern.frozen.freeze import copied, freeze
-from alexkern.fuse import fuse
+from alexkern.fuse import fuse, unfuse
 from alexkern.graph import check_model
 from alexkern.measure.memory import peak_bytes
 from alexkern.measure.timing import Call, Samples, measure, timer_for
-from alexkern.nn import FusedSequential
 
 PLAIN, FORWARD, TRAINING = "plain", "forward", "training step"
 ENOUGH = 3  # times the seconds asked for, until there are rounds enough to decide
@@ -104,11 +103,7 @@ def compare(model: nn.Module, example: Tensor, seconds: float = 3.0) -> Comparis
 
 def plain(model: nn.Module) -> nn.Module:
     """A copy with torch's own Sequentials."""
-    twin = copied(model)
-    for module in twin.modules():
-        if type(module) is FusedSequential:
-            module.__class__ = nn.Sequential  # type: ignore[assignment]
-    return twin
+    return unfuse(copied(model))
 
 
 def _measured(name: str, model: nn.Module, example: Tensor, seconds: float) -> dict[str, Figure]:

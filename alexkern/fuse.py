@@ -1,14 +1,21 @@
-"""fuse(model): the whole of making an existing network fast."""
+"""fuse(model): the whole of making an existing network fast; what it did, and the way back."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from alexkern.nn import FusedSequential
+from alexkern import dispatch
+from alexkern.console import printable, table
+from alexkern.nn import Dropout, FusedSequential, LocalResponseNorm, Match, MaxPool2d, changed_layers, find, watcher
+from alexkern.ops import registry
 
 M = TypeVar("M", bound=nn.Module)
+OURS = (FusedSequential, MaxPool2d, Dropout, LocalResponseNorm)  # each has torch's class for its base
 
 
 def fuse(model: M) -> M:
@@ -23,9 +30,115 @@ def fuse(model: M) -> M:
     Returns:
         The same model.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"alexkern.fuse: model must be a torch.nn.Module, got {type(model).__name__}")
-    for module in model.modules():
+    for module in _modules("fuse", model):
         if type(module) is nn.Sequential:
             module.__class__ = FusedSequential
     return model
+
+
+def unfuse(model: M) -> M:
+    """Turn every module of alexkern.nn back into torch's own, in place, again by its class alone.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The same model.
+    """
+    for module in _modules("unfuse", model):
+        if type(module) in OURS:
+            module.__class__ = type(module).__base__  # type: ignore[assignment]
+    return model
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Children that one operator stands for, or a layer that runs as it is, and why."""
+
+    children: tuple[str, ...]  # names, as in named_modules()
+    layers: tuple[str, ...]  # their classes
+    operator: str = ""
+    backend: str = ""
+    why_plain: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class FusionReport:
+    """What `alexkern.fusion_report` found, in the order of the children. Printing it gives a table."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def fused(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if entry.operator)
+
+    @property
+    def plain(self) -> dict[str, str]:
+        """Why each of the other layers runs as it is, by name."""
+        return {entry.children[0]: entry.why_plain for entry in self.entries if not entry.operator}
+
+    def __str__(self) -> str:
+        rows = [("children", "layers", "operator", "backend", "plain because")]
+        for entry in self.entries:
+            names, layers = (", ".join(map(printable, words)) for words in (entry.children, entry.layers))
+            rows.append((names, layers, entry.operator or "-", entry.backend, entry.why_plain))
+        return "\n".join(table(rows))
+
+    __repr__ = __str__
+
+
+def fusion_report(model: nn.Module) -> FusionReport:
+    """Which children run as which operator, on which backend, and why the other layers run as they are.
+
+    It asks what a call would ask, about the model as it is now: hooks, settings, parameters, who watches. What it
+    cannot know is the input: on one that is no plain floating tensor every child runs as it is.
+
+    Args:
+        model: any module.
+
+    Returns:
+        A :class:`FusionReport`: an entry for every run of children that is fused, and for every layer of a kind that
+        could be (Conv2d, Linear, MaxPool2d, Dropout, LocalResponseNorm) and is not.
+
+    Raises:
+        TypeError: model is no module.
+        BackendUnavailable: the backend that was asked for by name is not there, as a call would say.
+    """
+    _modules("fusion_report", model)
+    like = next((value for value in model.parameters() if value.is_floating_point()), None)
+    like = torch.empty(0) if like is None else like
+    root = nn.Module()
+    root._modules[""] = model
+    return FusionReport(tuple(_entries("", root, like, watcher(like), changed_layers())))
+
+
+def _entries(
+    path: str, parent: nn.Module, like: Tensor, watching: str | None, changed: tuple[type, ...]
+) -> Iterator[Entry]:
+    names, children = [f"{path}{name}" for name in parent._modules], tuple(parent._modules.values())
+    fuses = getattr(parent.forward, "__func__", None) is FusedSequential.forward
+    index = 0
+    while index < len(children):
+        child = children[index]
+        found: Match | str = "not in a FusedSequential"
+        if type(child) in OURS[1:]:
+            found = Match(registry.runs()[type(child).__base__][0][1], (child,))  # type: ignore[index]
+        elif fuses:
+            found = watching or find(children, index, changed)
+        run = found.modules if isinstance(found, Match) else (child,)
+        where = tuple(names[index : index + len(run)])
+        layers = tuple(type(module).__name__ for module in run)
+        if isinstance(found, Match):
+            backend = dispatch.resolve_name(found.operator.name, next(run[0].parameters(), like))
+            yield Entry(where, layers, found.operator.name, backend)
+        elif isinstance(child, tuple(registry.runs())):
+            yield Entry(where, layers, why_plain=found)
+        if not isinstance(found, Match) and child is not None:
+            yield from _entries(f"{names[index]}." if names[index] else "", child, like, watching, changed)
+        index += len(run)
+
+
+def _modules(function: str, model: nn.Module) -> list[nn.Module]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"alexkern.{function}: model must be a torch.nn.Module, got {type(model).__name__}")
+    return list(model.modules())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules import module as module_globals
-from torch.overrides import has_torch_function_unary
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from alexkern import dispatch, functional
 from alexkern.ops import registry
+from alexkern.ops.checks import FLOATING
 from alexkern.ops.operator import Operator
 from alexkern.plan import is_channels_last
 
@@ -57,12 +61,13 @@ class FusedSequential(nn.Sequential):
     It has the same children, the same state_dict keys and the same slices as the Sequential it stands for. On the way
     through, each run of ``Conv2d, ReLU[, MaxPool2d]`` or ``Linear, ReLU[, Dropout]`` becomes one operator of
     alexkern.functional, and a lone MaxPool2d, Dropout or LocalResponseNorm goes through ours too. Children join in only
-    where nobody could tell the difference: exactly those types, zero padding, no return_indices, no forward of the
-    instance's own, and no hook that would have to see what is in between. Anything else runs as it is.
+    where nobody could tell the difference: Python would call torch's own forward on exactly those types, with zero
+    padding, no return_indices and no hook that would have to see what is in between, on plain floating tensors and
+    with parameters that are. Anything else runs as it is; :func:`alexkern.fusion_report` says what, and why.
 
     Images stay channels_last between fused convolutions, and come out in the format that torch would have given them.
-    Under FX tracing, torch.jit.trace and torch.export the children run one by one, so node names stay and what is
-    exported needs no alexkern.
+    Under FX tracing, torch.jit.trace and torch.export, and while a mode of torch function or torch dispatch watches,
+    the children run one by one: node names stay, what is exported needs no alexkern, and who counts sees torch's calls.
     """
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -71,14 +76,14 @@ class FusedSequential(nn.Sequential):
         )
 
     def forward(self, input: Any) -> Any:
-        if not isinstance(input, Tensor) or _is_override(input) or _runs_plain(input):
-            return super().forward(input)
-        children = list(self._modules.values())
+        fuses = watcher(input) is None
+        changed = changed_layers()
+        children = tuple(self._modules.values())
         restore = False  # whether the value is channels_last only because we made it so
         index = 0
         while index < len(children):
-            found = match(children, index)
-            if found is None:
+            found = find(children, index, changed) if fuses and _is_plain(input) else None
+            if type(found) is not Match:
                 if restore:
                     input, restore = input.contiguous(), False
                 input = children[index](input)
@@ -94,18 +99,34 @@ class FusedSequential(nn.Sequential):
         return input.contiguous() if restore else input
 
 
-def _is_override(input: Tensor) -> bool:
-    """A subclass with a __torch_function__ of its own. A mode, as torch.set_default_device sets one, is no reason."""
-    return type(input) is not Tensor and type(input) is not nn.Parameter and has_torch_function_unary(input)
-
-
-def _runs_plain(input: Tensor) -> bool:
-    """Whether a tracer should see plain children: exporting, or compiling with nothing of ours to call."""
-    if not torch.compiler.is_compiling():
-        return torch.jit.is_tracing()
-    return torch.compiler.is_exporting() or all(
-        dispatch.resolve_name(operator, input) == "torch" for operator in registry.OPERATORS
+def _is_plain(value: Any) -> bool:
+    """A dense floating tensor, and no subclass with a behaviour of its own."""
+    return (
+        (type(value) is Tensor or type(value) is nn.Parameter)
+        and value.dtype in FLOATING
+        and value.layout is torch.strided
+        and not value.is_nested
     )
+
+
+def watcher(input: Any) -> str | None:
+    """Who has to see the children run one by one, from here on."""
+    if _global_hooks():
+        return "a hook is on all modules"
+    # torch.device as a context, and torch.set_default_device, are a mode too, but see nothing.
+    if torch._C._len_torch_function_stack() > 0 and any(
+        type(mode) is not DeviceContext for mode in _get_current_function_mode_stack()
+    ):
+        return "a TorchFunctionMode is watching"
+    if torch.compiler.is_compiling():
+        if torch.compiler.is_exporting():
+            return "torch.export is tracing"
+        if not _is_plain(input) or all(dispatch.resolve_name(name, input) == "torch" for name in registry.OPERATORS):
+            return "torch.compile is tracing, and would call nothing of ours"
+        return None
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a TorchDispatchMode is watching"
+    return "torch.jit.trace is tracing" if torch._C._is_tracing() else None
 
 
 class Match(NamedTuple):
@@ -120,13 +141,28 @@ class Match(NamedTuple):
 
 def match(children: Sequence[nn.Module | None], index: int) -> Match | None:
     """The longest run from `index` on that one operator stands for; None where the child has to run as it is."""
-    if _global_hooks():
-        return None
-    for layers, operator in registry.runs().get(type(children[index]), ()):
-        run = tuple(children[index : index + len(layers)])
-        if tuple(map(type, run)) == layers and all(map(is_bare, run)) and operator.fits(*run):
+    found = None if _global_hooks() else find(children, index, changed_layers())
+    return found if type(found) is Match else None
+
+
+def find(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
+    """The same, or why the child has to run as it is, where no hook is on all modules."""
+    reason = "not torch's own class"
+    for layers, operator, behind in registry.runs().get(type(children[index]), ()):
+        run: tuple[Any, ...] = tuple(children[index : index + len(layers)])
+        if tuple(map(type, run)) != layers:
+            reason = behind
+            continue
+        for module in run:
+            found = why_not_bare(module, changed)
+            if found is not None:
+                break
+        else:
+            found = operator.misfit(*run)
+        if found is None:
             return Match(operator, run)
-    return None
+        reason = found
+    return reason
 
 
 def _global_hooks() -> bool:
@@ -139,15 +175,56 @@ def _global_hooks() -> bool:
 
 
 def is_bare(module: nn.Module | None) -> bool:
-    """No hook would be passed by, and calling the module means calling its class's forward."""
-    return module is not None and not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-        or module._compiled_call_impl is not None
-    )
+    """No hook would be passed by, and calling the module means calling its class's forward, on plain parameters."""
+    return module is not None and why_not_bare(module, changed_layers()) is None
+
+
+def why_not_bare(module: nn.Module, changed: Container[type]) -> str | None:
+    """Why somebody could tell whether the module is called, or torch's function with its parameters; None if nobody."""
+    kind, own = type(module), module.__dict__
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return f"{kind.__name__} has a hook"
+    for name in SHADOWING:
+        # The class's own method, as it is left behind by who had replaced it, is nothing new.
+        if name in own and not (type(own[name]) is MethodType and own[name] == getattr(kind, name).__get__(module)):
+            return f"{kind.__name__} has a {name} of its own"
+    if kind in changed:
+        return f"{kind.__name__}'s forward, or what it calls, is not torch's own any more"
+    for name, value in own["_parameters"].items():
+        if not (value is None or (type(value) is nn.Parameter and value.layout is torch.strided) or _is_plain(value)):
+            return f"{kind.__name__}'s {name} is no plain floating tensor"
+    return None
+
+
+# What a module can have of its own that a call of it then takes, instead of its class's methods and its parameters.
+SHADOWING = ("forward", "_conv_forward", "_call_impl", "_compiled_call_impl", "weight", "bias")
+
+
+def _functions(kind: type) -> list[tuple[Any, str]]:
+    """Where the functions are looked up that a call of a layer goes through: its methods, and those that they call."""
+    methods = [name for name in ("__call__", "forward", "_conv_forward") if hasattr(kind, name)]
+    words = {word for name in methods[1:] for word in getattr(kind, name).__code__.co_names}
+    functions = [(F, word) for word in words if callable(getattr(F, word, None)) and not word.startswith("_")]
+    return [(nn.Module, "_call_impl"), *((kind, name) for name in methods), *functions]
+
+
+_LAYERS = {kind for operator in registry.ENTRIES for layers in operator.layers for kind in layers}
+_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d)}
+_PLACES = sorted({place for places in _KINDS.values() for place in places}, key=str)
+_OWNERS, _NAMES = zip(*_PLACES, strict=True)
+_IMPORTED = list(map(getattr, _OWNERS, _NAMES))  # torch's, as alexkern was imported
+
+
+def changed_layers() -> tuple[type, ...]:
+    """The layers that somebody has since given another forward, or something else to call in it."""
+    now = list(map(getattr, _OWNERS, _NAMES))
+    if now == _IMPORTED:
+        return ()
+    changed = {place for place, one, other in zip(_PLACES, now, _IMPORTED, strict=True) if one is not other}
+    return tuple(kind for kind, places in _KINDS.items() if not changed.isdisjoint(places))
+
+
+changed_layers._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def passes_on(pool: nn.Module, input: Tensor) -> bool:
@@ -159,8 +236,7 @@ def passes_on(pool: nn.Module, input: Tensor) -> bool:
         type(input) is Tensor
         and type(pool) is nn.AdaptiveAvgPool2d
         and input.shape[-2:] == pool.output_size
-        and is_bare(pool)
-        and not _global_hooks()
+        and watcher(input) is None
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and is_bare(pool)
     )

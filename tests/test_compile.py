@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 import alexkern
 from alexkern import functional
@@ -100,8 +102,8 @@ def test_changing_the_backend_recompiles() -> None:
     assert counting.graphs == 2
 
 
-def test_one_operator_of_ours_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where "auto" takes a kernel for the pooling alone."""
+def only_max_pool2d_is_ours(monkeypatch: pytest.MonkeyPatch) -> str:
+    """As where "auto" takes a kernel for the pooling alone; its backend."""
     backend = serving("max_pool2d")[0]
 
     def mixed(setting: str, operator: str, *_: object) -> str:
@@ -109,11 +111,34 @@ def test_one_operator_of_ours_is_enough(monkeypatch: pytest.MonkeyPatch) -> None
 
     mixed._dynamo_marked_constant = True  # type: ignore[attr-defined]
     monkeypatch.setattr(alexkern.dispatch, "serving", mixed)
+    return backend
+
+
+def ours_in_a_fused_network() -> list[str]:
     counting = CountingBackend()
     model = alexkern.fuse(nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.MaxPool2d(2))).eval()
     torch.compile(model, backend=counting, fullgraph=True)(torch.randn(1, 2, 4, 5))
-    ours = [target for target in counting.targets if "alexkern" in target]
-    assert ours == ([] if backend == "torch" else ["alexkern.max_pool2d"])
+    return [target for target in counting.targets if "alexkern" in target]
+
+
+def test_one_operator_of_ours_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = only_max_pool2d_is_ours(monkeypatch)
+    with torch.device("cpu"):
+        assert ours_in_a_fused_network() == ([] if backend == "torch" else ["alexkern.max_pool2d"])
+
+
+class Foreign(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def test_who_watches_sees_plain_children_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_max_pool2d_is_ours(monkeypatch)
+    with Foreign():
+        assert ours_in_a_fused_network() == []
+    torch._dynamo.reset()
+    monkeypatch.setattr(nn.MaxPool2d, "forward", lambda self, input: input)
+    assert ours_in_a_fused_network() == []
 
 
 def test_dynamic_batch_compiles_once() -> None:

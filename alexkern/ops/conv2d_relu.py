@@ -70,8 +70,8 @@ class Conv2dRelu(Operator):
     reference = REFERENCE
     example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1))
 
-    def fits(self, *modules: Any) -> bool:
-        return bool(modules[0].padding_mode == "zeros")
+    def misfit(self, *modules: Any) -> str | None:
+        return None if modules[0].padding_mode == "zeros" else "padding_mode"
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         return convolution_of(modules[0])

@@ -89,10 +89,11 @@ class Conv2dReluMaxPool2d(Operator):
     reference = REFERENCE
     example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1, (3, 3), (2, 2), (0, 0), False))
 
-    def fits(self, *modules: Any) -> bool:
+    def misfit(self, *modules: Any) -> str | None:
         conv, _, pool = modules
-        plain = pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
-        return bool(plain and conv.padding_mode == "zeros")
+        if pool.dilation not in (1, (1, 1)) or pool.ceil_mode or pool.return_indices:
+            return "the pooling's dilation, ceil_mode or return_indices"
+        return None if conv.padding_mode == "zeros" else "padding_mode"
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         conv, _, pool = modules

@@ -17,8 +17,9 @@ from alexkern.ops.pooling import checked_pooled_size, window_arguments
 
 def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
     """The arguments of a convolution that has a layer's weight and settings."""
-    names = ("weight", "bias", "stride", "padding", "dilation", "groups")
-    return {name: getattr(conv, name) for name in names}
+    parameters = conv._parameters  # where torch's __getattr__ finds them too, in three times as long
+    tensors = {name: parameters[name] for name in ("weight", "bias")}
+    return tensors | {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups")}
 
 
 def convolution_arguments(

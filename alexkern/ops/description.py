@@ -46,9 +46,9 @@ class Description:
         """Whether it is a matrix product."""
         return "Tensor weight" in self.schema
 
-    def fits(self, *modules: Any) -> bool:
-        """Whether it computes what a run of such layers does, with the settings that they have."""
-        return True
+    def misfit(self, *modules: Any) -> str | None:
+        """Which of their settings keeps it from computing what a run of such layers does, or None."""
+        return None
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         """What the public function takes behind the input, for a run of such layers."""

@@ -55,8 +55,8 @@ class Dropout(Operator):
     reference = REFERENCE
     example = Example((ROWS,), (0.5,), (0.5,), seeded=True)
 
-    def fits(self, *modules: Any) -> bool:
-        return not modules[0].inplace
+    def misfit(self, *modules: Any) -> str | None:
+        return "inplace" if modules[0].inplace else None
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         (dropout,) = modules

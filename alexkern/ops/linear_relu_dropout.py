@@ -80,7 +80,7 @@ class LinearReluDropout(Operator):
     def arguments(self, *modules: Any) -> dict[str, Any]:
         linear, _, *dropouts = modules
         drops = {"p": dropouts[0].p, "training": dropouts[0].training} if dropouts else {"p": 0.0, "training": False}
-        return {"weight": linear.weight, "bias": linear.bias, **drops}
+        return {"weight": linear._parameters["weight"], "bias": linear._parameters["bias"], **drops}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return (linear_relu_dropout_output(*args[:2]),)

@@ -82,8 +82,8 @@ class MaxPool2d(Operator):
     reference = REFERENCE
     example = Example((IMAGE,), (3, 2), ((3, 3), (2, 2), (0, 0), (1, 1), False, False))
 
-    def fits(self, *modules: Any) -> bool:
-        return not modules[0].return_indices
+    def misfit(self, *modules: Any) -> str | None:
+        return "return_indices" if modules[0].return_indices else None
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         (pool,) = modules

@@ -26,13 +26,17 @@ ENTRIES = (
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in ENTRIES}
 
 
-def runs() -> dict[type, list[tuple[Layers, Operator]]]:
-    """The runs of layers that operators stand for, by their first layer, the longest first."""
+def runs() -> dict[type, list[tuple[Layers, Operator, str]]]:
+    """The runs of layers that operators stand for, by their first layer, the longest first; and what others lack."""
     return _runs(*OPERATORS.values())
 
 
 @lru_cache(maxsize=8)
-def _runs(*operators: Operator) -> dict[type, list[tuple[Layers, Operator]]]:
-    found = [(layers, operator) for operator in operators for layers in operator.layers]
+def _runs(*operators: Operator) -> dict[type, list[tuple[Layers, Operator, str]]]:
+    found = [
+        (layers, operator, f"no {', '.join(layer.__name__ for layer in layers[1:])} behind it")
+        for operator in operators
+        for layers in operator.layers
+    ]
     found.sort(key=lambda run: len(run[0]), reverse=True)
-    return {layers[0]: [run for run in found if run[0][0] is layers[0]] for layers, _ in found}
+    return {layers[0]: [run for run in found if run[0][0] is layers[0]] for layers, *_ in found}

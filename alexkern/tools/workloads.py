@@ -109,7 +109,7 @@ def _served(operator: str, model: str) -> dict[Any, Modules]:
     return {
         layer: modules
         for layer, modules in runs(LAYERS[model])
-        if tuple(map(type, modules)) in definition.layers and definition.fits(*modules)
+        if tuple(map(type, modules)) in definition.layers and definition.misfit(*modules) is None
     }
 
 

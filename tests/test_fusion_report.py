@@ -1,0 +1,158 @@
+"""fusion_report() says what a forward does, and why; unfuse() is the way back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+import alexkern
+from alexkern import models
+from alexkern.nn import FusedSequential
+from alexkern.ops.registry import OPERATORS
+from support.networks import NETWORKS, Residual, small_alexnet
+from support.routes import Transparent
+
+MODELS = {**NETWORKS, "alexnet_2012": (partial(models.alexnet_2012, num_classes=3), (1, 3, 63, 63))}
+KINDS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.Dropout, nn.LocalResponseNorm)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_real_forward_agrees(name: str, operators: list[str]) -> None:
+    build, shape = MODELS[name]
+    model = alexkern.fuse(build())
+    report = alexkern.fusion_report(model)
+    model(torch.randn(shape))
+    assert [entry.operator for entry in report.fused] == operators and operators
+    # Every layer of a kind that could be fused is named once, in the order of its children.
+    by_name = dict(model.named_modules())
+    named = [child for entry in report.entries for child in entry.children]
+    layers = [child for child, module in by_name.items() if isinstance(module, KINDS)]
+    assert [child for child in named if isinstance(by_name[child], KINDS)] == layers
+    for entry in report.fused:
+        run = tuple(type(by_name[child]) for child in entry.children)
+        assert run in OPERATORS[entry.operator].layers and entry.backend == "torch"
+        assert entry.layers == tuple(kind.__name__ for kind in run)
+
+
+def hooked(model: Any) -> None:
+    model[1].register_forward_hook(lambda *_: None)
+
+
+def own_forward(model: Any) -> None:
+    model[1].forward = model[1].__class__().forward
+
+
+def subclassed(model: Any) -> None:
+    class Own(nn.Conv2d):
+        pass
+
+    model[0].__class__ = Own
+
+
+def float8(model: Any) -> None:
+    model[0].weight = nn.Parameter(model[0].weight.to(torch.float8_e5m2), requires_grad=False)
+    model[0].weight.__class__ = type("Packed", (nn.Parameter,), {})
+
+
+# What is done to Conv2d, ReLU, MaxPool2d, and what the report then says of the convolution.
+PLAIN: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "hook": (hooked, "ReLU has a hook"),
+    "own_forward": (own_forward, "ReLU has a forward of its own"),
+    "subclass": (subclassed, "not torch's own class"),
+    "parametrised": (lambda model: parametrizations.weight_norm(model[0]), "not torch's own class"),
+    "pruned": (lambda model: prune.random_unstructured(model[0], "weight", amount=0.5), "Conv2d has a hook"),
+    "other_layer": (lambda model: model.__setitem__(1, nn.ReLU6()), "no ReLU behind it"),
+    "padding_mode": (lambda model: setattr(model[0], "padding_mode", "reflect"), "padding_mode"),
+    "compiled": (lambda model: setattr(model[0], "_compiled_call_impl", print), "Conv2d has a _compiled_call_impl of"),
+    "weight": (float8, "Conv2d's weight is no plain floating tensor"),
+    "unfused": (alexkern.unfuse, "not in a FusedSequential"),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_it_says_why_a_layer_is_plain(name: str) -> None:
+    model = FusedSequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    assert alexkern.fusion_report(model).plain == {}
+    change, reason = PLAIN[name]
+    change(model)
+    assert alexkern.fusion_report(model).plain["0"].startswith(reason)
+
+
+def test_why_pools_dropouts_and_linear_layers_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [nn.MaxPool2d(2, return_indices=True), nn.Dropout(inplace=True), nn.Linear(3, 3), nn.Flatten()]
+    model = nn.ModuleDict({"fused": FusedSequential(*layers, nn.LocalResponseNorm(3)), "alone": nn.Conv2d(3, 3, 1)})
+    reasons = {"fused.0": "return_indices", "fused.1": "inplace", "fused.2": "no ReLU behind it"}
+    assert alexkern.fusion_report(model).plain == reasons | {"alone": "not in a FusedSequential"}
+    monkeypatch.setattr(nn.LocalResponseNorm, "forward", lambda self, input: input)
+    assert alexkern.fusion_report(model).plain["fused.4"].startswith("LocalResponseNorm's forward")
+    with Transparent():
+        assert alexkern.fusion_report(model).plain["fused.2"] == "a TorchDispatchMode is watching"
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert alexkern.fusion_report(model).plain["fused.2"] == "a hook is on all modules"
+    handle.remove()
+    assert alexkern.fusion_report(model["alone"]).plain == {"": "not in a FusedSequential"}
+
+
+def test_a_ceil_mode_pool_behind_a_convolution_joins_in(operators: list[str]) -> None:
+    model = FusedSequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(8, 8, 1))
+    image = torch.randn(2, 3, 10, 9)
+    torch.testing.assert_close(model(image), nn.Sequential.forward(model, image))
+    assert operators == ["conv2d_relu", "max_pool2d"]
+    assert [entry.children for entry in alexkern.fusion_report(model).fused] == [("0", "1"), ("2",)]
+
+
+def test_slices_fuse_what_lies_in_them(operators: list[str]) -> None:
+    features = alexkern.fuse(small_alexnet())[0]
+    for bounds, wanted in (((0, 2), ["conv2d_relu"]), ((0, 3), ["conv2d_relu_max_pool2d"]), ((1, 3), ["max_pool2d"])):
+        operators.clear()
+        part = features[slice(*bounds)]
+        part(torch.randn(1, 3, 63, 63))
+        assert [entry.operator for entry in alexkern.fusion_report(part).fused] == operators == wanted
+
+
+def test_modules_of_our_own_are_operators_wherever_they_are() -> None:
+    report = alexkern.fusion_report(nn.Sequential(alexkern.nn.MaxPool2d(2), alexkern.nn.Dropout(), nn.Dropout()))
+    assert [entry.operator for entry in report.entries] == ["max_pool2d", "dropout", ""]
+
+
+def test_it_names_the_backend_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_dtype(setting: str, operator: str, device: torch.device, dtype: torch.dtype, *_: Any) -> str:
+        return "torch" if dtype == torch.float32 or operator == "dropout" else "cuda"
+
+    monkeypatch.setattr(alexkern.dispatch, "serving", by_dtype)
+    model = FusedSequential(nn.Dropout(), nn.Linear(3, 3), nn.ReLU(), nn.MaxPool2d(1))
+    assert [entry.backend for entry in alexkern.fusion_report(model).fused] == ["torch"] * 3
+    assert [entry.backend for entry in alexkern.fusion_report(model.half()).fused] == ["torch", "cuda", "cuda"]
+
+
+def test_it_is_a_table() -> None:
+    lines = str(alexkern.fusion_report(alexkern.fuse(small_alexnet()))).splitlines()
+    assert lines[0].split() == ["children", "layers", "operator", "backend", "plain", "because"]
+    assert lines[1].split("  ")[0] == "0.0, 0.1, 0.2" and "conv2d_relu_max_pool2d" in lines[1]
+    assert lines[-1].split() == ["3.6", "Linear", "-", "no", "ReLU", "behind", "it"]
+
+
+def test_unfuse_is_the_way_back() -> None:
+    class Own(FusedSequential):
+        pass
+
+    plain = nn.Sequential(nn.Sequential(Residual(4)), nn.Sequential(nn.ReLU()))
+    fused = alexkern.fuse(copy.deepcopy(plain))
+    assert alexkern.unfuse(fused) is fused and list(map(type, fused.modules())) == list(map(type, plain.modules()))
+    ours = nn.ModuleList([alexkern.nn.MaxPool2d(2), alexkern.nn.Dropout(), alexkern.nn.LocalResponseNorm(3), Own()])
+    wanted = [nn.MaxPool2d, nn.Dropout, nn.LocalResponseNorm, Own]
+    assert [type(module) for module in alexkern.unfuse(ours)] == wanted
+    assert isinstance(ours[0](torch.ones(1, 4, 4)), Tensor)
+
+
+@pytest.mark.parametrize("function", ["fusion_report", "unfuse"])
+def test_a_model_has_to_be_a_module(function: str) -> None:
+    with pytest.raises(TypeError, match=f"alexkern.{function}: model must be a torch.nn.Module, got list"):
+        getattr(alexkern, function)([])
