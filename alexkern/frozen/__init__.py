@@ -1,7 +1,8 @@
-"""Inference snapshots: freeze() makes them of modules, each of which has an ordered list of ways to run its layer."""
+"""Inference snapshots: freeze() makes them, and their steps have an ordered list of ways to run a layer."""
 
+from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.frozen.freeze import freeze
 from alexkern.frozen.linear import FrozenLinear
-from alexkern.frozen.modules import FrozenAdaptiveAvgPool2d, FrozenConvolution, FrozenSequential
+from alexkern.frozen.modules import FrozenSequential
 
-__all__ = ["FrozenAdaptiveAvgPool2d", "FrozenConvolution", "FrozenLinear", "FrozenSequential", "freeze"]
+__all__ = ["FrozenConvolution", "FrozenLinear", "FrozenSequential", "freeze"]

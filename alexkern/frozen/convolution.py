@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,51 @@ from torch.nn import functional as F
 
 from alexkern import functional
 from alexkern.backends.cpu import winograd
-from alexkern.dispatch import is_direct
 from alexkern.frozen import images as taken
-from alexkern.frozen.step import FrozenStep, Way, onednn_serves
+from alexkern.frozen.step import PackedRun, Way, onednn_serves
 from alexkern.geometry import Pair, convolution
+from alexkern.nn import Match, is_bare
+from alexkern.ops.checks import pair
+from alexkern.ops.convolution import convolution_of
 from alexkern.plan import is_channels_last
+
+
+class Plan(NamedTuple):
+    """What freeze was told, by the names of children."""
+
+    sizes: Mapping[str, tuple[int, ...]]  # of what convolutions get
+    head: str | None  # the model's first convolution
+    bytes_to: taken.Normalisation | None  # of what it takes
 
 
 def symmetric_padding(conv: nn.Conv2d) -> Pair | None:
     """(vertical, horizontal) zero padding, "same" and "valid" resolved; None where it cannot be said so."""
-    left, right, top, bottom = conv._reversed_padding_repeated_twice
-    return (top, left) if conv.padding_mode == "zeros" and (left, top) == (right, bottom) else None
+    if conv.padding_mode != "zeros":
+        return None
+    if conv.padding == "valid":
+        return 0, 0
+    if conv.padding == "same":
+        sizes, dilation = conv.weight.shape[2:], pair("freeze", "dilation", conv.dilation, 1)
+        totals = [apart * (size - 1) for apart, size in zip(dilation, sizes, strict=True)]
+        return None if totals[0] % 2 or totals[1] % 2 else (totals[0] // 2, totals[1] // 2)
+    return pair("freeze", "padding", conv.padding, 0)
+
+
+def folds(norm: nn.Module | None) -> bool:
+    """Whether a module behind a convolution is a scale and a shift of its channels."""
+    return type(norm) is nn.BatchNorm2d and is_bare(norm) and not norm.training and norm.running_var is not None
+
+
+def folded(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution with the normalisation behind it, rounded once."""
+    weight, bias = conv.weight.detach(), conv.bias
+    if norm is None:
+        return weight, bias
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = ((0 if bias is None else bias.double()) - norm.running_mean.double()) * scale
+    shift = shift if norm.bias is None else shift + norm.bias
+    return (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
 
 
 class _OneDnn(Way):
@@ -45,11 +80,11 @@ class _OneDnn(Way):
 
 
 class InTiles(_OneDnn):
-    """In fewer products (csrc/cpu/winograd): where that pays, and nothing but numbers is asked for."""
+    """In fewer products (csrc/cpu/winograd), where that pays."""
 
     def __init__(self, step: FrozenConvolution, filters: winograd.Filters):
         super().__init__(step)
-        self.filters, self.weight = filters, filters.packed
+        self.filters, self.weight, self.words = filters, filters.packed, f"for {filters.describe()}"
 
     @classmethod
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> InTiles | None:
@@ -59,17 +94,16 @@ class InTiles(_OneDnn):
         return None if filters is None else cls(step, filters)
 
     def serves(self, images: Tensor) -> bool:
-        return is_direct(images) and winograd.pays(images, self.filters)
+        return winograd.pays(images, self.filters)
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
         return winograd.convolve(images, self.filters, self.bias, relu)
 
-    def describe(self) -> str:
-        return f"for {self.filters.describe()}"
-
 
 class InBlocks(_OneDnn):
     """By oneDNN, with filters in the blocks that its kernels read."""
+
+    words = "in oneDNN blocks"
 
     def __init__(self, step: FrozenConvolution, weight: Tensor):
         super().__init__(step)
@@ -87,65 +121,59 @@ class InBlocks(_OneDnn):
         )
         return value.relu_() if relu else value
 
-    def plain_weight(self) -> Tensor:
-        return self.weight.to_dense()
-
-    def describe(self) -> str:
-        return "in oneDNN blocks"
-
 
 class Plain(Way):
     """By alexkern.functional, with filters in channels_last."""
 
+    words = "plain"
+
     def __init__(self, step: FrozenConvolution, weight: Tensor):
-        self.bias, self.relu, self.window = step.bias, step.relu, step.window
-        self.geometry = (step.stride, step.padding, step.dilation, step.groups)
         self.weight = weight.contiguous(memory_format=torch.channels_last)
+        found = step.found
+        settings = convolution_of(step.modules[0]) if found is None else found.operator.arguments(*found.modules)
+        self.settings = settings | {"weight": self.weight, "bias": step.bias}
+        self.function: Callable[..., Tensor] = F.conv2d if found is None else found.operator.function
 
     @classmethod
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> Plain | None:
         return None if onednn_serves(weight) else cls(step, weight)
 
     def __call__(self, images: Tensor) -> Tensor:
-        args = (images, self.weight, self.bias, *self.geometry)
-        if not self.relu:
-            return F.conv2d(*args)
-        if self.window is None:
-            return functional.conv2d_relu(*args)
-        kernel_size, stride, padding = self.window
-        return functional.conv2d_relu_max_pool2d(
-            *args, pool_kernel_size=kernel_size, pool_stride=stride, pool_padding=padding
-        )
-
-    def describe(self) -> str:
-        return "plain"
+        return self.function(images, **self.settings)
 
 
-class FrozenConvolution(FrozenStep):
-    """Conv2d[, ReLU[, MaxPool2d]] with a packed filter. Made by :func:`freeze`."""
+class FrozenConvolution(PackedRun):
+    """Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]] with a packed filter, which the normalisation is folded into.
+
+    found: what the children are without the normalisation; None for a convolution alone.
+    """
 
     WAYS = (InTiles, InBlocks, Plain)
+    by_image = True
 
-    def __init__(self, conv: nn.Conv2d, relu: bool, pool: nn.MaxPool2d | None, input_size: tuple[int, ...] | None):
-        self.stride, self.dilation, self.groups = _pair(conv.stride), _pair(conv.dilation), conv.groups
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, found: Match | None, name: str, plan: Plan):
+        self.found, size = found, plan.sizes.get(name, ())
+        self.stride = pair("freeze", "stride", conv.stride, 1)
+        self.dilation, self.groups = pair("freeze", "dilation", conv.dilation, 1), conv.groups
         self.padding = symmetric_padding(conv) or (0, 0)
-        self.channels, self.channels_last = conv.in_channels, is_channels_last(conv.weight)
-        self.window = None if pool is None else (pool.kernel_size, pool.stride, pool.padding)
-        self.input_size = None if input_size is None or len(input_size) != 4 else input_size
-        self.images: taken.Images | None = None  # of the first convolution
-        super().__init__(conv, relu)
+        self.channels, self.channels_last = conv.weight.shape[1] * conv.groups, is_channels_last(conv.weight)
+        self.input_size = size if len(size) == 4 and size[1] == self.channels else None
+        rest = () if found is None else found.modules[1:]
+        pool: Any = rest[1] if len(rest) == 2 else None
+        self.pools = pool is not None
+        self.window = (pool.kernel_size, pool.stride, pool.padding, 1, pool.ceil_mode) if self.pools else None
+        weight, bias = folded(conv, norm)
+        super().__init__(weight, bias, found is not None, conv, *(() if norm is None else (norm,)), *rest)
+        self.images: taken.Images | None = None  # of the model's first: float32 is rounded, and bytes are normalised
+        if name == plan.head:
+            deep = self.relu and weight.dtype != torch.float64
+            settings = (self.stride, self.padding, self.dilation, self.groups)
+            in_depth = taken.in_depth(weight, *settings) if deep else None
+            self.images = taken.Images(weight.dtype, self.channels, plan.bytes_to, in_depth)
 
-    def take_images(self, bytes_to: taken.Normalisation | None) -> None:
-        """Be the first: round float32 to the weight's dtype, and normalise bytes."""
-        in_depth = None
-        if self.relu and self.weight.dtype != torch.float64:
-            weight = self.ways[-1].plain_weight()
-            in_depth = taken.in_depth(weight, self.stride, self.padding, self.dilation, self.groups)
-        self.images = taken.Images(self.weight.dtype, self.channels, bytes_to, in_depth)
-
-    def forward(self, input: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
         if input.dim() == 3 and (self.images is not None or self.by_onednn):
-            return self.forward(input.unsqueeze(0)).squeeze(0).contiguous()
+            return self(input.unsqueeze(0)).squeeze(0).contiguous()
         if self.images is not None:
             value = self.images.convolved(input, self.bias)
             if value is not None:
@@ -162,13 +190,7 @@ class FrozenConvolution(FrozenStep):
         of = convolution(input, self.weight, self.stride, self.padding, self.dilation, self.groups)
         return max(math.prod(input.shape[1:]), of.K * of.P * of.Q) * self.weight.dtype.itemsize
 
-    def extra_repr(self) -> str:
-        K, _, R, S = self.weight.shape
-        text = f"{self.channels}, {K}, kernel_size=({R}, {S}), stride={self.stride}, padding={self.padding}"
-        pool = "" if self.window is None else f", max_pool={self.window}"
+    def describe(self) -> str:
+        pool = "" if self.window is None else f", max_pool={self.window[:3]}"
         images = "" if self.images is None else self.images.describe()
-        return f"{text}, {self.describe()}{pool}{images}"
-
-
-def _pair(value: tuple[Any, ...]) -> Pair:
-    return value[0], value[1]
+        return f"{super().describe()}{pool}{images}"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from alexkern.errors import argument_error
 from alexkern.frozen import images
-from alexkern.frozen.convolution import FrozenConvolution, symmetric_padding
-from alexkern.frozen.linear import FrozenLinear
-from alexkern.frozen.modules import OURS, FrozenAdaptiveAvgPool2d, FrozenSequential
-from alexkern.nn import FusedSequential, is_bare, match
+from alexkern.frozen.convolution import Plan
+from alexkern.frozen.linear import settle
+from alexkern.frozen.modules import FrozenSequential
+from alexkern.nn import FusedSequential
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,10 +26,10 @@ def freeze(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> M:
-    """An inference snapshot of a model: same structure, weights packed for the device, whole runs fused.
+    """An inference snapshot of a model: the same modules, run by weights packed for the device.
 
-    Every nn.Sequential and FusedSequential in a copy of the model is replaced by a FrozenSequential, in which
-    ``Conv2d[, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` are single steps and dropout is gone. On a CPU, filters of
+    Every nn.Sequential and FusedSequential in a copy of the model becomes a FrozenSequential, with the same children,
+    in which ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` run at once. On a CPU, filters of
     float32 and bfloat16 are reordered into the blocks that oneDNN's kernels read, and 3x3 and 5x5 ones of float32 also
     for a convolution in fewer products (docs/snapshots.md); elsewhere they are laid out channels_last and run by
     alexkern.functional. The numbers stay those of the model's dtype. Images are channels_last from the first step to
@@ -40,8 +40,11 @@ def freeze(
     a ReLU follows, its filters are packed for space to depth too: the CUDA C++ kernels then read images of any layout,
     cast and normalised on the way (docs/cuda-convolution.md), and it takes those of ``augment(space_to_depth=True)``.
 
-    The snapshot is of this moment: later changes of the model, its weights included, are not seen. It has no gradients,
-    and dropout stays off whatever train() says. It can be pickled and deep-copied; its repr says what was packed.
+    The snapshot is of this moment: later changes of the model, its weights included, are not seen. Changes of its own
+    are: its parameters, none of which asks for a gradient, can be loaded, cast and edited, its children hooked and
+    replaced, and it packs again. Where something traces, casts, watches or wants a gradient, it runs as a fused model
+    (and takes no images in depth). Dropout stays off whatever train() says. It can be pickled and deep-copied; its repr
+    says what was packed.
 
     Args:
         model: any module, in any mode. It is not changed.
@@ -59,20 +62,29 @@ def freeze(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"alexkern.freeze: model must be a torch.nn.Module, got {type(model).__name__}")
-    snapshot = copied(model).eval().requires_grad_(False)
+    with torch.inference_mode(False):
+        snapshot = copied(model).eval().requires_grad_(False)
+        settle(snapshot.modules())
     first = next((module for module in snapshot.modules() if isinstance(module, nn.Conv2d)), None)
     bytes_to = None if first is None else images.normalisation(mean, std, first.in_channels)
     if example is not None and first is not None:
         example = images.prepared(example, first.weight.dtype, bytes_to)
     sizes = {} if example is None else _input_sizes(snapshot, example)
-    frozen: M = _frozen(snapshot, sizes)
-    head = next((module for module in frozen.modules() if isinstance(module, (nn.Conv2d, FrozenConvolution))), None)
-    if isinstance(head, FrozenConvolution):
-        head.take_images(bytes_to)
-    elif mean is not None or std is not None:
+    heads = 0
+    module: Any
+    for module in reversed([*snapshot.modules()]):  # the inner ones first
+        if type(module) in (nn.Sequential, FusedSequential, FrozenSequential):
+            children = list(module.named_children())
+            found = {name: sizes[child] for name, child in children if child in sizes}
+            head = next((name for name, child in children if child is first), None)
+            heads += head is not None
+            module.__class__ = FrozenSequential
+            module._plan = Plan(found, head, bytes_to)
+            module._current()
+    if not heads and (mean is not None or std is not None):
         want = "None where the model's first convolution is not in an nn.Sequential"
         raise argument_error("freeze", "std" if mean is None else "mean", repr(std if mean is None else mean), want)
-    return frozen.eval()
+    return snapshot
 
 
 def copied(model: M) -> M:
@@ -105,34 +117,3 @@ def _input_sizes(model: nn.Module, example: Tensor) -> dict[nn.Module, tuple[int
         for handle in handles:
             handle.remove()
     return sizes
-
-
-def _frozen(module: Any, sizes: dict[nn.Module, tuple[int, ...]]) -> Any:
-    if type(module) in (nn.Sequential, FusedSequential) and is_bare(module):
-        return FrozenSequential(*_steps(list(module), sizes))
-    if type(module) is nn.AdaptiveAvgPool2d and is_bare(module):
-        return FrozenAdaptiveAvgPool2d(module.output_size)
-    for name, child in module.named_children():
-        setattr(module, name, _frozen(child, sizes))
-    return module
-
-
-def _steps(children: list[nn.Module], sizes: dict[nn.Module, tuple[int, ...]]) -> list[nn.Module]:
-    steps: list[nn.Module] = []
-    index = 0
-    while index < len(children):
-        first: Any = children[index]
-        found = match(children, index)
-        run = [first] if found is None else list(found.modules)
-        if type(first) is nn.Conv2d and is_bare(first) and symmetric_padding(first) is not None:
-            pool: Any = run[2] if len(run) == 3 else None
-            steps.append(FrozenConvolution(first, found is not None, pool, sizes.get(first)))
-        elif type(first) is nn.Linear and is_bare(first):
-            steps.append(FrozenLinear(first, found is not None))
-        elif not (type(first) is nn.Dropout and is_bare(first)):
-            run = [first]
-            if type(first) in OURS and found is not None:
-                first.__class__ = OURS[type(first)]
-            steps.append(_frozen(first, sizes))
-        index += len(run)
-    return steps

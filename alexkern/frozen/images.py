@@ -56,7 +56,8 @@ def prepared(images: Tensor, dtype: torch.dtype, bytes_to: Normalisation | None)
             want = f"of {len(bytes_to.mean)} channels"
             raise argument_error("freeze", "input", f"shape {tuple(images.shape)}", want)
         exact = torch.promote_types(dtype, torch.float32)
-        mean, std = _columns(bytes_to, exact, images.device)
+        columns = _columns if dispatch.is_direct(images) else _columns.__wrapped__  # fake tensors are not to be kept
+        mean, std = columns(bytes_to, exact, images.device)
         return images.to(exact).div_(255).sub_(mean).div_(std).to(dtype)
     if images.dtype == torch.float32 and dtype in (torch.float16, torch.bfloat16):
         return images.to(dtype)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexkern import functional
 from alexkern.backends.cpu.huge_pages import in_huge_pages
-from alexkern.frozen.step import FrozenStep, Way, onednn_serves
+from alexkern.frozen.step import PackedRun, Way, onednn_serves
 
 # Rows of a product with a weight of at least so many elements, between which torch's own took up to 1.9 times as long
 # as with exchanged operands: measured on two cores with AVX-512 and AMX, 256 x 512 to 4096 x 9216, 1 to 512 rows.
@@ -21,6 +22,8 @@ MOST_ROWS = 192
 
 class Plain(Way):
     """As torch does, or alexkern.functional; the weight (K, C) in huge pages."""
+
+    words = "plain"
 
     def __init__(self, step: FrozenLinear, weight: Tensor):
         self.bias, self.relu = step.bias, step.relu
@@ -35,13 +38,12 @@ class Plain(Way):
             return functional.linear_relu_dropout(input, self.weight, self.bias, 0.0, False)
         return F.linear(input, self.weight, self.bias)
 
-    def describe(self) -> str:
-        return "plain"
-
 
 class Exchanged(Plain):
     """As (K, rows): oneDNN then streams the weight once, in its own order, while it multiplies. As the second operand,
     in blocks, it would be gone through again for every few rows, and waited for."""
+
+    words = "with operands exchanged"
 
     @classmethod
     def pack(cls, step: FrozenLinear, weight: Tensor) -> Exchanged | None:
@@ -60,22 +62,24 @@ class Exchanged(Plain):
         value = value.t().contiguous()
         return (value.relu_() if self.relu else value).view(*input.shape[:-1], -1)
 
-    def describe(self) -> str:
-        return "with operands exchanged"
 
-
-class FrozenLinear(FrozenStep):
-    """Linear[, ReLU] with its weight in huge pages. Made by :func:`freeze`."""
+class FrozenLinear(PackedRun):
+    """Linear[, ReLU[, Dropout]] with its weight in huge pages."""
 
     WAYS = (Exchanged, Plain)
 
-    def pack(self, weight: Tensor) -> None:
-        super().pack(in_huge_pages(weight.contiguous()))
+    def __init__(self, linear: nn.Linear, *rest: nn.Module):
+        weight = in_huge_pages(linear.weight.detach().contiguous())
+        super().__init__(weight, linear.bias, len(rest) > 0, linear, *rest)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
         if self.by_onednn:
             self.check(input, self.weight.shape[1], -1)
         return self.run(input)
 
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, {self.describe()}"
+
+def settle(layers: Iterable[nn.Module | None]) -> None:
+    """Bring the weights of linear layers that are nobody else's into huge pages, where steps read them as they are."""
+    for layer in layers:
+        if type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and not layer.weight.is_shared():
+            layer.weight.data = in_huge_pages(layer.weight.data)

@@ -1,15 +1,23 @@
-"""A snapshot's Sequential, whose images stay channels_last from step to step, and the pooling before the classifier."""
+"""A snapshot's Sequential, whose children are the model's, and whose images stay channels_last from step to step."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from alexkern.frozen.convolution import FrozenConvolution
-from alexkern.nn import LocalResponseNorm, MaxPool2d, is_bare
+from alexkern import dispatch
+from alexkern.frozen import images
+from alexkern.frozen.convolution import FrozenConvolution, Plan, folds, symmetric_padding
+from alexkern.frozen.linear import FrozenLinear, settle
+from alexkern.frozen.step import ByOperator, Passing, Run, Step, tensors_of
+from alexkern.nn import FusedSequential, is_bare, match, watcher
 from alexkern.plan import is_channels_last
 
 # The images of a large batch go through the convolutions and poolings so many at a time that an activation has at most
@@ -17,56 +25,168 @@ from alexkern.plan import is_channels_last
 # which the C library maps fresh pages, which the kernel clears one by one.
 CHUNK_BYTES = 12 * 2**20
 
-OURS: dict[type[nn.Module], type[nn.Module]] = {nn.MaxPool2d: MaxPool2d, nn.LocalResponseNorm: LocalResponseNorm}
 
+class FrozenSequential(FusedSequential):
+    """A FusedSequential that runs by packed weights, made of its children. Made by :func:`freeze`.
 
-class FrozenSequential(nn.Sequential):
-    """The steps of a frozen Sequential. Made by :func:`freeze`."""
+    The children are the model's, and may be looked at, called, hooked, changed and loaded as ever. Steps stand for them
+    where a plain tensor comes in, no gradient is wanted and nothing traces, casts or watches; elsewhere the children
+    run as in a FusedSequential. When one of them, a parameter, a buffer, a hook or a mode is not what it was when the
+    steps were made, they are made anew. In a copy, unpickled or not, they are made at the first call.
+    """
 
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and input.requires_grad:
-            raise RuntimeError("alexkern.freeze: a frozen model has no gradients, and its input requires one")
-        steps: list[Any] = list(self)
-        leading = image_steps(steps) if input.dim() == 4 and len(input) > 1 and input.device.type == "cpu" else 0
-        if leading:
+    _plan = Plan({}, None, None)
+    _packed: Packed | None = None
+
+    def forward(self, input: Any) -> Any:
+        if not _is_undisturbed(input):
+            return super().forward(self._prepared(input))
+        packed = self._current()
+        steps, leading = packed.steps, packed.leading
+        if leading and input.dim() == 4 and len(input) > 1 and input.device.type == "cpu":
             chunks = math.ceil(input.shape[0] * steps[0].image_bytes(input) / CHUNK_BYTES)
-            if chunks > 1:
+            if chunks > 1 and all(step.takes(input) for step in steps[:leading]):
                 input = torch.cat([self._run(steps[:leading], images) for images in input.chunk(chunks)])
                 steps = steps[leading:]
         return self._run(steps, input)
 
-    def _run(self, steps: list[Any], input: Tensor) -> Tensor:
-        restore = False
+    def _run(self, steps: list[Any], input: Any) -> Any:
+        restore = False  # whether the value is channels_last only because we made it so
+        head = self._head()
         for step in steps:
-            if isinstance(step, FrozenConvolution):
-                if input.dim() == 4 and not is_channels_last(input):
+            if step.takes(input):
+                if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
                     restore = not step.channels_last
                     if step.images is None:
                         input = input.contiguous(memory_format=torch.channels_last)
-            elif restore and type(step) not in OURS.values():
-                input, restore = input.contiguous(), False
-            input = step(input)
+                elif restore and isinstance(step, FrozenLinear):
+                    input, restore = input.contiguous(), False
+                input = step(input)
+            else:
+                if restore:
+                    input, restore = input.contiguous(), False
+                input = step.one_by_one(self._prepared(input) if step.modules[0] is head else input)
         return input.contiguous() if restore else input
 
+    def _head(self) -> Any:
+        """The model's first convolution, where it is here."""
+        head = None if self._plan.head is None else self._modules.get(self._plan.head)
+        return head if isinstance(head, nn.Conv2d) else None
 
-def image_steps(steps: list[Any]) -> int:
+    def _prepared(self, input: Any) -> Any:
+        """For the first convolution to get what a plain one takes."""
+        head = self._head()
+        if head is None or not isinstance(input, Tensor):
+            return input
+        return images.prepared(input, head.weight.dtype, self._plan.bytes_to)
+
+    def _current(self) -> Packed:
+        """The steps, made anew where the children are not what they were."""
+        if self._packed is None or not self._packed.is_current(list(self._modules.values())):
+            with torch.inference_mode(False), torch.no_grad():
+                self._packed = Packed(self._modules, self._plan)
+        return self._packed
+
+    def train(self, mode: bool = True) -> FrozenSequential:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        if isinstance(index, slice):
+            part._plan = self._plan
+        return part
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_packed" not in state:
+            Step().__setstate__(state)
+        super().__setstate__(state)
+        with torch.inference_mode(False):
+            settle(self._modules.values())
+
+    def extra_repr(self) -> str:
+        names = iter(self._modules)
+        runs = [([next(names) for _ in step.modules], step.describe()) for step in self._current().steps]
+        return "\n".join(f"({'-'.join([*run[:1], *run[1:][-1:]])}) {text}" for run, text in runs if text)
+
+
+def _is_undisturbed(input: Any) -> bool:
+    """Whether nothing traces, transforms, casts or watches a call with this tensor, and no gradient of it is wanted."""
+    return (
+        dispatch.is_direct(input)
+        and not (torch.is_grad_enabled() and input.requires_grad)
+        and watcher(input) is None
+        and forward_ad._current_level < 0
+    )
+
+
+class Packed:
+    """The steps that children of a Sequential were made into, and what has to be as it was for them to stand."""
+
+    def __init__(self, modules: dict[str, Any], plan: Plan):
+        self.children = list(modules.values())
+        self.steps: list[Any] = []
+        while (index := sum(len(step.modules) for step in self.steps)) < len(self.children):
+            self.steps.append(_step(self.children[index:], [*modules][index], plan))
+        self.leading = _by_image(self.steps)
+        there = [module for module in self.children if module is not None]
+        self.owners = [owner for step in self.steps if isinstance(step, Run) for owner in step.owners]
+        self.own = [module.__dict__ for module in there]  # which grow where a forward is set
+        self.hooks = [hooks for module in there for hooks in (module._forward_pre_hooks, module._forward_hooks)]
+        tensors = tensors_of(self.owners)
+        self.ids, self.state = list(map(id, tensors)), self.state_of(tensors)
+        self.held = [tensor.detach() for tensor in tensors]  # so that no other comes to lie at their addresses
+
+    def is_current(self, children: list[Any]) -> bool:
+        if children != self.children:
+            return False
+        tensors = tensors_of(self.owners)
+        return list(map(id, tensors)) == self.ids and self.state_of(tensors) == self.state
+
+    def state_of(self, tensors: list[Tensor]) -> list[Any]:
+        parts = map(Tensor.data_ptr, tensors), map(_VERSION, tensors), map(_TRAINING, self.own), map(len, self.own)
+        return [*chain(*parts, map(bool, self.hooks))]
+
+
+_VERSION, _TRAINING = attrgetter("_version", "requires_grad"), itemgetter("training")
+
+
+def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
+    """The first of the children, with those that join it."""
+    first, *rest = children
+    kind = type(first)
+    convolves = kind is nn.Conv2d and symmetric_padding(first) is not None and first.in_channels > 0
+    norm = rest.pop(0) if convolves and rest and folds(rest[0]) else None
+    found = match([first, *rest], 0)
+    run = (first,) if found is None else found.modules
+    if not all(map(_is_packable, run if norm is None else (*run, norm))):
+        return Step(first)
+    if convolves:
+        return FrozenConvolution(first, norm, found, name, plan)
+    if kind is nn.Linear:
+        return FrozenLinear(*run)
+    if kind in (nn.Dropout, nn.AdaptiveAvgPool2d):
+        return Passing(first)
+    return Step(first) if found is None else ByOperator(found)
+
+
+def _is_packable(module: nn.Module | None) -> bool:
+    """With nobody to see that it is not called, in eval mode, and with tensors that say when they are changed."""
+    if module is None or not is_bare(module) or module.training:
+        return False
+    tensors = tensors_of((module._parameters, module._buffers))
+    return all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors)
+
+
+def _by_image(steps: list[Any]) -> int:
     """How many steps, from a first convolution on, work image by image and end in a pooling, whose output is small."""
     length = 0
     for index, step in enumerate(steps):
-        if isinstance(step, FrozenConvolution):
-            pools = step.window is not None
-        elif index > 0 and type(step) in OURS.values() and is_bare(step):
-            pools = isinstance(step, MaxPool2d)
-        else:
+        if not step.by_image or not isinstance(steps[0], FrozenConvolution):
             break
-        if pools:
+        if step.pools:
             length = index + 1
     return length
-
-
-class FrozenAdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    """AdaptiveAvgPool2d that passes on an image of the size asked for, whose averages are those of single pixels."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        wanted = self.output_size if isinstance(self.output_size, tuple) else (self.output_size, self.output_size)
-        return input if tuple(input.shape[-2:]) == wanted else super().forward(input)

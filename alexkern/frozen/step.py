@@ -1,20 +1,23 @@
-"""What the steps of a snapshot share: weights packed once, and ways to run the layer, of which the first serves."""
+"""The steps of a snapshot: children that run at once, by weights packed of theirs, in the first way that serves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from alexkern.errors import argument_error
+from alexkern.nn import Match
 
 
 class Way:
     """One way to run a layer, made for it by `pack`."""
 
     weight: Tensor  # as this way reads it
+    words: str  # for the repr
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor, /) -> Way | None:
@@ -29,14 +32,6 @@ class Way:
         """The step's output; None where it has to come from a later way after all."""
         raise NotImplementedError
 
-    def plain_weight(self) -> Tensor:
-        """As torch has it. Only the last way is asked."""
-        return self.weight
-
-    def describe(self) -> str:
-        """For the repr, in a few words."""
-        raise NotImplementedError
-
 
 def onednn_serves(weight: Tensor) -> bool:
     """Whether oneDNN's operators take such weights."""
@@ -45,21 +40,85 @@ def onednn_serves(weight: Tensor) -> bool:
     return bool(on_cpu and (weight.dtype == torch.float32 or half))
 
 
-class FrozenStep(nn.Module):
-    """A layer whose weight is no parameter any more."""
+class Step:
+    """Children of a FrozenSequential, which run one by one."""
+
+    by_image, pools = False, False  # images, each for itself; to fewer pixels
+
+    def __init__(self, *modules: Any):
+        self.modules = modules
+
+    def takes(self, input: Any) -> bool:
+        """Whether the step runs at once, in place of its children."""
+        return False
+
+    def one_by_one(self, input: Any) -> Any:
+        for module in self.modules:
+            input = module(input)
+        return input
+
+    def describe(self) -> str:
+        """For the repr, where something was packed."""
+        return ""
+
+    def __setstate__(self, state: object) -> None:
+        """No step is stored. Those that were, were modules."""
+        raise RuntimeError("alexkern.freeze: a snapshot of another version of alexkern; freeze the model again")
+
+
+class Run(Step):
+    """Children that run at once where no gradient is wanted."""
+
+    def __init__(self, *modules: Any):
+        super().__init__(*modules)
+        self.owners = [owner for module in modules for owner in (module._parameters, module._buffers) if owner]
+        self.trains = any(tensor.requires_grad for tensor in tensors_of(self.owners))
+
+    def takes(self, input: Any) -> bool:
+        if type(input) is not Tensor or input.layout is not torch.strided or input.is_nested:
+            return False
+        return not (torch.is_grad_enabled() and (self.trains or input.requires_grad))
+
+
+def tensors_of(owners: Iterable[Mapping[str, Tensor | None]]) -> list[Tensor]:
+    """The parameters and buffers that modules have now."""
+    return [tensor for owner in owners for tensor in owner.values() if tensor is not None]
+
+
+class ByOperator(Run):
+    """A pooling or a normalisation by an operator of ours."""
+
+    def __init__(self, found: Match):
+        super().__init__(*found.modules)
+        self.pools = type(found.modules[0]) is nn.MaxPool2d
+        self.by_image = self.pools or type(found.modules[0]) is nn.LocalResponseNorm
+        arguments = found.operator.arguments(*found.modules)
+        self.call: Callable[[Tensor], Tensor] = partial(found.operator.function, **arguments)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        return self.call(input)
+
+
+class Passing(Run):
+    """What hands on its input: a Dropout, or an AdaptiveAvgPool2d for images of the size asked for."""
+
+    def takes(self, input: Any) -> bool:
+        size = getattr(self.modules[0], "output_size", None)
+        wanted = size if size is None or isinstance(size, tuple) else (size, size)
+        return super().takes(input) and wanted in (None, input.shape[-2:])
+
+    def __call__(self, input: Tensor) -> Tensor:
+        return input
+
+
+class PackedRun(Run):
+    """A layer with a weight, and what follows it."""
 
     WAYS: ClassVar[Sequence[type[Way]]]  # in the order in which they are asked; the last serves everything
-    bias: Tensor | None
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, relu: bool):
-        super().__init__()
-        self.bias = None if layer.bias is None else layer.bias.detach().contiguous()
-        self.relu = relu
-        self.pack(layer.weight.detach())
-        self.eval()
-
-    def pack(self, weight: Tensor) -> None:
-        """Make the ways for a weight as torch has it."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, relu: bool, *modules: Any):
+        super().__init__(*modules)
+        self.bias, self.relu = None if bias is None else bias.detach().contiguous(), relu
         self.by_onednn = onednn_serves(weight)
         self.ways = [way for kind in self.WAYS if (way := kind.pack(self, weight)) is not None]
 
@@ -85,15 +144,6 @@ class FrozenStep(nn.Module):
         if input.dim() < -dimension or input.shape[dimension] != channels:
             raise argument_error("freeze", "input", f"shape {tuple(input.shape)}", f"of {channels} channels")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"ways": self.ways[-1].plain_weight()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "ways" not in state:
-            raise RuntimeError("alexkern.freeze: a snapshot of another version of alexkern; freeze the model again")
-        super().__setstate__(state)
-        self.pack(state["ways"])
-
     def describe(self) -> str:
-        ways = " and ".join(way.describe() for way in reversed(self.ways))
+        ways = " and ".join(way.words for way in reversed(self.ways))
         return f"weight={str(self.weight.dtype).removeprefix('torch.')} {ways}, relu={self.relu}"
