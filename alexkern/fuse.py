@@ -105,8 +105,8 @@ def fusion_report(model: nn.Module) -> FusionReport:
         BackendUnavailable: the backend that was asked for by name is not there, as a call would say.
     """
     _modules("fusion_report", model)
-    like = next((value for value in model.parameters() if value.is_floating_point()), None)
-    like = torch.empty(0) if like is None else like
+    parameters: list[Tensor] = [value for value in model.parameters() if value.is_floating_point()]
+    like = parameters[0] if parameters else torch.empty(0)
     root = nn.Module()
     root._modules[""] = model
     return FusionReport(tuple(_entries("", root, like, watcher(like), changed_layers())))

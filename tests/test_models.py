@@ -7,6 +7,7 @@ import inspect
 import io
 import pickle
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -265,13 +266,13 @@ def test_hooks_on_any_child_fire(model, plain, images):
 def test_averages_of_single_pixels_are_left_out(model, plain, generator, monkeypatch):
     """At 224 pixels the features are 6 x 6 already: only whoever looks makes the pooling run."""
     sizes: list[tuple[int, ...]] = []
-    forward = nn.AdaptiveAvgPool2d.forward
+    pool = torch._C._nn.adaptive_avg_pool2d
 
-    def counted(self: nn.AdaptiveAvgPool2d, input: Tensor) -> Tensor:
+    def counted(input: Tensor, *args: Any) -> Tensor:
         sizes.append(tuple(input.shape[-2:]))
-        return forward(self, input)
+        return pool(input, *args)
 
-    monkeypatch.setattr(nn.AdaptiveAvgPool2d, "forward", counted)
+    monkeypatch.setattr(torch._C._nn, "adaptive_avg_pool2d", counted)
     large = torch.randn(1, 3, 224, 224, generator=generator)
     with torch.no_grad():
         want = model(large)
@@ -284,6 +285,9 @@ def test_averages_of_single_pixels_are_left_out(model, plain, generator, monkeyp
         with_hook = model.avgpool.register_forward_hook(partial(keep, seen))
         assert torch.equal(model(large), want) and len(seen) == 1
         with_hook.remove()
+        with monkeypatch.context() as patch:
+            patch.setattr(nn.AdaptiveAvgPool2d, "forward", lambda self, input: input * 0)
+            assert not torch.equal(model(large), want)
     assert [node.target for node in torch.fx.symbolic_trace(model).graph.nodes if node.name == "avgpool"] == ["avgpool"]
 
 

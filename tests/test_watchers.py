@@ -42,17 +42,22 @@ def function_of(kind: type[nn.Module]) -> str:
     return name
 
 
+Layers = tuple[type[nn.Module], ...]
 RUNS = [(operator, layers) for operator in OPERATORS.values() for layers in operator.layers]
-EVERY_RUN = pytest.mark.parametrize(
-    ("operator", "layers"), RUNS, ids=["-".join(kind.__name__ for kind in layers) for _, layers in RUNS]
-)
+
+
+def every(runs: list[tuple[Operator, Layers]]) -> pytest.MarkDecorator:
+    ids = ["-".join(kind.__name__ for kind in layers) for _, layers in runs]
+    return pytest.mark.parametrize(("operator", "layers"), runs, ids=ids)
+
+
+EVERY_RUN = every(RUNS)
 MEMBERS = [(operator, layers, index) for operator, layers in RUNS for index in range(len(layers))]
 EVERY_MEMBER = pytest.mark.parametrize(
     ("operator", "layers", "index"),
     MEMBERS,
     ids=["-".join(kind.__name__ for kind in layers) + f"-{index}" for _, layers, index in MEMBERS],
 )
-Layers = tuple[type[nn.Module], ...]
 
 
 def run_of(layers: Layers) -> FusedSequential:
@@ -197,7 +202,7 @@ REPARAMETRISED: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("how", REPARAMETRISED)
-@pytest.mark.parametrize(("operator", "layers"), [run for run in RUNS if run[0].multiplies])
+@every([run for run in RUNS if run[0].multiplies])
 def test_a_weight_that_is_made_otherwise(how: str, operator: Operator, layers: Layers, operators: list[str]) -> None:
     model, input = run_of(layers), example(operator)
     REPARAMETRISED[how](model[0])
@@ -349,7 +354,7 @@ def test_a_flop_counter_counts_a_fused_network_as_torchs() -> None:
 
 
 def test_a_counter_imported_later_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = flops._Waiting()
+    waiting = flops._Waiting(OPERATORS)
     monkeypatch.setattr(torch.utils, "flop_counter", torch.utils.flop_counter)
     monkeypatch.delitem(sys.modules, flops.COUNTER)
     monkeypatch.setattr(sys, "meta_path", [waiting, *sys.meta_path])

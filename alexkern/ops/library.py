@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from alexkern import dispatch
-from alexkern.ops import flops
 from alexkern.ops.autograd import no_double_backward, vmap_by_loop
 from alexkern.ops.description import Description
 from alexkern.plan import conform, empty
@@ -59,8 +58,6 @@ def register(op: Description) -> Callable[..., Any]:
 
     torch.library.register_autograd(f"alexkern::{op.name}", backward, setup_context=setup_context, lib=LIBRARY)
     torch.library.register_autograd(f"alexkern::{op.name}_backward", double_backward, lib=LIBRARY)
-    for packet, method in ((op.name, "forward"), (f"{op.name}_backward", "backward")):
-        flops.register(getattr(torch.ops.alexkern, packet), getattr(dispatch.definition(op.name), method))
     return getattr(torch.ops.alexkern, op.name)
 
 

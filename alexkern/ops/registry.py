@@ -8,6 +8,7 @@ from alexkern.ops import (
     conv2d_relu,
     conv2d_relu_max_pool2d,
     dropout,
+    flops,
     linear_relu_dropout,
     local_response_norm,
     max_pool2d,
@@ -24,6 +25,7 @@ ENTRIES = (
     local_response_norm.OPERATOR,
 )
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in ENTRIES}
+flops.register(OPERATORS)
 
 
 def runs() -> dict[type, list[tuple[Layers, Operator, str]]]:
