@@ -158,6 +158,15 @@ def test_without_channels_the_bias_is_left(backend: str, groups: int, generator:
             assert torch.equal(gradients[1], (bias > 0) * output[..., 0, :, :].numel() * 1.0)
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("way", [alexkern.fuse, alexkern.freeze])
+def test_a_layer_without_channels_is_torch_s(way: Callable[..., nn.Module]) -> None:
+    plain = nn.Sequential(nn.Conv2d(0, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(0, 5), nn.ReLU()).eval()
+    with torch.no_grad():
+        want = plain(torch.zeros(2, 0, 8, 8))
+        assert torch.equal(way(copy.deepcopy(plain))(torch.zeros(2, 0, 8, 8)), want)
+
+
 def test_unknown_backend() -> None:
     with pytest.raises(ValueError, match="auto, cuda, triton, torch"):
         alexkern.set_backend("tpu")

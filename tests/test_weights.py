@@ -340,7 +340,6 @@ def test_another_network_s_enum(name):
     ("given", "name"),
     [
         ({"pretrained": True}, "DEFAULT"),
-        ({"weights": True}, "DEFAULT"),
         ({"pretrained": AlexNet_Weights.DEFAULT}, AlexNet_Weights.DEFAULT),
     ],
 )

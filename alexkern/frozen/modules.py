@@ -158,7 +158,7 @@ def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
     """The first of the children, with those that join it."""
     first, *rest = children
     kind = type(first)
-    convolves = kind is nn.Conv2d and symmetric_padding(first) is not None
+    convolves = kind is nn.Conv2d and symmetric_padding(first) is not None and first.in_channels > 0
     norm = rest.pop(0) if convolves and rest and folds(rest[0]) else None
     found = match([first, *rest], 0)
     run = (first,) if found is None else found.modules

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from alexkern.errors import argument_error
 from alexkern.nn import Match
+from alexkern.ops.checks import FLOATING
 
 
 class Way:
@@ -94,6 +95,9 @@ class ByOperator(Run):
         self.by_image = self.pools or type(found.modules[0]) is nn.LocalResponseNorm
         arguments = found.operator.arguments(*found.modules)
         self.call: Callable[[Tensor], Tensor] = partial(found.operator.function, **arguments)
+
+    def takes(self, input: Any) -> bool:
+        return super().takes(input) and input.dtype in FLOATING
 
     def __call__(self, input: Tensor) -> Tensor:
         return self.call(input)

@@ -212,18 +212,18 @@ MODELS: dict[str, Callable[..., AlexNet]] = {
 def _build(
     network: type[Network],
     pretrained: bool | WeightsLike | None,
-    weights: WeightsLike | bool | None,
+    weights: WeightsLike | None,
     progress: bool,
     num_classes: int,
     dropout: float,
 ) -> Network:
-    if pretrained not in (None, False):
+    if pretrained is not None and pretrained is not False:
         if weights is not None:
             raise TypeError(f"{network.name}: wanted weights or pretrained, torchvision's older name, got both")
-        weights = pretrained
-    if weights is None or weights is False:
+        weights = "DEFAULT" if pretrained is True else pretrained
+    if weights is None:
         return network(num_classes, dropout)
-    read = read_weights("DEFAULT" if weights is True else weights, model=network.name, progress=progress)
+    read = read_weights(weights, model=network.name, progress=progress)
     # On meta nothing is drawn at random that the file would overwrite, nor allocated for one that misfits.
     device = torch.get_default_device()
     with torch.device("meta"):

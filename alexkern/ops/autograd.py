@@ -42,9 +42,11 @@ def eager_function(op: Description, definition: ModuleType) -> Callable[..., Any
         outputs = backend.forward(*args)
         if not has_offsets:
             outputs = (outputs,)
-        saved, ctx.params = save(args, outputs)
+        saved, params = save(args, outputs)
+        while saved[-1] is None:  # who draws the graph asks whatever is saved for its size
+            saved, params = saved[:-1], (None, *params)
         ctx.save_for_backward(*saved)
-        ctx.backend = backend
+        ctx.backend, ctx.params = backend, params
         return outputs[0]
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

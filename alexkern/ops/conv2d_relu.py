@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.geometry import Pair
-from alexkern.ops.convolution import convolution_arguments, convolution_of
+from alexkern.ops.convolution import convolution_arguments, convolution_of, misfit_of
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, conv2d_relu_output, like
@@ -71,7 +71,7 @@ class Conv2dRelu(Operator):
     example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1))
 
     def misfit(self, *modules: Any) -> str | None:
-        return None if modules[0].padding_mode == "zeros" else "padding_mode"
+        return misfit_of(modules[0])
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         return convolution_of(modules[0])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.geometry import Pair
-from alexkern.ops.convolution import convolution_arguments, convolution_of
+from alexkern.ops.convolution import convolution_arguments, convolution_of, misfit_of
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.ops.pooling import unbatched
@@ -94,7 +94,7 @@ class Conv2dReluMaxPool2d(Operator):
         conv, _, pool = modules
         if pool.dilation not in (1, (1, 1)) or pool.ceil_mode or pool.return_indices:
             return "the pooling's dilation, ceil_mode or return_indices"
-        return None if conv.padding_mode == "zeros" else "padding_mode"
+        return misfit_of(conv)
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         conv, _, pool = modules

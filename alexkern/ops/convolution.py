@@ -22,6 +22,11 @@ def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
     return tensors | {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups")}
 
 
+def misfit_of(conv: nn.Conv2d) -> str | None:
+    """What keeps a layer from being one of the operators' convolutions; without channels in, torch's has none out."""
+    return "padding_mode" if conv.padding_mode != "zeros" else None if conv.in_channels else "in_channels"
+
+
 def convolution_arguments(
     operator: str,
     input: Any,

@@ -1,0 +1,35 @@
+"""torchviz: a drawing of the graph behind an output. Each node's saved tensors are asked for their sizes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from support.cases import CASES, Case
+from support.clients import TRAINED, check, images
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_saved_has_a_size(case: Case, generator: torch.Generator) -> None:
+    """Without the package: all that it asks of an operator's node."""
+    tensors = case.draw(torch.float32, torch.device("cpu"), generator)
+    node = case.call(*(None if tensor is None else tensor.requires_grad_() for tensor in tensors)).grad_fn
+    while node is not None:
+        assert all(isinstance(tensor, torch.Tensor) for tensor in getattr(node, "saved_tensors", ()))
+        node = node.next_functions[0][0] if node.next_functions else None
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("training", [False, True])
+def test_every_parameter_is_drawn(training: bool) -> None:
+    torchviz = pytest.importorskip("torchviz")
+
+    def run(model: nn.Module) -> object:
+        output = model.train(training)(images()).mean()
+        dot = torchviz.make_dot(output, params=dict(model.named_parameters()), show_attrs=True, show_saved=True)
+        return sorted(set(re.findall(r"(?:features|classifier)\.\d\.\w+", dot.source)))
+
+    check(run, TRAINED)
