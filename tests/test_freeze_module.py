@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -127,6 +128,15 @@ def test_what_is_changed_is_seen_at_the_next_call(
     }
 
 
+def test_no_later_parameter_lies_where_one_was_packed(model: nn.Sequential) -> None:
+    """An address is what tells one apart."""
+    frozen = alexkern.freeze(model)
+    weight = frozen[0][3].weight
+    storage = StorageWeakRef(weight.untyped_storage())
+    weight.data = torch.zeros_like(weight)
+    assert not storage.expired()
+
+
 def test_hooks_see_what_they_would_and_leave_no_trace(model: nn.Sequential, image: Tensor, ran: list[int]) -> None:
     frozen = alexkern.freeze(model)
     frozen(image)
@@ -177,8 +187,23 @@ def test_tuples_and_none_pass_through(generator: torch.Generator, ran: list[int]
     torch.testing.assert_close(frozen[4:](None), model[4:](None))
 
 
+class Marked(Tensor):
+    """A subclass that stays one in torch's operators."""
+
+
+class Marking(nn.Module):
+    def forward(self, input: Tensor) -> Tensor:
+        return input.as_subclass(Marked)
+
+
+def test_a_subclass_meets_torchs_own_layers(image: Tensor, ran: list[int]) -> None:
+    layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3), nn.AdaptiveAvgPool2d((28, 28))
+    frozen = alexkern.freeze(nn.Sequential(Marking(), *layers))
+    assert type(frozen(image)) is Marked and type(frozen[1:](image.as_subclass(Marked))) is Marked and ran == []
+
+
 @pytest.mark.parametrize("tuned", [False, True], ids=["input", "input and weights"])
-def test_gradients_are_torchs(tuned: bool, model: nn.Sequential, image: Tensor) -> None:
+def test_gradients_are_torchs(tuned: bool, model: nn.Sequential, image: Tensor, operators: list[str]) -> None:
     frozen = alexkern.freeze(model)
     results = []
     for network in (model, frozen):
@@ -188,6 +213,7 @@ def test_gradients_are_torchs(tuned: bool, model: nn.Sequential, image: Tensor) 
         results.append(torch.autograd.grad(network(leaf).square().sum(), leaves))
     for wanted, found in zip(*results, strict=True):
         torch.testing.assert_close(found, wanted)
+    assert tuned or operators.count("conv2d_relu") == 3  # as a fused model differentiates
 
 
 def test_train_leaves_it_in_eval_mode(model: nn.Sequential, image: Tensor) -> None:

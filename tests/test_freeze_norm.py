@@ -133,7 +133,10 @@ def test_the_first_convolution_takes_bytes_with_it(generator: torch.Generator) -
     with torch.no_grad():
         wanted = model((images / 255 - mean) / std)
         torch.testing.assert_close(frozen(images), wanted, rtol=1e-4, atol=1e-4)
-        frozen[1].register_forward_hook(lambda *_: None)  # and with the children one by one
+        torch.testing.assert_close(frozen[:3](images), model[:3]((images / 255 - mean) / std), rtol=1e-4, atol=1e-4)
+        with torch.autocast(DEVICE.type, dtype=torch.bfloat16):  # and with the children one by one
+            torch.testing.assert_close(frozen(images), model((images / 255 - mean) / std))
+        frozen[0].register_forward_hook(lambda *_: None)
         torch.testing.assert_close(frozen(images), wanted, rtol=1e-4, atol=1e-4)
 
 

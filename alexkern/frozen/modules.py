@@ -45,7 +45,7 @@ class FrozenSequential(FusedSequential):
         steps, leading = packed.steps, packed.leading
         if leading and input.dim() == 4 and len(input) > 1 and input.device.type == "cpu":
             chunks = math.ceil(input.shape[0] * steps[0].image_bytes(input) / CHUNK_BYTES)
-            if chunks > 1 and all(step.takes(input) for step in steps[:leading]):
+            if chunks > 1:
                 input = torch.cat([self._run(steps[:leading], images) for images in input.chunk(chunks)])
                 steps = steps[leading:]
         return self._run(steps, input)
