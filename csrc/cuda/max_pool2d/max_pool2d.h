@@ -22,8 +22,7 @@ struct Window {
 struct Params {
     Element element;
     bool wide_offsets;  // int32, for windows of more pixels than a byte can name; else uint8
-    bool
-        behind_relu;  // forward's image came out of a ReLU, and the offset of a winner that it did not let pass says so
+    bool behind_relu;   // forward's image came out of a ReLU; the offset of a winner that it clipped says so
     int N, C, H, W, P, Q;
     Window window;
     void* image;    // (N, C, H, W): read by forward; its gradient, written by backward
