@@ -104,7 +104,7 @@ def _runs_plain(input: Tensor) -> bool:
     if not torch.compiler.is_compiling():
         return torch.jit.is_tracing()
     return torch.compiler.is_exporting() or all(
-        dispatch.resolve_name(operator, input) == "torch" for operator in registry.OPERATORS
+        dispatch.traced_name(operator, input) == "torch" for operator in registry.OPERATORS
     )
 
 

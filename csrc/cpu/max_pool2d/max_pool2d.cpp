@@ -1,0 +1,307 @@
+// NHWC: channels lie in the lanes, a window after the other; the backward gathers, each pixel from the windows that it
+// stands in. NCHW: neighbouring windows of a row lie in the lanes. A window's column s of all windows of a row is every
+// stride_w-th pixel of an image row: rows are taken apart into these, with -inf beside the image, and kept while
+// windows of the rows below read them. There the backward scatters, plane by plane.
+//
+// Windows are reduced in the order of their pixels, and gradients of a pixel added up in that of the windows: torch's.
+#include "max_pool2d.h"
+
+#include "../parallel.h"
+#include "../simd.h"
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace alexkern::ALEXKERN_ISA {
+
+using max_pool2d::Backward;
+using max_pool2d::Forward;
+using max_pool2d::Windows;
+
+void max_pool2d_forward(const Forward& call);
+void max_pool2d_backward(const Backward& call);
+std::int64_t max_pool2d_workspace(const Windows& windows);
+
+namespace {
+
+using Index = std::int64_t;
+
+inline Index smaller(Index a, Index b) { return a < b ? a : b; }
+inline Index larger(Index a, Index b) { return a < b ? b : a; }
+inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }  // of a >= 0
+
+// The positions [first, end) of a window that lie in the image: `origin` is the window's first pixel.
+struct Inside {
+    Index first, end;
+    Inside(Index origin, Index length, Index count, Index dilation)
+        : first(origin < 0 ? ceil_div(-origin, dilation) : 0),
+          end(origin < length ? smaller(count, ceil_div(length - origin, dilation)) : 0) {}
+};
+
+struct Best {
+    Floats value;
+    Ints offset;
+};
+
+// As torch has it: of equal values the first wins, of NaNs the last.
+template <bool RELU>
+inline void meet(Best& best, Floats value, std::int32_t offset) {
+    const Floats zero = {};
+    if (RELU) value = value < zero ? zero : value;
+    const Ints wins = (value > best.value) | (value != value);
+    best.value = wins ? value : best.value;
+    best.offset = wins ? all(offset) : best.offset;
+}
+
+template <typename Offset>
+inline void store_offsets(void* offsets, Index at, Ints values, int count) {
+    if constexpr (sizeof(Offset) == 1) {
+        store_part(static_cast<Offset*>(offsets) + at, __builtin_convertvector(values, Bytes), count, 1);
+    } else {
+        store_part(static_cast<Offset*>(offsets) + at, values, count, 4);
+    }
+}
+
+inline Ints load_offsets(const std::uint8_t* from) { return __builtin_convertvector(load<Bytes>(from), Ints); }
+inline Ints load_offsets(const std::int32_t* from) { return load<Ints>(from); }
+inline Ints load_offsets(const std::uint8_t* from, int count) {
+    return __builtin_convertvector(load_part<Bytes>(from, count, 1), Ints);
+}
+inline Ints load_offsets(const std::int32_t* from, int count) { return load_part<Ints>(from, count, 4); }
+
+// One window, in `count` channels: LANES of them, or the fewer that there are.
+template <bool RELU, typename Offset>
+inline void reduce(const Forward& call, const float* image, Index h, Index w, const Inside& r, const Inside& s,
+                   Index to, int count) {
+    const Windows& at = call.windows;
+    // torch starts from the first pixel inside, and no pixel of -inf wins over it.
+    Best best{all(-__builtin_inff()), all(static_cast<std::int32_t>(s.first < s.end ? r.first * at.S + s.first : 0))};
+    for (Index i = r.first; i < r.end; ++i) {
+        const float* row = image + ((h + i * at.dilation_h) * at.W + w) * at.C;
+        for (Index j = s.first; j < s.end; ++j) {
+            const float* pixel = row + j * at.dilation_w * at.C;
+            const Floats value = count == LANES ? load<Floats>(pixel) : load_part<Floats>(pixel, count, 4);
+            meet<RELU>(best, value, static_cast<std::int32_t>(i * at.S + j));
+        }
+    }
+    store_part(call.output + to, best.value, count, 4);
+    if constexpr (sizeof(Offset) > 0) {
+        if (call.offsets) store_offsets<Offset>(call.offsets, to, best.offset, count);
+    }
+}
+
+template <bool RELU, typename Offset>
+void forward_nhwc(const Forward& call) {
+    const Windows& at = call.windows;
+    parallel(call.threads, at.N * at.P, at.Q * at.C * smaller(at.R * at.S, 16), [&](Index begin, Index end) {
+        for (Index unit = begin; unit < end; ++unit) {
+            const Index h = unit % at.P * at.stride_h - at.padding_h;
+            const Inside r(h, at.H, at.R, at.dilation_h);
+            const float* image = call.input + unit / at.P * at.H * at.W * at.C;
+            for (Index q = 0; q < at.Q; ++q) {
+                const Index w = q * at.stride_w - at.padding_w, to = (unit * at.Q + q) * at.C;
+                const Inside s(w, at.W, at.S, at.dilation_w);
+                if (at.C < LANES) {
+                    reduce<RELU, Offset>(call, image, h, w, r, s, to, static_cast<int>(at.C));
+                    continue;
+                }
+                for (Index c = 0; c < at.C; c += LANES) {
+                    const Index from = smaller(c, at.C - LANES);  // the last lanes may be done twice
+                    reduce<RELU, Offset>(call, image + from, h, w, r, s, to + from, LANES);
+                }
+            }
+        }
+    });
+}
+
+// How image rows are taken apart: `phases` arrays of `length` for each of the rows that one row of windows spans.
+struct Parts {
+    Index rows, phases, length, windows;
+    explicit Parts(const Windows& at)
+        : rows(at.dilation_h * (at.R - 1) + 1),
+          phases(smaller(at.stride_w, at.dilation_w * (at.S - 1) + 1)),
+          length(at.Q + at.dilation_w * (at.S - 1) / at.stride_w + LANES),
+          windows(at.Q + LANES) {}
+    Index size() const { return rows * phases * length + windows; }
+};
+
+template <bool RELU, typename Offset>
+void forward_nchw(const Forward& call) {
+    const Windows& at = call.windows;
+    const Parts parts(at);
+    parallel(call.threads, at.N * at.C * at.P, at.Q * smaller(at.R * at.S, 16), [&](Index begin, Index end) {
+#if defined(_OPENMP)
+        float* space = call.workspace + omp_get_thread_num() * parts.size();
+#else
+        float* space = call.workspace;
+#endif
+        // The first position inside of every window of a row, where torch starts from.
+        std::int32_t* first = reinterpret_cast<std::int32_t*>(space + parts.rows * parts.phases * parts.length);
+        for (Index q = 0; q < parts.windows; ++q) {
+            const Inside s(q * at.stride_w - at.padding_w, at.W, at.S, at.dilation_w);
+            first[q] = s.first < s.end ? static_cast<std::int32_t>(s.first) : -1;
+        }
+        Index plane = -1, next = 0;  // rows before `next` of this plane are there
+        for (Index unit = begin; unit < end; ++unit) {
+            if (unit / at.P != plane) {
+                plane = unit / at.P;
+                next = 0;
+            }
+            const Index h = unit % at.P * at.stride_h - at.padding_h;
+            const Inside r(h, at.H, at.R, at.dilation_h);
+            const Index last = h + (r.end - 1) * at.dilation_h;
+            for (next = larger(next, larger(h, 0)); next <= last; ++next) {
+                const float* from = call.input + (plane * at.H + next) * at.W;
+                for (Index phase = 0; phase < parts.phases; ++phase) {
+                    float* to = space + (next % parts.rows * parts.phases + phase) * parts.length;
+                    const Index shift = phase - at.padding_w;
+                    const Index low = shift < 0 ? smaller(ceil_div(-shift, at.stride_w), parts.length) : 0;
+                    const Index high =
+                        shift < at.W ? larger(low, smaller(ceil_div(at.W - shift, at.stride_w), parts.length)) : low;
+                    for (Index j = 0; j < low; ++j) to[j] = -__builtin_inff();
+                    if (at.stride_w == 2) {
+                        for (Index j = low; j < high; ++j) to[j] = from[2 * j + shift];
+                    } else {
+                        for (Index j = low; j < high; ++j) to[j] = from[j * at.stride_w + shift];
+                    }
+                    for (Index j = high; j < parts.length; ++j) to[j] = -__builtin_inff();
+                }
+            }
+            for (Index q = 0; q < at.Q; q += LANES) {
+                const Ints column = load<Ints>(first + q);
+                Best best{all(-__builtin_inff()),
+                          column < 0 ? Ints{} : column + static_cast<std::int32_t>(r.first * at.S)};
+                for (Index i = r.first; i < r.end; ++i) {
+                    const Index row = (h + i * at.dilation_h) % parts.rows;
+                    for (Index j = 0; j < at.S; ++j) {
+                        const Index phase = j * at.dilation_w % at.stride_w, shift = j * at.dilation_w / at.stride_w;
+                        const float* pixels = space + (row * parts.phases + phase) * parts.length + shift + q;
+                        meet<RELU>(best, load<Floats>(pixels), static_cast<std::int32_t>(i * at.S + j));
+                    }
+                }
+                const int count = static_cast<int>(smaller(LANES, at.Q - q));
+                store_part(call.output + unit * at.Q + q, best.value, count, 4);
+                if (call.offsets) store_offsets<Offset>(call.offsets, unit * at.Q + q, best.offset, count);
+            }
+        }
+    });
+}
+
+template <bool RELU>
+void forward(const Forward& call) {
+    if (call.channels_last) {
+        call.wide_offsets ? forward_nhwc<RELU, std::int32_t>(call) : forward_nhwc<RELU, std::uint8_t>(call);
+    } else {
+        call.wide_offsets ? forward_nchw<RELU, std::int32_t>(call) : forward_nchw<RELU, std::uint8_t>(call);
+    }
+}
+
+// The windows [first, end) that a pixel may stand in, along one axis, for pixels that are asked for in order.
+struct Around {
+    Index first = 0, end = 0;
+    void advance(Index pixel, Index count, Index stride, Index reach) {  // pixel: counted from the padding on
+        while (first < count && first * stride + reach < pixel) ++first;
+        if (end < first) end = first;
+        while (end < count && end * stride <= pixel) ++end;
+    }
+};
+
+// Of `count` channels of one pixel.
+template <typename Offset>
+inline void gather(const Backward& call, const Offset* offsets, Index h, Index w, Index n, const Around& p,
+                   const Around& q, Index c, Index to, int count) {
+    const Windows& at = call.windows;
+    Floats sum = {};
+    for (Index i = p.first; i < p.end; ++i) {
+        const Index down = h - i * at.stride_h, r = at.dilation_h == 1 ? down : down / at.dilation_h;
+        if (r * at.dilation_h != down) continue;
+        for (Index j = q.first; j < q.end; ++j) {
+            const Index across = w - j * at.stride_w, s = at.dilation_w == 1 ? across : across / at.dilation_w;
+            if (s * at.dilation_w != across) continue;
+            const Index from = ((n * at.P + i) * at.Q + j) * at.C + c;
+            const Ints own = all(static_cast<std::int32_t>(r * at.S + s));
+            if (count == LANES) {
+                sum += load_offsets(offsets + from) == own ? load<Floats>(call.grad + from) : Floats{};
+            } else {
+                const Floats grad = load_part<Floats>(call.grad + from, count, 4);
+                sum += load_offsets(offsets + from, count) == own ? grad : Floats{};
+            }
+        }
+    }
+    store_part(call.input_grad + to + c, sum, count, 4);
+}
+
+template <typename Offset>
+void backward_nhwc(const Backward& call, const Offset* offsets) {
+    const Windows& at = call.windows;
+    const Index reach_h = at.dilation_h * (at.R - 1), reach_w = at.dilation_w * (at.S - 1);
+    parallel(call.threads, at.N * at.H, at.W * at.C, [&](Index begin, Index end) {
+        Around p;
+        for (Index unit = begin; unit < end; ++unit) {
+            const Index n = unit / at.H, h = unit % at.H + at.padding_h;
+            if (unit == begin || unit % at.H == 0) p = Around();
+            p.advance(h, at.P, at.stride_h, reach_h);
+            Around q;
+            for (Index column = 0; column < at.W; ++column) {
+                const Index w = column + at.padding_w, to = (unit * at.W + column) * at.C;
+                q.advance(w, at.Q, at.stride_w, reach_w);
+                if (at.C < LANES) {
+                    gather(call, offsets, h, w, n, p, q, 0, to, static_cast<int>(at.C));
+                    continue;
+                }
+                for (Index c = 0; c < at.C; c += LANES) {
+                    gather(call, offsets, h, w, n, p, q, smaller(c, at.C - LANES), to, LANES);
+                }
+            }
+        }
+    });
+}
+
+template <typename Offset>
+void backward_nchw(const Backward& call, const Offset* offsets) {
+    const Windows& at = call.windows;
+    parallel(call.threads, at.N * at.C, at.H * at.W, [&](Index begin, Index end) {
+        for (Index plane = begin; plane < end; ++plane) {
+            float* gradient = call.input_grad + plane * at.H * at.W;
+            for (Index i = 0; i < at.H * at.W; ++i) gradient[i] = 0;
+            for (Index p = 0; p < at.P; ++p) {
+                for (Index q = 0; q < at.Q; ++q) {
+                    const Index from = (plane * at.P + p) * at.Q + q;
+                    const std::uint32_t offset = static_cast<std::uint32_t>(offsets[from]);
+                    const std::uint32_t r = offset / static_cast<std::uint32_t>(at.S);
+                    const Index s = offset - r * static_cast<std::uint32_t>(at.S);
+                    const Index h = p * at.stride_h - at.padding_h + r * at.dilation_h;
+                    const Index w = q * at.stride_w - at.padding_w + s * at.dilation_w;
+                    if (r < at.R && h >= 0 && h < at.H && w >= 0 && w < at.W) {
+                        gradient[h * at.W + w] += call.grad[from];
+                    }
+                }
+            }
+        }
+    });
+}
+
+}  // namespace
+
+std::int64_t max_pool2d_workspace(const Windows& windows) { return Parts(windows).size(); }
+
+void max_pool2d_forward(const Forward& call) {
+    ran(call.channels_last ? "max_pool2d forward, NHWC, " ALEXKERN_ISA_NAME
+                           : "max_pool2d forward, NCHW, " ALEXKERN_ISA_NAME);
+    call.relu ? forward<true>(call) : forward<false>(call);
+}
+
+void max_pool2d_backward(const Backward& call) {
+    ran(call.channels_last ? "max_pool2d backward, NHWC, " ALEXKERN_ISA_NAME
+                           : "max_pool2d backward, NCHW, " ALEXKERN_ISA_NAME);
+    const auto* bytes = static_cast<const std::uint8_t*>(call.offsets);
+    const auto* words = static_cast<const std::int32_t*>(call.offsets);
+    if (call.channels_last) {
+        call.wide_offsets ? backward_nhwc(call, words) : backward_nhwc(call, bytes);
+    } else {
+        call.wide_offsets ? backward_nchw(call, words) : backward_nchw(call, bytes);
+    }
+}
+
+}  // namespace alexkern::ALEXKERN_ISA

@@ -1,0 +1,121 @@
+// Vectors of the widest registers that a source is compiled for: GCC's and Clang's vector extensions, in which
+// operators work lane by lane and a comparison gives -1 or 0. What they have no word for, or bad code, stands below as
+// intrinsics.
+//
+// Every source that includes this is compiled once for each instruction set (CMakeLists.txt), with ALEXKERN_ISA its
+// name. All that such a source defines lies in that namespace: two functions of one name, of which the linker keeps
+// one, would be instructions that another processor does not have. Hence no functions of the standard library either.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define ALEXKERN_TEXT_OF(name) #name
+#define ALEXKERN_TEXT(name) ALEXKERN_TEXT_OF(name)
+#define ALEXKERN_ISA_NAME ALEXKERN_TEXT(ALEXKERN_ISA)
+
+namespace alexkern {
+extern const char* last_kernel;  // what it was and ran on, such as "max_pool2d forward, NHWC, avx2"
+}
+
+namespace alexkern::ALEXKERN_ISA {
+
+inline void ran(const char* kernel) { __atomic_store_n(&last_kernel, kernel, __ATOMIC_RELAXED); }
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef std::int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef std::uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef std::uint64_t Longs __attribute__((vector_size(4 * LANES)));  // of half as many
+typedef std::uint8_t Bytes __attribute__((vector_size(LANES)));
+
+// From and to any address.
+template <typename Vector>
+inline Vector load(const void* from) {
+    Vector value;
+    __builtin_memcpy(&value, from, sizeof(value));
+    return value;
+}
+
+template <typename Vector>
+inline void store(void* to, const Vector& value) {
+    __builtin_memcpy(to, &value, sizeof(value));
+}
+
+// The first `count` lanes, of `size` bytes each; the others are 0.
+template <typename Vector>
+inline Vector load_part(const void* from, int count, int size) {
+    Vector value = {};
+    __builtin_memcpy(&value, from, count * size);
+    return value;
+}
+
+template <typename Vector>
+inline void store_part(void* to, const Vector& value, int count, int size) {
+    __builtin_memcpy(to, &value, count * size);
+}
+
+inline Floats all(float value) { return value - Floats{}; }
+inline Ints all(std::int32_t value) { return value - Ints{}; }
+
+inline Floats square_root(Floats x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_sqrt_ps(0xFFFF, x);  // the plain one, of which GCC 12 warns that its header is amiss
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(x);
+#elif defined(__x86_64__)
+    return _mm_sqrt_ps(x);
+#else
+    for (int i = 0; i < LANES; ++i) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
+}
+
+// Products of the lower 32 bits of every 64.
+inline Longs multiply_low(Longs a, Longs b) {
+#if defined(__AVX512F__)
+    return Longs(_mm512_mul_epu32(__m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+    return Longs(_mm256_mul_epu32(__m256i(a), __m256i(b)));
+#elif defined(__x86_64__)
+    return Longs(_mm_mul_epu32(__m128i(a), __m128i(b)));
+#else
+    return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+#endif
+}
+
+// a0 b0 a1 b1 ..., the lower half and the upper.
+struct Interleaved {
+    Longs low, high;
+};
+
+inline Interleaved interleave(Longs a, Longs b) {
+    constexpr int count = LANES / 2;
+#if defined(__clang__)
+    Interleaved both;
+    for (int i = 0; i < count; ++i) {
+        (2 * i < count ? both.low : both.high)[2 * i % count] = a[i];
+        (2 * i < count ? both.low : both.high)[2 * i % count + 1] = b[i];
+    }
+    return both;
+#else
+    Longs low, high;
+    for (int i = 0; i < count; ++i) {
+        low[i] = i / 2 + i % 2 * count;
+        high[i] = low[i] + count / 2;
+    }
+    return {__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, high)};
+#endif
+}
+
+}  // namespace alexkern::ALEXKERN_ISA
