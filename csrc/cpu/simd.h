@@ -70,7 +70,7 @@ inline Ints all(std::int32_t value) { return value - Ints{}; }
 
 inline Floats square_root(Floats x) {
 #if defined(__AVX512F__)
-    return _mm512_maskz_sqrt_ps(0xFFFF, x);  // the plain one, of which GCC 12 warns that its header is amiss
+    return _mm512_maskz_sqrt_ps(0xFFFF, x);  // of the plain one GCC 12 warns that its own header is amiss
 #elif defined(__AVX2__)
     return _mm256_sqrt_ps(x);
 #elif defined(__x86_64__)
@@ -84,13 +84,45 @@ inline Floats square_root(Floats x) {
 // Products of the lower 32 bits of every 64.
 inline Longs multiply_low(Longs a, Longs b) {
 #if defined(__AVX512F__)
-    return Longs(_mm512_mul_epu32(__m512i(a), __m512i(b)));
+    return Longs(_mm512_maskz_mul_epu32(0xFF, __m512i(a), __m512i(b)));
 #elif defined(__AVX2__)
     return Longs(_mm256_mul_epu32(__m256i(a), __m256i(b)));
 #elif defined(__x86_64__)
     return Longs(_mm_mul_epu32(__m128i(a), __m128i(b)));
 #else
     return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+#endif
+}
+
+// Bytes to numbers, and numbers below 256 to bytes.
+inline Ints widen(Bytes x) {
+#if defined(__AVX512F__)
+    return Ints(_mm512_maskz_cvtepu8_epi32(0xFFFF, __m128i(x)));
+#elif defined(__AVX2__)
+    return Ints(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(&x))));
+#elif defined(__x86_64__)
+    const __m128i zero = _mm_setzero_si128(), four = _mm_cvtsi32_si128(load<std::int32_t>(&x));
+    return Ints(_mm_unpacklo_epi16(_mm_unpacklo_epi8(four, zero), zero));
+#else
+    return __builtin_convertvector(x, Ints);
+#endif
+}
+
+inline Bytes narrow(Ints x) {
+#if defined(__AVX512F__)
+    return Bytes(_mm512_maskz_cvtepi32_epi8(0xFFFF, __m512i(x)));
+#elif defined(__AVX2__)
+    const __m256i both = __m256i(x);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    Bytes bytes;
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(&bytes), _mm_packus_epi16(words, words));
+    return bytes;
+#elif defined(__x86_64__)
+    const __m128i words = _mm_packs_epi32(__m128i(x), __m128i(x));
+    const std::int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    return load<Bytes>(&four);
+#else
+    return __builtin_convertvector(x, Bytes);
 #endif
 }
 

@@ -29,7 +29,7 @@ struct Keys {
 };
 
 // The words of STEP elements, from the block `counter` on.
-inline void draw(const Keys& keys, std::uint64_t counter, Words (&words)[2]) {
+inline void draw(const Keys& keys, std::uint64_t counter, Words* words) {
     Longs count = {};
     for (int i = 0; i < LANES / 2; ++i) count[i] = i;
     count += counter;
@@ -49,28 +49,40 @@ inline void draw(const Keys& keys, std::uint64_t counter, Words (&words)[2]) {
 }
 
 template <bool RELU>
+inline Floats drop(Floats value, Words words, Words limit, Floats scale) {
+    const Floats zero = {};
+    if (RELU) value = value < zero ? zero : value;
+    return value * (words >= limit ? scale : zero);
+}
+
+template <bool RELU>
 void run(const Call& call) {
     const Keys keys(call.seed);
     const Words limit = static_cast<std::uint32_t>(call.limit) - Words{};  // for p = 1 all are kept, times 0
-    const Floats scale = all(call.scale), zero = {};
+    const Floats scale = all(call.scale);
     parallel(call.threads, (call.count + UNIT - 1) / UNIT, UNIT, [&](std::int64_t begin, std::int64_t end) {
         const std::int64_t stop = end * UNIT < call.count ? end * UNIT : call.count;
-        for (std::int64_t i = begin * UNIT; i < stop; i += STEP) {
+        std::int64_t i = begin * UNIT;
+        for (; i + UNIT <= stop; i += UNIT) {
+            Words words[UNIT / LANES];
+#pragma GCC unroll 8
+            for (int step = 0; step < UNIT / STEP; ++step) {
+                draw(keys, call.offset + static_cast<std::uint64_t>(i / 4 + step * (STEP / 4)), words + 2 * step);
+            }
+#pragma GCC unroll 16
+            for (int j = 0; j < UNIT / LANES; ++j) {
+                const std::int64_t at = i + j * LANES;
+                store(call.output + at, drop<RELU>(load<Floats>(call.input + at), words[j], limit, scale));
+            }
+        }
+        for (; i < stop; i += STEP) {
             Words words[2];
             draw(keys, call.offset + static_cast<std::uint64_t>(i / 4), words);
-            for (int half = 0; half < 2; ++half) {
-                const std::int64_t first = i + half * LANES, left = stop - first;
-                if (left <= 0) break;
-                const bool whole = left >= LANES;
-                Floats value = whole ? load<Floats>(call.input + first)
-                                     : load_part<Floats>(call.input + first, static_cast<int>(left), 4);
-                if (RELU) value = value < zero ? zero : value;
-                value *= words[half] >= limit ? scale : zero;
-                if (whole) {
-                    store(call.output + first, value);
-                } else {
-                    store_part(call.output + first, value, static_cast<int>(left), 4);
-                }
+            for (int half = 0; half < 2 && i + half * LANES < stop; ++half) {
+                const std::int64_t at = i + half * LANES;
+                const int count = stop - at < LANES ? static_cast<int>(stop - at) : LANES;
+                const Floats value = load_part<Floats>(call.input + at, count, 4);
+                store_part(call.output + at, drop<RELU>(value, words[half], limit, scale), count, 4);
             }
         }
     });

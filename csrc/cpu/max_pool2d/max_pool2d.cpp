@@ -57,17 +57,15 @@ inline void meet(Best& best, Floats value, std::int32_t offset) {
 template <typename Offset>
 inline void store_offsets(void* offsets, Index at, Ints values, int count) {
     if constexpr (sizeof(Offset) == 1) {
-        store_part(static_cast<Offset*>(offsets) + at, __builtin_convertvector(values, Bytes), count, 1);
+        store_part(static_cast<Offset*>(offsets) + at, narrow(values), count, 1);
     } else {
         store_part(static_cast<Offset*>(offsets) + at, values, count, 4);
     }
 }
 
-inline Ints load_offsets(const std::uint8_t* from) { return __builtin_convertvector(load<Bytes>(from), Ints); }
+inline Ints load_offsets(const std::uint8_t* from) { return widen(load<Bytes>(from)); }
 inline Ints load_offsets(const std::int32_t* from) { return load<Ints>(from); }
-inline Ints load_offsets(const std::uint8_t* from, int count) {
-    return __builtin_convertvector(load_part<Bytes>(from, count, 1), Ints);
-}
+inline Ints load_offsets(const std::uint8_t* from, int count) { return widen(load_part<Bytes>(from, count, 1)); }
 inline Ints load_offsets(const std::int32_t* from, int count) { return load_part<Ints>(from, count, 4); }
 
 // One window, in `count` channels: LANES of them, or the fewer that there are.
@@ -207,29 +205,48 @@ struct Around {
     }
 };
 
-// Of `count` channels of one pixel.
-template <typename Offset>
-inline void gather(const Backward& call, const Offset* offsets, Index h, Index w, Index n, const Around& p,
-                   const Around& q, Index c, Index to, int count) {
-    const Windows& at = call.windows;
-    Floats sum = {};
-    for (Index i = p.first; i < p.end; ++i) {
-        const Index down = h - i * at.stride_h, r = at.dilation_h == 1 ? down : down / at.dilation_h;
-        if (r * at.dilation_h != down) continue;
-        for (Index j = q.first; j < q.end; ++j) {
-            const Index across = w - j * at.stride_w, s = at.dilation_w == 1 ? across : across / at.dilation_w;
-            if (s * at.dilation_w != across) continue;
-            const Index from = ((n * at.P + i) * at.Q + j) * at.C + c;
-            const Ints own = all(static_cast<std::int32_t>(r * at.S + s));
-            if (count == LANES) {
-                sum += load_offsets(offsets + from) == own ? load<Floats>(call.grad + from) : Floats{};
-            } else {
-                const Floats grad = load_part<Floats>(call.grad + from, count, 4);
-                sum += load_offsets(offsets + from, count) == own ? grad : Floats{};
-            }
+// The windows that one pixel stands in: where each begins among the gradients, and the offset that names the pixel.
+struct Sources {
+    static constexpr int MOST = 64;
+    int count = 0;
+    Index from[MOST];
+    std::int32_t own[MOST];
+};
+
+// Adds what BLOCKS * LANES channels of the pixel get, or the first `part` of LANES, to `sum`.
+template <int BLOCKS, typename Offset>
+inline void gather(const Sources& sources, const float* grad, const Offset* offsets, float* sum, bool first, int part) {
+    const bool whole = part == LANES;
+    Floats sums[BLOCKS];
+    for (int b = 0; b < BLOCKS; ++b) {
+        sums[b] = first ? Floats{} : whole ? load<Floats>(sum + b * LANES) : load_part<Floats>(sum, part, 4);
+    }
+    for (int i = 0; i < sources.count; ++i) {
+        const Index from = sources.from[i];
+        const Ints own = all(sources.own[i]);
+        for (int b = 0; b < BLOCKS; ++b) {
+            const Index at = from + b * LANES;
+            const Ints named = whole ? load_offsets(offsets + at) : load_offsets(offsets + at, part);
+            const Floats value = whole ? load<Floats>(grad + at) : load_part<Floats>(grad + at, part, 4);
+            sums[b] += named == own ? value : Floats{};
         }
     }
-    store_part(call.input_grad + to + c, sum, count, 4);
+    for (int b = 0; b < BLOCKS; ++b) {
+        if (whole) {
+            store(sum + b * LANES, sums[b]);
+        } else {
+            store_part(sum, sums[b], part, 4);
+        }
+    }
+}
+
+template <typename Offset>
+inline void gather_all(const Sources& sources, Index C, const float* grad, const Offset* offsets, float* sum,
+                       bool first) {
+    Index c = 0;
+    for (; c + 4 * LANES <= C; c += 4 * LANES) gather<4>(sources, grad + c, offsets + c, sum + c, first, LANES);
+    for (; c + LANES <= C; c += LANES) gather<1>(sources, grad + c, offsets + c, sum + c, first, LANES);
+    if (c < C) gather<1>(sources, grad + c, offsets + c, sum + c, first, static_cast<int>(C - c));
 }
 
 template <typename Offset>
@@ -238,44 +255,65 @@ void backward_nhwc(const Backward& call, const Offset* offsets) {
     const Index reach_h = at.dilation_h * (at.R - 1), reach_w = at.dilation_w * (at.S - 1);
     parallel(call.threads, at.N * at.H, at.W * at.C, [&](Index begin, Index end) {
         Around p;
+        Sources sources;
         for (Index unit = begin; unit < end; ++unit) {
             const Index n = unit / at.H, h = unit % at.H + at.padding_h;
             if (unit == begin || unit % at.H == 0) p = Around();
             p.advance(h, at.P, at.stride_h, reach_h);
             Around q;
             for (Index column = 0; column < at.W; ++column) {
-                const Index w = column + at.padding_w, to = (unit * at.W + column) * at.C;
+                const Index w = column + at.padding_w;
+                float* sum = call.input_grad + (unit * at.W + column) * at.C;
                 q.advance(w, at.Q, at.stride_w, reach_w);
-                if (at.C < LANES) {
-                    gather(call, offsets, h, w, n, p, q, 0, to, static_cast<int>(at.C));
-                    continue;
+                bool first = true;
+                sources.count = 0;
+                for (Index i = p.first; i < p.end; ++i) {
+                    const Index down = h - i * at.stride_h, r = at.dilation_h == 1 ? down : down / at.dilation_h;
+                    if (r * at.dilation_h != down) continue;
+                    for (Index j = q.first; j < q.end; ++j) {
+                        const Index across = w - j * at.stride_w;
+                        const Index s = at.dilation_w == 1 ? across : across / at.dilation_w;
+                        if (s * at.dilation_w != across) continue;
+                        if (sources.count == Sources::MOST) {
+                            gather_all(sources, at.C, call.grad, offsets, sum, first);
+                            first = false;
+                            sources.count = 0;
+                        }
+                        sources.from[sources.count] = ((n * at.P + i) * at.Q + j) * at.C;
+                        sources.own[sources.count++] = static_cast<std::int32_t>(r * at.S + s);
+                    }
                 }
-                for (Index c = 0; c < at.C; c += LANES) {
-                    gather(call, offsets, h, w, n, p, q, smaller(c, at.C - LANES), to, LANES);
-                }
+                gather_all(sources, at.C, call.grad, offsets, sum, first);
             }
         }
     });
 }
 
+// Where an offset lies in its window, in pixels; beyond the image where it is none of the window's.
+struct Place {
+    Index h, w;
+    Place(const Windows& at, std::uint32_t offset)
+        : h(offset < at.R * at.S ? offset / at.S * at.dilation_h : at.H + at.padding_h + at.P * at.stride_h),
+          w(offset % at.S * at.dilation_w) {}
+    Place() = default;
+};
+
 template <typename Offset>
 void backward_nchw(const Backward& call, const Offset* offsets) {
     const Windows& at = call.windows;
+    Place places[256];  // of bytes
+    for (std::uint32_t offset = 0; offset < 256; ++offset) places[offset] = Place(at, offset);
     parallel(call.threads, at.N * at.C, at.H * at.W, [&](Index begin, Index end) {
         for (Index plane = begin; plane < end; ++plane) {
             float* gradient = call.input_grad + plane * at.H * at.W;
-            for (Index i = 0; i < at.H * at.W; ++i) gradient[i] = 0;
+            __builtin_memset(gradient, 0, at.H * at.W * sizeof(float));
             for (Index p = 0; p < at.P; ++p) {
+                const Index top = p * at.stride_h - at.padding_h, row = (plane * at.P + p) * at.Q;
                 for (Index q = 0; q < at.Q; ++q) {
-                    const Index from = (plane * at.P + p) * at.Q + q;
-                    const std::uint32_t offset = static_cast<std::uint32_t>(offsets[from]);
-                    const std::uint32_t r = offset / static_cast<std::uint32_t>(at.S);
-                    const Index s = offset - r * static_cast<std::uint32_t>(at.S);
-                    const Index h = p * at.stride_h - at.padding_h + r * at.dilation_h;
-                    const Index w = q * at.stride_w - at.padding_w + s * at.dilation_w;
-                    if (r < at.R && h >= 0 && h < at.H && w >= 0 && w < at.W) {
-                        gradient[h * at.W + w] += call.grad[from];
-                    }
+                    const auto offset = static_cast<std::uint32_t>(offsets[row + q]);
+                    const Place place = sizeof(Offset) == 1 ? places[offset & 255] : Place(at, offset);
+                    const Index h = top + place.h, w = q * at.stride_w - at.padding_w + place.w;
+                    if (h >= 0 && h < at.H && w >= 0 && w < at.W) gradient[h * at.W + w] += call.grad[row + q];
                 }
             }
         }
