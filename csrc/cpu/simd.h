@@ -33,6 +33,8 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
+constexpr int MOST_LANES = 16;  // of all sets: for a size that does not depend on the one in use
+
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef std::int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef std::uint32_t Words __attribute__((vector_size(4 * LANES)));

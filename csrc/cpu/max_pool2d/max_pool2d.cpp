@@ -39,16 +39,25 @@ struct Inside {
           end(origin < length ? smaller(count, ceil_div(length - origin, dilation)) : 0) {}
 };
 
+// What a ReLU lets pass, NaN and -0.0 among it.
+template <bool RELU>
+inline float pass(float value) {
+    return RELU && value < 0 ? 0 : value;
+}
+
+template <bool RELU>
+inline Floats pass(Floats value) {
+    const Floats zero = {};
+    return RELU ? (value < zero ? zero : value) : value;
+}
+
 struct Best {
     Floats value;
     Ints offset;
 };
 
 // As torch has it: of equal values the first wins, of NaNs the last.
-template <bool RELU>
 inline void meet(Best& best, Floats value, std::int32_t offset) {
-    const Floats zero = {};
-    if (RELU) value = value < zero ? zero : value;
     const Ints wins = (value > best.value) | (value != value);
     best.value = wins ? value : best.value;
     best.offset = wins ? all(offset) : best.offset;
@@ -80,7 +89,7 @@ inline void reduce(const Forward& call, const float* image, Index h, Index w, co
         for (Index j = s.first; j < s.end; ++j) {
             const float* pixel = row + j * at.dilation_w * at.C;
             const Floats value = count == LANES ? load<Floats>(pixel) : load_part<Floats>(pixel, count, 4);
-            meet<RELU>(best, value, static_cast<std::int32_t>(i * at.S + j));
+            meet(best, pass<RELU>(value), static_cast<std::int32_t>(i * at.S + j));
         }
     }
     store_part(call.output + to, best.value, count, 4);
@@ -119,8 +128,8 @@ struct Parts {
     explicit Parts(const Windows& at)
         : rows(at.dilation_h * (at.R - 1) + 1),
           phases(smaller(at.stride_w, at.dilation_w * (at.S - 1) + 1)),
-          length(at.Q + at.dilation_w * (at.S - 1) / at.stride_w + LANES),
-          windows(at.Q + LANES) {}
+          length(at.Q + at.dilation_w * (at.S - 1) / at.stride_w + MOST_LANES),
+          windows(at.Q + MOST_LANES) {}
     Index size() const { return rows * phases * length + windows; }
 };
 
@@ -159,9 +168,9 @@ void forward_nchw(const Forward& call) {
                         shift < at.W ? larger(low, smaller(ceil_div(at.W - shift, at.stride_w), parts.length)) : low;
                     for (Index j = 0; j < low; ++j) to[j] = -__builtin_inff();
                     if (at.stride_w == 2) {
-                        for (Index j = low; j < high; ++j) to[j] = from[2 * j + shift];
+                        for (Index j = low; j < high; ++j) to[j] = pass<RELU>(from[2 * j + shift]);
                     } else {
-                        for (Index j = low; j < high; ++j) to[j] = from[j * at.stride_w + shift];
+                        for (Index j = low; j < high; ++j) to[j] = pass<RELU>(from[j * at.stride_w + shift]);
                     }
                     for (Index j = high; j < parts.length; ++j) to[j] = -__builtin_inff();
                 }
@@ -175,7 +184,7 @@ void forward_nchw(const Forward& call) {
                     for (Index j = 0; j < at.S; ++j) {
                         const Index phase = j * at.dilation_w % at.stride_w, shift = j * at.dilation_w / at.stride_w;
                         const float* pixels = space + (row * parts.phases + phase) * parts.length + shift + q;
-                        meet<RELU>(best, load<Floats>(pixels), static_cast<std::int32_t>(i * at.S + j));
+                        meet(best, load<Floats>(pixels), static_cast<std::int32_t>(i * at.S + j));
                     }
                 }
                 const int count = static_cast<int>(smaller(LANES, at.Q - q));
