@@ -54,17 +54,55 @@ inline void store(void* to, const Vector& value) {
     __builtin_memcpy(to, &value, sizeof(value));
 }
 
-// The first `count` lanes, of `size` bytes each; the others are 0.
-template <typename Vector>
-inline Vector load_part(const void* from, int count, int size) {
-    Vector value = {};
-    __builtin_memcpy(&value, from, count * size);
+// The first `count` lanes; the others are 0. Byte by byte would be a call of memcpy, for ten times as long.
+inline Floats load_part(const float* from, int count) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(__AVX2__)
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes));
+#else
+    Floats value = {};
+    for (int i = 0; i < count; ++i) value[i] = from[i];
     return value;
+#endif
 }
 
-template <typename Vector>
-inline void store_part(void* to, const Vector& value, int count, int size) {
-    __builtin_memcpy(to, &value, count * size);
+inline void store_part(float* to, Floats value, int count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+#elif defined(__AVX2__)
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes), value);
+#else
+    for (int i = 0; i < count; ++i) to[i] = value[i];
+#endif
+}
+
+inline Ints load_part(const std::int32_t* from, int count) {
+    return Ints(load_part(reinterpret_cast<const float*>(from), count));
+}
+
+inline void store_part(std::int32_t* to, Ints value, int count) {
+    store_part(reinterpret_cast<float*>(to), Floats(value), count);
+}
+
+inline Bytes load_part(const std::uint8_t* from, int count) {
+#if defined(__AVX512F__)
+    return Bytes(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << count) - 1), from));
+#else
+    Bytes value = {};
+    for (int i = 0; i < count; ++i) value[i] = from[i];
+    return value;
+#endif
+}
+
+inline void store_part(std::uint8_t* to, Bytes value, int count) {
+#if defined(__AVX512F__)
+    _mm_mask_storeu_epi8(to, static_cast<__mmask16>((1u << count) - 1), __m128i(value));
+#else
+    for (int i = 0; i < count; ++i) to[i] = value[i];
+#endif
 }
 
 inline Floats all(float value) { return value - Floats{}; }

@@ -81,8 +81,8 @@ void run(const Call& call) {
             for (int half = 0; half < 2 && i + half * LANES < stop; ++half) {
                 const std::int64_t at = i + half * LANES;
                 const int count = stop - at < LANES ? static_cast<int>(stop - at) : LANES;
-                const Floats value = load_part<Floats>(call.input + at, count, 4);
-                store_part(call.output + at, drop<RELU>(value, words[half], limit, scale), count, 4);
+                const Floats value = load_part(call.input + at, count);
+                store_part(call.output + at, drop<RELU>(value, words[half], limit, scale), count);
             }
         }
     });

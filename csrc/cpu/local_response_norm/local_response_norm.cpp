@@ -101,7 +101,7 @@ inline void read(const Call& call, const Line& line, const float* tensor, float*
         return;
     }
     for (Index c = 0; c < call.C; ++c, tensor += call.stride_c, buffer += LANES) {
-        store(buffer, pixels == LANES ? load<Floats>(tensor) : load_part<Floats>(tensor, pixels, 4));
+        store(buffer, pixels == LANES ? load<Floats>(tensor) : load_part(tensor, pixels));
     }
 }
 
@@ -112,7 +112,7 @@ inline void write(const Call& call, const Line& line, const float* buffer, float
         return;
     }
     for (Index c = 0; c < call.C; ++c, tensor += call.stride_c, buffer += LANES) {
-        store_part(tensor, load<Floats>(buffer), pixels, 4);
+        store_part(tensor, load<Floats>(buffer), pixels);
     }
 }
 

@@ -66,16 +66,16 @@ inline void meet(Best& best, Floats value, std::int32_t offset) {
 template <typename Offset>
 inline void store_offsets(void* offsets, Index at, Ints values, int count) {
     if constexpr (sizeof(Offset) == 1) {
-        store_part(static_cast<Offset*>(offsets) + at, narrow(values), count, 1);
+        store_part(static_cast<Offset*>(offsets) + at, narrow(values), count);
     } else {
-        store_part(static_cast<Offset*>(offsets) + at, values, count, 4);
+        store_part(static_cast<Offset*>(offsets) + at, values, count);
     }
 }
 
 inline Ints load_offsets(const std::uint8_t* from) { return widen(load<Bytes>(from)); }
 inline Ints load_offsets(const std::int32_t* from) { return load<Ints>(from); }
-inline Ints load_offsets(const std::uint8_t* from, int count) { return widen(load_part<Bytes>(from, count, 1)); }
-inline Ints load_offsets(const std::int32_t* from, int count) { return load_part<Ints>(from, count, 4); }
+inline Ints load_offsets(const std::uint8_t* from, int count) { return widen(load_part(from, count)); }
+inline Ints load_offsets(const std::int32_t* from, int count) { return load_part(from, count); }
 
 // One window, in `count` channels: LANES of them, or the fewer that there are.
 template <bool RELU, typename Offset>
@@ -88,11 +88,11 @@ inline void reduce(const Forward& call, const float* image, Index h, Index w, co
         const float* row = image + ((h + i * at.dilation_h) * at.W + w) * at.C;
         for (Index j = s.first; j < s.end; ++j) {
             const float* pixel = row + j * at.dilation_w * at.C;
-            const Floats value = count == LANES ? load<Floats>(pixel) : load_part<Floats>(pixel, count, 4);
+            const Floats value = count == LANES ? load<Floats>(pixel) : load_part(pixel, count);
             meet(best, pass<RELU>(value), static_cast<std::int32_t>(i * at.S + j));
         }
     }
-    store_part(call.output + to, best.value, count, 4);
+    store_part(call.output + to, best.value, count);
     if constexpr (sizeof(Offset) > 0) {
         if (call.offsets) store_offsets<Offset>(call.offsets, to, best.offset, count);
     }
@@ -188,7 +188,7 @@ void forward_nchw(const Forward& call) {
                     }
                 }
                 const int count = static_cast<int>(smaller(LANES, at.Q - q));
-                store_part(call.output + unit * at.Q + q, best.value, count, 4);
+                store_part(call.output + unit * at.Q + q, best.value, count);
                 if (call.offsets) store_offsets<Offset>(call.offsets, unit * at.Q + q, best.offset, count);
             }
         }
@@ -228,7 +228,7 @@ inline void gather(const Sources& sources, const float* grad, const Offset* offs
     const bool whole = part == LANES;
     Floats sums[BLOCKS];
     for (int b = 0; b < BLOCKS; ++b) {
-        sums[b] = first ? Floats{} : whole ? load<Floats>(sum + b * LANES) : load_part<Floats>(sum, part, 4);
+        sums[b] = first ? Floats{} : whole ? load<Floats>(sum + b * LANES) : load_part(sum, part);
     }
     for (int i = 0; i < sources.count; ++i) {
         const Index from = sources.from[i];
@@ -236,7 +236,7 @@ inline void gather(const Sources& sources, const float* grad, const Offset* offs
         for (int b = 0; b < BLOCKS; ++b) {
             const Index at = from + b * LANES;
             const Ints named = whole ? load_offsets(offsets + at) : load_offsets(offsets + at, part);
-            const Floats value = whole ? load<Floats>(grad + at) : load_part<Floats>(grad + at, part, 4);
+            const Floats value = whole ? load<Floats>(grad + at) : load_part(grad + at, part);
             sums[b] += named == own ? value : Floats{};
         }
     }
@@ -244,7 +244,7 @@ inline void gather(const Sources& sources, const float* grad, const Offset* offs
         if (whole) {
             store(sum + b * LANES, sums[b]);
         } else {
-            store_part(sum, sums[b], part, 4);
+            store_part(sum, sums[b], part);
         }
     }
 }
@@ -311,19 +311,40 @@ template <typename Offset>
 void backward_nchw(const Backward& call, const Offset* offsets) {
     const Windows& at = call.windows;
     Place places[256];  // of bytes
-    for (std::uint32_t offset = 0; offset < 256; ++offset) places[offset] = Place(at, offset);
+    Index steps[256];   // the same in a flat image, and 0 for what names no pixel
+    for (std::uint32_t offset = 0; offset < 256; ++offset) {
+        places[offset] = Place(at, offset);
+        steps[offset] = offset < at.R * at.S ? places[offset].h * at.W + places[offset].w : 0;
+    }
+    // Windows from `low` to `high` lie between the sides of the image.
+    const Index reach_h = at.dilation_h * (at.R - 1), spare = at.W - 1 - at.dilation_w * (at.S - 1) + at.padding_w;
+    const Index low = smaller(ceil_div(at.padding_w, at.stride_w), at.Q);
+    const Index high = larger(low, spare < 0 ? 0 : smaller(spare / at.stride_w + 1, at.Q));
     parallel(call.threads, at.N * at.C, at.H * at.W, [&](Index begin, Index end) {
         for (Index plane = begin; plane < end; ++plane) {
             float* gradient = call.input_grad + plane * at.H * at.W;
             __builtin_memset(gradient, 0, at.H * at.W * sizeof(float));
             for (Index p = 0; p < at.P; ++p) {
                 const Index top = p * at.stride_h - at.padding_h, row = (plane * at.P + p) * at.Q;
-                for (Index q = 0; q < at.Q; ++q) {
-                    const auto offset = static_cast<std::uint32_t>(offsets[row + q]);
-                    const Place place = sizeof(Offset) == 1 ? places[offset & 255] : Place(at, offset);
-                    const Index h = top + place.h, w = q * at.stride_w - at.padding_w + place.w;
-                    if (h >= 0 && h < at.H && w >= 0 && w < at.W) gradient[h * at.W + w] += call.grad[row + q];
+                const auto scatter = [&](Index first, Index last) {
+                    for (Index q = first; q < last; ++q) {
+                        const auto offset = static_cast<std::uint32_t>(offsets[row + q]);
+                        const Place place = sizeof(Offset) == 1 ? places[offset & 255] : Place(at, offset);
+                        const Index h = top + place.h, w = q * at.stride_w - at.padding_w + place.w;
+                        if (h >= 0 && h < at.H && w >= 0 && w < at.W) gradient[h * at.W + w] += call.grad[row + q];
+                    }
+                };
+                if (sizeof(Offset) > 1 || top < 0 || top + reach_h >= at.H) {
+                    scatter(0, at.Q);
+                    continue;
                 }
+                scatter(0, low);
+                for (Index q = low; q < high; ++q) {
+                    const auto offset = static_cast<std::uint32_t>(offsets[row + q]) & 255;
+                    const float grad = offset < at.R * at.S ? call.grad[row + q] : 0;
+                    gradient[top * at.W + q * at.stride_w - at.padding_w + steps[offset]] += grad;
+                }
+                scatter(high, at.Q);
             }
         }
     });
