@@ -63,12 +63,28 @@ inline void meet(Best& best, Floats value, std::int32_t offset) {
     best.offset = wins ? all(offset) : best.offset;
 }
 
+inline void store_values(float* to, Floats values, int count) {
+    if (count == LANES) {
+        store(to, values);
+    } else {
+        store_part(to, values, count);
+    }
+}
+
 template <typename Offset>
 inline void store_offsets(void* offsets, Index at, Ints values, int count) {
+    Offset* to = static_cast<Offset*>(offsets) + at;
     if constexpr (sizeof(Offset) == 1) {
-        store_part(static_cast<Offset*>(offsets) + at, narrow(values), count);
+        const Bytes bytes = narrow(values);
+        if (count == LANES) {
+            store(to, bytes);
+        } else {
+            store_part(to, bytes, count);
+        }
+    } else if (count == LANES) {
+        store(to, values);
     } else {
-        store_part(static_cast<Offset*>(offsets) + at, values, count);
+        store_part(to, values, count);
     }
 }
 
@@ -77,24 +93,29 @@ inline Ints load_offsets(const std::int32_t* from) { return load<Ints>(from); }
 inline Ints load_offsets(const std::uint8_t* from, int count) { return widen(load_part(from, count)); }
 inline Ints load_offsets(const std::int32_t* from, int count) { return load_part(from, count); }
 
-// One window, in `count` channels: LANES of them, or the fewer that there are.
-template <bool RELU, typename Offset>
+// One window, in BLOCKS * LANES channels, or in the first `part` of LANES.
+template <bool RELU, int BLOCKS, typename Offset>
 inline void reduce(const Forward& call, const float* image, Index h, Index w, const Inside& r, const Inside& s,
-                   Index to, int count) {
+                   Index to, int part) {
     const Windows& at = call.windows;
+    const bool whole = part == LANES;
     // torch starts from the first pixel inside, and no pixel of -inf wins over it.
-    Best best{all(-__builtin_inff()), all(static_cast<std::int32_t>(s.first < s.end ? r.first * at.S + s.first : 0))};
+    const Ints first = all(static_cast<std::int32_t>(s.first < s.end ? r.first * at.S + s.first : 0));
+    Best best[BLOCKS];
+    for (int b = 0; b < BLOCKS; ++b) best[b] = {all(-__builtin_inff()), first};
     for (Index i = r.first; i < r.end; ++i) {
         const float* row = image + ((h + i * at.dilation_h) * at.W + w) * at.C;
         for (Index j = s.first; j < s.end; ++j) {
             const float* pixel = row + j * at.dilation_w * at.C;
-            const Floats value = count == LANES ? load<Floats>(pixel) : load_part(pixel, count);
-            meet(best, pass<RELU>(value), static_cast<std::int32_t>(i * at.S + j));
+            for (int b = 0; b < BLOCKS; ++b) {
+                const Floats value = whole ? load<Floats>(pixel + b * LANES) : load_part(pixel, part);
+                meet(best[b], pass<RELU>(value), static_cast<std::int32_t>(i * at.S + j));
+            }
         }
     }
-    store_part(call.output + to, best.value, count);
-    if constexpr (sizeof(Offset) > 0) {
-        if (call.offsets) store_offsets<Offset>(call.offsets, to, best.offset, count);
+    for (int b = 0; b < BLOCKS; ++b) {
+        store_values(call.output + to + b * LANES, best[b].value, part);
+        if (call.offsets) store_offsets<Offset>(call.offsets, to + b * LANES, best[b].offset, part);
     }
 }
 
@@ -109,13 +130,15 @@ void forward_nhwc(const Forward& call) {
             for (Index q = 0; q < at.Q; ++q) {
                 const Index w = q * at.stride_w - at.padding_w, to = (unit * at.Q + q) * at.C;
                 const Inside s(w, at.W, at.S, at.dilation_w);
-                if (at.C < LANES) {
-                    reduce<RELU, Offset>(call, image, h, w, r, s, to, static_cast<int>(at.C));
-                    continue;
+                Index c = 0;
+                for (; c + 4 * LANES <= at.C; c += 4 * LANES) {
+                    reduce<RELU, 4, Offset>(call, image + c, h, w, r, s, to + c, LANES);
                 }
-                for (Index c = 0; c < at.C; c += LANES) {
-                    const Index from = smaller(c, at.C - LANES);  // the last lanes may be done twice
-                    reduce<RELU, Offset>(call, image + from, h, w, r, s, to + from, LANES);
+                for (; c + LANES <= at.C; c += LANES) {
+                    reduce<RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, LANES);
+                }
+                if (c < at.C) {
+                    reduce<RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, static_cast<int>(at.C - c));
                 }
             }
         }
@@ -188,7 +211,7 @@ void forward_nchw(const Forward& call) {
                     }
                 }
                 const int count = static_cast<int>(smaller(LANES, at.Q - q));
-                store_part(call.output + unit * at.Q + q, best.value, count);
+                store_values(call.output + unit * at.Q + q, best.value, count);
                 if (call.offsets) store_offsets<Offset>(call.offsets, unit * at.Q + q, best.offset, count);
             }
         }
