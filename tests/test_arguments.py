@@ -94,5 +94,5 @@ def test_torch_spellings_are_taken() -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="auto, cuda, triton, torch"):
+    with pytest.raises(ValueError, match="auto, cpu, cuda, triton, torch"):
         alexkern.set_backend("tpu")
