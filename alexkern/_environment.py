@@ -13,9 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
-Backend = Literal["auto", "cuda", "triton", "torch"]
+Backend = Literal["auto", "cpu", "cuda", "triton", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 SWITCHABLE = tuple(name for name in BACKENDS if name not in ("auto", "torch"))
+CPU_ISAS = ("portable", "avx2", "avx512")
 MINIMUM_ARCH = 80  # of the kernels: 10 * compute capability
 _SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _SWITCHES = f"one of {', '.join(_SWITCH)}"
@@ -85,6 +86,13 @@ VARIABLES = {
         "kernels that serve no call, asked for by name or not",
         _kernels,
         frozenset(),
+    ),
+    "ALEXKERN_CPU_ISA": Variable(
+        "choice",
+        f"one of {', '.join(CPU_ISAS)}",
+        "the instruction set of alexkern._cpu's kernels; the best that the processor has where it is not set",
+        partial(_choice, {name: name for name in CPU_ISAS}),
+        None,
     ),
     "ALEXKERN_EMULATE": Variable(
         "choice",

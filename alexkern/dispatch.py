@@ -24,7 +24,12 @@ from alexkern.errors import BackendUnavailable
 
 # In the order in which "auto" takes them where nothing is known of their times. Each package has one module an
 # operator, with the same forward and backward in it.
-PACKAGES = {"cuda": "alexkern.backends.cuda", "triton": "alexkern.kernels", "torch": "alexkern.backends.torch"}
+PACKAGES = {
+    "cpu": "alexkern.backends.cpu",
+    "cuda": "alexkern.backends.cuda",
+    "triton": "alexkern.kernels",
+    "torch": "alexkern.backends.torch",
+}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of kernels
 
 Key = tuple[str, str, torch.device, torch.dtype]
@@ -36,7 +41,7 @@ _warned: set[str] = set()
 
 
 def set_backend(name: Backend) -> None:
-    """Choose the backend of every later call in this process: "auto", "cuda", "triton" or "torch"."""
+    """Choose the backend of every later call in this process: "auto", "cpu", "cuda", "triton" or "torch"."""
     global _setting
     if name not in BACKENDS:
         raise ValueError(f"alexkern.set_backend: backend must be one of {', '.join(BACKENDS)}, got {name!r}")
@@ -45,7 +50,7 @@ def set_backend(name: Backend) -> None:
 
 @contextmanager
 def backend(name: Backend) -> Iterator[None]:
-    """Choose the backend within a `with` block, for the whole process: "auto", "cuda", "triton" or "torch".
+    """Choose the backend within a `with` block, for the whole process: "auto", "cpu", "cuda", "triton" or "torch".
 
     A backward pass uses the backend that its forward used, wherever it runs.
     """
@@ -98,6 +103,12 @@ def _decide(key: Key) -> dict[str, ModuleType]:
 def resolve_name(operator: str, input: Tensor) -> str:
     """The name of the backend that `resolve` picks, in a form that torch.compile can trace."""
     return serving(_setting, operator, input.device, input.dtype)
+
+
+def traced_name(operator: str, input: Tensor) -> str:
+    """The backend that torch.compile is to call: "auto" leaves a CPU's operators to inductor, which fuses torch's."""
+    name = resolve_name(operator, input)
+    return "torch" if name == "cpu" and _setting == "auto" else name
 
 
 def forget() -> None:
@@ -196,14 +207,18 @@ def missing(name: str, operator: str, device_type: str, dtype: torch.dtype) -> s
 
 
 def why_not(operator: str, device: torch.device, dtype: torch.dtype, arithmetic: str) -> dict[str, str | None]:
-    """For every backend, why "auto" does not take it, and None for the one that it takes."""
-    reasons = {name: missing(name, operator, device.type, dtype) for name in PACKAGES}
+    """For every backend, why "auto" does not take it, and None for the one that it takes. Of cpu a GPU says nothing."""
+    names = [name for name in PACKAGES if name != "cpu" or device.type == "cpu"]
+    reasons = {name: missing(name, operator, device.type, dtype) for name in names}
     if device.type == "cuda":
         here = [name for name, reason in reasons.items() if reason is None]
         return reasons | trusted.judge(operator, here, device, arithmetic)
-    # On a CPU the kernels run in an interpreter or an emulator: for tests, and only when asked for by name.
-    by_name = "on a CPU it runs only when asked for by name"
-    return {name: None if name == "torch" else reason or by_name for name, reason in reasons.items()}
+    # On a CPU a GPU's kernels run in an interpreter or an emulator: for tests, and only when asked for by name.
+    for name in ("cuda", "triton"):
+        reasons[name] = reasons[name] or "on a CPU it runs only when asked for by name"
+    if reasons.get("cpu", "not one") is None:
+        reasons["torch"] = "cpu comes first"
+    return reasons
 
 
 def _taken(reasons: dict[str, str | None]) -> str:

@@ -17,6 +17,7 @@ from alexkern import optional, processor
 from alexkern._nvcc import PLACES, find_nvcc, too_old
 from alexkern._version import __version__
 from alexkern.backends import cpu, extension
+from alexkern.backends.cpu import winograd
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def info() -> Info:
 
 
 def _snapshots() -> str:
-    reason = cpu.missing("cpu", torch.float32)
+    reason = winograd.missing("cpu", torch.float32)
     if reason is None:
         return "on a CPU with 3x3 and 5x5 convolutions in fewer products"
     return f"on a CPU with oneDNN's convolutions alone: {reason}"
@@ -180,8 +181,10 @@ def _nvcc() -> str:
 
 
 def _cpu_module() -> str:
-    native = extension.cpu.module
-    return f"{native.__version__}, built by {native.compiler}" if native else f"none: {extension.cpu.why_not}"
+    if extension.cpu.module is None:
+        return f"none: {extension.cpu.why_not}"
+    native = cpu.native()
+    return f"{native.__version__}, built by {native.compiler}; runs {native.isa()}, of {', '.join(native.isas)}"
 
 
 def _cuda_module() -> str:

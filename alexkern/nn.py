@@ -127,7 +127,7 @@ def watcher(input: Any) -> str | None:
     if torch.compiler.is_compiling():
         if torch.compiler.is_exporting():
             return "torch.export is tracing"
-        if not _is_plain(input) or all(dispatch.resolve_name(name, input) == "torch" for name in registry.OPERATORS):
+        if not _is_plain(input) or all(dispatch.traced_name(name, input) == "torch" for name in registry.OPERATORS):
             return "torch.compile is tracing, and would call nothing of ours"
         return None
     if torch._C._len_torch_dispatch_stack() > 0:

@@ -168,5 +168,5 @@ def test_a_layer_without_channels_is_torch_s(way: Callable[..., nn.Module]) -> N
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="auto, cuda, triton, torch"):
+    with pytest.raises(ValueError, match="auto, cpu, cuda, triton, torch"):
         alexkern.set_backend("tpu")

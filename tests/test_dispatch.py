@@ -12,6 +12,7 @@ import torch
 
 import alexkern
 from alexkern import dispatch
+from alexkern.backends import extension
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.ops.registry import OPERATORS
 
@@ -33,9 +34,37 @@ def test_set_backend() -> None:
         alexkern.set_backend(before)
 
 
-def test_auto_serves_a_cpu_tensor_by_torch() -> None:
+def test_auto_serves_a_cpu_tensor_by_cpu_and_else_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(dtype: torch.dtype = torch.float32) -> str:
+        dispatch.forget()
+        return dispatch.resolve("conv2d_relu", torch.zeros(1, dtype=dtype)).__name__
+
+    ours = "torch" if extension.cpu.module is None else "cpu"
     with alexkern.backend("auto"):
-        assert dispatch.resolve("conv2d_relu", torch.zeros(1)) is reference
+        assert taken() == f"alexkern.backends.{ours}.conv2d_relu"
+        assert taken(torch.float64) == taken(torch.bfloat16) == "alexkern.backends.torch.conv2d_relu"
+        monkeypatch.setenv("ALEXKERN_DISABLE", "cpu.conv2d_relu")
+        assert taken() == "alexkern.backends.torch.conv2d_relu"
+        monkeypatch.undo()
+        monkeypatch.setattr(extension.cpu, "module", None)
+        assert taken() == "alexkern.backends.torch.conv2d_relu"
+    dispatch.forget()
+
+
+def test_cpu_by_name_serves_float32_on_a_cpu_alone() -> None:
+    with alexkern.backend("cpu"):
+        for dtype in (torch.float64, torch.float16, torch.bfloat16):
+            with pytest.raises(alexkern.BackendUnavailable, match="dropout: backend 'cpu' is not available: .*"):
+                alexkern.functional.dropout(torch.zeros(3, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", list(OPERATORS))
+def test_under_compile_auto_leaves_a_cpu_to_torch(name: str) -> None:
+    with alexkern.backend("auto"):
+        assert dispatch.traced_name(name, torch.zeros(1)) == "torch"
+    if extension.cpu.module is not None:
+        with alexkern.backend("cpu"):
+            assert dispatch.traced_name(name, torch.zeros(1)) == "cpu"
 
 
 def test_absent_backend_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +99,10 @@ def test_auto_warns_once_when_it_falls_back_on_a_gpu(monkeypatch: pytest.MonkeyP
 def test_explain_names_every_operator() -> None:
     rows = dispatch.explain(OPERATORS, torch.device("cpu"))
     assert [row.operator for row in rows] == list(OPERATORS)
+    taken, other = ("torch", "cpu") if extension.cpu.module is None else ("cpu", "torch")
     for row in rows:
-        assert (row.backend, row.dtypes) == ("torch", ())
-        assert set(row.why_not) == {"cuda", "triton"} and all(row.why_not.values())
+        assert (row.backend, row.dtypes) == (taken, ())
+        assert set(row.why_not) == {other, "cuda", "triton"} and all(row.why_not.values())
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -91,12 +121,14 @@ def test_environment_sets_the_default() -> None:
 def test_environment_with_a_wrong_name() -> None:
     done = run("import alexkern", ALEXKERN_BACKEND="tpu")
     assert done.returncode != 0
-    assert done.stderr.endswith("ValueError: ALEXKERN_BACKEND must be one of auto, cuda, triton, torch, got 'tpu'\n")
+    assert done.stderr.endswith(
+        "ValueError: ALEXKERN_BACKEND must be one of auto, cpu, cuda, triton, torch, got 'tpu'\n"
+    )
 
 
 def test_a_wrong_name_is_an_error_that_lists_the_right_ones() -> None:
     before = alexkern.current_backend()
-    with pytest.raises(ValueError, match="backend must be one of auto, cuda, triton, torch, got 'tpu'"):
+    with pytest.raises(ValueError, match="backend must be one of auto, cpu, cuda, triton, torch, got 'tpu'"):
         alexkern.set_backend("tpu")
     with pytest.raises(ValueError, match="got 'tpu'"), alexkern.backend("tpu"):
         pass

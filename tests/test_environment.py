@@ -41,6 +41,8 @@ def test_switches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ("ALEXKERN_DISABLE", "", frozenset()),
         ("ALEXKERN_DISABLE", "cuda.conv2d_relu,triton", {"cuda.conv2d_relu", "triton"}),
         ("ALEXKERN_DISABLE", " Triton.dropout, CUDA ,", {"triton.dropout", "cuda"}),
+        ("ALEXKERN_CPU_ISA", "", None),
+        ("ALEXKERN_CPU_ISA", "AVX2", "avx2"),
         ("ALEXKERN_EMULATE", "", ""),
         ("ALEXKERN_EMULATE", "off", ""),
         ("ALEXKERN_EMULATE", "yes", "1"),
@@ -71,6 +73,7 @@ def test_values(name: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatc
         *((name, ("maybe", "2", "-1", "tru", "10")) for name in SWITCHES),
         ("ALEXKERN_BACKEND", ("tpu", "1", "cuda,triton")),
         ("ALEXKERN_DISABLE", ("torch", "auto", "tpu", "conv2d_relu", "cuda.", "cuda,torch.dropout", "cuda.a.b", ",")),
+        ("ALEXKERN_CPU_ISA", ("sse", "avx", "1", "avx2,avx512")),
         ("ALEXKERN_EMULATE", ("memory", "2")),
         ("ALEXKERN_EMULATE_CAPABILITY", ("7.5", "9", "sm_90", "9.0a", "-8.0", "8.0.0")),
         ("ALEXKERN_CUDA_ARCHS", ("75", "80;75", "7.5", "8", "sm_90", "Ampere", "9.0b", "8000", "80+", ";", "80|90")),
@@ -88,7 +91,7 @@ def test_anything_else_is_an_error_that_lists_what_is_allowed(
 
 
 def test_what_is_listed_as_allowed_is() -> None:
-    for name in ("ALEXKERN_BACKEND", "ALEXKERN_EMULATE", *SWITCHES):
+    for name in ("ALEXKERN_BACKEND", "ALEXKERN_CPU_ISA", "ALEXKERN_EMULATE", *SWITCHES):
         for text in VARIABLES[name].values.removeprefix("one of ").split(", "):
             VARIABLES[name].parse(text)
 
@@ -125,7 +128,7 @@ def test_only_a_command_ends_with_a_line(
     monkeypatch.setattr(sys, "argv", [program])
     with pytest.raises(SystemExit if is_command else ValueError) as caught:
         _environment._check_at_import()
-    line = "alexkern: ALEXKERN_BACKEND must be one of auto, cuda, triton, torch, got 'tpu'\n"
+    line = "alexkern: ALEXKERN_BACKEND must be one of auto, cpu, cuda, triton, torch, got 'tpu'\n"
     assert capsys.readouterr().err == (line if is_command else "")
     assert not is_command or caught.value.code == 2
 
@@ -141,7 +144,7 @@ def test_a_command_with_a_wrong_value(
         command = (str(script), *command[1:])
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "alexkern: ALEXKERN_BACKEND must be one of auto, cuda, triton, torch, got 'tpu'\n"
+    assert done.stderr == "alexkern: ALEXKERN_BACKEND must be one of auto, cpu, cuda, triton, torch, got 'tpu'\n"
 
 
 def test_the_document_lists_every_variable() -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern.accuracy import assert_accurate
-from alexkern.backends import cpu, extension
+from alexkern.backends import extension
 from alexkern.backends.cpu import winograd
 from alexkern.frozen import FrozenConvolution
 from alexkern.frozen.convolution import InTiles
@@ -28,7 +28,7 @@ from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent
 
-MISSING = cpu.missing("cpu", torch.float32)
+MISSING = winograd.missing("cpu", torch.float32)
 served = pytest.mark.skipif(MISSING is not None, reason=f"no host convolution: {MISSING}")
 
 # N, C and K of a group, H, W, R, padding, groups

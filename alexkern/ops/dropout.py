@@ -20,7 +20,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     The arguments are those of :func:`torch.nn.functional.dropout` without inplace. The paper's section 4.2 (Krizhevsky,
     Sutskever, Hinton 2012) with the scaling moved to training: kept values are multiplied by 1 / (1 - p). Philox4x32-10
     (Salmon, Moraes, Dror, Shaw 2011) decides element by element from a seed and an offset drawn from torch's generator
-    of input's device; the torch, Triton and CUDA backends drop the very same elements.
+    of input's device; the torch, cpu, Triton and CUDA backends drop the very same elements.
 
     Args:
         input: any shape; float32, float16, bfloat16 or, on the torch backend, float64.

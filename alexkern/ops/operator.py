@@ -36,7 +36,7 @@ class Operator(Description):
     def __call__(self, *args: Any) -> Tensor:
         input = args[0]
         if torch.compiler.is_compiling():
-            name = dispatch.resolve_name(self.name, input)
+            name = dispatch.traced_name(self.name, input)
             if name == "torch" or autograd.is_transformed():
                 return self.compiled(*args)
             return self.through_dispatcher(name, args)

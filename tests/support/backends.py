@@ -17,6 +17,8 @@ HALVES = (torch.float16, torch.bfloat16)
 def dtypes(backend: str) -> tuple[torch.dtype, ...]:
     if backend == "torch":
         return (torch.float32, *HALVES, torch.float64)
+    if backend == "cpu":
+        return (torch.float32,)
     if backend == "triton" and DEVICE.type == "cpu":
         # Triton's interpreter computes bfloat16 wrong, without a word.
         return (torch.float32, torch.float16)

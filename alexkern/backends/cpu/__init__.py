@@ -1,18 +1,48 @@
-"""What serves CPU tensors by csrc/cpu, compiled as alexkern._cpu."""
+"""What serves float32 on a CPU: kernels of csrc/cpu where they are faster, compiled as alexkern._cpu, else torch's.
+
+The kernels are compiled for several instruction sets, of which the best that the processor has is taken, or the one
+that ALEXKERN_CPU_ISA names.
+"""
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 
+from alexkern._environment import read
 from alexkern.backends import extension
+from alexkern.errors import BackendUnavailable
 
 
 def missing(device_type: str, dtype: torch.dtype) -> str | None:
-    """Why csrc/cpu cannot serve tensors of this dtype on this kind of device, or None where it can."""
+    """Why the backend cannot serve tensors of this dtype on this kind of device, or None where it can.
+
+    Raises:
+        BackendUnavailable: ALEXKERN_CPU_ISA names instructions that this processor has not.
+    """
     if device_type != "cpu" or dtype != torch.float32:
         return f"csrc/cpu computes in float32 on a CPU, not in {dtype} on {device_type}"
     if extension.cpu.module is None:
         return extension.cpu.why_not
-    if not extension.cpu.module.winograd_is_supported():
-        return "the processor has no AVX-512, or alexkern._cpu was built without OpenMP"
+    _choose_isa()
     return None
+
+
+def native() -> Any:
+    """alexkern._cpu."""
+    return extension.cpu.module
+
+
+@functools.cache
+def _choose_isa() -> None:
+    wanted, module = read("ALEXKERN_CPU_ISA"), native()
+    if wanted is None:
+        return
+    if wanted not in module.isas:
+        raise BackendUnavailable(
+            f"ALEXKERN_CPU_ISA is {wanted}, which this processor or alexkern._cpu has not: "
+            f"wanted one of {', '.join(module.isas)}"
+        )
+    module.use(wanted)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from alexkern.backends import extension
-from alexkern.backends.cpu import missing
+from alexkern.backends import cpu
 from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.geometry import Pair
 from alexkern.plan import Spec, empty, nchw
@@ -41,11 +40,19 @@ class Filters(NamedTuple):
         return f"F(2x2, {self.R}x{self.R})"
 
 
+def missing(device_type: str, dtype: torch.dtype) -> str | None:
+    """Why csrc/cpu/winograd cannot serve tensors of this dtype on this kind of device, or None where it can."""
+    reason = cpu.missing(device_type, dtype)
+    if reason is None and not cpu.native().winograd_is_supported():
+        return "the processor has no AVX-512, or alexkern._cpu was built without OpenMP"
+    return reason
+
+
 def pack(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Filters | None:
     """The filters (groups K, C, R, S), or None where this kind of convolution is not served here."""
     if missing(weight.device.type, weight.dtype) is not None:
         return None
-    native: Any = extension.cpu.module
+    native = cpu.native()
     K, C, R, S = weight.shape
     channels, filters = native.winograd_multiples
     plain = stride == dilation == (1, 1) and R == S and R in SIZES
@@ -77,7 +84,7 @@ def _share(size: Pair, R: int, padding: Pair) -> float:
 def convolve(images: Tensor, filters: Filters, bias: Tensor | None, relu: bool) -> Tensor | None:
     """The convolution's output, (N, K, P, Q) in channels_last; None if not every number in it is finite before the
     ReLU: an infinity reaches all outputs of its tiles here, and the convolution has to say which are its own."""
-    native: Any = extension.cpu.module
+    native = cpu.native()
     images = images.contiguous(memory_format=torch.channels_last)
     N, _, H, W = images.shape
     output = empty(nchw((N, filters.groups * filters.K, *filters.output_size(H, W)), images.dtype, True), images.device)

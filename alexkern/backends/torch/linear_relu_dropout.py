@@ -18,14 +18,17 @@ PRECISION = "matmul"  # the fp32_precision of torch.backends that says whether f
 def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, save_mask: bool
 ) -> tuple[Tensor, Tensor | None]:
-    output = F.linear(input, weight, bias).relu_()
-    if output.dim() != 2:  # a view of rows, which nobody could edit in place behind an autograd.Function
-        output = torch.ops.aten._unsafe_view(output, output.shape)
+    output = no_view(F.linear(input, weight, bias).relu_())
     if seed is None:
         return output, None
     keep = philox.keep(seed, p, tuple(output.shape), output.stride())
     mask = bits.pack(keep & ~(output <= 0)) if save_mask else None
     return dropout.apply(output, keep, p, output), mask
+
+
+def no_view(output: Tensor) -> Tensor:
+    """Of other than two dimensions it is a view of rows, which nobody could edit in place behind an autograd.Function."""
+    return output if output.dim() == 2 else torch.ops.aten._unsafe_view(output, output.shape)
 
 
 def composite(input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, *_: Any) -> Tensor:

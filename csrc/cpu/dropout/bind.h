@@ -1,0 +1,29 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "../../pointers.h"
+#include "../kernels.h"
+
+namespace alexkern {
+
+inline void bind_dropout(pybind11::module_& module) {
+    module.def("dropout", [](Address input, Address output, Address mask, std::int64_t count, Address seed,
+                             std::uint64_t limit, float scale, bool relu, int threads) {
+        const auto* drawn = pointer<const std::uint64_t>(seed);  // seed and offset
+        const dropout::Call call{pointer<const float>(input),
+                                 pointer<float>(output),
+                                 pointer<std::uint8_t>(mask),
+                                 count,
+                                 drawn[0],
+                                 drawn[1],
+                                 limit,
+                                 scale,
+                                 relu,
+                                 threads};
+        const pybind11::gil_scoped_release released;
+        kernels().dropout(call);
+    });
+}
+
+}  // namespace alexkern

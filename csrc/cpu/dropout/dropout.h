@@ -1,0 +1,20 @@
+// Dropout of a dense float32 tensor: alexkern/backends/torch/philox.py says which elements are kept.
+#pragma once
+
+#include <cstdint>
+
+namespace alexkern::dropout {
+
+struct Call {
+    const float* input;
+    float* output;       // input itself, or apart from it
+    std::uint8_t* mask;  // a bit an element: neither clipped by the ReLU nor dropped; or null
+    std::int64_t count;
+    std::uint64_t seed, offset;
+    std::uint64_t limit;  // floor(p * 2**32): kept where the word is not below it
+    float scale;          // 1 / (1 - p), and 0 for p = 1
+    bool relu;            // of the input, as it is read
+    int threads;
+};
+
+}  // namespace alexkern::dropout

@@ -1,0 +1,159 @@
+// y = x / e^beta, e = k + alpha / size * (sum of x^2 over neighbouring channels), and its gradient
+//
+//   dx = dy / e^beta - 2 alpha beta / size * x * (sum of dy y / e over the channels in whose windows x stands)
+//
+// A line is what one thread has at hand: all channels of one pixel where they lie side by side (a step of 1 from
+// channel to channel), else all channels of LANES pixels (a step of LANES). Either is a row of C * step numbers in
+// which neighbouring channels are `step` apart: one code for both, and every input is read from memory once. Squares
+// lie between zeros for the channels that are not there. A window is added up anew for every channel: a running sum
+// would keep the rounding errors of large channels.
+#include "local_response_norm.h"
+
+#include "../parallel.h"
+#include "../simd.h"
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace alexkern::ALEXKERN_ISA {
+
+using local_response_norm::Call;
+
+void local_response_norm(const Call& call);
+std::int64_t local_response_norm_workspace(const Call& call);
+
+namespace {
+
+using Index = std::int64_t;
+
+inline Index smaller(Index a, Index b) { return a < b ? a : b; }
+
+// Where the parts of a line lie in the workspace.
+struct Line {
+    Index step, before, after;  // channels beside one that are in its window
+    Index length;               // C * step numbers, in whole vectors
+    Index padded;               // with the zeros beside them
+
+    explicit Line(const Call& call)
+        : step(call.stride_c == 1 ? 1 : LANES),
+          before(smaller(call.size / 2, call.C - 1)),
+          after(smaller((call.size - 1) / 2, call.C - 1)),
+          length((call.C * step + LANES - 1) / LANES * LANES),
+          padded(length + (before + after) * step) {}
+    Index size() const { return 2 * padded + 3 * length; }
+};
+
+// The sum over a window whose first number is at `from`.
+inline Floats window_sum(const float* from, Index count, Index step) {
+    Floats sum = load<Floats>(from);
+    for (Index i = 1; i < count; ++i) sum += load<Floats>(from + i * step);
+    return sum;
+}
+
+// e^-beta
+template <bool THREE_QUARTERS>
+inline Floats power(Floats e, float beta) {
+    if (THREE_QUARTERS) {
+        const Floats root = square_root(e);
+        return 1.0f / (root * square_root(root));
+    }
+    for (int i = 0; i < LANES; ++i) e[i] = __builtin_powf(e[i], -beta);
+    return e;
+}
+
+template <bool THREE_QUARTERS>
+void normalise(const Call& call, const Line& line, const float* x, const float* dy, float* result, float* squares) {
+    const Index count = line.before + line.after + 1;
+    float* inner = squares + line.before * line.step;
+    for (Index i = 0; i < line.length; i += LANES) {
+        const Floats value = load<Floats>(x + i);
+        store(inner + i, value * value);
+    }
+    // Forward windows begin `before` channels ahead, those of the backward `after`: the sum's first place is the
+    // array's.
+    float* shared = squares + line.padded;
+    for (Index i = 0; i < line.length; i += LANES) {
+        const Floats value = load<Floats>(x + i);
+        const Floats e = window_sum(squares + i, count, line.step) * call.alpha + call.k;
+        if (!dy) {
+            store(result + i, value * power<THREE_QUARTERS>(e, call.beta));
+            continue;
+        }
+        const Floats scaled = load<Floats>(dy + i) * power<THREE_QUARTERS>(e, call.beta);
+        store(result + i, scaled);
+        store(shared + line.after * line.step + i, scaled * value / e);
+    }
+    if (!dy) return;
+    for (Index i = call.C * line.step; i < line.length; ++i)
+        shared[line.after * line.step + i] = 0;  // no channels: 0 / 0
+    const float factor = 2 * call.alpha * call.beta;
+    for (Index i = 0; i < line.length; i += LANES) {
+        const Floats sum = window_sum(shared + i, count, line.step) * load<Floats>(x + i);
+        store(result + i, load<Floats>(result + i) - factor * sum);
+    }
+}
+
+// From a tensor to a line: `pixels` of them where its step is LANES, one where it is 1.
+inline void read(const Call& call, const Line& line, const float* tensor, float* buffer, int pixels) {
+    if (line.step == 1) {
+        __builtin_memcpy(buffer, tensor, call.C * sizeof(float));
+        return;
+    }
+    for (Index c = 0; c < call.C; ++c, tensor += call.stride_c, buffer += LANES) {
+        store(buffer, pixels == LANES ? load<Floats>(tensor) : load_part(tensor, pixels));
+    }
+}
+
+// And back.
+inline void write(const Call& call, const Line& line, const float* buffer, float* tensor, int pixels) {
+    if (line.step == 1) {
+        __builtin_memcpy(tensor, buffer, call.C * sizeof(float));
+        return;
+    }
+    for (Index c = 0; c < call.C; ++c, tensor += call.stride_c, buffer += LANES) {
+        store_part(tensor, load<Floats>(buffer), pixels);
+    }
+}
+
+template <bool THREE_QUARTERS>
+void run(const Call& call) {
+    const Line line(call);
+    const Index lines = (call.L + line.step - 1) / line.step;
+    parallel(call.threads, call.N * lines, 8 * call.C * line.step, [&](Index begin, Index end) {
+#if defined(_OPENMP)
+        float* space = call.workspace + omp_get_thread_num() * line.size();
+#else
+        float* space = call.workspace;
+#endif
+        float *squares = space, *x = space + 2 * line.padded, *dy = x + line.length, *result = dy + line.length;
+        for (Index i = 0; i < line.size(); ++i) space[i] = 0;
+        for (Index unit = begin; unit < end; ++unit) {
+            const Index pixel = unit % lines * line.step;
+            const Index at = unit / lines * call.stride_n + pixel * call.stride_l;
+            const int pixels = static_cast<int>(smaller(line.step, call.L - pixel));
+            read(call, line, call.input + at, x, pixels);
+            if (call.grad) read(call, line, call.grad + at, dy, pixels);
+            normalise<THREE_QUARTERS>(call, line, x, call.grad ? dy : nullptr, result, squares);
+            write(call, line, result, call.result + at, pixels);
+        }
+    });
+}
+
+}  // namespace
+
+std::int64_t local_response_norm_workspace(const Call& call) { return Line(call).size(); }
+
+void local_response_norm(const Call& call) {
+    const bool channels = Line(call).step == 1;
+    if (call.grad) {
+        ran(channels ? "local_response_norm backward, NHWC, " ALEXKERN_ISA_NAME
+                     : "local_response_norm backward, NCHW, " ALEXKERN_ISA_NAME);
+    } else {
+        ran(channels ? "local_response_norm forward, NHWC, " ALEXKERN_ISA_NAME
+                     : "local_response_norm forward, NCHW, " ALEXKERN_ISA_NAME);
+    }
+    call.beta == 0.75f ? run<true>(call) : run<false>(call);
+}
+
+}  // namespace alexkern::ALEXKERN_ISA

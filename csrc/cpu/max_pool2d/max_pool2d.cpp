@@ -1,0 +1,403 @@
+// NHWC: channels lie in the lanes, a window after the other; the backward gathers, each pixel from the windows that it
+// stands in. NCHW: neighbouring windows of a row lie in the lanes. A window's column s of all windows of a row is every
+// stride_w-th pixel of an image row: rows are taken apart into these, with -inf beside the image, and kept while
+// windows of the rows below read them. There the backward scatters, plane by plane.
+//
+// Windows are reduced in the order of their pixels, and gradients of a pixel added up in that of the windows: torch's.
+#include "max_pool2d.h"
+
+#include "../parallel.h"
+#include "../simd.h"
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace alexkern::ALEXKERN_ISA {
+
+using max_pool2d::Backward;
+using max_pool2d::Forward;
+using max_pool2d::Windows;
+
+void max_pool2d_forward(const Forward& call);
+void max_pool2d_backward(const Backward& call);
+std::int64_t max_pool2d_workspace(const Windows& windows);
+
+namespace {
+
+using Index = std::int64_t;
+
+inline Index smaller(Index a, Index b) { return a < b ? a : b; }
+inline Index larger(Index a, Index b) { return a < b ? b : a; }
+inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }  // of a >= 0
+
+// The positions [first, end) of a window that lie in the image: `origin` is the window's first pixel.
+struct Inside {
+    Index first, end;
+    Inside(Index origin, Index length, Index count, Index dilation)
+        : first(origin < 0 ? ceil_div(-origin, dilation) : 0),
+          end(origin < length ? smaller(count, ceil_div(length - origin, dilation)) : 0) {}
+};
+
+// What a ReLU lets pass, NaN and -0.0 among it.
+template <bool RELU>
+inline float pass(float value) {
+    return RELU && value < 0 ? 0 : value;
+}
+
+template <bool RELU>
+inline Floats pass(Floats value) {
+    const Floats zero = {};
+    return RELU ? (value < zero ? zero : value) : value;
+}
+
+struct Best {
+    Floats value;
+    Ints offset;
+};
+
+// In place of the offset of a winner that the ReLU did not let pass: what names no pixel of a window.
+template <typename Offset>
+constexpr std::int32_t CLIPPED = sizeof(Offset) == 1 ? 255 : -1;
+
+// As torch has it: of equal values the first wins, of NaNs the last.
+inline void meet(Best& best, Floats value, std::int32_t offset) {
+    const Ints wins = (value > best.value) | (value != value);
+    best.value = wins ? value : best.value;
+    best.offset = wins ? all(offset) : best.offset;
+}
+
+inline void store_values(float* to, Floats values, int count) {
+    if (count == LANES) {
+        store(to, values);
+    } else {
+        store_part(to, values, count);
+    }
+}
+
+template <bool RELU, typename Offset>
+inline void store_offsets(void* offsets, Index at, const Best& best, int count) {
+    Offset* to = static_cast<Offset*>(offsets) + at;
+    const Ints values = RELU ? (best.value <= Floats{} ? all(CLIPPED<Offset>) : best.offset) : best.offset;
+    if constexpr (sizeof(Offset) == 1) {
+        const Bytes bytes = narrow(values);
+        if (count == LANES) {
+            store(to, bytes);
+        } else {
+            store_part(to, bytes, count);
+        }
+    } else if (count == LANES) {
+        store(to, values);
+    } else {
+        store_part(to, values, count);
+    }
+}
+
+inline Ints load_offsets(const std::uint8_t* from) { return widen(load<Bytes>(from)); }
+inline Ints load_offsets(const std::int32_t* from) { return load<Ints>(from); }
+inline Ints load_offsets(const std::uint8_t* from, int count) { return widen(load_part(from, count)); }
+inline Ints load_offsets(const std::int32_t* from, int count) { return load_part(from, count); }
+
+// One window, in BLOCKS * LANES channels, or in the first `part` of LANES.
+template <bool RELU, int BLOCKS, typename Offset>
+inline void reduce(const Forward& call, const float* image, Index h, Index w, const Inside& r, const Inside& s,
+                   Index to, int part) {
+    const Windows& at = call.windows;
+    const bool whole = part == LANES;
+    // torch starts from the first pixel inside, and no pixel of -inf wins over it.
+    const Ints first = all(static_cast<std::int32_t>(s.first < s.end ? r.first * at.S + s.first : 0));
+    Best best[BLOCKS];
+    for (int b = 0; b < BLOCKS; ++b) best[b] = {all(-__builtin_inff()), first};
+    for (Index i = r.first; i < r.end; ++i) {
+        const float* row = image + ((h + i * at.dilation_h) * at.W + w) * at.C;
+        for (Index j = s.first; j < s.end; ++j) {
+            const float* pixel = row + j * at.dilation_w * at.C;
+            for (int b = 0; b < BLOCKS; ++b) {
+                const Floats value = whole ? load<Floats>(pixel + b * LANES) : load_part(pixel, part);
+                meet(best[b], pass<RELU>(value), static_cast<std::int32_t>(i * at.S + j));
+            }
+        }
+    }
+    for (int b = 0; b < BLOCKS; ++b) {
+        store_values(call.output + to + b * LANES, best[b].value, part);
+        if (call.offsets) store_offsets<RELU, Offset>(call.offsets, to + b * LANES, best[b], part);
+    }
+}
+
+template <bool RELU, typename Offset>
+void forward_nhwc(const Forward& call) {
+    const Windows& at = call.windows;
+    parallel(call.threads, at.N * at.P, at.Q * at.C * smaller(at.R * at.S, 16), [&](Index begin, Index end) {
+        for (Index unit = begin; unit < end; ++unit) {
+            const Index h = unit % at.P * at.stride_h - at.padding_h;
+            const Inside r(h, at.H, at.R, at.dilation_h);
+            const float* image = call.input + unit / at.P * at.H * at.W * at.C;
+            for (Index q = 0; q < at.Q; ++q) {
+                const Index w = q * at.stride_w - at.padding_w, to = (unit * at.Q + q) * at.C;
+                const Inside s(w, at.W, at.S, at.dilation_w);
+                Index c = 0;
+                for (; c + 4 * LANES <= at.C; c += 4 * LANES) {
+                    reduce<RELU, 4, Offset>(call, image + c, h, w, r, s, to + c, LANES);
+                }
+                for (; c + LANES <= at.C; c += LANES) {
+                    reduce<RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, LANES);
+                }
+                if (c < at.C) {
+                    reduce<RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, static_cast<int>(at.C - c));
+                }
+            }
+        }
+    });
+}
+
+// How image rows are taken apart: `phases` arrays of `length` for each of the rows that one row of windows spans.
+struct Parts {
+    Index rows, phases, length, windows;
+    explicit Parts(const Windows& at)
+        : rows(at.dilation_h * (at.R - 1) + 1),
+          phases(smaller(at.stride_w, at.dilation_w * (at.S - 1) + 1)),
+          length(at.Q + at.dilation_w * (at.S - 1) / at.stride_w + MOST_LANES),
+          windows(at.Q + MOST_LANES) {}
+    Index size() const { return rows * phases * length + windows; }
+};
+
+template <bool RELU, typename Offset>
+void forward_nchw(const Forward& call) {
+    const Windows& at = call.windows;
+    const Parts parts(at);
+    parallel(call.threads, at.N * at.C * at.P, at.Q * smaller(at.R * at.S, 16), [&](Index begin, Index end) {
+#if defined(_OPENMP)
+        float* space = call.workspace + omp_get_thread_num() * parts.size();
+#else
+        float* space = call.workspace;
+#endif
+        // The first position inside of every window of a row, where torch starts from.
+        std::int32_t* first = reinterpret_cast<std::int32_t*>(space + parts.rows * parts.phases * parts.length);
+        for (Index q = 0; q < parts.windows; ++q) {
+            const Inside s(q * at.stride_w - at.padding_w, at.W, at.S, at.dilation_w);
+            first[q] = s.first < s.end ? static_cast<std::int32_t>(s.first) : -1;
+        }
+        Index plane = -1, next = 0;  // rows before `next` of this plane are there
+        for (Index unit = begin; unit < end; ++unit) {
+            if (unit / at.P != plane) {
+                plane = unit / at.P;
+                next = 0;
+            }
+            const Index h = unit % at.P * at.stride_h - at.padding_h;
+            const Inside r(h, at.H, at.R, at.dilation_h);
+            const Index last = h + (r.end - 1) * at.dilation_h;
+            for (next = larger(next, larger(h, 0)); next <= last; ++next) {
+                const float* from = call.input + (plane * at.H + next) * at.W;
+                for (Index phase = 0; phase < parts.phases; ++phase) {
+                    float* to = space + (next % parts.rows * parts.phases + phase) * parts.length;
+                    const Index shift = phase - at.padding_w;
+                    const Index low = shift < 0 ? smaller(ceil_div(-shift, at.stride_w), parts.length) : 0;
+                    const Index high =
+                        shift < at.W ? larger(low, smaller(ceil_div(at.W - shift, at.stride_w), parts.length)) : low;
+                    for (Index j = 0; j < low; ++j) to[j] = -__builtin_inff();
+                    if (at.stride_w == 2) {
+                        for (Index j = low; j < high; ++j) to[j] = pass<RELU>(from[2 * j + shift]);
+                    } else {
+                        for (Index j = low; j < high; ++j) to[j] = pass<RELU>(from[j * at.stride_w + shift]);
+                    }
+                    for (Index j = high; j < parts.length; ++j) to[j] = -__builtin_inff();
+                }
+            }
+            for (Index q = 0; q < at.Q; q += LANES) {
+                const Ints column = load<Ints>(first + q);
+                Best best{all(-__builtin_inff()),
+                          column < 0 ? Ints{} : column + static_cast<std::int32_t>(r.first * at.S)};
+                for (Index i = r.first; i < r.end; ++i) {
+                    const Index row = (h + i * at.dilation_h) % parts.rows;
+                    for (Index j = 0; j < at.S; ++j) {
+                        const Index phase = j * at.dilation_w % at.stride_w, shift = j * at.dilation_w / at.stride_w;
+                        const float* pixels = space + (row * parts.phases + phase) * parts.length + shift + q;
+                        meet(best, load<Floats>(pixels), static_cast<std::int32_t>(i * at.S + j));
+                    }
+                }
+                const int count = static_cast<int>(smaller(LANES, at.Q - q));
+                store_values(call.output + unit * at.Q + q, best.value, count);
+                if (call.offsets) store_offsets<RELU, Offset>(call.offsets, unit * at.Q + q, best, count);
+            }
+        }
+    });
+}
+
+template <bool RELU>
+void forward(const Forward& call) {
+    if (call.channels_last) {
+        call.wide_offsets ? forward_nhwc<RELU, std::int32_t>(call) : forward_nhwc<RELU, std::uint8_t>(call);
+    } else {
+        call.wide_offsets ? forward_nchw<RELU, std::int32_t>(call) : forward_nchw<RELU, std::uint8_t>(call);
+    }
+}
+
+// The windows [first, end) that a pixel may stand in, along one axis, for pixels that are asked for in order.
+struct Around {
+    Index first = 0, end = 0;
+    void advance(Index pixel, Index count, Index stride, Index reach) {  // pixel: counted from the padding on
+        while (first < count && first * stride + reach < pixel) ++first;
+        if (end < first) end = first;
+        while (end < count && end * stride <= pixel) ++end;
+    }
+};
+
+// The windows that one pixel stands in: where each begins among the gradients, and the offset that names the pixel.
+struct Sources {
+    static constexpr int MOST = 64;
+    int count = 0;
+    Index from[MOST];
+    std::int32_t own[MOST];
+};
+
+// Adds what BLOCKS * LANES channels of the pixel get, or the first `part` of LANES, to `sum`.
+template <int BLOCKS, typename Offset>
+inline void gather(const Sources& sources, const float* grad, const Offset* offsets, float* sum, bool first, int part) {
+    const bool whole = part == LANES;
+    Floats sums[BLOCKS];
+    for (int b = 0; b < BLOCKS; ++b) {
+        sums[b] = first ? Floats{} : whole ? load<Floats>(sum + b * LANES) : load_part(sum, part);
+    }
+    for (int i = 0; i < sources.count; ++i) {
+        const Index from = sources.from[i];
+        const Ints own = all(sources.own[i]);
+        for (int b = 0; b < BLOCKS; ++b) {
+            const Index at = from + b * LANES;
+            const Ints named = whole ? load_offsets(offsets + at) : load_offsets(offsets + at, part);
+            const Floats value = whole ? load<Floats>(grad + at) : load_part(grad + at, part);
+            sums[b] += named == own ? value : Floats{};
+        }
+    }
+    for (int b = 0; b < BLOCKS; ++b) {
+        if (whole) {
+            store(sum + b * LANES, sums[b]);
+        } else {
+            store_part(sum, sums[b], part);
+        }
+    }
+}
+
+template <typename Offset>
+inline void gather_all(const Sources& sources, Index C, const float* grad, const Offset* offsets, float* sum,
+                       bool first) {
+    Index c = 0;
+    for (; c + 4 * LANES <= C; c += 4 * LANES) gather<4>(sources, grad + c, offsets + c, sum + c, first, LANES);
+    for (; c + LANES <= C; c += LANES) gather<1>(sources, grad + c, offsets + c, sum + c, first, LANES);
+    if (c < C) gather<1>(sources, grad + c, offsets + c, sum + c, first, static_cast<int>(C - c));
+}
+
+template <typename Offset>
+void backward_nhwc(const Backward& call, const Offset* offsets) {
+    const Windows& at = call.windows;
+    const Index reach_h = at.dilation_h * (at.R - 1), reach_w = at.dilation_w * (at.S - 1);
+    parallel(call.threads, at.N * at.H, at.W * at.C, [&](Index begin, Index end) {
+        Around p;
+        Sources sources;
+        for (Index unit = begin; unit < end; ++unit) {
+            const Index n = unit / at.H, h = unit % at.H + at.padding_h;
+            if (unit == begin || unit % at.H == 0) p = Around();
+            p.advance(h, at.P, at.stride_h, reach_h);
+            Around q;
+            for (Index column = 0; column < at.W; ++column) {
+                const Index w = column + at.padding_w;
+                float* sum = call.input_grad + (unit * at.W + column) * at.C;
+                q.advance(w, at.Q, at.stride_w, reach_w);
+                bool first = true;
+                sources.count = 0;
+                for (Index i = p.first; i < p.end; ++i) {
+                    const Index down = h - i * at.stride_h, r = at.dilation_h == 1 ? down : down / at.dilation_h;
+                    if (r * at.dilation_h != down) continue;
+                    for (Index j = q.first; j < q.end; ++j) {
+                        const Index across = w - j * at.stride_w;
+                        const Index s = at.dilation_w == 1 ? across : across / at.dilation_w;
+                        if (s * at.dilation_w != across) continue;
+                        if (sources.count == Sources::MOST) {
+                            gather_all(sources, at.C, call.grad, offsets, sum, first);
+                            first = false;
+                            sources.count = 0;
+                        }
+                        sources.from[sources.count] = ((n * at.P + i) * at.Q + j) * at.C;
+                        sources.own[sources.count++] = static_cast<std::int32_t>(r * at.S + s);
+                    }
+                }
+                gather_all(sources, at.C, call.grad, offsets, sum, first);
+            }
+        }
+    });
+}
+
+// Where an offset lies in its window, in pixels; beyond the image where it is none of the window's.
+struct Place {
+    Index h, w;
+    Place(const Windows& at, std::uint32_t offset)
+        : h(offset < at.R * at.S ? offset / at.S * at.dilation_h : at.H + at.padding_h + at.P * at.stride_h),
+          w(offset % at.S * at.dilation_w) {}
+    Place() = default;
+};
+
+template <typename Offset>
+void backward_nchw(const Backward& call, const Offset* offsets) {
+    const Windows& at = call.windows;
+    Place places[256];  // of bytes
+    Index steps[256];   // the same in a flat image, and 0 for what names no pixel
+    for (std::uint32_t offset = 0; offset < 256; ++offset) {
+        places[offset] = Place(at, offset);
+        steps[offset] = offset < at.R * at.S ? places[offset].h * at.W + places[offset].w : 0;
+    }
+    // Windows from `low` to `high` lie between the sides of the image.
+    const Index reach_h = at.dilation_h * (at.R - 1), spare = at.W - 1 - at.dilation_w * (at.S - 1) + at.padding_w;
+    const Index low = smaller(ceil_div(at.padding_w, at.stride_w), at.Q);
+    const Index high = larger(low, spare < 0 ? 0 : smaller(spare / at.stride_w + 1, at.Q));
+    parallel(call.threads, at.N * at.C, at.H * at.W, [&](Index begin, Index end) {
+        for (Index plane = begin; plane < end; ++plane) {
+            float* gradient = call.input_grad + plane * at.H * at.W;
+            __builtin_memset(gradient, 0, at.H * at.W * sizeof(float));
+            for (Index p = 0; p < at.P; ++p) {
+                const Index top = p * at.stride_h - at.padding_h, row = (plane * at.P + p) * at.Q;
+                const auto scatter = [&](Index first, Index last) {
+                    for (Index q = first; q < last; ++q) {
+                        const auto offset = static_cast<std::uint32_t>(offsets[row + q]);
+                        const Place place = sizeof(Offset) == 1 ? places[offset & 255] : Place(at, offset);
+                        const Index h = top + place.h, w = q * at.stride_w - at.padding_w + place.w;
+                        if (h >= 0 && h < at.H && w >= 0 && w < at.W) gradient[h * at.W + w] += call.grad[row + q];
+                    }
+                };
+                if (sizeof(Offset) > 1 || top < 0 || top + reach_h >= at.H) {
+                    scatter(0, at.Q);
+                    continue;
+                }
+                scatter(0, low);
+                for (Index q = low; q < high; ++q) {
+                    const auto offset = static_cast<std::uint32_t>(offsets[row + q]) & 255;
+                    const float grad = offset < at.R * at.S ? call.grad[row + q] : 0;
+                    gradient[top * at.W + q * at.stride_w - at.padding_w + steps[offset]] += grad;
+                }
+                scatter(high, at.Q);
+            }
+        }
+    });
+}
+
+}  // namespace
+
+std::int64_t max_pool2d_workspace(const Windows& windows) { return Parts(windows).size(); }
+
+void max_pool2d_forward(const Forward& call) {
+    ran(call.channels_last ? "max_pool2d forward, NHWC, " ALEXKERN_ISA_NAME
+                           : "max_pool2d forward, NCHW, " ALEXKERN_ISA_NAME);
+    call.relu ? forward<true>(call) : forward<false>(call);
+}
+
+void max_pool2d_backward(const Backward& call) {
+    ran(call.channels_last ? "max_pool2d backward, NHWC, " ALEXKERN_ISA_NAME
+                           : "max_pool2d backward, NCHW, " ALEXKERN_ISA_NAME);
+    const auto* bytes = static_cast<const std::uint8_t*>(call.offsets);
+    const auto* words = static_cast<const std::int32_t*>(call.offsets);
+    if (call.channels_last) {
+        call.wide_offsets ? backward_nhwc(call, words) : backward_nhwc(call, bytes);
+    } else {
+        call.wide_offsets ? backward_nchw(call, words) : backward_nchw(call, bytes);
+    }
+}
+
+}  // namespace alexkern::ALEXKERN_ISA

@@ -1,0 +1,36 @@
+// Max-pooling of float32 images, and its gradient.
+#pragma once
+
+#include <cstdint>
+
+namespace alexkern::max_pool2d {
+
+struct Windows {
+    std::int64_t N, C, H, W, P, Q, R, S, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
+// Memory is dense: NHWC where channels_last, else NCHW. An offset is r * S + s.
+struct Forward {
+    Windows windows;
+    bool channels_last;
+    bool relu;          // of the input, as it is read; the offset of a winner that it clips is -1, in a byte 255
+    bool wide_offsets;  // int32 instead of uint8
+    const float* input;
+    float* output;
+    void* offsets;     // null: none are wanted
+    float* workspace;  // `workspace` floats a thread, for NCHW
+    int threads;
+};
+
+// The gradient of a window goes to the pixel that its offset names. An offset beyond the window names none.
+struct Backward {
+    Windows windows;
+    bool channels_last;
+    bool wide_offsets;
+    const float* grad;
+    const void* offsets;
+    float* input_grad;
+    int threads;
+};
+
+}  // namespace alexkern::max_pool2d

@@ -1,0 +1,208 @@
+// Vectors of the widest registers that a source is compiled for: GCC's and Clang's vector extensions, in which
+// operators work lane by lane and a comparison gives -1 or 0. What they have no word for, or bad code, stands below as
+// intrinsics.
+//
+// Every source that includes this is compiled once for each instruction set (CMakeLists.txt), with ALEXKERN_ISA its
+// name. All that such a source defines lies in that namespace: two functions of one name, of which the linker keeps
+// one, would be instructions that another processor does not have. Hence no functions of the standard library either.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define ALEXKERN_TEXT_OF(name) #name
+#define ALEXKERN_TEXT(name) ALEXKERN_TEXT_OF(name)
+#define ALEXKERN_ISA_NAME ALEXKERN_TEXT(ALEXKERN_ISA)
+
+namespace alexkern {
+extern const char* last_kernel;  // what it was and ran on, such as "max_pool2d forward, NHWC, avx2"
+}
+
+namespace alexkern::ALEXKERN_ISA {
+
+inline void ran(const char* kernel) { __atomic_store_n(&last_kernel, kernel, __ATOMIC_RELAXED); }
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+constexpr int MOST_LANES = 16;  // of all sets: for a size that does not depend on the one in use
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef std::int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef std::uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef std::uint64_t Longs __attribute__((vector_size(4 * LANES)));  // of half as many
+typedef std::uint8_t Bytes __attribute__((vector_size(LANES)));
+
+// From and to any address.
+template <typename Vector>
+inline Vector load(const void* from) {
+    Vector value;
+    __builtin_memcpy(&value, from, sizeof(value));
+    return value;
+}
+
+template <typename Vector>
+inline void store(void* to, const Vector& value) {
+    __builtin_memcpy(to, &value, sizeof(value));
+}
+
+// The first `count` lanes; the others are 0. Byte by byte would be a call of memcpy, for ten times as long.
+inline Floats load_part(const float* from, int count) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(__AVX2__)
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes));
+#else
+    Floats value = {};
+    for (int i = 0; i < count; ++i) value[i] = from[i];
+    return value;
+#endif
+}
+
+inline void store_part(float* to, Floats value, int count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+#elif defined(__AVX2__)
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes), value);
+#else
+    for (int i = 0; i < count; ++i) to[i] = value[i];
+#endif
+}
+
+inline Ints load_part(const std::int32_t* from, int count) {
+    return Ints(load_part(reinterpret_cast<const float*>(from), count));
+}
+
+inline void store_part(std::int32_t* to, Ints value, int count) {
+    store_part(reinterpret_cast<float*>(to), Floats(value), count);
+}
+
+inline Bytes load_part(const std::uint8_t* from, int count) {
+#if defined(__AVX512F__)
+    return Bytes(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << count) - 1), from));
+#else
+    Bytes value = {};
+    for (int i = 0; i < count; ++i) value[i] = from[i];
+    return value;
+#endif
+}
+
+inline void store_part(std::uint8_t* to, Bytes value, int count) {
+#if defined(__AVX512F__)
+    _mm_mask_storeu_epi8(to, static_cast<__mmask16>((1u << count) - 1), __m128i(value));
+#else
+    for (int i = 0; i < count; ++i) to[i] = value[i];
+#endif
+}
+
+inline Floats all(float value) { return value - Floats{}; }
+inline Ints all(std::int32_t value) { return value - Ints{}; }
+
+// The sign bits of the lanes.
+inline std::uint64_t bits(Ints lanes) {
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask(__m512i(lanes));
+#elif defined(__AVX2__)
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(__m256(lanes)));
+#elif defined(__x86_64__)
+    return static_cast<std::uint32_t>(_mm_movemask_ps(__m128(lanes)));
+#else
+    std::uint64_t found = 0;
+    for (int i = 0; i < LANES; ++i) found |= std::uint64_t(lanes[i] < 0) << i;
+    return found;
+#endif
+}
+
+inline Floats square_root(Floats x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_sqrt_ps(0xFFFF, x);  // of the plain one GCC 12 warns that its own header is amiss
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(x);
+#elif defined(__x86_64__)
+    return _mm_sqrt_ps(x);
+#else
+    for (int i = 0; i < LANES; ++i) x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
+}
+
+// Products of the lower 32 bits of every 64.
+inline Longs multiply_low(Longs a, Longs b) {
+#if defined(__AVX512F__)
+    return Longs(_mm512_maskz_mul_epu32(0xFF, __m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+    return Longs(_mm256_mul_epu32(__m256i(a), __m256i(b)));
+#elif defined(__x86_64__)
+    return Longs(_mm_mul_epu32(__m128i(a), __m128i(b)));
+#else
+    return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+#endif
+}
+
+// Bytes to numbers, and numbers below 256 to bytes.
+inline Ints widen(Bytes x) {
+#if defined(__AVX512F__)
+    return Ints(_mm512_maskz_cvtepu8_epi32(0xFFFF, __m128i(x)));
+#elif defined(__AVX2__)
+    return Ints(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(&x))));
+#elif defined(__x86_64__)
+    const __m128i zero = _mm_setzero_si128(), four = _mm_cvtsi32_si128(load<std::int32_t>(&x));
+    return Ints(_mm_unpacklo_epi16(_mm_unpacklo_epi8(four, zero), zero));
+#else
+    return __builtin_convertvector(x, Ints);
+#endif
+}
+
+inline Bytes narrow(Ints x) {
+#if defined(__AVX512F__)
+    return Bytes(_mm512_maskz_cvtepi32_epi8(0xFFFF, __m512i(x)));
+#elif defined(__AVX2__)
+    const __m256i both = __m256i(x);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    Bytes bytes;
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(&bytes), _mm_packus_epi16(words, words));
+    return bytes;
+#elif defined(__x86_64__)
+    const __m128i words = _mm_packs_epi32(__m128i(x), __m128i(x));
+    const std::int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    return load<Bytes>(&four);
+#else
+    return __builtin_convertvector(x, Bytes);
+#endif
+}
+
+// a0 b0 a1 b1 ..., the lower half and the upper.
+struct Interleaved {
+    Longs low, high;
+};
+
+inline Interleaved interleave(Longs a, Longs b) {
+    constexpr int count = LANES / 2;
+#if defined(__clang__)
+    Interleaved both;
+    for (int i = 0; i < count; ++i) {
+        (2 * i < count ? both.low : both.high)[2 * i % count] = a[i];
+        (2 * i < count ? both.low : both.high)[2 * i % count + 1] = b[i];
+    }
+    return both;
+#else
+    Longs low, high;
+    for (int i = 0; i < count; ++i) {
+        low[i] = i / 2 + i % 2 * count;
+        high[i] = low[i] + count / 2;
+    }
+    return {__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, high)};
+#endif
+}
+
+}  // namespace alexkern::ALEXKERN_ISA

@@ -1,0 +1,100 @@
+// Runs csrc/cpu for one instruction set over shapes of all kinds, every array allocated apart and exactly as long as it
+// is.
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "kernels.h"
+
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
+
+namespace alexkern {
+
+const char* last_kernel = "";
+
+namespace ALEXKERN_ISA {
+extern const Kernels kernels;
+}
+
+namespace {
+
+constexpr int THREADS = 3;
+const Kernels& own = ALEXKERN_ISA::kernels;
+
+std::vector<float> floats(std::int64_t count) {
+    std::vector<float> values(count);
+    for (std::int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(i * 7 % 13) - 6;
+    return values;
+}
+
+template <typename Offset>
+void pool(const max_pool2d::Windows& at, bool channels_last, bool relu) {
+    const std::int64_t pixels = at.N * at.C * at.H * at.W, windows = at.N * at.C * at.P * at.Q;
+    const bool wide = sizeof(Offset) == 4;
+    std::vector<float> input = floats(pixels), output(windows), gradient(pixels);
+    std::vector<float> workspace(channels_last ? 0 : THREADS * own.max_pool2d_workspace(at));
+    std::vector<Offset> offsets(windows);
+    own.max_pool2d_forward(
+        {at, channels_last, relu, wide, input.data(), output.data(), offsets.data(), workspace.data(), THREADS});
+    own.max_pool2d_forward({at, channels_last, relu, wide, input.data(), output.data(), nullptr, workspace.data(), 1});
+    own.max_pool2d_backward({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
+    for (Offset& offset : offsets) offset = static_cast<Offset>(-1);  // names no pixel
+    own.max_pool2d_backward({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
+    for (const float value : gradient) {
+        if (value != 0) std::abort();
+    }
+}
+
+void norm(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, bool channels_last, float beta) {
+    std::vector<float> input = floats(N * C * L), grad = floats(N * C * L), result(N * C * L);
+    local_response_norm::Call call{N,
+                                   C,
+                                   L,
+                                   C * L,
+                                   channels_last ? 1 : L,
+                                   channels_last ? C : 1,
+                                   size,
+                                   0.1f,
+                                   beta,
+                                   2,
+                                   input.data(),
+                                   nullptr,
+                                   result.data(),
+                                   nullptr,
+                                   THREADS};
+    std::vector<float> workspace(THREADS * own.local_response_norm_workspace(call));
+    call.workspace = workspace.data();
+    own.local_response_norm(call);
+    call.grad = grad.data();
+    own.local_response_norm(call);
+}
+
+}  // namespace
+}  // namespace alexkern
+
+int main() {
+    using namespace alexkern;
+    for (const bool channels_last : {false, true}) {
+        for (const std::int64_t C : {1, 3, 17, 64, 70}) {
+            pool<std::uint8_t>({2, C, 9, 11, 4, 5, 3, 3, 2, 2, 0, 0, 1, 1}, channels_last, C % 2 == 0);
+            pool<std::uint8_t>({2, C, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1}, channels_last, true);
+            pool<std::uint8_t>({1, C, 2, 3, 3, 4, 6, 8, 1, 1, 3, 4, 1, 1}, channels_last, false);
+            pool<std::uint8_t>({1, C, 13, 50, 3, 16, 2, 4, 5, 3, 1, 2, 3, 2}, channels_last, false);
+            pool<std::int32_t>({2, C, 20, 19, 7, 10, 17, 17, 3, 2, 8, 8, 1, 1}, channels_last, false);
+            pool<std::uint8_t>({3, C, 41, 57, 20, 28, 3, 3, 2, 2, 0, 0, 1, 1}, channels_last, true);
+            for (const std::int64_t size : {1, 4, 5, 200}) {
+                norm(2, C, 35, size, channels_last, 0.75f);
+                norm(3, C, 1, size, channels_last, 0.6f);
+                norm(2, C, 900, size, channels_last, 0.75f);
+            }
+        }
+    }
+    for (const std::int64_t count : {1, 3, 63, 64, 65, 100003}) {
+        std::vector<float> input = floats(count), output(count);
+        std::vector<std::uint8_t> mask((count + 7) / 8);
+        own.dropout({input.data(), output.data(), mask.data(), count, 5, ~0ull, 1ull << 31, 2, count % 2 == 0, THREADS});
+        own.dropout({input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
+    }
+    std::printf("%s: all clean\n", TEXT(ALEXKERN_ISA));
+}

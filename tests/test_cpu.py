@@ -1,0 +1,274 @@
+"""csrc/cpu on every instruction set that is here: torch's bits, alike for any number of threads, no stray access."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+import alexkern
+from alexkern import dispatch
+from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends import cpu, extension
+from alexkern.plan import is_channels_last
+from support.canaries import canaries
+
+ROOT = Path(__file__).resolve().parent.parent
+MISSING = cpu.missing("cpu", torch.float32)
+ISAS = () if extension.cpu.module is None else tuple(extension.cpu.module.isas)
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+FLAGS = {
+    "portable": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
+}
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no cpu backend: {MISSING}")
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = cpu.native().isa()
+    cpu.native().use(request.param)
+    yield request.param
+    cpu.native().use(before)
+
+
+def ran(what: str, isa: str) -> None:
+    """The kernel that ran was that of the operator, and for this instruction set."""
+    assert cpu.native().last_kernel().startswith(what) and cpu.native().last_kernel().endswith(f", {isa}")
+
+
+# Channels that fill no vector, images of one pixel, windows wider than the image, and bytes that are not enough.
+POOLS = [
+    # shape, kernel_size, stride, padding, dilation, ceil_mode
+    *(((2, C, 9, 11), (3, 3), (2, 2), (0, 0), (1, 1), False) for C in (1, 3, 5, 7, 16, 17, 64, 67, 130)),
+    ((3, 17, 1, 1), (1, 1), (1, 1), (0, 0), (1, 1), False),
+    ((3, 5, 1, 1), (3, 3), (2, 2), (1, 1), (1, 1), False),
+    ((2, 7, 2, 3), (6, 8), (1, 1), (3, 4), (1, 1), False),
+    ((1, 33, 40, 41), (9, 9), (1, 1), (4, 4), (1, 1), False),
+    ((2, 3, 20, 19), (17, 17), (3, 2), (8, 8), (1, 1), True),
+    ((2, 18, 20, 15), (3, 1), (1, 1), (1, 0), (2, 2), False),
+    ((1, 6, 13, 50), (2, 4), (5, 3), (1, 2), (3, 2), True),
+    ((0, 5, 9, 9), (3, 3), (2, 2), (0, 0), (1, 1), False),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("case", POOLS, ids=str)
+@pytest.mark.parametrize("special", [False, True])
+def test_pooling_has_torchs_bits(
+    case: tuple,
+    layout: torch.memory_format,
+    special: bool,
+    isa: str,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shape, *window = case
+    ours, torchs = (dispatch.implementation(name, "max_pool2d") for name in ("cpu", "torch"))
+    for name in ("NARROW", "FEW"):
+        monkeypatch.setattr(ours, name, 0)  # no shape is left to torch
+    values = torch.randn(shape, generator=generator)
+    if special:
+        table = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40])
+        values = table[torch.randint(len(table), shape, generator=generator)]
+    image = values.contiguous(memory_format=layout)
+    with canaries():
+        output, offsets = ours.forward(image, *window, True)
+        ran("max_pool2d forward", isa)
+        without, nothing = ours.forward(image, *window, False)
+        grad = torch.randn(output.shape, generator=generator)
+        (gradient,) = ours.backward(grad, offsets, shape, is_channels_last(image), *window, (True,))
+        ran("max_pool2d backward", isa)
+    wanted, wanted_offsets = torchs.forward(image, *window, True)
+    assert nothing is None and output.stride() == wanted.stride()
+    assert_same(output, wanted, "output")
+    assert_same(without, wanted, "output without offsets")
+    assert offsets.dtype == wanted_offsets.dtype and torch.equal(offsets, wanted_offsets)
+    (wanted_gradient,) = torchs.backward(grad, offsets, shape, is_channels_last(image), *window, (True,))
+    assert torch.equal(gradient, wanted_gradient) and gradient.stride() == wanted_gradient.stride()
+
+
+def test_rows_of_few_windows_are_torchs(isa: str) -> None:
+    pool = dispatch.implementation("cpu", "max_pool2d")
+    for columns, image in ((9, "NCHW"), (7, "torch's")):
+        cpu.native().use(isa)
+        dispatch.implementation("cpu", "dropout").forward(torch.ones(3), torch.tensor((1, 2)), 0.5)
+        output, offsets = pool.forward(torch.rand(1, 2, 5, columns), (3, 3), (2, 2), (0, 0), (1, 1), False, True)
+        assert cpu.native().last_kernel() == (
+            f"max_pool2d forward, NCHW, {isa}" if image == "NCHW" else f"dropout, {isa}"
+        )
+        assert offsets.dtype == torch.uint8 and output.shape == offsets.shape
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-12, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("count", [1, 3, 7, 31, 32, 33, 64, 127, 1000])
+def test_dropout_has_torchs_bits(count: int, p: float, isa: str, generator: torch.Generator) -> None:
+    ours, torchs = (dispatch.implementation(name, "dropout") for name in ("cpu", "torch"))
+    table = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40])
+    input = table[torch.randint(len(table), (count,), generator=generator)]
+    for seed in ((3, 5), (-1, -2), (2**63 - 1, 2**32 - 3)):
+        place = torch.tensor(seed)
+        with canaries():
+            output = ours.forward(input, place, p)
+        ran("dropout", isa)
+        assert_same(output, torchs.forward(input, place, p), f"seed {seed}")
+    linear = (
+        dispatch.implementation("cpu", "linear_relu_dropout"),
+        dispatch.implementation("torch", "linear_relu_dropout"),
+    )
+    weight = torch.ones(1, 1)
+    column = input.unsqueeze(1)
+    with canaries():
+        first, mask = linear[0].forward(column, weight, None, torch.tensor((3, 5)), p, True)
+        ran("ReLU and dropout", isa)
+    second, wanted = linear[1].forward(column, weight, None, torch.tensor((3, 5)), p, True)
+    assert_same(first, second, "behind a linear layer")
+    assert torch.equal(mask, wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+@pytest.mark.parametrize("C", [1, 3, 5, 7, 16, 17, 48])
+def test_local_response_norm(
+    C: int, size: int, layout: torch.memory_format, isa: str, generator: torch.Generator
+) -> None:
+    ours, torchs = (dispatch.implementation(name, "local_response_norm") for name in ("cpu", "torch"))
+    image, grad = (torch.randn(2, C, 5, 7, generator=generator).contiguous(memory_format=layout) for _ in range(2))
+    for beta in (0.75, 0.6):
+        parameters = (size, 0.4, beta, 2.0)
+        with canaries():
+            output = ours.forward(image, *parameters)
+            ran("local_response_norm forward", isa)
+            (gradient,) = ours.backward(grad, image, *parameters, (True,))
+            ran("local_response_norm backward", isa)
+        assert_accurate(output, torchs.forward(image.double(), *parameters), torchs.forward(image, *parameters))
+        (reference,) = torchs.backward(grad.double(), image.double(), *parameters, (True,))
+        assert_accurate(gradient, reference, torchs.backward(grad, image, *parameters, (True,))[0])
+
+
+def test_a_channel_that_is_not_there_gives_nothing(isa: str) -> None:
+    """With k = 0 lanes beyond the channels would be 0 / 0."""
+    norm = dispatch.implementation("cpu", "local_response_norm")
+    for layout in LAYOUTS.values():
+        image = torch.ones(1, 5, 2, 3).contiguous(memory_format=layout)
+        (gradient,) = norm.backward(image, image, 5, 1.0, 0.75, 0.0, (True,))
+        assert gradient.isfinite().all()
+
+
+def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Generator) -> None:
+    pool, drop, norm = (
+        dispatch.implementation("cpu", name) for name in ("max_pool2d", "dropout", "local_response_norm")
+    )
+    image = torch.randn(3, 37, 61, 57, generator=generator)
+    seed = torch.tensor((1, 2))
+    window = ((3, 3), (2, 2), (1, 1), (1, 1), False)
+
+    def everything(image: Tensor) -> list[Tensor]:
+        output, offsets = pool.forward(image, *window, True)
+        grad = pool.backward(output, offsets, image.shape, is_channels_last(image), *window, (True,))[0]
+        normed = norm.forward(image, 5, 0.5, 0.75, 2.0)
+        norm_grad = norm.backward(normed, image, 5, 0.5, 0.75, 2.0, (True,))[0]
+        return [output, offsets, grad, normed, norm_grad, drop.forward(image, seed, 0.3)]
+
+    before = torch.get_num_threads()
+    try:
+        for layout in LAYOUTS.values():
+            laid_out = image.contiguous(memory_format=layout)
+            torch.set_num_threads(1)
+            wanted = everything(laid_out)
+            for threads in (2, 3, 5):
+                torch.set_num_threads(threads)
+                assert all(map(torch.equal, everything(laid_out), wanted)), threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_convolution_is_pooled_behind_its_relu(isa: str, generator: torch.Generator) -> None:
+    """The winners too are those of the values that the ReLU let pass."""
+    ours, torchs = (dispatch.implementation(name, "conv2d_relu_max_pool2d") for name in ("cpu", "torch"))
+    arguments = ((1, 1), (1, 1), (1, 1), 1, (3, 3), (2, 2), (1, 1), True)
+    weight, bias = torch.randn(19, 3, 3, 3, generator=generator), torch.full((19,), -3.0)
+    for layout in LAYOUTS.values():
+        image = torch.randn(2, 3, 13, 12, generator=generator).contiguous(memory_format=layout)
+        output, offsets = ours.forward(image, weight, bias, *arguments)
+        wanted, wanted_offsets = torchs.forward(image, weight, bias, *arguments)
+        assert bool((wanted == 0).any()) and torch.equal(output, wanted) and torch.equal(offsets, wanted_offsets)
+        grad = torch.randn(output.shape, generator=generator).contiguous(memory_format=layout)
+        backward = (grad, image, weight, offsets, *arguments[:-1], (True, True, True))
+        for one, other in zip(ours.backward(*backward), torchs.backward(*backward), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_environment_names_the_instruction_set() -> None:
+    code = (
+        "import torch, alexkern; alexkern.functional.dropout(torch.ones(9)); "
+        "from alexkern.backends import cpu; print(cpu.native().last_kernel(), cpu.native().isa(), sep=', ')"
+    )
+    environment = {**os.environ, "ALEXKERN_CPU_ISA": "portable", "ALEXKERN_BACKEND": "auto"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "dropout, portable, portable\n", done.stderr
+
+
+def test_an_instruction_set_that_is_not_here_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALEXKERN_CPU_ISA", "avx512")
+    monkeypatch.setattr(extension.cpu, "module", SimpleNamespace(isas=["portable", "avx2"]))
+    cpu._choose_isa.cache_clear()
+    dispatch.forget()
+    try:
+        for name in ("auto", "cpu"):
+            with alexkern.backend(name), pytest.raises(alexkern.BackendUnavailable) as caught:
+                alexkern.functional.max_pool2d(torch.zeros(1, 1, 3, 3), 3)
+            assert str(caught.value) == (
+                "ALEXKERN_CPU_ISA is avx512, which this processor or alexkern._cpu has not: "
+                "wanted one of portable, avx2"
+            )
+    finally:
+        cpu._choose_isa.cache_clear()
+        dispatch.forget()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ISAS)
+def test_no_stray_access(name: str, tmp_path: Path) -> None:
+    """Under AddressSanitizer and UndefinedBehaviorSanitizer, every array as long as it has to be and not longer."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not there to build csrc/cpu with AddressSanitizer")
+    program = tmp_path / "memory"
+    folders = ("max_pool2d", "dropout", "local_response_norm")
+    sources = [ROOT / "csrc/cpu/kernels.cpp", *(ROOT / f"csrc/cpu/{folder}/{folder}.cpp" for folder in folders)]
+    flags = ["-std=c++17", "-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags += [f"-DALEXKERN_ISA={name}", f"-I{ROOT / 'csrc/cpu'}", *FLAGS[name]]
+    subprocess.run([compiler, *flags, *sources, ROOT / "tests/support/cpu_memory.cpp", "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{name}: all clean\n"), done.stdout + done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ISAS)
+def test_no_function_that_the_linker_could_exchange(name: str, tmp_path: Path) -> None:
+    """A function of two objects is kept once, and it would have another processor's instructions."""
+    compiler, nm = shutil.which("g++"), shutil.which("nm")
+    if compiler is None or nm is None:
+        pytest.skip("g++ and nm are not there")
+    for source in [ROOT / "csrc/cpu/kernels.cpp", *(ROOT / "csrc/cpu").glob("[dlm]*/*.cpp")]:
+        built = tmp_path / f"{source.stem}.o"
+        options = ["-std=c++17", "-O3", "-fopenmp", f"-DALEXKERN_ISA={name}", *FLAGS[name]]
+        subprocess.run([compiler, *options, "-c", source, "-o", built], check=True)
+        listed = subprocess.run([nm, "-C", "--defined-only", built], capture_output=True, text=True, check=True).stdout
+        weak = [
+            line
+            for line in listed.splitlines()
+            if line.split()[1] in "WVu" and not re.search(rf"alexkern::{name}::|DW.ref", line)
+        ]
+        assert not weak
