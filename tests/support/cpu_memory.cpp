@@ -93,7 +93,8 @@ int main() {
     for (const std::int64_t count : {1, 3, 63, 64, 65, 100003}) {
         std::vector<float> input = floats(count), output(count);
         std::vector<std::uint8_t> mask((count + 7) / 8);
-        own.dropout({input.data(), output.data(), mask.data(), count, 5, ~0ull, 1ull << 31, 2, count % 2 == 0, THREADS});
+        own.dropout(
+            {input.data(), output.data(), mask.data(), count, 5, ~0ull, 1ull << 31, 2, count % 2 == 0, THREADS});
         own.dropout({input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
     }
     std::printf("%s: all clean\n", TEXT(ALEXKERN_ISA));

@@ -27,7 +27,7 @@ def forward(
 
 
 def no_view(output: Tensor) -> Tensor:
-    """Of other than two dimensions it is a view of rows, which nobody could edit in place behind an autograd.Function."""
+    """In other than two dimensions it is a view of rows: nobody could edit it in place behind an autograd.Function."""
     return output if output.dim() == 2 else torch.ops.aten._unsafe_view(output, output.shape)
 
 
