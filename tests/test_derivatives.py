@@ -101,7 +101,7 @@ def plain_twin(model: nn.Module, image: Tensor) -> nn.Module:
         masks.append(keep(*args))
         return masks[-1]
 
-    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad(), alexkern.backend("torch"):
         patch.setattr(philox, "keep", recording)
         torch.manual_seed(0)
         model(image)
