@@ -173,7 +173,7 @@ class Witness(nn.Module):
 
 
 def test_on_a_gpu_ours_are_also_measured_by_name_whatever_auto_takes(monkeypatch):
-    served = {"cuda": None, "triton": None, "torch": None}
+    served = {"cpu": "not on a GPU", "cuda": None, "triton": None, "torch": None}
     monkeypatch.setattr("alexkern.dispatch.missing", lambda name, operator, *_: served[name])
     monkeypatch.setattr(Witness, "seen", [])
     gpu = options(targets=(Target(torch.device("cuda"), torch.bfloat16),))

@@ -281,7 +281,7 @@ def test_every_route_is_the_same(
         for one, another in zip(grads, gradients, strict=True):
             assert one is not None and another is not None
             assert_same(one, another)
-    assert launched.count(PRODUCT) == 4
+    assert launched.count(PRODUCT) == 3  # under torch.func torch multiplies
     assert len(output.unique()) > 100
 
 

@@ -40,13 +40,14 @@ def backward(
     between = convolution(input, weight, stride, padding, dilation, groups)
     channels_last = is_channels_last(input) or is_channels_last(weight)
     pooling = (pool_kernel_size, pool_stride, pool_padding)
-    if channels_last and between.K < max_pool2d.FEW:
+    shape = (between.N, between.K, between.P, between.Q)
+    if max_pool2d.torch_scatters(shape, channels_last):
         convolved = (stride, padding, dilation, groups)
         return definition.backward(grad, input, weight, offsets, *convolved, *pooling, needs)
     (gathered,) = max_pool2d.backward(  # nothing, where an offset says that the ReLU clipped the winner
         grad,
         offsets,
-        (between.N, between.K, between.P, between.Q),
+        shape,
         channels_last,
         *pooling,
         (1, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled
 # than adding them up (0.3 times with 3 channels, 0.5 with 8, 1.2 with 12 and 24).
 NARROW = 4
 FEW = 12
+# Of fewer values than these the calls that torch's indices take cost more than either kernel.
+SMALL = 2**14
 UNUSED = Spec((0,), (1,), torch.float32)
 
 
@@ -91,7 +94,7 @@ def reduce(
     say CLIPPED."""
     channels_last = is_channels_last(input)
     call = _called(input.shape, channels_last, kernel_size, stride, padding, dilation, ceil_mode)
-    if not channels_last and call.values.shape[3] < NARROW:
+    if not channels_last and call.values.shape[3] < NARROW and input.numel() >= SMALL:
         passed = input.relu() if relu else input
         return definition.forward(passed, kernel_size, stride, padding, dilation, ceil_mode, save_offsets, relu)
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -114,6 +117,11 @@ def reduce(
     return output, offsets
 
 
+def torch_scatters(input_shape: Sequence[int], channels_last: bool) -> bool:
+    """Whether the gradient of such images is torch's."""
+    return channels_last and input_shape[1] < FEW and math.prod(input_shape) >= SMALL
+
+
 def backward(
     grad: Tensor,
     offsets: Tensor,
@@ -128,7 +136,7 @@ def backward(
 ) -> tuple[Tensor | None]:
     """Gradient of the input."""
     window = (kernel_size, stride, padding, dilation, ceil_mode)
-    if channels_last and input_shape[1] < FEW:
+    if torch_scatters(input_shape, channels_last):
         return definition.backward(grad, offsets, input_shape, channels_last, *window, needs)
     call = _called(input_shape, channels_last, *window)
     input_grad = empty(call.images, grad.device)
