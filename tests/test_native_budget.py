@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from alexkern.backends import extension
-from alexkern.cost.model import RESERVED_SHARED
-from alexkern.tools import objects, report, sass
+from alexkern.tools import objects, report
 from alexkern.tools.cuda_budget import WIDE, matches, violations
 from alexkern.tools.instantiations import Instantiation, demangled, instantiations
 from alexkern.tools.rehearsal import Launch, everything
+from support.installed import installed
 
 pytestmark = pytest.mark.skipif(objects.missing() is not None, reason=f"{objects.missing()}")
 
@@ -27,10 +24,6 @@ TARGETS = [QUICK, *(pytest.param(target, marks=pytest.mark.full) for target in o
 OPERATORS = sorted({path.parent.name for path in objects.sources()})
 
 
-# On 9.0 and later, RESERVED_SHARED of it are the system's.
-RESOURCES = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
-
-
 @cache
 def compiled(target: str) -> tuple[Instantiation, ...]:
     if target not in objects.targets():
@@ -38,29 +31,6 @@ def compiled(target: str) -> tuple[Instantiation, ...]:
     with tempfile.TemporaryDirectory() as folder:
         made = installed(target, Path(folder)) or objects.objects(target)
         return tuple(instantiations(made, everything()))
-
-
-def installed(target: str, folder: Path) -> list[objects.Object]:
-    """Out of the module that the install compiled, from these sources and with these flags: minutes less than again.
-
-    Its kernels have their operator's namespace, as the sources have its folder. Without code for the target, none.
-    """
-    if extension.cuda.module is None:
-        return []
-    command = [sass.cuobjdump(), "-xelf", f".sm_{target}.cubin", str(extension.cuda.module.__file__)]
-    subprocess.run(command, cwd=folder, capture_output=True, check=True)
-    found = []
-    for path in folder.iterdir():
-        listed = subprocess.run([sass.cuobjdump(), "-res-usage", str(path)], capture_output=True, text=True, check=True)
-        kernels = {
-            name: objects.Assembled(
-                int(registers), int(stack), max(0, int(shared) - RESERVED_SHARED * (target != "80"))
-            )
-            for name, registers, stack, shared in RESOURCES.findall(listed.stdout)
-        }
-        for operator in {name.partition("::")[0] for name in demangled(list(kernels))}:
-            found.append(objects.Object(Path(operator) / path.name, target, path, 0.0, kernels))
-    return found
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -72,16 +72,16 @@ def assert_budget(reports: list[Report]) -> None:
 
 
 def test_convolutions(cache: Path) -> None:
-    """All layers of one network and what is particular to the paper's on sm_90; one of them on the other targets."""
+    """A layer of each kind on sm_90, the first and one in groups among them; one on the other targets."""
     reports = compiled(
         cache,
-        "--operator,conv2d_relu,--model,alexnet",
-        "--operator,conv2d_relu,--model,alexnet_2012,--layer,conv1,conv2",
+        "--operator,conv2d_relu,--model,alexnet,--layer,conv1,conv4",
+        "--operator,conv2d_relu,--model,alexnet_2012,--layer,conv2",
         "--operator,conv2d_relu,--model,alexnet,--layer,conv3,--dtype,float16,--target,80,100",
     )
     assert_budget(reports)
     layers = {" ".join(report.workload.split()[1:3]) for report in reports if report.target == 90}
-    assert layers == {*(f"alexnet conv{number}" for number in range(1, 6)), "alexnet_2012 conv1", "alexnet_2012 conv2"}
+    assert layers == {"alexnet conv1", "alexnet conv4", "alexnet_2012 conv2"}
     assert {report.target for report in reports} == {80, 90, 100}
     assert {report.call for report in reports} == {"forward", "backward"}
 
@@ -164,7 +164,7 @@ half = x.to(torch.bfloat16)
 n = x.numel()
 LAUNCHES = {
     "good": lambda: dropout_copy[(4,)](x, x, n, 1, 1024),
-    "spill": lambda: dropout_spill[(4,)](x, x, n, 1, 16384, num_warps=1),
+    "spill": lambda: dropout_spill[(4,)](x, x, n, 1, 8192, num_warps=1),
     "scalar load": lambda: dropout_copy[(4,)](x, x, n, 2, 1024),
     "atomic": lambda: dropout_atomic[(4,)](x, x, n, 1, 1024),
     "good product": lambda: product[(1,)](half, x, 4096, 1, 64, True),
