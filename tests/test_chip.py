@@ -305,8 +305,8 @@ def test_the_archive_keeps_within_its_size(tmp_path: Path) -> None:
 def test_it_needs_the_standard_library_alone() -> None:
     done = subprocess.run([sys.executable, "-I", "-S", str(CHIP), "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--seconds" in done.stdout, done.stderr
-    make = subprocess.run(["make", "-n", "chip", "OUT=a b", "SECONDS=7", "PYTHON=python3", "ARCHIVE="], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+    command = ["make", "-n", "--no-print-directory", "chip", "OUT=a b", "SECONDS=7", "PYTHON=python3", "ARCHIVE="]
+    make = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert make.stdout == 'python3 alexkern/tools/chip.py --out "a b" --archive "" --seconds "7"\n'
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("triton")
+from support.optional import need
+
+need("triton")
 from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth  # noqa: E402
 from alexkern.bench import static_report  # noqa: E402
 from alexkern.bench.ceilings import published  # noqa: E402

@@ -14,6 +14,7 @@ import alexkern
 from alexkern.accuracy import assert_accurate
 from alexkern.frozen import FrozenConvolution
 from support.backends import DEVICE
+from support.optional import need
 
 # Conv2d's arguments, what follows the normalisation, and whether that is affine.
 CASES: dict[str, tuple[dict[str, Any], list[type[nn.Module]], bool]] = {
@@ -141,7 +142,7 @@ def test_the_first_convolution_takes_bytes_with_it(generator: torch.Generator) -
 
 
 def test_torchvisions_vgg11_bn(generator: torch.Generator) -> None:
-    vgg = pytest.importorskip("torchvision.models.vgg")
+    vgg = need("torchvision").models.vgg
     torch.manual_seed(7)
     model = vgg.make_layers(vgg.cfgs["A"], batch_norm=True).eval().to(DEVICE)
     for module in model:

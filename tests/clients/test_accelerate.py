@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from support.clients import EVERY, TRAINED, check, images, labels
+from support.optional import need
 
-accelerate = pytest.importorskip("accelerate")
+accelerate = need("accelerate")
 pytestmark = pytest.mark.full
 
 

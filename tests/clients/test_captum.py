@@ -8,8 +8,9 @@ import pytest
 from torch import nn
 
 from support.clients import EVERY, TRAINED, Client, check, images, labels
+from support.optional import need
 
-attr = pytest.importorskip("captum.attr")
+attr = need("captum.attr")
 pytestmark = pytest.mark.full
 
 

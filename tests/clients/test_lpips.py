@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import alexkern
+from support.optional import need
 
-lpips = pytest.importorskip("lpips")
+lpips = need("lpips")
 pytestmark = pytest.mark.full
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from support.clients import TRAINED, check, images, labels
+from support.optional import need
 
-opacus = pytest.importorskip("opacus")
+opacus = need("opacus")
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 
 

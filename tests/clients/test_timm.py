@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 import alexkern
 from support.clients import TRAINED, check
+from support.optional import need
 
-timm = pytest.importorskip("timm")
-optim, utils = pytest.importorskip("timm.optim"), pytest.importorskip("timm.utils")
+timm = need("timm")
+optim, utils = need("timm.optim"), need("timm.utils")
 pytestmark = pytest.mark.full
 WAYS = TRAINED | {"frozen": alexkern.freeze}
 del WAYS["ours"]

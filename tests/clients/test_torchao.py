@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from support.clients import check, images
+from support.optional import need
 
-quantization = pytest.importorskip("torchao.quantization")
+quantization = need("torchao.quantization")
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore")]
 
 

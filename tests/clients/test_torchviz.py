@@ -10,6 +10,7 @@ from torch import nn
 
 from support.cases import CASES, Case
 from support.clients import TRAINED, check, images
+from support.optional import need
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -25,7 +26,7 @@ def test_what_is_saved_has_a_size(case: Case, generator: torch.Generator) -> Non
 @pytest.mark.full
 @pytest.mark.parametrize("training", [False, True])
 def test_every_parameter_is_drawn(training: bool) -> None:
-    torchviz = pytest.importorskip("torchviz")
+    torchviz = need("torchviz")
 
     def run(model: nn.Module) -> object:
         output = model.train(training)(images()).mean()
