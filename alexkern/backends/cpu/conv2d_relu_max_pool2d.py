@@ -16,10 +16,8 @@ from alexkern.plan import is_channels_last
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
     *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
-    between = torch.conv2d(input, weight, bias, *convolution)
-    return max_pool2d.reduce(
-        between, pool_kernel_size, pool_stride, pool_padding, (1, 1), False, save_offsets, relu=True
-    )
+    window = (pool_kernel_size, pool_stride, pool_padding, (1, 1), False)
+    return max_pool2d.reduce(torch.conv2d(input, weight, bias, *convolution), window, save_offsets, relu=True)
 
 
 def backward(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ FEW = 12
 SMALL = 2**14
 UNUSED = Spec((0,), (1,), torch.float32)
 
+Window = tuple[Pair, Pair, Pair, Pair, bool]  # kernel_size, stride, padding, dilation, ceil_mode
+
 
 class Call(NamedTuple):
     """What the shape decides, for both directions."""
@@ -36,33 +39,17 @@ class Call(NamedTuple):
     workspace: int  # floats of a thread
 
 
-def _called(
-    shape: Sequence[int],
-    channels_last: bool,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil: bool,
-) -> Call:
+def _called(shape: Sequence[int], channels_last: bool, window: Window) -> Call:
+    *pairs, ceil_mode = window
     # torch's dispatcher hands pairs over as lists.
-    return _call(tuple(shape), channels_last, tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), ceil)
+    return _call(tuple(shape), channels_last, tuple(map(tuple, pairs)), ceil_mode)
 
 
 @lru_cache(maxsize=1024)
-def _call(
-    shape: tuple[int, ...],
-    channels_last: bool,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil_mode: bool,
-) -> Call:
+def _call(shape: tuple[int, ...], channels_last: bool, pairs: tuple[Pair, ...], ceil_mode: bool) -> Call:
     N, C, H, W = shape
-    windows = pooling(shape, kernel_size, stride, padding, dilation)
-    values, offsets = pooled(windows, torch.float32, channels_last, ceil_mode, True)
-    numbers = (*shape, *values.shape[2:], *kernel_size, *stride, *padding, *dilation)
+    values, offsets = pooled(pooling(shape, *pairs), torch.float32, channels_last, ceil_mode, True)
+    numbers = (*shape, *values.shape[2:], *chain(*pairs))
     workspace = 0 if channels_last else native().max_pool2d_workspace(numbers)
     return Call(numbers, values, offsets, nchw((N, C, H, W), torch.float32, channels_last), workspace)
 
@@ -76,38 +63,27 @@ def forward(
     ceil_mode: bool,
     save_offsets: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    return reduce(input, kernel_size, stride, padding, dilation, ceil_mode, save_offsets, relu=False)
+    return reduce(input, (kernel_size, stride, padding, dilation, ceil_mode), save_offsets, relu=False)
 
 
-def reduce(
-    input: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    ceil_mode: bool,
-    save_offsets: bool,
-    *,
-    relu: bool,
-) -> tuple[Tensor, Tensor | None]:
+def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> tuple[Tensor, Tensor | None]:
     """The maxima and their offsets; of relu(input) with `relu`, which no one else has to write then, and offsets that
     say CLIPPED."""
     channels_last = is_channels_last(input)
-    call = _called(input.shape, channels_last, kernel_size, stride, padding, dilation, ceil_mode)
+    call = _called(input.shape, channels_last, window)
     if not channels_last and call.values.shape[3] < NARROW and input.numel() >= SMALL:
-        passed = input.relu() if relu else input
-        return definition.forward(passed, kernel_size, stride, padding, dilation, ceil_mode, save_offsets, relu)
+        return definition.forward(input.relu() if relu else input, *window, save_offsets, relu)
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     output = empty(call.values, input.device)
-    named = call.offsets._replace(dtype=offset_dtype(*kernel_size, relu))
-    offsets = empty(named, input.device) if save_offsets else None
+    planned = call.offsets._replace(dtype=offset_dtype(*window[0], relu))
+    offsets = empty(planned, input.device) if save_offsets else None
     threads = torch.get_num_threads()
     workspace = empty(UNUSED._replace(shape=(threads * call.workspace,)), input.device) if call.workspace else None
     native().max_pool2d_forward(
         call.windows,
         channels_last,
         relu,
-        named.dtype == torch.int32,
+        planned.dtype == torch.int32,
         input.data_ptr(),
         output.data_ptr(),
         0 if offsets is None else offsets.data_ptr(),
@@ -138,7 +114,7 @@ def backward(
     window = (kernel_size, stride, padding, dilation, ceil_mode)
     if torch_scatters(input_shape, channels_last):
         return definition.backward(grad, offsets, input_shape, channels_last, *window, needs)
-    call = _called(input_shape, channels_last, *window)
+    call = _called(input_shape, channels_last, window)
     input_grad = empty(call.images, grad.device)
     grad, offsets = conform(grad, call.values), conform(offsets, call.offsets._replace(dtype=offsets.dtype))
     native().max_pool2d_backward(
