@@ -51,7 +51,7 @@ def eager_function(op: Description, definition: ModuleType) -> Callable[..., Any
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[2 : 2 + op.num_differentiable]
-        backend = definition if is_derived(grad) else ctx.backend
+        backend, grad = (definition, grad) if is_derived(grad) else (ctx.backend, grad.resolve_neg())
         grads = backend.backward(grad, *ctx.saved_tensors, *ctx.params, needs)
         return (None, None, *grads, *padding)
 

@@ -46,6 +46,9 @@ class Operator(Description):
             input.is_meta or torch._C._len_torch_dispatch_stack() > 0
         ):
             return self.through_dispatcher(dispatch.resolve_name(self.name, input), args)
+        for tensor in args[: self.num_tensors]:
+            if tensor is not None and tensor.is_neg():  # kernels read what lies in memory
+                return self(*(value.resolve_neg() if isinstance(value, Tensor) else value for value in args))
         backend = dispatch.resolve(self.name, input)
         if self.wants_gradient(args):
             count = self.num_tensors

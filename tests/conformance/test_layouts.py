@@ -62,8 +62,13 @@ def part_of_cat(value: Tensor) -> Tensor:
     )
 
 
-INPUTS = (channels_last, with_offset, sliced, permuted, expanded, part_of_cat)
-GRADS = (contiguous, channels_last, sliced, permuted, scalar, part_of_cat)
+def negated(value: Tensor) -> Tensor:
+    """Minus what lies in memory, as the imaginary part of a conjugate is."""
+    return torch._neg_view(-value)
+
+
+INPUTS = (channels_last, with_offset, sliced, permuted, expanded, part_of_cat, negated)
+GRADS = (contiguous, channels_last, sliced, permuted, scalar, part_of_cat, negated)
 # In the interpreter: the smallest that have every kind of kernel.
 QUICK = ("batch_1_odd", "groups_3", "channels_5", "odd", "fc7", "sequences")
 COMBINATIONS = [

@@ -73,7 +73,7 @@ def keep(case: Case, tensors: Tensors) -> Tensor | None:
 
 def winners(case: Case, tensors: Tensors, backend: str) -> Tensor:
     """The backend's own offsets, as flat indices into the image that is pooled; any for what its ReLU clipped."""
-    detached = [None if tensor is None else tensor.detach() for tensor in tensors]
+    detached = [None if tensor is None else tensor.detach().resolve_neg() for tensor in tensors]
     recorded: list[Tensor] = []
 
     def record(module: Any, *args: Any) -> Any:
