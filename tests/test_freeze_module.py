@@ -298,3 +298,10 @@ def test_who_watches_sees_the_children(model: nn.Sequential, image: Tensor, ran:
     with torch.device("cpu"):  # sees nothing
         frozen(image)
     assert ran == PACKED
+
+
+def test_minus_what_lies_in_memory() -> None:
+    """As the imaginary part of a conjugate is: by packed weights too, which are multiplied with what lies there."""
+    model = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 32, 3)).eval()
+    image = torch.randn(2, 16, 24, 24).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(alexkern.freeze(model)(torch._neg_view(-image)), model(image), rtol=1e-4, atol=1e-4)

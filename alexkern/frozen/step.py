@@ -76,7 +76,7 @@ class Run(Step):
         self.trains = any(tensor.requires_grad for tensor in tensors_of(self.owners))
 
     def takes(self, input: Any) -> bool:
-        if type(input) is not Tensor or input.layout is not torch.strided or input.is_nested:
+        if type(input) is not Tensor or input.layout is not torch.strided or input.is_nested or input.is_neg():
             return False
         return not (torch.is_grad_enabled() and (self.trains or input.requires_grad))
 
