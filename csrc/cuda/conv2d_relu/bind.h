@@ -1,7 +1,7 @@
 // conv2d_relu's launchers for Python, each a step of the operator.
 #pragma once
 
-#include "../arguments.h"
+#include "../../arguments.h"
 #include "conv2d_relu.h"
 
 namespace alexkern {

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "../elements.h"
-#include "../geometry.h"
+#include "../../geometry.h"
 
 namespace alexkern::conv2d_relu {
 

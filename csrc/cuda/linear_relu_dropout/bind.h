@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../arguments.h"
+#include "../../arguments.h"
 #include "linear_relu_dropout.h"
 
 namespace alexkern {

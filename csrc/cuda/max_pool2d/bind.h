@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../arguments.h"
+#include "../../arguments.h"
 #include "max_pool2d.h"
 
 namespace alexkern {

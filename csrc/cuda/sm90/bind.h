@@ -3,7 +3,7 @@
 
 #include <pybind11/stl.h>
 
-#include "../arguments.h"
+#include "../../arguments.h"
 #include "sm90.h"
 
 namespace alexkern {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "../arguments.h"
+#include "../../arguments.h"
 #include "space_to_depth.h"
 
 namespace alexkern {

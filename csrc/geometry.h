@@ -1,7 +1,7 @@
 // The sizes of a convolution, or of pooling's windows: as Python has them, and as kernels take them.
 #pragma once
 
-#include "../pointers.h"
+#include "pointers.h"
 
 namespace alexkern {
 
