@@ -1,36 +1,29 @@
-// The sizes of a convolution, or of pooling's windows: as Python has them, and as kernels take them.
+// The sizes of a convolution, or of pooling's windows: Geometry of alexkern/geometry.py, field by field. arguments.h
+// reads one from Python.
 #pragma once
 
-#include "pointers.h"
+#include <array>
+#include <cstdint>
 
 namespace alexkern {
 
-// Geometry of alexkern/geometry.py, field by field; arguments.h has their names.
-struct Geometry {
-    int N, C, H, W, K, R, S;
+template <typename Number>
+struct GeometryOf {
+    using Pair = std::array<Number, 2>;  // vertical, horizontal
+    Number N, C, H, W, K, R, S;
     Pair stride, padding, dilation;
-    int groups;
+    Number groups;
+
+    Number P() const { return outputs(0, H, R); }
+    Number Q() const { return outputs(1, W, S); }
+
+  private:
+    Number outputs(int axis, Number size, Number taps) const {
+        return (size + 2 * padding[axis] - dilation[axis] * (taps - 1) - 1) / stride[axis] + 1;
+    }
 };
 
-// One direction of a convolution. The padding may be negative.
-struct Axis {
-    int stride, padding, dilation;
-};
-
-// What the parameters of all convolution kernels have in common. C and K are those of a group, C with its padding.
-struct Sizes {
-    int N, H, W, C, R, S, P, Q, K, groups;
-    Axis vertical, horizontal;
-};
-
-inline Sizes sizes_of(const Geometry& of, int padded_C) {
-    const auto axis = [&](int i) { return Axis{of.stride[i], of.padding[i], of.dilation[i]}; };
-    const auto outputs = [](int size, int taps, const Axis& along) {
-        return (size + 2 * along.padding - along.dilation * (taps - 1) - 1) / along.stride + 1;
-    };
-    const Axis vertical = axis(0), horizontal = axis(1);
-    const int P = outputs(of.H, of.R, vertical), Q = outputs(of.W, of.S, horizontal);
-    return {of.N, of.H, of.W, padded_C, of.R, of.S, P, Q, of.K / of.groups, of.groups, vertical, horizontal};
-}
+using Geometry = GeometryOf<int>;
+using WideGeometry = GeometryOf<std::int64_t>;  // of images on a CPU, where every count has 64 bits
 
 }  // namespace alexkern
