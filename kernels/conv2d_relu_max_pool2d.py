@@ -122,21 +122,6 @@ def best_fused(problem: Problem, save_offsets: bool, device: Chip) -> Config:
     return min(candidates(problem, device), key=lambda config: fused_cycles(problem, config, save_offsets, device))
 
 
-def comparison(layer: str, problem: Problem, save_offsets: bool, device: Chip) -> str:
-    """A row of the table in docs/pooling.md: FLOPs, bytes and modelled time, separate and, if possible, fused."""
-    separate = separate_cost(problem, save_offsets)
-    rows = [(separate.flops / 1e9, separate.bytes / 1e6, separate_cycles(problem, save_offsets, device) / 1e3)]
-    if fusable(problem, WINDOW):
-        best = best_fused(problem, save_offsets, device)
-        fused = fused_cost(problem, best, save_offsets)
-        rows.append((fused.flops / 1e9, fused.bytes / 1e6, fused_cycles(problem, best, save_offsets, device) / 1e3))
-    cells = [layer]
-    for column, digits in enumerate((1, 1, 0)):
-        cells += [f"{row[column]:.{digits}f}" for row in rows] + ["-"] * (2 - len(rows))
-    cells.append("fused" if rows[-1][2] < rows[0][2] else "separate")
-    return "| " + " | ".join(cells) + " |"
-
-
 def candidates(problem: Problem, device: Chip) -> list[Config]:
     """The fused kernel's tiles for a problem: they compile without spills."""
     # On sm_80 a BLOCK_K of 32 makes ptxas aim at 128 registers, and spill.

@@ -25,9 +25,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from alexkern.arithmetic import DTYPES
 from alexkern.backends.building import EXPORTS, HIDING, SOURCES, digest, load_module, locked, make, offers, run
 from alexkern.backends.cuda import (
-    DTYPES,
     conv2d_relu,
     conv2d_relu_max_pool2d,
     dropout,

@@ -61,7 +61,8 @@ inline void meet(Best& best, Floats value, std::int32_t offset) {
     best.offset = wins ? all(offset) : best.offset;
 }
 
-inline void store_values(float* to, Floats values, int count) {
+template <typename T, typename Vector>
+inline void store_first(T* to, const Vector& values, int count) {
     if (count == LANES) {
         store(to, values);
     } else {
@@ -74,16 +75,9 @@ inline void store_offsets(void* offsets, Index at, const Best& best, int count) 
     Offset* to = static_cast<Offset*>(offsets) + at;
     const Ints values = RELU ? (best.value <= Floats{} ? all(CLIPPED<Offset>) : best.offset) : best.offset;
     if constexpr (sizeof(Offset) == 1) {
-        const Bytes bytes = narrow(values);
-        if (count == LANES) {
-            store(to, bytes);
-        } else {
-            store_part(to, bytes, count);
-        }
-    } else if (count == LANES) {
-        store(to, values);
+        store_first(to, narrow(values), count);
     } else {
-        store_part(to, values, count);
+        store_first(to, values, count);
     }
 }
 
@@ -113,7 +107,7 @@ inline void reduce(const Forward& call, const float* image, Index h, Index w, co
         }
     }
     for (int b = 0; b < BLOCKS; ++b) {
-        store_values(call.output + to + b * LANES, best[b].value, part);
+        store_first(call.output + to + b * LANES, best[b].value, part);
         if (call.offsets) store_offsets<RELU, Offset>(call.offsets, to + b * LANES, best[b], part);
     }
 }
@@ -210,7 +204,7 @@ void forward_nchw(const Forward& call) {
                     }
                 }
                 const int count = static_cast<int>(smaller(LANES, at.Q - q));
-                store_values(call.output + unit * at.Q + q, best.value, count);
+                store_first(call.output + unit * at.Q + q, best.value, count);
                 if (call.offsets) store_offsets<RELU, Offset>(call.offsets, unit * at.Q + q, best, count);
             }
         }
