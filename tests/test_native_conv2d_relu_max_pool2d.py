@@ -491,7 +491,7 @@ def test_nothing_for_a_sanitizer_to_find(build: str) -> None:
 def test_a_barrier_that_is_missing_is_a_race(right: str, wrong: str, tmp_path: Path) -> None:
     sources = tmp_path / "csrc"
     shutil.copytree(emulated.SOURCES, sources)
-    kernel = sources / "conv2d_relu_max_pool2d" / "forward.cu"
+    kernel = sources / "cuda" / "conv2d_relu_max_pool2d" / "forward.cu"
     text = kernel.read_text()
     assert text.count(right) == 1, "forward.cu has changed: plant the fault anew"
     kernel.write_text(text.replace(right, wrong))
