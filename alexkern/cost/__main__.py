@@ -70,9 +70,9 @@ def cuda_choices(layer: Convolution | Linear, operator: str, batch: int, arithme
         return [_convolution(layer, call, batch, dtype, on_sm90, chip) for call in CALLS]
     problem = problem_of(dtype, precision == "tf32", layer.geometry(batch), False)
     plan, fused, separate = sm80_pooled.compare(problem, chip)
-    if fused.time < separate.time and not on_sm90:
-        return [_line(f"fused, {plan}", fused.time * sm80.SECONDS)]
-    return ["separate" if on_sm90 else _line("separate", separate.time * sm80.SECONDS)]
+    if fused < separate and not on_sm90:
+        return [_line(f"fused, {plan}", fused * sm80.SECONDS)]
+    return ["separate" if on_sm90 else _line("separate", separate * sm80.SECONDS)]
 
 
 def _convolution(layer: Convolution, call: str, batch: int, dtype: torch.dtype, on_sm90: bool, chip: Chip) -> str:
