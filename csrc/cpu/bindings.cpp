@@ -4,6 +4,8 @@
 
 #include "dropout/bind.h"
 #include "kernels.h"
+#include "limits/bind.h"
+#include "linear_relu_dropout/bind.h"
 #include "local_response_norm/bind.h"
 #include "max_pool2d/bind.h"
 #include "winograd/bind.h"
@@ -24,6 +26,8 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.def("use", &alexkern::use);
     m.def("last_kernel", [] { return alexkern::last_kernel; });
     alexkern::bind_dropout(m);
+    alexkern::bind_limits(m);
+    alexkern::bind_linear_relu_dropout(m);
     alexkern::bind_local_response_norm(m);
     alexkern::bind_max_pool2d(m);
     alexkern::bind_winograd(m);
