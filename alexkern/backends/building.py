@@ -30,6 +30,11 @@ def digest(*parts: str | bytes) -> str:
     return found.hexdigest()[:16]
 
 
+def offers(module: str) -> list[str]:
+    """What goes before csrc/MODULE/bindings.cpp: every folder's bind.h, as CMakeLists.txt has it."""
+    return [part for path in sorted(SOURCES.glob(f"{module}/*/bind.h")) for part in ("-include", str(path))]
+
+
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Without what this process was started with by LD_PRELOAD: a sanitizer, and none of the command's business."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}

@@ -4,7 +4,9 @@
 #include <cstdlib>
 #include <vector>
 
-#include "kernels.h"
+#include "dropout/dropout.h"
+#include "local_response_norm/local_response_norm.h"
+#include "max_pool2d/max_pool2d.h"
 
 #define TEXT_OF(name) #name
 #define TEXT(name) TEXT_OF(name)
@@ -13,14 +15,10 @@ namespace alexkern {
 
 const char* last_kernel = "";
 
-namespace ALEXKERN_ISA {
-extern const Kernels kernels;
-}
-
 namespace {
 
 constexpr int THREADS = 3;
-const Kernels& own = ALEXKERN_ISA::kernels;
+constexpr Isa OWN = Isa::ALEXKERN_ISA;
 
 std::vector<float> floats(std::int64_t count) {
     std::vector<float> values(count);
@@ -33,14 +31,15 @@ void pool(const max_pool2d::Windows& at, bool channels_last, bool relu) {
     const std::int64_t pixels = at.N * at.C * at.H * at.W, windows = at.N * at.C * at.P * at.Q;
     const bool wide = sizeof(Offset) == 4;
     std::vector<float> input = floats(pixels), output(windows), gradient(pixels);
-    std::vector<float> workspace(channels_last ? 0 : THREADS * own.max_pool2d_workspace(at));
+    std::vector<float> workspace(channels_last ? 0 : THREADS * max_pool2d::workspace<OWN>(at));
     std::vector<Offset> offsets(windows);
-    own.max_pool2d_forward(
+    max_pool2d::forward<OWN>(
         {at, channels_last, relu, wide, input.data(), output.data(), offsets.data(), workspace.data(), THREADS});
-    own.max_pool2d_forward({at, channels_last, relu, wide, input.data(), output.data(), nullptr, workspace.data(), 1});
-    own.max_pool2d_backward({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
+    max_pool2d::forward<OWN>(
+        {at, channels_last, relu, wide, input.data(), output.data(), nullptr, workspace.data(), 1});
+    max_pool2d::backward<OWN>({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
     for (Offset& offset : offsets) offset = static_cast<Offset>(-1);  // names no pixel
-    own.max_pool2d_backward({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
+    max_pool2d::backward<OWN>({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
     for (const float value : gradient) {
         if (value != 0) std::abort();
     }
@@ -63,11 +62,11 @@ void norm(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, boo
                                    result.data(),
                                    nullptr,
                                    THREADS};
-    std::vector<float> workspace(THREADS * own.local_response_norm_workspace(call));
+    std::vector<float> workspace(THREADS * local_response_norm::workspace<OWN>(C, call.stride_c, size));
     call.workspace = workspace.data();
-    own.local_response_norm(call);
+    local_response_norm::run<OWN>(call);
     call.grad = grad.data();
-    own.local_response_norm(call);
+    local_response_norm::run<OWN>(call);
 }
 
 }  // namespace
@@ -93,9 +92,9 @@ int main() {
     for (const std::int64_t count : {1, 3, 63, 64, 65, 100003}) {
         std::vector<float> input = floats(count), output(count);
         std::vector<std::uint8_t> mask((count + 7) / 8);
-        own.dropout(
+        dropout::run<OWN>(
             {input.data(), output.data(), mask.data(), count, 5, ~0ull, 1ull << 31, 2, count % 2 == 0, THREADS});
-        own.dropout({input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
+        dropout::run<OWN>({input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
     }
     std::printf("%s: all clean\n", TEXT(ALEXKERN_ISA));
 }

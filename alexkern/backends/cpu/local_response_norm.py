@@ -32,11 +32,11 @@ def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: floa
     x = conform(input, spec)
     dy = None if grad is None else conform(grad, spec)
     threads = torch.get_num_threads()
-    numbers = (planes.N, planes.C, planes.L, *planes.strides, size)
-    floats = threads * native().local_response_norm_workspace(numbers)
+    floats = threads * native().local_response_norm_workspace(planes.C, planes.strides[1], size)
     workspace = empty(Spec((floats,), (1,), torch.float32), input.device)
     native().local_response_norm(
-        numbers,
+        *planes,
+        size,
         alpha / size,
         beta,
         k,

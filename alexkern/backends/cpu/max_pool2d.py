@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from alexkern.backends.cpu import native
 from alexkern.backends.torch import max_pool2d as definition
-from alexkern.geometry import Pair, offset_dtype, pooling
+from alexkern.geometry import Geometry, Pair, offset_dtype, pooling
 from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled
 
 # Where torch is faster, by the processor time of one thread with AVX-512, ours and torch's by turns, the best of many:
@@ -32,7 +31,8 @@ Window = tuple[Pair, Pair, Pair, Pair, bool]  # kernel_size, stride, padding, di
 class Call(NamedTuple):
     """What the shape decides, for both directions."""
 
-    windows: tuple[int, ...]  # as csrc/cpu/max_pool2d/max_pool2d.h has them
+    windows: Geometry
+    pooled_size: Pair
     values: Spec
     offsets: Spec
     images: Spec
@@ -47,11 +47,11 @@ def _called(shape: Sequence[int], channels_last: bool, window: Window) -> Call:
 
 @lru_cache(maxsize=1024)
 def _call(shape: tuple[int, ...], channels_last: bool, pairs: tuple[Pair, ...], ceil_mode: bool) -> Call:
-    N, C, H, W = shape
-    values, offsets = pooled(pooling(shape, *pairs), torch.float32, channels_last, ceil_mode, True)
-    numbers = (*shape, *values.shape[2:], *chain(*pairs))
-    workspace = 0 if channels_last else native().max_pool2d_workspace(numbers)
-    return Call(numbers, values, offsets, nchw((N, C, H, W), torch.float32, channels_last), workspace)
+    windows = pooling(shape, *pairs)
+    values, offsets = pooled(windows, torch.float32, channels_last, ceil_mode, True)
+    P, Q = values.shape[2:]
+    workspace = 0 if channels_last else native().max_pool2d_workspace(windows, (P, Q))
+    return Call(windows, (P, Q), values, offsets, nchw(windows[:4], torch.float32, channels_last), workspace)
 
 
 def forward(
@@ -81,6 +81,7 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
     workspace = empty(UNUSED._replace(shape=(threads * call.workspace,)), input.device) if call.workspace else None
     native().max_pool2d_forward(
         call.windows,
+        call.pooled_size,
         channels_last,
         relu,
         planned.dtype == torch.int32,
@@ -119,6 +120,7 @@ def backward(
     grad, offsets = conform(grad, call.values), conform(offsets, call.offsets._replace(dtype=offsets.dtype))
     native().max_pool2d_backward(
         call.windows,
+        call.pooled_size,
         channels_last,
         offsets.dtype == torch.int32,
         grad.data_ptr(),

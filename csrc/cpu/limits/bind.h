@@ -1,22 +1,21 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include "../../binding.h"
+#include "limits.h"
 
-#include "../../pointers.h"
-#include "../kernels.h"
+namespace alexkern::limits {
 
-namespace alexkern {
-
-inline void bind_limits(pybind11::module_& module) {
+const Binding binding([](pybind11::module_& module) {
     module.def("multiply_add", [](std::int64_t rounds, int threads) {
         const pybind11::gil_scoped_release released;
-        return kernels().multiply_add({rounds, threads});
+        return on_isa([&](auto isa) { return multiply_add<isa>(rounds, threads); });
     });
     module.def("stream_through", [](Address from, Address to, std::int64_t count, int threads) {
-        const limits::Stream call{pointer<const float>(from), pointer<float>(to), count, threads};
+        const auto* read = pointer<const float>(from);
+        auto* written = pointer<float>(to);
         const pybind11::gil_scoped_release released;
-        kernels().stream_through(call);
+        on_isa([&](auto isa) { stream_through<isa>(read, written, count, threads); });
     });
-}
+});
 
-}  // namespace alexkern
+}  // namespace alexkern::limits

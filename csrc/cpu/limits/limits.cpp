@@ -3,55 +3,40 @@
 #include "../parallel.h"
 #include "../simd.h"
 
-namespace alexkern::ALEXKERN_ISA {
-
-std::int64_t multiply_add(const limits::Arithmetic& call);
-void stream_through(const limits::Stream& call);
+namespace alexkern::limits {
 
 namespace {
 
+using namespace ALEXKERN_ISA;
+
 constexpr int CHAINS = 12;  // that do not wait for one another: more than two units of four cycles hold
 constexpr int PIECES = 8;   // a thread
-
-// What the compiler has to compute, as somebody might read it.
-template <int COUNT>
-inline void keep(const Floats (&values)[COUNT]) {
-    asm volatile("" : : "m"(values));
-}
+constexpr std::int64_t LINE = 16;
 
 }  // namespace
 
-// The operations that it carried out.
-std::int64_t multiply_add(const limits::Arithmetic& call) {
-    parallel(call.threads, PIECES * call.threads, GRAIN, [&](std::int64_t begin, std::int64_t end) {
+template <>
+std::int64_t multiply_add<Isa::ALEXKERN_ISA>(std::int64_t rounds, int threads) {
+    ran("multiply_add, " ALEXKERN_ISA_NAME);
+    parallel(threads, PIECES * threads, GRAIN, [&](std::int64_t begin, std::int64_t end) {
         Floats sums[CHAINS] = {};
         const Floats factor = all(0.5f);
-        for (std::int64_t round = begin * call.rounds; round < end * call.rounds; ++round) {
+        for (std::int64_t round = begin * rounds; round < end * rounds; ++round) {
 #pragma GCC unroll 12
             for (int i = 0; i < CHAINS; ++i) sums[i] = sums[i] * factor + factor;
         }
-        keep(sums);
+        asm volatile("" : : "m"(sums));  // as if somebody read them
     });
-    return 2 * PIECES * call.threads * call.rounds * CHAINS * LANES;
+    return 2 * PIECES * threads * rounds * CHAINS * LANES;
 }
 
-void stream_through(const limits::Stream& call) {
-    constexpr std::int64_t line = 16;
-    parallel(call.threads, call.count / line, line, [&](std::int64_t begin, std::int64_t end) {
-        Floats sums[line / LANES] = {};
-        for (std::int64_t i = begin * line; i < end * line; i += line) {
-            for (int j = 0; j < line / LANES; ++j) {
-                const Floats value = load<Floats>(call.from + i + j * LANES);
-                if (call.to) {
-                    stream(call.to + i + j * LANES, value);
-                } else {
-                    sums[j] += value;
-                }
-            }
-        }
-        keep(sums);
+template <>
+void stream_through<Isa::ALEXKERN_ISA>(const float* from, float* to, std::int64_t count, int threads) {
+    ran("stream_through, " ALEXKERN_ISA_NAME);
+    parallel(threads, count / LINE, LINE, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin * LINE; i < end * LINE; i += LANES) stream(to + i, load<Floats>(from + i));
         end_of_stream();
     });
 }
 
-}  // namespace alexkern::ALEXKERN_ISA
+}  // namespace alexkern::limits

@@ -3,20 +3,16 @@
 
 #include <cstdint>
 
+#include "../isa.h"
+
 namespace alexkern::limits {
 
-// Multiply-adds in registers; `rounds` of them, eight times a thread.
-struct Arithmetic {
-    std::int64_t rounds;
-    int threads;
-};
+// Multiply-adds in registers, `rounds` of them eight times a thread. Returns the operations.
+template <Isa>
+std::int64_t multiply_add(std::int64_t rounds, int threads);
 
-// Reads `count` numbers, whole lines of the cache, and writes them past the caches where there is a `to`.
-struct Stream {
-    const float* from;
-    float* to;  // or null; aligned to 64 bytes, as `from`
-    std::int64_t count;
-    int threads;
-};
+// Reads numbers and writes them past the caches: whole lines of the cache.
+template <Isa>
+void stream_through(const float* from, float* to, std::int64_t count, int threads);
 
 }  // namespace alexkern::limits

@@ -1,38 +1,34 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include "../../binding.h"
+#include "linear_relu_dropout.h"
 
-#include "../../pointers.h"
-#include "../kernels.h"
-#include "../numbers.h"
+namespace alexkern::linear_relu_dropout {
 
-namespace alexkern {
-
-inline void bind_linear_relu_dropout(pybind11::module_& module) {
-    using namespace linear_relu_dropout;
+const Binding binding([](pybind11::module_& module) {
+    using Numbers = Tuple<std::int64_t, 3>;
     module.attr("linear_most_rows") = MOST_ROWS;
-    module.def("linear_relu_dropout_workspace", [](const pybind11::tuple& sizes, int threads) {
-        return kernels().linear_relu_dropout_workspace(numbers<Sizes>(sizes), threads);
+    module.def("linear_relu_dropout_workspace", [](const Numbers& sizes, int threads) {
+        return on_isa([&](auto isa) { return workspace<isa>({sizes[0], sizes[1], sizes[2]}, threads); });
     });
-    module.def("linear_relu_dropout_forward",
-               [](const pybind11::tuple& sizes, Address input, Address weight, Address bias, bool relu, Address output,
-                  Address workspace, int threads) {
-                   const Forward call{numbers<Sizes>(sizes),
-                                      pointer<const float>(input),
-                                      pointer<const float>(weight),
-                                      pointer<const float>(bias),
-                                      relu,
-                                      pointer<float>(output),
-                                      pointer<float>(workspace),
-                                      threads};
-                   const pybind11::gil_scoped_release released;
-                   kernels().linear_relu_dropout_forward(call);
-               });
+    module.def("linear_relu_dropout_forward", [](const Numbers& sizes, Address input, Address weight, Address bias,
+                                                 bool relu, Address output, Address workspace, int threads) {
+        const Forward call{{sizes[0], sizes[1], sizes[2]},
+                           pointer<const float>(input),
+                           pointer<const float>(weight),
+                           pointer<const float>(bias),
+                           relu,
+                           pointer<float>(output),
+                           pointer<float>(workspace),
+                           threads};
+        const pybind11::gil_scoped_release released;
+        on_isa([&](auto isa) { forward<isa>(call); });
+    });
     module.def(
         "linear_relu_dropout_backward",
-        [](const pybind11::tuple& sizes, Address grad, Address output, Address mask, float scale, Address input,
-           Address weight, Address input_grad, Address weight_grad, Address bias_grad, Address workspace, int threads) {
-            const Backward call{numbers<Sizes>(sizes),
+        [](const Numbers& sizes, Address grad, Address output, Address mask, float scale, Address input, Address weight,
+           Address input_grad, Address weight_grad, Address bias_grad, Address workspace, int threads) {
+            const Backward call{{sizes[0], sizes[1], sizes[2]},
                                 pointer<const float>(grad),
                                 pointer<const float>(output),
                                 pointer<const std::uint8_t>(mask),
@@ -45,8 +41,8 @@ inline void bind_linear_relu_dropout(pybind11::module_& module) {
                                 pointer<float>(workspace),
                                 threads};
             const pybind11::gil_scoped_release released;
-            kernels().linear_relu_dropout_backward(call);
+            on_isa([&](auto isa) { backward<isa>(call); });
         });
-}
+});
 
-}  // namespace alexkern
+}  // namespace alexkern::linear_relu_dropout

@@ -14,15 +14,11 @@
 #include "../parallel.h"
 #include "../simd.h"
 
-namespace alexkern::ALEXKERN_ISA {
-
-using namespace alexkern::linear_relu_dropout;
-
-void linear_relu_dropout_forward(const Forward& call);
-void linear_relu_dropout_backward(const Backward& call);
-std::int64_t linear_relu_dropout_workspace(const Sizes& sizes, int threads);
+namespace alexkern::linear_relu_dropout {
 
 namespace {
+
+using namespace ALEXKERN_ISA;
 
 using Index = std::int64_t;
 
@@ -360,18 +356,21 @@ void bias_gradient(const Backward& call, const float* grad, Index rows) {
 }  // namespace
 
 // Of the forward the input in another order; of the backward that, the gradients, and totals of every thread.
-std::int64_t linear_relu_dropout_workspace(const Sizes& at, int threads) {
+template <>
+std::int64_t workspace<Isa::ALEXKERN_ISA>(const Sizes& at, int threads) {
     return padded(at.N, MOST_LANES) * (at.K + at.C + BLOCK) + Index(threads) * TOTALS;
 }
 
-void linear_relu_dropout_forward(const Forward& call) {
+template <>
+void forward<Isa::ALEXKERN_ISA>(const Forward& call) {
     const bool dots = call.sizes.N <= ROWS;
     ran(dots ? "linear_relu_dropout forward, dot products, " ALEXKERN_ISA_NAME
              : "linear_relu_dropout forward, rows in lanes, " ALEXKERN_ISA_NAME);
     dots ? forward_dots(call) : forward_lanes(call);
 }
 
-void linear_relu_dropout_backward(const Backward& call) {
+template <>
+void backward<Isa::ALEXKERN_ISA>(const Backward& call) {
     ran("linear_relu_dropout backward, " ALEXKERN_ISA_NAME);
     const Index rows = padded(call.sizes.N, ROWS);
     float *grad = call.workspace, *rest = grad + padded(call.sizes.K * rows, LINE / 4);
@@ -383,4 +382,4 @@ void linear_relu_dropout_backward(const Backward& call) {
     }
 }
 
-}  // namespace alexkern::ALEXKERN_ISA
+}  // namespace alexkern::linear_relu_dropout

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../isa.h"
+
 namespace alexkern::linear_relu_dropout {
 
 struct Sizes {
@@ -36,5 +38,12 @@ struct Backward {
     float* workspace;
     int threads;
 };
+
+template <Isa>
+std::int64_t workspace(const Sizes& sizes, int threads);
+template <Isa>
+void forward(const Forward& call);
+template <Isa>
+void backward(const Backward& call);
 
 }  // namespace alexkern::linear_relu_dropout

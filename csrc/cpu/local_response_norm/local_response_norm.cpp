@@ -16,14 +16,11 @@
 #include <omp.h>
 #endif
 
-namespace alexkern::ALEXKERN_ISA {
-
-using local_response_norm::Call;
-
-void local_response_norm(const Call& call);
-std::int64_t local_response_norm_workspace(const Call& call);
+namespace alexkern::local_response_norm {
 
 namespace {
+
+using namespace ALEXKERN_ISA;
 
 using Index = std::int64_t;
 
@@ -35,11 +32,11 @@ struct Line {
     Index length;               // C * step numbers, in whole vectors
     Index padded;               // with the zeros beside them
 
-    explicit Line(const Call& call)
-        : step(call.stride_c == 1 ? 1 : LANES),
-          before(smaller(call.size / 2, call.C - 1)),
-          after(smaller((call.size - 1) / 2, call.C - 1)),
-          length((call.C * step + LANES - 1) / LANES * LANES),
+    Line(Index C, Index stride_c, Index size)
+        : step(stride_c == 1 ? 1 : LANES),
+          before(smaller(size / 2, C - 1)),
+          after(smaller((size - 1) / 2, C - 1)),
+          length((C * step + LANES - 1) / LANES * LANES),
           padded(length + (before + after) * step) {}
     Index size() const { return 2 * padded + 3 * length; }
 };
@@ -117,8 +114,7 @@ inline void write(const Call& call, const Line& line, const float* buffer, float
 }
 
 template <bool THREE_QUARTERS>
-void run(const Call& call) {
-    const Line line(call);
+void normalise_all(const Call& call, const Line& line) {
     const Index lines = (call.L + line.step - 1) / line.step;
     parallel(call.threads, call.N * lines, 8 * call.C * line.step, [&](Index begin, Index end) {
 #if defined(_OPENMP)
@@ -142,10 +138,15 @@ void run(const Call& call) {
 
 }  // namespace
 
-std::int64_t local_response_norm_workspace(const Call& call) { return Line(call).size(); }
+template <>
+std::int64_t workspace<Isa::ALEXKERN_ISA>(std::int64_t C, std::int64_t stride_c, std::int64_t size) {
+    return Line(C, stride_c, size).size();
+}
 
-void local_response_norm(const Call& call) {
-    const bool channels = Line(call).step == 1;
+template <>
+void run<Isa::ALEXKERN_ISA>(const Call& call) {
+    const Line line(call.C, call.stride_c, call.size);
+    const bool channels = line.step == 1;
     if (call.grad) {
         ran(channels ? "local_response_norm backward, NHWC, " ALEXKERN_ISA_NAME
                      : "local_response_norm backward, NCHW, " ALEXKERN_ISA_NAME);
@@ -153,7 +154,7 @@ void local_response_norm(const Call& call) {
         ran(channels ? "local_response_norm forward, NHWC, " ALEXKERN_ISA_NAME
                      : "local_response_norm forward, NCHW, " ALEXKERN_ISA_NAME);
     }
-    call.beta == 0.75f ? run<true>(call) : run<false>(call);
+    call.beta == 0.75f ? normalise_all<true>(call, line) : normalise_all<false>(call, line);
 }
 
-}  // namespace alexkern::ALEXKERN_ISA
+}  // namespace alexkern::local_response_norm

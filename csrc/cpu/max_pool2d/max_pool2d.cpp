@@ -13,17 +13,11 @@
 #include <omp.h>
 #endif
 
-namespace alexkern::ALEXKERN_ISA {
-
-using max_pool2d::Backward;
-using max_pool2d::Forward;
-using max_pool2d::Windows;
-
-void max_pool2d_forward(const Forward& call);
-void max_pool2d_backward(const Backward& call);
-std::int64_t max_pool2d_workspace(const Windows& windows);
+namespace alexkern::max_pool2d {
 
 namespace {
+
+using namespace ALEXKERN_ISA;
 
 using Index = std::int64_t;
 
@@ -224,7 +218,7 @@ void forward_nchw(const Forward& call) {
 }
 
 template <bool RELU>
-void forward(const Forward& call) {
+void forward_all(const Forward& call) {
     if (call.channels_last) {
         call.wide_offsets ? forward_nhwc<RELU, std::int32_t>(call) : forward_nhwc<RELU, std::uint8_t>(call);
     } else {
@@ -380,15 +374,20 @@ void backward_nchw(const Backward& call, const Offset* offsets) {
 
 }  // namespace
 
-std::int64_t max_pool2d_workspace(const Windows& windows) { return Parts(windows).size(); }
-
-void max_pool2d_forward(const Forward& call) {
-    ran(call.channels_last ? "max_pool2d forward, NHWC, " ALEXKERN_ISA_NAME
-                           : "max_pool2d forward, NCHW, " ALEXKERN_ISA_NAME);
-    call.relu ? forward<true>(call) : forward<false>(call);
+template <>
+std::int64_t workspace<Isa::ALEXKERN_ISA>(const Windows& windows) {
+    return Parts(windows).size();
 }
 
-void max_pool2d_backward(const Backward& call) {
+template <>
+void forward<Isa::ALEXKERN_ISA>(const Forward& call) {
+    ran(call.channels_last ? "max_pool2d forward, NHWC, " ALEXKERN_ISA_NAME
+                           : "max_pool2d forward, NCHW, " ALEXKERN_ISA_NAME);
+    call.relu ? forward_all<true>(call) : forward_all<false>(call);
+}
+
+template <>
+void backward<Isa::ALEXKERN_ISA>(const Backward& call) {
     ran(call.channels_last ? "max_pool2d backward, NHWC, " ALEXKERN_ISA_NAME
                            : "max_pool2d backward, NCHW, " ALEXKERN_ISA_NAME);
     const auto* bytes = static_cast<const std::uint8_t*>(call.offsets);
@@ -400,4 +399,4 @@ void max_pool2d_backward(const Backward& call) {
     }
 }
 
-}  // namespace alexkern::ALEXKERN_ISA
+}  // namespace alexkern::max_pool2d
