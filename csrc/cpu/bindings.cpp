@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "dlpack.h"
 #include "dropout/bind.h"
 #include "kernels.h"
 #include "local_response_norm/bind.h"
@@ -26,5 +27,6 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     alexkern::bind_dropout(m);
     alexkern::bind_local_response_norm(m);
     alexkern::bind_max_pool2d(m);
+    alexkern::bind_memory(m);
     alexkern::bind_winograd(m);
 }

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from alexkern.backends import cpu
 from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.backends.cpu.memory import empty
 from alexkern.geometry import Pair
-from alexkern.plan import Spec, empty, nchw
+from alexkern.plan import Spec, nchw
 
 SIZES = (3, 5)  # of filters
 # The products have to be at most this share of the convolution's, for the way to the points and back not to eat up what
@@ -87,9 +88,9 @@ def convolve(images: Tensor, filters: Filters, bias: Tensor | None, relu: bool) 
     native = cpu.native()
     images = images.contiguous(memory_format=torch.channels_last)
     N, _, H, W = images.shape
-    output = empty(nchw((N, filters.groups * filters.K, *filters.output_size(H, W)), images.dtype, True), images.device)
+    output = empty(nchw((N, filters.groups * filters.K, *filters.output_size(H, W)), images.dtype, True))
     numbers, threads = filters.numbers(N, H, W), torch.get_num_threads()
-    workspace = empty(Spec((threads * native.winograd_workspace(numbers),), (1,), images.dtype), images.device)
+    workspace = empty(Spec((threads * native.winograd_workspace(numbers),), (1,), images.dtype))
     finite = native.winograd_convolve(
         numbers,
         images.data_ptr(),
