@@ -103,7 +103,7 @@ VARIABLES = {
     "ALEXKERN_CPU_MEMORY": Variable(
         "number",
         "a whole number of MiB",
-        "how much memory the cpu backend keeps for its next outputs (docs/cpu.md), 1024 where it is not set; 0 for none",
+        "memory that the cpu backend keeps for its next outputs (docs/cpu.md); 1024 where it is not set, 0 for none",
         _mebibytes,
         1024,
     ),

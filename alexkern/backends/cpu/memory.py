@@ -1,4 +1,4 @@
-"""Where the cpu backend's outputs live: large ones in memory that comes back (csrc/cpu/memory.h), small ones in torch's."""
+"""Where outputs of the cpu backend live: large ones in memory that comes back (csrc/cpu/memory.h), small in torch's."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ def limit() -> int:
     limit: int = read("ALEXKERN_CPU_MEMORY") * 2**20
     cpu.native().memory_keep(limit)
     return limit
+
+
+def describe() -> str:
+    if extension.cpu.module is None:
+        return f"torch's: {extension.cpu.why_not}"
+    kept, lent = (f"{size / 2**20:.0f} MiB" for size in cpu.native().memory_use())
+    return f"at most {read('ALEXKERN_CPU_MEMORY')} MiB kept for outputs on a CPU; {kept} are, {lent} are in use"
 
 
 def release_memory() -> int:
