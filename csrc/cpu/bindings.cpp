@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "../binding.h"
+#include "dlpack.h"
 #include "isa.h"
 
 #ifdef __clang__
@@ -22,5 +23,6 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.def("isa", &alexkern::isa_name);
     m.def("use", &alexkern::use);
     m.def("last_kernel", [] { return alexkern::last_kernel; });
+    alexkern::bind_memory(m);
     alexkern::Binding::add_all(m);
 }
