@@ -1,9 +1,9 @@
 """Where csrc/cpu's products of a linear layer pay: writes the table of alexkern/backends/cpu/crossovers.py.
 
-    python -m alexkern.bench.crossovers [RUNS]
+    ALEXKERN_CPU_ISA=avx512 python -m alexkern.bench.crossovers [RUNS]
 
-Ours and torch's product by turns on one thread, by processor time, the least of RUNS; torch's with AVX-512 where the
-processor has it, also beside ours of a lesser set. Both write a weight's gradient to memory that they have.
+Ours of that instruction set and torch's product by turns on one thread, by processor time, the least of RUNS. Both
+write a weight's gradient to memory that they have. For AVX2, MKL_ENABLE_INSTRUCTIONS=AVX2 holds torch's products to it too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -20,8 +22,8 @@ from alexkern.backends import cpu
 from alexkern.backends.cpu import linear_relu_dropout as ours
 from alexkern.backends.cpu.crossovers import PRODUCTS, Served
 
-# (in_features, out_features), the smallest of its class; from each on, up to the next.
-WEIGHTS = ((64, 64), (256, 256), (1024, 1024), (4096, 4096))
+# (in_features, out_features): those of a table's line and all larger ones, up to the next.
+WEIGHTS = ((4096, 4096), (2048, 2048), (1024, 1024))
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 AHEAD = 1.05  # of torch's time over ours, from which on ours serves: less is lost in noise
 SHORT_S = 2e-3  # a sample lasts so long at least
@@ -68,40 +70,31 @@ def ratio(one: Callable[[], object], other: Callable[[], object], runs: int) -> 
     return best[1] / best[0]
 
 
-def longest(ahead: list[bool]) -> tuple[int, int] | None:
-    """The first and last row of the longest run of rows in which ours is ahead."""
-    runs = [
-        (first, last)
-        for first in range(len(ROWS))
-        for last in range(first, len(ROWS))
-        if all(ahead[first : last + 1])
-    ]
-    if not runs:
-        return None
-    first, last = max(runs, key=lambda run: run[1] - run[0])
-    return ROWS[first], ROWS[last]
+def stretches(ahead: list[bool]) -> tuple[tuple[int, int], ...]:
+    """The first and last row of each stretch of rows in which ours is ahead."""
+    found: list[tuple[int, int]] = []
+    for is_ahead, of in groupby(zip(ahead, ROWS, strict=True), key=itemgetter(0)):
+        rows = [row for _, row in of]
+        if is_ahead:
+            found.append((rows[0], rows[-1]))
+    return tuple(found)
 
 
 def main(runs: int) -> None:
     torch.set_num_threads(1)
-    native = cpu.native()
-    table: dict[str, dict[str, list[Served]]] = {isa: {name: [] for name in PRODUCTS} for isa in native.isas}
-    for C, K in reversed(WEIGHTS):
-        found: dict[tuple[str, str], list[float]] = {}
+    reason = cpu.missing("cpu", torch.float32)
+    if reason is not None:
+        sys.exit(f"no cpu backend to measure: {reason}")
+    table: dict[str, list[Served]] = {product: [] for product in PRODUCTS}
+    for C, K in WEIGHTS:
+        found: dict[str, list[float]] = {product: [] for product in PRODUCTS}
         for N in ROWS:
             for product, (mine, theirs) in pairs(N, C, K).items():
-                for isa in native.isas:
-                    native.use(isa)
-                    found.setdefault((isa, product), []).append(ratio(mine, theirs, runs))
-        for (isa, product), ratios in found.items():
-            print(f"# {K} x {C}, {product}, {isa}:", *(f"{N}: {r:.2f}" for N, r in zip(ROWS, ratios, strict=True)))
-            rows = longest([one >= AHEAD for one in ratios])
-            table[isa][product].append(Served(C * K, *(rows or (1, 0))))
-    for isa, products in table.items():
-        print(f'    "{isa}": {{')
-        for product, served in products.items():
-            print(f'        "{product}": ({", ".join(str(tuple(one)) for one in served)}),')
-        print("    },")
+                found[product].append(ratio(mine, theirs, runs))
+        for product, ratios in found.items():
+            print(f"# {K} x {C}, {product}:", *(f"{N}: {r:.2f}" for N, r in zip(ROWS, ratios, strict=True)))
+            table[product].append(Served(C * K, stretches([one >= AHEAD for one in ratios])))
+    print({cpu.native().isa(): {product: tuple(map(tuple, served)) for product, served in table.items()}})
 
 
 if __name__ == "__main__":

@@ -12,24 +12,34 @@ PRODUCTS = ("forward", "input_grad", "weight_grad")
 
 
 class Served(NamedTuple):
-    """Weights of `least` elements and more, up to the next: ours from `fewest` rows to `most`."""
+    """Weights of `least` elements and more, up to the next: the numbers of rows, first and last, that are ours."""
 
     least: int
-    fewest: int
-    most: int
+    rows: tuple[tuple[int, int], ...]
 
 
-TABLE: dict[str, dict[str, tuple[tuple[int, int, int], ...]]] = {
-    isa: {product: ((1, 1, 128),) for product in ("forward", "input_grad", "weight_grad")}
-    for isa in ("portable", "avx2", "avx512")
+# By instruction set, by product, the largest weights first: what bench/crossovers.py wrote on a Xeon (Sapphire Rapids),
+# for AVX2 with torch's products held to AVX2.
+TABLE: dict[str, dict[str, tuple[Served, ...]]] = {
+    "portable": {},
+    "avx2": {
+        "forward": (Served(2**22, ((2, 96),)), Served(2**20, ((2, 8), (16, 64)))),
+        "input_grad": (Served(2**24, ((2, 48),)), Served(2**22, ((4, 32),))),
+        "weight_grad": (Served(2**24, ((1, 1),)), Served(2**22, ((1, 2),)), Served(2**20, ((1, 4),))),
+    },
+    "avx512": {
+        "forward": (Served(2**24, ((4, 64),)), Served(2**22, ((4, 128),)), Served(2**20, ((4, 64),))),
+        "input_grad": (Served(2**24, ((2, 128),)), Served(2**22, ((8, 128),))),
+        "weight_grad": (Served(2**22, ((1, 8), (48, 96))), Served(2**20, ((2, 4), (48, 96)))),
+    },
 }
 
 
-def is_ours(product: str, weight: Tensor, sizes: tuple[int, int, int]) -> bool:
-    """Of `sizes` (rows, in_features, out_features), the weight as it lies in memory."""
+def is_ours(product: str, weight: Tensor, rows: int) -> bool:
+    """Of so many rows with a weight as it lies in memory."""
     if not weight.is_contiguous():
         return False
-    for least, fewest, most in TABLE[native().isa()][product]:
+    for least, served in TABLE[native().isa()].get(product, ()):
         if weight.numel() >= least:
-            return fewest <= sizes[0] <= most
+            return any(first <= rows <= last for first, last in served)
     return False

@@ -1,4 +1,4 @@
-"""linear_relu_dropout of few rows by csrc/cpu/linear_relu_dropout, of more by torch's products; dropout follows in place.
+"""linear_relu_dropout of few rows by csrc/cpu/linear_relu_dropout, of more by torch; dropout follows in place.
 
 What is whose, by product: crossovers.py.
 """
@@ -25,7 +25,7 @@ def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, save_mask: bool
 ) -> tuple[Tensor, Tensor | None]:
     sizes = _sizes(input, weight)
-    if is_ours("forward", weight, sizes):
+    if is_ours("forward", weight, sizes[0]):
         output = _product(input, weight, bias, sizes, relu=seed is None)
     elif seed is None:
         return definition.forward(input, weight, bias, seed, p, save_mask)
@@ -50,7 +50,7 @@ def backward(
     """Gradients of input, weight and bias, those that `needs` asks for. Without a seed the output is the mask."""
     sizes = _sizes(input, weight)
     ours = [
-        need and is_ours(product, weight, sizes)
+        need and is_ours(product, weight, sizes[0])
         for need, product in zip(needs, ("input_grad", "weight_grad", "weight_grad"), strict=True)
     ]
     theirs = [need and not mine for need, mine in zip(needs, ours, strict=True)]
@@ -65,7 +65,8 @@ def backward(
             rows.sum(0) if theirs[2] else None,
         ]
     if any(ours):
-        made = [_dense(like.shape) if mine else None for like, mine in zip((input, weight, weight[:, 0]), ours)]
+        shapes = (tuple(input.shape), tuple(weight.shape), (sizes[2],))
+        made = [_dense(shape) if mine else None for shape, mine in zip(shapes, ours, strict=True)]
         _gradients(grad, input, weight, mask, 1.0 if seed is None else scale(p), seed is None, sizes, made)
         found = [mine if mine is not None else other for mine, other in zip(made, found, strict=True)]
     return found[0], found[1], found[2]

@@ -27,6 +27,7 @@ constexpr int ROWS = LANES == 16 ? 8 : 4;
 constexpr int VECTORS = LANES == 4 ? 2 : 3;
 constexpr int WIDE = VECTORS * LANES;
 constexpr int FILTERS = 16;      // whose pages are open at a time: few enough for the processor's table of addresses
+constexpr int WRITTEN = 32;      // filters whose gradients meet a block of the input before the next does
 constexpr int BLOCK = 384;       // columns, whole tiles
 constexpr int NEAR = 6144;       // numbers that stay in the L1
 constexpr int TOTALS = 1 << 17;  // numbers that stay in the L2
@@ -218,16 +219,17 @@ void forward_lanes(const Forward& call) {
 // The gradients that ReLU and dropout let pass, transposed, (K, rows): zeros beyond the last row.
 void pack_grad(const Backward& call, Index rows, float* packed) {
     const Index N = call.sizes.N, K = call.sizes.K;
+    const float *grad = call.grad, *output = call.output;
+    const float scale = call.scale;
+    const std::uint8_t* mask = call.mask;
     parallel(call.threads, ceil_div(K, FILTERS), FILTERS * rows, [&](Index begin, Index end) {
         const Index first = begin * FILTERS, last = smaller(end * FILTERS, K);
         __builtin_memset(packed + first * rows, 0, (last - first) * rows * sizeof(float));
         for (Index n = 0; n < N; ++n) {
             for (Index k = first; k < last; ++k) {
                 const Index at = n * K + k;
-                bool passes = true;
-                if (call.mask) passes = call.mask[at / 8] >> at % 8 & 1;
-                if (call.output) passes = !(call.output[at] <= 0);
-                if (passes) packed[k * rows + n] = call.grad[at] * call.scale;
+                const bool passes = mask ? mask[at / 8] >> at % 8 & 1 : !(output[at] <= 0);
+                packed[k * rows + n] = passes ? grad[at] * scale : 0;
             }
         }
     });
@@ -298,12 +300,12 @@ void weight_gradient(const Backward& call, const float* grad, Index rows, float*
     Index block = BLOCK;
     while (block * N > NEAR) block /= 2;
     pack_rows(call.sizes, call.input, N, block, packed, call.threads);
-    parallel(call.threads, ceil_div(K, FILTERS), FILTERS * C, [&](Index begin, Index end) {
-        alignas(LINE) float left[MOST_ROWS * FILTERS];  // gradients, (N, FILTERS)
-        for (Index k0 = begin * FILTERS; k0 < smaller(end * FILTERS, K); k0 += FILTERS) {
-            const Index last = smaller(k0 + FILTERS, K);
-            for (Index i = 0; i < FILTERS; ++i) {
-                for (Index n = 0; n < N; ++n) left[n * FILTERS + i] = k0 + i < last ? grad[(k0 + i) * rows + n] : 0;
+    parallel(call.threads, ceil_div(K, WRITTEN), WRITTEN * C, [&](Index begin, Index end) {
+        alignas(LINE) float left[MOST_ROWS * WRITTEN];  // gradients, (N, WRITTEN)
+        for (Index k0 = begin * WRITTEN; k0 < smaller(end * WRITTEN, K); k0 += WRITTEN) {
+            const Index last = smaller(k0 + WRITTEN, K);
+            for (Index i = 0; i < WRITTEN; ++i) {
+                for (Index n = 0; n < N; ++n) left[n * WRITTEN + i] = k0 + i < last ? grad[(k0 + i) * rows + n] : 0;
             }
             for (Index c0 = 0; c0 < C; c0 += block) {
                 for (Index k = k0; k < last; k += ROWS) {
@@ -313,7 +315,7 @@ void weight_gradient(const Backward& call, const float* grad, Index rows, float*
                             return load<Floats>(columns + s * block + j * LANES);
                         };
                         Floats sums[ROWS][VECTORS];
-                        multiply(left + k - k0, 1, FILTERS, N, column, sums);
+                        multiply(left + k - k0, 1, WRITTEN, N, column, sums);
 #pragma GCC unroll 8
                         for (int i = 0; i < ROWS; ++i) {
                             float* to = call.weight_grad + (k + i) * C + c;

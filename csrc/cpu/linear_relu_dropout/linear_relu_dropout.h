@@ -27,12 +27,12 @@ struct Forward {
 struct Backward {
     Sizes sizes;
     const float* grad;         // (N, K)
-    const float* output;       // a gradient passes unless this is <= 0; or null
-    const std::uint8_t* mask;  // or where its bit is set, multiplied by `scale`; or null
-    float scale;
-    const float* input;   // for weight_grad alone
-    const float* weight;  // for input_grad alone
-    float* input_grad;    // null: not wanted, as the next two
+    const float* output;       // a gradient passes unless this is <= 0; or null:
+    const std::uint8_t* mask;  // where its bit is set
+    float scale;               // of what passes
+    const float* input;        // for weight_grad alone
+    const float* weight;       // for input_grad alone
+    float* input_grad;         // null: not wanted, as the next two
     float* weight_grad;
     float* bias_grad;
     float* workspace;
