@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "../binding.h"
+#include "dlpack.h"
 #include "isa.h"
 
 #ifdef __clang__
@@ -21,6 +22,8 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.attr("isas") = alexkern::isas();  // the best last
     m.def("isa", &alexkern::isa_name);
     m.def("use", &alexkern::use);
-    m.def("last_kernel", [] { return alexkern::last_kernel; });
+    m.def("last_kernel", [] { return alexkern::last_kernel; });  // since it was forgotten, or ""
+    m.def("forget_kernel", [] { alexkern::last_kernel = ""; });
+    alexkern::bind_memory(m);
     alexkern::Binding::add_all(m);
 }

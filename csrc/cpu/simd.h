@@ -53,6 +53,25 @@ inline void store(void* to, const Vector& value) {
     __builtin_memcpy(to, &value, sizeof(value));
 }
 
+// To an aligned address that nobody reads soon, past the caches: in order with what follows from end_of_stream on.
+inline void stream(float* to, Floats value) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(to, value);
+#elif defined(__AVX2__)
+    _mm256_stream_ps(to, value);
+#elif defined(__x86_64__)
+    _mm_stream_ps(to, value);
+#else
+    store(to, value);
+#endif
+}
+
+inline void end_of_stream() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
 // The first `count` lanes; the others are 0. Byte by byte would be a call of memcpy, for ten times as long.
 inline Floats load_part(const float* from, int count) {
 #if defined(__AVX512F__)

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "dropout/dropout.h"
+#include "limits/limits.h"
+#include "linear_relu_dropout/linear_relu_dropout.h"
 #include "local_response_norm/local_response_norm.h"
 #include "max_pool2d/max_pool2d.h"
 
@@ -69,6 +71,21 @@ void norm(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, boo
     local_response_norm::run<OWN>(call);
 }
 
+void linear(std::int64_t N, std::int64_t C, std::int64_t K) {
+    const linear_relu_dropout::Sizes at{N, C, K};
+    const std::vector<float> input = floats(N * C), weight = floats(K * C), bias = floats(K), grad = floats(N * K);
+    std::vector<float> output(N * K), input_grad(N * C), weight_grad(K * C), bias_grad(K);
+    std::vector<float> workspace(linear_relu_dropout::workspace<OWN>(at, THREADS));
+    const std::vector<std::uint8_t> mask((N * K + 7) / 8, 0x5A);
+    for (const bool relu : {false, true}) {
+        linear_relu_dropout::forward<OWN>({at, input.data(), weight.data(), relu ? bias.data() : nullptr, relu,
+                                           output.data(), workspace.data(), THREADS});
+        linear_relu_dropout::backward<OWN>(
+            {at, grad.data(), relu ? output.data() : nullptr, relu ? nullptr : mask.data(), 2, input.data(),
+             weight.data(), input_grad.data(), weight_grad.data(), bias_grad.data(), workspace.data(), THREADS});
+    }
+}
+
 }  // namespace
 }  // namespace alexkern
 
@@ -96,5 +113,16 @@ int main() {
             {input.data(), output.data(), mask.data(), count, 5, ~0ull, 1ull << 31, 2, count % 2 == 0, THREADS});
         dropout::run<OWN>({input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
     }
+    for (const std::int64_t N : {1, 4, 5, 8, 9, 33, 128}) {
+        for (const std::int64_t C : {1, 3, 17, 48, 385, 800}) {
+            for (const std::int64_t K : {1, 5, 16, 37}) linear(N, C, K);
+        }
+    }
+    linear(3, 2048, 1024);  // past the caches, at an address that may be none for it
+    std::vector<float> from = floats(1000), to(1024);
+    float* line = to.data();
+    while (reinterpret_cast<std::uintptr_t>(line) % 64 != 0) ++line;
+    limits::stream_through<OWN>(from.data(), line, 992, THREADS);
+    if (limits::multiply_add<OWN>(10, THREADS) <= 0) std::abort();
     std::printf("%s: all clean\n", TEXT(ALEXKERN_ISA));
 }

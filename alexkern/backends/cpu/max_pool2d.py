@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cpu import native
+from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import max_pool2d as definition
 from alexkern.geometry import Geometry, Pair, offset_dtype, pooling
-from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled
+from alexkern.plan import Spec, conform, is_channels_last, nchw, pooled
 
 # Where torch is faster, by the processor time of one thread with AVX-512, ours and torch's by turns, the best of many:
 # contiguous images with rows of fewer windows, for most lanes idle (0.4 times torch's speed with one, 0.5 with three,
@@ -74,11 +75,11 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
     if not channels_last and call.values.shape[3] < NARROW and input.numel() >= SMALL:
         return definition.forward(input.relu() if relu else input, *window, save_offsets, relu)
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    output = empty(call.values, input.device)
+    output = empty(call.values)
     planned = call.offsets._replace(dtype=offset_dtype(*window[0], relu))
-    offsets = empty(planned, input.device) if save_offsets else None
+    offsets = empty(planned) if save_offsets else None
     threads = torch.get_num_threads()
-    workspace = empty(UNUSED._replace(shape=(threads * call.workspace,)), input.device) if call.workspace else None
+    workspace = empty(UNUSED._replace(shape=(threads * call.workspace,))) if call.workspace else None
     native().max_pool2d_forward(
         call.windows,
         call.pooled_size,
@@ -116,7 +117,7 @@ def backward(
     if torch_scatters(input_shape, channels_last):
         return definition.backward(grad, offsets, input_shape, channels_last, *window, needs)
     call = _called(input_shape, channels_last, window)
-    input_grad = empty(call.images, grad.device)
+    input_grad = empty(call.images)
     grad, offsets = conform(grad, call.values), conform(offsets, call.offsets._replace(dtype=offsets.dtype))
     native().max_pool2d_backward(
         call.windows,

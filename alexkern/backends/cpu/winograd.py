@@ -11,8 +11,9 @@ from torch import Tensor
 
 from alexkern.backends import cpu
 from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.backends.cpu.memory import empty
 from alexkern.geometry import Geometry, Pair
-from alexkern.plan import Spec, empty, nchw
+from alexkern.plan import Spec, nchw
 
 SIZES = (3, 5)  # of filters
 # The products have to be at most this share of the convolution's, for the way to the points and back not to eat up what
@@ -81,8 +82,8 @@ def convolve(images: Tensor, filters: Filters, bias: Tensor | None, relu: bool) 
     native = cpu.native()
     images = images.contiguous(memory_format=torch.channels_last)
     of, threads = filters.over(images), torch.get_num_threads()
-    output = empty(nchw((of.N, of.K, of.P, of.Q), images.dtype, True), images.device)
-    workspace = empty(Spec((threads * native.winograd_workspace(of),), (1,), images.dtype), images.device)
+    output = empty(nchw((of.N, of.K, of.P, of.Q), images.dtype, True))
+    workspace = empty(Spec((threads * native.winograd_workspace(of),), (1,), images.dtype))
     finite = native.winograd_convolve(
         of,
         images.data_ptr(),
