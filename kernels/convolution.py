@@ -15,6 +15,7 @@ from alexkern.cost.triton import Tile, register_limit
 from alexkern.geometry import Geometry, Pair, convolution
 from alexkern.kernels import config
 
+
 @dataclass(frozen=True)
 class Problem:
     """One convolution; precision is tl.dot's input_precision."""

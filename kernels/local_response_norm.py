@@ -269,7 +269,8 @@ def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: floa
             kernel[(triton.cdiv(runs, config.BLOCK) if inner else blocks,)](
                 *((x, result) if grad is None else (grad, x, result)),
                 runs, shape.L, shape.C // unit, *shape.strides, *numbers,
-                size, V if inner else size - 1, V, unit, inner, power_kind(beta), index_type(runs if inner else shape.L, shape.C), config.BLOCK,
+                size, V if inner else size - 1, V, unit, inner, power_kind(beta),
+                index_type(runs if inner else shape.L, shape.C), config.BLOCK,
                 num_warps=config.num_warps,
             )  # fmt: skip
     return conform(result, planned)

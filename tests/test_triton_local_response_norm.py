@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from alexkern.accuracy import assert_accurate, assert_same

@@ -1,8 +1,8 @@
 """Triton's interpreter with a second arithmetic: what 32-bit places would be in 64 bits, compared where they count.
 
-A place that wraps is harmless until it is an address, or says which lanes load and store. So whatever integer arithmetic
-wraps carries its exact value along, through shapes, casts, selects and comparisons, and every load and store compares the
-lanes that it takes. Unsigned numbers may wrap where they are only compared: that is what a kernel takes them for.
+A place that wraps is harmless until it is an address, or says which lanes load and store. So whatever wraps carries
+its exact value along, through shapes, casts, selects and comparisons, and every load and store compares the lanes that
+it takes. Unsigned numbers may wrap where they are only compared: that is what a kernel takes them for.
 
 The launch is checked as well: the device's limits of a grid hold in the interpreter too.
 """
@@ -66,7 +66,9 @@ def install() -> None:
 
     def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any, *grid: int) -> Any:
-            assert all(0 <= size <= limit for size, limit in zip(grid, GRID, strict=True)), f"no device has grids {grid}"
+            assert all(0 <= size <= limit for size, limit in zip(grid, GRID, strict=True)), (
+                f"no device has grids {grid}"
+            )
             return method(self, *grid)
 
         return call
