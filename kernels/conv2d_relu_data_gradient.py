@@ -26,7 +26,7 @@ from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
 from alexkern.cost.triton import Product, best_tile
 from alexkern.geometry import Geometry, Pair
-from alexkern.kernels.config import choose, describe
+from alexkern.kernels.config import MAX_GRID_Z, choose, describe
 from alexkern.kernels.convolution import Config, Key, Launch, Problem, constants_of, index_type, key_of, problem_of
 from alexkern.kernels.space_to_depth import filter_rows
 from alexkern.plan import empty, like
@@ -76,12 +76,27 @@ def _first_tap(
     return first, (residue + PAD - first * DILATION) // STRIDE
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "gemm_k", "stride_n", "stride_c", "stride_h", "stride_w"])
+@triton.jit(
+    do_not_specialize=[
+        "first_residue",
+        "N",
+        "H",
+        "W",
+        "P",
+        "Q",
+        "gemm_k",
+        "stride_n",
+        "stride_c",
+        "stride_h",
+        "stride_w",
+    ]
+)
 def data_gradient_kernel(
     dy,  # (N, P, Q, K)
     y,  # (N, P, Q, K), not read unless MASKED
     w,  # (K, R, S, C)
     dx,  # (N, C, H, W), any strides, or (N, H, W, C) where CHANNELS_LAST
+    first_residue,  # of the grid
     N, H, W, P, Q,
     gemm_k,  # TAPS_H * TAPS_W * K // GROUPS, at run time so that the loop is not unrolled
     stride_n, stride_c, stride_h, stride_w,  # dx's
@@ -102,8 +117,9 @@ def data_gradient_kernel(
     RUN: tl.constexpr = KG & -KG if KG & -KG < BLOCK_K else BLOCK_K
     tiles_n = tl.cdiv(CG, BLOCK_N + TAIL_N)
     group, tile = tl.program_id(0) % GROUPS, tl.program_id(0) // GROUPS
-    residue_w, tile = tile % RESIDUES_W, tile // RESIDUES_W
-    residue_h, tile = tile % RESIDUES_H, tile // RESIDUES_H
+    residue = first_residue + tl.program_id(1)
+    tl.assume(residue >= 0)  # divisions of unsigned numbers are shorter
+    residue_h, residue_w = residue // RESIDUES_W, residue % RESIDUES_W
     tile_m, tile_n = tile // tiles_n, tile % tiles_n
     r0, p0 = _first_tap(residue_h.to(INDEX), STRIDE_H, PAD_H, DILATION_H, STEP_H, R)
     s0, q0 = _first_tap(residue_w.to(INDEX), STRIDE_W, PAD_W, DILATION_W, STEP_W, S)
@@ -204,7 +220,7 @@ def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> L
     M, N, gemm_k = product(problem)[:3]
     tiles = cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N)
     (residues_h, residues_w), (step_h, step_w) = residues(of), steps(of)
-    grid = (tiles * residues_h * residues_w * of.groups,)
+    grid = (tiles * of.groups, residues_h * residues_w)
     constants = constants_of(of, config, problem.precision, device)
     constants |= dict(
         C=of.C, S=of.S, STEP_H=step_h, STEP_W=step_w, RESIDUES_H=residues_h, RESIDUES_W=residues_w, MASKED=masked,
@@ -234,10 +250,12 @@ def data_gradient(
     if dx.numel() == 0:
         return dx
     job = prepare(key_of(input, weight, stride, padding, dilation, groups, precision), output is not None)
+    (programs, residues), filters = job.grid, filter_rows(weight)
     with torch.cuda.device_of(dx):
-        data_gradient_kernel[job.grid](
-            grad, grad if output is None else output, filter_rows(weight), dx, *job.sizes, *dx.stride(),
-            CHANNELS_LAST=dx.is_contiguous(memory_format=torch.channels_last),
-            **job.constants,
-        )  # fmt: skip
+        for first in range(0, residues, MAX_GRID_Z):
+            data_gradient_kernel[(programs, min(residues - first, MAX_GRID_Z))](
+                grad, grad if output is None else output, filters, dx, first, *job.sizes, *dx.stride(),
+                CHANNELS_LAST=dx.is_contiguous(memory_format=torch.channels_last),
+                **job.constants,
+            )  # fmt: skip
     return dx

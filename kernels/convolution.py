@@ -63,7 +63,7 @@ def depth_factor(of: Geometry) -> int:
     """The stride, where blocks of stride x stride pixels make enough channels for wide loads and waste little of K."""
     factor = of.stride[0]
     fits = of.stride == (factor, factor) and of.dilation == (1, 1) and of.groups == 1
-    if not fits or not 2 <= factor <= min(of.R, of.S) or not 1 <= of.C <= 4:
+    if not fits or not 2 <= factor <= min(of.R, of.S) or not 1 <= of.C <= 4 or index_type(of) != tl.int32:
         return 1
     return factor if factor * factor * of.C % 4 == 0 else 1
 

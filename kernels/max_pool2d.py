@@ -107,6 +107,12 @@ def clip(best, offset, BEHIND_RELU: tl.constexpr):
 
 
 @triton.jit
+def _image(n, stride, UNIT: tl.constexpr):
+    """Where image n starts; its stride, in units, may be of over 2**31 numbers."""
+    return n * (tl.cast(stride, tl.int64) * UNIT)
+
+
+@triton.jit
 def _load_row(pointer, stride_w, mask):
     first = tl.load(pointer, mask=mask, other=0).to(tl.float32)  # [BLOCK_P, BLOCK_C]
     middle = tl.load(pointer + stride_w, mask=mask, other=0).to(tl.float32)
@@ -134,10 +140,12 @@ def max_pool2d_3x3_stride2_kernel(
     p, q = strip // Q * ROWS, strip % Q  # of the strip's first window
     stride_h, stride_w = tl.cast(in_h, tl.int64) * UNIT, tl.cast(in_w, tl.int64) * UNIT
     corner = 2 * p * stride_h + 2 * q * stride_w  # [BLOCK_P]
-    base = (input + n * in_n * UNIT + corner)[:, None] + (c.to(tl.int64) * in_c)[None, :]
+    base = (input + _image(n, in_n, UNIT) + corner)[:, None] + (c.to(tl.int64) * in_c)[None, :]
     exists = (strip < strips)[:, None] & (c < tl.cast(units, INDEX) * UNIT)[None, :]
     place = (
-        n * out_n * UNIT + ((p * Q + q).to(tl.int64) * out_pixel * UNIT)[:, None] + (c.to(tl.int64) * out_c)[None, :]
+        _image(n, out_n, UNIT)
+        + ((p * Q + q).to(tl.int64) * out_pixel * UNIT)[:, None]
+        + (c.to(tl.int64) * out_c)[None, :]
     )
 
     carry, carry_place = _load_row(base, stride_w, exists)
@@ -191,7 +199,7 @@ def max_pool2d_forward_kernel(
     h0, w0 = p * STRIDE_H - PAD_H, q * STRIDE_W - PAD_W
     stride_h, stride_w = tl.cast(in_h, tl.int64) * UNIT, tl.cast(in_w, tl.int64) * UNIT
     corner = h0 * stride_h + w0 * stride_w  # [BLOCK_P]
-    base = (input + n * in_n * UNIT + corner)[:, None] + (c.to(tl.int64) * in_c)[None, :]
+    base = (input + _image(n, in_n, UNIT) + corner)[:, None] + (c.to(tl.int64) * in_c)[None, :]
     inside = (pixel < pixels)[:, None] & (c < tl.cast(units, INDEX) * UNIT)[None, :]
 
     best = tl.full([BLOCK_P, BLOCK_C], float("-inf"), tl.float32)
@@ -211,7 +219,8 @@ def max_pool2d_forward_kernel(
                 best, offset = _take_tap(base, r, s, h0, w0, inside, best, offset, H, W, stride_h, stride_w,
                                          S, DILATION_H, DILATION_W, INSIDE)  # fmt: skip
 
-    place = n * out_n * UNIT + (pixel.to(tl.int64) * out_pixel * UNIT)[:, None] + (c.to(tl.int64) * out_c)[None, :]
+    pixels_place = _image(n, out_n, UNIT) + pixel.to(tl.int64) * out_pixel * UNIT
+    place = pixels_place[:, None] + (c.to(tl.int64) * out_c)[None, :]
     tl.store(output + place, best.to(output.dtype.element_ty), mask=inside)
     if SAVE_OFFSETS:
         offset = clip(best, offset, BEHIND_RELU)
@@ -264,8 +273,8 @@ def max_pool2d_backward_kernel(
     wide_c = c.to(tl.int64)[None, :]
     grad_p, grad_q = tl.cast(grad_p, tl.int64) * UNIT, tl.cast(grad_q, tl.int64) * UNIT
     saved_p, saved_q = tl.cast(saved_p, tl.int64) * UNIT, tl.cast(saved_q, tl.int64) * UNIT
-    grad_base = (grad + n * grad_n * UNIT + (p_last * grad_p + q_last * grad_q))[:, None] + wide_c * grad_c
-    saved_base = n * saved_n * UNIT + (p_last * saved_p + q_last * saved_q)[:, None] + wide_c * saved_c
+    grad_base = (grad + _image(n, grad_n, UNIT) + (p_last * grad_p + q_last * grad_q))[:, None] + wide_c * grad_c
+    saved_base = _image(n, saved_n, UNIT) + (p_last * saved_p + q_last * saved_q)[:, None] + wide_c * saved_c
     inside = (pixel < pixels)[:, None] & (c < tl.cast(units, INDEX) * UNIT)[None, :]
 
     total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
@@ -283,7 +292,7 @@ def max_pool2d_backward_kernel(
                                        h, w, p_last, q_last, P, Q, inside, grad_p, grad_q, saved_p, saved_q,
                                        R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W)  # fmt: skip
 
-    place = n * out_n * UNIT + (pixel.to(tl.int64) * out_pixel * UNIT)[:, None] + wide_c * out_c
+    place = _image(n, out_n, UNIT) + (pixel.to(tl.int64) * out_pixel * UNIT)[:, None] + wide_c * out_c
     tl.store(input_grad + place, total.to(input_grad.dtype.element_ty), mask=inside)
 
 

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexkern.kernels.config import index_type
+from alexkern.kernels.config import MAX_GRID_Z, index_type
 from alexkern.plan import Spec, contiguous_strides, empty
 
 BLOCK = 1024
@@ -29,7 +29,7 @@ BLOCK = 1024
 def space_to_depth_kernel(
     x,  # (N, C, H, W), any strides
     y,  # (N, HEIGHT, WIDTH, FACTOR, FACTOR, C), dense
-    marks,  # (N, HEIGHT, parts of a row), uint8; not written unless MARKS
+    marks,  # (N, HEIGHT, programs of a row), uint8; not written unless MARKS
     H, W, height, width,
     stride_n, stride_c, stride_h, stride_w,
     pad_h, pad_w,
@@ -37,8 +37,7 @@ def space_to_depth_kernel(
     C: tl.constexpr, FACTOR: tl.constexpr, MARKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row_length = tl.cast(width, INDEX) * (FACTOR * FACTOR * C)
-    parts = tl.cdiv(row_length, BLOCK)
-    row, part = tl.program_id(0) // parts, tl.program_id(0) % parts  # of all N * height rows of blocks
+    row, part = tl.program_id(0), tl.program_id(1)  # of all N * height rows of blocks
     n, i = (row // height).to(tl.int64), row % height
     place = part.to(INDEX) * BLOCK + tl.arange(0, BLOCK)  # in the row: (j, a, b, c)
     c = place % C
@@ -54,7 +53,7 @@ def space_to_depth_kernel(
     if MARKS:
         finite = tl.abs(value.to(tl.float32)) < float("inf")
         mark = tl.max((~finite).to(tl.int32), 0)
-        tl.store(marks + row.to(tl.int64) * parts + part, mark.to(tl.uint8))
+        tl.store(marks + row.to(tl.int64) * tl.num_programs(1) + part, mark.to(tl.uint8))
 
 
 def space_to_depth(
@@ -67,14 +66,16 @@ def space_to_depth(
     N, C, H, W = x.shape
     shape = (N, *size, factor * factor * C)
     y = empty(Spec(shape, contiguous_strides(shape), x.dtype), x.device)
-    parts = triton.cdiv(size[1] * shape[3], BLOCK)
+    row_length = size[1] * shape[3]
+    block = max(BLOCK, triton.next_power_of_2(triton.cdiv(row_length, MAX_GRID_Z)))
+    parts = triton.cdiv(row_length, block)
     marks = None
     if marked:
         lines = (N, size[0], parts)
         marks = empty(Spec(lines, contiguous_strides(lines), torch.uint8), x.device)
-    space_to_depth_kernel[(N * size[0] * parts,)](
+    space_to_depth_kernel[(N * size[0], parts)](
         x, y, y if marks is None else marks, H, W, *size, *x.stride(), *padding,
-        INDEX=index_type(size[1] * shape[3]), C=C, FACTOR=factor, MARKS=marked, BLOCK=BLOCK, num_warps=4,
+        INDEX=index_type(row_length), C=C, FACTOR=factor, MARKS=marked, BLOCK=block, num_warps=4,
     )  # fmt: skip
     return y, marks
 
