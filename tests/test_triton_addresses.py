@@ -13,6 +13,8 @@ from support.optional import need
 
 need("triton")
 
+import triton.language as tl  # noqa: E402
+
 from alexkern.accuracy import assert_same  # noqa: E402
 from alexkern.backends.torch import bits, philox  # noqa: E402
 from alexkern.backends.torch import dropout as dropout_reference  # noqa: E402
@@ -158,7 +160,7 @@ def test_pixels_of_the_weight_gradient(
 ) -> None:
     N, H, splits = 513, 64, 64
     configure(monkeypatch, conv2d_relu_weight_gradient, SplitConfig(16, 16, 1024, 1, 2, splits))
-    places = [(-1 - K // 16, -1, -1), (-1, -1, -1)]  # of the weight, of the bias
+    places = [(-1 - K // 16, -1), (-1, -1)]  # of the weight, of the bias
     kernel = last_program(monkeypatch, conv2d_relu_weight_gradient, "weight_gradient_kernel", *places)
     last_program(monkeypatch, conv2d_relu_weight_gradient, "reduce_kernel")
     x, dy, y = sparse_images(N, C, H, H), sparse_images(N, K, H, H), sparse_images(N, K, H, H)
@@ -346,7 +348,7 @@ def test_wide_windows(stage: str, generator: torch.Generator) -> None:
     near = [whole(shape, generator, 1, 5) for _ in range(4)]  # x, grad, shared, result
     far = [sparse(2 * step + 64).as_strided(shape, (step, 4, 1)).copy_(tensor) for tensor in near]
     for tensors in (near, far):
-        numbers = (4, 12, *tensors[0].stride(), 0.1, 0.75, 2.0, 10, stage, "three_quarters", 4)
+        numbers = (4, 12, *tensors[0].stride(), 0.1, 0.75, 2.0, 10, stage, "three_quarters", tl.int32, 4)
         local_response_norm.wide_window_kernel[(36,)](*tensors, *numbers)
     for ours, wanted in zip(far, near, strict=True):
         assert_same(ours.contiguous(), wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from alexkern.accuracy import assert_accurate, assert_same
@@ -104,7 +105,7 @@ def test_64_bit_addresses() -> None:
     images = x.as_strided((3, 8, 2), (stride, 2, 1))
     images.copy_(torch.arange(48).reshape(3, 8, 2) / 8)
     kernels.local_response_norm_forward_kernel[(3,)](
-        x, y, 6, 2, 8, stride, 2, 1, 0.1, 0.75, 1.0, 5, 4, 8, 1, False, "three_quarters", 16
+        x, y, 6, 2, 8, stride, 2, 1, 0.1, 0.75, 1.0, 5, 4, 8, 1, False, "three_quarters", tl.int32, 16
     )
     wanted = kernels.forward(images.contiguous(), 5, 0.5, 0.75, 1.0)
     assert_same(y.as_strided((3, 8, 2), (stride, 2, 1)), wanted)

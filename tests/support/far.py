@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.shadow import GRID
+
 Program = tuple[int, ...]
 
 
@@ -45,7 +47,7 @@ class Alone:
     def _launch(self, grid: Program, *args: Any, **kwargs: Any) -> None:
         from triton.runtime.interpreter import interpreter_builder
 
-        assert all(0 < size <= limit for size, limit in zip(grid, (2**31 - 1, 65535, 65535), strict=False))
+        assert all(0 < size <= limit for size, limit in zip(grid, GRID, strict=False))
         self.args = args
         program_id = interpreter_builder.create_get_program_id
         for program in self.programs:
