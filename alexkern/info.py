@@ -85,7 +85,7 @@ def info() -> Info:
     its fields.
     """
     from alexkern.dispatch import explain
-    from alexkern.ops.registry import OPERATORS
+    from alexkern.ops.registry import served
 
     smi = _nvidia_smi()
     return Info(
@@ -96,7 +96,7 @@ def info() -> Info:
         nvcc=_nvcc(),
         native={"_cpu": _cpu_module(), "_cuda": _cuda_module()},
         snapshots=_snapshots(),
-        services=tuple(Service(*row) for row in explain(OPERATORS)),
+        services=tuple(Service(*row) for row in explain(served())),
     )
 
 

@@ -20,7 +20,7 @@ from alexkern.bench import bench_overhead, static_report
 from alexkern.bench.layers import LAYERS, Layers, Modules, Normalization
 from alexkern.commands import tune
 from alexkern.nn import match
-from alexkern.ops.registry import OPERATORS
+from alexkern.ops.registry import OPERATORS, served
 from alexkern.tools.workloads import having, workloads
 from support import oracle, routes, seventh
 from support.backends import serving
@@ -32,7 +32,7 @@ TESTS = Path(__file__).parent
 
 def test_every_operator_has_its_face_and_its_tests() -> None:
     assert list(SUITES) == list(oracle.PLAIN) == list(OPERATORS)
-    assert set(functional.__all__) == {*OPERATORS, "augment"}
+    assert set(functional.__all__) == set(served())
     for name, operator in OPERATORS.items():
         assert operator.name == name and operator.function is getattr(functional, name)
 
