@@ -82,7 +82,7 @@ class FusedSequential(nn.Sequential):
         restore = False  # whether the value is channels_last only because we made it so
         index = 0
         while index < len(children):
-            found = find(children, index, changed) if fuses and _is_plain(input) else None
+            found = match(children, index, changed) if fuses and _is_plain(input) else None
             if type(found) is not Match:
                 if restore:
                     input, restore = input.contiguous(), False
@@ -145,14 +145,8 @@ class Match(NamedTuple):
         return self.operator.function(input, **self.operator.arguments(*self.modules))
 
 
-def match(children: Sequence[nn.Module | None], index: int) -> Match | None:
-    """The longest run from `index` on that one operator stands for; None where the child has to run as it is."""
-    found = None if _global_hooks() else find(children, index, changed_layers())
-    return found if type(found) is Match else None
-
-
-def find(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
-    """The same, or why the child has to run as it is, where no hook is on all modules."""
+def match(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
+    """The longest run from `index` on that one operator stands for, or why the child has to run as it is."""
     reason = "not torch's own class"
     for layers, operator, behind in registry.runs().get(type(children[index]), ()):
         run: tuple[Any, ...] = tuple(children[index : index + len(layers)])

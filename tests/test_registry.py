@@ -19,7 +19,7 @@ from alexkern import dispatch, functional
 from alexkern.bench import bench_overhead, static_report
 from alexkern.bench.layers import LAYERS, Layers, Modules, Normalization
 from alexkern.commands import tune
-from alexkern.nn import match
+from alexkern.nn import Match, match
 from alexkern.ops.registry import OPERATORS, served
 from alexkern.tools.workloads import having, workloads
 from support import oracle, routes, seventh
@@ -73,8 +73,8 @@ def test_every_route_and_the_dispatcher_have_it(planted: str, generator: torch.G
 
 
 def test_fused_layers_have_it(planted: str, operators: list[str]) -> None:
-    found = match([nn.Softsign()], 0)
-    assert found is not None and found.operator is OPERATORS[planted]
+    found = match([nn.Softsign()], 0, ())
+    assert isinstance(found, Match) and found.operator is OPERATORS[planted]
     image = torch.randn(1, 3, 8, 8)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Softsign()).eval()
     with torch.no_grad():

@@ -17,7 +17,8 @@ from alexkern.frozen import images
 from alexkern.frozen.convolution import FrozenConvolution, Plan, folds, symmetric_padding
 from alexkern.frozen.linear import FrozenLinear, settle
 from alexkern.frozen.step import ByOperator, Passing, Run, Step, tensors_of
-from alexkern.nn import FusedSequential, is_bare, match, watcher
+from alexkern.nn import FusedSequential, Match, changed_layers, match, watcher, why_not_bare
+from alexkern.ops.convolution import misfit_of
 from alexkern.plan import is_channels_last
 
 # The images of a large batch go through the convolutions and poolings so many at a time that an activation has at most
@@ -160,25 +161,34 @@ def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
     kind = type(first)
     convolves = kind is nn.Conv2d and symmetric_padding(first) is not None and first.in_channels > 0
     norm = rest.pop(0) if convolves and rest and folds(rest[0]) else None
-    found = match([first, *rest], 0)
-    run = (first,) if found is None else found.modules
-    if not all(map(_is_packable, run if norm is None else (*run, norm))):
-        return Step(first)
+    run, found, why_plain = (first,), None, match([first, *rest], 0, changed_layers())
+    if isinstance(why_plain, Match):
+        run, found, why_plain = why_plain.modules, why_plain, ""
+    for module in run if norm is None else (*run, norm):
+        reason = _why_not_packable(module)
+        if reason is not None:
+            return Step(first, why_plain=reason)
     if convolves:
         return FrozenConvolution(first, norm, found, name, plan)
     if kind is nn.Linear:
-        return FrozenLinear(*run)
+        return FrozenLinear(first, found)
     if kind in (nn.Dropout, nn.AdaptiveAvgPool2d):
         return Passing(first)
-    return Step(first) if found is None else ByOperator(found)
+    if found is not None:
+        return ByOperator(found)
+    return Step(first, why_plain=(misfit_of(first) or "padding") if kind is nn.Conv2d else why_plain)
 
 
-def _is_packable(module: nn.Module | None) -> bool:
-    """With nobody to see that it is not called, in eval mode, and with tensors that say when they are changed."""
-    if module is None or not is_bare(module) or module.training:
-        return False
+def _why_not_packable(module: nn.Module | None) -> str | None:
+    """Somebody sees whether it is called, it is not in eval mode, or its tensors do not say when they are changed."""
+    if module is None:
+        return "nothing"
+    if module.training:
+        return f"{type(module).__name__} is in training mode"
     tensors = tensors_of((module._parameters, module._buffers))
-    return all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors)
+    if not all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors):
+        return f"{type(module).__name__} has tensors of a subclass or of inference mode"
+    return why_not_bare(module, changed_layers())
 
 
 def _by_image(steps: list[Any]) -> int:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from alexkern import dispatch
 from alexkern.errors import argument_error
 from alexkern.nn import Match
 from alexkern.ops.checks import FLOATING
@@ -46,8 +47,8 @@ class Step:
 
     by_image, pools = False, False  # images, each for itself; to fewer pixels
 
-    def __init__(self, *modules: Any):
-        self.modules = modules
+    def __init__(self, *modules: Any, why_plain: str = ""):
+        self.modules, self.why_plain = modules, why_plain
 
     def takes(self, input: Any) -> bool:
         """Whether the step runs at once, in place of its children."""
@@ -61,6 +62,10 @@ class Step:
     def describe(self) -> str:
         """For the repr, where something was packed."""
         return ""
+
+    def serving(self, like: Tensor) -> tuple[str, str, str]:
+        """For a report: operator and backend, of tensors like this one, and why there is none."""
+        return "", "", self.why_plain
 
     def __setstate__(self, state: object) -> None:
         """No step is stored. Those that were, were modules."""
@@ -91,6 +96,7 @@ class ByOperator(Run):
 
     def __init__(self, found: Match):
         super().__init__(*found.modules)
+        self.name = found.operator.name
         self.pools = type(found.modules[0]) is nn.MaxPool2d
         self.by_image = self.pools or type(found.modules[0]) is nn.LocalResponseNorm
         arguments = found.operator.arguments(*found.modules)
@@ -102,9 +108,16 @@ class ByOperator(Run):
     def __call__(self, input: Tensor) -> Tensor:
         return self.call(input)
 
+    def serving(self, like: Tensor) -> tuple[str, str, str]:
+        return self.name, dispatch.resolve_name(self.name, next(self.modules[0].parameters(), like)), ""
+
 
 class Passing(Run):
     """What hands on its input: a Dropout, or an AdaptiveAvgPool2d for images of the size asked for."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__(module)
+        self.why_plain = "hands on its input"
 
     def takes(self, input: Any) -> bool:
         size = getattr(self.modules[0], "output_size", None)
@@ -116,13 +129,15 @@ class Passing(Run):
 
 
 class PackedRun(Run):
-    """A layer with a weight, and what follows it."""
+    """A layer with a weight, and what follows it. found: what they are without a normalisation; None for it alone."""
 
+    ALONE: ClassVar[str]  # the function of a layer with nothing behind it
     WAYS: ClassVar[Sequence[type[Way]]]  # in the order in which they are asked; the last serves everything
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, relu: bool, *modules: Any):
+    def __init__(self, weight: Tensor, bias: Tensor | None, found: Match | None, *modules: Any):
         super().__init__(*modules)
-        self.bias, self.relu = None if bias is None else bias.detach().contiguous(), relu
+        self.found, self.relu = found, found is not None
+        self.bias = None if bias is None else bias.detach().contiguous()
         self.by_onednn = onednn_serves(weight)
         self.ways = [way for kind in self.WAYS if (way := kind.pack(self, weight)) is not None]
 
@@ -151,3 +166,9 @@ class PackedRun(Run):
     def describe(self) -> str:
         ways = " and ".join(way.words for way in reversed(self.ways))
         return f"weight={str(self.weight.dtype).removeprefix('torch.')} {ways}, relu={self.relu}"
+
+    def serving(self, like: Tensor) -> tuple[str, str, str]:
+        operator = None if self.found is None else self.found.operator.name
+        plain = "torch" if operator is None else dispatch.resolve_name(operator, self.weight)
+        ways = " or ".join(plain if way.words == "plain" else way.words for way in self.ways)
+        return operator or self.ALONE, ways, ""
