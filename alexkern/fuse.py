@@ -98,9 +98,8 @@ class FusionReport:
 def fusion_report(model: nn.Module) -> FusionReport:
     """Which children run as which operator, on which backend, and why the other layers run as they are.
     It asks what a call would ask, about the model as it is now: hooks, settings, parameters, who watches. What it
-    cannot know is the input: on one that is no plain floating tensor every child runs as it is. The layers that a
-    snapshot has packed have their ways to run for a backend, between which the input decides, and those without a ReLU
-    behind them conv2d or linear for an operator.
+    cannot know is the input: on one that is no plain floating tensor every child runs as it is. Layers that a snapshot
+    has packed may have several ways to run for a backend, and conv2d or linear for an operator.
 
     Args:
         model: any module.
@@ -124,22 +123,11 @@ def fusion_report(model: nn.Module) -> FusionReport:
 def _entries(
     path: str, parent: nn.Module, like: Tensor, watching: str | None, changed: tuple[type, ...]
 ) -> Iterator[Entry]:
-    names = iter([f"{path}{name}" for name in parent._modules])
-    for step in _steps(parent, watching, changed):
-        child, where = step.modules[0], tuple(next(names) for _ in step.modules)
-        operator, backend, why_plain = step.serving(like)
-        if operator or isinstance(child, tuple(registry.runs())):
-            yield Entry(where, tuple(type(module).__name__ for module in step.modules), operator, backend, why_plain)
-        if not operator and child is not None:
-            yield from _entries(f"{where[0]}." if where[0] else "", child, like, watching, changed)
-
-
-def _steps(parent: nn.Module, watching: str | None, changed: tuple[type, ...]) -> Iterator[Step]:
-    """The children that run at once or as they are: of a snapshot its own, of any other such as it would have."""
     forward, children = getattr(parent.forward, "__func__", None), tuple(parent._modules.values())
-    own: Iterator[Step] = iter(())
+    own: Iterator[Step] = iter(())  # of a snapshot
     if isinstance(parent, FrozenSequential) and forward is FrozenSequential.forward and watching is None:
         own = iter(parent._current().steps)
+    names = iter([f"{path}{name}" for name in parent._modules])
     index = 0
     while index < len(children):
         child, step = children[index], next(own, None)
@@ -150,7 +138,12 @@ def _steps(parent: nn.Module, watching: str | None, changed: tuple[type, ...]) -
             found = watching or match(children, index, changed)
         if step is None:
             step = ByOperator(found) if isinstance(found, Match) else Step(child, why_plain=found)
-        yield step
+        operator, backend, why_plain = step.serving(like)
+        where = tuple(next(names) for _ in step.modules)
+        if operator or isinstance(child, tuple(registry.runs())):
+            yield Entry(where, tuple(type(module).__name__ for module in step.modules), operator, backend, why_plain)
+        if not operator and child is not None:
+            yield from _entries(f"{where[0]}." if where[0] else "", child, like, watching, changed)
         index += len(step.modules)
 
 

@@ -28,9 +28,7 @@ class MaxPool2d(nn.MaxPool2d):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.return_indices:
-            raise ValueError(
-                "alexkern.nn.MaxPool2d: return_indices must be False: it keeps window offsets, not indices"
-            )
+            raise ValueError("alexkern.nn.MaxPool2d: return_indices must be False: it keeps offsets in windows")
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
@@ -117,7 +115,12 @@ def _is_plain(value: Any) -> bool:
 
 def watcher(input: Any) -> str | None:
     """Who has to see the children run one by one, from here on."""
-    if _global_hooks():
+    if (
+        module_globals._global_forward_hooks
+        or module_globals._global_forward_pre_hooks
+        or module_globals._global_backward_hooks
+        or module_globals._global_backward_pre_hooks
+    ):
         return "a hook is on all modules"
     # torch.device as a context, and torch.set_default_device, are a mode too, but see nothing.
     if torch._C._len_torch_function_stack() > 0 and any(
@@ -165,18 +168,9 @@ def match(children: Sequence[nn.Module | None], index: int, changed: Container[t
     return reason
 
 
-def _global_hooks() -> bool:
-    return bool(
-        module_globals._global_forward_hooks
-        or module_globals._global_forward_pre_hooks
-        or module_globals._global_backward_hooks
-        or module_globals._global_backward_pre_hooks
-    )
-
-
-def is_bare(module: nn.Module | None) -> bool:
+def is_bare(module: nn.Module) -> bool:
     """No hook would be passed by, and calling the module means calling its class's forward, on plain parameters."""
-    return module is not None and why_not_bare(module, changed_layers()) is None
+    return why_not_bare(module, changed_layers()) is None
 
 
 def why_not_bare(module: nn.Module, changed: Container[type]) -> str | None:

@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     """What freeze was told, by the names of children."""
 
     sizes: Mapping[str, tuple[int, ...]]  # of what convolutions get
-    head: str | None  # the model's first convolution
+    head: str  # the model's first convolution, if it is here
     bytes_to: taken.Normalisation | None  # of what it takes
 
 
@@ -176,7 +176,7 @@ class FrozenConvolution(PackedRun):
             value = self.images.convolved(input, self.bias)
             if value is not None:
                 return value if self.window is None else functional.max_pool2d(value, *self.window)
-            input = self.images.prepared(input)
+            input = taken.prepared(input, self.images.dtype, self.images.bytes_to)
             if input.dim() == 4:
                 input = input.contiguous(memory_format=torch.channels_last)
         if self.by_onednn:

@@ -30,10 +30,6 @@ class Plain(Way):
         self.bias, self.relu = step.bias, step.relu
         self.weight = weight
 
-    @classmethod
-    def pack(cls, step: FrozenLinear, weight: Tensor) -> Plain | None:
-        return cls(step, weight)
-
     def __call__(self, input: Tensor) -> Tensor | None:
         if self.relu:
             return functional.linear_relu_dropout(input, self.weight, self.bias, 0.0, False)

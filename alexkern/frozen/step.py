@@ -24,7 +24,7 @@ class Way:
     @classmethod
     def pack(cls, step: Any, weight: Tensor, /) -> Way | None:
         """For a step with a weight as torch has it; None where this way is not for such a layer, or not to be had."""
-        raise NotImplementedError
+        return cls(step, weight)  # type: ignore[call-arg]
 
     def serves(self, input: Tensor, /) -> bool:
         """Whether the way may be taken, and pays."""
@@ -59,24 +59,16 @@ class Step:
             input = module(input)
         return input
 
-    def describe(self) -> str:
-        """For the repr, where something was packed."""
-        return ""
-
     def serving(self, like: Tensor) -> tuple[str, str, str]:
         """For a report: operator and backend, of tensors like this one, and why there is none."""
         return "", "", self.why_plain
-
-    def __setstate__(self, state: object) -> None:
-        """No step is stored. Those that were, were modules."""
-        raise RuntimeError("alexkern.freeze: a snapshot of another version of alexkern; freeze the model again")
 
 
 class Run(Step):
     """Children that run at once where no gradient is wanted."""
 
-    def __init__(self, *modules: Any):
-        super().__init__(*modules)
+    def __init__(self, *modules: Any, why_plain: str = ""):
+        super().__init__(*modules, why_plain=why_plain)
         self.owners = [owner for module in modules for owner in (module._parameters, module._buffers) if owner]
         self.trains = any(tensor.requires_grad for tensor in tensors_of(self.owners))
 
@@ -114,10 +106,6 @@ class ByOperator(Run):
 
 class Passing(Run):
     """What hands on its input: a Dropout, or an AdaptiveAvgPool2d for images of the size asked for."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__(module)
-        self.why_plain = "hands on its input"
 
     def takes(self, input: Any) -> bool:
         size = getattr(self.modules[0], "output_size", None)
@@ -164,6 +152,7 @@ class PackedRun(Run):
             raise argument_error("freeze", "input", f"shape {tuple(input.shape)}", f"of {channels} channels")
 
     def describe(self) -> str:
+        """For the repr."""
         ways = " and ".join(way.words for way in reversed(self.ways))
         return f"weight={str(self.weight.dtype).removeprefix('torch.')} {ways}, relu={self.relu}"
 

@@ -221,9 +221,7 @@ class Augment(Description):
     """It stands for no layers, and is known to no dispatcher: there is nothing to differentiate or to compile."""
 
     name = NAME
-    num_tensors = 3  # images, sizes, seed
     num_differentiable = 0
-    layers = ()
     reference = REFERENCE
 
 
