@@ -164,10 +164,16 @@ def test_a_ceil_mode_pool_behind_a_convolution_joins_in(
     model = alexkern.freeze(model) if frozen else model
     calls, call = [], Operator.__call__
     monkeypatch.setattr(Operator, "__call__", lambda self, *args: (calls.append(self.name), call(self, *args))[1])
-    image = torch.randn(2, 3, *size, dtype=torch.float64)
-    torch.testing.assert_close(model(image), nn.Sequential.forward(model, image))
+    image = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=not frozen)
+    output, plain = model(image), nn.Sequential.forward(model, image)
+    torch.testing.assert_close(output, plain)
     assert calls == ran and (frozen or operators == [JOINED])
     assert [entry.children for entry in alexkern.fusion_report(model).fused][0] == ("0", "1", "2")
+    if not frozen:
+        leaves = [image, *model.parameters()]
+        found, wanted = (torch.autograd.grad(one.square().sum(), leaves) for one in (output, plain))
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(model(image[0]), plain[0])
 
 
 def test_slices_fuse_what_lies_in_them(operators: list[str]) -> None:
