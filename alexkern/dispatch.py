@@ -142,9 +142,8 @@ def serving(
         return setting
     reasons = why_not(operator, device, dtype, arithmetic or _arithmetic(operator, dtype))
     name = _taken(reasons)
-    if name == "torch" and device.type == "cuda" and dtype in DTYPES and trusted.verifiable(operator):
-        if not trusted.has_passed(operator, device):
-            _warn_once(operator, reasons)
+    if name == "torch" and device.type == "cuda" and dtype in DTYPES and not trusted.has_passed(operator, device):
+        _warn_once(operator, reasons)
     return name
 
 

@@ -86,7 +86,7 @@ def info() -> Info:
     its fields.
     """
     from alexkern.dispatch import explain
-    from alexkern.ops.registry import OPERATORS
+    from alexkern.ops.registry import served
 
     smi = _nvidia_smi()
     return Info(
@@ -98,7 +98,7 @@ def info() -> Info:
         native={"_cpu": _cpu_module(), "_cuda": _cuda_module()},
         snapshots=_snapshots(),
         memory=memory.describe(),
-        services=tuple(Service(*row) for row in explain(OPERATORS)),
+        services=tuple(Service(*row) for row in explain(served())),
     )
 
 

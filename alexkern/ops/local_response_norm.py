@@ -10,10 +10,9 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.errors import argument_error
 from alexkern.ops import checks
-from alexkern.ops.autocast import to_float32
+from alexkern.ops.autocast import autocast
 from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
-from alexkern.plan import Spec, like
 from alexkern.references.local_response_norm import REFERENCE
 
 
@@ -53,7 +52,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         checks.number(name, argument, value) for argument, value in (("alpha", alpha), ("beta", beta), ("k", k))
     )
     if torch._C._is_any_autocast_enabled():
-        (input,) = to_float32(input)
+        (input,) = autocast(input, dtype=torch.float32)
     return OPERATOR(input, size, alpha, beta, k)
 
 
@@ -68,14 +67,7 @@ class LocalResponseNorm(Operator):
     example = Example((IMAGE,), (5, 0.5, 0.75, 2.0), (5, 0.5, 0.75, 2.0))
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
-        (norm,) = modules
-        return {"size": norm.size, "alpha": norm.alpha, "beta": norm.beta, "k": norm.k}
-
-    def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return (like(args[0]),)
-
-    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        return (like(args[0]),)
+        return {name: getattr(modules[0], name) for name in ("size", "alpha", "beta", "k")}
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         input, *params = args

@@ -32,11 +32,12 @@ def window_arguments(
     return kernel_size, stride, padding, dilation
 
 
-def checked_pooled_size(
+def rounded_up(
     operator: str, size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
-) -> Pair:
-    """(P, Q), once there is room for a window."""
-    pooled = pooled_size(pooling((1, 1, *size), kernel_size, stride, padding, dilation), ceil_mode)
+) -> bool:
+    """Whether ceil_mode makes the output larger, once there is room for a window."""
+    windows = pooling((1, 1, *size), kernel_size, stride, padding, dilation)
+    pooled = pooled_size(windows, ceil_mode)
     if pooled[0] < 1 or pooled[1] < 1:
         raise argument_error(
             operator,
@@ -44,7 +45,7 @@ def checked_pooled_size(
             f"{size[0]}x{size[1]} where the windows are taken, which gives {pooled[0]}x{pooled[1]}",
             f"large enough for one {kernel_size[0]}x{kernel_size[1]} window: the output size is too small",
         )
-    return pooled
+    return pooled != pooled_size(windows, False)
 
 
 def unbatched(output: Tensor) -> Tensor:
