@@ -19,7 +19,11 @@ EXIT_CLOSED_PIPE = 141  # and for one ended because nobody reads its output any 
 
 
 class CommandError(Exception):
-    """Bad input to a command. The message is one line for the user: what, and what is wrong with it."""
+    """Bad input to a command, or what ends it. The message is one line for the user: what, and what is wrong."""
+
+    def __init__(self, message: str, status: int = EXIT_BAD_INPUT) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def guarded(program: str, run: Callable[[], int]) -> int:
@@ -31,7 +35,7 @@ def guarded(program: str, run: Callable[[], int]) -> int:
             return EXIT_INTERRUPTED
         except (CommandError, BackendUnavailable) as error:
             print(f"{program}: {printable(str(error))}", file=sys.stderr)
-            return EXIT_BAD_INPUT
+            return error.status if isinstance(error, CommandError) else EXIT_BAD_INPUT
         finally:
             for stream in _streams():
                 stream.flush()  # what Python would do at its end, where nothing can be caught any more
