@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import resource
 import signal
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -206,6 +208,29 @@ def test_a_run_on_a_full_disk_says_so(run, images: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     line = one_line(run(images, *OPTIONS, "--out", tmp_path), 1)
     assert line == f"alexkern train: {tmp_path}/checkpoint.pt: cannot be saved (no space left on device)"
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EROFS", "EACCES", "EIO"])
+def test_a_folder_that_stops_taking_files(error: str, run, images: Path, tmp_path: Path, monkeypatch) -> None:
+    """The disk is full, or the folder has become read-only, from the third checkpoint on."""
+    number, calls = getattr(errno, error), 0
+
+    def failing(path: Path, mode: str) -> BinaryIO:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            return open(path, mode)
+        if error == "ENOSPC":
+            return open("/dev/full", mode)
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(checkpoint, "open", failing, raising=False)
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--save-every", 2), 1)
+    path = tmp_path / "checkpoint.pt"
+    assert line.startswith(f"alexkern train: {path}: cannot be saved (")
+    assert line.endswith(f"{os.strerror(number).lower()}); {path} is the one before")
+    assert checkpoint.load(path)["progress"]["step"] == 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "log.csv", "previous.pt"]
 
 
 def test_a_log_that_cannot_be_written(run, images: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -42,10 +41,9 @@ class RunLock:
             if not (_gone(owner.get("process")) if free is None else free):
                 self.file.close()
                 raise self._taken(owner)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
-                    break
-            self.file.close()  # its owner was just removing it
+            if self._is_there():
+                break
+            self.file.close()
         self.file.truncate(0)
         json.dump(mine, self.file)
         self.file.flush()
@@ -53,14 +51,20 @@ class RunLock:
 
     def __exit__(self, *exception: object) -> None:
         _held.discard(self.path)
-        self.path.unlink(missing_ok=True)
+        if self._is_there():
+            self.path.unlink()
         self.file.close()
 
     def _taken(self, owner: dict[str, Any]) -> TrainingError:
         who = f"process {owner.get('process', '?')} on {owner.get('host', '?')}"
-        return TrainingError(
-            f"--out {self.path.parent}: {who} trains here; if it does not any more, remove {self.path}"
-        )
+        return TrainingError(f"--out {self.path.parent}: {who} trains here; if it no longer does, remove {self.path}")
+
+    def _is_there(self) -> bool:
+        """Whether the file is still the folder's: its owner removes it, and a user may."""
+        try:
+            return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
 
 def _lock(file: TextIO) -> bool | None:

@@ -221,7 +221,7 @@ class Trainer:
             progress.epoch, progress.batch = progress.epoch + 1, 0
             self.step.sums.zero_()
             # The row first: killed in between, the resumed run does the epoch again and drops its row.
-            self._lead(lambda row=row: log.add(path, row))
+            self._lead(partial(log.add, path, row))
             if self.world.leads:
                 self.display.epoch(row, settings.epochs)
             self.save()

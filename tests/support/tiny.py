@@ -1,7 +1,8 @@
 """A network small enough to be trained in a test, images that it can learn, and the command on both.
 
 Run as a script it is `alexkern` with the small network in place of `alexnet`. SIGNAL_AT=name:count:number makes it
-send that signal to its process group at the count-th call of one of MOMENTS; SIGKILL to itself, as a power failure.
+send that signal to its process group at the count-th call of one of MOMENTS; SIGKILL to itself, as a power failure. Of
+torchrun's processes the first sends none, and the others to themselves.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ def command(*arguments: object, at: str = "", **popen: Any) -> subprocess.Popen[
 
 MOMENTS: dict[str, tuple[Any, str]] = {
     "step": (Step, "update"),
+    "spoil": (Step, "new_gradients"),
     "write": (torch, "save"),
     "flush": (os, "fsync"),
     "rename": (os, "replace"),
@@ -123,12 +125,16 @@ def _arm(name: str, count: int, number: int) -> None:
         calls += 1
         if calls != count:
             return original(*arguments, **options)
+        if name == "spoil":
+            loss, right = original(*arguments, **options)
+            return loss * float("nan"), right
         if name == "write":  # half of it
             original(*arguments, **options)
             arguments[1].truncate(arguments[1].tell() // 2)
-        if number == signal.SIGKILL:
+        if number == signal.SIGKILL or "RANK" in os.environ:
             os.kill(os.getpid(), number)
-        os.killpg(0, number)
+        else:
+            os.killpg(0, number)
         return original(*arguments, **options)
 
     setattr(owner, attribute, counting)
@@ -137,7 +143,7 @@ def _arm(name: str, count: int, number: int) -> None:
 if __name__ == "__main__":
     MODELS["alexnet"] = tiny  # type: ignore[assignment]
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started by
-    for moment in os.environ.get("SIGNAL_AT", "").split():
+    for moment in os.environ.get("SIGNAL_AT", "").split() if os.environ.get("RANK") != "0" else ():
         name, count, number = moment.split(":")
         _arm(name, int(count), int(number))
     sys.exit(cli.main(sys.argv[1:]))
