@@ -15,10 +15,13 @@ from alexkern.commands import CommandError, positive
 from alexkern.console import first_line
 from alexkern.data import DataError, Samples, find_samples, hold_out
 from alexkern.drawing import NotDrawn
+from alexkern.models import Weights, read_weights
 from alexkern.training import PRESETS, Settings, Trainer, TrainingError, checkpoint, log, pictures
 from alexkern.training.display import Display
 from alexkern.training.errors import Interrupted
+from alexkern.training.initial import begin_with
 from alexkern.training.lock import RunLock
+from alexkern.training.rehearsal import rehearse
 from alexkern.training.settings import flag, from_dict
 from alexkern.training.trainer import CURVES, LOG, WEIGHTS
 from alexkern.training.world import World, join
@@ -41,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", nargs="?", const="", metavar="F", help="go on from RUN's checkpoint, or from the checkpoint F"
     )
+    parser.add_argument(
+        "--init", metavar="W", help="begin with a file's weights, but for its last layer if of other classes"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="one batch through everything: shapes, memory, no files")
     parser.add_argument("--curves", action="store_true", help="only draw the curves of the run's folder that DATA is")
     parser.add_argument("--preset", choices=list(PRESETS), help="a paper's settings; options change them")
     parser.add_argument("--device", help="a torch device; default: cuda where there is a GPU, else cpu")
@@ -91,15 +98,17 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, world: World) -> int:
     with ExitStack() as held:
         new = not args.out.is_dir()
-        if not new:
+        if not new and not args.dry_run:
             _hold(args.out, world, held)
         given = _given(args)
         source, content = None, None
         if args.resume is not None:
+            if args.init is not None:
+                raise TrainingError("--init: a resumed run has its weights; wanted --init or --resume")
             source = Path(args.resume) if args.resume else checkpoint.newest(args.out)
             content = checkpoint.load(source)
             settings = _resumed(from_dict(content["settings"]), given, source)
-        elif any((args.out / name).exists() for name in (checkpoint.NAME, checkpoint.PREVIOUS)):
+        elif not args.dry_run and any((args.out / name).exists() for name in (checkpoint.NAME, checkpoint.PREVIOUS)):
             raise TrainingError(
                 f"--out {args.out}: has a checkpoint; go on from it with --resume, or name another folder"
             )
@@ -107,7 +116,7 @@ def _train(args: argparse.Namespace, world: World) -> int:
             settings = from_dict(given)
         display = Display(quiet=args.quiet, silent=not world.leads)
         training, validation = _samples(args, settings, display)
-        if new:
+        if new and not args.dry_run:
             _hold(args.out, world, held)
         trainer = Trainer(
             settings, training, validation, args.out, world, display, workers=max(0, args.workers),
@@ -120,6 +129,14 @@ def _train(args: argparse.Namespace, world: World) -> int:
             f"{settings.model}: {len(training)} images of {len(training.classes)} classes, {len(validation)} for "
             f"validation; {world.size} x {world.device}, {torch.get_num_threads()} threads"
         )
+        if args.init is not None:
+            fresh = begin_with(trainer.model, _weights(args.init, settings.model))
+            layers = f"{', '.join(fresh)} is new, the other layers are" if fresh else "all layers are"
+            display.say(f"{args.init}: {layers} the file's")
+        if args.dry_run:
+            for line in (*rehearse(trainer), "nothing is written"):
+                display.say(line)
+            return 0
         try:
             trainer.fit()
         except Interrupted as stopped:
@@ -140,6 +157,13 @@ def _hold(folder: Path, world: World, held: ExitStack) -> None:
             reason = error
     if world.most([reason is not None])[0]:
         raise reason or Interrupted("", TrainingError.status)
+
+
+def _weights(source: str, model: str) -> Weights:
+    try:
+        return read_weights(source, model=model)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"--init: {first_line(error)}") from None
 
 
 def _curves(folder: Path) -> int:

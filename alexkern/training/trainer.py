@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -188,9 +189,15 @@ class Trainer:
             DataError: too many images are damaged.
             Interrupted: Ctrl-C, SIGTERM or SIGHUP, after saving.
         """
+        steps = self.settings.epochs * self.training.order.steps
+        with self.explained(), StopRequest() as request, self.display.bar(steps, self.progress.step):
+            return self._fit(request)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What the machine does to a run within the block is a RunFailed that says so."""
         try:
-            with StopRequest() as request, self.display.bar(self._steps, self.progress.step):
-                return self._fit(request)
+            yield
         except RuntimeError as error:
             reason = cause(error)
             if reason is None:
@@ -198,11 +205,6 @@ class Trainer:
             path = self.folder / checkpoint.NAME
             kept = f"{path} is the last checkpoint" if path.exists() else "there is no checkpoint yet"
             raise RunFailed(f"{reason}; stopped after step {self.progress.step}, {kept}") from None
-
-    @property
-    def _steps(self) -> int:
-        """Of the whole run."""
-        return self.settings.epochs * self.training.order.steps
 
     def _fit(self, request: StopRequest) -> list[log.Row]:
         settings, progress, path = self.settings, self.progress, self.folder / LOG
