@@ -20,6 +20,7 @@ TORCHVISION_TWIN = "alexnet"  # the network of which torchvision has the very sa
 SUFFIXES = {"torchvision": ".pth", "onnx": ".onnx", "torch-export": ".pt2"}
 NEEDED = {"onnx": ("onnx", "onnxscript")}  # packages
 INPUT, OUTPUT = "images", "logits"
+SHAPES = ({0: torch.export.Dim("N", min=1)},)  # the batch is free
 
 
 class ExportError(Exception):
@@ -79,7 +80,7 @@ def _state_dict(model: AlexNet, example: Tensor, path: Path) -> None:
 
 def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     with torch.no_grad():
-        return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N", min=1)},))
+        return torch.export.export(model, (example,), dynamic_shapes=SHAPES)
 
 
 def _torch_export(model: AlexNet, example: Tensor, path: Path) -> None:
@@ -90,8 +91,9 @@ def _onnx(model: AlexNet, example: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's exporter about itself
         program = torch.onnx.export(
-            _program(model, example), (example,), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
-        )
+            _program(model, example), (example,), input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=SHAPES,
+            dynamo=True, verbose=False,
+        )  # fmt: skip
         assert program is not None
         program.model.metadata_props.update(_metadata(model, example.shape[-1]))
         program.save(path, external_data=False)
