@@ -267,7 +267,7 @@ def test_a_damaged_image_is_a_row(run, weights, photos, tmp_path):
     guess = found["images"][3]["classes"][0]
     assert (rows[5]["class"], int(rows[5]["index"])) == (guess["class"], guess["index"])
     assert float(rows[5]["probability"]) == guess["probability"] and rows[5]["error"] == ""
-    status, output, errors = run(*arguments, tmp_path / "none.png", "--json")
+    status, output, errors = run("classify", tmp_path / "none.png", *arguments[1:], "--json")
     assert status == 2 and len(errors) == 2
     assert json.loads(output)["images"][0] == {"path": f"{tmp_path}/none.png", "error": "no such file or folder"}
 
