@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from alexkern import verified
-from alexkern.commands import CommandError, positive
+from alexkern.commands import CommandError, positive, print_json
 from alexkern.console import printable
 from alexkern.dispatch import PACKAGES, forget
 from alexkern.ops.registry import served
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     path = verified.write(report.identity, report.operators)
     forget()
     if args.json:
-        print(json.dumps({**report.as_data(), "record": str(path)}, indent=1))
+        print_json({**report.as_data(), "record": str(path)})
         return EXIT_WRONG if report.failed else 0
     print(report)
     for line in report.failed:
