@@ -203,17 +203,20 @@ def bad_images(photos: list[Path]) -> dict[str, tuple[bytes, str]]:
     """name -> (content, what the line says)"""
     jpeg, flower = (path.read_bytes() for path in photos)
     return {
-        "text.jpg": (b"Dear all,\nplease find attached\n", "not a JPEG or PNG image"),
-        "notes.txt": (b"Dear all,\nplease find attached\n", "not a JPEG or PNG image"),
-        "empty.png": (b"", "not a JPEG or PNG image"),
-        "page.gif": (b"GIF89a" + bytes(100), "not a JPEG or PNG image"),
+        "text.jpg": (b"Dear all,\nplease find attached\n", "not an image"),
+        "notes.txt": (b"Dear all,\nplease find attached\n", "not an image"),
+        "empty.png": (b"", "not an image"),
+        "page.gif": (b"GIF89a" + bytes(100), "not an image"),
         "half.jpg": (jpeg[: len(jpeg) // 2], "cannot be read (.*truncated"),
         "half.png": (flower[: len(flower) // 2], "cannot be read (.*truncated"),
         "flipped.png": (flower[:60] + bytes(2000) + flower[2060:], "cannot be read ("),
         "hollow.png": (png(100, 100, b""), "cannot be read ("),
-        "bomb.png": (png(30_000, 30_000, bytes(1000)), "too large, over 89,478,485 pixels"),
-        "large.png": (png(10_000, 10_000, bytes(1000)), "too large, over 89,478,485 pixels"),
-        "thread.png": (png(1_000_000, 1, bytes(1_000_001)), "too large, over 89,478,485 pixels"),
+        "bomb.png": (png(30_000, 30_000, bytes(1000)), "too large, 900,000,000 pixels; wanted at most 89,478,485"),
+        "large.png": (png(10_000, 10_000, bytes(1000)), "too large, 100,000,000 pixels; wanted at most 89,478,485"),
+        "thread.png": (
+            png(1_000_000, 1, bytes(1_000_001)),
+            "too large, 65,536,000,000 pixels; wanted at most 89,478,485",
+        ),
     }
 
 
@@ -242,7 +245,7 @@ def test_images_that_are_not_there(run, bare_weights, photos, tmp_path):
     assert status == 2 and titles(output) == [str(photos[0])]
     assert errors == [
         f"alexkern classify: {tmp_path / 'none.jpg'}: no such file or folder",
-        f"alexkern classify: {tmp_path / 'empty'}: no JPEG or PNG in this folder",
+        f"alexkern classify: {tmp_path / 'empty'}: no images in this folder",
     ]
 
 

@@ -12,7 +12,7 @@ import torch
 
 from alexkern.commands import CommandError, positive
 from alexkern.console import first_line
-from alexkern.data import DataError, Samples, find_samples, hold_out
+from alexkern.data import DataError, find_sets
 from alexkern.drawing import NotDrawn
 from alexkern.training import PRESETS, Settings, Trainer, TrainingError, checkpoint, log, pictures
 from alexkern.training.display import Display
@@ -93,7 +93,10 @@ def _train(args: argparse.Namespace, world: World) -> int:
     else:
         settings = from_dict(given)
     display = Display(quiet=not world.leads)
-    training, validation = _samples(args, settings, display)
+    classes = tuple(content["classes"]) if content else None
+    training, validation, notes = find_sets(Path(args.data), args.val, settings.hold_out, settings.seed, classes)
+    for note in notes:
+        display.warn(note)
     _make(args.out)
     trainer = Trainer(
         settings, training, validation, args.out, world, display, workers=max(0, args.workers),
@@ -139,20 +142,6 @@ def _resumed(saved: Settings, given: dict[str, Any], source: Path) -> Settings:
             what = "another network: " if name == "model" else ""
             raise TrainingError(f"{source}: a checkpoint of {what}{flag(name)} {before}, but {value} is asked for")
     return replace(saved, **{name: given[name] for name in CHANGEABLE if name in given})
-
-
-def _samples(args: argparse.Namespace, settings: Settings, display: Display) -> tuple[Samples, Samples]:
-    data = Path(args.data)
-    split = args.val is None and (data / "train").is_dir() and (data / "val").is_dir()
-    training = find_samples(data / "train" if split else data)
-    ignored = training.ignored
-    if split or args.val is not None:
-        validation = find_samples(args.val or data / "val", training.classes)
-    else:
-        training, validation = hold_out(training, settings.hold_out, settings.seed)
-    if ignored:
-        display.warn(f"{len(ignored)} files that are not images are left out; the first: {ignored[0]}")
-    return training, validation
 
 
 def _make(folder: Path) -> None:

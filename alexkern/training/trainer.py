@@ -12,6 +12,7 @@ import torch
 
 from alexkern.console import first_line
 from alexkern.data import BatchOrder, DamageTally, Loader, Samples
+from alexkern.data.samples import other_classes
 from alexkern.drawing import NotDrawn
 from alexkern.models import MODELS, ImageClassification, save_weights
 from alexkern.training import checkpoint, log, pictures
@@ -112,10 +113,8 @@ class Trainer:
             TrainingError: it is another network's, of other classes or images, or of another number of processes.
         """
         if tuple(content["classes"]) != self.classes:
-            raise TrainingError(
-                f"{source}: a checkpoint of {len(content['classes'])} classes, {content['classes'][0]!r} and so on; "
-                f"the images have {len(self.classes)}, {self.classes[0]!r} and so on"
-            )
+            how = other_classes(content["classes"], self.classes) or "another order"
+            raise TrainingError(f"{source}: a checkpoint of other classes: {how}")
         if content["images"] != self.training.order.count:
             count = self.training.order.count
             raise TrainingError(f"{source}: a checkpoint of {content['images']} training images; here are {count}")
