@@ -89,7 +89,7 @@ def test_links_are_walked_once(tmp_path: Path) -> None:
     ]
     assert found == [("a/0.png", "a"), ("a/1.png", "a"), ("b/0.png", "b"), ("c/deep/0.png", "c")]
     nothing, loops = samples.notes[:2]
-    assert loops == f"{root}/a/around (and 4 more): a link to a folder that contains it or was walked already; left out"
+    assert loops == f"{root}/a/around (and 5 more): a link to a folder that contains it or was walked already; left out"
     assert nothing == f"{root}/a/self (and 1 more): no regular file; left out"
 
 

@@ -7,11 +7,12 @@ import os
 import select
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from alexkern.console import first_line, printable
 from alexkern.errors import BackendUnavailable
 from alexkern.models import MODELS, AlexNet, read_weights
+from alexkern.ranges import RANGES
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell gives for a program ended by Ctrl-C
@@ -59,11 +60,17 @@ def _is_closed(stream: TextIO) -> bool:
     return bool(poll.poll(0))
 
 
-def positive(text: str) -> int:
-    """An option's value: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"wanted a whole number of at least 1, got {text!r}")
-    return int(text)
+def add_number(
+    parser: argparse.ArgumentParser, option: str, usual: Any, help: str = "", name: str = "", **told: Any
+) -> None:
+    """A numeric option, within its row of alexkern/ranges.py (that of `name`, where it is not the option's own)."""
+    limits = RANGES[name or option.removeprefix("--")]
+    parser.add_argument(
+        option,
+        type=limits,
+        **{"metavar": "N", "default": usual} | told,
+        help=f"{help}{help and ', '}{limits}" + ("" if usual is None else f" (default: {usual})"),
+    )
 
 
 def network(source: str, name: str | None) -> AlexNet:

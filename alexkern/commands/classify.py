@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from alexkern.commands import CommandError, network, positive
+from alexkern.commands import CommandError, add_number, network
 from alexkern.console import Console, first_line, printable
 from alexkern.data.decode import MAX_PIXELS, UnreadableImage, images_in, opened, upright
 from alexkern.data.text import read_lines
@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, metavar="W", help="a .safetensors or .pth file, or IMAGENET1K_V1")
     parser.add_argument("--model", choices=list(MODELS), help="default: what the weights file says, else alexnet")
     parser.add_argument("--labels", metavar="F", help="class names, one a line; default: those in the weights file")
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes to print an image (default: 5)")
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at once (default: 16)")
+    add_number(parser, "--top", 5, "classes to print an image", metavar="K")
+    add_number(parser, "--batch-size", 16, "images at once")
     parser.add_argument("--device", help="a torch device; default: cuda where there is a GPU, else cpu")
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 
 from alexkern import verified
-from alexkern.commands import CommandError, positive
+from alexkern.commands import CommandError, add_number
 from alexkern.console import printable
 from alexkern.dispatch import PACKAGES, forget
 from alexkern.ops.registry import OPERATORS
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--operator", nargs="+", choices=tuple(OPERATORS), metavar="NAME", help="default: all")
     parser.add_argument("--backend", nargs="+", choices=tuple(PACKAGES), metavar="NAME", help="default: all there are")
     parser.add_argument("--thorough", action="store_true", help="every case in every arithmetic and memory format")
-    parser.add_argument("--limit", type=positive, default=int(LIMIT_S), metavar="SECONDS", help="of a trial")
+    add_number(parser, "--limit", int(LIMIT_S), "of a trial", metavar="SECONDS")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the tables")
 
 

@@ -27,6 +27,7 @@ from alexkern.training.world import World, generator_state, restore_generators
 
 LOOK_EVERY = 20  # steps between looks at what only the device knows, where looking stalls it
 WEIGHTS, LOG, CURVES, FILTERS = "model.safetensors", "log.csv", "curves.svg", "filters.png"
+CLASSES = "classes.txt"
 
 
 @dataclass
@@ -231,6 +232,7 @@ class Trainer:
             val_top5=score.top5,
             seconds=round(progress.seconds, 3),
             images_per_second=round(rate, 2),
+            waiting=round(self.training.waiting, 4),
             damaged=len(self.damage.seen),
         )
 
