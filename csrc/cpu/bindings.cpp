@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "augment/bind.h"
 #include "dropout/bind.h"
 #include "kernels.h"
 #include "local_response_norm/bind.h"
@@ -23,6 +24,7 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.def("isa", [] { return alexkern::kernels().isa; });
     m.def("use", &alexkern::use);
     m.def("last_kernel", [] { return alexkern::last_kernel; });
+    alexkern::bind_augment(m);
     alexkern::bind_dropout(m);
     alexkern::bind_local_response_norm(m);
     alexkern::bind_max_pool2d(m);

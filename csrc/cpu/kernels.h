@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "augment/augment.h"
 #include "dropout/dropout.h"
 #include "local_response_norm/local_response_norm.h"
 #include "max_pool2d/max_pool2d.h"
@@ -16,6 +17,8 @@ struct Kernels {
     void (*max_pool2d_backward)(const max_pool2d::Backward&);
     std::int64_t (*max_pool2d_workspace)(const max_pool2d::Windows&);
     void (*dropout)(const dropout::Call&);
+    void (*augment)(const augment::Call&);
+    std::int64_t (*augment_workspace)(const augment::Call&);
     void (*local_response_norm)(const local_response_norm::Call&);
     std::int64_t (*local_response_norm_workspace)(const local_response_norm::Call&);
 };
