@@ -248,7 +248,7 @@ def test_evaluation(images: Path) -> None:
     with torch.no_grad():
         for index in range(30):
             pixels, label, _, _ = source[index]
-            logits = plain(augment([pixels], 63, crop="center", resize=63, flip=0.0))
+            logits = plain(augment([torch.tensor(pixels)], 63, crop="center", resize=63, flip=0.0))
             losses.append(F.cross_entropy(logits, torch.tensor([label])).item())
             right += int(logits.argmax()) == label
     model.train()
