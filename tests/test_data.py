@@ -186,7 +186,9 @@ def test_damage_is_said_once_and_has_a_limit() -> None:
 # Batches
 
 
-def test_a_batch_is_padded_and_leaves_out_what_is_damaged(images: Path, tmp_path: Path) -> None:
+def test_a_batch_is_padded_and_leaves_out_what_is_damaged(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bad.png").write_text("no image")
     listed = tmp_path / "list.txt"
     listed.write_text(f"{images}/red/0.png 1\n{tmp_path}/bad.png 0\n{images}/blue/3.jpg 2\n")
@@ -198,6 +200,10 @@ def test_a_batch_is_padded_and_leaves_out_what_is_damaged(images: Path, tmp_path
         assert tuple(size) == tuple(wanted.shape[:2])
         assert torch.equal(pixels[: size[0], : size[1]], wanted) and not pixels[size[0] :].any()
         assert not pixels[:, size[1] :].any()
+    with monkeypatch.context() as within_a_worker:
+        within_a_worker.setattr("alexkern.data.batch.get_worker_info", object)
+        shared, empty = collate([source[index] for index in range(3)]), collate([source[1]])
+    assert shared.images.is_shared() and torch.equal(shared.images, batch.images) and empty.images.shape == (0, 1, 1, 3)
     nothing = collate([source[1]])
     assert len(nothing) == 0 and nothing.images.shape == (0, 1, 1, 3) and nothing.sizes.shape == (0, 2)
 
@@ -244,7 +250,9 @@ def test_the_loader_gives_the_order_and_draws_nothing(workers: int, images: Path
     for epoch, start in ((0, 0), (1, 2)):
         order.begin(epoch, start)
         wanted = list(order)
+        assert loader.waiting == 0 or epoch
         found = list(loader)
+        assert 0 < loader.waiting <= 1
         assert len(found) == len(wanted)
         for batch, indices in zip(found, wanted, strict=True):
             assert batch.labels.tolist() == [samples.labels[index] for index in indices]

@@ -11,9 +11,6 @@ import pytest
 from alexkern import cli
 from alexkern.bench.options import OPTIONS
 from alexkern.ranges import RANGES, Range
-from test_docs import ROOT, table
-
-DOCUMENT = ROOT / "docs" / "training.md"
 
 
 def actions() -> list[tuple[str, argparse.Action]]:
@@ -75,11 +72,3 @@ def test_std_of_zero(capsys: pytest.CaptureFixture) -> None:
     assert caught.value.code == 2
     line = "alexkern train: argument --std: wanted a number from 1e-06 to 1,000, got '0'\n"
     assert capsys.readouterr().err == line
-
-
-def test_the_document_has_the_table() -> None:
-    wanted: dict[str, list[str]] = {}
-    for name, limits in sorted(RANGES.items()):
-        wanted.setdefault(str(limits), []).append("augment's `--size`" if name == "thumbnail" else f"`--{name}`")
-    rows = {limits: options for options, limits in table(DOCUMENT, "options", "wanted")}
-    assert rows == {limits: ", ".join(options) for limits, options in wanted.items()}
