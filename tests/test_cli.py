@@ -140,7 +140,7 @@ def test_class_names(run, weights, bare_weights, photos, tmp_path):
     _, output, _ = run("classify", photos[0], "--weights", bare_weights)
     assert sorted(rows(output)) == [("33.33%", "0"), ("33.33%", "1"), ("33.33%", "2")]
     labels = tmp_path / "labels.txt"
-    labels.write_text("Eiche\nBuche\nÄsche\n", encoding="utf-8")
+    labels.write_bytes("\ufeffEiche\r\n\r\nBuche\r\nÄsche\r\n\n".encode())
     _, output, _ = run("classify", photos[0], "--weights", bare_weights, "--labels", labels)
     assert sorted(name for _, name in rows(output)) == ["Buche", "Eiche", "Äsche"]
     labels.write_text("\n".join("ABCDEFG"), encoding="utf-8")
