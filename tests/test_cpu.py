@@ -18,9 +18,11 @@ from torch import Tensor
 import alexkern
 from alexkern import dispatch
 from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.augmentation import CROPS, IMAGENET_STD
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import crossovers
 from alexkern.backends.torch import bits
+from alexkern.functional import augment
 from alexkern.plan import is_channels_last
 from support.canaries import canaries
 
@@ -372,6 +374,36 @@ def test_an_instruction_set_that_is_not_here_is_an_error(monkeypatch: pytest.Mon
     finally:
         cpu._choose_isa.cache_clear()
         dispatch.forget()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_augment(isa: str, seed: int) -> None:
+    """Images and crops of any size, against torch's own resize, with any number of threads."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    N, H, W = 3, drawn(1, 90), drawn(1, 90)
+    images = torch.randint(0, 256, (N, H, W, 3), generator=generator, dtype=torch.uint8)
+    sizes = torch.stack([torch.randint(1, most + 1, (N,), generator=generator) for most in (H, W)], dim=1)
+    size = (drawn(1, 40), drawn(1, 40))
+    options = {"crop": CROPS[drawn(0, len(CROPS) - 1)], "resize": max(size) + drawn(0, 9), "space_to_depth": seed == 7}
+    options |= {"sizes": sizes, "seed": torch.tensor([seed, 0]), "hue": 0.2 * (seed % 2), "lighting": 0.1 * (seed % 3)}
+    size = (63, 71) if seed == 7 else size
+    options["resize"] = max(options["resize"], *size)
+    with alexkern.backend("torch"):
+        wanted = augment(images, size, **options)
+    with alexkern.backend("cpu"):
+        with canaries():
+            found = augment(images, size, **options)
+        ran("augment", isa)
+        before = torch.get_num_threads()
+        torch.set_num_threads(5)
+        again = augment(images, size, **options)
+        torch.set_num_threads(before)
+    assert (found - wanted).abs().max() * min(IMAGENET_STD) <= 4e-6  # a thousandth of a grey level
+    assert_same(found, again)
 
 
 @pytest.mark.full

@@ -20,7 +20,7 @@ from alexkern.backends.cuda.conv2d_relu_max_pool2d import FUSED_WINDOW, problem_
 from alexkern.backends.cuda.layout import padded
 from alexkern.backends.cuda.linear_relu_dropout import FEW_ROWS
 from alexkern.bench.layers import LAYERS, Convolution, Linear
-from alexkern.commands import guarded, positive
+from alexkern.commands import add_number, guarded
 from alexkern.cost import sm80, sm80_pooled, sm90, triton
 from alexkern.cost.chips import CHIPS, Chip
 from alexkern.ops.registry import OPERATORS
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog=PROGRAM, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("operator", choices=[operator.name for operator in OPERATORS.values() if operator.multiplies])
     parser.add_argument("--chip", type=str.upper, default="H200", choices=CHIPS, help="default: H200")
-    parser.add_argument("--batch", type=positive, default=128, help="default: 128")
+    add_number(parser, "--batch", 128, "images", name="batch-size")
     parser.add_argument("--dtype", default="bfloat16", choices=ARITHMETIC, help="default: bfloat16")
     parser.add_argument("--model", default="alexnet", choices=LAYERS, help="default: alexnet")
     parser.add_argument("--layer", nargs="+", help="conv2, fc6, ...; default: all")

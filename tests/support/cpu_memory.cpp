@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "augment/augment.h"
 #include "dropout/dropout.h"
 #include "limits/limits.h"
 #include "linear_relu_dropout/linear_relu_dropout.h"
@@ -86,6 +87,21 @@ void linear(std::int64_t N, std::int64_t C, std::int64_t K) {
     }
 }
 
+void cut_out(std::int64_t H, std::int64_t W, const augment::Part& part, std::int64_t P, std::int64_t Q) {
+    std::vector<std::uint8_t> images(2 * H * W * 3, 255);
+    std::vector<float> output(2 * P * Q * 3);
+    const std::vector<augment::Part> parts(2, part);
+    augment::Call call{
+        2,       H,       W,         P, Q, P, Q, P * Q * 3, Q * 3, images.data(), parts.data(), output.data(),
+        nullptr, THREADS, {1, 1, 1}, {}};
+    std::vector<float> workspace(THREADS * augment::workspace<OWN>(call));
+    call.workspace = workspace.data();
+    augment::run<OWN>(call);
+    for (const float value : output) {
+        if (value < 254.99f || value > 255.01f) std::abort();  // as every mean of 255 is
+    }
+}
+
 }  // namespace
 }  // namespace alexkern
 
@@ -104,6 +120,13 @@ int main() {
                 norm(3, C, 1, size, channels_last, 0.6f);
                 norm(2, C, 900, size, channels_last, 0.75f);
             }
+        }
+    }
+    for (const std::int64_t W : {1, 2, 7, 16, 33, 90}) {
+        for (const std::int64_t flip : {0, 1}) {
+            cut_out(9, W, {0, 9, 0, W, 4, W, 0, 0, flip}, 4, W);
+            cut_out(90, W, {3, 90, 0, W, 30, 20, 7, 0, flip}, 23, 20);
+            cut_out(5, W, {4, 5, W - 1, W, 80, 70, 11, 13, flip}, 69, 57);
         }
     }
     for (const std::int64_t count : {1, 3, 63, 64, 65, 100003}) {
