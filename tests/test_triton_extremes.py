@@ -6,8 +6,6 @@ Every load and store in the interpreter is compared with 64-bit arithmetic, and 
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
@@ -17,28 +15,20 @@ need("triton")
 
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
-from torch import Tensor  # noqa: E402
 
 from alexkern.accuracy import assert_same  # noqa: E402
 from alexkern.backends.torch import max_pool2d as pool_reference  # noqa: E402
-from alexkern.cost.model import cdiv  # noqa: E402
 from alexkern.kernels import (  # noqa: E402
     conv2d_relu,
     conv2d_relu_data_gradient,
     conv2d_relu_weight_gradient,
-    local_response_norm,
     max_pool2d,
     space_to_depth,
 )
-from alexkern.kernels.config import Blocks  # noqa: E402
-from support.far import last_program, sparse, sparse_images, whole  # noqa: E402
+from support.far import LIMIT, interpreted, last_program, sparse, sparse_images, whole  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1", reason="what wraps is compared in Triton's interpreter"
-)
-LIMIT = 2**31
+pytestmark = interpreted
 MANY = 70000  # more than the second and third axis of a grid can have programs
-NUMBERS = (5, 1e-4, 0.75, 2.0)  # of a local_response_norm
 
 
 @triton.jit
@@ -58,27 +48,6 @@ def test_what_wraps_is_found_where_it_is_loaded_and_nowhere_else() -> None:
         copy_kernel[(1,)](sparse(2**33), y, 2**33, 2**28, BLOCK=16)
     with pytest.raises(AssertionError, match="no device has grids"):
         copy_kernel[(1, MANY)](x, y, 16, 1, BLOCK=16)
-
-
-def last(x: Tensor) -> Tensor:
-    """The last image's last pixel, all its channels."""
-    return x[(-1, slice(None), *(-1,) * (x.dim() - 2))]
-
-
-@pytest.mark.parametrize("shape", [(1, 12, 2**28), (1, 1, LIMIT - 8)], ids=["planes", "pixels"])
-def test_planes_of_local_response_norm(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_response_norm, "configure", lambda *_: Blocks(64, 2))
-    places = [(cdiv(shape[-1], 64) - 1,), (-1,)]  # the last pixels of the first and of the last channels
-    for direction in ("forward", "backward"):
-        last_program(monkeypatch, local_response_norm, f"local_response_norm_{direction}_kernel", *places)
-    x, grad = sparse(*shape), sparse(*shape)
-    last(x)[:], last(grad)[:] = 1, 1
-    y = local_response_norm.forward(x, *NUMBERS)
-    (dx,) = local_response_norm.backward(grad, x, *NUMBERS, (True,))
-    factor = 2.0**-0.75  # alpha is less than a rounding step
-    assert dx is not None
-    for result in last(y), last(dx):
-        torch.testing.assert_close(result, torch.full_like(result, factor), rtol=2e-3, atol=0)
 
 
 def test_padding_in_the_weight_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:

@@ -7,6 +7,7 @@ touches costs nothing. So a launch over 2**31 elements is tested by its last pro
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from functools import partial
 from types import ModuleType
@@ -19,6 +20,11 @@ from torch import Tensor
 from support.shadow import GRID
 
 Program = tuple[int, ...]
+LIMIT = 2**31
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1",
+    reason="single programs run in Triton's interpreter; a GPU runs test_gpu_addresses.py",
+)
 
 
 def sparse(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
