@@ -283,16 +283,11 @@ def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> Non
         assert _cuda.__version__ == alexkern.__version__
         assert _cuda.targets == ("sm_80", "compute_80"), _cuda.targets
         assert _cuda.driver_version() is None or _cuda.driver_version() >= (1, 0)
-        try:
-            _cuda.device_properties(_cuda.device_count())
-        except RuntimeError as error:
-            print(error)
         print(alexkern.__file__, alexkern.kernels.__file__, alexkern.bench.__file__)
         print(alexkern.info())
     """
     done = run(make_venv(tmp_path / "venv"), "-c", textwrap.dedent(code), cwd=tmp_path, PYTHONPATH=target)
     assert done.returncode == 0, done.stdout
-    assert "alexkern.device_properties: reading the properties of GPU " in done.stdout
     for file in ("alexkern/__init__.py", "alexkern/kernels/__init__.py", "alexkern/bench/__init__.py"):
         assert str(target / file) in done.stdout
     assert "for sm_80, compute_80; needs a driver for CUDA" in done.stdout

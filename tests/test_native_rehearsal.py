@@ -147,12 +147,9 @@ def test_any_other_error_names_the_kernel_and_itself(runtime: ctypes.CDLL) -> No
         dropout.forward(torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
 
 
-def test_questions_about_the_machine_name_the_question(runtime: ctypes.CDLL) -> None:
+def test_the_drivers_version_is_told(runtime: ctypes.CDLL) -> None:
     module = rehearsal.load().module
-    assert module.device_count() == 0
     runtime.rehearsal_driver_is(12040)
     assert module.driver_version() == (12, 4)
     runtime.rehearsal_driver_is(0)
     assert module.driver_version() is None
-    with pytest.raises(RuntimeError, match=r"alexkern.device_properties: reading the properties of GPU 3: .*\("):
-        module.device_properties(3)
