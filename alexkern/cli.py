@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from alexkern.commands import augment, bench, classify, export, guarded, info, train, tune, verify
+from alexkern.commands import (
+    EXIT_BAD_INPUT,
+    augment,
+    bench,
+    classify,
+    evaluate,
+    export,
+    guarded,
+    info,
+    train,
+    tune,
+    verify,
+)
+from alexkern.console import printable
 from alexkern.info import version
 
 COMMANDS = {
@@ -16,10 +31,18 @@ COMMANDS = {
     "bench": bench,
     "classify": classify,
     "train": train,
+    "evaluate": evaluate,
     "augment": augment,
     "export": export,
     "tune": tune,
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, which says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {printable(message)}\n")
 
 
 class _Version(argparse.Action):
@@ -33,9 +56,12 @@ class _Version(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0, 1 where benchmarks failed or a kernel is wrong, 2 for bad input, 130 for Ctrl-C, 141 where nobody reads what it
-    prints.
+    0, 1 where a part could not be done (a damaged image, a benchmark, a run that cannot go on) or a kernel is wrong, 2
+    for bad input, 128 and the signal for a run that one has ended, 141 where nobody reads what it prints.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what its encoding does not have: é is \\xe9 in ASCII
     return guarded("alexkern", partial(_main, argv))
 
 
@@ -50,7 +76,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="alexkern", description="Hand-tuned kernels for AlexNet-shaped networks.")
+    parser = _Parser(prog="alexkern", description="Hand-tuned kernels for AlexNet-shaped networks.")
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="print alexkern's version, and where it is not installed"
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from alexkern import verified
-from alexkern.commands import CommandError, positive
+from alexkern.commands import CommandError, add_number, print_json
 from alexkern.console import printable
 from alexkern.dispatch import PACKAGES, forget
 from alexkern.ops.registry import served
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--operator", nargs="+", choices=tuple(served()), metavar="NAME", help="default: all")
     parser.add_argument("--backend", nargs="+", choices=tuple(PACKAGES), metavar="NAME", help="default: all there are")
     parser.add_argument("--thorough", action="store_true", help="every case in every arithmetic and memory format")
-    parser.add_argument("--limit", type=positive, default=int(LIMIT_S), metavar="SECONDS", help="of a trial")
+    add_number(parser, "--limit", int(LIMIT_S), "of a trial", metavar="SECONDS")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the tables")
 
 
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     path = verified.write(report.identity, report.operators)
     forget()
     if args.json:
-        print(json.dumps({**report.as_data(), "record": str(path)}, indent=1))
+        print_json({**report.as_data(), "record": str(path)})
         return EXIT_WRONG if report.failed else 0
     print(report)
     for line in report.failed:

@@ -114,7 +114,9 @@ def augment(
     shapes = _sizes(sizes, images)
     if len(images) == 0:
         return torch.empty(policy.shape(0), dtype=dtype, device=images.device, memory_format=torch.channels_last)
-    serving = dispatch.serving(dispatch.current_backend(), NAME, images.device, dtype)
+    # What torch.func has wrapped has no memory that a kernel could be given.
+    setting = "torch" if torch._C._are_functorch_transforms_active() else dispatch.current_backend()
+    serving = dispatch.serving(setting, NAME, images.device, dtype)
     with torch.no_grad():
         batch: Tensor = dispatch.implementation(serving, NAME).forward(images, shapes, place, policy)
     return batch

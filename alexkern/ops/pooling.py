@@ -18,7 +18,8 @@ def window_arguments(
     operator: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any, prefix: str = ""
 ) -> Window:
     if type(kernel_size) is type(stride) is type(padding) is type(dilation) is int:  # the usual form first
-        if kernel_size > 0 and stride > 0 and dilation > 0 and 0 <= 2 * padding <= kernel_size:
+        most = checks.MOST
+        if 0 < kernel_size <= most and 0 < stride <= most and 0 < dilation <= most and 0 <= 2 * padding <= kernel_size:
             return (kernel_size, kernel_size), (stride, stride), (padding, padding), (dilation, dilation)
     kernel_size = checks.pair(operator, f"{prefix}kernel_size", kernel_size, 1)
     # torch takes an empty sequence as well as None for "the window's own size".

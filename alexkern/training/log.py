@@ -10,7 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """Losses are means of the cross entropy, shares are of 1; of validation, nan where there was none."""
+    """Losses are means of the cross entropy, shares are of 1; of validation, nan where there was none.
+
+    waiting: the share of the training's time in which there was no batch to train on.
+    """
 
     epoch: int
     step: int
@@ -23,28 +26,27 @@ class Row:
     val_top5: float
     seconds: float
     images_per_second: float
+    waiting: float
     damaged: int
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
-class Log:
-    """Appends rows; a resumed run first drops those of epochs that it will do again."""
+def begin(path: Path, first_epoch: int = 1) -> None:
+    """Start a log; a resumed run first drops the rows of epochs that it will do again."""
+    rows = [row for row in read(path) if row.epoch < first_epoch]
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    os.replace(partial, path)
 
-    def __init__(self, path: Path, first_epoch: int = 1) -> None:
-        self.path = path
-        rows = [row for row in read(path) if row.epoch < first_epoch]
-        partial = path.with_name(f"{path.name}.partial")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-        os.replace(partial, path)
 
-    def add(self, row: Row) -> None:
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow(asdict(row))
+def add(path: Path, row: Row) -> None:
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, COLUMNS).writerow(asdict(row))
 
 
 def read(path: Path) -> list[Row]:
@@ -55,7 +57,10 @@ def read(path: Path) -> list[Row]:
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         for values in csv.DictReader(file):
             try:
-                row = {f.name: int(values[f.name]) if f.type == "int" else float(values[f.name]) for f in fields(Row)}
+                row = {
+                    f.name: int(values[f.name]) if f.type == "int" else float(values.get(f.name, "nan"))
+                    for f in fields(Row)
+                }
                 rows.append(Row(**row))  # type: ignore[arg-type]
             except (KeyError, TypeError, ValueError):
                 continue
