@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import alexkern
-from alexkern.frozen import FrozenConvolution, FrozenSequential
+from alexkern.frozen import FrozenSequential
+from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.frozen.linear import FEWEST_ROWS, LARGE, MOST_ROWS, Exchanged
 from alexkern.frozen.modules import CHUNK_BYTES
 from support.networks import NETWORKS, small_alexnet

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern.backends.cuda import conv2d_relu, sm90, space_to_depth
-from alexkern.frozen import FrozenConvolution
+from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.functional import augment
 from support.backends import DEVICE, HALVES, serving
 from support.launches import noted

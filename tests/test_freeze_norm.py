@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import alexkern
 from alexkern.accuracy import assert_accurate
-from alexkern.frozen import FrozenConvolution
+from alexkern.frozen.convolution import FrozenConvolution
 from support.backends import DEVICE
 from support.optional import need
 

@@ -22,8 +22,7 @@ import alexkern
 from alexkern.accuracy import assert_accurate
 from alexkern.backends import extension
 from alexkern.backends.cpu import winograd
-from alexkern.frozen import FrozenConvolution
-from alexkern.frozen.convolution import InTiles
+from alexkern.frozen.convolution import FrozenConvolution, InTiles
 from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent

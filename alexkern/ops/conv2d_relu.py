@@ -48,11 +48,10 @@ def conv2d_relu(
         TypeError: an argument of the wrong type.
         ArgumentError: (a ValueError and a RuntimeError) a shape, dtype, device or number that does not fit.
     """
+    of = (input, weight, bias, stride, padding, dilation, groups)
     if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            conv2d_relu, (input, weight, bias), input, weight, bias, stride, padding, dilation, groups
-        )
-    args = convolution_arguments("conv2d_relu", input, weight, bias, stride, padding, dilation, groups)
+        return handle_torch_function(conv2d_relu, of[:3], *of)
+    args = convolution_arguments("conv2d_relu", *of)
     if args[0].dim() == 3:
         return OPERATOR(args[0].unsqueeze(0), *args[1:]).squeeze(0)
     return OPERATOR(*args)

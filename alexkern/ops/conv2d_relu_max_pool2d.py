@@ -17,7 +17,7 @@ from alexkern.ops.pooling import unbatched
 from alexkern.plan import Spec, conv2d_relu_max_pool2d_outputs
 from alexkern.references.conv2d_relu_max_pool2d import REFERENCE
 
-POOLING = ("kernel_size", "stride", "padding", "ceil_mode")
+POOLING = ("pool_kernel_size", "pool_stride", "pool_padding", "pool_ceil_mode")
 WINDOW = "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding"
 
 
@@ -60,7 +60,7 @@ def conv2d_relu_max_pool2d(
     name, pooling = "conv2d_relu_max_pool2d", (pool_kernel_size, pool_stride, pool_padding, bool(pool_ceil_mode))
     of = (input, weight, bias, stride, padding, dilation, groups)
     if has_torch_function_variadic(input, weight, bias):
-        keywords: dict[str, Any] = {f"pool_{key}": value for key, value in zip(POOLING, pooling, strict=True)}
+        keywords: dict[str, Any] = dict(zip(POOLING, pooling, strict=True))
         return handle_torch_function(conv2d_relu_max_pool2d, of[:3], *of, **keywords)
     *args, larger = convolution_arguments(name, *of, pooling=pooling)
     if larger:  # windows that reach beyond the convolution's output are no kernel's
@@ -89,7 +89,8 @@ class Conv2dReluMaxPool2d(Operator):
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         conv, _, pool = modules
-        return convolution_of(conv) | {f"pool_{name}": getattr(pool, name) for name in POOLING}
+        values = pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode
+        return convolution_of(conv) | dict(zip(POOLING, values, strict=True))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return conv2d_relu_max_pool2d_outputs(*args)

@@ -22,8 +22,8 @@ SETTINGS = "int[2] stride, int[2] padding, int[2] dilation, int groups"  # of a 
 def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
     """The arguments of a convolution that has a layer's weight and settings."""
     parameters = conv._parameters  # where torch's __getattr__ finds them too, in three times as long
-    tensors = {name: parameters[name] for name in ("weight", "bias")}
-    return tensors | {name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups")}
+    return {"weight": parameters["weight"], "bias": parameters["bias"], "stride": conv.stride,
+            "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups}  # fmt: skip
 
 
 def misfit_of(conv: nn.Conv2d) -> str | None:

@@ -48,9 +48,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     size = checks.integer(name, "size", size)
     if not 1 <= size <= checks.MOST:
         raise argument_error(name, "size", size, "at least 1 and at most 2**30")
-    alpha, beta, k = (
-        checks.number(name, argument, value) for argument, value in (("alpha", alpha), ("beta", beta), ("k", k))
-    )
+    alpha, beta, k = (checks.number(name, key, value) for key, value in (("alpha", alpha), ("beta", beta), ("k", k)))
     if torch._C._is_any_autocast_enabled():
         (input,) = autocast(input, dtype=torch.float32)
     return OPERATOR(input, size, alpha, beta, k)
@@ -67,7 +65,8 @@ class LocalResponseNorm(Operator):
     example = Example((IMAGE,), (5, 0.5, 0.75, 2.0), (5, 0.5, 0.75, 2.0))
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
-        return {name: getattr(modules[0], name) for name in ("size", "alpha", "beta", "k")}
+        (norm,) = modules
+        return {"size": norm.size, "alpha": norm.alpha, "beta": norm.beta, "k": norm.k}
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         input, *params = args

@@ -85,8 +85,9 @@ class MaxPool2d(Operator):
         return "return_indices" if modules[0].return_indices else None
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
-        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        return {name: getattr(modules[0], name) for name in names}
+        (pool,) = modules
+        return {"kernel_size": pool.kernel_size, "stride": pool.stride, "padding": pool.padding,
+                "dilation": pool.dilation, "ceil_mode": pool.ceil_mode}  # fmt: skip
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         input, *window, ceil_mode, save_offsets = args

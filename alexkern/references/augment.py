@@ -64,7 +64,7 @@ def picture(image: Tensor, words: Tensor, policy: Policy) -> Tensor:
         top, left, high, wide = resized_box(image, words[A.ATTEMPTS :], policy)
         if angle == 0:  # ends at the box
             image, top, left = image[top : top + high, left : left + wide], 0, 0
-        box = torch.tensor((top, left, high, wide)).to(image)
+        box = image.new_tensor((top, left, high, wide))
     else:
         box = central_box(image, policy)
     pixels = resampled(image, box, angle * (math.pi / 180), policy.size) / 255
@@ -77,8 +77,8 @@ def picture(image: Tensor, words: Tensor, policy: Policy) -> Tensor:
         blocks = words[A.LIGHTING : A.LIGHTING + 3]
         sums = torch.stack([blocks >> shift & 255 for shift in (0, 8, 16, 24)]).sum(dim=(0, 2))
         deviates = (sums.to(image) - A.BYTES_MEAN) * (A.BYTES_SCALE * policy.lighting)
-        pixels = pixels + (torch.tensor(A.lighting_matrix()).to(image) * deviates).sum(dim=1)
-    return (pixels - torch.tensor(policy.mean).to(image)) / torch.tensor(policy.std).to(image)
+        pixels = pixels + (image.new_tensor(A.lighting_matrix()) * deviates).sum(dim=1)
+    return (pixels - image.new_tensor(policy.mean)) / image.new_tensor(policy.std)
 
 
 def resized_box(image: Tensor, attempts: Tensor, policy: Policy) -> tuple[int, int, int, int]:
@@ -103,9 +103,9 @@ def central_box(image: Tensor, policy: Policy) -> Tensor:
     """The same of the centre of the image whose shorter side was resized, halves of pixels to the even number."""
     shorter = min(image.shape[:2])
     whole = [policy.resize * side // shorter for side in image.shape[:2]]
-    first = torch.tensor([round((side - part) / 2) for side, part in zip(whole, policy.size, strict=True)]).to(image)
-    step = torch.tensor(image.shape[:2]).to(image) / torch.tensor(whole).to(image)
-    return torch.cat((first * step, step * torch.tensor(policy.size).to(image)))
+    first = image.new_tensor([round((side - part) / 2) for side, part in zip(whole, policy.size, strict=True)])
+    step = image.new_tensor(image.shape[:2]) / image.new_tensor(whole)
+    return torch.cat((first * step, step * image.new_tensor(policy.size)))
 
 
 def resampled(image: Tensor, box: Tensor, angle: Tensor, size: tuple[int, int]) -> Tensor:
@@ -138,7 +138,7 @@ def weights(centre: Tensor, reach: Tensor, count: int, beyond: bool) -> Tensor:
 
 
 def grey(pixels: Tensor) -> Tensor:
-    return (pixels * torch.tensor(A.GREY).to(pixels)).sum(dim=-1, keepdim=True)
+    return (pixels * pixels.new_tensor(A.GREY)).sum(dim=-1, keepdim=True)
 
 
 def turned_hue(pixels: Tensor, shift: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def turned_hue(pixels: Tensor, shift: Tensor) -> Tensor:
     some = chroma.clamp(min=1e-30)
     hue = torch.where(value == green, 2 + (blue - red) / some, 4 + (red - green) / some)
     hue = torch.where(value == red, (green - blue) / some, hue) + 6 * shift
-    sixths = (hue.unsqueeze(-1) + torch.tensor((5.0, 3.0, 1.0)).to(pixels)) % 6
+    sixths = (hue.unsqueeze(-1) + pixels.new_tensor((5.0, 3.0, 1.0))) % 6
     return value.unsqueeze(-1) - chroma.unsqueeze(-1) * torch.minimum(sixths, 4 - sixths).clamp(0, 1)
 
 
