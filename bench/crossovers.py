@@ -3,7 +3,8 @@
     ALEXKERN_CPU_ISA=avx512 python -m alexkern.bench.crossovers [RUNS]
 
 Ours of that instruction set and torch's product by turns on one thread, by processor time, the least of RUNS. Both
-write a weight's gradient to memory that they have. For AVX2, MKL_ENABLE_INSTRUCTIONS=AVX2 holds torch's products to it too.
+write a weight's gradient to memory that they have. For AVX2, MKL_ENABLE_INSTRUCTIONS=AVX2 holds torch's products to it
+too.
 """
 
 from __future__ import annotations
