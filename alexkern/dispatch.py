@@ -20,6 +20,7 @@ from torch import Tensor
 
 from alexkern import trusted
 from alexkern._environment import BACKENDS, Backend, read
+from alexkern.arithmetic import DTYPES
 from alexkern.errors import BackendUnavailable
 
 # In the order in which "auto" takes them where nothing is known of their times. Each package has one module an
@@ -30,7 +31,6 @@ PACKAGES = {
     "triton": "alexkern.kernels",
     "torch": "alexkern.backends.torch",
 }
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of kernels
 
 Key = tuple[str, str, torch.device, torch.dtype]
 

@@ -35,9 +35,8 @@ def calls(module: ModuleType) -> list[Callable[[object], object]]:
 def bindings() -> list[ModuleType]:
     found = modules()
     if not found:
-        pytest.skip(
-            f"no kernels are compiled here: {extension.cuda.why_not}; {emulated.missing()}; {extension.cpu.why_not}"
-        )
+        reasons = (extension.cuda.why_not, emulated.missing(), extension.cpu.why_not)
+        pytest.skip(f"no kernels are compiled here: {'; '.join(map(str, reasons))}")
     return found
 
 

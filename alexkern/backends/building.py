@@ -30,9 +30,9 @@ def digest(*parts: str | bytes) -> str:
     return found.hexdigest()[:16]
 
 
-def offers(module: str) -> list[str]:
-    """What goes before csrc/MODULE/bindings.cpp: every folder's bind.h, as CMakeLists.txt has it."""
-    return [part for path in sorted(SOURCES.glob(f"{module}/*/bind.h")) for part in ("-include", str(path))]
+def offers(room: Path) -> list[str]:
+    """What goes before the bindings.cpp of csrc/cuda: the bind.h of every folder there, as CMakeLists.txt has it."""
+    return [part for path in sorted(room.glob("*/bind.h")) for part in ("-include", str(path))]
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -25,9 +25,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from alexkern.arithmetic import DTYPES
 from alexkern.backends.building import EXPORTS, HIDING, SOURCES, digest, load_module, locked, make, offers, run
 from alexkern.backends.cuda import (
-    DTYPES,
     conv2d_relu,
     conv2d_relu_max_pool2d,
     dropout,
@@ -239,7 +239,7 @@ def _build(folder: Path) -> Path:
     defines = [f"-DALEXKERN_MODULE={MODULE}", '-DALEXKERN_TARGETS="none"']
     defines += [f'-DALEXKERN_{name}="rehearsal"' for name in ("VERSION", "SOURCES")]
     command = [nvcc(), "-std=c++17", "-O3", "-Xcompiler=-fPIC", f"-I{SOURCES}", *includes, *defines]
-    bind = [*command, *offers("cuda"), "-c", str(binding)]
+    bind = [*command, *offers(SOURCES / "cuda"), "-c", str(binding)]
     link = [*command, "-shared", "--cudart=none", *HIDING, *map(str, others), *map(str, built)]
     texts = [path.read_bytes() for path in (*own, EXPORTS, *sorted(SOURCES.rglob("*.h")))]
     module = folder / f"rehearsal-{digest(repr(bind), repr(link), sys.version, *texts)}.so"

@@ -70,17 +70,6 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
 
     m.def("driver_version", &driver_version,
           "The newest CUDA version that the driver supports; None without a driver.");
-    m.def("device_count", &alexkern::device_count, "How many GPUs this process sees; 0 without a usable driver.");
-
-    using alexkern::DeviceProperties;
-    py::class_<DeviceProperties>(m, "DeviceProperties", py::module_local())
-        .def_readonly("name", &DeviceProperties::name)
-        .def_property_readonly("capability", [](const DeviceProperties& p) { return Version(p.major, p.minor); })
-        .def_readonly("multiprocessors", &DeviceProperties::multiprocessors)
-        .def_readonly("total_memory", &DeviceProperties::total_memory, "bytes")
-        .def_readonly("l2_cache", &DeviceProperties::l2_cache, "bytes")
-        .def_readonly("shared_memory_per_block", &DeviceProperties::shared_memory_per_block, "bytes, with the opt-in");
-    m.def("device_properties", &alexkern::device_properties, py::arg("index"));
     bind_operators(m);
 }
 

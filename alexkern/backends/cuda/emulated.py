@@ -186,7 +186,7 @@ def _command(source: Path) -> list[str]:
         return [*start, *BUILDS[chosen()].kernels, "-x", "c++"]
     import pybind11
 
-    start += [f"-DALEXKERN_MODULE={MODULE}", "-O2", *offers("cuda")]
+    start += [f"-DALEXKERN_MODULE={MODULE}", "-O2", *offers(SOURCES / "cuda")]
     return [*start, f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
 
 
