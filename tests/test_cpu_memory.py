@@ -268,7 +268,7 @@ CALLS: dict[str, Callable[..., Tensor]] = {
     ),
     "linear_relu_dropout": lambda image, _, matrix: alexkern.functional.linear_relu_dropout(image, matrix, None, 0.3),
     "linear_relu_dropout, a row": lambda image, _, matrix: alexkern.functional.linear_relu_dropout(
-        image.flatten()[: matrix.shape[1]], matrix, None, 0.0
+        image.sum() + matrix[0], matrix, None, 0.0
     ),
 }
 
@@ -284,8 +284,6 @@ def test_every_output_is_as_torchs_and_written_in_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However small, and whatever lies in the memory that comes back."""
-    if 0 in shape and call is CALLS["linear_relu_dropout, a row"]:
-        pytest.skip("there is no row")
     from_dlpack, made = memory.from_dlpack, 0
 
     def poisoned(capsule: Any) -> Tensor:
@@ -331,7 +329,7 @@ def test_a_process_of_its_own(names: tuple[str, ...], tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ALEXKERN_BACKEND": "cpu", "GLOO_SOCKET_IFNAME": "lo"}
     environment.pop("ALEXKERN_CPU_MEMORY", None)
     command = [sys.executable, memory_scenarios.__file__, *names]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout, done.stderr) == (0, "as it should be\n", "")
 
 

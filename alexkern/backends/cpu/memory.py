@@ -17,6 +17,7 @@ from alexkern.plan import Spec
 
 # Bytes. Of smaller ones the C library keeps its pages itself, and a tensor of ours takes longer to make than torch's.
 LARGE = 2**20
+LARGEST_OF_GLIBC = 2**25 - 2**13  # and the rest of its chunk
 DEVICE = torch.device("cpu")
 CODES = {torch.float32: (2, 32), torch.int32: (0, 32), torch.uint8: (1, 8)}  # as DLPack has them
 
@@ -39,6 +40,10 @@ def limit() -> int:
         return 0
     limit: int = read("ALEXKERN_CPU_MEMORY") * 2**20
     cpu.native().memory_keep(limit)
+    if limit > 0:
+        # What torch itself allocates is glibc's. That keeps twice the largest mapping that was ever freed, of 32 MiB at
+        # most, and has to see one: else it gives the pages of all images' convolutions back at every step.
+        torch.empty(LARGEST_OF_GLIBC, dtype=torch.uint8, device=DEVICE)
     return limit
 
 
