@@ -37,7 +37,7 @@ def pairs(N: int, C: int, K: int) -> dict[str, tuple[Callable[[], object], Calla
     input_grad, weight_grad, bias_grad, other = (torch.empty_like(like) for like in (input, weight, bias, weight))
 
     def gradients(*made: Tensor | None) -> Callable[[], object]:
-        return lambda: ours._gradients(grad, input, weight, output, 1.0, True, sizes, list(made))
+        return lambda: ours.gradients(grad, input, weight, output, 1.0, True, sizes, list(made))
 
     def masked() -> Tensor:
         return torch.ops.aten.threshold_backward(grad, output, 0)
@@ -49,7 +49,7 @@ def pairs(N: int, C: int, K: int) -> dict[str, tuple[Callable[[], object], Calla
 
     return {
         "forward": (
-            lambda: ours._product(input, weight, bias, sizes, relu=True),
+            lambda: ours.product(input, weight, bias, relu=True),
             lambda: F.linear(input, weight, bias).relu_(),
         ),
         "input_grad": (gradients(input_grad, None, None), lambda: masked() @ weight),

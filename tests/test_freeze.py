@@ -14,9 +14,19 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import alexkern
+from alexkern.backends import cpu
+from alexkern.backends.cpu import crossovers
 from alexkern.frozen import FrozenSequential
 from alexkern.frozen.convolution import FrozenConvolution
-from alexkern.frozen.linear import FEWEST_ROWS, LARGE, MOST_ROWS, Exchanged
+from alexkern.frozen.linear import (
+    EXCHANGED_ROWS,
+    FEWEST_ROWS,
+    LARGE,
+    MOST_ROWS,
+    Exchanged,
+    FewRows,
+    FrozenLinear,
+)
 from alexkern.frozen.modules import CHUNK_BYTES
 from support.networks import NETWORKS, small_alexnet
 
@@ -231,11 +241,30 @@ def test_linear_layers_exchange_their_operands_where_it_pays(
         Exchanged, "__call__", lambda way, rows: exchanged.append((len(way.weight), len(rows))) or own(way, rows)
     )
     fewest = FEWEST_ROWS[dtype]
+    monkeypatch.setattr(FewRows, "serves", lambda way, rows: False)
     for count in (0, fewest - 1, fewest, 50, MOST_ROWS, MOST_ROWS + 1):
         rows = torch.randn(count, 1024, generator=generator).to(dtype)
         with torch.no_grad():
             torch.testing.assert_close(frozen(rows), model(rows))
     assert exchanged == [(1500, fewest), (1500, 50), (1500, MOST_ROWS)]  # the second layer is small
+
+
+@pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")
+def test_linear_layers_of_few_rows_are_csrc_cpus(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a ReLU and without, by the crossovers of its table."""
+    model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 1024, bias=False)).eval()
+    frozen = alexkern.freeze(model)
+    monkeypatch.setattr(crossovers, "TABLE", {cpu.native().isa(): {"forward": ((2**20, ((3, 40),)),)}})
+    served: list[int] = []
+    own = FewRows.__call__
+    monkeypatch.setattr(FewRows, "__call__", lambda way, rows: served.append(len(rows)) or own(way, rows))
+    for count in (0, 2, 3, EXCHANGED_ROWS - 1, EXCHANGED_ROWS):
+        rows = torch.randn(count, 1024, generator=generator)
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(rows), model(rows))
+    assert served == [3, 3, EXCHANGED_ROWS - 1, EXCHANGED_ROWS - 1]
+    with torch.no_grad(), pytest.raises(alexkern.errors.ArgumentError, match="shape"):
+        frozen(torch.zeros(8, 1023))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

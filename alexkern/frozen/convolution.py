@@ -72,7 +72,7 @@ class _OneDnn(Way):
         if value is None:
             return None
         # The largest value survives the ReLU wherever it is applied: a quarter of the work behind the pooling.
-        pooled = F.max_pool2d(value, *self.window)
+        pooled = functional.max_pool2d(value, *self.window)
         return pooled.relu_() if self.relu else pooled
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor | None:

@@ -144,7 +144,7 @@ class PackedRun(Run):
         raise AssertionError("the last way serves everything")
 
     def check(self, input: Tensor, channels: int, dimension: int) -> None:
-        """oneDNN's operators trust their arguments."""
+        """oneDNN's operators and csrc/cpu trust their arguments."""
         if input.dtype != self.weight.dtype or input.device != self.weight.device:
             want = f"{self.weight.dtype} on {self.weight.device}, as frozen"
             raise argument_error("freeze", "input", f"{input.dtype} on {input.device}", want)

@@ -28,9 +28,9 @@ TABLE: dict[str, dict[str, tuple[Served, ...]]] = {
         "weight_grad": (Served(2**24, ((1, 1),)), Served(2**22, ((1, 2),)), Served(2**20, ((1, 4),))),
     },
     "avx512": {
-        "forward": (Served(2**24, ((4, 64),)), Served(2**22, ((4, 128),)), Served(2**20, ((4, 64),))),
-        "input_grad": (Served(2**24, ((2, 128),)), Served(2**22, ((8, 128),))),
-        "weight_grad": (Served(2**22, ((1, 8), (48, 96))), Served(2**20, ((2, 4), (48, 96)))),
+        "forward": (Served(2**20, ((4, 64),)),),
+        "input_grad": (Served(2**24, ((2, 128),)), Served(2**22, ((16, 128),))),
+        "weight_grad": (Served(2**22, ((1, 8), (48, 96))),),
     },
 }
 

@@ -26,7 +26,7 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     sizes = _sizes(input, weight)
     if is_ours("forward", weight, sizes[0]):
-        output = _product(input, weight, bias, sizes, relu=seed is None)
+        output = product(input, weight, bias, relu=seed is None)
     elif seed is None:
         return definition.forward(input, weight, bias, seed, p, save_mask)
     else:
@@ -50,8 +50,8 @@ def backward(
     """Gradients of input, weight and bias, those that `needs` asks for. Without a seed the output is the mask."""
     sizes = _sizes(input, weight)
     ours = [
-        need and is_ours(product, weight, sizes[0])
-        for need, product in zip(needs, ("input_grad", "weight_grad", "weight_grad"), strict=True)
+        need and is_ours(name, weight, sizes[0])
+        for need, name in zip(needs, ("input_grad", "weight_grad", "weight_grad"), strict=True)
     ]
     theirs = [need and not mine for need, mine in zip(needs, ours, strict=True)]
     found: list[Tensor | None] = [None, None, None]
@@ -67,7 +67,7 @@ def backward(
     if any(ours):
         shapes = (tuple(input.shape), tuple(weight.shape), (sizes[2],))
         made = [_dense(shape) if mine else None for shape, mine in zip(shapes, ours, strict=True)]
-        _gradients(grad, input, weight, mask, 1.0 if seed is None else scale(p), seed is None, sizes, made)
+        gradients(grad, input, weight, mask, 1.0 if seed is None else scale(p), seed is None, sizes, made)
         found = [mine if mine is not None else other for mine, other in zip(made, found, strict=True)]
     return found[0], found[1], found[2]
 
@@ -85,7 +85,9 @@ def _workspace(sizes: Sizes, threads: int) -> Tensor:
     return _dense((native().linear_relu_dropout_workspace(sizes, threads),))
 
 
-def _product(input: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, *, relu: bool) -> Tensor:
+def product(input: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool) -> Tensor:
+    """Of input and a contiguous weight, with bias and ReLU."""
+    sizes = _sizes(input, weight)
     output, threads = empty(linear_relu_dropout_output(input, weight)), torch.get_num_threads()
     input, bias = input.contiguous(), None if bias is None else bias.contiguous()
     workspace = _workspace(sizes, threads)
@@ -102,7 +104,7 @@ def _product(input: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, *
     return output
 
 
-def _gradients(
+def gradients(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,

@@ -151,10 +151,16 @@ void forward_dots(const Forward& call) {
     });
 }
 
+// Meanwhile as many filters from `next` on are fetched, a line at a time: all at once they would hold up the tile.
 template <int COUNT>
-inline void add_product(const float* filters, Index C, const float* columns, Index rows, Index depth, float* totals) {
+inline void add_product(const float* filters, Index C, const float* columns, Index rows, Index depth, const float* next,
+                        Index next_step, float* totals) {
+    constexpr Index EVERY = LINE / 4 / ROWS;
     Floats sums[ROWS][COUNT];
-    const auto column = [&](Index s, int j) { return load<Floats>(columns + s * rows + j * LANES); };
+    const auto column = [&](Index s, int j) {
+        if (j == 0 && s % EVERY == 0) fetch(next + s / EVERY % ROWS * next_step + s / (LINE / 4) * (LINE / 4));
+        return load<Floats>(columns + s * rows + j * LANES);
+    };
     multiply(filters, C, 1, depth, column, sums);
     add(totals, rows, sums);
 }
@@ -184,9 +190,7 @@ void forward_lanes(const Forward& call) {
                 for (Index k = k0; k < last; k += ROWS) {
                     const float* filters = call.weight + k * C + c;
                     Index step = C;
-                    for (Index i = 0; i < smaller(ROWS, last - k); ++i) {
-                        for (Index s = 0; s < deep; s += LINE / 4) fetch(filters + i * C + s + ahead);
-                    }
+                    const float* here = filters;
                     if (k + ROWS > last) {
                         for (Index i = 0; i < last - k; ++i) {
                             for (Index s = 0; s < deep; ++s) edge[i * DEEPEST + s] = filters[i * C + s];
@@ -195,14 +199,15 @@ void forward_lanes(const Forward& call) {
                         step = DEEPEST;
                     }
                     for (Index n = 0; n < rows; n += WIDE) {
+                        const float* next = n == 0 ? here + ahead : here;  // once
                         const float* beside = columns + c * rows + n;
                         float* to = totals + (k - k0) * rows + n;
                         if (rows - n >= WIDE) {
-                            add_product<VECTORS>(filters, step, beside, rows, deep, to);
+                            add_product<VECTORS>(filters, step, beside, rows, deep, next, C, to);
                         } else if (rows - n > LANES) {
-                            add_product<2>(filters, step, beside, rows, deep, to);
+                            add_product<2>(filters, step, beside, rows, deep, next, C, to);
                         } else {
-                            add_product<1>(filters, step, beside, rows, deep, to);
+                            add_product<1>(filters, step, beside, rows, deep, next, C, to);
                         }
                     }
                 }
