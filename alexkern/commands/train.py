@@ -151,10 +151,12 @@ def _hold(folder: Path, world: World, held: ExitStack) -> None:
     reason = None
     if world.leads:
         try:
-            _make(folder)
+            folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(RunLock(folder))
         except TrainingError as error:
             reason = error
+        except OSError as error:
+            reason = TrainingError(f"--out {folder}: cannot be written to ({checkpoint.reason(error)})")
     if world.most([reason is not None])[0]:
         raise reason or Interrupted("", TrainingError.status)
 
@@ -204,12 +206,3 @@ def _samples(args: argparse.Namespace, settings: Settings, display: Display) -> 
     if ignored:
         display.warn(f"{len(ignored)} files that are not images are left out; the first: {ignored[0]}")
     return training, validation
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"--out {folder}: {first_line(error)}") from None
-    if not os.access(folder, os.W_OK):
-        raise TrainingError(f"--out {folder}: cannot be written to")
