@@ -9,7 +9,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from alexkern.commands import augment, bench, classify, evaluate, export, guarded, info, train, tune, verify
+from alexkern.commands import (
+    EXIT_BAD_INPUT,
+    augment,
+    bench,
+    classify,
+    evaluate,
+    export,
+    guarded,
+    info,
+    train,
+    tune,
+    verify,
+)
+from alexkern.console import printable
 from alexkern.info import version
 
 COMMANDS = {
@@ -23,6 +36,13 @@ COMMANDS = {
     "export": export,
     "tune": tune,
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, which says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {printable(message)}\n")
 
 
 class _Version(argparse.Action):
@@ -56,7 +76,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="alexkern", description="Hand-tuned kernels for AlexNet-shaped networks.")
+    parser = _Parser(prog="alexkern", description="Hand-tuned kernels for AlexNet-shaped networks.")
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="print alexkern's version, and where it is not installed"
     )

@@ -1,7 +1,6 @@
-"""`alexkern train`: images decoded and augmented on one core, and the step against torch's own modules."""
+"""`alexkern train`: the step against torch's own modules."""
 
 from alexkern.bench.comparison import compares
-from alexkern.bench.training import pipeline, trainer_step
+from alexkern.bench.training import trainer_step
 
-bench_pipeline = compares(pipeline)
 bench_trainer_step = compares(trainer_step)

@@ -14,8 +14,8 @@ import torch
 from alexkern.arithmetic import ARITHMETIC
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.peers import PEERS
-from alexkern.commands import positive
 from alexkern.measure.timing import CLOCKS
+from alexkern.ranges import BATCH, RANGES
 
 ON_GPU = tuple(reversed(ARITHMETIC))
 BATCHES = {"cpu": (1, 16, 64), "cuda": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)}
@@ -112,7 +112,7 @@ def comma_separated(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
 
 def sizes(text: str) -> tuple[int, ...]:
     """An option's value: batches."""
-    return tuple(map(positive, text.split(",")))
+    return tuple(int(BATCH(part)) for part in text.split(","))
 
 
 ALL_PEERS = [peer.name for peer in PEERS]
@@ -121,7 +121,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--peers": {"type": comma_separated(ALL_PEERS), "help": f"of {', '.join(ALL_PEERS)}; or all"},
     "--batches": {"type": sizes, "help": "of inference (default: 1,16,64; on a GPU 1,2,4,...,2048)"},
     "--training-batches": {"type": sizes, "help": "of the training step (default: 32; on a GPU 32,64,...,1024)"},
-    "--operator-batch": {"type": positive, "help": "batch of single operators (default: 8, on a GPU 128)"},
+    "--operator-batch": {
+        "type": RANGES["operator-batch"],
+        "help": "batch of single operators (default: 8, on a GPU 128)",
+    },
     "--compile-operators": {"action": "store_true", "default": False, "help": "add torch.compile of their expressions"},
     "--device": {"choices": ("cpu", "cuda"), "help": "default: cuda where there is one"},
     "--dtypes": {
@@ -134,7 +137,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "cpu: CPU time on one thread, for a machine that others keep busy (default: wall)",
     },
     "--seconds": {
-        "type": float,
+        "type": RANGES["seconds"],
         "help": "wall-clock the whole run aims at: no row is left out, the most important have more peers and rounds "
         f"(default: {SECONDS:g}, with --record {RECORD_SECONDS:g})",
     },

@@ -46,7 +46,10 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ([tmp_path / "nothing"], "nothing: no such file or folder"),
         ([tmp_path / "empty"], "empty: no images in this folder"),
         ([tmp_path / "bad.png"], "bad.png: not an image"),
-        ([images, "--hue", "0.7"], "alexkern.augment: hue must be at least 0 and at most 0.5, got 0.7"),
+        (
+            [images, "--size", "1024", "--count", "100"],
+            "a sheet of 317,718,528 pixels; wanted at most 89,478,485: less",
+        ),
         ([images, "--out", tmp_path / "none" / "s.png"], "none/s.png: cannot be written"),
     ):
         assert cli.main(["augment", *map(str, arguments)]) == 2

@@ -37,7 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_folder_of_class_folders(images: Path) -> None:
     samples = find_samples(images)
-    assert samples.classes == CLASSES and len(samples) == 30 and samples.ignored == ()
+    assert samples.classes == CLASSES and len(samples) == 30 and samples.notes == ()
     assert [samples.labels.count(label) for label in range(3)] == [10, 10, 10]
     assert all(
         Path(path).parent.name == CLASSES[label] for path, label in zip(samples.paths, samples.labels, strict=True)
@@ -55,7 +55,7 @@ def test_folders_within_classes_hidden_files_and_what_is_no_image(tmp_path: Path
     (tmp_path / ".git").mkdir()
     samples = find_samples(tmp_path)
     assert samples.paths[-1] == str(tmp_path / "red" / "deeper" / "0.PNG") and len(samples) == 3
-    assert samples.ignored == (str(tmp_path / "blue" / "notes.txt"),)
+    assert samples.notes[0] == f"{tmp_path / 'blue' / 'notes.txt'}: not named as an image; left out"
 
 
 def test_a_list_file(images: Path, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_list_file(images: Path, tmp_path: Path) -> None:
     first = os.path.relpath(images / "red" / "0.png", tmp_path)
     listed.write_text(f"# some\n\n{first} 10\n{images / 'blue' / '1.jpg'}\t9\n{tmp_path}/not there.png 9\n")
     samples = find_samples(listed)
-    assert samples.classes == ("9", "10") and samples.labels == (1, 0, 0)
+    assert samples.classes == ("10", "9") and samples.labels == (0, 1, 1)
     assert samples.paths[2] == f"{tmp_path}/not there.png"
     assert decode(samples.paths[0], 1000).shape == decode(images / "red" / "0.png", 1000).shape
 
@@ -157,8 +157,8 @@ BAD = {
     "empty.png": (lambda jpeg: b"", "not an image"),
     "half.jpg": (lambda jpeg: jpeg[: len(jpeg) // 2], "cannot be read (.*truncated"),
     "hollow.png": (lambda jpeg: png(70, 70), "cannot be read"),
-    "bomb.png": (lambda jpeg: png(30000, 30000), "too large, over 89,478,485 pixels"),
-    "large.png": (lambda jpeg: png(9600, 9600), "too large, over 89,478,485 pixels"),
+    "bomb.png": (lambda jpeg: png(30000, 30000), "too large, 900,000,000 pixels; wanted at most 89,478,485"),
+    "large.png": (lambda jpeg: png(9600, 9600), "too large, 92,160,000 pixels; wanted at most 89,478,485"),
 }
 
 
@@ -186,7 +186,9 @@ def test_damage_is_said_once_and_has_a_limit() -> None:
 # Batches
 
 
-def test_a_batch_is_padded_and_leaves_out_what_is_damaged(images: Path, tmp_path: Path) -> None:
+def test_a_batch_is_padded_and_leaves_out_what_is_damaged(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bad.png").write_text("no image")
     listed = tmp_path / "list.txt"
     listed.write_text(f"{images}/red/0.png 1\n{tmp_path}/bad.png 0\n{images}/blue/3.jpg 2\n")
@@ -198,6 +200,10 @@ def test_a_batch_is_padded_and_leaves_out_what_is_damaged(images: Path, tmp_path
         assert tuple(size) == tuple(wanted.shape[:2])
         assert torch.equal(pixels[: size[0], : size[1]], wanted) and not pixels[size[0] :].any()
         assert not pixels[:, size[1] :].any()
+    with monkeypatch.context() as within_a_worker:
+        within_a_worker.setattr("alexkern.data.batch.get_worker_info", object)
+        shared, empty = collate([source[index] for index in range(3)]), collate([source[1]])
+    assert shared.images.is_shared() and torch.equal(shared.images, batch.images) and empty.images.shape == (0, 1, 1, 3)
     nothing = collate([source[1]])
     assert len(nothing) == 0 and nothing.images.shape == (0, 1, 1, 3) and nothing.sizes.shape == (0, 2)
 
@@ -244,7 +250,9 @@ def test_the_loader_gives_the_order_and_draws_nothing(workers: int, images: Path
     for epoch, start in ((0, 0), (1, 2)):
         order.begin(epoch, start)
         wanted = list(order)
+        assert loader.waiting == 0 or epoch
         found = list(loader)
+        assert 0 < loader.waiting <= 1
         assert len(found) == len(wanted)
         for batch, indices in zip(found, wanted, strict=True):
             assert batch.labels.tolist() == [samples.labels[index] for index in indices]

@@ -17,6 +17,7 @@ import alexkern
 from alexkern import accuracy, cli, functional
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
+from alexkern.ranges import RANGES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -339,3 +340,11 @@ def test_what_poolings_keep() -> None:
     names = ["conv1, pool1", "conv2, pool2", "conv5, pool5", "sum"]
     wanted = [(name, *(f"{number:.1f}" for number in row)) for name, row in zip(names, rows, strict=True)]
     assert table(ALEXNET, "", "convolution's output") == wanted
+
+
+def test_the_ranges_of_options() -> None:
+    wanted: dict[str, list[str]] = {}
+    for name, limits in sorted(RANGES.items()):
+        wanted.setdefault(str(limits), []).append("augment's `--size`" if name == "thumbnail" else f"`--{name}`")
+    rows = {limits: options for options, limits in table(ROOT / "docs" / "training.md", "options", "wanted")}
+    assert rows == {limits: ", ".join(options) for limits, options in wanted.items()}

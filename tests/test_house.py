@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"alexkern": "alexkern", "kernels": "alexkern.kernels", "bench": "alexkern.bench"}  # folder: package
 # Lowest first; a name stands for its package too. What shares a line may import one another, but in no circle.
 ORDER = (
-    ("_cxx", "_environment", "_nvcc", "_sources", "_trees", "_version", "arithmetic", "files", "geometry"),
+    ("_cxx", "_environment", "_nvcc", "_sources", "_trees", "_version", "arithmetic", "files", "geometry", "ranges"),
     ("plan", "errors", "augmentation", "accuracy", "cost", "cache", "console", "drawing", "optional", "processor"),
     ("measure", "references", "verified"),
     ("backends.building", "backends.extension"),

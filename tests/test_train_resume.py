@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_network(run, images: Path, finished: Path, monk
 def test_a_checkpoint_of_other_classes(run, finished: Path, tmp_path: Path) -> None:
     other = write_images(tmp_path / "other", 6, ("ash", "birch"))
     line = one_line(run(other, "--out", finished, "--resume"))
-    assert "a checkpoint of 3 classes, 'blue' and so on; the images have 2, 'ash' and so on" in line
+    assert "2 classes, and the network has 3: here without 'blue' (and 2 more) and with 'ash' (and 1 more)" in line
 
 
 def test_a_checkpoint_of_other_images(run, finished: Path, tmp_path: Path) -> None:

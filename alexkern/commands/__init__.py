@@ -16,6 +16,7 @@ import torch
 from alexkern.console import first_line, printable
 from alexkern.errors import BackendUnavailable
 from alexkern.models import MODELS, AlexNet, read_weights
+from alexkern.ranges import RANGES
 
 EXIT_PARTLY = 1  # some of what was asked for could not be done
 EXIT_BAD_INPUT = 2
@@ -81,11 +82,17 @@ def _finite(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def positive(text: str) -> int:
-    """An option's value: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"wanted a whole number of at least 1, got {text!r}")
-    return int(text)
+def add_number(
+    parser: argparse.ArgumentParser, option: str, usual: Any, help: str = "", name: str = "", **told: Any
+) -> None:
+    """A numeric option, within its row of alexkern/ranges.py (that of `name`, where it is not the option's own)."""
+    limits = RANGES[name or option.removeprefix("--")]
+    parser.add_argument(
+        option,
+        type=limits,
+        **{"metavar": "N", "default": usual} | told,
+        help=f"{help}{help and ', '}{limits}" + ("" if usual is None else f" (default: {usual})"),
+    )
 
 
 def device(name: str | None) -> torch.device:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from alexkern.augmentation import CROPS
-from alexkern.commands import CommandError, positive
+from alexkern.commands import CommandError, add_number
 from alexkern.console import first_line
-from alexkern.data.decode import UnreadableImage, decode, images_in
+from alexkern.data.decode import MAX_PIXELS, UnreadableImage, decode, images_in
 from alexkern.functional import augment
 from alexkern.training.pictures import sheet
 
@@ -25,21 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The images, what is done to them, and where the sheet goes."""
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of them")
     parser.add_argument("--out", type=Path, default=Path("sheet.png"), metavar="F", help="default: sheet.png")
-    parser.add_argument("--count", type=positive, default=8, metavar="N", help="pictures of each image (default: 8)")
-    parser.add_argument("--most", type=positive, default=8, metavar="N", help="images at most (default: 8)")
-    parser.add_argument("--size", type=positive, default=112, metavar="N", help="pixels (default: 112)")
+    add_number(parser, "--count", 8, "pictures of each image")
+    add_number(parser, "--most", 8, "images at most")
+    add_number(parser, "--size", 112, "pixels", "thumbnail")
     parser.add_argument("--crop", choices=CROPS, default="random_resized", help="default: random_resized")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add_number(parser, "--seed", 0)
     for name, default in (
         ("flip", 0.5), ("rotation", 10.0), ("brightness", 0.3), ("contrast", 0.3), ("saturation", 0.3), ("hue", 0.05),
         ("lighting", 0.1),
     ):  # fmt: skip
-        parser.add_argument(f"--{name}", type=float, default=default, metavar="X", help=f"default: {default}")
+        add_number(parser, f"--{name}", default, metavar="X")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the sheet: a row an image, first the centre crop, then its augmentations."""
     images = _read(args.images, args.most, 2 * args.size)
+    pixels = len(images) * (args.count + 1) * args.size**2
+    if pixels > MAX_PIXELS:
+        raise CommandError(
+            f"a sheet of {pixels:,} pixels; wanted at most {MAX_PIXELS:,}: less --most, --count or --size"
+        )
     try:
         sheet(_pictures(images, args), args.out, columns=args.count + 1)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`alexkern classify`: what a network sees in JPEG and PNG images."""
+"""`alexkern classify`: what a network sees in images."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from alexkern.commands import EXIT_BAD_INPUT, EXIT_PARTLY, CommandError, device, network, positive, print_json
+from alexkern.commands import EXIT_BAD_INPUT, EXIT_PARTLY, CommandError, add_number, device, network, print_json
 from alexkern.console import Console, first_line, printable
-from alexkern.data.decode import MAX_PIXELS, UnreadableImage, images_in, opened
+from alexkern.data.decode import MAX_PIXELS, UnreadableImage, images_in, opened, upright
+from alexkern.data.text import read_lines
 from alexkern.models import MODELS, AlexNet, ImageClassification
 from alexkern.models.weights import HEAD
 
 HELP = "name what is in images"
 DESCRIPTION = "Print the most probable classes of images, by a network of which you have the weights."
 Guess = tuple[str, int, float]  # class name, index, probability
-EXTENSIONS, FORMATS = (".jpg", ".jpeg", ".png"), ("JPEG", "PNG")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The images, and everything about the network that looks at them."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a JPEG or PNG file, or a folder of them")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of them")
     parser.add_argument("--weights", required=True, metavar="W", help="a .safetensors or .pth file, or IMAGENET1K_V1")
     parser.add_argument("--model", choices=list(MODELS), help="default: what the weights file says, else alexnet")
     parser.add_argument("--labels", metavar="F", help="class names, one a line; default: those in the weights file")
-    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes to print an image (default: 5)")
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="images at once (default: 16)")
+    add_number(parser, "--top", 5, "classes to print an image", metavar="K")
+    add_number(parser, "--batch-size", 16, "images at once")
     form = parser.add_mutually_exclusive_group()
     for name in filter(None, FORMS):
         told = f"print {name.upper()} in place of tables"
@@ -141,7 +141,7 @@ def _class_names(labels: str | None, model: AlexNet) -> Sequence[str]:
     if labels is None:
         return model.classes or [str(index) for index in range(num_classes)]
     try:
-        names = Path(labels).read_text(encoding="utf-8").splitlines()
+        names = [line for line in read_lines(labels) if line.strip()]
     except (OSError, ValueError) as error:
         raise CommandError(f"--labels {labels}: cannot be read ({first_line(error)})") from error
     if len(names) != num_classes:
@@ -156,10 +156,10 @@ def _find_images(arguments: Sequence[str]) -> tuple[list[Path], dict[Path, str]]
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            found = images_in(path, EXTENSIONS)
+            found = images_in(path)
             paths += found
             if not found:
-                absent[path] = "no JPEG or PNG in this folder"
+                absent[path] = "no images in this folder"
         elif path.exists():
             paths.append(path)
         else:
@@ -172,11 +172,12 @@ def _read_images(paths: Sequence[Path], transforms: ImageClassification) -> tupl
     images, damaged = {}, {}
     for path in paths:
         try:
-            with opened(path, FORMATS, "a JPEG or PNG image") as image:
+            with opened(path) as image:
                 # A very long and thin image is small, but not once its shorter side has been enlarged.
-                if math.prod(transforms.resized_shape(image.height, image.width)) > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                images[path] = transforms(ImageOps.exif_transpose(image))
+                pixels = math.prod(transforms.resized_shape(image.height, image.width))
+                if pixels > MAX_PIXELS:
+                    raise Image.DecompressionBombError(pixels)
+                images[path] = transforms(upright(image))
         except UnreadableImage as error:
             damaged[path] = str(error)
     return images, damaged

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from alexkern.commands import EXIT_PARTLY, CommandError, device, network, positive, print_json
+from alexkern.commands import EXIT_PARTLY, CommandError, add_number, device, network, print_json
 from alexkern.console import first_line, printable, table
 from alexkern.data import BatchOrder, DataError, Loader, Samples, find_samples
 from alexkern.drawing import NotDrawn
@@ -29,11 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="a .safetensors or .pth file, or IMAGENET1K_V1")
     parser.add_argument("data", metavar="FOLDER", help="FOLDER/CLASS/IMAGE, or a list file with 'IMAGE CLASS' lines")
     parser.add_argument("--model", choices=list(MODELS), help="default: what the weights file says, else alexnet")
-    parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images at once (default: 64)")
+    add_number(parser, "--batch-size", 64, "images at once")
     cores = max(1, min(8, (os.cpu_count() or 1) - 1))
-    parser.add_argument(
-        "--workers", type=int, default=cores, metavar="N", help=f"decoding processes (default: {cores})"
-    )
+    add_number(parser, "--workers", cores, "decoding processes")
     parser.add_argument("--device", help="a torch device; default: cuda where there is a GPU, else cpu")
     parser.add_argument("--ten-crops", action="store_true", help="the mean over the paper's ten crops")
     parser.add_argument("--confusion", type=Path, metavar="F", help="draw what is taken for what: .svg, .png or .pdf")

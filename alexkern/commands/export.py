@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from alexkern.commands import CommandError, network, positive
+from alexkern.commands import CommandError, add_number, network
 from alexkern.console import first_line
 from alexkern.export import SUFFIXES, ExportError, export
 from alexkern.models import MODELS
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, choices=list(SUFFIXES), help="what it is for")
     parser.add_argument("--out", type=Path, metavar="F", help="default: WEIGHTS with another ending, here")
     parser.add_argument("--model", choices=list(MODELS), help="default: what the weights file says, else alexnet")
-    parser.add_argument("--size", type=positive, metavar="N", help="pixels; default: what the weights file says")
+    add_number(parser, "--size", None, "pixels; default: what the weights file says; else")
 
 
 def run(args: argparse.Namespace) -> int:

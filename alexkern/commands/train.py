@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from alexkern.commands import CommandError, positive
+from alexkern.commands import CommandError, add_number
 from alexkern.console import first_line
-from alexkern.data import DataError, Samples, find_samples, hold_out
+from alexkern.data import DataError, find_sets
 from alexkern.drawing import NotDrawn
 from alexkern.models import Weights, read_weights
+from alexkern.ranges import RANGES
 from alexkern.training import PRESETS, Settings, Trainer, TrainingError, checkpoint, log, pictures
 from alexkern.training.display import Display
 from alexkern.training.errors import Interrupted
@@ -23,7 +24,7 @@ from alexkern.training.initial import begin_with
 from alexkern.training.lock import RunLock
 from alexkern.training.rehearsal import rehearse
 from alexkern.training.settings import flag, from_dict
-from alexkern.training.trainer import CURVES, LOG, WEIGHTS
+from alexkern.training.trainer import CLASSES, CURVES, LOG, WEIGHTS
 from alexkern.training.world import World, join
 
 HELP = "train a network on a folder of images"
@@ -52,25 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=list(PRESETS), help="a paper's settings; options change them")
     parser.add_argument("--device", help="a torch device; default: cuda where there is a GPU, else cpu")
     cores = max(1, min(8, (os.cpu_count() or 1) - 1))
-    parser.add_argument(
-        "--workers", type=int, default=cores, metavar="N", help=f"decoding processes (default: {cores})"
-    )
-    parser.add_argument("--save-every", type=positive, default=1000, metavar="N", help="steps (default: 1000)")
-    parser.add_argument("--max-damaged", type=int, default=100, metavar="N", help="images to leave out (default: 100)")
+    add_number(parser, "--workers", cores, "decoding processes")
+    add_number(parser, "--save-every", 1000, "steps")
+    add_number(parser, "--max-damaged", 100, "images to leave out")
     parser.add_argument("--quiet", action="store_true", help="no bar and no lines but warnings and errors")
     parser.add_argument("--graph", action="store_true", help="capture the step in a CUDA graph")
     for field in fields(Settings):
         default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        told: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{field.metadata['help']} (default: {default})"}
+        told: dict[str, Any] = {"default": argparse.SUPPRESS}
+        if flag(field.name)[2:] in RANGES:
+            told |= {"nargs": 3, "metavar": ("R", "G", "B")} if field.type == "Triple" else {}
+            add_number(parser, flag(field.name), default, field.metadata["help"], **told)
+            continue
         if field.type == "bool":
             told["action"] = argparse.BooleanOptionalAction
-        elif field.type == "Triple":
-            told |= {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
-        elif field.metadata["choices"]:
-            told["choices"] = tuple(field.metadata["choices"])
         else:
-            told |= {"type": {"int": int, "float": float}[str(field.type)], "metavar": "N"}
-        parser.add_argument(flag(field.name), **told)
+            told["choices"] = tuple(field.metadata["choices"])
+        parser.add_argument(flag(field.name), **told, help=f"{field.metadata['help']} (default: {default})")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,13 +114,19 @@ def _train(args: argparse.Namespace, world: World) -> int:
         else:
             settings = from_dict(given)
         display = Display(quiet=args.quiet, silent=not world.leads)
-        training, validation = _samples(args, settings, display)
+        classes = tuple(content["classes"]) if content else None
+        training, validation, notes = find_sets(Path(args.data), args.val, settings.hold_out, settings.seed, classes)
+        for note in notes:
+            display.warn(note)
         if new and not args.dry_run:
             _hold(args.out, world, held)
         trainer = Trainer(
-            settings, training, validation, args.out, world, display, workers=max(0, args.workers),
-            save_every=args.save_every, max_damaged=max(0, args.max_damaged), graphed=args.graph,
+            settings, training, validation, args.out, world, display, workers=args.workers,
+            save_every=args.save_every, max_damaged=args.max_damaged, graphed=args.graph,
         )  # fmt: skip
+        if world.leads and not args.dry_run:
+            names = "".join("?".join(name.splitlines()) + "\n" for name in training.classes)
+            (args.out / CLASSES).write_text(names, encoding="utf-8", errors="surrogateescape")
         if content is not None and source is not None:
             trainer.restore(content, source)
             display.say(f"{source}: going on after step {trainer.progress.step}")
@@ -192,17 +197,3 @@ def _resumed(saved: Settings, given: dict[str, Any], source: Path) -> Settings:
             what = "another network: " if name == "model" else ""
             raise TrainingError(f"{source}: a checkpoint of {what}{flag(name)} {before}, but {value} is asked for")
     return replace(saved, **{name: given[name] for name in CHANGEABLE if name in given})
-
-
-def _samples(args: argparse.Namespace, settings: Settings, display: Display) -> tuple[Samples, Samples]:
-    data = Path(args.data)
-    split = args.val is None and (data / "train").is_dir() and (data / "val").is_dir()
-    training = find_samples(data / "train" if split else data)
-    ignored = training.ignored
-    if split or args.val is not None:
-        validation = find_samples(args.val or data / "val", training.classes)
-    else:
-        training, validation = hold_out(training, settings.hold_out, settings.seed)
-    if ignored:
-        display.warn(f"{len(ignored)} files that are not images are left out; the first: {ignored[0]}")
-    return training, validation

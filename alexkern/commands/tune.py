@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from alexkern.arithmetic import ARITHMETIC
 from alexkern.cache import unwritable
-from alexkern.commands import CommandError, positive
+from alexkern.commands import CommandError, add_number
 from alexkern.console import Console, first_line
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         told = "all" if default == values else " ".join(default)
         names = f"of {', '.join(values)}; default: {told}"
         parser.add_argument(option, nargs="+", choices=values, default=default, metavar="NAME", help=names)
-    parser.add_argument("--batches", nargs="+", type=positive, default=[128], metavar="N", help="default: 128")
-    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="compiling processes")
+    add_number(parser, "--batches", 128, nargs="+", default=[128])
+    add_number(parser, "--jobs", os.cpu_count() or 1, "compiling processes")
 
 
 def run(args: argparse.Namespace) -> int:

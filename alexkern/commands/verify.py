@@ -6,10 +6,10 @@ import argparse
 import sys
 
 from alexkern import verified
-from alexkern.commands import CommandError, positive, print_json
+from alexkern.commands import CommandError, add_number, print_json
 from alexkern.console import printable
 from alexkern.dispatch import PACKAGES, forget
-from alexkern.ops.registry import OPERATORS
+from alexkern.ops.registry import served
 from alexkern.verify import LIMIT_S, NoDevice, verify
 
 HELP = "check every operator on every backend that is here, against float64"
@@ -23,10 +23,10 @@ EXIT_WRONG = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is checked, how long it may take, and how it is shown."""
-    parser.add_argument("--operator", nargs="+", choices=tuple(OPERATORS), metavar="NAME", help="default: all")
+    parser.add_argument("--operator", nargs="+", choices=tuple(served()), metavar="NAME", help="default: all")
     parser.add_argument("--backend", nargs="+", choices=tuple(PACKAGES), metavar="NAME", help="default: all there are")
     parser.add_argument("--thorough", action="store_true", help="every case in every arithmetic and memory format")
-    parser.add_argument("--limit", type=positive, default=int(LIMIT_S), metavar="SECONDS", help="of a trial")
+    add_number(parser, "--limit", int(LIMIT_S), "of a trial", metavar="SECONDS")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the tables")
 
 

@@ -6,6 +6,7 @@ from alexkern.data.decode import UnreadableImage, decode
 from alexkern.data.loader import Loader
 from alexkern.data.sampler import BatchOrder
 from alexkern.data.samples import DataError, Samples, find_samples, hold_out
+from alexkern.data.splits import find_sets
 
 __all__ = [
     "Batch",
@@ -18,5 +19,6 @@ __all__ = [
     "collate",
     "decode",
     "find_samples",
+    "find_sets",
     "hold_out",
 ]

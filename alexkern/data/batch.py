@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from alexkern.data.decode import UnreadableImage, decode
+from alexkern.data.decode import UnreadableImage, read
 from alexkern.data.samples import Samples
 
 
@@ -45,7 +48,8 @@ class Batch:
         return Batch(change(self.images), change(self.sizes), change(self.labels), self.damaged)
 
 
-Item = tuple[Tensor | None, int, str, str]  # pixels or None, label, path, why there are none
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Item = tuple[Pixels | None, int, str, str]  # pixels (H, W, 3) or None, label, path, why there are none
 
 
 class Images(Dataset[Item]):
@@ -61,18 +65,26 @@ class Images(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         path, label = self.samples.paths[index], self.samples.labels[index]
         try:
-            return decode(path, self.bound), label, path, ""
+            return np.asarray(read(path, self.bound)), label, path, ""
         except UnreadableImage as error:
             return None, label, path, str(error)
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """The images that could be read, each in the upper left corner of its place, zeros around it."""
+    """The images that could be read, each in the upper left corner of its place, zeros around it.
+
+    In a worker they are copied once, into memory that it shares with the process that asked.
+    """
     good = [(pixels, label) for pixels, label, _, _ in items if pixels is not None]
     damaged = [(path, reason) for pixels, _, path, reason in items if pixels is None]
     sizes = torch.tensor([pixels.shape[:2] for pixels, _ in good], dtype=torch.int64).view(-1, 2)
     height, width = sizes.amax(dim=0).tolist() if good else (1, 1)
-    images = torch.zeros((len(good), height, width, 3), dtype=torch.uint8)
-    for place, (pixels, _) in zip(images, good, strict=True):
+    shape = (len(good), height, width, 3)
+    if get_worker_info() is None:
+        images = torch.zeros(shape, dtype=torch.uint8)
+    else:  # as torch's own collate does; new shared memory is zero
+        shared = torch.UntypedStorage._new_shared(math.prod(shape))
+        images = torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
+    for place, (pixels, _) in zip(images.numpy(), good, strict=True):
         place[: pixels.shape[0], : pixels.shape[1]] = pixels
     return Batch(images, sizes, torch.tensor([label for _, label in good], dtype=torch.int64), damaged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -14,12 +15,15 @@ from alexkern.data.samples import Samples
 
 
 class Loader:
-    """Iterating gives the batches of `order`, on `device`. An iteration starts where `order.begin` said."""
+    """Iterating gives the batches of `order`, on `device`. An iteration starts where `order.begin` said.
+
+    waiting: the share of the time of the iteration so far in which whoever takes the batches waited for one.
+    """
 
     def __init__(
         self, samples: Samples, order: BatchOrder, *, bound: int, workers: int, device: torch.device, prefetch: int = 2
     ) -> None:
-        self.order, self.device = order, device
+        self.order, self.device, self.waiting = order, device, 0.0
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.loader = DataLoader(
             Images(samples, bound),
@@ -39,8 +43,18 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         with decoding.held_back():
-            batches = iter(self.loader)
-        return self._ahead(batches) if self.stream is not None else batches
+            loaded = iter(self.loader)
+        begun, waited = time.perf_counter(), 0.0
+        batches = self._ahead(loaded) if self.stream is not None else loaded
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            now = time.perf_counter()
+            waited += now - asked
+            self.waiting = waited / (now - begun)
+            if batch is None:
+                return
+            yield batch
 
     def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Copy batch i + 1 on the side stream while batch i is worked on."""

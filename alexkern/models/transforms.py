@@ -92,6 +92,9 @@ def _resize_tensor(image: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB; what is transparent shows the colour beneath."""
+    if image.mode == "RGB":
+        return image
     if image.mode.startswith("I"):
         # 16-bit grey: PIL's own conversion would turn every value over 255 white.
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))

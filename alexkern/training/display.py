@@ -57,7 +57,7 @@ class Display:
         text = f"epoch {row.epoch}/{epochs}: loss {row.train_loss:.4f}, top-1 {row.train_top1:.1%}"
         if math.isfinite(row.val_loss):
             text += f"; validation loss {row.val_loss:.4f}, top-1 {row.val_top1:.1%}, top-5 {row.val_top5:.1%}"
-        self.say(f"{text}; {row.images_per_second:.0f} images/s")
+        self.say(f"{text}; {row.images_per_second:.0f} images/s, {row.waiting:.0%} of the time waiting for images")
 
     def say(self, text: str) -> None:
         self._print(text, errors=False)

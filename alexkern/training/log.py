@@ -10,7 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Row:
-    """Losses are means of the cross entropy, shares are of 1; of validation, nan where there was none."""
+    """Losses are means of the cross entropy, shares are of 1; of validation, nan where there was none.
+
+    waiting: the share of the training's time in which there was no batch to train on.
+    """
 
     epoch: int
     step: int
@@ -23,6 +26,7 @@ class Row:
     val_top5: float
     seconds: float
     images_per_second: float
+    waiting: float
     damaged: int
 
 
@@ -53,7 +57,10 @@ def read(path: Path) -> list[Row]:
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         for values in csv.DictReader(file):
             try:
-                row = {f.name: int(values[f.name]) if f.type == "int" else float(values[f.name]) for f in fields(Row)}
+                row = {
+                    f.name: int(values[f.name]) if f.type == "int" else float(values.get(f.name, "nan"))
+                    for f in fields(Row)
+                }
                 rows.append(Row(**row))  # type: ignore[arg-type]
             except (KeyError, TypeError, ValueError):
                 continue

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from alexkern.console import first_line
 from alexkern.data import BatchOrder, DamageTally, Loader, Samples
+from alexkern.data.samples import other_classes
 from alexkern.drawing import NotDrawn
 from alexkern.models import MODELS, ImageClassification, save_weights
 from alexkern.training import checkpoint, log, pictures
@@ -29,6 +30,7 @@ from alexkern.training.world import World, generator_state, restore_generators
 
 LOOK_EVERY = 20  # steps between looks at what only the device knows, where looking stalls it
 WEIGHTS, LOG, CURVES, FILTERS = "model.safetensors", "log.csv", "curves.svg", "filters.png"
+CLASSES = "classes.txt"
 
 
 @dataclass
@@ -115,10 +117,8 @@ class Trainer:
             TrainingError: it is another network's, of other classes or images, or of another number of processes.
         """
         if tuple(content["classes"]) != self.classes:
-            raise TrainingError(
-                f"{source}: a checkpoint of {len(content['classes'])} classes, {content['classes'][0]!r} and so on; "
-                f"the images have {len(self.classes)}, {self.classes[0]!r} and so on"
-            )
+            how = other_classes(content["classes"], self.classes) or "another order"
+            raise TrainingError(f"{source}: a checkpoint of other classes: {how}")
         if content["images"] != self.training.order.count:
             count = self.training.order.count
             raise TrainingError(f"{source}: a checkpoint of {content['images']} training images; here are {count}")
@@ -275,6 +275,7 @@ class Trainer:
             val_top5=score.top5,
             seconds=round(progress.seconds, 3),
             images_per_second=round(rate, 2),
+            waiting=round(self.training.waiting, 4),
             damaged=len(self.damage.seen),
         )
 

@@ -79,7 +79,8 @@ def assert_same_run(ours: Path, wanted: Path) -> None:
         state["progress"].pop("seconds")
     assert flat(left) == flat(right)
     rows = [
-        [{**vars(row), "seconds": 0, "images_per_second": 0} for row in log.read(f / "log.csv")] for f in (ours, wanted)
+        [{**vars(row), "seconds": 0, "images_per_second": 0, "waiting": 0} for row in log.read(f / "log.csv")]
+        for f in (ours, wanted)
     ]
     assert rows[0] == rows[1] and len(rows[0]) == 2
 

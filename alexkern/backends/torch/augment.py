@@ -7,6 +7,7 @@ by itself. The pictures are defined to float32's accuracy: backends may add up i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,22 +16,33 @@ from torch.nn import functional as F
 from alexkern import augmentation as A
 from alexkern.augmentation import Policy
 from alexkern.backends.torch import philox
+from alexkern.plan import Spec, contiguous_strides, empty
 
+Pictures = Callable[[Tensor, Tensor, Policy, Tensor], None]
 CHUNK = 16  # images at once: what is in float32 stays in the cache
+MOST_RESIZED = 4  # times the output: a larger picture is not resized as a whole for the crop of it
 
 
 def forward(images: Tensor, sizes: Tensor, seed: Tensor, policy: Policy) -> Tensor:
     """images (N, H, W, 3) uint8, sizes (N, 2) int64 of height and width -> the batch as `policy` says."""
+    return batch(images, sizes, seed, policy, pictures)
+
+
+def batch(images: Tensor, sizes: Tensor, seed: Tensor, policy: Policy, pictures: Pictures) -> Tensor:
+    """As `forward`, by another backend's `pictures`."""
     table = parameters(sizes, seed, policy)
     rows, columns, before = policy.canvas
     N, (P, Q) = len(images), policy.size
-    output = torch.zeros((N, rows, columns, 3), dtype=policy.dtype, device=images.device)
+    shape = (N, rows, columns, 3)
+    output = empty(Spec(shape, contiguous_strides(shape), policy.dtype), images.device)
+    if policy.space_to_depth:
+        output.zero_()
     # Without padding the canvas is as large as the image; with it, a few last rows of the image may lie beyond it.
     height, width = min(P, rows - before), min(Q, columns - before)
     for start in range(0, N, CHUNK):
         part = slice(start, start + CHUNK)
-        pixels = pictures(images[part], table[part], policy)  # (n, P, Q, 3)
-        output[part, before : before + height, before : before + width] = pixels[:, :height, :width].to(policy.dtype)
+        place = output[part, before : before + height, before : before + width]
+        pictures(images[part], table[part], policy, place)
     if policy.space_to_depth:
         high, wide = rows // A.FACTOR, columns // A.FACTOR
         output = output.view(N, high, A.FACTOR, wide, A.FACTOR, 3).transpose(2, 3).reshape(N, high, wide, -1)
@@ -117,19 +129,21 @@ def _resized_box(words: Tensor, height: Tensor, width: Tensor, policy: Policy) -
 
     As torchvision's RandomResizedCrop: area uniform in `scale`, aspect ratio uniform in its logarithm.
     """
-    tall, broad = height.float(), width.float()
-    high, wide, top, left = _central_box(height, width, policy)
-    log_ratio = policy.log_ratio
-    for attempt in reversed(range(A.MAX_ATTEMPTS)):
-        area_word, ratio_word, top_word, left_word = words[:, A.ATTEMPTS + attempt].unbind(dim=1)
-        side = (tall * broad * _uniform(area_word, policy.scale)).sqrt()
-        root = _exp2(_uniform(ratio_word, log_ratio) * 0.5)  # of the ratio of width to height
-        w, h = (side * root + 0.5).floor().long(), (side / root + 0.5).floor().long()
-        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-        high, wide = torch.where(fits, h, high), torch.where(fits, w, wide)
-        top = torch.where(fits, _below(top_word, height - h + 1), top)
-        left = torch.where(fits, _below(left_word, width - w + 1), left)
-    return top.float(), left.float(), high.float(), wide.float()
+    attempts = words[:, A.ATTEMPTS : A.ATTEMPTS + A.MAX_ATTEMPTS]  # (N, attempts, 4)
+    area_word, ratio_word, top_word, left_word = attempts.unbind(dim=2)
+    height, width = height.unsqueeze(1), width.unsqueeze(1)
+    side = (height.float() * width.float() * _uniform(area_word, policy.scale)).sqrt()
+    root = _exp2(_uniform(ratio_word, policy.log_ratio) * 0.5)  # of the ratio of width to height
+    wide, high = (side * root + 0.5).floor().long(), (side / root + 0.5).floor().long()
+    fits = (wide > 0) & (wide <= width) & (high > 0) & (high <= height)
+    boxes = (_below(top_word, height - high + 1), _below(left_word, width - wide + 1), high, wide)
+    central = _central_box(height, width, policy)
+    # argmax finds the first of equal ones, and the central box comes last.
+    first = torch.cat((fits, torch.ones_like(fits[:, :1])), dim=1).int().argmax(dim=1, keepdim=True)
+    top, left, high, wide = (
+        torch.cat(pair, dim=1).gather(1, first).squeeze(1).float() for pair in zip(boxes, central, strict=True)
+    )
+    return top, left, high, wide
 
 
 def _central_box(height: Tensor, width: Tensor, policy: Policy) -> tuple[Tensor, ...]:
@@ -139,7 +153,7 @@ def _central_box(height: Tensor, width: Tensor, policy: Policy) -> tuple[Tensor,
     high = torch.where(ratio < low, (broad / low + 0.5).floor().long(), height)
     wide = torch.where(ratio > most, (tall * most + 0.5).floor().long(), width)
     high, wide = torch.minimum(high, height).clamp(min=1), torch.minimum(wide, width).clamp(min=1)
-    return high, wide, (height - high) >> 1, (width - wide) >> 1
+    return (height - high) >> 1, (width - wide) >> 1, high, wide
 
 
 def _placed_box(words: Tensor, height: Tensor, width: Tensor, policy: Policy) -> tuple[Tensor, ...]:
@@ -177,23 +191,32 @@ def _middle(spare: Tensor) -> Tensor:
 # The pictures
 
 
-def pictures(images: Tensor, table: Tensor, policy: Policy) -> Tensor:
-    """images (n, H, W, 3) uint8 and their rows of the table -> (n, P, Q, 3) float32, normalised.
+def pictures(images: Tensor, table: Tensor, policy: Policy, output: Tensor) -> None:
+    """images (n, H, W, 3) uint8, their rows of the table -> output, the upper left corner of (n, P, Q, 3), normalised.
 
     The table is read on the host: each image is sampled by itself, with only as many taps as it needs.
     """
     rows = [dict(zip(A.COLUMNS, row, strict=True)) for row in table.tolist()]
     sampled = [sample(image, row, policy.size) for image, row in zip(images, rows, strict=True)]
     pixels = torch.stack([image.flip(1) if row["flip"] else image for image, row in zip(sampled, rows, strict=True)])
-    pixels = pixels.div_(255)
+    finish(pixels.div_(255), table, policy, output)
+
+
+def colours(policy: Policy) -> list[str]:
+    """What is to be done to the pixels but sampling and normalising."""
+    return [name for name in (*_COLOURS, "lighting") if getattr(policy, name) != getattr(Policy, name)]
+
+
+def finish(pixels: Tensor, table: Tensor, policy: Policy, output: Tensor) -> None:
+    """The colours and the normalisation of pixels (n, P, Q, 3) in [0, 1], which may be written to."""
     columns = {name: table[:, index].view(-1, 1, 1, 1) for index, name in enumerate(A.COLUMNS)}
-    for name, change in _COLOURS.items():
-        if getattr(policy, name) != getattr(Policy, name):
-            pixels = change(pixels, columns[name])
-    if policy.lighting != 0:
-        pixels = pixels + torch.cat([columns[name] for name in ("red", "green", "blue")], dim=-1)
+    for name in colours(policy):
+        if name == "lighting":
+            pixels = pixels + torch.cat([columns[name] for name in ("red", "green", "blue")], dim=-1)
+        else:
+            pixels = _COLOURS[name](pixels, columns[name])
     mean, std = (torch.tensor(values, device=pixels.device) for values in (policy.mean, policy.std))
-    return pixels.sub_(mean).div_(std)
+    output.copy_(pixels.sub_(mean).div_(std)[:, : output.shape[1], : output.shape[2]])
 
 
 def sample(image: Tensor, row: dict[str, float], size: tuple[int, int]) -> Tensor:
@@ -207,9 +230,26 @@ def sample_straight(image: Tensor, row: dict[str, float], size: tuple[int, int])
     whole = [round((bottom - top) * size[0] / row["height"]), round((right - left) * size[1] / row["width"])]
     first = round((row["top"] - top) * size[0] / row["height"])
     second = round((row["left"] - left) * size[1] / row["width"])
+    if whole[0] * whole[1] > MOST_RESIZED * size[0] * size[1]:
+        rows, vertical = _taps(row["top"], row["height"], size[0], top, bottom)
+        columns, horizontal = _taps(row["left"], row["width"], size[1], left, right)
+        vertical, horizontal = vertical.to(image.device), horizontal.to(image.device)
+        return torch.einsum("pr,rcx,qc->pqx", vertical, image[rows, columns].float(), horizontal)
     window = image[top:bottom, left:right].permute(2, 0, 1).unsqueeze(0).float()
     resized = F.interpolate(window, size=whole, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     return resized[first : first + size[0], second : second + size[1]]
+
+
+def _taps(first: float, extent: float, outputs: int, low: int, high: int) -> tuple[slice, Tensor]:
+    """The places from low to high - 1 that `outputs` pixels see which lie along first to first + extent, and their
+    weights: (outputs, places)."""
+    step = extent / outputs
+    reach = max(1.0, step)
+    seen = slice(max(low, math.floor(first - reach)), min(high, math.ceil(first + extent + reach) + 1))
+    places = torch.arange(seen.start, seen.stop, dtype=torch.float64) + 0.5
+    centres = (torch.arange(outputs, dtype=torch.float64).view(-1, 1) + 0.5) * step + first
+    weights = (1 - (places - centres).abs() / reach).clamp_(min=0)
+    return seen, weights.div_(weights.sum(1, keepdim=True).clamp_(min=1e-30)).float()
 
 
 def sample_turned(image: Tensor, row: dict[str, float], size: tuple[int, int]) -> Tensor:
