@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shutil
 import sys
@@ -177,8 +178,17 @@ def test_the_command(factory: str, capsys: pytest.CaptureFixture[str], monkeypat
     from alexkern.commands import bench
 
     monkeypatch.setattr(bench, "compare", lambda model, example: comparing(model, example, seconds=0.01))
-    assert cli.main(["bench", "--model", f"factories_of_a_test:{factory}", "--input", "2,3,8,8"]) == 0
+    line = ["bench", "--model", f"factories_of_a_test:{factory}", "--input", "2,3,8,8"]
+    assert cli.main(line) == 0
     assert capsys.readouterr().out.startswith("Sequential, (2, 3, 8, 8) in float32, on ")
+    assert cli.main([*line, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["what"].startswith("Sequential, (2, 3, 8, 8) in float32, on ")
+    ways = {name: list(figures) for name, figures in found["passes"].items()}
+    assert ways == {FORWARD: ["plain", "fused", "frozen", "compiled"], TRAINING: ["plain", "fused", "compiled"]}
+    for figure in (figure for figures in found["passes"].values() for figure in figures.values()):
+        assert list(figure) == ["seconds", "peak_bytes", "error", "reason"]
+        assert (figure["seconds"] or 0) > 0 or figure["reason"]
 
 
 @pytest.mark.usefixtures("folder")

@@ -71,6 +71,15 @@ def test_a_second_run_ends_with_one_line(
     assert cli.main([*line, "--resume", "none.pt"]) == 2 and not (tmp_path / NAME).exists()
 
 
+def test_a_folder_that_takes_no_files(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setitem(MODELS, "alexnet", tiny)
+    images, out = write_images(tmp_path / "images", 6), tmp_path / "run"
+    (out / NAME).mkdir(parents=True)
+    for place, reason in ((out, "is a directory"), (images / "red" / "0.png" / "run", "not a directory")):
+        assert cli.main(["train", str(images), *OPTIONS, "--out", str(place)]) == 2
+        assert capsys.readouterr().err == f"alexkern train: --out {place}: cannot be written to ({reason})\n"
+
+
 def test_the_same_process_counts_too(tmp_path: Path) -> None:
     with RunLock(tmp_path):
         with pytest.raises(TrainingError, match=f"process {os.getpid()} on {HERE}"):

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from alexkern import cli
+from alexkern.data import workers
 from alexkern.models import MODELS
 from alexkern.training import checkpoint, evaluate
 from alexkern.training.interrupt import StopRequest
@@ -129,6 +131,17 @@ def test_a_signal_to_the_process_group(images: Path, tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "checkpoint.pt")["progress"]["step"] == 5
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_workers_ignore_them_however_they_are_started() -> None:
+    """Those that are forked also inherit that they are held back."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    threads = torch.get_num_threads()
+    workers.start(0)
+    torch.set_num_threads(threads)
+    assert {number: signal.signal(number, handler) for number, handler in before.items()} == dict.fromkeys(
+        STOPS, signal.SIG_IGN
+    )
 
 
 def test_a_second_signal_ends_at_once_and_spares_the_checkpoint(images: Path, whole: Path, tmp_path: Path) -> None:

@@ -156,10 +156,12 @@ def _hold(folder: Path, world: World, held: ExitStack) -> None:
     reason = None
     if world.leads:
         try:
-            _make(folder)
+            folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(RunLock(folder))
         except TrainingError as error:
             reason = error
+        except OSError as error:
+            reason = TrainingError(f"--out {folder}: cannot be written to ({checkpoint.reason(error)})")
     if world.most([reason is not None])[0]:
         raise reason or Interrupted("", TrainingError.status)
 
@@ -195,12 +197,3 @@ def _resumed(saved: Settings, given: dict[str, Any], source: Path) -> Settings:
             what = "another network: " if name == "model" else ""
             raise TrainingError(f"{source}: a checkpoint of {what}{flag(name)} {before}, but {value} is asked for")
     return replace(saved, **{name: given[name] for name in CHANGEABLE if name in given})
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"--out {folder}: {first_line(error)}") from None
-    if not os.access(folder, os.W_OK):
-        raise TrainingError(f"--out {folder}: cannot be written to")

@@ -64,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
     pending = [choice for choice in found if choice.key not in table.done]
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as progress, tuning_gpu.GpuBench(device, args.jobs) as bench:
+    with (
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        tuning_gpu.GpuBench(device, args.jobs) as bench,
+    ):
         task = progress.add_task(_label(pending), total=len(found), completed=len(found) - len(pending))
         for number, (choice, tuned) in enumerate(tuning.tune(pending, bench, table), start=1):
             gain = tuned.default_seconds / tuned.seconds

@@ -144,7 +144,7 @@ class Trainer:
         for name, value in self.model.state_dict().items():
             if not bool(torch.isfinite(value).all()):
                 self._fail(f"{name} is not finite after step {self.progress.step}", self.progress.step)
-        self._lead(lambda: checkpoint.save(self.folder, state))
+        self._lead(partial(checkpoint.save, self.folder, state))
 
     def agree(self, signal: int = 0, look: bool = True) -> int:
         """The signal that this process or another was sent, or 0; ends the run where a loss was not finite.
@@ -208,14 +208,14 @@ class Trainer:
 
     def _fit(self, request: StopRequest) -> list[log.Row]:
         settings, progress, path = self.settings, self.progress, self.folder / LOG
-        self._lead(lambda: log.begin(path, progress.epoch + 1))
+        self._lead(partial(log.begin, path, progress.epoch + 1))
         while progress.epoch < settings.epochs:
             start, images = time.perf_counter() - progress.seconds, self.step.sums[2].item()
             begun = time.perf_counter()
             self._epoch(request, start)
             loss, right, count = self.world.sum(self.step.sums.tolist())
             rate = self.world.sum([self.step.sums[2].item() - images])[0] / (time.perf_counter() - begun)
-            heed = partial(self._heed, request)
+            heed = partial(self._heed, request, False)
             score = evaluate(self.model, self.validation, settings, self.world, self.damage.add, heed)
             progress.seconds = time.perf_counter() - start
             row = self._row(loss, right, count, rate, score)
@@ -230,8 +230,8 @@ class Trainer:
         self._lead(self._finish)
         return log.read(path)
 
-    def _heed(self, request: StopRequest, look: bool = True) -> None:
-        """Between two batches: save and end the run, if a signal has asked any of its processes to."""
+    def _heed(self, request: StopRequest, look: bool) -> None:
+        """Between two batches: save and end the run, if a signal has asked any of its processes to; look: as above."""
         signal = self.agree(request.signal, look)
         if signal:
             self.save()
