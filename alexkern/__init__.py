@@ -2,6 +2,7 @@
 
 from alexkern import functional, models, nn
 from alexkern._version import __version__
+from alexkern.backends.cpu.memory import release_memory
 from alexkern.compare import compare
 from alexkern.dispatch import backend, current_backend, set_backend
 from alexkern.errors import ArgumentError, BackendUnavailable
@@ -25,6 +26,7 @@ __all__ = [
     "info",
     "models",
     "nn",
+    "release_memory",
     "set_backend",
     "unfuse",
 ]

@@ -50,6 +50,12 @@ def _capability(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _mebibytes(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise ValueError
+    return int(text)
+
+
 def _archs(text: str) -> tuple[str, ...]:
     """As nvcc writes them, 90a, each once. torch's +PTX asks for nothing: the PTX of compute_80 always comes along."""
     found = []
@@ -93,6 +99,13 @@ VARIABLES = {
         "the instruction set of alexkern._cpu's kernels; the best that the processor has where it is not set",
         partial(_choice, {name: name for name in CPU_ISAS}),
         None,
+    ),
+    "ALEXKERN_CPU_MEMORY": Variable(
+        "number",
+        "a whole number of MiB",
+        "memory that the cpu backend keeps for its next outputs (docs/cpu.md); 1024 where it is not set, 0 for none",
+        _mebibytes,
+        1024,
     ),
     "ALEXKERN_EMULATE": Variable(
         "choice",

@@ -14,6 +14,7 @@ ARITHMETIC = {
     "float16": (torch.float16, "ieee"),
     "bfloat16": (torch.bfloat16, "ieee"),
 }
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of kernels for GPUs
 
 
 @contextmanager

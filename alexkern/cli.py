@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from alexkern.commands import EXIT_BAD_INPUT, augment, bench, classify, export, guarded, info, train, tune, verify
+from alexkern.commands import (
+    EXIT_BAD_INPUT,
+    augment,
+    bench,
+    classify,
+    evaluate,
+    export,
+    guarded,
+    info,
+    train,
+    tune,
+    verify,
+)
 from alexkern.console import printable
 from alexkern.info import version
 
@@ -17,6 +31,7 @@ COMMANDS = {
     "bench": bench,
     "classify": classify,
     "train": train,
+    "evaluate": evaluate,
     "augment": augment,
     "export": export,
     "tune": tune,
@@ -41,9 +56,12 @@ class _Version(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0, 1 where benchmarks failed or a kernel is wrong, 2 for bad input, 130 for Ctrl-C, 141 where nobody reads what it
-    prints.
+    0, 1 where a part could not be done (a damaged image, a benchmark, a run that cannot go on) or a kernel is wrong, 2
+    for bad input, 128 and the signal for a run that one has ended, 141 where nobody reads what it prints.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what its encoding does not have: é is \\xe9 in ASCII
     return guarded("alexkern", partial(_main, argv))
 
 

@@ -58,6 +58,20 @@ class Comparison:
 
     __repr__ = __str__
 
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "what": self.what,
+            "passes": {
+                name: {
+                    way: {"seconds": figure.time.median if figure.time else None, "peak_bytes": figure.peak,
+                          "error": figure.error, "reason": figure.reason}
+                    for way, figure in figures.items()
+                }
+                for name, figures in self.passes.items()
+            },
+        }  # fmt: skip
+
 
 def _cells(figure: Figure, plain: Figure) -> tuple[str, ...]:
     if figure.time is None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from alexkern import trusted
 from alexkern._environment import BACKENDS, Backend, read
+from alexkern.arithmetic import DTYPES
 from alexkern.errors import BackendUnavailable
 
 # In the order in which "auto" takes them where nothing is known of their times. Each package has one module an
@@ -30,7 +31,6 @@ PACKAGES = {
     "triton": "alexkern.kernels",
     "torch": "alexkern.backends.torch",
 }
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # of kernels
 
 Key = tuple[str, str, torch.device, torch.dtype]
 
@@ -142,9 +142,8 @@ def serving(
         return setting
     reasons = why_not(operator, device, dtype, arithmetic or _arithmetic(operator, dtype))
     name = _taken(reasons)
-    if name == "torch" and device.type == "cuda" and dtype in DTYPES and trusted.verifiable(operator):
-        if not trusted.has_passed(operator, device):
-            _warn_once(operator, reasons)
+    if name == "torch" and device.type == "cuda" and dtype in DTYPES and not trusted.has_passed(operator, device):
+        _warn_once(operator, reasons)
     return name
 
 

@@ -9,13 +9,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from alexkern import dispatch
 from alexkern.console import printable, table
-from alexkern.nn import Dropout, FusedSequential, LocalResponseNorm, Match, MaxPool2d, changed_layers, find, watcher
+from alexkern.frozen.modules import FrozenSequential
+from alexkern.frozen.step import ByOperator, Step
+from alexkern.nn import Dropout, FusedSequential, LocalResponseNorm, Match, MaxPool2d, changed_layers, match, watcher
 from alexkern.ops import registry
 
 M = TypeVar("M", bound=nn.Module)
-OURS = (FusedSequential, MaxPool2d, Dropout, LocalResponseNorm)  # each has torch's class for its base
+LAYERS = (MaxPool2d, Dropout, LocalResponseNorm)  # each has torch's class for its base
 
 
 def fuse(model: M) -> M:
@@ -39,15 +40,22 @@ def fuse(model: M) -> M:
 def unfuse(model: M) -> M:
     """Turn every module of alexkern.nn back into torch's own, in place, again by its class alone.
 
+    What a snapshot has packed goes, and so does what `freeze` was told of its images, mean and std. Its children stay
+    as they are: in eval mode, with parameters that ask for no gradient.
+
     Args:
-        model: any module.
+        model: any module, or a snapshot.
 
     Returns:
         The same model.
     """
     for module in _modules("unfuse", model):
-        if type(module) in OURS:
+        if type(module) in LAYERS:
             module.__class__ = type(module).__base__  # type: ignore[assignment]
+        elif type(module) in (FusedSequential, FrozenSequential):
+            module.__class__ = nn.Sequential
+            vars(module).pop("_plan", None)
+            vars(module).pop("_packed", None)
     return model
 
 
@@ -89,9 +97,9 @@ class FusionReport:
 
 def fusion_report(model: nn.Module) -> FusionReport:
     """Which children run as which operator, on which backend, and why the other layers run as they are.
-
     It asks what a call would ask, about the model as it is now: hooks, settings, parameters, who watches. What it
-    cannot know is the input: on one that is no plain floating tensor every child runs as it is.
+    cannot know is the input: on one that is no plain floating tensor every child runs as it is. Layers that a snapshot
+    has packed may have several ways to run for a backend, and conv2d or linear for an operator.
 
     Args:
         model: any module.
@@ -115,27 +123,28 @@ def fusion_report(model: nn.Module) -> FusionReport:
 def _entries(
     path: str, parent: nn.Module, like: Tensor, watching: str | None, changed: tuple[type, ...]
 ) -> Iterator[Entry]:
-    names, children = [f"{path}{name}" for name in parent._modules], tuple(parent._modules.values())
-    fuses = getattr(parent.forward, "__func__", None) is FusedSequential.forward
+    forward, children = getattr(parent.forward, "__func__", None), tuple(parent._modules.values())
+    own: Iterator[Step] = iter(())  # of a snapshot
+    if isinstance(parent, FrozenSequential) and forward is FrozenSequential.forward and watching is None:
+        own = iter(parent._current().steps)
+    names = iter([f"{path}{name}" for name in parent._modules])
     index = 0
     while index < len(children):
-        child = children[index]
+        child, step = children[index], next(own, None)
         found: Match | str = "not in a FusedSequential"
-        if type(child) in OURS[1:]:
-            found = Match(registry.runs()[type(child).__base__][0][1], (child,))  # type: ignore[index]
-        elif fuses:
-            found = watching or find(children, index, changed)
-        run = found.modules if isinstance(found, Match) else (child,)
-        where = tuple(names[index : index + len(run)])
-        layers = tuple(type(module).__name__ for module in run)
-        if isinstance(found, Match):
-            backend = dispatch.resolve_name(found.operator.name, next(run[0].parameters(), like))
-            yield Entry(where, layers, found.operator.name, backend)
-        elif isinstance(child, tuple(registry.runs())):
-            yield Entry(where, layers, why_plain=found)
-        if not isinstance(found, Match) and child is not None:
-            yield from _entries(f"{names[index]}." if names[index] else "", child, like, watching, changed)
-        index += len(run)
+        if type(child) in LAYERS:
+            found, step = Match(registry.runs()[type(child).__base__][0][1], (child,)), None  # type: ignore[index]
+        elif forward in (FusedSequential.forward, FrozenSequential.forward):
+            found = watching or match(children, index, changed)
+        if step is None:
+            step = ByOperator(found) if isinstance(found, Match) else Step(child, why_plain=found)
+        operator, backend, why_plain = step.serving(like)
+        where = tuple(next(names) for _ in step.modules)
+        if operator or isinstance(child, tuple(registry.runs())):
+            yield Entry(where, tuple(type(module).__name__ for module in step.modules), operator, backend, why_plain)
+        if not operator and child is not None:
+            yield from _entries(f"{where[0]}." if where[0] else "", child, like, watching, changed)
+        index += len(step.modules)
 
 
 def _modules(function: str, model: nn.Module) -> list[nn.Module]:

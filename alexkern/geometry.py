@@ -14,7 +14,7 @@ Pair = tuple[int, int]  # (vertical, horizontal)
 class Geometry(NamedTuple):
     """A convolution of images (N, C, H, W) with K filters, or the windows that pool them: K and groups are C then.
 
-    csrc/cuda/geometry.h has the same fields, and takes this tuple as it is.
+    csrc/geometry.h has the same fields: native code takes this tuple as it is.
     """
 
     N: int

@@ -17,7 +17,7 @@ from alexkern import optional, processor
 from alexkern._nvcc import PLACES, find_nvcc, too_old
 from alexkern._version import __version__
 from alexkern.backends import cpu, extension
-from alexkern.backends.cpu import winograd
+from alexkern.backends.cpu import memory, winograd
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Info:
     nvcc: str
     native: dict[str, str]
     snapshots: str
+    memory: str
     services: tuple[Service, ...]
 
     @property
@@ -52,7 +53,7 @@ class Info:
         rows = [*self.versions.items(), ("processor", self.processor)]
         rows += [("gpu", gpu) for gpu in self.gpus or ("none",)]
         rows += [("driver", self.driver), ("nvcc", self.nvcc), *self.native.items()]
-        rows += [("snapshots", self._once(self.snapshots))]
+        rows += [("snapshots", self._once(self.snapshots)), ("memory", self._once(self.memory))]
         return [f"{name:<12}{text}" for name, text in rows]
 
     def __str__(self) -> str:
@@ -85,7 +86,7 @@ def info() -> Info:
     its fields.
     """
     from alexkern.dispatch import explain
-    from alexkern.ops.registry import OPERATORS
+    from alexkern.ops.registry import served
 
     smi = _nvidia_smi()
     return Info(
@@ -96,7 +97,8 @@ def info() -> Info:
         nvcc=_nvcc(),
         native={"_cpu": _cpu_module(), "_cuda": _cuda_module()},
         snapshots=_snapshots(),
-        services=tuple(Service(*row) for row in explain(OPERATORS)),
+        memory=memory.describe(),
+        services=tuple(Service(*row) for row in explain(served())),
     )
 
 

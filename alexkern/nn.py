@@ -28,9 +28,7 @@ class MaxPool2d(nn.MaxPool2d):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.return_indices:
-            raise ValueError(
-                "alexkern.nn.MaxPool2d: return_indices must be False: it keeps window offsets, not indices"
-            )
+            raise ValueError("alexkern.nn.MaxPool2d: return_indices must be False: it keeps offsets in windows")
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
@@ -82,7 +80,7 @@ class FusedSequential(nn.Sequential):
         restore = False  # whether the value is channels_last only because we made it so
         index = 0
         while index < len(children):
-            found = find(children, index, changed) if fuses and _is_plain(input) else None
+            found = match(children, index, changed) if fuses and _is_plain(input) else None
             if type(found) is not Match:
                 if restore:
                     input, restore = input.contiguous(), False
@@ -117,7 +115,12 @@ def _is_plain(value: Any) -> bool:
 
 def watcher(input: Any) -> str | None:
     """Who has to see the children run one by one, from here on."""
-    if _global_hooks():
+    if (
+        module_globals._global_forward_hooks
+        or module_globals._global_forward_pre_hooks
+        or module_globals._global_backward_hooks
+        or module_globals._global_backward_pre_hooks
+    ):
         return "a hook is on all modules"
     # torch.device as a context, and torch.set_default_device, are a mode too, but see nothing.
     if torch._C._len_torch_function_stack() > 0 and any(
@@ -145,14 +148,8 @@ class Match(NamedTuple):
         return self.operator.function(input, **self.operator.arguments(*self.modules))
 
 
-def match(children: Sequence[nn.Module | None], index: int) -> Match | None:
-    """The longest run from `index` on that one operator stands for; None where the child has to run as it is."""
-    found = None if _global_hooks() else find(children, index, changed_layers())
-    return found if type(found) is Match else None
-
-
-def find(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
-    """The same, or why the child has to run as it is, where no hook is on all modules."""
+def match(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
+    """The longest run from `index` on that one operator stands for, or why the child has to run as it is."""
     reason = "not torch's own class"
     for layers, operator, behind in registry.runs().get(type(children[index]), ()):
         run: tuple[Any, ...] = tuple(children[index : index + len(layers)])
@@ -171,18 +168,9 @@ def find(children: Sequence[nn.Module | None], index: int, changed: Container[ty
     return reason
 
 
-def _global_hooks() -> bool:
-    return bool(
-        module_globals._global_forward_hooks
-        or module_globals._global_forward_pre_hooks
-        or module_globals._global_backward_hooks
-        or module_globals._global_backward_pre_hooks
-    )
-
-
-def is_bare(module: nn.Module | None) -> bool:
+def is_bare(module: nn.Module) -> bool:
     """No hook would be passed by, and calling the module means calling its class's forward, on plain parameters."""
-    return module is not None and why_not_bare(module, changed_layers()) is None
+    return why_not_bare(module, changed_layers()) is None
 
 
 def why_not_bare(module: nn.Module, changed: Container[type]) -> str | None:

@@ -7,7 +7,6 @@ as it began, until `forget`.
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,14 +15,13 @@ import torch
 from alexkern import verified
 
 UNVERIFIED = "not verified on this GPU: run alexkern verify"
-UNVERIFIABLE = "taken only when asked for by name: alexkern verify has nothing to hold it to"
 
 
 def judge(operator: str, here: Sequence[str], device: torch.device, arithmetic: str) -> dict[str, str | None]:
     """Of the backends that could serve, torch last: why each is not taken, and None for the one that is."""
     *ours, torchs = here
     known = _known(device).get(operator, {})
-    reasons: dict[str, str | None] = {name: _doubt(operator, known.get(name)) for name in ours}
+    reasons: dict[str, str | None] = {name: _doubt(known.get(name)) for name in ours}
     right = {name: known[name] for name in ours if reasons[name] is None}
     ms = {name: found["ms"][arithmetic] for name, found in right.items() if arithmetic in found.get("ms", ())}
     if ms:
@@ -37,18 +35,13 @@ def judge(operator: str, here: Sequence[str], device: torch.device, arithmetic: 
     return reasons | {taken: None}
 
 
-def _doubt(operator: str, found: dict[str, Any] | None) -> str | None:
+def _doubt(found: dict[str, Any] | None) -> str | None:
     """Why a backend is not known to be right, or None where it is."""
     if found is None:
-        return UNVERIFIED if verifiable(operator) else UNVERIFIABLE
+        return UNVERIFIED
     if found["passed"]:
         return None
     return f"wrong on this GPU: {str(found['failure']).removeprefix('FAILED: ').removeprefix('wrong: ')}"
-
-
-def verifiable(operator: str) -> bool:
-    """Whether `alexkern verify` can hold the operator's backends to anything."""
-    return importlib.util.find_spec(f"alexkern.references.{operator}") is not None
 
 
 def has_passed(operator: str, device: torch.device) -> bool:

@@ -19,6 +19,7 @@ from alexkern.bench.checks import WrongResult
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
 from alexkern.bench.layers import Target
 from alexkern.bench.options import Options
+from alexkern.geometry import pooling
 from alexkern.measure.timing import Call
 from alexkern.plan import strides
 
@@ -40,9 +41,9 @@ def _max_pool2d(target: Target) -> Launch:
     """With shapes and strides among its arguments."""
     x = torch.ones(1, 8, 9, 9, device=target.device).contiguous(memory_format=torch.channels_last)
     output = torch.zeros(1, 8, 4, 4, device=target.device).contiguous(memory_format=torch.channels_last)
-    window = (3, 3, 2, 2, 0, 0, 1, 1)
+    window = pooling(x.shape, (3, 3), (2, 2), (0, 0))
     images = (x.data_ptr(), strides(x), output.data_ptr(), strides(output), 0, (0, 0, 0, 0))
-    return "max_pool2d_forward", x, (False, tuple(x.shape), (4, 4), window, *images), output
+    return "max_pool2d_forward", x, (False, False, window, (4, 4), *images), output
 
 
 def launches(options: Options) -> Iterable[Comparison]:

@@ -80,7 +80,7 @@ def first_layers(options: Options) -> Iterable[Comparison]:
 
 def _work(source: Source, layer: Convolution, batch: int, target: Target) -> Work:
     """The layer's, with the images' own bytes."""
-    (part,) = layer_work(layer, batch, target.dtype.itemsize, pooled=False, backward=False)
+    (part,) = layer_work("conv2d_relu", layer, batch, target.dtype.itemsize, backward=False)
     narrower = (source.dtype or target.dtype).itemsize - target.dtype.itemsize
     return (replace(part, bytes=part.bytes + narrower * batch * layer.C * layer.H**2),)
 

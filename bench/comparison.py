@@ -9,12 +9,13 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
 
+from alexkern.backends import extension
 from alexkern.bench.budget import UNLIMITED, Budget
 from alexkern.bench.layers import Target
 from alexkern.bench.work import Work
@@ -195,6 +196,16 @@ def prepare_checked(
     return calls, failures, took
 
 
+def kernel_of(call: Call) -> str | None:
+    """What a call of ours ran last on the CPU, by csrc/cpu's name, or "torch"; None where nobody could tell."""
+    native = extension.cpu.module
+    if native is None:
+        return None
+    native.forget_kernel()
+    call()
+    return native.last_kernel() or "torch"
+
+
 def compare(
     comparison: Comparison, names: Collection[str], timer: Timer, budget: Budget, rng: random.Random | None = None
 ) -> dict[str, Outcome]:
@@ -212,6 +223,11 @@ def compare(
         restless = {name for name in calls if comparison.variant(name).restless}
         times = measure(calls, timer, budget.measuring, enough_s=budget.enough, took=took, restless=restless, rng=rng)
     outcomes: dict[str, Outcome] = dict(failures)
+    on_cpu = comparison.kind is Kind.OPERATOR and comparison.target and comparison.target.device.type == "cpu"
     for name, result in times.items():
-        outcomes[name] = Failure(describe(result)) if isinstance(result, Exception) else result
+        if isinstance(result, Exception):
+            outcomes[name] = Failure(describe(result))
+        else:
+            asked = on_cpu and comparison.variant(name).ours
+            outcomes[name] = replace(result, kernel=kernel_of(calls[name])) if asked else result
     return {name: outcomes[name] for name in names}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alexkern.bench.checks import check_close, check_kept
 from alexkern.bench.comparison import Comparison, Kind, Trial, Variant
-from alexkern.bench.layers import LAYERS, Convolution, Layers, Target
+from alexkern.bench.layers import LAYERS, Layers, Target
 from alexkern.bench.options import Options
 from alexkern.bench.ours import backends, served_by
 from alexkern.bench.peers.eager import LAYOUTS as TORCH
@@ -86,9 +86,7 @@ class Operator:
         )
 
     def _work(self, layer: Layer, batch: int, direction: str, target: Target) -> Work:
-        pooled = isinstance(layer, Convolution) and self.name.endswith("max_pool2d")
-        itemsize = target.dtype.itemsize
-        work = layer_work(layer, batch, itemsize, pooled=pooled, backward=direction != "forward")
+        work = layer_work(self.name, layer, batch, target.dtype.itemsize, backward=direction != "forward")
         return work[1:] if direction == "backward" else work
 
 

@@ -14,7 +14,6 @@ from math import prod
 
 from alexkern.arithmetic import ARITHMETIC
 from alexkern.bench.ceilings import published
-from alexkern.bench.layers import Convolution
 from alexkern.bench.work import Part, floor, layer_work
 from alexkern.cost.chips import Chip
 from alexkern.tools.sass import Launched
@@ -45,9 +44,8 @@ def balance(launch: Launched, num_sms: int) -> float:
 def work_of(workload: Workload, call: str) -> Part:
     """What a workload's call cannot do without: one of workload.calls' names."""
     layer = next(layer for layer in layers(workload.operator, workload.model) if layer.name == workload.layer)
-    pooled = isinstance(layer, Convolution) and workload.operator.endswith("max_pool2d")
     itemsize = ARITHMETIC[workload.arithmetic][0].itemsize
-    parts = layer_work(layer, workload.batch, itemsize, pooled=pooled, backward=call != FORWARD)
+    parts = layer_work(workload.operator, layer, workload.batch, itemsize, backward=call != FORWARD)
     return parts[1] if call == BACKWARD else parts[0]
 
 

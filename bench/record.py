@@ -34,6 +34,7 @@ class Measured:
     rounds: int = 0
     latency: float | None = None
     graph: bool = False
+    kernel: str | None = None  # of ours on a CPU; older records have none
     failure: str | None = None
 
     def differs_from(self, other: Measured) -> bool:
@@ -124,7 +125,8 @@ def _measured(name: str, ours: bool, outcome: Outcome) -> Measured:
         return Measured(name, ours, failure=outcome.reason)
     latency = sorted(outcome.latency)[len(outcome.latency) // 2] if outcome.latency else None
     lower, upper = outcome.quartiles
-    return Measured(name, ours, outcome.median, lower, upper, len(outcome.seconds), latency, outcome.graph)
+    rounds = len(outcome.seconds)
+    return Measured(name, ours, outcome.median, lower, upper, rounds, latency, outcome.graph, outcome.kernel)
 
 
 def write(record: Record, folder: Path) -> Path:

@@ -83,12 +83,14 @@ def table(entries: Iterable[Entry]) -> list[str]:
     """Entries as a Markdown table."""
     entries = list(entries)
     timed = any(variant.latency for entry in entries for variant in entry.variants)
-    headings = (*HEADINGS[:-1], *LATENCIES, HEADINGS[-1]) if timed else HEADINGS
+    named = any(variant.kernel for entry in entries for variant in entry.variants)
+    headings = (*HEADINGS[:-1], *(LATENCIES if timed else ()), *(("kernel",) if named else ()), HEADINGS[-1])
     lines = [_line(headings), _line("---" if index in (0, 4) else "---:" for index in range(len(headings)))]
     for row in rows(entries):
         what = row.entry.what if row.ours == row.entry.ours[0] else f"{row.entry.what}, {row.ours.name}"
         latencies = [number(one.latency, MS) if one and one.latency else "" for one in (row.ours, row.peer)]
-        lines.append(_line([what, *row.cells, *(latencies if timed else ()), "~" if row.noisy else ""]))
+        more = [*(latencies if timed else ()), *((row.kernel,) if named else ())]
+        lines.append(_line([what, *row.cells, *more, "~" if row.noisy else ""]))
     return lines
 
 

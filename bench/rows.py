@@ -42,6 +42,11 @@ class Row:
         return not self.ours.differs_from(self.peer)
 
     @property
+    def kernel(self) -> str:
+        """What ran, without the operator's name, which stands above; nothing where that is not known."""
+        return (self.ours.kernel or "").removeprefix(f"{self.entry.labels.get('operator')} ")
+
+    @property
     def per_second(self) -> float | None:
         """Images, of a whole network."""
         return self.entry.images / self.ours.median if self.ours.median and self.entry.images else None

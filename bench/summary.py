@@ -25,6 +25,7 @@ COLUMNS = (
     ("", 1, "left"),
 )
 LATENCIES = (("latency", 9, "right"), ("peer's", 9, "right"))  # of ours and of that peer, on a GPU
+KERNEL = (("kernel", 32, "left"),)  # of ours, on a CPU
 LEGEND = """\
 ratio: peer / alexkern, above 1 alexkern wins · ~: level, for quartiles overlap, or under 5 rounds
 limit: the share reached of what the ceilings below allow, each operator reading and writing its tensors once"""
@@ -40,7 +41,9 @@ def render(
     entries = list(entries)
     found = rows(entries)
     latencies = any(variant.latency for entry in entries for variant in entry.variants)
-    columns = (*COLUMNS[:-1], *LATENCIES, COLUMNS[-1]) if latencies else COLUMNS
+    kernels = any(variant.kernel for entry in entries for variant in entry.variants)
+    more = (*(LATENCIES if latencies else ()), *(KERNEL if kernels else ()))
+    columns = (*COLUMNS[:-1], *more, COLUMNS[-1])
     console = paper(sum(width + 1 for _, width, _ in columns), color)
     console.print(_table([], columns, header=True))
     for section, members in groupby(found, key=lambda row: row.entry.section):
@@ -79,7 +82,7 @@ def grid(columns: Iterable[tuple[str, int, str]], header: bool = False) -> Table
 def describe_ceilings(ceilings: Mapping[str, Mapping[str, float]]) -> list[str]:
     """A line for each arithmetic."""
     return [
-        f"ceilings measured in this run, {arithmetic}: {flops_per_second(found['flops'])} in a large matrix product, "
+        f"ceilings measured in this run, {arithmetic}: {flops_per_second(found['flops'])} of arithmetic, "
         f"{found['bytes'] / 1e9:,.0f} GB/s read and written in a large copy"
         for arithmetic, found in ceilings.items()
     ]
@@ -95,9 +98,10 @@ def _table(members: Iterable[Row], columns: tuple[tuple[str, int, str], ...], he
         ours, rate, peer, name, ratio, share = row.cells
         style = "" if row.noisy or row.difference is None else "[green]" if row.difference < 0 else "[red]"
         ratio = ratio if row.entry.kind is Kind.OVERHEAD else f"{style}{ratio}"
-        latencies = map(_latency, (row.ours, row.peer)) if len(columns) > len(COLUMNS) else ()
+        latencies = map(_latency, (row.ours, row.peer)) if LATENCIES[0] in columns else ()
+        kernel = (escape(row.kernel),) if KERNEL[0] in columns else ()
         shown = (f" {escape(row.what)}", ours, rate, peer or "-", escape(name), ratio, share)
-        table.add_row(*shown, *latencies, "~" if row.noisy else "")
+        table.add_row(*shown, *latencies, *kernel, "~" if row.noisy else "")
     return table
 
 

@@ -17,7 +17,7 @@ from alexkern.bench.options import Options
 from alexkern.bench.ours import backends, served_by
 from alexkern.data import Batch
 from alexkern.measure.timing import Call
-from alexkern.ops.registry import OPERATORS
+from alexkern.ops.registry import served
 from alexkern.training import Settings
 from alexkern.training.step import Step
 from alexkern.training.world import World
@@ -29,7 +29,7 @@ OURS, TORCHS_MODULES = "alexkern", "torch's modules"
 def trainer_step(options: Options) -> Iterable[Comparison]:
     """The trainer's step, augmentation and optimiser included, in the first arithmetic."""
     target, batch = options.target, options.training_batch
-    named = [f"{OURS} {backend}" for backend in backends(target, (*OPERATORS, "augment"))]
+    named = [f"{OURS} {backend}" for backend in backends(target, served())]
     for model in options.models:
         yield Comparison(
             kind=Kind.NETWORK,

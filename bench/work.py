@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from torch import nn
+
 from alexkern.bench.layers import Convolution, Dropout, Layers, Linear, Normalization, Pooling
+from alexkern.ops.registry import OPERATORS
 
 SGD_ACCESSES = 5  # SGD with momentum reads parameter, gradient and momentum, and writes the first and the last
 
@@ -98,9 +101,10 @@ ALONE: dict[type, Callable[..., Work]] = {
 }  # fmt: skip
 
 
-def layer_work(layer: object, batch: int, itemsize: int, *, pooled: bool, backward: bool) -> Work:
+def layer_work(operator: str, layer: object, batch: int, itemsize: int, *, backward: bool) -> Work:
     """Of one operator on one layer, with the gradients of all its arguments."""
     if isinstance(layer, Convolution):
+        pooled = any(nn.MaxPool2d in run for run in OPERATORS[operator].layers)
         return convolution(layer, batch, itemsize, pooled=pooled, backward=backward, first=False)
     if type(layer) not in ALONE:
         raise TypeError(f"layer_work: {type(layer).__name__} is no layer of LAYERS")

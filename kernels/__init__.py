@@ -12,13 +12,12 @@ import os
 
 import torch
 
+from alexkern.arithmetic import DTYPES
 from alexkern.cache import place_triton_cache
+from alexkern.cost.chips import unusable
 
 if __name__ != "alexkern.kernels":
     raise ImportError(f"import {__name__}: the Triton kernels are the package alexkern.kernels; import that instead")
-
-MINIMUM_CAPABILITY = (8, 0)
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def why_not_compiled() -> str | None:
@@ -48,11 +47,8 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
         return "Triton takes CPU tensors only in its interpreter (set TRITON_INTERPRET=1 before the process starts)"
     if device_type != "cuda" or torch.version.cuda is None:
         return f"Triton's kernels need an NVIDIA GPU and a torch built for CUDA, not {device_type}"
-    if not torch.cuda.is_available():
-        return "there is no CUDA device that torch can use"
-    capability = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
-    if capability < MINIMUM_CAPABILITY:
-        return f"Triton's kernels need compute capability 8.0, and a GPU here has {capability[0]}.{capability[1]}"
+    if reason := unusable("Triton's kernels"):
+        return reason
     try:
         place_triton_cache()
     except RuntimeError as error:

@@ -75,12 +75,16 @@ def amend_kernel(
                         total = tl.zeros([BLOCK], tl.float64)
                         for start_tap in range(0, taps, TAPS):
                             tap = start_tap + tl.arange(0, TAPS)
-                            r, s, c = tap // (S * C), tap // C % S, tap % C
+                            r, s, c = tap // (S * C), tap // C % S, (tap % C).to(tl.int64)
                             h, col = h0[:, None] + r, col0[:, None] + s  # [BLOCK, TAPS]
                             wanted = spoiled[:, None] & (tap < taps)
                             inside = wanted & (h >= 0) & (h < H) & (col >= 0) & (col < W)
                             pixel = tl.load(image + h * x_h + col * x_w + c * x_c, mask=inside, other=0)
-                            weight = tl.load(w + k[:, None] * w_k + c * w_c + r * w_r + s * w_s, mask=wanted, other=0)
+                            weight = tl.load(
+                                w + k[:, None] * w_k + c * w_c + r.to(tl.int64) * w_r + s.to(tl.int64) * w_s,
+                                mask=wanted,
+                                other=0,
+                            )
                             total += tl.sum(pixel.to(tl.float64) * weight.to(tl.float64), 1)
                         value = total.to(tl.float32)
                         if HAS_BIAS:

@@ -163,11 +163,11 @@ def augment_draw_kernel(
     saturation, saturation_extent, hue, hue_extent, lighting,
     CROP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     real = n < N
     height = tl.load(sizes + n * stride_n, mask=real, other=1).to(tl.int64)  # [BLOCK]
     width = tl.load(sizes + n * stride_n + stride_d, mask=real, other=1).to(tl.int64)
-    first = n.to(tl.int64) * BLOCKS
+    first = n * BLOCKS
     if CROP == RANDOM_RESIZED:
         top, left, high, wide = resized_box(
             seed, first, height, width, scale, scale_extent, log_ratio, log_extent, low, most
@@ -227,7 +227,7 @@ def sample(images, stride_n, stride_h, stride_w, stride_c, at, n, p, q, P, Q):
     reach_y = tl.maximum(tl.sqrt(step_x * sin * step_x * sin + step_y * cos * step_y * cos), 1.0)
     first_x, first_y = tl.floor(x - reach_x + 0.5).to(tl.int32), tl.floor(y - reach_y + 0.5).to(tl.int32)
     taps_x, taps_y = (2 * reach_x).to(tl.int32) + 2, (2 * reach_y).to(tl.int32) + 2
-    source = images + n.to(tl.int64) * stride_n
+    source = images + n * stride_n
     red = x * 0.0
     green, blue, weights = red, red, red
     for tap_y in range(taps_y):
@@ -294,7 +294,7 @@ def augment_grey_kernel(
     P, Q, programs,
     BRIGHTNESS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    n, program = tl.program_id(0) // programs, tl.program_id(0) % programs
+    n, program = (tl.program_id(0) // programs).to(tl.int64), tl.program_id(0) % programs
     place = program * BLOCK + tl.arange(0, BLOCK)
     at = table + n * COLUMNS
     red, green, blue = sample(
@@ -317,7 +317,7 @@ def augment_kernel(
     BRIGHTNESS: tl.constexpr, CONTRAST: tl.constexpr, SATURATION: tl.constexpr, HUE: tl.constexpr,
     LIGHTING: tl.constexpr, IN_DEPTH: tl.constexpr, PROGRAMS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0) // tiles
+    n = (tl.program_id(0) // tiles).to(tl.int64)
     place = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)  # on the canvas
     row, column = place // columns, place % columns
     p, q = row - before, column - before
@@ -345,7 +345,7 @@ def augment_kernel(
     else:
         pixel = place
     real = place < rows * columns
-    out = y + n.to(tl.int64) * (rows * columns * 3) + pixel * 3
+    out = y + n * (rows * columns * 3) + pixel * 3
     tl.store(out, tl.where(image, red, 0.0).to(y.dtype.element_ty), mask=real)
     tl.store(out + 1, tl.where(image, green, 0.0).to(y.dtype.element_ty), mask=real)
     tl.store(out + 2, tl.where(image, blue, 0.0).to(y.dtype.element_ty), mask=real)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import triton.language as tl
 
 from alexkern import _environment
 from alexkern._environment import read
@@ -31,6 +32,7 @@ ConfigT = TypeVar("ConfigT")
 
 TABLES = Path(_environment.__file__).parent / "tuned"
 MAX_GRID_Z = 65535  # CUDA's limit on a grid's second and third axis; the first has 2**31 - 1
+INT32_MAX = 2**31 - 1
 
 
 # The chips that kernels are compiled ahead of time for, by 10 * major + minor. On a CPU (Triton's interpreter) the
@@ -163,6 +165,11 @@ def overlay(operator: str, fields: Fields, default: ConfigT) -> ConfigT:
         if type(value) is not wanted:
             raise ValueError(f"alexkern.{operator}: tuned configuration has {name}={value!r}, wanted {wanted.__name__}")
     return dataclasses.replace(default, **fields)  # type: ignore[type-var]
+
+
+def index_type(*farthest: int) -> Any:
+    """The type of places up to these numbers, and a tile beyond the last: int32 where it is enough."""
+    return tl.int64 if max(farthest) > INT32_MAX - 2**16 else tl.int32
 
 
 @dataclasses.dataclass(frozen=True)

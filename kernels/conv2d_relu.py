@@ -85,8 +85,8 @@ def conv2d_relu_kernel(
     STEP_IN_TAP: tl.constexpr = RUN_C % BLOCK_K == 0
     PADDED: tl.constexpr = PAD_H > 0 or PAD_W > 0
     tiles_n = tl.cdiv(KG, BLOCK_N + TAIL_N)
-    tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
-    group = tl.program_id(1)
+    group, tile = tl.program_id(0) % GROUPS, tl.program_id(0) // GROUPS
+    tile_m, tile_n = tile // tiles_n, tile % tiles_n
 
     pixels = P.to(INDEX) * Q
     first = tile_m.to(tl.int64) * BLOCK_M
@@ -99,11 +99,11 @@ def conv2d_relu_kernel(
     col0 = (pixel % Q) * STRIDE_W - PAD_W
     x_pixels = x + group * RUN_C + ((n * H + h0) * W + col0) * PITCH  # [BLOCK_M]
 
-    filters = tile_n * (BLOCK_N + TAIL_N) + tl.arange(0, BLOCK_N)
+    filters = tile_n.to(INDEX) * (BLOCK_N + TAIL_N) + tl.arange(0, BLOCK_N)
     w_filters = w + (group * KG + filters).to(tl.int64) * (R * RUN_S * RUN_C)  # [BLOCK_N]
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if TAIL_N > 0:
-        tail_filters = tile_n * (BLOCK_N + TAIL_N) + BLOCK_N + tl.arange(0, TAIL_N)
+        tail_filters = tile_n.to(INDEX) * (BLOCK_N + TAIL_N) + BLOCK_N + tl.arange(0, TAIL_N)
         w_tail = w + (group * KG + tail_filters).to(tl.int64) * (R * RUN_S * RUN_C)  # [TAIL_N]
         acc_tail = tl.zeros((BLOCK_M, TAIL_N), tl.float32)
 
@@ -165,7 +165,7 @@ def launch_of(problem: Problem, config: Config, device: Chip) -> Launch:
     constants |= dict(RUN_C=run_c, PITCH=seen.C, RUN_S=run_s, INDEX=index_type(seen))
     tiles_m, tiles_n = cdiv(seen.GEMM_M, config.BLOCK_M), cdiv(seen.GEMM_N, config.BLOCK_N + config.TAIL_N)
     sizes = (seen.N, seen.H, seen.W, seen.P, seen.Q, seen.GEMM_K)
-    return Launch(problem, config, (tiles_m * tiles_n, seen.groups), sizes, constants)
+    return Launch(problem, config, (tiles_m * tiles_n * seen.groups,), sizes, constants)
 
 
 def operands(input: Tensor, weight: Tensor, of: Geometry, factor: int) -> tuple[Tensor, Tensor, Tensor | None]:

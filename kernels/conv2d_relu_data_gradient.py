@@ -26,7 +26,7 @@ from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
 from alexkern.cost.triton import Product, best_tile
 from alexkern.geometry import Geometry, Pair
-from alexkern.kernels.config import choose, describe
+from alexkern.kernels.config import MAX_GRID_Z, choose, describe
 from alexkern.kernels.convolution import Config, Key, Launch, Problem, constants_of, index_type, key_of, problem_of
 from alexkern.kernels.space_to_depth import filter_rows
 from alexkern.plan import empty, like
@@ -40,10 +40,15 @@ def configure(problem: Problem, device: Chip) -> Config:
 def product(problem: Problem) -> Product:
     """That of one residue and group, and how many of these there are."""
     of = problem.geometry
-    (residues_h, residues_w), (taps_h, taps_w) = of.stride, taps(of)
-    pixels = of.N * cdiv(of.H, residues_h) * cdiv(of.W, residues_w)
+    (residues_h, residues_w), (taps_h, taps_w) = residues(of), taps(of)
+    pixels = of.N * cdiv(of.H, of.stride[0]) * cdiv(of.W, of.stride[1])
     sizes = (pixels, of.C // of.groups, taps_h * taps_w * of.GEMM_N)
     return Product(*sizes, of.groups * residues_h * residues_w, problem.dtype, problem.precision)
+
+
+def residues(of: Geometry) -> Pair:
+    """How many residues have pixels, vertically and horizontally."""
+    return min(of.stride[0], of.H), min(of.stride[1], of.W)
 
 
 def steps(of: Geometry) -> Pair:
@@ -66,24 +71,39 @@ def _first_tap(
     first = residue * 0
     if STRIDE > 1:
         first += TAPS
-        for candidate in tl.static_range(STEP):
-            if candidate < TAPS:
-                first = tl.where((residue + PAD - candidate * DILATION) % STRIDE == 0, candidate, first)
+        for candidate in tl.static_range(STEP if STEP < TAPS else TAPS):
+            first = tl.where((residue + PAD - candidate * DILATION) % STRIDE == 0, candidate, first)
     return first, (residue + PAD - first * DILATION) // STRIDE
 
 
-@triton.jit(do_not_specialize=["N", "H", "W", "P", "Q", "gemm_k", "stride_n", "stride_c", "stride_h", "stride_w"])
+@triton.jit(
+    do_not_specialize=[
+        "first_residue",
+        "N",
+        "H",
+        "W",
+        "P",
+        "Q",
+        "gemm_k",
+        "stride_n",
+        "stride_c",
+        "stride_h",
+        "stride_w",
+    ]
+)
 def data_gradient_kernel(
     dy,  # (N, P, Q, K)
     y,  # (N, P, Q, K), not read unless MASKED
     w,  # (K, R, S, C)
     dx,  # (N, C, H, W), any strides, or (N, H, W, C) where CHANNELS_LAST
+    first_residue,  # of the grid
     N, H, W, P, Q,
     gemm_k,  # TAPS_H * TAPS_W * K // GROUPS, at run time so that the loop is not unrolled
     stride_n, stride_c, stride_h, stride_w,  # dx's
     C: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PAD_H: tl.constexpr, PAD_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
+    RESIDUES_H: tl.constexpr, RESIDUES_W: tl.constexpr,  # that have pixels: a stride may be larger than the image
     MASKED: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TAIL_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -96,14 +116,16 @@ def data_gradient_kernel(
     STEP_IN_TAP: tl.constexpr = KG % BLOCK_K == 0
     RUN: tl.constexpr = KG & -KG if KG & -KG < BLOCK_K else BLOCK_K
     tiles_n = tl.cdiv(CG, BLOCK_N + TAIL_N)
-    tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
-    group = tl.program_id(1)
-    residue_h, residue_w = tl.program_id(2) // STRIDE_W, tl.program_id(2) % STRIDE_W
-    r0, p0 = _first_tap(residue_h, STRIDE_H, PAD_H, DILATION_H, STEP_H, R)
-    s0, q0 = _first_tap(residue_w, STRIDE_W, PAD_W, DILATION_W, STEP_W, S)
+    group, tile = tl.program_id(0) % GROUPS, tl.program_id(0) // GROUPS
+    residue = first_residue + tl.program_id(1)
+    tl.assume(residue >= 0)  # divisions of unsigned numbers are shorter
+    residue_h, residue_w = residue // RESIDUES_W, residue % RESIDUES_W
+    tile_m, tile_n = tile // tiles_n, tile % tiles_n
+    r0, p0 = _first_tap(residue_h.to(INDEX), STRIDE_H, PAD_H, DILATION_H, STEP_H, R)
+    s0, q0 = _first_tap(residue_w.to(INDEX), STRIDE_W, PAD_W, DILATION_W, STEP_W, S)
 
-    width = tl.cdiv(W, STRIDE_W)
-    pixels = tl.cdiv(H, STRIDE_H).to(INDEX) * width
+    width = (W - 1) // STRIDE_W + 1  # of a residue; rounding up by an addition might wrap
+    pixels = ((H - 1) // STRIDE_H + 1).to(INDEX) * width
     first = tile_m.to(tl.int64) * BLOCK_M
     image = first // pixels
     m = (first - image * pixels).to(INDEX) + tl.arange(0, BLOCK_M)
@@ -115,11 +137,11 @@ def data_gradient_kernel(
     dy_pixels = group * KG + ((n * P + p_m) * Q + q_m) * K  # [BLOCK_M]
     places = tl.arange(0, BLOCK_K)
 
-    channels = tile_n * (BLOCK_N + TAIL_N) + tl.arange(0, BLOCK_N)
+    channels = tile_n.to(INDEX) * (BLOCK_N + TAIL_N) + tl.arange(0, BLOCK_N)
     w_group = w + group.to(tl.int64) * KG * (R * S * CG)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if TAIL_N > 0:
-        tail_channels = tile_n * (BLOCK_N + TAIL_N) + BLOCK_N + tl.arange(0, TAIL_N)
+        tail_channels = tile_n.to(INDEX) * (BLOCK_N + TAIL_N) + BLOCK_N + tl.arange(0, TAIL_N)
         acc_tail = tl.zeros((BLOCK_M, TAIL_N), tl.float32)
 
     for k0 in range(0, gemm_k, BLOCK_K):
@@ -129,7 +151,7 @@ def data_gradient_kernel(
         else:
             tap = (k0 + places) // KG
             k = tl.max_contiguous(tl.multiple_of((k0 + places) % KG, RUN), RUN)
-        tap_h, tap_w = tap // TAPS_W, tap % TAPS_W
+        tap_h, tap_w = tl.cast(tap // TAPS_W, INDEX), tl.cast(tap % TAPS_W, INDEX)
         r, s = r0 + tap_h * STEP_H, s0 + tap_w * STEP_W
         p = p_m[:, None] - tap_h * HOP_H  # [BLOCK_M, 1 or BLOCK_K]
         q = q_m[:, None] - tap_w * HOP_W
@@ -140,7 +162,7 @@ def data_gradient_kernel(
         if not STEP_IN_TAP:
             k_ok = k_ok & (tap < TAPS)
         ok = ok & k_ok[None, :]
-        inner = k - (tl.cast(tap_h, INDEX) * HOP_H * Q + tap_w * HOP_W) * K
+        inner = k - (tap_h * HOP_H * Q + tap_w * HOP_W) * K
         a = tl.load(dy + dy_pixels[:, None] + inner[None, :], mask=ok, other=0)  # [BLOCK_M, BLOCK_K]
         if MASKED:
             output = tl.load(y + dy_pixels[:, None] + inner[None, :], mask=ok, other=0)
@@ -197,10 +219,13 @@ def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> L
     of = problem.geometry
     M, N, gemm_k = product(problem)[:3]
     tiles = cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N)
-    grid = (tiles, of.groups, of.stride[0] * of.stride[1])
-    step_h, step_w = steps(of)
+    (residues_h, residues_w), (step_h, step_w) = residues(of), steps(of)
+    grid = (tiles * of.groups, residues_h * residues_w)
     constants = constants_of(of, config, problem.precision, device)
-    constants |= dict(C=of.C, S=of.S, STEP_H=step_h, STEP_W=step_w, MASKED=masked, INDEX=index_type(of))
+    constants |= dict(
+        C=of.C, S=of.S, STEP_H=step_h, STEP_W=step_w, RESIDUES_H=residues_h, RESIDUES_W=residues_w, MASKED=masked,
+        INDEX=index_type(of),
+    )  # fmt: skip
     sizes = (of.N, of.H, of.W, of.P, of.Q, gemm_k)
     return Launch(problem, config, grid, sizes, constants)
 
@@ -225,10 +250,12 @@ def data_gradient(
     if dx.numel() == 0:
         return dx
     job = prepare(key_of(input, weight, stride, padding, dilation, groups, precision), output is not None)
+    (programs, residues), filters = job.grid, filter_rows(weight)
     with torch.cuda.device_of(dx):
-        data_gradient_kernel[job.grid](
-            grad, grad if output is None else output, filter_rows(weight), dx, *job.sizes, *dx.stride(),
-            CHANNELS_LAST=dx.is_contiguous(memory_format=torch.channels_last),
-            **job.constants,
-        )  # fmt: skip
+        for first in range(0, residues, MAX_GRID_Z):
+            data_gradient_kernel[(programs, min(residues - first, MAX_GRID_Z))](
+                grad, grad if output is None else output, filters, dx, first, *job.sizes, *dx.stride(),
+                CHANNELS_LAST=dx.is_contiguous(memory_format=torch.channels_last),
+                **job.constants,
+            )  # fmt: skip
     return dx

@@ -57,47 +57,18 @@ class Config:
     factor: int
 
 
-@dataclass(frozen=True)
-class Cost:
-    """flops counts a multiply-add as two; bytes go to or come from DRAM, everything else staying in cache."""
-
-    flops: int
-    bytes: int
-
-
 def pooled(of: Geometry) -> Pair:
     """Output size for 3x3 windows of stride 2."""
     windows = pooling((of.N, of.K, of.P, of.Q), *WINDOW)
     return windows.P, windows.Q
 
 
-def _ends(problem: Problem, save_offsets: bool) -> tuple[int, int]:
-    """Bytes of the inputs, and of the pooled output with its offsets."""
+def moved(problem: Problem, save_offsets: bool) -> tuple[int, int, int]:
+    """Bytes of the inputs, of the convolution's output, and of the pooled output with its offsets."""
     of, size = problem.geometry, problem.dtype.itemsize
     P, Q = pooled(of)
-    inputs, outputs = of.N * of.C * of.H * of.W + of.K * of.GEMM_K, of.N * of.K * P * Q
-    return inputs * size, outputs * (size + save_offsets)
-
-
-def separate_cost(problem: Problem, save_offsets: bool) -> Cost:
-    """The convolution's output is written and read again."""
-    inputs, outputs = _ends(problem, save_offsets)
-    values = problem.geometry.GEMM_M * problem.geometry.K
-    seen = in_depth(problem.geometry, depth_factor(problem.geometry))
-    return Cost(2 * values * seen.GEMM_K, inputs + outputs + 2 * values * problem.dtype.itemsize)
-
-
-def fused_cost(problem: Problem, config: Config, save_offsets: bool) -> Cost:
-    """Nothing but the ends in memory; the halo, and the places that a tile has too many, are computed."""
-    inputs, outputs = _ends(problem, save_offsets)
-    of = problem.geometry
-    pixels = of.N * _steps(of, config.ROWS) * _tiles_q(of, config.BLOCK_Q) * 4 * config.BLOCK_Q
-    return Cost(2 * pixels * of.K * in_depth(of, config.factor).GEMM_K, inputs + outputs)
-
-
-def _steps(of: Geometry, rows: int) -> int:
-    """Steps down an image: one before each segment's first pooled row, one for each pooled row."""
-    return pooled(of)[0] + cdiv(pooled(of)[0], rows)
+    inputs = of.N * of.C * of.H * of.W + of.K * of.GEMM_K
+    return inputs * size, of.GEMM_M * of.K * size, of.N * of.K * P * Q * (size + save_offsets)
 
 
 def _tiles_q(of: Geometry, block_q: int) -> int:
@@ -120,21 +91,6 @@ def _separate(problem: Problem) -> Config:
 def best_fused(problem: Problem, save_offsets: bool, device: Chip) -> Config:
     """The fused kernel's tile that the model finds fastest."""
     return min(candidates(problem, device), key=lambda config: fused_cycles(problem, config, save_offsets, device))
-
-
-def comparison(layer: str, problem: Problem, save_offsets: bool, device: Chip) -> str:
-    """A row of the table in docs/pooling.md: FLOPs, bytes and modelled time, separate and, if possible, fused."""
-    separate = separate_cost(problem, save_offsets)
-    rows = [(separate.flops / 1e9, separate.bytes / 1e6, separate_cycles(problem, save_offsets, device) / 1e3)]
-    if fusable(problem, WINDOW):
-        best = best_fused(problem, save_offsets, device)
-        fused = fused_cost(problem, best, save_offsets)
-        rows.append((fused.flops / 1e9, fused.bytes / 1e6, fused_cycles(problem, best, save_offsets, device) / 1e3))
-    cells = [layer]
-    for column, digits in enumerate((1, 1, 0)):
-        cells += [f"{row[column]:.{digits}f}" for row in rows] + ["-"] * (2 - len(rows))
-    cells.append("fused" if rows[-1][2] < rows[0][2] else "separate")
-    return "| " + " | ".join(cells) + " |"
 
 
 def candidates(problem: Problem, device: Chip) -> list[Config]:
@@ -166,16 +122,15 @@ def fused_cycles(problem: Problem, config: Config, save_offsets: bool, device: C
     tile = model.Tile(4 * config.BLOCK_Q, config.BLOCK_N, 0, config.BLOCK_K, config.num_warps, config.num_stages)
     of = problem.geometry
     programs = cdiv(of.K, config.BLOCK_N) * _tiles_q(of, config.BLOCK_Q) * of.N * cdiv(pooled(of)[0], config.ROWS)
-    moved = fused_cost(problem, config, save_offsets).bytes
-    return model.pooled_cycles(tile, programs, config.ROWS + 1, moved, conv2d_relu.product(problem), device)
+    inputs, _, outputs = moved(problem, save_offsets)
+    product = conv2d_relu.product(problem)
+    return model.pooled_cycles(tile, programs, config.ROWS + 1, inputs + outputs, product, device)
 
 
 def separate_cycles(problem: Problem, save_offsets: bool, device: Chip) -> float:
-    """The model's time of the two kernels."""
-    of = problem.geometry
-    second = of.GEMM_M * of.K * problem.dtype.itemsize + _ends(problem, save_offsets)[1]
-    first = separate_cost(problem, save_offsets).bytes - second
-    return model.separate_cycles(conv2d_relu.product(problem), first, second, device)
+    """The model's time of the two kernels: the convolution's output is written and read again."""
+    inputs, between, outputs = moved(problem, save_offsets)
+    return model.separate_cycles(conv2d_relu.product(problem), inputs + between, between + outputs, device)
 
 
 @triton.jit

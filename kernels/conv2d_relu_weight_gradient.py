@@ -26,9 +26,8 @@ from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
 from alexkern.cost.triton import Product, best_split
 from alexkern.geometry import Pair
-from alexkern.kernels.config import choose, describe
+from alexkern.kernels.config import choose, describe, index_type
 from alexkern.kernels.convolution import (
-    INT32_MAX,
     Key,
     Launch,
     Problem,
@@ -37,6 +36,7 @@ from alexkern.kernels.convolution import (
     in_depth,
     key_of,
     nhwc,
+    padded_image,
     problem_of,
     runs,
 )
@@ -106,10 +106,9 @@ def weight_gradient_kernel(
     ALIGNED: tl.constexpr = RUN_C & -RUN_C if RUN_C & -RUN_C < BLOCK_N else BLOCK_N
     PADDED: tl.constexpr = PAD_H > 0 or PAD_W > 0
     UNSIGNED: tl.constexpr = tl.uint32 if INDEX == tl.int32 else tl.uint64
-    tile_m = tl.program_id(0) % tl.cdiv(KG, BLOCK_M)
-    tile_n = tl.program_id(0) // tl.cdiv(KG, BLOCK_M)
-    split, group = tl.program_id(1), tl.program_id(2)
-    filters = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    group, tile, split = tl.program_id(0) % GROUPS, tl.program_id(0) // GROUPS, tl.program_id(1)
+    tile_m, tile_n = tile % tl.cdiv(KG, BLOCK_M), tile // tl.cdiv(KG, BLOCK_M)
+    filters = tile_m.to(INDEX) * BLOCK_M + tl.arange(0, BLOCK_M)
     filter_ok = filters < KG
     k = group * KG + filters
     places = tl.arange(0, BLOCK_K)
@@ -122,7 +121,7 @@ def weight_gradient_kernel(
             m = tl.cast(m0, INDEX) + places
             ok = filter_ok[:, None] & (m < end)[None, :]
             sums += _load_gradient(dy, y, k[:, None] + m[None, :] * K, ok, MASKED).to(tl.float32)
-        tl.store(db + split * K + k, tl.sum(sums, axis=1).to(db.dtype.element_ty), mask=filter_ok)
+        tl.store(db + split.to(tl.int64) * K + k, tl.sum(sums, axis=1).to(db.dtype.element_ty), mask=filter_ok)
         return
 
     rsc = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)  # a weight's number in its filter
@@ -132,8 +131,9 @@ def weight_gradient_kernel(
     else:
         tap = rsc // RUN_C
         c = tl.max_contiguous(tl.multiple_of(rsc % RUN_C, ALIGNED), ALIGNED)
-    r, s = (tap // RUN_S * DILATION_H).to(UNSIGNED), (tap % RUN_S * DILATION_W).to(UNSIGNED)  # in pixels
-    inner = group * RUN_C + (tl.cast(r, INDEX) * W + s) * PITCH + c  # [BLOCK_N]
+    r, s = tl.cast(tap // RUN_S, INDEX) * DILATION_H, tl.cast(tap % RUN_S, INDEX) * DILATION_W  # in pixels
+    inner = group * RUN_C + (r * W + s) * PITCH + c  # [BLOCK_N]
+    r, s = r.to(UNSIGNED), s.to(UNSIGNED)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for m0 in range(begin, end, BLOCK_K):
         m = tl.cast(m0, INDEX) + places
@@ -156,7 +156,7 @@ def weight_gradient_kernel(
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
 
     ok = filter_ok[:, None] & (rsc < GEMM_N)[None, :]
-    out = (split * K + k).to(tl.int64)[:, None] * GEMM_N + rsc[None, :]
+    out = (split.to(tl.int64) * K + k)[:, None] * GEMM_N + rsc[None, :]
     tl.store(dw + out, acc.to(dw.dtype.element_ty), mask=ok)
 
 
@@ -212,7 +212,7 @@ def prepare(key: Key, masked: bool) -> Launch:
 def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Chip) -> Launch:
     """The launch of a problem with a configuration; `masked` where the kernel masks the gradient while loading it.
 
-    The grid is (tiles of M, splits, groups), its first axis to be multiplied by the tiles of N wanted. The sizes are
+    The grid is (tiles of M and groups, splits), its first axis to be multiplied by the tiles of N wanted. The sizes are
     the pixels, those of a split, and the tiles of N.
     """
     if masked and config.BLOCK_M >= 128:
@@ -221,13 +221,13 @@ def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Chip)
     run_c, run_s = runs(seen)
     total = seen.GEMM_M
     span = cdiv(cdiv(total, config.splits), config.BLOCK_K) * config.BLOCK_K
-    farthest = max(total * seen.K, seen.N * seen.H * seen.W * seen.C)
+    farthest = max(total * seen.K, seen.N * seen.H * seen.W * seen.C + padded_image(seen))
     constants = constants_of(seen, config, problem.precision, device)
     constants |= dict(
         H=seen.H, W=seen.W, P=seen.P, Q=seen.Q, RUN_C=run_c, PITCH=seen.C, RUN_S=run_s, MASKED=masked,
-        INDEX=tl.int64 if farthest > INT32_MAX - 2**24 else tl.int32,
+        INDEX=index_type(farthest + 2**24),  # and the splits' last steps
     )  # fmt: skip
-    grid = (cdiv(seen.GEMM_N, config.BLOCK_M), cdiv(total, span), seen.groups)
+    grid = (cdiv(seen.GEMM_N, config.BLOCK_M) * seen.groups, cdiv(total, span))
     tiles_n = cdiv(seen.GEMM_K, config.BLOCK_N)
     return Launch(problem, config, grid, (total, span, tiles_n), constants)
 
@@ -265,7 +265,7 @@ def weight_gradient(
     factor, constants = job.config.factor, job.constants
     total, span, tiles_n = job.sizes
     tiles_n = tiles_n if needs_weight else 0
-    tiles_m, splits, _ = job.grid
+    tiles_m, splits = job.grid
     gemm_n = constants["R"] * constants["RUN_S"] * constants["RUN_C"]
     reduces = splits > 1 or factor > 1 or not (dw is None or dw.is_contiguous(memory_format=torch.channels_last))
     sums, bias_sums = dw, db
@@ -279,7 +279,7 @@ def weight_gradient(
             x, _ = space_to_depth(input, factor, job.problem.geometry.padding, (seen.H, seen.W))
         else:
             x = nhwc(input) if needs_weight else some
-        weight_gradient_kernel[(tiles_m * (tiles_n + needs_bias), splits, groups)](
+        weight_gradient_kernel[(tiles_m * (tiles_n + needs_bias), splits)](
             grad, some if output is None else output, x, some if sums is None else sums,
             some if bias_sums is None else bias_sums, total, span, tiles_n, **constants,
         )  # fmt: skip

@@ -13,8 +13,7 @@ from torch import Tensor
 from alexkern.cost.chips import Chip
 from alexkern.cost.triton import Tile, register_limit
 from alexkern.geometry import Geometry, Pair, convolution
-
-INT32_MAX = 2**31 - 1
+from alexkern.kernels import config
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def depth_factor(of: Geometry) -> int:
     """The stride, where blocks of stride x stride pixels make enough channels for wide loads and waste little of K."""
     factor = of.stride[0]
     fits = of.stride == (factor, factor) and of.dilation == (1, 1) and of.groups == 1
-    if not fits or not 2 <= factor <= min(of.R, of.S) or not 1 <= of.C <= 4:
+    if not fits or not 2 <= factor <= min(of.R, of.S) or not 1 <= of.C <= 4 or index_type(of) != tl.int32:
         return 1
     return factor if factor * factor * of.C % 4 == 0 else 1
 
@@ -96,12 +95,21 @@ def problem_of(key: Key) -> Problem:
     return Problem(geometry, dtype, precision)
 
 
+def padded_image(of: Geometry) -> int:
+    """Numbers in an image with its padding, in which every tap lies, whatever the dilation."""
+    return of.C * (of.H + 2 * of.padding[0]) * (of.W + 2 * of.padding[1])
+
+
 def index_type(of: Geometry) -> Any:
-    """The type of places within one image or in the filters, which are all that the inner loops add up."""
-    image = of.C * (of.H + 2 * of.padding[0]) * (of.W + 2 * of.padding[1])
-    output = of.K * of.P * of.Q
-    filters = of.K * of.GEMM_K
-    return tl.int64 if max(image, output, filters) > INT32_MAX - 2**16 else tl.int32
+    """The type of places within one image or in the filters, which are all that the inner loops add up.
+
+    The data gradient goes from output pixel to output pixel as far as an image of its padded size would have them.
+    """
+    rows, columns = (
+        (size + 2 * padding) // stride + 1
+        for size, padding, stride in zip((of.H, of.W), of.padding, of.stride, strict=True)
+    )
+    return config.index_type(padded_image(of), of.K * rows * columns, of.K * of.GEMM_K)
 
 
 def nhwc(tensor: Tensor) -> Tensor:
@@ -125,8 +133,8 @@ def gather(
         ALIGNED: tl.constexpr = RUN_C & -RUN_C if RUN_C & -RUN_C < BLOCK_K else BLOCK_K  # places side by side
         tap = k // RUN_C
         c = tl.max_contiguous(tl.multiple_of(k % RUN_C, ALIGNED), ALIGNED)
-    r, s = tap // RUN_S, tap % RUN_S
-    inner = (tl.cast(r, INDEX) * DILATION_H * W + s * DILATION_W) * PITCH + c  # [BLOCK_K]
+    r, s = tl.cast(tap // RUN_S, INDEX), tl.cast(tap % RUN_S, INDEX)
+    inner = (r * DILATION_H * W + s * DILATION_W) * PITCH + c  # [BLOCK_K]
     k_ok = tap < R * RUN_S
     ok = m_ok[:, None]
     if PADDED:

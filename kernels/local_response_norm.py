@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alexkern.cost.chips import Chip
-from alexkern.kernels.config import Blocks, choose, describe
+from alexkern.kernels.config import Blocks, choose, describe, index_type
 from alexkern.plan import Planes, Spec, conform, empty, in_planes, like
 
 MAX_HALO = 8
@@ -84,19 +84,19 @@ def _join(v, BLOCK: tl.constexpr, V: tl.constexpr):
 
 @triton.jit
 def _position(total, pixels, C, stride_n, stride_c, stride_l,
-              V: tl.constexpr, INNER: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+              INDEX: tl.constexpr, V: tl.constexpr, INNER: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Where each run starts, its first channel, and whether it exists: [BLOCK] each."""
     if INNER:  # runs lie one after the other in memory
         runs = C // V
-        run = tl.program_id(0).to(total.dtype) * BLOCK + tl.arange(0, BLOCK)
-        start, c0, inside = run.to(tl.int64) * V, (run % runs).to(tl.int32) * V, run < total
+        run = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
+        start, c0, inside = run.to(tl.int64) * V, run % runs * V, run < total
     else:
-        blocks, groups = tl.cdiv(pixels, BLOCK), tl.cdiv(C, V)
+        blocks, groups = (pixels - 1) // BLOCK + 1, (C - 1) // V + 1  # additions might wrap
         pid = tl.program_id(0)
-        pixel = pid % blocks * BLOCK + tl.arange(0, BLOCK)
+        pixel = (pid % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
         group, n = pid // blocks % groups, pid // (blocks * groups)
         start = n.to(tl.int64) * stride_n + group.to(tl.int64) * V * stride_c + pixel.to(tl.int64) * stride_l
-        c0, inside = group * V + pixel * 0, pixel < pixels
+        c0, inside = group.to(INDEX) * V + pixel * 0, pixel < pixels
     return start, c0, inside
 
 
@@ -114,7 +114,7 @@ def _neighbourhood(pointer, c0, C, inside, stride_c,
     else:
         for j in tl.static_range(-HALO, V + HALO):
             mask = inside & (c0 + j >= 0) & (c0 + j < C)
-            values = values + (tl.load(pointer + j * stride_c, mask=mask, other=0).to(tl.float32),)  # type: ignore[assignment]
+            values = values + (tl.load(pointer + j * tl.cast(stride_c, tl.int64), mask=mask, other=0).to(tl.float32),)  # type: ignore[assignment]
     return values
 
 
@@ -136,24 +136,24 @@ def _store(pointer, values, c0, C, inside, stride_c,
         tl.store(pointer[:, None] + tl.arange(0, V)[None, :], _join(values, BLOCK, V).to(dtype), mask=inside[:, None])
     else:
         for j in tl.static_range(V):
-            tl.store(pointer + j * stride_c, values[j].to(dtype), mask=inside & (c0 + j < C))
+            tl.store(pointer + j * tl.cast(stride_c, tl.int64), values[j].to(dtype), mask=inside & (c0 + j < C))
 
 
 @triton.jit(do_not_specialize=["total"])
 def local_response_norm_forward_kernel(
     x,  # [N, C, L], dense in any order
     y,  # the same
-    total,  # runs in the tensor, where INNER; int64 where it has to be
+    total,  # runs in the tensor, where INNER
     pixels,  # L
     runs,  # C / UNIT, so that the compiler sees what divides C
     stride_n, stride_c, stride_l,
     alpha,  # alpha / size
     beta, k,
     SIZE: tl.constexpr, HALO: tl.constexpr, V: tl.constexpr, UNIT: tl.constexpr, INNER: tl.constexpr,
-    POWER: tl.constexpr, BLOCK: tl.constexpr,
+    POWER: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     C = runs * UNIT
-    start, c0, inside = _position(total, pixels, C, stride_n, stride_c, stride_l, V, INNER, BLOCK)
+    start, c0, inside = _position(total, pixels, C, stride_n, stride_c, stride_l, INDEX, V, INNER, BLOCK)
     channels = _neighbourhood(x + start, c0, C, inside, stride_c, HALO, V, INNER, BLOCK)
     normalised = ()
     for j in tl.static_range(V):
@@ -169,12 +169,12 @@ def local_response_norm_backward_kernel(
     stride_n, stride_c, stride_l,
     alpha, beta, k,
     SIZE: tl.constexpr, HALO: tl.constexpr, V: tl.constexpr, UNIT: tl.constexpr, INNER: tl.constexpr,
-    POWER: tl.constexpr, BLOCK: tl.constexpr,
+    POWER: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     BEFORE: tl.constexpr = SIZE // 2
     AFTER: tl.constexpr = (SIZE - 1) // 2
     C = runs * UNIT
-    start, c0, inside = _position(total, pixels, C, stride_n, stride_c, stride_l, V, INNER, BLOCK)
+    start, c0, inside = _position(total, pixels, C, stride_n, stride_c, stride_l, INDEX, V, INNER, BLOCK)
     channels = _neighbourhood(x + start, c0, C, inside, stride_c, HALO, V, INNER, BLOCK)
     grads = _neighbourhood(grad + start, c0, C, inside, stride_c, HALO, V, INNER, BLOCK)
     scaled, shared = (), ()  # dy * w and dy * y / e, of the channels c0 - AFTER to c0 + V + BEFORE - 1
@@ -200,13 +200,13 @@ def wide_window_kernel(
     pixels, C,
     stride_n, stride_c, stride_l,
     alpha, beta, k,
-    SIZE: tl.constexpr, STAGE: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr,
+    SIZE: tl.constexpr, STAGE: tl.constexpr, POWER: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     BEFORE: tl.constexpr = SIZE // 2
     AFTER: tl.constexpr = (SIZE - 1) // 2
-    blocks = tl.cdiv(pixels, BLOCK)
+    blocks = (pixels - 1) // BLOCK + 1  # an addition might wrap
     pid = tl.program_id(0)
-    pixel = pid % blocks * BLOCK + tl.arange(0, BLOCK)
+    pixel = (pid % blocks).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
     c, n = pid // blocks % C, pid // (blocks * C)
     inside = pixel < pixels
     stride_c = tl.cast(stride_c, tl.int64)
@@ -269,7 +269,8 @@ def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: floa
             kernel[(triton.cdiv(runs, config.BLOCK) if inner else blocks,)](
                 *((x, result) if grad is None else (grad, x, result)),
                 runs, shape.L, shape.C // unit, *shape.strides, *numbers,
-                size, V if inner else size - 1, V, unit, inner, power_kind(beta), config.BLOCK,
+                size, V if inner else size - 1, V, unit, inner, power_kind(beta),
+                index_type(runs if inner else shape.L, shape.C), config.BLOCK,
                 num_warps=config.num_warps,
             )  # fmt: skip
     return conform(result, planned)
@@ -287,7 +288,7 @@ def _launch_wide(
     for stage in stages:
         wide_window_kernel[grid](
             x, x if grad is None else grad, shared, result, shape.L, shape.C, *shape.strides, *numbers,
-            size, stage, power_kind(numbers[1]), BLOCK, num_warps=4,
+            size, stage, power_kind(numbers[1]), index_type(shape.L), BLOCK, num_warps=4,
         )  # fmt: skip
 
 

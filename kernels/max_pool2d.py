@@ -32,7 +32,7 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.geometry import Geometry, Pair, pooling
-from alexkern.kernels.config import MAX_GRID_Z, choose, describe
+from alexkern.kernels.config import MAX_GRID_Z, choose, describe, index_type
 from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled, strides
 
 CLIPPED = tl.constexpr(-1)  # geometry.CLIPPED, in offsets of either dtype
@@ -66,6 +66,9 @@ def configure(written: tuple[int, ...], channels_inner: bool, strips: bool, devi
     else:
         block_p = min(triton.next_power_of_2(rows * columns), elements)
         block_c = min(triton.next_power_of_2(C), elements // block_p)
+    fewest = triton.next_power_of_2(triton.cdiv(C, MAX_GRID_Z))  # of channels, for as many programs as a grid can have
+    if block_c < fewest:
+        block_p, block_c = max(elements // fewest, 1), fewest
     longest = N * C * rows * columns // (elements * 2 * device.num_sms) if strips else 1
     lengths = range(1, max(min(longest, 4, rows), 1) + 1)
     return Config(block_p, block_c, min(lengths, key=lambda length: (2 * length + 1) * -(-rows // length)), num_warps)
@@ -104,6 +107,12 @@ def clip(best, offset, BEHIND_RELU: tl.constexpr):
 
 
 @triton.jit
+def _image(n, stride, UNIT: tl.constexpr):
+    """Where image n starts; its stride, in units, may be of over 2**31 numbers."""
+    return n * (tl.cast(stride, tl.int64) * UNIT)
+
+
+@triton.jit
 def _load_row(pointer, stride_w, mask):
     first = tl.load(pointer, mask=mask, other=0).to(tl.float32)  # [BLOCK_P, BLOCK_C]
     middle = tl.load(pointer + stride_w, mask=mask, other=0).to(tl.float32)
@@ -121,19 +130,22 @@ def max_pool2d_3x3_stride2_kernel(
     units,  # C / UNIT; strides too are in units, so that the compiler sees what divides them
     in_n, in_c, in_h, in_w,
     out_n, out_c, out_pixel,
+    INDEX: tl.constexpr,  # of pixels and channels
     UNIT: tl.constexpr, SAVE_OFFSETS: tl.constexpr, BEHIND_RELU: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     n = (first + tl.program_id(2)).to(tl.int64)
-    strip = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    strip = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P)
+    c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C)
     p, q = strip // Q * ROWS, strip % Q  # of the strip's first window
     stride_h, stride_w = tl.cast(in_h, tl.int64) * UNIT, tl.cast(in_w, tl.int64) * UNIT
     corner = 2 * p * stride_h + 2 * q * stride_w  # [BLOCK_P]
-    base = (input + n * (in_n * UNIT) + corner)[:, None] + (c.to(tl.int64) * in_c)[None, :]
-    exists = (strip < strips)[:, None] & (c < units * UNIT)[None, :]
+    base = (input + _image(n, in_n, UNIT) + corner)[:, None] + (c.to(tl.int64) * in_c)[None, :]
+    exists = (strip < strips)[:, None] & (c < tl.cast(units, INDEX) * UNIT)[None, :]
     place = (
-        n * (out_n * UNIT) + ((p * Q + q).to(tl.int64) * out_pixel * UNIT)[:, None] + (c.to(tl.int64) * out_c)[None, :]
+        _image(n, out_n, UNIT)
+        + ((p * Q + q).to(tl.int64) * out_pixel * UNIT)[:, None]
+        + (c.to(tl.int64) * out_c)[None, :]
     )
 
     carry, carry_place = _load_row(base, stride_w, exists)
@@ -174,21 +186,21 @@ def max_pool2d_forward_kernel(
     out_n, out_c, out_pixel,
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
-    UNIT: tl.constexpr,
+    INDEX: tl.constexpr, UNIT: tl.constexpr,
     INSIDE: tl.constexpr,  # no window leaves the image
     UNROLL: tl.constexpr,
     SAVE_OFFSETS: tl.constexpr, BEHIND_RELU: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     n = (first + tl.program_id(2)).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    pixel = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P)
+    c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C)
     p, q = pixel // Q, pixel % Q
     h0, w0 = p * STRIDE_H - PAD_H, q * STRIDE_W - PAD_W
     stride_h, stride_w = tl.cast(in_h, tl.int64) * UNIT, tl.cast(in_w, tl.int64) * UNIT
     corner = h0 * stride_h + w0 * stride_w  # [BLOCK_P]
-    base = (input + n * (in_n * UNIT) + corner)[:, None] + (c.to(tl.int64) * in_c)[None, :]
-    inside = (pixel < pixels)[:, None] & (c < units * UNIT)[None, :]
+    base = (input + _image(n, in_n, UNIT) + corner)[:, None] + (c.to(tl.int64) * in_c)[None, :]
+    inside = (pixel < pixels)[:, None] & (c < tl.cast(units, INDEX) * UNIT)[None, :]
 
     best = tl.full([BLOCK_P, BLOCK_C], float("-inf"), tl.float32)
     offset = tl.zeros([BLOCK_P, BLOCK_C], tl.int32)
@@ -207,7 +219,8 @@ def max_pool2d_forward_kernel(
                 best, offset = _take_tap(base, r, s, h0, w0, inside, best, offset, H, W, stride_h, stride_w,
                                          S, DILATION_H, DILATION_W, INSIDE)  # fmt: skip
 
-    place = n * (out_n * UNIT) + (pixel.to(tl.int64) * out_pixel * UNIT)[:, None] + (c.to(tl.int64) * out_c)[None, :]
+    pixels_place = _image(n, out_n, UNIT) + pixel.to(tl.int64) * out_pixel * UNIT
+    place = pixels_place[:, None] + (c.to(tl.int64) * out_c)[None, :]
     tl.store(output + place, best.to(output.dtype.element_ty), mask=inside)
     if SAVE_OFFSETS:
         offset = clip(best, offset, BEHIND_RELU)
@@ -249,20 +262,20 @@ def max_pool2d_backward_kernel(
     R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     REACH_H: tl.constexpr, REACH_W: tl.constexpr,  # windows that may hold a pixel, in each direction
-    UNIT: tl.constexpr, UNROLL: tl.constexpr,
+    INDEX: tl.constexpr, UNIT: tl.constexpr, UNROLL: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     n = (first + tl.program_id(2)).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    pixel = tl.program_id(0).to(INDEX) * BLOCK_P + tl.arange(0, BLOCK_P)
+    c = tl.program_id(1).to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C)
     h, w = pixel // W + PAD_H, pixel % W + PAD_W  # from the padded corner
     p_last, q_last = h // STRIDE_H, w // STRIDE_W
     wide_c = c.to(tl.int64)[None, :]
     grad_p, grad_q = tl.cast(grad_p, tl.int64) * UNIT, tl.cast(grad_q, tl.int64) * UNIT
     saved_p, saved_q = tl.cast(saved_p, tl.int64) * UNIT, tl.cast(saved_q, tl.int64) * UNIT
-    grad_base = (grad + n * (grad_n * UNIT) + (p_last * grad_p + q_last * grad_q))[:, None] + wide_c * grad_c
-    saved_base = n * (saved_n * UNIT) + (p_last * saved_p + q_last * saved_q)[:, None] + wide_c * saved_c
-    inside = (pixel < pixels)[:, None] & (c < units * UNIT)[None, :]
+    grad_base = (grad + _image(n, grad_n, UNIT) + (p_last * grad_p + q_last * grad_q))[:, None] + wide_c * grad_c
+    saved_base = _image(n, saved_n, UNIT) + (p_last * saved_p + q_last * saved_q)[:, None] + wide_c * saved_c
+    inside = (pixel < pixels)[:, None] & (c < tl.cast(units, INDEX) * UNIT)[None, :]
 
     total = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
     if UNROLL:
@@ -279,7 +292,7 @@ def max_pool2d_backward_kernel(
                                        h, w, p_last, q_last, P, Q, inside, grad_p, grad_q, saved_p, saved_q,
                                        R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W)  # fmt: skip
 
-    place = n * (out_n * UNIT) + (pixel.to(tl.int64) * out_pixel * UNIT)[:, None] + wide_c * out_c
+    place = _image(n, out_n, UNIT) + (pixel.to(tl.int64) * out_pixel * UNIT)[:, None] + wide_c * out_c
     tl.store(input_grad + place, total.to(input_grad.dtype.element_ty), mask=inside)
 
 
@@ -331,18 +344,19 @@ def forward(
     numbers = (C // UNIT, in_n // UNIT, in_c, in_h // UNIT, in_w // UNIT, out_n // UNIT, out_c, out_pixel // UNIT)
     count = triton.cdiv(P, config.ROWS) * Q if strips else P * Q
     blocks = triton.cdiv(count, config.BLOCK_P), triton.cdiv(C, config.BLOCK_C)
+    INDEX = index_type(P * Q, C)
     with torch.cuda.device_of(input):
         for first in range(0, N, MAX_GRID_Z):
             grid = (*blocks, min(N - first, MAX_GRID_Z))
             if strips:
                 max_pool2d_3x3_stride2_kernel[grid](
-                    *pointers, first, P, Q, count, *numbers, UNIT, save_offsets, behind_relu,
+                    *pointers, first, P, Q, count, *numbers, INDEX, UNIT, save_offsets, behind_relu,
                     config.ROWS, config.BLOCK_P, config.BLOCK_C, num_warps=config.num_warps,
                 )  # fmt: skip
             else:
                 max_pool2d_forward_kernel[grid](
                     *pointers, first, H, W, Q, count, *numbers, R, S, *stride, *padding, *dilation,
-                    UNIT, inside, R * S <= UNROLLED_TAPS, save_offsets, behind_relu,
+                    INDEX, UNIT, inside, R * S <= UNROLLED_TAPS, save_offsets, behind_relu,
                     config.BLOCK_P, config.BLOCK_C, num_warps=config.num_warps,
                 )  # fmt: skip
     return output, offsets
@@ -385,7 +399,7 @@ def gather(grad: Tensor, offsets: Tensor, windows: Geometry, channels_last: bool
                 saved_n // UNIT, saved_c, saved_p // UNIT, saved_q // UNIT,
                 out_n // UNIT, out_c, out_pixel // UNIT,
                 R, S, *stride, *padding, *dilation, *reach,
-                UNIT, reach[0] * reach[1] <= UNROLLED_TAPS,
+                index_type(H * W, C), UNIT, reach[0] * reach[1] <= UNROLLED_TAPS,
                 config.BLOCK_P, config.BLOCK_C, num_warps=config.num_warps,
             )  # fmt: skip
     return input_grad

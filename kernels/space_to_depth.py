@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexkern.kernels.config import MAX_GRID_Z, index_type
 from alexkern.plan import Spec, contiguous_strides, empty
 
 BLOCK = 1024
@@ -32,12 +33,13 @@ def space_to_depth_kernel(
     H, W, height, width,
     stride_n, stride_c, stride_h, stride_w,
     pad_h, pad_w,
+    INDEX: tl.constexpr,  # of places in a row
     C: tl.constexpr, FACTOR: tl.constexpr, MARKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)  # of all N * height rows of blocks
+    row_length = tl.cast(width, INDEX) * (FACTOR * FACTOR * C)
+    row, part = tl.program_id(0), tl.program_id(1)  # of all N * height rows of blocks
     n, i = (row // height).to(tl.int64), row % height
-    row_length = width * (FACTOR * FACTOR * C)
-    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # in the row: (j, a, b, c)
+    place = part.to(INDEX) * BLOCK + tl.arange(0, BLOCK)  # in the row: (j, a, b, c)
     c = place % C
     b = place // C % FACTOR
     a = place // (C * FACTOR) % FACTOR
@@ -51,7 +53,7 @@ def space_to_depth_kernel(
     if MARKS:
         finite = tl.abs(value.to(tl.float32)) < float("inf")
         mark = tl.max((~finite).to(tl.int32), 0)
-        tl.store(marks + row.to(tl.int64) * tl.num_programs(1) + tl.program_id(1), mark.to(tl.uint8))
+        tl.store(marks + row.to(tl.int64) * tl.num_programs(1) + part, mark.to(tl.uint8))
 
 
 def space_to_depth(
@@ -64,14 +66,16 @@ def space_to_depth(
     N, C, H, W = x.shape
     shape = (N, *size, factor * factor * C)
     y = empty(Spec(shape, contiguous_strides(shape), x.dtype), x.device)
-    grid = (N * size[0], triton.cdiv(size[1] * shape[3], BLOCK))
+    row_length = size[1] * shape[3]
+    block = max(BLOCK, triton.next_power_of_2(triton.cdiv(row_length, MAX_GRID_Z)))
+    parts = triton.cdiv(row_length, block)
     marks = None
     if marked:
-        lines = (N, size[0], grid[1])
+        lines = (N, size[0], parts)
         marks = empty(Spec(lines, contiguous_strides(lines), torch.uint8), x.device)
-    space_to_depth_kernel[grid](
+    space_to_depth_kernel[(N * size[0], parts)](
         x, y, y if marks is None else marks, H, W, *size, *x.stride(), *padding,
-        C=C, FACTOR=factor, MARKS=marked, BLOCK=BLOCK, num_warps=4,
+        INDEX=index_type(row_length), C=C, FACTOR=factor, MARKS=marked, BLOCK=block, num_warps=4,
     )  # fmt: skip
     return y, marks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 from collections.abc import Callable, Generator, Iterator
@@ -29,7 +30,7 @@ import alexkern  # noqa: E402
 from alexkern.bench.storage import make_no_empty_folder  # noqa: E402
 from alexkern.ops.operator import Operator  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
-from support import interpreter, state  # noqa: E402
+from support import interpreter, shadow, state  # noqa: E402
 from support.backends import describe_backends  # noqa: E402
 
 
@@ -39,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     make_no_empty_folder(config)
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+        shadow.install()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from alexkern import dispatch
+from alexkern.backends import cpu
 from alexkern.bench import bench_conv2d_relu_max_pool2d
 from alexkern.bench.budget import UNLIMITED
 from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms
-from alexkern.bench.comparison import Failure, Variant, compare
+from alexkern.bench.comparison import Failure, Kind, Trial, Variant, compare
 from alexkern.bench.layers import LAYERS, Dropout, Normalization, Pooling, Target
 from alexkern.bench.memory import SavedBytes, peak_bytes
 from alexkern.bench.operators import PASSES, Operator, _trial
@@ -33,6 +35,29 @@ def test_contenders_that_fail_or_are_wrong_or_absent_are_named_and_not_timed():
     assert outcomes["broken"] == Failure("RuntimeError: no such device")
     assert outcomes["absent"] == Failure("not installed (pip install absent)")
     assert isinstance(outcomes["wrong"], Failure) and "off by 1.73" in outcomes["wrong"].reason
+
+
+@pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")
+def test_ours_names_the_kernel_that_ran_last():
+    image = torch.ones(1, 3, 9, 9)
+    drawn = torch.tensor((1, 2))
+
+    def ours(operator: str, *arguments: object):
+        return dispatch.implementation("cpu", operator).forward(image, *arguments)
+
+    calls = {
+        "torch": lambda: ours("dropout", drawn, 0.5),
+        "pools": lambda: ours("max_pool2d", (3, 3), (2, 2), (0, 0), (1, 1), False, False),
+        "adds": lambda: image + 1,
+    }
+    subject = comparison(**dict.fromkeys(calls, lambda: torch.ones(3)))
+    variants = tuple(Variant(name, ours=name != "torch") for name in calls)
+    trial = Trial(lambda name: calls[name], lambda name, result: None)
+    subject = dataclasses.replace(subject, kind=Kind.OPERATOR, target=CPU, variants=variants, setup=lambda: trial)
+    outcomes = compare(subject, [*calls], CpuTimer(), UNLIMITED)
+    isa = cpu.native().isa()
+    names = {name: outcome.kernel for name, outcome in outcomes.items()}
+    assert names == {"torch": None, "pools": f"max_pool2d forward, NCHW, {isa}", "adds": "torch"}
 
 
 def test_checks_refuse_shapes_values_nan_and_lost_gradients():

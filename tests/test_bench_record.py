@@ -63,6 +63,15 @@ def test_a_record_that_names_what_it_left_out_is_read(made, tmp_path):
     assert record.read(path) == made
 
 
+def test_a_record_that_names_no_kernels_is_read(made, tmp_path):
+    path = record.write(made, tmp_path)
+    content = json.loads(path.read_text())
+    for variant in (one for entry in content["entries"] for one in entry["variants"]):
+        del variant["kernel"]
+    path.write_text(json.dumps(content))
+    assert record.read(path) == made
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 0}', '{"format": 1, "entries": [{}]}'])
 def test_what_is_no_record_is_one_clear_line(content, tmp_path, capsys):
     path = tmp_path / "record.json"

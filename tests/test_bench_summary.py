@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from alexkern.bench import record
+from alexkern.bench import record, report
 from alexkern.bench.comparison import Failure, Kind
 from alexkern.bench.rows import rows, verdicts
 from alexkern.bench.summary import render
@@ -159,8 +161,8 @@ def test_the_table_says_who_wins_by_how_much_and_who_is_missing():
         assert line in lines, text
     assert lines.count("conv, batch 8") == 1
     joined = " ".join(lines)
-    assert "float32: 200 GFLOP/s in a large matrix product, 20 GB/s read and written" in joined
-    assert "bfloat16: 790.0 TFLOP/s in a large matrix product, 4,300 GB/s" in joined
+    assert "float32: 200 GFLOP/s of arithmetic, 20 GB/s read and written" in joined
+    assert "bfloat16: 790.0 TFLOP/s of arithmetic, 4,300 GB/s" in joined
 
 
 def test_latencies_stand_beside_device_times_and_say_where_no_graph_was_captured():
@@ -173,6 +175,19 @@ def test_latencies_stand_beside_device_times_and_say_where_no_graph_was_captured
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "what alexkern images/s best peer its name ratio limit latency peer's" in lines
     assert "conv1 forward 2.00 ms 5.00 ms torch 2.50 4.00 ms 7.00 ms*" in lines
+
+
+def test_the_kernel_stands_in_its_row_and_on_the_page():
+    subject = comparison(alexkern=None, torch=None)
+    kernel = "conv2d_relu_max_pool2d forward, NHWC, avx512"
+    samples = {"alexkern": Samples(steady(2e-3), kernel=kernel), "torch": Samples(steady(5e-3))}
+    found = record.entry(subject, samples, None)
+    named = dataclasses.replace(found, labels={**found.labels, "operator": "conv2d_relu_max_pool2d"})
+    lines = [" ".join(line.split()) for line in render([named], {}, "").splitlines()]
+    assert "what alexkern images/s best peer its name ratio limit kernel" in lines
+    assert "conv1 forward 2.00 ms 5.00 ms torch 2.50 forward, NHWC, avx512" in lines
+    heading, _, row = report.table([named])
+    assert heading.endswith("| of the limit | kernel |  |") and row.endswith("| forward, NHWC, avx512 |  |")
 
 
 def test_a_peer_that_fails_everywhere_is_one_line():

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexkern import models
-from alexkern.bench import work
+from alexkern.backends import cpu
+from alexkern.bench import ceilings, work
 from alexkern.bench.ceilings import Ceilings, measure_ceilings
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
 from alexkern.bench.networks import plain, training_work
@@ -112,21 +113,38 @@ def test_the_first_layers_input_needs_no_gradient():
     assert other.bytes - first.bytes == 4 * (3 * 8 * 8 + 4 * 3 * 9)
 
 
+class TwoCalls:
+    """A timer of two calls, of which the best take 2 s and 0.25 s."""
+
+    def __init__(self):
+        self.taken = iter([3.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0] + [0.5, 0.25, 1.0, 1.0, 1.0, 1.0, 1.0])
+
+    def plan(self, call):
+        return Plan()
+
+    def sample(self, call, plan):
+        call()
+        return next(self.taken)
+
+
 def test_ceilings_are_the_best_of_a_product_and_of_a_copy(monkeypatch):
-    monkeypatch.setattr("alexkern.bench.ceilings.PRODUCT", {"cpu": 8})
-    monkeypatch.setattr("alexkern.bench.ceilings.COPIED", {"cpu": 1000})
+    monkeypatch.setattr(ceilings.cpu, "missing", lambda device, dtype: "not built")
+    monkeypatch.setattr(ceilings, "PRODUCT", {"cpu": 8})
+    monkeypatch.setattr(ceilings, "COPIED", {"cpu": 1000})
+    assert measure_ceilings(CPU, TwoCalls()) == Ceilings(2 * 8**3 / 2.0, 2 * 1000 / 0.25)
 
-    class Timer:
-        taken = iter([3.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0] + [0.5, 0.25, 1.0, 1.0, 1.0, 1.0, 1.0])
 
-        def plan(self, call):
-            return Plan()
-
-        def sample(self, call, plan):
-            call()
-            return next(self.taken)
-
-    assert measure_ceilings(CPU, Timer()) == Ceilings(2 * 8**3 / 2.0, 2 * 1000 / 0.25)
+@pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")
+def test_ceilings_of_a_cpu_are_those_of_registers_and_of_memory(monkeypatch):
+    monkeypatch.setattr(ceilings, "MULTIPLY_ADDS", 5)
+    monkeypatch.setattr(ceilings, "COPIED", {"cpu": 1 << 12})
+    lanes = {"portable": 4, "avx2": 8, "avx512": 16}[cpu.native().isa()]
+    operations = 2 * lanes * 12 * 8 * torch.get_num_threads()  # of 12 chains, in 8 pieces a thread
+    assert measure_ceilings(CPU, TwoCalls()) == Ceilings(5 * operations / 2.0, 2 * (1 << 12) / 0.25)
+    source = torch.arange(64.0)
+    copy = torch.zeros(64)
+    cpu.native().stream_through(source.data_ptr(), copy.data_ptr(), 64, 2)
+    assert torch.equal(copy, source)
 
 
 def launch(programs: int, blocks: int = 1, products: int = 4):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
 import struct
 import subprocess
@@ -19,6 +22,7 @@ import alexkern
 from alexkern import cli
 from alexkern.commands import classify
 from alexkern.models import MODELS, AlexNet, ImageClassification, alexnet, save_weights
+from alexkern.ops.registry import OPERATORS
 from support.optional import need
 
 CLASSES = ("temple", "dahlia", "[red]fox[/red]", "snow\x1b[2Jow l", "ash", "birch", "elm")
@@ -229,11 +233,74 @@ def test_bad_images_get_a_line_each(run, bare_weights, photos, tmp_path):
     for size in (1, 3, 16):
         arguments = [photos[0], *paths, photos[1], "--weights", bare_weights, "--batch-size", size]
         status, output, errors = run("classify", *arguments)
-        assert status == 2
+        assert status == 1
         assert titles(output) == [str(path) for path in photos] and len(rows(output)) == 6
         assert len(errors) == len(wanted)
         for error, pattern in zip(errors, wanted, strict=True):
             assert re.match(pattern, error), (error, pattern)
+
+
+def test_a_damaged_image_is_a_row(run, weights, photos, tmp_path):
+    """In JSON and CSV, in its place among the others, with the error that stderr has."""
+    for name, place in (("1.jpg", photos[0]), ("10.png", photos[1])):
+        (tmp_path / name).write_bytes(place.read_bytes())
+    (tmp_path / "2.jpg").write_text("no image")
+    (tmp_path / "B").mkdir()
+    (tmp_path / "B" / 'a, "b".png').write_bytes(photos[1].read_bytes())
+    arguments = ("classify", tmp_path, "--weights", weights, "--top", 2, "--batch-size", 2)
+    paths = [f"{tmp_path}/{name}" for name in ("1.jpg", "10.png", "2.jpg", 'B/a, "b".png')]
+    status, output, errors = run(*arguments, "--json")
+    reason = "not a JPEG or PNG image"
+    assert (status, errors) == (1, [f"alexkern classify: {tmp_path}/2.jpg: {reason}"])
+    found = json.loads(output)
+    assert list(found) == ["images"] and [row["path"] for row in found["images"]] == paths
+    assert found["images"][2] == {"path": paths[2], "error": reason}
+    names = [[guess["class"] for guess in found["images"][place]["classes"]] for place in (1, 3)]
+    assert names[0] == names[1]
+    for row in (found["images"][0], found["images"][1]):
+        assert [list(guess) for guess in row["classes"]] == [["class", "index", "probability"]] * 2
+        assert row["classes"][0]["probability"] >= row["classes"][1]["probability"] > 0
+        assert all(CLASSES[guess["index"]] == guess["class"] for guess in row["classes"])
+    status, output, errors = run(*arguments, "--csv")
+    assert status == 1 and len(errors) == 1
+    rows = list(csv.DictReader(output.splitlines()))
+    wanted = [(path, rank) for path in paths for rank in ([""] if path == paths[2] else ["1", "2"])]
+    assert [(row["path"], row["rank"]) for row in rows] == wanted
+    assert rows[4]["error"] == reason and rows[4]["class"] == rows[4]["probability"] == ""
+    guess = found["images"][3]["classes"][0]
+    assert (rows[5]["class"], int(rows[5]["index"])) == (guess["class"], guess["index"])
+    assert float(rows[5]["probability"]) == guess["probability"] and rows[5]["error"] == ""
+    status, output, errors = run("classify", tmp_path / "none.png", *arguments[1:], "--json")
+    assert status == 2 and len(errors) == 2
+    assert json.loads(output)["images"][0] == {"path": f"{tmp_path}/none.png", "error": "no such file or folder"}
+
+
+# streams
+
+
+def test_a_stdout_of_ascii_prints_what_it_can(bare_weights, photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / "labels.txt").write_text("Eiche\nÄsche\n樺\n", encoding="utf-8")
+    (tmp_path / "Ä.png").write_bytes(photos[1].read_bytes())
+    for form in ((), ("--csv",), ("--json",)):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            line = [tmp_path / "Ä.png", "--weights", bare_weights, "--labels", tmp_path / "labels.txt", *form]
+            assert cli.main(["classify", *map(str, line)]) == 0
+        text = stdout.buffer.getvalue().decode("ascii")
+        assert ("\\u00c4sche" if form == ("--json",) else "\\xc4sche") in text and "\\u6a3a" in text
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("options, colour, bar", [((), None, True), ((), "1", True), (("--quiet",), None, False)])
+def test_the_bar_is_plain_or_absent_where_asked(options, colour, bar, run, bare_weights, photos, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # as a terminal
+    if colour:
+        monkeypatch.setenv("NO_COLOR", colour)
+    status, output, errors = run("classify", photos[0], "--weights", bare_weights, *options)
+    text = "\n".join(errors)
+    assert status == 0 and ("1/1" in text) == bar
+    assert bool(re.search(r"\x1b\[[\d;]*(3\d|38;\d+;\d+)m", text)) == (bar and not colour)
 
 
 def test_images_that_are_not_there(run, bare_weights, photos, tmp_path):
@@ -356,6 +423,13 @@ def test_the_version(capsys):
 def test_info(run):
     status, output, errors = run("info")
     assert (status, output, errors) == (0, f"{alexkern.info()}\n", [])
+    status, output, errors = run("info", "--json")
+    found = json.loads(output)
+    assert (status, errors) == (0, []) and list(found) == [
+        "versions", "processor", "gpus", "driver", "nvcc", "native", "snapshots", "services",
+    ]  # fmt: skip
+    assert {row["operator"] for row in found["services"]} == set(OPERATORS)
+    assert list(found["services"][0]) == ["operator", "backend", "why_not", "dtypes"]
 
 
 def test_bench_hands_its_arguments_to_pytest(monkeypatch):
@@ -365,6 +439,24 @@ def test_bench_hands_its_arguments_to_pytest(monkeypatch):
     arguments = ["-k", "conv2d_relu and not backward", "--benchmark-json", "out.json", "-q", "--co"]
     assert cli.main(["bench", *arguments]) == 5
     assert seen == [arguments]
+
+
+def test_bench_prints_its_record(run, monkeypatch, tmp_path):
+    def main(arguments):
+        (option,) = (word for word in arguments if word.startswith("--record="))
+        print("noise of pytest")
+        if "nothing" not in arguments:
+            Path(option.partition("=")[2], "record.json").write_text('{"complete": true, "error": NaN}')
+        return 1
+
+    monkeypatch.setitem(sys.modules, "alexkern.bench.run", types.SimpleNamespace(main=main))
+    for more in ([], ["--record", tmp_path]):
+        status, output, errors = run("bench", "--json", *more)
+        assert (status, json.loads(output), errors) == (1, {"complete": True, "error": None}, ["noise of pytest"])
+    assert (tmp_path / "record.json").exists()
+    status, output, errors = run("bench", "--json", "-k", "nothing")
+    assert (status, output, errors[1]) == (1, "", "alexkern bench: nothing was measured")
+    assert run("bench", "--json", "--report", tmp_path)[0] == 2
 
 
 def test_bench_that_is_not_there(run, monkeypatch):

@@ -47,6 +47,7 @@ COMMANDS = {
     "info": ["info"],
     "classify": ["classify", "data", "--weights", "net.safetensors"],
     "train": ["train", "data", *OPTIONS],
+    "evaluate": ["evaluate", "net.safetensors", "data", "--workers", "0"],
     "augment": ["augment", "data", "--most", "1", "--size", "32"],
     "export": ["export", "net.safetensors", "--to", "torch-export"],
     "bench": ["bench", "--report", "record"],

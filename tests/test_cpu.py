@@ -20,11 +20,14 @@ from alexkern import dispatch
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.augmentation import CROPS, IMAGENET_STD
 from alexkern.backends import cpu, extension
+from alexkern.backends.cpu import crossovers
+from alexkern.backends.torch import bits
 from alexkern.functional import augment
 from alexkern.plan import is_channels_last
 from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent
+SOURCES = [path for path in sorted(ROOT.glob("csrc/cpu/*/*.cpp")) if path.stem != "winograd"]  # for every set
 MISSING = cpu.missing("cpu", torch.float32)
 ISAS = () if extension.cpu.module is None else tuple(extension.cpu.module.isas)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -137,6 +140,133 @@ def test_dropout_has_torchs_bits(count: int, p: float, isa: str, generator: torc
     assert torch.equal(mask, wanted)
 
 
+# Rows, in_features, out_features: a row alone, rows that fill no tile, columns and filters that fill no vector.
+LINEARS = [
+    *((N, C, 5) for N in (1, 3, 4, 5, 8, 9, 17) for C in (1, 3, 5, 7, 17)),
+    (2, 48, 48),
+    (8, 400, 33),
+    (9, 769, 40),
+    (33, 385, 1),
+    (40, 131, 24),
+    (128, 97, 19),
+]
+
+
+@pytest.fixture
+def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to torch."""
+    everything = dict.fromkeys(crossovers.PRODUCTS, ((1, ((1, cpu.native().linear_most_rows),)),))
+    monkeypatch.setattr(crossovers, "TABLE", dict.fromkeys(ISAS, everything))
+
+
+@pytest.mark.parametrize("case", LINEARS, ids=str)
+def test_linear_layers_of_few_rows(
+    case: tuple[int, int, int], isa: str, generator: torch.Generator, every_product: None
+) -> None:
+    N, C, K = case
+    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    shapes = ((N, C), (K, C), (K,), (N, K))
+    input, weight, bias, grad = (torch.randn(shape, generator=generator) for shape in shapes)
+    place = torch.tensor((3, 5))
+    for seed, given in ((None, bias), (place, bias), (place, None)):
+        arguments = (given, seed, 0.4 if seed is not None else 0.0, True)
+        with canaries() as buffers:
+            output, mask = ours.forward(input, weight, *arguments)
+            ran("linear_relu_dropout forward" if seed is None else "ReLU and dropout", isa)
+        assert buffers
+        double_bias = None if given is None else given.double()
+        reference, _ = torchs.forward(input.double(), weight.double(), double_bias, *arguments[1:])
+        wanted, wanted_mask = torchs.forward(input, weight, *arguments)
+        kept = None if seed is None else bits.unpack(wanted_mask, (N, K))
+        assert_accurate(output, reference, wanted, "output", (input.abs() @ weight.abs().t() + bias.abs()).double())
+        saved = wanted if seed is None else wanted_mask
+        with canaries():
+            gradients = ours.backward(grad, input, weight, saved, *arguments[1:3], (True, True, True))
+            ran("linear_relu_dropout backward", isa)
+        passed = grad * (wanted > 0) if kept is None else grad / (1 - 0.4) * kept
+        double = passed.double()
+        references = (double @ weight.double(), double.t() @ input.double(), double.sum(0))
+        large = double.abs()
+        magnitudes = (large @ weight.abs().double(), large.t() @ input.abs().double(), large.sum(0))
+        theirs = torchs.backward(grad, input, weight, saved, *arguments[1:3], (True, True, True))
+        for one, reference, other, magnitude in zip(gradients, references, theirs, magnitudes, strict=True):
+            assert_accurate(one, reference, other, "gradient", magnitude)
+
+
+@pytest.mark.parametrize("N", [1, 8, 20])
+def test_a_linear_layer_has_torchs_special_numbers(
+    N: int, isa: str, generator: torch.Generator, every_product: None
+) -> None:
+    """Small whole numbers, of which every sum is exact, beside NaN, infinities, zeros and denormals."""
+    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    table = torch.tensor([float("nan"), float("inf"), -float("inf"), *([-2.0, 0.0, 1.0, 3.0] * 40), 1e-40])
+    input, weight, grad = (
+        table[torch.randint(len(table), shape, generator=generator)] for shape in ((N, 37), (50, 37), (N, 50))
+    )
+    bias = torch.full((50,), -2.0)
+    output, _ = ours.forward(input, weight, bias, None, 0.0, True)
+    wanted, _ = torchs.forward(input, weight, bias, None, 0.0, True)
+    assert bool(wanted.isnan().any()) and bool(wanted.isinf().any()) and bool((wanted == 0).any())
+    assert_same(output + 0.0, wanted + 0.0, "output")  # of a sum that is 0, the sign depends on the order
+    arguments = (grad, input, weight, wanted, None, 0.0, (True, True, True))
+    for one, other in zip(ours.backward(*arguments), torchs.backward(*arguments), strict=True):
+        assert_same(one + 0.0, other + 0.0)
+
+
+def test_a_linear_layer_of_any_strides(isa: str, generator: torch.Generator, every_product: None) -> None:
+    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    weight, bias = torch.randn(21, 18, generator=generator), torch.randn(1, generator=generator).expand(21)
+    grad = torch.randn(1, 1, generator=generator).expand(6, 21)
+    inputs = {
+        "transposed": torch.randn(18, 6, generator=generator).t(),
+        "a slice": torch.randn(6, 40, generator=generator)[:, 3:21],
+        "one row": torch.randn(1, 18, generator=generator).expand(6, 18),
+        "unaligned": torch.randn(109, generator=generator)[1:].view(6, 18),
+        "three dimensions": torch.randn(2, 3, 18, generator=generator),
+    }
+    for what, input in inputs.items():
+        outputs = [backend.forward(input, weight, bias, None, 0.0, True)[0] for backend in (ours, torchs)]
+        torch.testing.assert_close(*outputs, msg=what)
+        shaped = grad.view(6, 21) if input.dim() == 2 else grad.reshape(2, 3, 21)
+        arguments = (shaped, input, weight, outputs[1], None, 0.0, (True, True, True))
+        for one, other in zip(ours.backward(*arguments), torchs.backward(*arguments), strict=True):
+            torch.testing.assert_close(one, other, msg=what)
+
+
+def test_products_that_the_table_does_not_name_are_torchs(
+    isa: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, and without a copy of the weight."""
+    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    table = {
+        "forward": ((200, ((2, 3), (5, 5))),),
+        "input_grad": ((1000, ((1, 9),)), (1, ((3, 3),))),
+        "weight_grad": ((1, ((1, 1),)),),
+    }
+    monkeypatch.setattr(crossovers, "TABLE", {isa: table})
+    weight = torch.randn(20, 11, generator=generator)
+
+    def served(product: str, rows: int, weight: Tensor) -> bool:
+        return crossovers.is_ours(product, weight, rows)
+
+    assert [rows for rows in range(7) if served("forward", rows, weight)] == [2, 3, 5]
+    assert not served("forward", 2, weight[:10]) and not served("forward", 2, weight.t())
+    assert [served("input_grad", rows, weight) for rows in (2, 3)] == [False, True]
+    for rows in (0, 1, 2, 4):
+        input, grad = (torch.randn(rows, size, generator=generator) for size in (11, 20))
+        dispatch.implementation("cpu", "dropout").forward(torch.ones(3), torch.tensor((1, 2)), 0.5)
+        (output, _), (wanted, _) = (of.forward(input, weight, None, None, 0.0, True) for of in (ours, torchs))
+        assert (cpu.native().last_kernel() == f"dropout, {isa}") == (rows != 2)
+        if rows != 2:
+            assert_same(output, wanted)
+        arguments = (grad, input, weight, wanted, None, 0.0)
+        gradients, others = (of.backward(*arguments, (True, True, True)) for of in (ours, torchs))
+        assert_same(gradients[0], others[0])
+        for one, other in zip(gradients, others, strict=True):
+            torch.testing.assert_close(one, other)
+        assert ours.backward(*arguments, (False, False, False)) == (None, None, None)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 @pytest.mark.parametrize("C", [1, 3, 5, 7, 16, 17, 48])
@@ -166,10 +296,13 @@ def test_a_channel_that_is_not_there_gives_nothing(isa: str) -> None:
         assert gradient.isfinite().all()
 
 
-def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Generator) -> None:
-    pool, drop, norm = (
-        dispatch.implementation("cpu", name) for name in ("max_pool2d", "dropout", "local_response_norm")
+def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Generator, every_product: None) -> None:
+    pool, drop, norm, linear = (
+        dispatch.implementation("cpu", name)
+        for name in ("max_pool2d", "dropout", "local_response_norm", "linear_relu_dropout")
     )
+    rows = {N: torch.randn(N, 3000, generator=generator) for N in (3, 8, 40)}
+    weight, bias = torch.randn(200, 3000, generator=generator), torch.randn(200, generator=generator)
     image = torch.randn(3, 37, 61, 57, generator=generator)
     seed = torch.tensor((1, 2))
     window = ((3, 3), (2, 2), (1, 1), (1, 1), False)
@@ -179,7 +312,12 @@ def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Gene
         grad = pool.backward(output, offsets, image.shape, is_channels_last(image), *window, (True,))[0]
         normed = norm.forward(image, 5, 0.5, 0.75, 2.0)
         norm_grad = norm.backward(normed, image, 5, 0.5, 0.75, 2.0, (True,))[0]
-        return [output, offsets, grad, normed, norm_grad, drop.forward(image, seed, 0.3)]
+        return [output, offsets, grad, normed, norm_grad, drop.forward(image, seed, 0.3), *products()]
+
+    def products() -> Iterator[Tensor]:
+        for input in rows.values():
+            output, mask = linear.forward(input, weight, bias, seed, 0.3, True)
+            yield from (output, mask, *linear.backward(output, input, weight, mask, seed, 0.3, (True, True, True)))
 
     before = torch.get_num_threads()
     try:
@@ -276,11 +414,9 @@ def test_no_stray_access(name: str, tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("g++ is not there to build csrc/cpu with AddressSanitizer")
     program = tmp_path / "memory"
-    folders = ("augment", "max_pool2d", "dropout", "local_response_norm")
-    sources = [ROOT / "csrc/cpu/kernels.cpp", *(ROOT / f"csrc/cpu/{folder}/{folder}.cpp" for folder in folders)]
     flags = ["-std=c++17", "-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     flags += [f"-DALEXKERN_ISA={name}", f"-I{ROOT / 'csrc/cpu'}", *FLAGS[name]]
-    subprocess.run([compiler, *flags, *sources, ROOT / "tests/support/cpu_memory.cpp", "-o", program], check=True)
+    subprocess.run([compiler, *flags, *SOURCES, ROOT / "tests/support/cpu_memory.cpp", "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{name}: all clean\n"), done.stdout + done.stderr
 
@@ -292,7 +428,7 @@ def test_no_function_that_the_linker_could_exchange(name: str, tmp_path: Path) -
     compiler, nm = shutil.which("g++"), shutil.which("nm")
     if compiler is None or nm is None:
         pytest.skip("g++ and nm are not there")
-    for source in [ROOT / "csrc/cpu/kernels.cpp", *(ROOT / "csrc/cpu").glob("[adlm]*/*.cpp")]:
+    for source in SOURCES:
         built = tmp_path / f"{source.stem}.o"
         options = ["-std=c++17", "-O3", "-fopenmp", f"-DALEXKERN_ISA={name}", *FLAGS[name]]
         subprocess.run([compiler, *options, "-c", source, "-o", built], check=True)

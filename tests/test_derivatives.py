@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from support.backends import DEVICE, serving
 from support.cases import SUITES, Case
 from support.derivatives import EAGER, KINDS
 from support.networks import nested, small_alexnet, vgg
+from support.runs import RUNS, name_of, run_of
 
 SMALL = [Case(name, "small", *SUITES[name].small) for name in OPERATORS]
 ON_TORCH = [
@@ -150,6 +152,7 @@ def networks_agree(kind: str, ours: nn.Module, plain: nn.Module, image: Tensor, 
     agree(kind, calling(ours), calling(plain), [image, *(one.detach() for one in parameters.values())])
 
 
+OF_MODELS = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("hessian", "jacobian")])
 NETWORKS = {"fused alexnet": small_alexnet, "fused vgg": vgg, "fused nested": nested}
 SIZES = {"fused vgg": 32, "fused nested": 13}
 
@@ -157,7 +160,7 @@ SIZES = {"fused vgg": 32, "fused nested": 13}
 @pytest.mark.parametrize(
     "name", ["fused alexnet", "fused nested", pytest.param("fused vgg", marks=pytest.mark.full), *MODELS]
 )
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("hessian", "jacobian")])
+@OF_MODELS
 def test_models(name: str, kind: str) -> None:
     """In training."""
     torch.manual_seed(7)
@@ -165,3 +168,30 @@ def test_models(name: str, kind: str) -> None:
     size = SIZES.get(name, 63)
     image = torch.randn(1, 3, size, size)
     networks_agree(kind, model, plain_twin(model, image), image, dict(model.named_parameters()))
+
+
+def normed() -> nn.Sequential:
+    """Normalisations that a snapshot folds, with statistics and weights of their own."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(8, 4, 3),
+                          nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 3 * 3, 5))  # fmt: skip
+    model(torch.randn(4, 3, 13, 13))
+    return model
+
+
+SNAPSHOTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    **{name_of(layers): (partial(run_of, layers), one.example.shapes[0]) for one, layers in RUNS},
+    "normed": (normed, (1, 3, 13, 13)),
+    **{name: (partial(small_model, name), (1, 3, 63, 63)) for name in MODELS},
+}
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+@OF_MODELS
+def test_snapshots(name: str, kind: str) -> None:
+    """In eval mode, where nothing is dropped."""
+    torch.manual_seed(7)
+    build, shape = SNAPSHOTS[name]
+    model, image = build().eval(), torch.randn(shape)
+    snapshot = alexkern.freeze(model)
+    torch.testing.assert_close(snapshot(image), model(image), rtol=1e-4, atol=1e-5)  # by packed weights
+    networks_agree(kind, snapshot, alexkern.unfuse(model), image, dict(model.named_parameters()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,10 @@ def test_torchvision_loads_it(tmp_path: Path) -> None:
 
 def test_onnx_runtime_gives_the_same_logits(model: Tiny, tmp_path: Path) -> None:
     _, _, onnxruntime = need("onnx"), need("onnxscript"), need("onnxruntime")
+    model.classes, model.preprocessing = (
+        ("Äsche", "b", "c"),
+        ImageClassification(63, 64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+    )
     export(model, "onnx", tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for count in (1, 5):
@@ -93,6 +98,13 @@ def test_onnx_runtime_gives_the_same_logits(model: Tiny, tmp_path: Path) -> None
         (found,) = session.run(["logits"], {"images": images.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), logits(model, images), rtol=1e-4, atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape) == ("images", ["N", 3, 63, 63])
+    assert (made.name, made.shape) == ("logits", ["N", 3])
+    assert {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()} == {
+        "alexkern.model": "alexnet", "alexkern.classes": ["Äsche", "b", "c"], "alexkern.size": 63,
+        "alexkern.resize": 64, "alexkern.mean": [0.1, 0.2, 0.3], "alexkern.std": [0.4, 0.5, 0.6],
+    }  # fmt: skip
 
 
 def test_onnx_that_is_not_installed(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +169,8 @@ def test_the_command(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for arguments, words in (
         (["none.pth", "--to", "torchvision"], "none.pth': no such file"),
         (["net.safetensors", "--to", "torchvision", "--out", "x.onnx"], "wanted a file name that ends in .pth"),
+        (["net.safetensors", "--to", "torch-export", "--size", "62"], "size: wanted 63 to 4096 pixels, got 62"),
+        (["net.safetensors", "--to", "torch-export", "--size", "1000000"], "wanted 63 to 4096 pixels, got 1000000"),
     ):
         assert cli.main(["export", *arguments]) == 2
         (line,) = capsys.readouterr().err.splitlines()

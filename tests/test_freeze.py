@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import alexkern
-from alexkern.frozen import FrozenConvolution, FrozenLinear, FrozenSequential
+from alexkern.frozen import FrozenConvolution, FrozenSequential
 from alexkern.frozen.linear import FEWEST_ROWS, LARGE, MOST_ROWS, Exchanged
 from alexkern.frozen.modules import CHUNK_BYTES
 from support.networks import NETWORKS, small_alexnet
@@ -53,14 +53,6 @@ def test_other_dtypes(dtype: torch.dtype, generator: torch.Generator) -> None:
         wanted = copy.deepcopy(model).double()(image.double()).to(dtype)
         assert alexkern.freeze(model)(image).dtype == dtype
         torch.testing.assert_close(alexkern.freeze(model)(image), wanted, rtol=2e-2, atol=2e-2)
-
-
-@pytest.mark.parametrize("kind", [FrozenConvolution, FrozenLinear, FrozenSequential])
-def test_a_snapshot_of_another_version_says_what_to_do(kind: type) -> None:
-    """Of the time when the steps were the children: whichever of them comes first."""
-    old = kind.__new__(kind)
-    with pytest.raises(RuntimeError, match="alexkern.freeze: a snapshot of another version .*; freeze the model again"):
-        old.__setstate__({"_modules": {}, "training": False})
 
 
 def steps(frozen: nn.Module) -> list[Any]:

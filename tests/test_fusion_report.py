@@ -13,14 +13,26 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import alexkern
-from alexkern import models
+from alexkern import dispatch, models
+from alexkern.fuse import Entry, FusionReport
 from alexkern.nn import FusedSequential
+from alexkern.ops.operator import Operator
 from alexkern.ops.registry import OPERATORS
 from support.networks import NETWORKS, Residual, small_alexnet
 from support.routes import Transparent
 
 MODELS = {**NETWORKS, "alexnet_2012": (partial(models.alexnet_2012, num_classes=3), (1, 3, 63, 63))}
 KINDS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.Dropout, nn.LocalResponseNorm)
+
+JOINED = "conv2d_relu_max_pool2d"
+
+
+def every_layer_is_named(report: FusionReport, model: nn.Module) -> None:
+    """Once, of the kinds that could be fused, in the order of the children."""
+    by_name = dict(model.named_modules())
+    named = [child for entry in report.entries for child in entry.children]
+    layers = [child for child, module in by_name.items() if isinstance(module, KINDS)]
+    assert [child for child in named if isinstance(by_name[child], KINDS)] == layers
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -30,16 +42,56 @@ def test_a_real_forward_agrees(name: str, operators: list[str]) -> None:
     report = alexkern.fusion_report(model)
     model(torch.randn(shape))
     assert [entry.operator for entry in report.fused] == operators and operators
-    # Every layer of a kind that could be fused is named once, in the order of its children.
+    every_layer_is_named(report, model)
     by_name = dict(model.named_modules())
-    named = [child for entry in report.entries for child in entry.children]
-    layers = [child for child, module in by_name.items() if isinstance(module, KINDS)]
-    assert [child for child in named if isinstance(by_name[child], KINDS)] == layers
     for entry in report.fused:
         run = tuple(type(by_name[child]) for child in entry.children)
         assert run in OPERATORS[entry.operator].layers
         assert entry.backend == alexkern.dispatch.resolve_name(entry.operator, torch.empty(0))
         assert entry.layers == tuple(kind.__name__ for kind in run)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_snapshots_forward_agrees(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is packed for oneDNN calls no operator, and in float64 nothing is. Other ways need more rows."""
+
+    def last_way(entry: Entry) -> str:
+        return entry.backend.split(" or ")[-1]
+
+    build, shape = MODELS[name]
+    snapshot = alexkern.freeze(build().to(dtype))
+    report = alexkern.fusion_report(snapshot)
+    every_layer_is_named(report, snapshot)
+    calls, call = [], Operator.__call__
+    monkeypatch.setattr(Operator, "__call__", lambda self, *args: (calls.append(self.name), call(self, *args))[1])
+    snapshot(torch.randn(shape, dtype=dtype))
+    ours = [entry for entry in report.fused if last_way(entry) in dispatch.PACKAGES and entry.operator in OPERATORS]
+    assert [entry.operator for entry in ours] == calls
+    packed = [entry for entry in report.fused if last_way(entry) not in dispatch.PACKAGES]
+    assert bool(packed) == (dtype == torch.float32 and torch.backends.mkldnn.is_available())
+    assert all(reason in ("hands on its input", "not in a FusedSequential") for reason in report.plain.values())
+
+
+def test_what_a_snapshot_packs_and_why_it_does_not() -> None:
+    norm = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(), nn.Linear(5, 3)]
+    snapshot = alexkern.freeze(nn.Sequential(*norm))
+
+    def entries() -> list[tuple[str, ...]]:
+        return [(*entry.children, entry.operator) for entry in alexkern.fusion_report(snapshot).entries]
+
+    assert entries() == [("0", "1", "2", "3", "conv2d_relu_max_pool2d"), ("4", ""), ("5", "linear")]
+    snapshot[3].register_forward_hook(lambda *_: None)
+    assert entries()[:2] == [("0", "1", "2", "conv2d_relu"), ("3", "")]
+    snapshot[2].register_forward_hook(lambda *_: None)
+    assert entries()[0] == ("0", "1", "conv2d")
+    snapshot[0].padding_mode = "reflect"
+    snapshot[5].train()
+    wanted = {"0": "padding_mode", "3": "MaxPool2d has a hook", "4": "hands on its input", "5": "in training mode"}
+    found = alexkern.fusion_report(snapshot).plain
+    assert found.keys() == wanted.keys() and all(found[name].startswith(reason) for name, reason in wanted.items())
+    with Transparent():
+        assert set(alexkern.fusion_report(snapshot).plain.values()) == {"a TorchDispatchMode is watching"}
 
 
 def hooked(model: Any) -> None:
@@ -101,12 +153,27 @@ def test_why_pools_dropouts_and_linear_layers_are_plain(monkeypatch: pytest.Monk
     assert alexkern.fusion_report(model["alone"]).plain == {"": "not in a FusedSequential"}
 
 
-def test_a_ceil_mode_pool_behind_a_convolution_joins_in(operators: list[str]) -> None:
-    model = FusedSequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(8, 8, 1))
-    image = torch.randn(2, 3, 10, 9)
-    torch.testing.assert_close(model(image), nn.Sequential.forward(model, image))
-    assert operators == ["conv2d_relu", "max_pool2d"]
-    assert [entry.children for entry in alexkern.fusion_report(model).fused] == [("0", "1"), ("2",)]
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("size", "ran"), [((9, 11), [JOINED]), ((10, 9), ["conv2d_relu", "max_pool2d"])])
+def test_a_ceil_mode_pool_behind_a_convolution_joins_in(
+    size: tuple[int, int], ran: list[str], frozen: bool, operators: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One operator; where rounding up makes the output larger, it goes on to two."""
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(8, 8, 1)]
+    model = FusedSequential(*layers).to(torch.float64)
+    model = alexkern.freeze(model) if frozen else model
+    calls, call = [], Operator.__call__
+    monkeypatch.setattr(Operator, "__call__", lambda self, *args: (calls.append(self.name), call(self, *args))[1])
+    image = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=not frozen)
+    output, plain = model(image), nn.Sequential.forward(model, image)
+    torch.testing.assert_close(output, plain)
+    assert calls == ran and (frozen or operators == [JOINED])
+    assert [entry.children for entry in alexkern.fusion_report(model).fused][0] == ("0", "1", "2")
+    if not frozen:
+        leaves = [image, *model.parameters()]
+        found, wanted = (torch.autograd.grad(one.square().sum(), leaves) for one in (output, plain))
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(model(image[0]), plain[0])
 
 
 def test_slices_fuse_what_lies_in_them(operators: list[str]) -> None:
@@ -151,6 +218,18 @@ def test_unfuse_is_the_way_back() -> None:
     wanted = [nn.MaxPool2d, nn.Dropout, nn.LocalResponseNorm, Own]
     assert [type(module) for module in alexkern.unfuse(ours)] == wanted
     assert isinstance(ours[0](torch.ones(1, 4, 4)), Tensor)
+
+
+def test_of_a_snapshot_too() -> None:
+    model = small_alexnet().eval()
+    snapshot, image = alexkern.freeze(model), torch.randn(2, 3, 63, 63)
+    assert alexkern.unfuse(snapshot) is snapshot
+    assert [type(module) for module in snapshot.modules()] == [type(module) for module in model.modules()]
+    assert vars(snapshot).keys() == vars(model).keys() and snapshot.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(snapshot(image), model(image)) and not snapshot.training
+    assert not any(parameter.requires_grad for parameter in snapshot.parameters())
+    alexkern.fuse(snapshot)
+    assert alexkern.fusion_report(snapshot).entries == alexkern.fusion_report(alexkern.fuse(model)).entries
 
 
 @pytest.mark.parametrize("function", ["fusion_report", "unfuse"])

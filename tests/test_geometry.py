@@ -1,7 +1,8 @@
-"""The sizes of a convolution: against torch's, and as csrc/cuda reads them."""
+"""The sizes of a convolution: against torch's, and as native code reads them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -17,16 +18,25 @@ PAIRS = ((2, 3), (1, 0), (2, 1))  # stride, padding, dilation
 
 
 def modules() -> list[ModuleType]:
-    """The bindings that are here: compiled for GPUs, and for the emulator."""
-    found = [extension.cuda.module, None if emulated.missing() else emulated.load()]
+    """The bindings that are here: compiled for GPUs, for the emulator, and for this processor."""
+    found = [extension.cuda.module, None if emulated.missing() else emulated.load(), extension.cpu.module]
     return [module for module in found if module is not None]
+
+
+def calls(module: ModuleType) -> list[Callable[[object], object]]:
+    """What takes a geometry alone: a convolution on a GPU, and the workspaces of the processor's kernels."""
+    if module is extension.cpu.module:
+        return [module.winograd_workspace]
+    rest = (False, 0, 4, 0, 0, 0, 4, 0, (0, 0, 0, 0), (0, 1), 0)
+    return [lambda geometry: module.conv2d_relu_convolve(0, False, geometry, *rest)]
 
 
 @pytest.fixture
 def bindings() -> list[ModuleType]:
     found = modules()
     if not found:
-        pytest.skip(f"no kernels are compiled here: {extension.cuda.why_not}; {emulated.missing()}")
+        reasons = (extension.cuda.why_not, emulated.missing(), extension.cpu.why_not)
+        pytest.skip(f"no kernels are compiled here: {'; '.join(map(str, reasons))}")
     return found
 
 
@@ -57,13 +67,21 @@ def test_the_bindings_refuse_what_is_no_geometry(change: object, bindings: list[
     fields = tuple(convolution(*operands(9, 11), *PAIRS, 2))
     nothing = (0, *fields[1:])  # of no images: nothing is launched
     for module in bindings:
+        for call in calls(module):
+            call(nothing)
+            with pytest.raises(TypeError, match="incompatible function arguments"):
+                call(change(nothing))  # type: ignore[operator]
 
-        def convolve(geometry: object, module: ModuleType = module) -> None:
-            module.conv2d_relu_convolve(0, False, geometry, False, 0, 4, 0, 0, 0, 4, 0, (0, 0, 0, 0), (0, 1), 0)
 
-        convolve(nothing)
-        with pytest.raises(TypeError, match="incompatible function arguments"):
-            convolve(change(nothing))  # type: ignore[operator]
+@pytest.mark.skipif(extension.cpu.module is None, reason=f"no kernels for this processor: {extension.cpu.why_not}")
+def test_pooling_on_a_processor_counts_in_64_bits() -> None:
+    short = pooling((1, 1, 5, 2**10), *PAIRS[:1], *PAIRS)
+    long = short._replace(N=2**33, W=2**33)
+    rows = [extension.cpu.module.max_pool2d_workspace(windows, (windows.P, windows.Q)) for windows in (short, long)]
+    # Of a row's pixels each lies once in the workspace for each row of a window, and each window has a number.
+    assert rows[1] - rows[0] > 2 * (long.W - short.W)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        extension.cpu.module.max_pool2d_workspace(short._replace(H=2**63), (1, 1))
 
 
 @pytest.mark.parametrize("size", [(9, 11), (10, 12), (13, 17)], ids=str)

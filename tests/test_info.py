@@ -17,7 +17,7 @@ import alexkern
 from alexkern import dispatch, processor
 from alexkern._sources import digest, not_built
 from alexkern.backends import extension
-from alexkern.ops.registry import OPERATORS
+from alexkern.ops.registry import OPERATORS, served
 
 info_module = sys.modules["alexkern.info"]  # the package's attribute of that name is the function
 
@@ -41,7 +41,7 @@ def empty_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_operator_has_a_backend_and_a_reason_for_each_other_one() -> None:
     found = alexkern.info()
-    assert [service.operator for service in found.services] == list(OPERATORS)
+    assert [service.operator for service in found.services] == list(served())
     for service in found.services:
         here = set(dispatch.PACKAGES) - ({"cpu"} if torch.cuda.is_available() else set())
         assert {service.backend, *service.why_not} == here
@@ -53,7 +53,7 @@ def test_the_report_names_what_was_found_and_is_also_the_repr() -> None:
     report = str(found)
     assert repr(found) == report
     assert torch.__version__ in report and alexkern.__version__ in report
-    for operator in OPERATORS:
+    for operator in served():
         assert operator in report
     assert json.loads(json.dumps(dataclasses.asdict(found)))["versions"] == found.versions
 
@@ -130,11 +130,13 @@ def test_a_reason_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
             "none",
             {"_cpu": f"none: {cpu}", "_cuda": f"none: {reason}"},
             f"on a CPU with oneDNN: {cpu}",
+            f"torch's: {cpu}",
             tuple(services),
         )
     )
     assert report.count(reason) == report.count(cpu) == 1 and f"_cuda       none: {reason}\n" in report
     assert "snapshots   on a CPU with oneDNN: there is no _cpu\n" in report
+    assert "memory      torch's: there is no _cpu\n" in report
     assert report.count(other) == 1 and report.count("not by cuda: there is no _cuda") == 2
     alike = [name for name in OPERATORS if name != "max_pool2d"]
     assert f"\n{', '.join(alike)}\n  served by torch\n" in report and "\nmax_pool2d\n  served by triton\n" in report
@@ -150,6 +152,7 @@ def test_nothing_there(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (found.gpus, found.driver) == ((), "none")
     assert found.native == {"_cpu": "none: a reason", "_cuda": "none: another"}
     assert found.snapshots == "on a CPU with oneDNN's convolutions alone: a reason"
+    assert found.memory == "torch's: a reason"
     assert found.nvcc.startswith("none (looked at CUDACXX, CUDA_HOME, CUDA_PATH, PATH and ")
     assert "gpu         none\n" in str(found)
 
@@ -165,7 +168,12 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
     )
     monkeypatch.setattr(extension.cuda, "module", native)
     native = SimpleNamespace(
-        __version__="1", compiler="GCC 7", winograd_is_supported=lambda: True, isa=lambda: "best", isas=["good", "best"]
+        __version__="1",
+        compiler="GCC 7",
+        winograd_is_supported=lambda: True,
+        isa=lambda: "best",
+        isas=["good", "best"],
+        memory_use=lambda: (2**30, 3 * 2**20),
     )
     monkeypatch.setattr(extension.cpu, "module", native)
     found = alexkern.info()
@@ -180,6 +188,7 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
         "for 12.8"
     )
     assert found.snapshots == "on a CPU with 3x3 and 5x5 convolutions in fewer products"
+    assert found.memory == "at most 1024 MiB kept for outputs on a CPU; 1024 MiB are, 3 MiB are in use"
 
 
 def test_gpus_that_torch_uses(empty_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,9 @@ from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends import cuda
 from alexkern.backends.cuda import conv2d_relu, emulated, max_pool2d, sm90
 from alexkern.backends.cuda import conv2d_relu_max_pool2d as native
-from alexkern.backends.cuda.conv2d_relu_max_pool2d import Plan
 from alexkern.backends.torch import conv2d_relu_max_pool2d as reference
 from alexkern.cost.chips import CHIPS, like
+from alexkern.cost.sm80_pooled import Comparison, Plan, Problem
 from alexkern.geometry import CLIPPED, Geometry, pooling
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
@@ -278,23 +278,20 @@ def test_one_pass_gives_the_bits_of_pooling_and_mask(
             assert_same(sums, masked.double().sum((0, 2, 3)).to(dtype), "bias's gradient")
 
 
-def compared(layer: str, save_offsets: bool = False, multiprocessors: int = 132, **other: Any) -> Any:
+def problem_on(layer: str, save_offsets: bool = False, **other: Any) -> Problem:
     geometry = LAYERS[layer]._replace(N=other.get("batch", 128))
-    dtype = other.get("dtype", torch.bfloat16)
-    problem = native.problem_of(dtype, other.get("tf32", False), geometry, save_offsets)
-    return native.compare(problem, replace(CHIPS["H200"], num_sms=multiprocessors))
+    return native.problem_of(other.get("dtype", torch.bfloat16), other.get("tf32", False), geometry, save_offsets)
 
 
-def test_costs_of_the_first_layer_counted_by_hand() -> None:
-    (tile, windows, segment), fused, separate = compared("conv1", save_offsets=True)
+def compared(layer: str, save_offsets: bool = False, multiprocessors: int = 132, **other: Any) -> Comparison:
+    chip = replace(CHIPS["H200"], num_sms=multiprocessors)
+    return native.compare(problem_on(layer, save_offsets, **other), chip)
+
+
+def test_bytes_of_the_first_layer_counted_by_hand() -> None:
     images, filters, pooled = 128 * 3 * 224 * 224 * 2, 64 * 3 * 11 * 11 * 2, 128 * 64 * 27 * 27
-    assert separate.bytes == images + filters + 2 * 128 * 64 * 55 * 55 * 2 + pooled * 3
-    assert fused.bytes == images + filters + pooled * 3
-    assert separate.flops == 2 * 128 * 55 * 55 * 64 * 11 * 11 * 4  # channels are padded to four
-    places = (128, 128, 64)[tile]
-    steps = math.ceil((2 * segment + 1) / (places // (2 * windows + 1)))
-    blocks = 128 * math.ceil(27 / windows) * math.ceil(27 / segment)
-    assert fused.flops == 2 * blocks * steps * places * 64 * 11 * 11 * 4
+    moved = problem_on("conv1", save_offsets=True).moved
+    assert moved == (images + filters, 128 * 64 * 55 * 55 * 2, pooled * 3)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -304,8 +301,9 @@ def test_plans_fit_the_image_and_save_bytes(layer: str) -> None:
             plan, fused, separate = compared(layer, save_offsets, batch=batch)
             P, Q = LAYERS[layer].P, LAYERS[layer].Q
             assert plan.tile in (1, 2) and 1 <= plan.windows <= Q // 2 and 1 <= plan.segment <= P // 2
-            assert fused.flops > 0 and fused.bytes < separate.bytes
-            assert fused.time >= fused.bytes / 1.5e6  # memory's pace, the model's
+            inputs, between, outputs = problem_on(layer, save_offsets, batch=batch).moved
+            assert fused >= (inputs + outputs) / 1.5e6  # memory's pace, the model's
+            assert separate >= (inputs + 2 * between + outputs) / 1.5e6
 
 
 @pytest.mark.parametrize("capability", [(8, 6), (8, 9), (12, 0)], ids=str)
@@ -357,14 +355,14 @@ def test_few_images_of_the_first_layer_are_fused() -> None:
     for multiprocessors in (108, 132, 148):
         for batch, is_fused in ((1, True), (2, True), (32, False), (128, False)):
             _, fused, separate = compared("conv1", multiprocessors=multiprocessors, batch=batch)
-            assert (fused.time < separate.time) == is_fused
+            assert (fused < separate) == is_fused
 
 
 def test_products_without_tensor_cores_are_not_done_twice() -> None:
     _, fused, separate = compared("conv1", dtype=torch.float32)
     _, fused_tf32, separate_tf32 = compared("conv1", dtype=torch.float32, tf32=True)
-    assert fused.time > separate.time
-    assert separate.time > 2 * separate_tf32.time and fused.time > 2 * fused_tf32.time
+    assert fused > separate
+    assert separate > 2 * separate_tf32 and fused > 2 * fused_tf32
 
 
 def test_the_dispatchers_lists_go_the_way_of_pairs(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,9 +382,9 @@ def make_cheaper(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compare = native.compare
 
     def one_is_cheaper(*arguments: Any) -> Any:
-        plan, fused, separate = compare(*arguments)
+        plan, _, _ = compare(*arguments)
         times = (1.0, 2.0) if way == "fused" else (2.0, 1.0)
-        return plan, fused._replace(time=times[0]), separate._replace(time=times[1])
+        return plan, *times
 
     monkeypatch.setattr(native, "compare", one_is_cheaper)
 
@@ -491,7 +489,7 @@ def test_nothing_for_a_sanitizer_to_find(build: str) -> None:
 def test_a_barrier_that_is_missing_is_a_race(right: str, wrong: str, tmp_path: Path) -> None:
     sources = tmp_path / "csrc"
     shutil.copytree(emulated.SOURCES, sources)
-    kernel = sources / "conv2d_relu_max_pool2d" / "forward.cu"
+    kernel = sources / "cuda" / "conv2d_relu_max_pool2d" / "forward.cu"
     text = kernel.read_text()
     assert text.count(right) == 1, "forward.cu has changed: plant the fault anew"
     kernel.write_text(text.replace(right, wrong))
@@ -499,16 +497,22 @@ def test_a_barrier_that_is_missing_is_a_race(right: str, wrong: str, tmp_path: P
 
 
 def row(layer: str, batch: int, multiprocessors: int) -> str:
-    """A row of the table in docs/cuda-convolution.md."""
-    (tile, windows, segment), fused, separate = compared(layer, multiprocessors=multiprocessors, batch=batch)
+    """A row of the table in docs/cuda-convolution.md: a multiply-add is two FLOPs, also where a place is left empty."""
+    plan, fused, separate = compared(layer, multiprocessors=multiprocessors, batch=batch)
+    assert plan is not None
+    (tile, windows, segment), problem, of = plan, problem_on(layer, batch=batch), LAYERS[layer]
     m, n = ((128, 128), (128, 64), (64, 64))[tile]
+    (P, Q), (inputs, between, outputs) = problem.pooled_size, problem.moved
+    steps = math.ceil((2 * segment + 1) / (m // (2 * windows + 1)))
+    places = batch * math.ceil(Q / windows) * math.ceil(P / segment) * steps * m
+    flops = 2 * of.K * of.R * of.S * problem.channels
     cells = (
         f"{layer}, {batch}, {multiprocessors}",
         f"{m} x {n}, {segment} x {windows}",
-        *(f"{cost.flops / 1e9:.1f}" for cost in (separate, fused)),
-        *(f"{cost.bytes / 1e6:.1f}" for cost in (separate, fused)),
-        *(f"{cost.time:.0f}" for cost in (separate, fused)),
-        "fused" if fused.time < separate.time else "separate",
+        *(f"{flops * pixels / 1e9:.1f}" for pixels in (batch * of.P * of.Q, places)),
+        *(f"{moved / 1e6:.1f}" for moved in (inputs + 2 * between + outputs, inputs + outputs)),
+        *(f"{time:.0f}" for time in (separate, fused)),
+        "fused" if fused < separate else "separate",
     )
     return "| " + " | ".join(cells) + " |"
 

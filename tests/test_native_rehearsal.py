@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -13,8 +13,12 @@ import pytest
 import torch
 
 from alexkern import geometry
-from alexkern.backends.cuda import DTYPES, conv2d_relu, conv2d_relu_max_pool2d, dropout, emulated, max_pool2d, sm90
+from alexkern.arithmetic import DTYPES
+from alexkern.backends import cuda
+from alexkern.backends.cuda import conv2d_relu, conv2d_relu_max_pool2d, dropout, emulated, max_pool2d, sm90
 from alexkern.backends.cuda.layout import Packed
+from alexkern.bench import bench_launch
+from alexkern.bench.layers import Target
 from alexkern.cost.sm80_pooled import Plan
 from alexkern.tools import rehearsal
 
@@ -39,6 +43,14 @@ def test_a_launch_is_seen_as_the_launcher_asked_for_it() -> None:
     (launch,) = launches
     assert "dropout_kernelIf" in launch.kernel
     assert (launch.grid, launch.block, launch.shared) == ((7, 1, 1), (256, 1, 1), 0)
+
+
+@pytest.mark.parametrize("kernel", [bench_launch._dropout, bench_launch._max_pool2d])
+def test_the_bench_of_launches_passes_what_the_binding_takes(kernel: Callable[[Target], bench_launch.Launch]) -> None:
+    name, x, arguments, _ = kernel(Target(torch.device("cpu"), torch.float32))
+    with rehearsal.rehearsing() as launches:
+        cuda.launch(name, x, *arguments)
+    assert len(launches) == 1
 
 
 def test_blocks_run_together_where_the_kernel_shares_tiles() -> None:

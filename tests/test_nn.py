@@ -166,10 +166,6 @@ UNFUSABLE: dict[str, tuple[nn.Sequential, list[str]]] = {
     "padding_mode": (nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()), []),
     "no_relu": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()), []),
     "conv_alone": (nn.Sequential(nn.Conv2d(3, 4, 3)), []),
-    "ceil_mode": (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)),
-        ["conv2d_relu", "max_pool2d"],
-    ),
     "dilated_pool": (
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, dilation=2)),
         ["conv2d_relu", "max_pool2d"],

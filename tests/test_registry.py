@@ -19,8 +19,8 @@ from alexkern import dispatch, functional
 from alexkern.bench import bench_overhead, static_report
 from alexkern.bench.layers import LAYERS, Layers, Modules, Normalization
 from alexkern.commands import tune
-from alexkern.nn import match
-from alexkern.ops.registry import OPERATORS
+from alexkern.nn import Match, match
+from alexkern.ops.registry import OPERATORS, served
 from alexkern.tools.workloads import having, workloads
 from support import oracle, routes, seventh
 from support.backends import serving
@@ -32,7 +32,7 @@ TESTS = Path(__file__).parent
 
 def test_every_operator_has_its_face_and_its_tests() -> None:
     assert list(SUITES) == list(oracle.PLAIN) == list(OPERATORS)
-    assert set(functional.__all__) == {*OPERATORS, "augment"}
+    assert set(functional.__all__) == set(served())
     for name, operator in OPERATORS.items():
         assert operator.name == name and operator.function is getattr(functional, name)
 
@@ -73,8 +73,8 @@ def test_every_route_and_the_dispatcher_have_it(planted: str, generator: torch.G
 
 
 def test_fused_layers_have_it(planted: str, operators: list[str]) -> None:
-    found = match([nn.Softsign()], 0)
-    assert found is not None and found.operator is OPERATORS[planted]
+    found = match([nn.Softsign()], 0, ())
+    assert isinstance(found, Match) and found.operator is OPERATORS[planted]
     image = torch.randn(1, 3, 8, 8)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Softsign()).eval()
     with torch.no_grad():

@@ -130,6 +130,13 @@ def test_the_bar_has_loss_speed_and_time_left(run, images: Path, tmp_path: Path,
     assert sum(line.startswith("epoch ") for line in lines) == 2
 
 
+def test_a_quiet_run_has_warnings_alone(run, images: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, lines, errors = run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path, "--quiet")
+    assert (status, lines) == (0, []) and len(errors) == 1 and "matplotlib" in errors[0]
+
+
 # The parts
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ import torch
 from alexkern import cli
 from alexkern.models import MODELS, read_weights
 from alexkern.training import checkpoint, log
-from support.tiny import OPTIONS, tiny, write_images
+from alexkern.training.lock import RunLock
+from support.tiny import OPTIONS, assert_same_run, tiny, write_images
 
 RUN = (*OPTIONS, "--dropout", "0", "--flip", "0.5", "--contrast", "0.3", "--save-every", "3")
 
@@ -23,12 +26,23 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("images"))
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+def start(*arguments: object, at: str = "") -> subprocess.Popen[str]:
     tests = str(Path(__file__).resolve().parent)
-    environment = os.environ | {"PYTHONPATH": tests, "GLOO_SOCKET_IFNAME": "lo"}
+    environment = os.environ | {"PYTHONPATH": tests, "GLOO_SOCKET_IFNAME": "lo", "SIGNAL_AT": at}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line = [*launcher, "-m", "support.tiny", "train", *map(str, arguments)]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def torchrun(*arguments: object, at: str = "") -> subprocess.CompletedProcess[str]:
+    process = start(*arguments, at=at)
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def said(errors: str) -> list[str]:
+    """Our lines among torchrun's."""
+    return [line for line in errors.splitlines() if "alexkern train: " in line]
 
 
 def test_two_processes_train_as_one(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,3 +85,45 @@ def test_a_batch_that_cannot_be_shared(images: Path, tmp_path: Path) -> None:
     done = torchrun(images, *OPTIONS, "--batch-size", 7, "--out", tmp_path)
     assert done.returncode != 0
     assert "alexkern train: --batch-size: wanted a multiple of the 2 processes, got 7" in done.stderr
+
+
+def test_a_signal_to_one_process_stops_both_at_one_step(images: Path, tmp_path: Path) -> None:
+    done = torchrun(images, *RUN, "--out", tmp_path, at=f"step:2:{signal.SIGTERM:d}")
+    assert said(done.stderr) == ["alexkern train: stopped after step 2, saved; go on with --resume"], done.stderr
+    assert "exitcode" in done.stderr and "143" in done.stderr
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["progress"]["step"] == 2
+
+
+@pytest.mark.full
+def test_a_signal_to_torchrun_and_on_to_the_same_bits(images: Path, tmp_path: Path) -> None:
+    options = (*OPTIONS, "--rotation", "5", "--save-every", 1)
+    assert torchrun(images, *options, "--out", tmp_path / "whole").returncode == 0
+    process = start(images, *options, "--out", tmp_path / "half")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "half" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    step = checkpoint.load(tmp_path / "half" / "checkpoint.pt")["progress"]["step"]
+    assert said(errors) == [f"alexkern train: stopped after step {step}, saved; go on with --resume"]
+    assert torchrun(images, "--out", tmp_path / "half", "--resume", "--workers", 0, "--device", "cpu").returncode == 0
+    assert_same_run(tmp_path / "half", tmp_path / "whole")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("moment, words", [("loss", "the loss is not finite at step 3"), ("disk", "cannot be saved (")])
+def test_what_ends_one_process_ends_both(moment: str, words: str, images: Path, tmp_path: Path) -> None:
+    """A loss that is not finite in the second alone, a folder that the first alone writes to."""
+    (tmp_path / "checkpoint.pt.partial").mkdir() if moment == "disk" else None
+    done = torchrun(images, *RUN, "--out", tmp_path, at="spoil:3:0" if moment == "loss" else "")
+    assert done.returncode != 0 and 'Traceback (most recent call last):\n  File "/' not in done.stdout
+    (line,) = said(done.stderr)
+    assert words in line and "RuntimeError" not in done.stderr
+
+
+@pytest.mark.full
+def test_a_folder_in_use(images: Path, tmp_path: Path) -> None:
+    with RunLock(tmp_path):
+        done = torchrun(images, *RUN, "--out", tmp_path)
+    assert done.returncode != 0 and len(said(done.stderr)) == 1
+    assert f"process {os.getpid()} on " in done.stderr and "RuntimeError" not in done.stderr

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import resource
 import signal
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
 
 from alexkern import cli
-from alexkern.models import MODELS, read_weights
+from alexkern.models import MODELS
 from alexkern.training import Settings, TrainingError, checkpoint, log
 from alexkern.training.settings import from_dict
 from alexkern.training.step import Step
-from support.tiny import OPTIONS, command, tiny, write_images
+from support.tiny import OPTIONS, assert_same_run, assert_same_weights, command, tiny, write_images
 
 RUN = (*OPTIONS, "--flip", "0.5", "--rotation", "10", "--optimizer", "adamw", "--learning-rate", "0.003")
 
@@ -51,34 +54,6 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def assert_same_run(ours: Path, wanted: Path) -> None:
-    """The same bits: weights, optimiser, generators, and the log but for the times."""
-    assert_same_weights(ours, wanted)
-    left, right = (checkpoint.load(folder / "checkpoint.pt") for folder in (ours, wanted))
-    for state in (left, right):
-        state["progress"].pop("seconds")
-    assert flat(left) == flat(right)
-    rows = [
-        [{**vars(row), "seconds": 0, "images_per_second": 0, "waiting": 0} for row in log.read(f / "log.csv")]
-        for f in (ours, wanted)
-    ]
-    assert rows[0] == rows[1] and len(rows[0]) == 2
-
-
-def assert_same_weights(ours: Path, wanted: Path) -> None:
-    left, right = (read_weights(folder / "model.safetensors") for folder in (ours, wanted))
-    assert list(left.state_dict) == list(right.state_dict) and left.classes == right.classes
-    assert all(torch.equal(tensor, right.state_dict[name]) for name, tensor in left.state_dict.items())
-
-
-def flat(value: object) -> object:
-    if isinstance(value, torch.Tensor):
-        return (str(value.dtype), value.tolist())
-    if isinstance(value, dict):
-        return {key: flat(inner) for key, inner in value.items()}
-    return [flat(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
 # Killed
 
 
@@ -96,7 +71,7 @@ def flat(value: object) -> object:
 def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
     moment: str, saved: int, run, images: Path, whole: Path, tmp_path: Path
 ) -> None:
-    process = command("train", images, *RUN, "--out", tmp_path, kill_at=moment)
+    process = command("train", images, *RUN, "--out", tmp_path, at=f"{moment}:{signal.SIGKILL:d}")
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     state = checkpoint.load(checkpoint.newest(tmp_path))
@@ -138,9 +113,9 @@ def test_a_resumed_run_can_be_made_longer(run, images: Path, tmp_path: Path) -> 
 # Checkpoints that cannot be used
 
 
-def one_line(result: tuple[int, list[str], list[str]]) -> str:
+def one_line(result: tuple[int, list[str], list[str]], wanted: int = 2) -> str:
     status, _, errors = result
-    assert status == 2 and len(errors) == 1 and errors[0].startswith("alexkern train: "), result
+    assert status == wanted and len(errors) == 1 and errors[0].startswith("alexkern train: "), result
     return errors[0]
 
 
@@ -231,14 +206,37 @@ def test_a_run_on_a_full_disk_says_so(run, images: Path, tmp_path: Path, monkeyp
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
-    line = one_line(run(images, *OPTIONS, "--out", tmp_path))
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path), 1)
     assert line == f"alexkern train: {tmp_path}/checkpoint.pt: cannot be saved (no space left on device)"
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EROFS", "EACCES", "EIO"])
+def test_a_folder_that_stops_taking_files(error: str, run, images: Path, tmp_path: Path, monkeypatch) -> None:
+    """The disk is full, or the folder has become read-only, from the third checkpoint on."""
+    number, calls = getattr(errno, error), 0
+
+    def failing(path: Path, mode: str) -> BinaryIO:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            return open(path, mode)
+        if error == "ENOSPC":
+            return open("/dev/full", mode)
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(checkpoint, "open", failing, raising=False)
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--save-every", 2), 1)
+    path = tmp_path / "checkpoint.pt"
+    assert line.startswith(f"alexkern train: {path}: cannot be saved (")
+    assert line.endswith(f"{os.strerror(number).lower()}); {path} is the one before")
+    assert checkpoint.load(path)["progress"]["step"] == 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "log.csv", "previous.pt"]
 
 
 def test_a_log_that_cannot_be_written(run, images: Path, tmp_path: Path) -> None:
     (tmp_path / "log.csv.partial").mkdir()
-    line = one_line(run(images, *OPTIONS, "--out", tmp_path))
-    assert line == f"alexkern train: {tmp_path}/log.csv.partial: Is a directory"
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path), 1)
+    assert line == f"alexkern train: {tmp_path}/log.csv.partial: cannot be written (is a directory)"
 
 
 # A loss that is not finite
@@ -255,8 +253,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(value: float, run, images: Path
         return (loss * value if calls == 6 else loss), right
 
     monkeypatch.setattr(Step, "new_gradients", spoilt)
-    line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--save-every", 1))
-    assert f"the loss is not finite at step 6; stopped; {tmp_path}/checkpoint.pt is from before" in line
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--save-every", 1), 1)
+    rate = 0.01 * (1 + math.cos(math.pi * 5 / 8))  # half a cosine over 8 steps
+    said = f"the loss is not finite at step 6, with a learning rate of {rate:.6g}; stopped; {tmp_path}/checkpoint.pt"
+    assert f"{said} is from before" in line
     state = checkpoint.load(tmp_path / "checkpoint.pt")
     assert state["progress"]["step"] == 5
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
@@ -265,19 +265,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(value: float, run, images: Path
 def test_weights_that_are_not_finite_are_not_saved(run, images: Path, tmp_path: Path, monkeypatch) -> None:
     """The first loss is finite, and the weights behind it are not."""
     monkeypatch.setattr(Step, "update", lambda step: step.model.features[0].weight.data.fill_(float("inf")))
-    line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--save-every", 1))
-    assert line.endswith("features.0.weight is not finite after step 1; stopped, before any checkpoint")
+    line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--save-every", 1), 1)
+    assert line.endswith(
+        "features.0.weight is not finite after step 1, with a learning rate of 0.02; stopped, before any checkpoint"
+    )
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_the_log_drops_what_is_done_again(tmp_path: Path) -> None:
     row = log.Row(1, 4, 24, 0.1, 1.0, 0.5, float("nan"), float("nan"), float("nan"), 1.0, 9.0, 0)
-    book = log.Log(tmp_path / "log.csv")
+    log.begin(tmp_path / "log.csv")
     for epoch in (1, 2, 3):
-        book.add(log.Row(**{**vars(row), "epoch": epoch}))
+        log.add(tmp_path / "log.csv", log.Row(**{**vars(row), "epoch": epoch}))
     with open(tmp_path / "log.csv", "a") as file:
         file.write("4,16,9")  # killed while writing
-    log.Log(tmp_path / "log.csv", first_epoch=3)
+    log.begin(tmp_path / "log.csv", first_epoch=3)
     assert [found.epoch for found in log.read(tmp_path / "log.csv")] == [1, 2]
 
 

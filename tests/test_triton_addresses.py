@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -13,10 +12,10 @@ from support.optional import need
 
 need("triton")
 
+
 from alexkern.accuracy import assert_same  # noqa: E402
 from alexkern.backends.torch import bits, philox  # noqa: E402
 from alexkern.backends.torch import dropout as dropout_reference  # noqa: E402
-from alexkern.backends.torch import local_response_norm as norm_reference  # noqa: E402
 from alexkern.backends.torch import max_pool2d as pool_reference  # noqa: E402
 from alexkern.cost.model import cdiv  # noqa: E402
 from alexkern.geometry import pooling  # noqa: E402
@@ -27,20 +26,14 @@ from alexkern.kernels import (  # noqa: E402
     conv2d_relu_weight_gradient,
     dropout,
     linear_relu_dropout,
-    local_response_norm,
     masked_gradient,
     max_pool2d,
     space_to_depth,
 )
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig  # noqa: E402
 from alexkern.plan import nchw  # noqa: E402
-from support.far import last_program, sparse, sparse_images, whole  # noqa: E402
+from support.far import LIMIT, interpreted, last_program, sparse, sparse_images, whole  # noqa: E402
 
-interpreted = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1",
-    reason="single programs run in Triton's interpreter; a GPU runs test_gpu_addresses.py",
-)
-LIMIT = 2**31
 POINT = ((1, 1), (0, 0), (1, 1), 1)  # stride, padding, dilation and groups of a 1x1 convolution
 POOL = ((3, 3), (2, 2), (0, 0))
 
@@ -158,7 +151,7 @@ def test_pixels_of_the_weight_gradient(
 ) -> None:
     N, H, splits = 513, 64, 64
     configure(monkeypatch, conv2d_relu_weight_gradient, SplitConfig(16, 16, 1024, 1, 2, splits))
-    places = [(-1 - K // 16, -1, -1), (-1, -1, -1)]  # of the weight, of the bias
+    places = [(-1 - K // 16, -1), (-1, -1)]  # of the weight, of the bias
     kernel = last_program(monkeypatch, conv2d_relu_weight_gradient, "weight_gradient_kernel", *places)
     last_program(monkeypatch, conv2d_relu_weight_gradient, "reduce_kernel")
     x, dy, y = sparse_images(N, C, H, H), sparse_images(N, K, H, H), sparse_images(N, K, H, H)
@@ -318,35 +311,3 @@ def test_convolution_and_pooling(
     assert max(x.numel(), y.numel()) > LIMIT
     assert_same(y[-1, -16:, 2:], wanted[0, :, 2:])
     assert_same(offsets[-1, -16:, 2:], wanted_offsets[0, :, 2:])
-
-
-@interpreted
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_local_response_norm(layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    shape, numbers = (2**15 + 1, 16, 64, 64), (5, 0.5, 0.75, 2.0)
-    x, grad = (sparse_images(*shape) if layout == "nhwc" else sparse(*shape) for _ in range(2))
-    x[-1], grad[-1] = whole(shape[1:], generator, -4, 5), whole(shape[1:], generator, -4, 5)
-    for direction in ("forward", "backward"):
-        last_program(monkeypatch, local_response_norm, f"local_response_norm_{direction}_kernel")
-    y = local_response_norm.forward(x, *numbers)
-    (dx,) = local_response_norm.backward(grad, x, *numbers, (True,))
-    assert x.numel() > LIMIT and dx is not None
-    last = (slice(-1, None), slice(None), slice(-1, None), slice(-1, None))  # one pixel
-    for ours, wanted in (
-        (y, norm_reference.forward(x[last], *numbers)),
-        (dx, norm_reference.backward(grad[last], x[last], *numbers, (True,))[0]),
-    ):
-        torch.testing.assert_close(ours[last][:, -8:], wanted[:, -8:], rtol=2e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("stage", ["forward", "shared", "gradient"])
-def test_wide_windows(stage: str, generator: torch.Generator) -> None:
-    """Few images, far apart: the memory between them is never touched."""
-    shape, step = (3, 12, 4), LIMIT // 2 + 64
-    near = [whole(shape, generator, 1, 5) for _ in range(4)]  # x, grad, shared, result
-    far = [sparse(2 * step + 64).as_strided(shape, (step, 4, 1)).copy_(tensor) for tensor in near]
-    for tensors in (near, far):
-        numbers = (4, 12, *tensors[0].stride(), 0.1, 0.75, 2.0, 10, stage, "three_quarters", 4)
-        local_response_norm.wide_window_kernel[(36,)](*tensors, *numbers)
-    for ours, wanted in zip(far, near, strict=True):
-        assert_same(ours.contiguous(), wanted)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends.torch import local_response_norm as reference
+from alexkern.cost.model import cdiv
 from alexkern.kernels import local_response_norm as kernels
+from alexkern.kernels.config import Blocks
 from alexkern.plan import Spec, in_planes, like
 from support.backends import DEVICE
 from support.canaries import canaries
+from support.far import LIMIT, interpreted, last_program, sparse, sparse_images, whole
 
 DTYPES = (torch.float32, torch.float16)
 
@@ -104,7 +108,7 @@ def test_64_bit_addresses() -> None:
     images = x.as_strided((3, 8, 2), (stride, 2, 1))
     images.copy_(torch.arange(48).reshape(3, 8, 2) / 8)
     kernels.local_response_norm_forward_kernel[(3,)](
-        x, y, 6, 2, 8, stride, 2, 1, 0.1, 0.75, 1.0, 5, 4, 8, 1, False, "three_quarters", 16
+        x, y, 6, 2, 8, stride, 2, 1, 0.1, 0.75, 1.0, 5, 4, 8, 1, False, "three_quarters", tl.int32, 16
     )
     wanted = kernels.forward(images.contiguous(), 5, 0.5, 0.75, 1.0)
     assert_same(y.as_strided((3, 8, 2), (stride, 2, 1)), wanted)
@@ -123,3 +127,60 @@ def test_64_bit_addresses() -> None:
 def test_planes(shape: tuple[int, ...], stride: tuple[int, ...], wanted: tuple[int, int]) -> None:
     _, found = in_planes(Spec(shape, stride, torch.float32))
     assert (found.L, found.strides[2]) == wanted
+
+
+# Over 2**31 numbers: the last programs alone, in the interpreter
+
+
+@interpreted
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_the_last_of_many_numbers(layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    shape, numbers = (2**15 + 1, 16, 64, 64), (5, 0.5, 0.75, 2.0)
+    x, grad = (sparse_images(*shape) if layout == "nhwc" else sparse(*shape) for _ in range(2))
+    x[-1], grad[-1] = whole(shape[1:], generator, -4, 5), whole(shape[1:], generator, -4, 5)
+    for direction in ("forward", "backward"):
+        last_program(monkeypatch, kernels, f"local_response_norm_{direction}_kernel")
+    y = kernels.forward(x, *numbers)
+    (dx,) = kernels.backward(grad, x, *numbers, (True,))
+    assert x.numel() > LIMIT and dx is not None
+    last = (slice(-1, None), slice(None), slice(-1, None), slice(-1, None))  # one pixel
+    for ours, wanted in (
+        (y, reference.forward(x[last], *numbers)),
+        (dx, reference.backward(grad[last], x[last], *numbers, (True,))[0]),
+    ):
+        torch.testing.assert_close(ours[last][:, -8:], wanted[:, -8:], rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["forward", "shared", "gradient"])
+def test_wide_windows(stage: str, generator: torch.Generator) -> None:
+    """Few images, far apart: the memory between them is never touched."""
+    shape, step = (3, 12, 4), LIMIT // 2 + 64
+    near = [whole(shape, generator, 1, 5) for _ in range(4)]  # x, grad, shared, result
+    far = [sparse(2 * step + 64).as_strided(shape, (step, 4, 1)).copy_(tensor) for tensor in near]
+    for tensors in (near, far):
+        numbers = (4, 12, *tensors[0].stride(), 0.1, 0.75, 2.0, 10, stage, "three_quarters", tl.int32, 4)
+        kernels.wide_window_kernel[(36,)](*tensors, *numbers)
+    for ours, wanted in zip(far, near, strict=True):
+        assert_same(ours.contiguous(), wanted)
+
+
+def last_pixel(x: Tensor) -> Tensor:
+    """The last image's last pixel, all its channels."""
+    return x[(-1, slice(None), *(-1,) * (x.dim() - 2))]
+
+
+@interpreted
+@pytest.mark.parametrize("shape", [(1, 12, 2**28), (1, 1, LIMIT - 8)], ids=["planes", "pixels"])
+def test_far_planes_and_pixels(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "configure", lambda *_: Blocks(64, 2))
+    places = [(cdiv(shape[-1], 64) - 1,), (-1,)]  # the last pixels of the first and of the last channels
+    for direction in ("forward", "backward"):
+        last_program(monkeypatch, kernels, f"local_response_norm_{direction}_kernel", *places)
+    x, grad = sparse(*shape), sparse(*shape)
+    last_pixel(x)[:], last_pixel(grad)[:] = 1, 1
+    y = kernels.forward(x, 5, 1e-4, 0.75, 2.0)
+    (dx,) = kernels.backward(grad, x, 5, 1e-4, 0.75, 2.0, (True,))
+    factor = 2.0**-0.75  # alpha is less than a rounding step
+    assert dx is not None
+    for result in last_pixel(y), last_pixel(dx):
+        torch.testing.assert_close(result, torch.full_like(result, factor), rtol=2e-3, atol=0)

@@ -183,12 +183,16 @@ def test_the_records_in_the_tree_are_of_the_chips_they_are_called_after(monkeypa
         assert path.name == f"{verified._slug(chip)}.json" and verified.committed(chip)
 
 
-def test_what_cannot_be_verified_is_torchs_without_a_word() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert dispatch.serving("auto", "augment", GPU, torch.float32) == "torch"
-    assert dispatch.why_not("augment", GPU, torch.float32, "float32")["triton"] == trusted.UNVERIFIABLE
-    assert all(trusted.verifiable(operator) for operator in OPERATORS)
+def test_augment_is_taken_once_it_has_passed(found: Callable[[Known], Any]) -> None:
+    """Of what there is only once: its Triton kernel."""
+    assert taken("augment") == "torch" and reasons("augment")["triton"] == trusted.UNVERIFIED
+    assert reasons("augment")["cuda"] == "this version of alexkern has no cuda kernel for augment"
+    found({"augment": {"triton": RIGHT}})
+    assert taken("augment") == "triton"
+    found({"augment": {"triton": timed({"float32": 2.0, "float16": 0.5}, {"float32": 1.0, "float16": 1.0})}})
+    assert taken("augment", torch.float32) == "torch" and taken("augment", torch.float16) == "triton"
+    found({"augment": {"triton": WRONG}})
+    assert taken("augment") == "torch" and reasons("augment")["triton"].startswith("wrong on this GPU: ")
 
 
 def test_a_fake_tensor_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

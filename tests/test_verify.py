@@ -14,15 +14,16 @@ import torch
 
 from alexkern import cli, dispatch, verified
 from alexkern.commands import verify as command
-from alexkern.ops.registry import OPERATORS
+from alexkern.ops.registry import OPERATORS, served
 from alexkern.verify import children, probes, trials, verify
+from alexkern.verify.child import time_operators
 from alexkern.verify.report import Probe, Report, Row
 
 CPU = torch.device("cpu")
 START = f"import os, sys, time; sys.path[:] = {sys.path!r}\nfrom alexkern.verify import child\n"
-# Three faults, each from the fourth call of its operator on, when three trials are done.
+# Faults, each from the fourth call of its operator on, when three trials are done.
 PLANT = """
-from alexkern.backends.torch import conv2d_relu, dropout, max_pool2d
+from alexkern.backends.torch import augment, conv2d_relu, dropout, max_pool2d
 def plant(module, fault):
     calls, real = [], module.forward
     def forward(*args):
@@ -30,6 +31,7 @@ def plant(module, fault):
         return real(*args) if len(calls) < 4 else fault(real(*args))
     module.forward = forward
 plant(max_pool2d, lambda found: (found[0] * 1.01, found[1]))
+plant(augment, lambda found: found * 1.01)
 plant(dropout, lambda found: time.sleep(600))
 plant(conv2d_relu, lambda found: os.abort())
 """
@@ -81,18 +83,20 @@ def test_what_is_right_is_written_down(cache: Path, capsys: pytest.CaptureFixtur
     assert record["operators"].keys() == {"dropout"}
 
 
-@pytest.mark.parametrize("backend", ["cuda", "triton"])
-def test_simulated_backends(backend: str) -> None:
-    if reason := dispatch.missing(backend, "dropout", "cpu", torch.float32):
+@pytest.mark.parametrize(("operator", "backend"), [("dropout", "cuda"), ("dropout", "triton"), ("augment", "triton")])
+def test_simulated_backends(operator: str, backend: str) -> None:
+    if reason := dispatch.missing(backend, operator, "cpu", torch.float32):
         pytest.skip(reason)
-    report = verify(["dropout"], [backend])
+    report = verify([operator], [backend])
     (row,) = report.rows
     assert row.passed, row.verdict
-    assert row.checks == 2 * len(OPERATORS["dropout"].reference.cases) * (3 if backend == "cuda" else 2)  # no bfloat16
+    checks = {"dropout": 2, "augment": 1}[operator] * len(served()[operator].reference.cases)
+    assert row.checks == checks * (3 if backend == "cuda" else 2)  # no bfloat16
 
 
 FAULTS = {
     "max_pool2d": r"wrong: output of ragged in float32, channels_last: error \d.*, allowed \d",
+    "augment": r"wrong: output of random crop and colours in float32, channels_last: error \d.*, allowed \d",
     "dropout": r"hangs: no answer for 5 s \(ragged in float32, channels_last\)",
     "conv2d_relu": r"crashes: SIGABRT.* \(third layer in float32, channels_last\)",
 }
@@ -204,6 +208,14 @@ def test_times_of_a_gpu_and_a_crash_meanwhile(plant: Callable[[str], None], monk
     assert second.passed and second.ms.keys() == second.torch_ms.keys() == {"float32", "float16", "bfloat16"}
     assert min(second.ms.values()) > 0
     assert report.operators["max_pool2d"]["torch"]["ms"] == second.ms
+
+
+def test_of_what_has_no_backward_the_forward_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    augment = served()["augment"]
+    small = augment.reference._replace(layers=augment.reference.cases[:1])
+    monkeypatch.setattr(type(augment), "reference", small)
+    *_, times = time_operators(CPU, [("augment", "torch", ["float32", "float16"])])
+    assert times["ms"].keys() == {"float32", "float16"} and min(times["ms"].values()) > 0
 
 
 NVCC = """#!/bin/sh

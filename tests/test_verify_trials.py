@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from alexkern import dispatch
-from alexkern.ops.registry import OPERATORS
+from alexkern.augmentation import Policy
+from alexkern.ops.registry import served
 from alexkern.references import philox
+from alexkern.references.reference import Case
 from alexkern.verify import trials
 from alexkern.verify.child import check_operator
 from support import philox as other_philox
@@ -21,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def test_every_operator_has_a_reference() -> None:
-    assert all(operator.reference is not None for operator in OPERATORS.values())
+    assert all(operator.reference is not None for operator in served().values())
 
 
 def test_an_error_is_of_its_trial_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,11 +45,11 @@ def test_an_error_is_of_its_trial_and_the_next_goes_on(monkeypatch: pytest.Monke
 def fake(operator: str, change: Callable[..., Any], gradients: bool = False) -> trials.Call:
     """A call of the torch backend whose results are changed."""
     real = dispatch.implementation("torch", operator)
-    module: Any = types.SimpleNamespace(forward=real.forward, backward=real.backward)
+    module: Any = types.SimpleNamespace(**vars(real))
     name = "backward" if gradients else "forward"
     setattr(module, name, lambda *args: change(getattr(real, name)(*args)))
-    case = OPERATORS[operator].reference.cases[0]
-    return trials.Call(OPERATORS[operator], module, case.draw(torch.float32, CPU))
+    case = served()[operator].reference.cases[0]
+    return trials.Call(served()[operator], module, case.draw(torch.float32, CPU))
 
 
 def worst(call: trials.Call, arithmetic: str = "float32") -> float:
@@ -60,15 +63,46 @@ def nan(found: Any) -> Any:
     return found
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", served())
 def test_a_trial_sees_errors_just_over_the_allowed(operator: str) -> None:
-    several = OPERATORS[operator].has_offsets
+    several = served()[operator].has_offsets
     assert worst(fake(operator, lambda found: found)) <= 1
     assert worst(fake(operator, lambda found: (found[0] * 1.00001, found[1]) if several else found * 1.00001)) > 1
-    assert worst(fake(operator, lambda found: (found[0] * 1.00001, *found[1:]), gradients=True)) > 1
+    if served()[operator].num_differentiable:
+        assert worst(fake(operator, lambda found: (found[0] * 1.00001, *found[1:]), gradients=True)) > 1
     if operator in ("conv2d_relu", "linear_relu_dropout"):
         assert worst(fake(operator, nan)) == float("inf")
         assert worst(fake(operator, lambda found: (*found[:2], found[2] * 1.00001), gradients=True)) > 1
+
+
+# By case of augment's: what is done to it otherwise than asked for, by a thousandth of a grey level and more.
+FAULTS = {
+    "centre crop": {"resize": 17},
+    "random crop and colours": {"saturation": (0.6, 1.40001)},
+    "turned": {"rotation": (-40.0, 50.01)},
+    "no attempt fits": {"ratio": (0.6, 4 / 3)},
+    "hue": {"hue": (-0.3, 0.30001)},
+    "in depth": {"flip": 0.0},
+}
+
+
+@pytest.mark.parametrize("case", served()["augment"].reference.cases, ids=lambda case: case.label)
+def test_a_trial_sees_a_policy_that_is_not_kept(case: Case) -> None:
+    real = dispatch.implementation("torch", "augment").forward
+
+    def planted(images: Tensor, sizes: Tensor, seed: Tensor, policy: Policy) -> Tensor:
+        return real(images, sizes, seed, replace(policy, **FAULTS[case.label]))
+
+    others = {
+        "policy": planted,
+        "seed": lambda images, sizes, seed, policy: real(images, sizes, seed + 1, policy),
+        "sizes": lambda images, sizes, seed, policy: real(images, sizes - 1, seed, policy),
+    }
+    if case.label == "centre crop":  # has nothing to draw
+        del others["seed"]
+    for what, forward in others.items():
+        module: Any = types.SimpleNamespace(forward=forward)
+        assert worst(trials.Call(served()["augment"], module, case.draw(torch.float32, CPU))) > 1, what
 
 
 def test_a_trial_sees_what_has_no_error() -> None:
@@ -99,7 +133,7 @@ def test_a_call_does_not_change_the_settings() -> None:
 
 def test_on_a_gpu_every_arithmetic_and_format_is_tried() -> None:
     gpu = torch.device("cuda")
-    for operator, reference in ((name, each.reference) for name, each in OPERATORS.items()):
+    for operator, reference in ((name, each.reference) for name, each in served().items()):
         found = trials.trials(reference, gpu, simulated=False, thorough=False)
         assert {trial.arithmetic for trial in found} == set(trials.ARITHMETIC), operator
         assert {trial.channels_last for trial in found} == {True, False}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,9 +29,7 @@ from support.backends import DEVICE
 from support.cases import SUITES, Case
 from support.networks import small_alexnet
 from support.routes import Transparent
-
-# What the layers' required arguments are, by name; the registry's examples are images of 8 channels or rows of 16.
-NUMBERS = {"in_channels": 8, "out_channels": 8, "kernel_size": 3, "in_features": 16, "out_features": 16, "size": 5}
+from support.runs import RUNS, Layers, name_of, run_of
 
 
 def function_of(kind: type[nn.Module]) -> str:
@@ -42,12 +39,8 @@ def function_of(kind: type[nn.Module]) -> str:
     return name
 
 
-Layers = tuple[type[nn.Module], ...]
-RUNS = [(operator, layers) for operator in OPERATORS.values() for layers in operator.layers]
-
-
 def every(runs: list[tuple[Operator, Layers]]) -> pytest.MarkDecorator:
-    ids = ["-".join(kind.__name__ for kind in layers) for _, layers in runs]
+    ids = [name_of(layers) for _, layers in runs]
     return pytest.mark.parametrize(("operator", "layers"), runs, ids=ids)
 
 
@@ -56,16 +49,8 @@ MEMBERS = [(operator, layers, index) for operator, layers in RUNS for index in r
 EVERY_MEMBER = pytest.mark.parametrize(
     ("operator", "layers", "index"),
     MEMBERS,
-    ids=["-".join(kind.__name__ for kind in layers) + f"-{index}" for _, layers, index in MEMBERS],
+    ids=[f"{name_of(layers)}-{index}" for _, layers, index in MEMBERS],
 )
-
-
-def run_of(layers: Layers) -> FusedSequential:
-    def build(kind: type[nn.Module]) -> nn.Module:
-        parameters = inspect.signature(kind).parameters.values()
-        return kind(*(NUMBERS[item.name] for item in parameters if item.default is inspect.Parameter.empty))
-
-    return FusedSequential(*map(build, layers)).eval()
 
 
 def plainly(model: nn.Module, input: Tensor) -> Tensor:

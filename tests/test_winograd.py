@@ -192,7 +192,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     convolve = winograd.convolve
 
     def noted(images: Tensor, filters: winograd.Filters, bias: Tensor | None, relu: bool) -> Tensor | None:
-        sizes.append(filters.R)
+        sizes.append(filters.geometry.R)
         return convolve(images, filters, bias, relu)
 
     monkeypatch.setattr(winograd, "convolve", noted)

@@ -30,6 +30,11 @@ def digest(*parts: str | bytes) -> str:
     return found.hexdigest()[:16]
 
 
+def offers(room: Path) -> list[str]:
+    """What goes before the bindings.cpp of csrc/cuda: the bind.h of every folder there, as CMakeLists.txt has it."""
+    return [part for path in sorted(room.glob("*/bind.h")) for part in ("-include", str(path))]
+
+
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     """Without what this process was started with by LD_PRELOAD: a sanitizer, and none of the command's business."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}

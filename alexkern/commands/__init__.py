@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
+
+import torch
 
 from alexkern.console import first_line, printable
 from alexkern.errors import BackendUnavailable
 from alexkern.models import MODELS, AlexNet, read_weights
 from alexkern.ranges import RANGES
 
+EXIT_PARTLY = 1  # some of what was asked for could not be done
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what a shell gives for a program ended by Ctrl-C
 EXIT_CLOSED_PIPE = 141  # and for one ended because nobody reads its output any more
 
 
 class CommandError(Exception):
-    """Bad input to a command. The message is one line for the user: what, and what is wrong with it."""
+    """Bad input to a command, or what ends it. The message is one line for the user: what, and what is wrong."""
+
+    def __init__(self, message: str, status: int = EXIT_BAD_INPUT) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def guarded(program: str, run: Callable[[], int]) -> int:
@@ -32,7 +41,7 @@ def guarded(program: str, run: Callable[[], int]) -> int:
             return EXIT_INTERRUPTED
         except (CommandError, BackendUnavailable) as error:
             print(f"{program}: {printable(str(error))}", file=sys.stderr)
-            return EXIT_BAD_INPUT
+            return error.status if isinstance(error, CommandError) else EXIT_BAD_INPUT
         finally:
             for stream in _streams():
                 stream.flush()  # what Python would do at its end, where nothing can be caught any more
@@ -60,6 +69,19 @@ def _is_closed(stream: TextIO) -> bool:
     return bool(poll.poll(0))
 
 
+def print_json(data: Any) -> None:
+    """Print one object; numbers that JSON does not have, nan and infinities, are null."""
+    print(json.dumps(_finite(data)))
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def add_number(
     parser: argparse.ArgumentParser, option: str, usual: Any, help: str = "", name: str = "", **told: Any
 ) -> None:
@@ -71,6 +93,18 @@ def add_number(
         **{"metavar": "N", "default": usual} | told,
         help=f"{help}{help and ', '}{limits}" + ("" if usual is None else f" (default: {usual})"),
     )
+
+
+def device(name: str | None) -> torch.device:
+    """The one that is named, or a GPU where there is one."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found).item()
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device {name}: {first_line(error)}") from error
+    return found
 
 
 def network(source: str, name: str | None) -> AlexNet:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import re
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
 from alexkern._trees import EXIT_MIXED, mixed
-from alexkern.commands import CommandError
+from alexkern.commands import EXIT_PARTLY, CommandError, print_json
 from alexkern.compare import Comparison, compare
 from alexkern.console import first_line, named
 from alexkern.drawing import NotDrawn
@@ -42,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="PACKAGE:FACTORY", help="compare a model of your own: plain, fused, frozen and compiled"
     )
     which.add_argument("--help-run", action="store_true", help="the options of a run")
+    parser.add_argument("--json", action="store_true", help="print a run's record, or what --model found, as JSON")
     parser.add_argument("--input", metavar="N,C,H,W", help="the shape of its input")
 
 
@@ -54,20 +59,23 @@ def run(args: argparse.Namespace) -> int:
     if args.input and not args.model:
         raise CommandError("--input is for --model")
     if args.model and not args.pytest_args:
-        print(_compared(args.model, args.input))
+        found = _compared(args.model, args.input)
+        print_json(found.as_data()) if args.json else print(found)
         return 0
     if args.static:
-        return _module("static_report").main(args.pytest_args)
+        return _module("static_report").main([*args.pytest_args, *(["--json"] if args.json else [])])
     if not (args.model or args.compare or args.report or args.readme):
-        arguments = [f"--record={args.record}"] if args.record else []
-        arguments += ["--help"] if args.help_run else []
-        return _module("run").main([*arguments, *args.pytest_args])
+        arguments = [*(["--help"] if args.help_run else []), *args.pytest_args]
+        return _recorded(args.record, arguments) if args.json else _run(args.record, arguments)
+    if args.json:
+        raise CommandError("--json is for a run, --static and --model")
     if args.pytest_args:
         raise CommandError(f"unrecognized arguments: {' '.join(args.pytest_args)}")
     records = _module("record")
     try:
         if args.compare:
-            text = _module("changes").render(*map(records.read, args.compare), color=sys.stdout.isatty())
+            color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+            text = _module("changes").render(*map(records.read, args.compare), color=color)
             print(text, end="")
         elif args.report:
             _module("report").illustrate(records.read(args.report), args.report)
@@ -77,6 +85,23 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError, NotDrawn) as error:
         raise CommandError(first_line(error)) from error
     return 0
+
+
+def _run(record: str | None, arguments: Sequence[str]) -> int:
+    return _module("run").main([*([f"--record={record}"] if record else []), *arguments])
+
+
+def _recorded(record: str | None, arguments: Sequence[str]) -> int:
+    """A run whose record is all that stdout gets."""
+    with TemporaryDirectory() as spare:
+        place = record or spare
+        with redirect_stdout(sys.stderr):
+            status = _run(place, arguments)
+        path = Path(place) / _module("record").NAME
+        if not path.is_file():
+            raise CommandError("nothing was measured", status or EXIT_PARTLY)
+        print_json(json.loads(path.read_text(encoding="utf-8")))
+    return status
 
 
 def _compared(name: str, shape: str | None) -> Comparison:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 from alexkern import verified
-from alexkern.commands import CommandError, add_number
+from alexkern.commands import CommandError, add_number, print_json
 from alexkern.console import printable
 from alexkern.dispatch import PACKAGES, forget
-from alexkern.ops.registry import OPERATORS
+from alexkern.ops.registry import served
 from alexkern.verify import LIMIT_S, NoDevice, verify
 
 HELP = "check every operator on every backend that is here, against float64"
@@ -24,7 +23,7 @@ EXIT_WRONG = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is checked, how long it may take, and how it is shown."""
-    parser.add_argument("--operator", nargs="+", choices=tuple(OPERATORS), metavar="NAME", help="default: all")
+    parser.add_argument("--operator", nargs="+", choices=tuple(served()), metavar="NAME", help="default: all")
     parser.add_argument("--backend", nargs="+", choices=tuple(PACKAGES), metavar="NAME", help="default: all there are")
     parser.add_argument("--thorough", action="store_true", help="every case in every arithmetic and memory format")
     add_number(parser, "--limit", int(LIMIT_S), "of a trial", metavar="SECONDS")
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     path = verified.write(report.identity, report.operators)
     forget()
     if args.json:
-        print(json.dumps({**report.as_data(), "record": str(path)}, indent=1))
+        print_json({**report.as_data(), "record": str(path)})
         return EXIT_WRONG if report.failed else 0
     print(report)
     for line in report.failed:

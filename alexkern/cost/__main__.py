@@ -20,11 +20,13 @@ from alexkern.backends.cuda.conv2d_relu_max_pool2d import FUSED_WINDOW, problem_
 from alexkern.backends.cuda.layout import padded
 from alexkern.backends.cuda.linear_relu_dropout import FEW_ROWS
 from alexkern.bench.layers import LAYERS, Convolution, Linear
+from alexkern.commands import add_number, guarded
 from alexkern.cost import sm80, sm80_pooled, sm90, triton
 from alexkern.cost.chips import CHIPS, Chip
 from alexkern.ops.registry import OPERATORS
 from alexkern.tools.workloads import layers
 
+PROGRAM = "python -m alexkern.cost"
 CALLS = FORWARD, DATA, WEIGHT = "forward", "data gradient", "weight gradient"
 
 
@@ -70,9 +72,9 @@ def cuda_choices(layer: Convolution | Linear, operator: str, batch: int, arithme
         return [_convolution(layer, call, batch, dtype, on_sm90, chip) for call in CALLS]
     problem = problem_of(dtype, precision == "tf32", layer.geometry(batch), False)
     plan, fused, separate = sm80_pooled.compare(problem, chip)
-    if fused.time < separate.time and not on_sm90:
-        return [_line(f"fused, {plan}", fused.time * sm80.SECONDS)]
-    return ["separate" if on_sm90 else _line("separate", separate.time * sm80.SECONDS)]
+    if fused < separate and not on_sm90:
+        return [_line(f"fused, {plan}", fused * sm80.SECONDS)]
+    return ["separate" if on_sm90 else _line("separate", separate * sm80.SECONDS)]
 
 
 def _convolution(layer: Convolution, call: str, batch: int, dtype: torch.dtype, on_sm90: bool, chip: Chip) -> str:
@@ -120,10 +122,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = _Parser(prog="python -m alexkern.cost", description=(__doc__ or "").partition("\n")[0])
+    parser = _Parser(prog=PROGRAM, description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("operator", choices=[operator.name for operator in OPERATORS.values() if operator.multiplies])
     parser.add_argument("--chip", type=str.upper, default="H200", choices=CHIPS, help="default: H200")
-    parser.add_argument("--batch", type=int, default=128, help="default: 128")
+    add_number(parser, "--batch", 128, "images", name="batch-size")
     parser.add_argument("--dtype", default="bfloat16", choices=ARITHMETIC, help="default: bfloat16")
     parser.add_argument("--model", default="alexnet", choices=LAYERS, help="default: alexnet")
     parser.add_argument("--layer", nargs="+", help="conv2, fc6, ...; default: all")
@@ -132,8 +134,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = sorted(set(args.layer or ()) - set(known))
     if unknown:
         parser.error(f"--layer must be of {', '.join(known)}, got {', '.join(unknown)}")
-    if args.batch < 1:
-        parser.error(f"--batch must be at least 1, got {args.batch}")
     for layer in layers(args.operator, args.model):
         asked = (layer, args.operator, args.batch, args.dtype, CHIPS[args.chip])
         for call, ours, cuda in zip(CALLS, triton_choices(*asked), cuda_choices(*asked), strict=False):
@@ -143,4 +143,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(PROGRAM, main))

@@ -32,6 +32,7 @@ LIMITS = {
     90: Limits(228 * 1024, 227 * 1024, 64, 32),
     100: Limits(228 * 1024, 227 * 1024, 64, 32),
 }
+MINIMUM_CAPABILITY = (8, 0)  # of the kernels
 SHARED_BYTES = 128  # that a multiprocessor reads or writes in a clock, on all of them
 
 
@@ -91,6 +92,16 @@ CHIPS = {
         Chip("NVIDIA B200", (10, 0), 148, LIMITS[100].shared_per_block, 4096, 2048, 128, 48, 8e12, 1.855e9, 1.98e9),
     )
 }
+
+
+def unusable(kernels: str) -> str | None:
+    """Why these kernels cannot run on the GPUs of this machine, or None where they can."""
+    if not torch.cuda.is_available():
+        return "there is no CUDA device that torch can use"
+    capability = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
+    if capability < MINIMUM_CAPABILITY:
+        return f"{kernels} need compute capability 8.0, and a GPU here has {capability[0]}.{capability[1]}"
+    return None
 
 
 @functools.cache

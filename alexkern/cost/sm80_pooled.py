@@ -24,7 +24,7 @@ from alexkern.cost.sm80 import (
     time_of,
 )
 from alexkern.cost.sm80 import choose as choose_product
-from alexkern.geometry import Geometry
+from alexkern.geometry import Geometry, Pair
 
 FIRST_TILE = 1  # of TILES that are compiled, as conv2d_relu_max_pool2d.h has it
 STAGES = 3  # of the product, as conv2d_relu/traits.cuh has them
@@ -51,9 +51,18 @@ class Problem(NamedTuple):
         """The length of a sum, padding included."""
         return self.geometry.R * self.geometry.S * self.channels
 
-    def flops(self, pixels: int) -> float:
-        """A multiply-add, which is two, for each place of the product and each value of GEMM_K."""
-        return 2.0 * pixels * self.geometry.K * self.gemm_k
+    @property
+    def moved(self) -> tuple[int, int, int]:
+        """Bytes of the inputs, of the convolution's output, and of the pooled output with its offsets."""
+        N, C, H, W, K, R, S, *_, groups = self.geometry
+        P, Q = self.pooled_size
+        inputs = (N * C * H * W + K * (C // groups) * R * S) * self.itemsize
+        between = self.geometry.GEMM_M * K * self.itemsize
+        return inputs, between, N * P * Q * K * (self.itemsize + self.save_offsets)
+
+    @property
+    def pooled_size(self) -> Pair:
+        return (self.geometry.P - 1) // 2, (self.geometry.Q - 1) // 2
 
 
 class Plan(NamedTuple):
@@ -73,44 +82,30 @@ class Plan(NamedTuple):
         return STAGES * (m + n) * STEP_BYTES + 12 * m + 4 * n + 2 * (2 * self.windows + 1) * (n * itemsize + 16)
 
 
-class Cost(NamedTuple):
-    """flops counts a multiply-add as two; bytes go to or come from the GPU's memory; time is in units of its own."""
-
-    flops: float
-    bytes: float
-    time: float
-
-
 class Comparison(NamedTuple):
-    """The fused kernel's best plan, None where the chip has too little shared memory; its cost; that of two kernels."""
+    """The fused kernel's best plan, None where the chip has too little shared memory; its time; that of two kernels."""
 
     plan: Plan | None
-    fused: Cost
-    separate: Cost
+    fused: float
+    separate: float
 
 
 @lru_cache(maxsize=1024)
 def compare(problem: Problem, chip: Chip) -> Comparison:
-    """What each way costs; of equal plans the first: the larger tile, the widest, the tallest."""
-    itemsize, _, geometry, channels, save_offsets = problem
-    N, C, H, W, K, R, S, *_, groups = geometry
-    pooled_P, pooled_Q = (geometry.P - 1) // 2, (geometry.Q - 1) // 2
-    pixels = geometry.GEMM_M
-    inputs = (N * C * H * W + K * (C // groups) * R * S) * itemsize
-    between = pixels * K * itemsize
-    outputs = N * pooled_P * pooled_Q * K * (itemsize + save_offsets)
-    costs = {
-        plan: _cost_of(plan, problem, float(inputs + outputs), chip)
+    """What each way takes; of equal plans the first: the larger tile, the widest, the tallest."""
+    itemsize = problem.itemsize
+    inputs, between, outputs = problem.moved
+    times = {
+        plan: max(_products_time(plan, problem, chip), (inputs + outputs) / BYTES)
         for tile in range(FIRST_TILE, len(TILES))
-        for plan in _plans(tile, pooled_P, pooled_Q)
+        for plan in _plans(tile, *problem.pooled_size)
         if plan.shared_bytes(itemsize) <= chip.shared_memory
     }
-    best = min(costs, key=lambda plan: costs[plan].time, default=None)
-    fused = Cost(math.inf, math.inf, math.inf) if best is None else costs[best]
-    product = forward_product(geometry, channels)
+    best = min(times, key=lambda plan: times[plan], default=None)
+    product = forward_product(problem.geometry, problem.channels)
     products = problem.step_cost * time_of(choose_product(itemsize, product, chip), itemsize, product, chip)
     time = max(products, (inputs + between) / BYTES) + SECOND_PASS + (between + outputs) / BYTES
-    return Comparison(best, fused, Cost(problem.flops(pixels), float(inputs + 2 * between + outputs), time))
+    return Comparison(best, math.inf if best is None else times[best], time)
 
 
 def _plans(tile: int, P: int, Q: int) -> Iterator[Plan]:
@@ -125,12 +120,10 @@ def _lengths(whole: int, least_parts: int, most_parts: int) -> list[int]:
     return list(dict.fromkeys(cdiv(whole, parts) for parts in range(least_parts, min(whole, most_parts) + 1)))
 
 
-def _cost_of(plan: Plan, problem: Problem, end_bytes: float, chip: Chip) -> Cost:
-    (m, n), geometry = TILES[plan.tile], problem.geometry
-    P, Q = (geometry.P - 1) // 2, (geometry.Q - 1) // 2
+def _products_time(plan: Plan, problem: Problem, chip: Chip) -> float:
+    (m, n), geometry, (P, Q) = TILES[plan.tile], problem.geometry, problem.pooled_size
     walk = cdiv(2 * plan.segment + 1, m // (2 * plan.windows + 1))  # steps down the image
     walks = geometry.N * cdiv(Q, plan.windows) * cdiv(P, plan.segment)
     blocks = walks * cdiv(geometry.GEMM_N, n) * geometry.groups
     steps = walk * (problem.step_cost * steps_in(problem.itemsize, problem.gemm_k) + BLOCK_STEPS + POOL_STEPS)
-    products = product_time(plan.tile, blocks, steps, chip)
-    return Cost(problem.flops(walks * walk * m), end_bytes, max(products, end_bytes / BYTES))
+    return product_time(plan.tile, blocks, steps, chip)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 
 import torch
 from torch.utils.data import DataLoader
 
+from alexkern.data import workers as decoding
 from alexkern.data.batch import Batch, Images, collate
 from alexkern.data.sampler import BatchOrder
 from alexkern.data.samples import Samples
@@ -33,7 +33,7 @@ class Loader:
             pin_memory=device.type == "cuda",
             # A generator of its own: DataLoader draws a seed at every start, and a resumed run starts once more often.
             generator=torch.Generator(),
-            worker_init_fn=_start_worker,
+            worker_init_fn=decoding.start,
             prefetch_factor=prefetch if workers else None,
             persistent_workers=workers > 0,
         )
@@ -42,8 +42,10 @@ class Loader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
+        with decoding.held_back():
+            loaded = iter(self.loader)
         begun, waited = time.perf_counter(), 0.0
-        batches = self._ahead() if self.stream is not None else iter(self.loader)
+        batches = self._ahead(loaded) if self.stream is not None else loaded
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -54,11 +56,11 @@ class Loader:
                 return
             yield batch
 
-    def _ahead(self) -> Iterator[Batch]:
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Copy batch i + 1 on the side stream while batch i is worked on."""
         assert self.stream is not None
         waiting: Batch | None = None
-        for batch in self.loader:
+        for batch in batches:
             with torch.cuda.stream(self.stream):
                 copied = batch.to(self.device)
             if waiting is not None:
@@ -70,9 +72,3 @@ class Loader:
             waiting = copied
         if waiting is not None:
             yield waiting
-
-
-def _start_worker(index: int) -> None:
-    # Ctrl-C goes to every process of a terminal; what it means is for the trainer to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)

@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     """What freeze was told, by the names of children."""
 
     sizes: Mapping[str, tuple[int, ...]]  # of what convolutions get
-    head: str | None  # the model's first convolution
+    head: str  # the model's first convolution, if it is here
     bytes_to: taken.Normalisation | None  # of what it takes
 
 
@@ -143,16 +143,14 @@ class Plain(Way):
 
 
 class FrozenConvolution(PackedRun):
-    """Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]] with a packed filter, which the normalisation is folded into.
+    """Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]] with a packed filter, which the normalisation is folded into."""
 
-    found: what the children are without the normalisation; None for a convolution alone.
-    """
-
+    ALONE = "conv2d"
     WAYS = (InTiles, InBlocks, Plain)
     by_image = True
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, found: Match | None, name: str, plan: Plan):
-        self.found, size = found, plan.sizes.get(name, ())
+        size = plan.sizes.get(name, ())
         self.stride = pair("freeze", "stride", conv.stride, 1)
         self.dilation, self.groups = pair("freeze", "dilation", conv.dilation, 1), conv.groups
         self.padding = symmetric_padding(conv) or (0, 0)
@@ -163,7 +161,7 @@ class FrozenConvolution(PackedRun):
         self.pools = pool is not None
         self.window = (pool.kernel_size, pool.stride, pool.padding, 1, pool.ceil_mode) if self.pools else None
         weight, bias = folded(conv, norm)
-        super().__init__(weight, bias, found is not None, conv, *(() if norm is None else (norm,)), *rest)
+        super().__init__(weight, bias, found, conv, *(() if norm is None else (norm,)), *rest)
         self.images: taken.Images | None = None  # of the model's first: float32 is rounded, and bytes are normalised
         if name == plan.head:
             deep = self.relu and weight.dtype != torch.float64
@@ -178,7 +176,7 @@ class FrozenConvolution(PackedRun):
             value = self.images.convolved(input, self.bias)
             if value is not None:
                 return value if self.window is None else functional.max_pool2d(value, *self.window)
-            input = self.images.prepared(input)
+            input = taken.prepared(input, self.images.dtype, self.images.bytes_to)
             if input.dim() == 4:
                 input = input.contiguous(memory_format=torch.channels_last)
         if self.by_onednn:

@@ -76,8 +76,8 @@ def freeze(
         if type(module) in (nn.Sequential, FusedSequential, FrozenSequential):
             children = list(module.named_children())
             found = {name: sizes[child] for name, child in children if child in sizes}
-            head = next((name for name, child in children if child is first), None)
-            heads += head is not None
+            head = next((name for name, child in children if child is first), "")
+            heads += head != ""
             module.__class__ = FrozenSequential
             module._plan = Plan(found, head, bytes_to)
             module._current()

@@ -39,14 +39,10 @@ def normalisation(mean: Sequence[float] | None, std: Sequence[float] | None, cha
         raise argument_error("freeze", missing, "None", f"given where {given} is")
     for name, numbers in (("mean", mean), ("std", std)):
         want = f"{channels} finite numbers, one for each channel" + (", above 0" if name == "std" else "")
-        good = isinstance(numbers, (tuple, list)) and len(numbers) == channels
-        if not good or not all(_is_number(number, positive=name == "std") for number in numbers):
+        good, least = isinstance(numbers, (tuple, list)) and len(numbers) == channels, 0 if name == "std" else -math.inf
+        if not good or not all(isinstance(number, (int, float)) and least < number < math.inf for number in numbers):
             raise argument_error("freeze", name, repr(numbers), want)
     return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
-
-
-def _is_number(value: object, positive: bool) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or not positive)
 
 
 def prepared(images: Tensor, dtype: torch.dtype, bytes_to: Normalisation | None) -> Tensor:
@@ -103,9 +99,6 @@ class Images(NamedTuple):
     bytes_to: Normalisation | None
     in_depth: InDepth | None
 
-    def prepared(self, images: Tensor) -> Tensor:
-        return prepared(images, self.dtype, self.bytes_to)
-
     def convolved(self, images: Tensor, bias: Tensor | None) -> Tensor | None:
         """relu(convolution + bias) over images in depth, (N, K, P, Q) in channels_last; None where it is not done so.
 
@@ -116,8 +109,9 @@ class Images(NamedTuple):
         if images.shape[1] == FACTOR**2 * self.channels:
             return functional.conv2d_relu(images, self.in_depth.weight, bias)
         filters, kernel_size, padding = self.in_depth
+        readable = (self.dtype, torch.float32, self.dtype if self.bytes_to is None else torch.uint8)
         backend = _backend(images, filters)
-        if images.shape[1] != self.channels or not self._reads(images.dtype) or backend is None:
+        if images.shape[1] != self.channels or images.dtype not in readable or backend is None:
             return None
         N, C, H, W = images.shape
         of = Geometry(N, C, H, W, len(filters), *kernel_size, (FACTOR, FACTOR), padding, (1, 1), 1)
@@ -131,9 +125,6 @@ class Images(NamedTuple):
         if of.N > 0:
             backend.convolve_in_depth(images, filters, bias, output, of, self.bytes_to)
         return output
-
-    def _reads(self, dtype: torch.dtype) -> bool:
-        return dtype in (self.dtype, torch.float32) or (dtype == torch.uint8 and self.bytes_to is not None)
 
     def describe(self) -> str:
         text = "" if self.in_depth is None else f", filters in depth={tuple(self.in_depth.filters.shape)}"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from alexkern import functional
 from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.frozen.step import PackedRun, Way, onednn_serves
+from alexkern.nn import Match
 
 # Rows of a product with a weight of at least so many elements, between which torch's own took up to 1.9 times as long
 # as with exchanged operands: measured on two cores with AVX-512 and AMX, 256 x 512 to 4096 x 9216, 1 to 512 rows.
@@ -28,10 +29,6 @@ class Plain(Way):
     def __init__(self, step: FrozenLinear, weight: Tensor):
         self.bias, self.relu = step.bias, step.relu
         self.weight = weight
-
-    @classmethod
-    def pack(cls, step: FrozenLinear, weight: Tensor) -> Plain | None:
-        return cls(step, weight)
 
     def __call__(self, input: Tensor) -> Tensor | None:
         if self.relu:
@@ -66,11 +63,12 @@ class Exchanged(Plain):
 class FrozenLinear(PackedRun):
     """Linear[, ReLU[, Dropout]] with its weight in huge pages."""
 
+    ALONE = "linear"
     WAYS = (Exchanged, Plain)
 
-    def __init__(self, linear: nn.Linear, *rest: nn.Module):
+    def __init__(self, linear: nn.Linear, found: Match | None):
         weight = in_huge_pages(linear.weight.detach().contiguous())
-        super().__init__(weight, linear.bias, len(rest) > 0, linear, *rest)
+        super().__init__(weight, linear.bias, found, *((linear,) if found is None else found.modules))
 
     def __call__(self, input: Tensor) -> Tensor:
         if self.by_onednn:

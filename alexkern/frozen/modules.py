@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -16,8 +16,9 @@ from alexkern import dispatch
 from alexkern.frozen import images
 from alexkern.frozen.convolution import FrozenConvolution, Plan, folds, symmetric_padding
 from alexkern.frozen.linear import FrozenLinear, settle
-from alexkern.frozen.step import ByOperator, Passing, Run, Step, tensors_of
-from alexkern.nn import FusedSequential, is_bare, match, watcher
+from alexkern.frozen.step import ByOperator, PackedRun, Passing, Run, Step, tensors_of
+from alexkern.nn import FusedSequential, Match, changed_layers, match, watcher, why_not_bare
+from alexkern.ops.convolution import misfit_of
 from alexkern.plan import is_channels_last
 
 # The images of a large batch go through the convolutions and poolings so many at a time that an activation has at most
@@ -35,7 +36,7 @@ class FrozenSequential(FusedSequential):
     steps were made, they are made anew. In a copy, unpickled or not, they are made at the first call.
     """
 
-    _plan = Plan({}, None, None)
+    _plan = Plan({}, "", None)
     _packed: Packed | None = None
 
     def forward(self, input: Any) -> Any:
@@ -52,7 +53,7 @@ class FrozenSequential(FusedSequential):
 
     def _run(self, steps: list[Any], input: Any) -> Any:
         restore = False  # whether the value is channels_last only because we made it so
-        head = self._head()
+        head = self._modules.get(self._plan.head)
         for step in steps:
             if step.takes(input):
                 if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
@@ -68,15 +69,10 @@ class FrozenSequential(FusedSequential):
                 input = step.one_by_one(self._prepared(input) if step.modules[0] is head else input)
         return input.contiguous() if restore else input
 
-    def _head(self) -> Any:
-        """The model's first convolution, where it is here."""
-        head = None if self._plan.head is None else self._modules.get(self._plan.head)
-        return head if isinstance(head, nn.Conv2d) else None
-
     def _prepared(self, input: Any) -> Any:
         """For the first convolution to get what a plain one takes."""
-        head = self._head()
-        if head is None or not isinstance(input, Tensor):
+        head: Any = self._modules.get(self._plan.head)
+        if not isinstance(head, nn.Conv2d) or not isinstance(input, Tensor):
             return input
         return images.prepared(input, head.weight.dtype, self._plan.bytes_to)
 
@@ -101,16 +97,15 @@ class FrozenSequential(FusedSequential):
         return self.__dict__ | {"_packed": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if "_packed" not in state:
-            Step().__setstate__(state)
         super().__setstate__(state)
         with torch.inference_mode(False):
             settle(self._modules.values())
 
     def extra_repr(self) -> str:
         names = iter(self._modules)
-        runs = [([next(names) for _ in step.modules], step.describe()) for step in self._current().steps]
-        return "\n".join(f"({'-'.join([*run[:1], *run[1:][-1:]])}) {text}" for run, text in runs if text)
+        runs = [([next(names) for _ in step.modules], step) for step in self._current().steps]
+        packed = [(run, step.describe()) for run, step in runs if isinstance(step, PackedRun)]
+        return "\n".join(f"({'-'.join([*run[:1], *run[1:][-1:]])}) {text}" for run, text in packed)
 
 
 def _is_undisturbed(input: Any) -> bool:
@@ -160,33 +155,34 @@ def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
     kind = type(first)
     convolves = kind is nn.Conv2d and symmetric_padding(first) is not None and first.in_channels > 0
     norm = rest.pop(0) if convolves and rest and folds(rest[0]) else None
-    found = match([first, *rest], 0)
-    run = (first,) if found is None else found.modules
-    if not all(map(_is_packable, run if norm is None else (*run, norm))):
-        return Step(first)
+    run, found, why_plain = (first,), None, match([first, *rest], 0, changed_layers())
+    if isinstance(why_plain, Match):
+        run, found, why_plain = why_plain.modules, why_plain, ""
+    reason = next(filter(None, map(_why_not_packable, run if norm is None else (*run, norm))), None)
+    if reason is not None:
+        return Step(first, why_plain=reason)
     if convolves:
         return FrozenConvolution(first, norm, found, name, plan)
     if kind is nn.Linear:
-        return FrozenLinear(*run)
+        return FrozenLinear(first, found)
     if kind in (nn.Dropout, nn.AdaptiveAvgPool2d):
-        return Passing(first)
-    return Step(first) if found is None else ByOperator(found)
+        return Passing(first, why_plain="hands on its input")
+    if found is not None:
+        return ByOperator(found)
+    return Step(first, why_plain=(misfit_of(first) or "padding") if kind is nn.Conv2d else why_plain)
 
 
-def _is_packable(module: nn.Module | None) -> bool:
-    """With nobody to see that it is not called, in eval mode, and with tensors that say when they are changed."""
-    if module is None or not is_bare(module) or module.training:
-        return False
+def _why_not_packable(module: nn.Module | None) -> str | None:
+    """Somebody sees whether it is called, it is not in eval mode, or its tensors do not say when they are changed."""
+    if module is None or module.training:
+        return "in training mode"
     tensors = tensors_of((module._parameters, module._buffers))
-    return all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors)
+    if not all(type(tensor) in (Tensor, nn.Parameter) and not tensor.is_inference() for tensor in tensors):
+        return "with tensors of a subclass or of inference mode"
+    return why_not_bare(module, changed_layers())
 
 
 def _by_image(steps: list[Any]) -> int:
     """How many steps, from a first convolution on, work image by image and end in a pooling, whose output is small."""
-    length = 0
-    for index, step in enumerate(steps):
-        if not step.by_image or not isinstance(steps[0], FrozenConvolution):
-            break
-        if step.pools:
-            length = index + 1
-    return length
+    leading = takewhile(attrgetter("by_image"), steps if isinstance(next(iter(steps), None), FrozenConvolution) else [])
+    return max((index + 1 for index, step in enumerate(leading) if step.pools), default=0)

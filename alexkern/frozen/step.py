@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from alexkern import dispatch
 from alexkern.errors import argument_error
 from alexkern.nn import Match
 from alexkern.ops.checks import FLOATING
@@ -23,7 +24,7 @@ class Way:
     @classmethod
     def pack(cls, step: Any, weight: Tensor, /) -> Way | None:
         """For a step with a weight as torch has it; None where this way is not for such a layer, or not to be had."""
-        raise NotImplementedError
+        return cls(step, weight)  # type: ignore[call-arg]
 
     def serves(self, input: Tensor, /) -> bool:
         """Whether the way may be taken, and pays."""
@@ -46,8 +47,8 @@ class Step:
 
     by_image, pools = False, False  # images, each for itself; to fewer pixels
 
-    def __init__(self, *modules: Any):
-        self.modules = modules
+    def __init__(self, *modules: Any, why_plain: str = ""):
+        self.modules, self.why_plain = modules, why_plain
 
     def takes(self, input: Any) -> bool:
         """Whether the step runs at once, in place of its children."""
@@ -58,20 +59,16 @@ class Step:
             input = module(input)
         return input
 
-    def describe(self) -> str:
-        """For the repr, where something was packed."""
-        return ""
-
-    def __setstate__(self, state: object) -> None:
-        """No step is stored. Those that were, were modules."""
-        raise RuntimeError("alexkern.freeze: a snapshot of another version of alexkern; freeze the model again")
+    def serving(self, like: Tensor) -> tuple[str, str, str]:
+        """For a report: operator and backend, of tensors like this one, and why there is none."""
+        return "", "", self.why_plain
 
 
 class Run(Step):
     """Children that run at once where no gradient is wanted."""
 
-    def __init__(self, *modules: Any):
-        super().__init__(*modules)
+    def __init__(self, *modules: Any, why_plain: str = ""):
+        super().__init__(*modules, why_plain=why_plain)
         self.owners = [owner for module in modules for owner in (module._parameters, module._buffers) if owner]
         self.trains = any(tensor.requires_grad for tensor in tensors_of(self.owners))
 
@@ -91,6 +88,7 @@ class ByOperator(Run):
 
     def __init__(self, found: Match):
         super().__init__(*found.modules)
+        self.name = found.operator.name
         self.pools = type(found.modules[0]) is nn.MaxPool2d
         self.by_image = self.pools or type(found.modules[0]) is nn.LocalResponseNorm
         arguments = found.operator.arguments(*found.modules)
@@ -101,6 +99,9 @@ class ByOperator(Run):
 
     def __call__(self, input: Tensor) -> Tensor:
         return self.call(input)
+
+    def serving(self, like: Tensor) -> tuple[str, str, str]:
+        return self.name, dispatch.resolve_name(self.name, next(self.modules[0].parameters(), like)), ""
 
 
 class Passing(Run):
@@ -116,13 +117,15 @@ class Passing(Run):
 
 
 class PackedRun(Run):
-    """A layer with a weight, and what follows it."""
+    """A layer with a weight, and what follows it. found: what they are without a normalisation; None for it alone."""
 
+    ALONE: ClassVar[str]  # the function of a layer with nothing behind it
     WAYS: ClassVar[Sequence[type[Way]]]  # in the order in which they are asked; the last serves everything
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, relu: bool, *modules: Any):
+    def __init__(self, weight: Tensor, bias: Tensor | None, found: Match | None, *modules: Any):
         super().__init__(*modules)
-        self.bias, self.relu = None if bias is None else bias.detach().contiguous(), relu
+        self.found, self.relu = found, found is not None
+        self.bias = None if bias is None else bias.detach().contiguous()
         self.by_onednn = onednn_serves(weight)
         self.ways = [way for kind in self.WAYS if (way := kind.pack(self, weight)) is not None]
 
@@ -149,5 +152,12 @@ class PackedRun(Run):
             raise argument_error("freeze", "input", f"shape {tuple(input.shape)}", f"of {channels} channels")
 
     def describe(self) -> str:
+        """For the repr."""
         ways = " and ".join(way.words for way in reversed(self.ways))
         return f"weight={str(self.weight.dtype).removeprefix('torch.')} {ways}, relu={self.relu}"
+
+    def serving(self, like: Tensor) -> tuple[str, str, str]:
+        operator = None if self.found is None else self.found.operator.name
+        plain = "torch" if operator is None else dispatch.resolve_name(operator, self.weight)
+        ways = " or ".join(plain if way.words == "plain" else way.words for way in self.ways)
+        return operator or self.ALONE, ways, ""

@@ -13,6 +13,8 @@ from alexkern import dispatch
 from alexkern.augmentation import CROPS, IMAGENET_MEAN, IMAGENET_STD, Pair, Policy, Triple
 from alexkern.errors import argument_error
 from alexkern.ops import checks, seed
+from alexkern.ops.description import Description
+from alexkern.references.augment import REFERENCE
 
 NAME = "augment"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -215,3 +217,14 @@ def _triple(argument: str, values: Any, positive: bool = False) -> Triple:
     if not all(math.isfinite(value) and (value > 0 or not positive) for value in (red, green, blue)):
         raise argument_error(NAME, argument, values, "three " + ("positive " if positive else "") + "numbers")
     return red, green, blue
+
+
+class Augment(Description):
+    """It stands for no layers, and is known to no dispatcher: there is nothing to differentiate or to compile."""
+
+    name = NAME
+    num_differentiable = 0
+    reference = REFERENCE
+
+
+OPERATOR = Augment()

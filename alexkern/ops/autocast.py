@@ -8,21 +8,15 @@ import torch
 from torch import Tensor
 
 
-def to_autocast_dtype(*tensors: Any) -> tuple[Any, ...]:
-    """The tensors in the autocast dtype of their device: what torch does to a convolution's and a linear layer's."""
-    return tuple(_cast(tensor, None) for tensor in tensors)
+def autocast(*tensors: Any, dtype: torch.dtype | None = None) -> tuple[Any, ...]:
+    """The tensors in the autocast dtype of their device, as torch casts a convolution's and a linear layer's; or in
+    another, where half precision would not do."""
 
+    def cast(tensor: Any) -> Any:
+        # float64 stays as it is: torch does not take it for autocast's business.
+        if not isinstance(tensor, Tensor) or tensor.dtype == torch.float64 or not tensor.is_floating_point():
+            return tensor
+        device = tensor.device.type
+        return tensor.to(dtype or torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
 
-def to_float32(*tensors: Any) -> tuple[Any, ...]:
-    """The tensors in float32: what torch does where half precision would not do."""
-    return tuple(_cast(tensor, torch.float32) for tensor in tensors)
-
-
-def _cast(tensor: Any, dtype: torch.dtype | None) -> Any:
-    # float64 stays as it is: torch does not take it for autocast's business.
-    if not isinstance(tensor, Tensor) or tensor.dtype == torch.float64 or not tensor.is_floating_point():
-        return tensor
-    device_type = tensor.device.type
-    if not torch.is_autocast_enabled(device_type):
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(device_type) if dtype is None else dtype)
+    return tuple(map(cast, tensors))

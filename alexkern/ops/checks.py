@@ -15,6 +15,7 @@ from alexkern.geometry import Pair
 
 Result = TypeVar("Result")
 
+MOST = 2**30  # of a stride, padding, dilation or window: kernels count with 32 bits, and add two of them
 FLOATING = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 
 
@@ -56,8 +57,8 @@ def pair(operator: str, argument: str, value: Any, minimum: int) -> Pair:
         result = (value, value)
     if not type(result[0]) is type(result[1]) is int:
         result = tuple(integer(operator, argument, entry, "an int or two ints", value) for entry in result)
-    if result[0] < minimum or result[1] < minimum:
-        raise argument_error(operator, argument, value, f"at least {minimum}")
+    if not (minimum <= result[0] <= MOST and minimum <= result[1] <= MOST):
+        raise argument_error(operator, argument, value, f"at least {minimum} and at most 2**30")
     return result
 
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.geometry import Pair
-from alexkern.ops.convolution import convolution_arguments, convolution_of, misfit_of
+from alexkern.ops.convolution import SETTINGS, convolution_arguments, convolution_of, misfit_of
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
-from alexkern.plan import Spec, conv2d_relu_output, like
+from alexkern.plan import Spec, conv2d_relu_output
 from alexkern.references.conv2d_relu import REFERENCE
 
 
@@ -60,10 +60,8 @@ def conv2d_relu(
 
 class Conv2dRelu(Operator):
     name = "conv2d_relu"
-    schema = "Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups"
-    backward_schema = (
-        "Tensor input, Tensor weight, Tensor output, int[2] stride, int[2] padding, int[2] dilation, int groups"
-    )
+    schema = f"Tensor input, Tensor weight, Tensor? bias, {SETTINGS}"
+    backward_schema = f"Tensor input, Tensor weight, Tensor output, {SETTINGS}"
     num_tensors = 3
     num_differentiable = 3
     layers = ((nn.Conv2d, nn.ReLU),)
@@ -78,10 +76,6 @@ class Conv2dRelu(Operator):
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return (conv2d_relu_output(*args),)
-
-    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        input, weight, output, *_ = args
-        return like(input), like(weight), Spec((output.shape[1],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         input, weight, _, *params = args

@@ -8,12 +8,17 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.geometry import Pair
-from alexkern.ops.convolution import convolution_arguments, convolution_of, misfit_of
+from alexkern.ops.conv2d_relu import conv2d_relu
+from alexkern.ops.convolution import SETTINGS, convolution_arguments, convolution_of, misfit_of
 from alexkern.ops.description import FILTER, IMAGE, Example
+from alexkern.ops.max_pool2d import max_pool2d
 from alexkern.ops.operator import Operator
 from alexkern.ops.pooling import unbatched
-from alexkern.plan import Spec, conv2d_relu_max_pool2d_outputs, like
+from alexkern.plan import Spec, conv2d_relu_max_pool2d_outputs
 from alexkern.references.conv2d_relu_max_pool2d import REFERENCE
+
+POOLING = ("kernel_size", "stride", "padding", "ceil_mode")
+WINDOW = "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding"
 
 
 def conv2d_relu_max_pool2d(
@@ -28,16 +33,18 @@ def conv2d_relu_max_pool2d(
     pool_kernel_size: int | Pair = 3,
     pool_stride: int | Pair = 2,
     pool_padding: int | Pair = 0,
+    pool_ceil_mode: bool = False,
 ) -> Tensor:
     """2-D convolution, bias, ReLU and max-pooling, fused: AlexNet's layers 1, 2 and 5.
 
     ``max_pool2d(conv2d_relu(input, weight, bias, ...), pool_kernel_size, pool_stride, pool_padding)``, to the letter:
     values are rounded to the output's dtype first and compared then. Layers and overlapping windows are those of
-    sections 3.4 and 3.5 of the paper (Krizhevsky, Sutskever, Hinton 2012).
+    sections 3.4 and 3.5 of the paper (Krizhevsky, Sutskever, Hinton 2012). Where pool_ceil_mode makes the output larger
+    it is those two operators, one after the other.
 
     Args:
         input, weight, bias, stride, padding, dilation, groups: as in :func:`conv2d_relu`.
-        pool_kernel_size, pool_stride, pool_padding: in pixels of the convolution's output, as in :func:`max_pool2d`.
+        pool_kernel_size, pool_stride, pool_padding, pool_ceil_mode: as in :func:`max_pool2d`.
 
     Returns:
         Tensor of shape (N, K, P, Q) or (K, P, Q), the pooled sizes; channels_last if input or weight is, else
@@ -50,24 +57,14 @@ def conv2d_relu_max_pool2d(
         TypeError: an argument of the wrong type.
         ArgumentError: (a ValueError and a RuntimeError) a shape, dtype, device or number that does not fit.
     """
+    name, pooling = "conv2d_relu_max_pool2d", (pool_kernel_size, pool_stride, pool_padding, bool(pool_ceil_mode))
+    of = (input, weight, bias, stride, padding, dilation, groups)
     if has_torch_function_variadic(input, weight, bias):
-        return handle_torch_function(
-            conv2d_relu_max_pool2d,
-            (input, weight, bias),
-            input,
-            weight,
-            bias,
-            stride,
-            padding,
-            dilation,
-            groups,
-            pool_kernel_size=pool_kernel_size,
-            pool_stride=pool_stride,
-            pool_padding=pool_padding,
-        )
-    name = "conv2d_relu_max_pool2d"
-    pooling = (pool_kernel_size, pool_stride, pool_padding)
-    args = convolution_arguments(name, input, weight, bias, stride, padding, dilation, groups, pooling)
+        keywords: dict[str, Any] = {f"pool_{key}": value for key, value in zip(POOLING, pooling, strict=True)}
+        return handle_torch_function(conv2d_relu_max_pool2d, of[:3], *of, **keywords)
+    *args, larger = convolution_arguments(name, *of, pooling=pooling)
+    if larger:  # windows that reach beyond the convolution's output are no kernel's
+        return max_pool2d(conv2d_relu(*of), *pooling[:3], ceil_mode=True)
     if args[0].dim() == 3:
         return unbatched(OPERATOR(args[0].unsqueeze(0), *args[1:], False))
     return OPERATOR(*args, False)
@@ -75,14 +72,8 @@ def conv2d_relu_max_pool2d(
 
 class Conv2dReluMaxPool2d(Operator):
     name = "conv2d_relu_max_pool2d"
-    schema = (
-        "Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups, "
-        "int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding, bool save_offsets"
-    )
-    backward_schema = (
-        "Tensor input, Tensor weight, Tensor offsets, int[2] stride, int[2] padding, "
-        "int[2] dilation, int groups, int[2] pool_kernel_size, int[2] pool_stride, int[2] pool_padding"
-    )
+    schema = f"Tensor input, Tensor weight, Tensor? bias, {SETTINGS}, {WINDOW}, bool save_offsets"
+    backward_schema = f"Tensor input, Tensor weight, Tensor offsets, {SETTINGS}, {WINDOW}"
     num_tensors = 3
     num_differentiable = 3
     has_offsets = True
@@ -92,21 +83,16 @@ class Conv2dReluMaxPool2d(Operator):
 
     def misfit(self, *modules: Any) -> str | None:
         conv, _, pool = modules
-        if pool.dilation not in (1, (1, 1)) or pool.ceil_mode or pool.return_indices:
-            return "the pooling's dilation, ceil_mode or return_indices"
+        if pool.dilation not in (1, (1, 1)) or pool.return_indices:
+            return "the pooling's dilation or return_indices"
         return misfit_of(conv)
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         conv, _, pool = modules
-        window = {"pool_kernel_size": pool.kernel_size, "pool_stride": pool.stride, "pool_padding": pool.padding}
-        return convolution_of(conv) | window
+        return convolution_of(conv) | {f"pool_{name}": getattr(pool, name) for name in POOLING}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return conv2d_relu_max_pool2d_outputs(*args)
-
-    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        input, weight, *_ = args
-        return like(input), like(weight), Spec((weight.shape[0],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return (args[0], args[1], outputs[1]), args[3:-1]

@@ -11,8 +11,12 @@ from torch.nn import functional as F
 from alexkern.errors import argument_error
 from alexkern.geometry import Geometry, Pair
 from alexkern.ops import checks
-from alexkern.ops.autocast import to_autocast_dtype
-from alexkern.ops.pooling import checked_pooled_size, window_arguments
+from alexkern.ops.autocast import autocast
+from alexkern.ops.pooling import rounded_up, window_arguments
+
+Shape = tuple[int, ...]
+Pooling = tuple[Any, Any, Any, bool]  # kernel_size, stride, padding, ceil_mode
+SETTINGS = "int[2] stride, int[2] padding, int[2] dilation, int groups"  # of a schema
 
 
 def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
@@ -28,24 +32,17 @@ def misfit_of(conv: nn.Conv2d) -> str | None:
 
 
 def convolution_arguments(
-    operator: str,
-    input: Any,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: Any,
-    pooling: tuple[Any, Any, Any] | None = None,
+    operator: str, input: Any, weight: Any, bias: Any, *numbers: Any, pooling: Pooling | None = None
 ) -> tuple[Any, ...]:
     """The arguments as the kernels want them: autocast applied, pairs of ints.
 
-    pooling: kernel_size, stride and padding of the pooling that follows, for which the output has to be large enough.
-    They come last in the result.
+    numbers: stride, padding, dilation, groups. pooling: of what follows, for which the output has to be large enough;
+    it comes last in the result, ceil_mode as whether it makes a difference.
     """
+    stride, padding, dilation, groups = numbers
     checks.floating(operator, "input", input)
     if torch._C._is_any_autocast_enabled():
-        input, weight, bias = to_autocast_dtype(input, weight, bias)
+        input, weight, bias = autocast(input, weight, bias)
     checks.like_input(operator, "weight", weight, input)
     if bias is not None:
         checks.like_input(operator, "bias", bias, input)
@@ -59,9 +56,9 @@ def convolution_arguments(
         else:
             padding = checks.pair(operator, "padding", padding, 0)
     if pooling is not None and not type(pooling[0]) is type(pooling[1]) is type(pooling[2]) is int:
-        pooling = window_arguments(operator, *pooling, 1, prefix="pool_")[:3]
+        pooling = *window_arguments(operator, *pooling[:3], 1, prefix="pool_")[:3], pooling[3]
     shapes = input.shape, weight.shape, None if bias is None else bias.shape
-    key = (operator, *shapes, stride, padding, dilation, groups, pooling)
+    key = (operator, *shapes, pooling, stride, padding, dilation, groups)
     checked = checks.remembered(_checked_numbers, input, key)
     if shapes[1][1] == 0:  # no products: the bias alone, as of one channel of zeros a group
         input, weight = F.pad(input, (0, 0, 0, 0, 0, groups)), F.pad(weight, (0, 0, 0, 0, 0, 1))
@@ -69,17 +66,10 @@ def convolution_arguments(
 
 
 def _checked_numbers(
-    operator: str,
-    input: tuple[int, ...],
-    weight: tuple[int, ...],
-    bias: tuple[int, ...] | None,
-    stride: int | Pair,
-    padding: int | Pair,
-    dilation: int | Pair,
-    groups: int,
-    pooling: tuple[Any, Any, Any] | None,
+    operator: str, input: Shape, weight: Shape, bias: Shape | None, pooling: Pooling | None, *numbers: Any
 ) -> tuple[Any, ...]:
     """The numbers, as pairs and groups, once they and the shapes are found to fit."""
+    stride, padding, dilation, groups = numbers
     stride = checks.pair(operator, "stride", stride, 1)
     padding = checks.pair(operator, "padding", padding, 0)
     dilation = checks.pair(operator, "dilation", dilation, 1)
@@ -113,9 +103,9 @@ def _checked_numbers(
         )
     if pooling is None:
         return stride, padding, dilation, groups
-    window = window_arguments(operator, *pooling, 1, prefix="pool_")
-    checked_pooled_size(operator, (geometry.P, geometry.Q), *window, False)
-    return stride, padding, dilation, groups, *window[:3]
+    window = window_arguments(operator, *pooling[:3], 1, prefix="pool_")
+    larger = rounded_up(operator, (geometry.P, geometry.Q), *window, pooling[3])
+    return stride, padding, dilation, groups, *window[:3], larger
 
 
 def _named_padding(

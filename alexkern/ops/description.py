@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from alexkern.plan import Spec
+from alexkern.plan import Spec, like
 from alexkern.references.reference import Reference
 
 Layers = tuple[type[nn.Module], ...]
@@ -56,11 +56,14 @@ class Description:
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         """The outputs' places, offsets included."""
-        raise NotImplementedError
+        return (like(args[0]),)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        """The gradients' places, for everything that `differentiable` names."""
-        raise NotImplementedError
+        """The gradients' places, for everything that may have one: those of input, weight and bias, if not others."""
+        if not self.multiplies:
+            return (like(args[0]),)
+        input, weight, *_ = args
+        return like(input), like(weight), Spec((weight.shape[0],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """The tensors that the backward needs, and its other parameters."""

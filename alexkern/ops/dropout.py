@@ -10,7 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from alexkern.ops import checks, seed
 from alexkern.ops.description import ROWS, Example
 from alexkern.ops.operator import Operator
-from alexkern.plan import Spec, like
+from alexkern.plan import Spec
 from alexkern.references.dropout import REFERENCE
 
 
@@ -59,11 +59,7 @@ class Dropout(Operator):
         return "inplace" if modules[0].inplace else None
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
-        (dropout,) = modules
-        return {"p": dropout.p, "training": dropout.training}
-
-    def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return (like(args[0]),)
+        return {"p": modules[0].p, "training": modules[0].training}
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         _, output_stride, _ = args

@@ -6,7 +6,7 @@ argument: it is resolved when the forward is traced and is the same in the backw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from alexkern import dispatch
 from alexkern.ops.autograd import is_transformed
 from alexkern.ops.description import Description
-from alexkern.plan import conform, empty
+from alexkern.plan import Spec, conform, empty
 
 LIBRARY = torch.library.Library("alexkern", "DEF")
 
@@ -74,30 +74,27 @@ def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[.
 
 def _forward(op: Description, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
     outputs = dispatch.implementation(backend, op.name).forward(*args)
-    outputs = outputs if op.has_offsets else (outputs,)
-    # A schema has no optional results: what was not asked for is planned as an empty tensor.
-    return tuple(
-        empty(spec, args[0].device) if output is None else conform(output, spec)
-        for output, spec in zip(outputs, op.plan(*args), strict=True)
-    )
+    return _placed(outputs if op.has_offsets else (outputs,), op.plan(*args), args[0])
 
 
 def _backward(op: Description, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    grad, *rest = args
     grads = dispatch.implementation(backend, op.name).backward(*args)
-    return tuple(
-        empty(spec, grad.device) if value is None else conform(value, spec)
-        for value, spec in zip(grads, _planned_gradients(op, grad, tuple(rest)), strict=True)
-    )
+    return _placed(grads, _planned_gradients(op, args[0], args[1:]), args[0])
 
 
-def _planned_gradients(op: Description, grad: Tensor, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    nothing = ((0,), (1,), grad.dtype)
+def _placed(values: Iterable[Tensor | None], specs: tuple[Spec, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """As planned. A schema has no optional results: what was not asked for is planned as an empty tensor."""
+    pairs = zip(values, specs, strict=True)
+    return tuple(empty(spec, like.device) if value is None else conform(value, spec) for value, spec in pairs)
+
+
+def _planned_gradients(op: Description, grad: Tensor, args: tuple[Any, ...]) -> tuple[Spec, ...]:
+    nothing = Spec((0,), (1,), grad.dtype)
     specs = op.plan_backward(grad, *args[:-1])
-    return tuple(spec if need else type(spec)(*nothing) for spec, need in zip(specs, args[-1], strict=True))
+    return tuple(spec if need else nothing for spec, need in zip(specs, args[-1], strict=True))
 
 
-def _empty(specs: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
+def _empty(specs: tuple[Spec, ...], like: Tensor) -> tuple[Tensor, ...]:
     return tuple(empty(spec, like.device) for spec in specs)
 
 

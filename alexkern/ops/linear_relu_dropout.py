@@ -12,10 +12,10 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.errors import argument_error
 from alexkern.ops import checks, seed
-from alexkern.ops.autocast import to_autocast_dtype
+from alexkern.ops.autocast import autocast
 from alexkern.ops.description import MATRIX, ROWS, Example
 from alexkern.ops.operator import Operator
-from alexkern.plan import Spec, like, linear_relu_dropout_output, packed_bits
+from alexkern.plan import Spec, linear_relu_dropout_output, packed_bits
 from alexkern.references.linear_relu_dropout import REFERENCE
 
 
@@ -50,7 +50,7 @@ def linear_relu_dropout(
         return handle_torch_function(linear_relu_dropout, (input, weight, bias), input, weight, bias, p, training)
     checks.floating(name, "input", input)
     if torch._C._is_any_autocast_enabled():
-        input, weight, bias = to_autocast_dtype(input, weight, bias)
+        input, weight, bias = autocast(input, weight, bias)
     checks.like_input(name, "weight", weight, input)
     if weight.dim() != 2:
         raise argument_error(name, "weight", f"shape {tuple(weight.shape)}", "(out_features, in_features)")
@@ -89,10 +89,6 @@ class LinearReluDropout(Operator):
         input, weight, _, seed, _, save_mask = args
         output = linear_relu_dropout_output(input, weight)
         return output, packed_bits(math.prod(output.shape) if save_mask and seed is not None else 0)
-
-    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        input, weight, *_ = args
-        return like(input), like(weight), Spec((weight.shape[0],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         input, weight, _, seed, p, _ = args

@@ -10,10 +10,9 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.errors import argument_error
 from alexkern.ops import checks
-from alexkern.ops.autocast import to_float32
+from alexkern.ops.autocast import autocast
 from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
-from alexkern.plan import Spec, like
 from alexkern.references.local_response_norm import REFERENCE
 
 
@@ -38,7 +37,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
     Raises:
         TypeError: an argument of the wrong type.
-        ArgumentError: (a ValueError and a RuntimeError) size below 1, or a shape or dtype that does not fit.
+        ArgumentError: (a ValueError and a RuntimeError) size not in 1 to 2**30, or a shape or dtype that does not fit.
     """
     name = "local_response_norm"
     if has_torch_function_unary(input):
@@ -47,13 +46,13 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     if input.dim() < 3:
         raise argument_error(name, "input", f"shape {tuple(input.shape)}", "(N, C, *) of at least 3 dimensions")
     size = checks.integer(name, "size", size)
-    if size < 1:
-        raise argument_error(name, "size", size, "at least 1")
+    if not 1 <= size <= checks.MOST:
+        raise argument_error(name, "size", size, "at least 1 and at most 2**30")
     alpha, beta, k = (
         checks.number(name, argument, value) for argument, value in (("alpha", alpha), ("beta", beta), ("k", k))
     )
     if torch._C._is_any_autocast_enabled():
-        (input,) = to_float32(input)
+        (input,) = autocast(input, dtype=torch.float32)
     return OPERATOR(input, size, alpha, beta, k)
 
 
@@ -68,14 +67,7 @@ class LocalResponseNorm(Operator):
     example = Example((IMAGE,), (5, 0.5, 0.75, 2.0), (5, 0.5, 0.75, 2.0))
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
-        (norm,) = modules
-        return {"size": norm.size, "alpha": norm.alpha, "beta": norm.beta, "k": norm.k}
-
-    def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return (like(args[0]),)
-
-    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        return (like(args[0]),)
+        return {name: getattr(modules[0], name) for name in ("size", "alpha", "beta", "k")}
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         input, *params = args

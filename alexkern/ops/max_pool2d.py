@@ -12,7 +12,7 @@ from alexkern.geometry import Pair, pooling
 from alexkern.ops import checks
 from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
-from alexkern.ops.pooling import checked_pooled_size, unbatched, window_arguments
+from alexkern.ops.pooling import rounded_up, unbatched, window_arguments
 from alexkern.plan import Spec, is_channels_last, nchw, pooled
 from alexkern.references.max_pool2d import REFERENCE
 
@@ -56,7 +56,7 @@ def max_pool2d(
     if C == 0:
         raise argument_error("max_pool2d", "input", f"shape {tuple(input.shape)}", "of at least one channel")
     key = ("max_pool2d", (H, W), kernel_size, stride, padding, dilation, ceil_mode)
-    checks.remembered(checked_pooled_size, input, key)
+    checks.remembered(rounded_up, input, key)
     if input.dim() == 3:
         # Unbatched results are contiguous in torch, whatever the input's strides.
         batch = input.contiguous().unsqueeze(0)
@@ -85,9 +85,8 @@ class MaxPool2d(Operator):
         return "return_indices" if modules[0].return_indices else None
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
-        (pool,) = modules
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        return {name: getattr(pool, name) for name in names}
+        return {name: getattr(modules[0], name) for name in names}
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         input, *window, ceil_mode, save_offsets = args

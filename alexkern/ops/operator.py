@@ -54,14 +54,12 @@ class Operator(Description):
             count = self.num_tensors
             params = (*args[count:-1], True) if self.has_offsets else args[count:]
             return self.eager(backend, params, *args[:count])
-        if self.has_offsets:
-            return backend.forward(*args)[0]
-        return backend.forward(*args)
+        outputs = backend.forward(*args)
+        return outputs[0] if self.has_offsets else outputs
 
     def through_dispatcher(self, backend: str, args: tuple[Any, ...]) -> Tensor:
-        if self.has_offsets:
-            return self.dispatched(backend, *(self.training(args) if self.wants_gradient(args) else args))[0]
-        return self.dispatched(backend, *args)
+        outputs = self.dispatched(backend, *(self.training(args) if self.wants_gradient(args) else args))
+        return outputs[0] if self.has_offsets else outputs
 
     def training(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments that ask for offsets or a mask, where the operator has them."""

@@ -18,7 +18,8 @@ def window_arguments(
     operator: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any, prefix: str = ""
 ) -> Window:
     if type(kernel_size) is type(stride) is type(padding) is type(dilation) is int:  # the usual form first
-        if kernel_size > 0 and stride > 0 and dilation > 0 and 0 <= 2 * padding <= kernel_size:
+        most = checks.MOST
+        if 0 < kernel_size <= most and 0 < stride <= most and 0 < dilation <= most and 0 <= 2 * padding <= kernel_size:
             return (kernel_size, kernel_size), (stride, stride), (padding, padding), (dilation, dilation)
     kernel_size = checks.pair(operator, f"{prefix}kernel_size", kernel_size, 1)
     # torch takes an empty sequence as well as None for "the window's own size".
@@ -31,11 +32,12 @@ def window_arguments(
     return kernel_size, stride, padding, dilation
 
 
-def checked_pooled_size(
+def rounded_up(
     operator: str, size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
-) -> Pair:
-    """(P, Q), once there is room for a window."""
-    pooled = pooled_size(pooling((1, 1, *size), kernel_size, stride, padding, dilation), ceil_mode)
+) -> bool:
+    """Whether ceil_mode makes the output larger, once there is room for a window."""
+    windows = pooling((1, 1, *size), kernel_size, stride, padding, dilation)
+    pooled = pooled_size(windows, ceil_mode)
     if pooled[0] < 1 or pooled[1] < 1:
         raise argument_error(
             operator,
@@ -43,7 +45,7 @@ def checked_pooled_size(
             f"{size[0]}x{size[1]} where the windows are taken, which gives {pooled[0]}x{pooled[1]}",
             f"large enough for one {kernel_size[0]}x{kernel_size[1]} window: the output size is too small",
         )
-    return pooled
+    return pooled != pooled_size(windows, False)
 
 
 def unbatched(output: Tensor) -> Tensor:

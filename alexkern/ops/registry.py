@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from alexkern.ops import (
+    augment,
     conv2d_relu,
     conv2d_relu_max_pool2d,
     dropout,
@@ -13,7 +14,7 @@ from alexkern.ops import (
     local_response_norm,
     max_pool2d,
 )
-from alexkern.ops.description import Layers
+from alexkern.ops.description import Description, Layers
 from alexkern.ops.operator import Operator
 
 ENTRIES = (
@@ -26,6 +27,11 @@ ENTRIES = (
 )
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in ENTRIES}
 flops.register(OPERATORS)
+
+
+def served() -> dict[str, Description]:
+    """Whatever a backend may have: the operators, and augment, which is none of a network's."""
+    return {**OPERATORS, augment.NAME: augment.OPERATOR}
 
 
 def runs() -> dict[type, list[tuple[Layers, Operator, str]]]:

@@ -25,9 +25,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from alexkern.backends.building import EXPORTS, HIDING, SOURCES, digest, load_module, locked, make, run
+from alexkern.arithmetic import DTYPES
+from alexkern.backends.building import EXPORTS, HIDING, SOURCES, digest, load_module, locked, make, offers, run
 from alexkern.backends.cuda import (
-    DTYPES,
     conv2d_relu,
     conv2d_relu_max_pool2d,
     dropout,
@@ -232,19 +232,23 @@ def _build(folder: Path) -> Path:
     import pybind11
 
     built = launchers()
-    files = ("cuda/bindings.cpp", "cuda/runtime.cu", "rehearsal/cudart.cpp")
-    own = [SOURCES / name for name in files]
+    binding, *others = own = [
+        SOURCES / name for name in ("cuda/bindings.cpp", "cuda/runtime.cu", "rehearsal/cudart.cpp")
+    ]
     includes = [f"-isystem={path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))]
     defines = [f"-DALEXKERN_MODULE={MODULE}", '-DALEXKERN_TARGETS="none"']
     defines += [f'-DALEXKERN_{name}="rehearsal"' for name in ("VERSION", "SOURCES")]
-    command = [nvcc(), "-std=c++17", "-O3", "-shared", "--cudart=none", "-Xcompiler=-fPIC", f"-I{SOURCES}"]
-    command += [*HIDING, *includes, *defines, *map(str, own), *map(str, built)]
+    command = [nvcc(), "-std=c++17", "-O3", "-Xcompiler=-fPIC", f"-I{SOURCES}", *includes, *defines]
+    bind = [*command, *offers(SOURCES / "cuda"), "-c", str(binding)]
+    link = [*command, "-shared", "--cudart=none", *HIDING, *map(str, others), *map(str, built)]
     texts = [path.read_bytes() for path in (*own, EXPORTS, *sorted(SOURCES.rglob("*.h")))]
-    module = folder / f"rehearsal-{digest(repr(command), sys.version, *texts)}.so"
+    module = folder / f"rehearsal-{digest(repr(bind), repr(link), sys.version, *texts)}.so"
     with locked(folder / "lock-rehearsal"):
         if not module.exists():
-            linked = module.with_suffix(".linked")
-            make(command, linked, "linking the kernels without a GPU")
+            bound, linked = module.with_suffix(".o"), module.with_suffix(".linked")
+            make(bind, bound, "compiling the binding without a GPU")
+            make([*link, str(bound)], linked, "linking the kernels without a GPU")
+            bound.unlink()
             _load_elsewhere(linked)
             linked.replace(module)
     return module

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from alexkern.console import first_line
-from alexkern.training.errors import TrainingError
+from alexkern.training.errors import RunFailed, TrainingError
 
 FORMAT = "alexkern checkpoint 1"
 NAME, PREVIOUS = "checkpoint.pt", "previous.pt"
@@ -27,7 +27,7 @@ def save(folder: Path, content: dict[str, Any]) -> Path:
     """Write a checkpoint; the last one becomes previous.pt.
 
     Raises:
-        TrainingError: the disk is full or the folder cannot be written to. What was there is still there.
+        RunFailed: the disk is full or the folder cannot be written to. What was there is still there.
     """
     path, partial, spare = folder / NAME, folder / f"{NAME}.partial", folder / f"{PREVIOUS}.partial"
     try:
@@ -44,7 +44,7 @@ def save(folder: Path, content: dict[str, Any]) -> Path:
             with contextlib.suppress(OSError):
                 left.unlink(missing_ok=True)
         kept = f"; {path} is the one before" if path.exists() else ""
-        raise TrainingError(f"{path}: cannot be saved ({_reason(error)}){kept}") from None
+        raise RunFailed(f"{path}: cannot be saved ({reason(error)}){kept}") from None
     return path
 
 
@@ -94,7 +94,8 @@ def _flush(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a file cannot be written."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return first_line(error)

@@ -14,11 +14,14 @@ from alexkern.training.log import Row
 
 
 class Display:
-    """Lines on stdout, warnings on stderr, the bar on stderr where that is a terminal. A quiet one says nothing."""
+    """Lines on stdout, warnings on stderr, the bar on stderr where that is a terminal.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        errors = Console(stderr=True, quiet=quiet)
+    A quiet one has warnings alone, a silent one says nothing.
+    """
+
+    def __init__(self, quiet: bool = False, silent: bool = False) -> None:
+        self.quiet, self.silent = quiet or silent, silent
+        errors = Console(stderr=True, quiet=self.quiet)
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -26,7 +29,7 @@ class Display:
             TextColumn("loss {task.fields[loss]:.3f}, {task.fields[rate]:.0f} images/s"),
             TimeRemainingColumn(),
         )
-        self.progress = Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+        self.progress = Progress(*columns, console=errors, transient=True, disable=self.quiet or not errors.is_terminal)
         self.task: TaskID | None = None
 
     @contextmanager
@@ -63,7 +66,7 @@ class Display:
         self._print(f"alexkern train: {text}", errors=True)
 
     def _print(self, text: str, errors: bool) -> None:
-        if self.quiet:
+        if self.silent if errors else self.quiet:
             return
         started = self.progress.live.is_started
         if started:  # the bar and the line may share a terminal

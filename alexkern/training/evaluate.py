@@ -16,6 +16,7 @@ from alexkern.training.settings import PRECISIONS, Settings
 from alexkern.training.world import World
 
 Damaged = Callable[[Sequence[tuple[str, str]]], None]  # takes the paths and reasons of a batch
+Between = Callable[[], object]  # called after each batch
 TEN_CROPS = tuple(
     (crop, flip) for flip in (0.0, 1.0) for crop in ("center", "top_left", "top_right", "bottom_left", "bottom_right")
 )
@@ -31,17 +32,22 @@ class Score:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, settings: Settings, world: World, damaged: Damaged) -> Score:
+def evaluate(
+    model: nn.Module, loader: Loader, settings: Settings, world: World, damaged: Damaged, between: Between = int
+) -> Score:
     """The model's score on the loader's images, over all processes. The model is left in the mode it was in."""
     training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=world.device)
     loader.order.begin(0)
-    for batch in loader:
-        damaged(batch.damaged)
-        if len(batch):
-            sums += _sums(probabilities(model, batch, settings), batch.labels)
-    model.train(training)
+    try:
+        for batch in loader:
+            damaged(batch.damaged)
+            if len(batch):
+                sums += _sums(probabilities(model, batch, settings), batch.labels)
+            between()
+    finally:
+        model.train(training)
     loss, top1, top5, count = world.sum(sums.tolist())
     return Score(loss / count, top1 / count, top5 / count) if count else Score()
 

@@ -34,22 +34,20 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
-class Log:
-    """Appends rows; a resumed run first drops those of epochs that it will do again."""
+def begin(path: Path, first_epoch: int = 1) -> None:
+    """Start a log; a resumed run first drops the rows of epochs that it will do again."""
+    rows = [row for row in read(path) if row.epoch < first_epoch]
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    os.replace(partial, path)
 
-    def __init__(self, path: Path, first_epoch: int = 1) -> None:
-        self.path = path
-        rows = [row for row in read(path) if row.epoch < first_epoch]
-        partial = path.with_name(f"{path.name}.partial")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-        os.replace(partial, path)
 
-    def add(self, row: Row) -> None:
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow(asdict(row))
+def add(path: Path, row: Row) -> None:
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, COLUMNS).writerow(asdict(row))
 
 
 def read(path: Path) -> list[Row]:

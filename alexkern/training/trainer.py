@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from safetensors import SafetensorError
 
 from alexkern.console import first_line
 from alexkern.data import BatchOrder, DamageTally, Loader, Samples
@@ -17,7 +20,7 @@ from alexkern.drawing import NotDrawn
 from alexkern.models import MODELS, ImageClassification, save_weights
 from alexkern.training import checkpoint, log, pictures
 from alexkern.training.display import Display
-from alexkern.training.errors import Interrupted, TrainingError
+from alexkern.training.errors import Interrupted, RunFailed, TrainingError, cause
 from alexkern.training.evaluate import Score, evaluate
 from alexkern.training.interrupt import StopRequest
 from alexkern.training.schedule import Schedule
@@ -135,59 +138,104 @@ class Trainer:
         restore_generators(content["generators"][self.world.rank], self.world.device)
 
     def save(self) -> None:
-        """Write a checkpoint, unless what would be written is spoilt."""
-        self.check()
+        """Write a checkpoint, unless what would be written is spoilt. All processes have to ask for it together."""
+        self.agree()
         state = self.state()
-        spoilt = [name for name, value in self.model.state_dict().items() if not bool(torch.isfinite(value).all())]
-        if spoilt:
-            raise TrainingError(
-                f"{spoilt[0]} is not finite after step {self.progress.step}; stopped{self._last_good()}"
-            )
-        if self.world.leads:
-            checkpoint.save(self.folder, state)
+        for name, value in self.model.state_dict().items():
+            if not bool(torch.isfinite(value).all()):
+                self._fail(f"{name} is not finite after step {self.progress.step}", self.progress.step)
+        self._lead(lambda: checkpoint.save(self.folder, state))
 
-    def check(self) -> None:
-        """Stop the run where a loss was not finite."""
-        bad = self.step.bad_step()
-        if bad is not None:
-            raise TrainingError(f"the loss is not finite at step {bad}; stopped{self._last_good()}")
+    def agree(self, signal: int = 0, look: bool = True) -> int:
+        """The signal that this process or another was sent, or 0; ends the run where a loss was not finite.
 
-    def _last_good(self) -> str:
+        All processes have to ask for it together. look: whether to read the losses of the steps so far, off the device.
+        """
+        signal, bad = self.world.most((signal, (self.step.bad_step() or 0) if look else 0))
+        if bad:
+            self._fail(f"the loss is not finite at step {bad}", bad)
+        return signal
+
+    def _fail(self, what: str, step: int) -> NoReturn:
+        """End the run in all processes; what: said by the leading one."""
         path = self.folder / checkpoint.NAME
-        return f"; {path} is from before" if path.exists() else ", before any checkpoint"
+        kept = f"; {path} is from before" if path.exists() else ", before any checkpoint"
+        text = f"{what}, with a learning rate of {self.schedule.rate(step - 1):.6g}; stopped{kept}"
+        raise RunFailed(text) if self.world.leads else Interrupted("", RunFailed.status)
+
+    def _lead(self, write: Callable[[], object]) -> None:
+        """Write to the folder in the leading process; where that fails, the run ends in all of them."""
+        failed: RunFailed | None = None
+        if self.world.leads:
+            try:
+                write()
+            except RunFailed as error:
+                failed = error
+            except OSError as error:
+                place = error.filename2 or error.filename or self.folder
+                failed = RunFailed(f"{place}: cannot be written ({checkpoint.reason(error)})")
+        if self.world.most([failed is not None])[0]:
+            raise failed or Interrupted("", RunFailed.status)
 
     # The run
 
     def fit(self) -> list[log.Row]:
         """Train to the end, and return the log's rows.
 
+        In the main thread a signal that asks to stop is heeded after the batch in hand, in training and in evaluation.
+
         Raises:
-            TrainingError: the loss is not finite, or a checkpoint cannot be saved.
+            RunFailed: the loss is not finite, the folder cannot be written to, a decoding process is gone, or memory.
             DataError: too many images are damaged.
-            Interrupted: Ctrl-C or SIGTERM, after saving.
+            Interrupted: Ctrl-C, SIGTERM or SIGHUP, after saving.
         """
-        settings, progress = self.settings, self.progress
-        book = log.Log(self.folder / LOG, progress.epoch + 1) if self.world.leads else None
-        steps = settings.epochs * self.training.order.steps
-        with StopRequest() as request, self.display.bar(steps, progress.step):
-            while progress.epoch < settings.epochs:
-                start, images = time.perf_counter() - progress.seconds, self.step.sums[2].item()
-                begun = time.perf_counter()
-                self._epoch(request, start)
-                loss, right, count = self.world.sum(self.step.sums.tolist())
-                rate = self.world.sum([self.step.sums[2].item() - images])[0] / (time.perf_counter() - begun)
-                score = evaluate(self.model, self.validation, settings, self.world, self.damage.add)
-                progress.seconds = time.perf_counter() - start
-                row = self._row(loss, right, count, rate, score)
-                self.schedule.see(1 - score.top1)
-                progress.epoch, progress.batch = progress.epoch + 1, 0
-                self.step.sums.zero_()
-                # The row first: killed in between, the resumed run does the epoch again and drops its row.
-                if book is not None:
-                    book.add(row)
-                    self.display.epoch(row, settings.epochs)
-                self.save()
-        return self._finish() if self.world.leads else []
+        steps = self.settings.epochs * self.training.order.steps
+        with self.explained(), StopRequest() as request, self.display.bar(steps, self.progress.step):
+            return self._fit(request)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What the machine does to a run within the block is a RunFailed that says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = cause(error)
+            if reason is None:
+                raise
+            path = self.folder / checkpoint.NAME
+            kept = f"{path} is the last checkpoint" if path.exists() else "there is no checkpoint yet"
+            raise RunFailed(f"{reason}; stopped after step {self.progress.step}, {kept}") from None
+
+    def _fit(self, request: StopRequest) -> list[log.Row]:
+        settings, progress, path = self.settings, self.progress, self.folder / LOG
+        self._lead(lambda: log.begin(path, progress.epoch + 1))
+        while progress.epoch < settings.epochs:
+            start, images = time.perf_counter() - progress.seconds, self.step.sums[2].item()
+            begun = time.perf_counter()
+            self._epoch(request, start)
+            loss, right, count = self.world.sum(self.step.sums.tolist())
+            rate = self.world.sum([self.step.sums[2].item() - images])[0] / (time.perf_counter() - begun)
+            heed = partial(self._heed, request)
+            score = evaluate(self.model, self.validation, settings, self.world, self.damage.add, heed)
+            progress.seconds = time.perf_counter() - start
+            row = self._row(loss, right, count, rate, score)
+            self.schedule.see(1 - score.top1)
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            self.step.sums.zero_()
+            # The row first: killed in between, the resumed run does the epoch again and drops its row.
+            self._lead(partial(log.add, path, row))
+            if self.world.leads:
+                self.display.epoch(row, settings.epochs)
+            self.save()
+        self._lead(self._finish)
+        return log.read(path)
+
+    def _heed(self, request: StopRequest, look: bool = True) -> None:
+        """Between two batches: save and end the run, if a signal has asked any of its processes to."""
+        signal = self.agree(request.signal, look)
+        if signal:
+            self.save()
+            raise Interrupted(f"stopped after step {self.progress.step}, saved; go on with --resume", 128 + signal)
 
     def _epoch(self, request: StopRequest, start: float) -> None:
         """The rest of the epoch that `progress` is in. start: when the run would have begun without a pause."""
@@ -204,17 +252,12 @@ class Trainer:
             progress.images += share * self.world.size
             progress.seconds = time.perf_counter() - start
             seen += share * self.world.size
-            looks = progress.step % LOOK_EVERY == 0
-            if looks or self.world.device.type == "cpu":
-                self.check()
-            if self.display.live and (looks or self.world.device.type == "cpu"):
+            look = progress.step % LOOK_EVERY == 0 or self.world.device.type == "cpu"
+            if self.display.live and look:
                 loss, _, count = self.step.sums.tolist()
                 speed = seen / (time.perf_counter() - begun)
                 self.display.step(progress.epoch + 1, progress.step, loss / max(1.0, count), speed)
-            if (looks or self.world.size == 1) and self.world.any(request.signal is not None):
-                self.save()
-                status = 128 + (request.signal or signal.SIGINT)
-                raise Interrupted(f"stopped after step {self.progress.step}, saved; go on with --resume", status)
+            self._heed(request, look)
             if progress.step % self.save_every == 0 and progress.batch < order.steps:
                 self.save()
 
@@ -236,14 +279,12 @@ class Trainer:
             damaged=len(self.damage.seen),
         )
 
-    def _finish(self) -> list[log.Row]:
-        rows = log.read(self.folder / LOG)
+    def _finish(self) -> None:
         try:
             save_weights(self.model, self.folder / WEIGHTS)
             pictures.filters(self.model, self.folder / FILTERS)
-            pictures.write_curves(rows, self.folder / CURVES)
+            pictures.write_curves(log.read(self.folder / LOG), self.folder / CURVES)
         except NotDrawn as error:
             self.display.warn(f"{error}; later: alexkern train --curves {self.folder}")
-        except (OSError, RuntimeError) as error:
-            raise TrainingError(f"{self.folder}: cannot be written to ({first_line(error)})") from None
-        return rows
+        except SafetensorError as error:  # its form of an OSError
+            raise RunFailed(f"{self.folder / WEIGHTS}: cannot be written ({first_line(error)})") from None

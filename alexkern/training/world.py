@@ -36,9 +36,13 @@ class World:
         distributed.all_reduce(total)
         return total.tolist()
 
-    def any(self, value: bool) -> bool:
-        """Whether it holds in some process."""
-        return self.sum([float(value)])[0] > 0
+    def most(self, values: Sequence[int]) -> list[int]:
+        """Each value's largest in any process. No GPU is waited for."""
+        if self.size == 1:
+            return list(values)
+        largest = torch.tensor(values, dtype=torch.int64)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return largest.tolist()
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's value, by rank."""
@@ -72,7 +76,7 @@ def join(device: str | None) -> World:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if size > 1:
-        backend = "nccl" if place.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
         distributed.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=30))
     return World(rank, size, place)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from alexkern.ops.registry import OPERATORS
+from alexkern.ops.registry import served
 from alexkern.verify.children import Children, Stopped
 from alexkern.verify.probes import for_gpu
 from alexkern.verify.report import Probe, Report, Row
@@ -55,7 +55,7 @@ def verify(
         raise NoDevice(f"the {device.type} device {error}") from None
     missing = here["missing"]
     workers = min(cores, WORKERS, max(here["memory"] // MEMORY, 1))
-    rows = [_row(name, backend, missing[backend][name]) for name in operators or OPERATORS
+    rows = [_row(name, backend, missing[backend][name]) for name in operators or served()
             for backend in backends or missing]  # fmt: skip
     found: list[Probe] = []
     with ThreadPoolExecutor(workers) as pool, Children(cores // workers) as children:
@@ -80,7 +80,7 @@ def verify(
 def _row(operator: str, backend: str, missing: dict[str, str | None]) -> Row:
     here = any(reason is None for reason in missing.values())
     row = Row(operator, backend, None if here else next(iter(missing.values())))
-    if here and OPERATORS[operator].reference is None:
+    if here and served()[operator].reference is None:
         row.failures.append("nothing to hold it to: it has no reference")
     return row
 

@@ -20,7 +20,7 @@ from alexkern import dispatch, verified
 from alexkern.arithmetic import ARITHMETIC, precision
 from alexkern.console import named
 from alexkern.measure.timing import measure, timer_for
-from alexkern.ops.registry import OPERATORS
+from alexkern.ops.registry import served
 from alexkern.verify.trials import SIMULATED, Call, Trial, arithmetics, check, gradient_like, trials
 
 Message = dict[str, Any]
@@ -52,7 +52,7 @@ def survey(device: torch.device) -> Iterator[Message]:
                 name: dispatch.missing(backend, operator, device.type, ARITHMETIC[name][0])
                 for name in arithmetics(device)
             }
-            for operator in OPERATORS
+            for operator in served()
         }
         for backend in dispatch.PACKAGES
     }
@@ -70,7 +70,7 @@ def check_operator(
 ) -> Iterator[Message]:
     """Every trial of an operator on a backend, in the arithmetics named."""
     yield {"at": "loading"}
-    reference = OPERATORS[operator].reference
+    reference = served()[operator].reference
     assert reference is not None, operator
     simulated = device.type == "cpu" and backend in SIMULATED
     for trial in trials(reference, device, simulated, thorough):
@@ -88,7 +88,7 @@ def time_operators(device: torch.device, pairs: list[tuple[str, str, list[str]]]
     """Of each (operator, backend, arithmetics): the time of its first layer, in turns with torch's."""
     timer = timer_for(device, graphs=False)
     for operator, backend, names in pairs:
-        reference = OPERATORS[operator].reference
+        reference = served()[operator].reference
         assert reference is not None, operator
         times: dict[str, dict[str, float]] = {"torch": {}, backend: {}}
         for name in names:
@@ -107,10 +107,12 @@ def time_operators(device: torch.device, pairs: list[tuple[str, str, list[str]]]
 
 def _call(device: torch.device, operator: str, backend: str, trial: Trial) -> Call:
     args = trial.case.draw(ARITHMETIC[trial.arithmetic][0], device, trial.channels_last)
-    return Call(OPERATORS[operator], dispatch.implementation(backend, operator), args)
+    return Call(served()[operator], dispatch.implementation(backend, operator), args)
 
 
 def _timed(call: Call) -> Callable[[], object]:
+    if not call.operator.num_differentiable:
+        return call.forward
     grad = gradient_like(call.forward()[0])
     return lambda: call.backward(call.forward(), grad)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from alexkern.accuracy import error_and_allowed
 from alexkern.arithmetic import ARITHMETIC, precision
-from alexkern.ops.operator import Operator
+from alexkern.augmentation import Policy
+from alexkern.ops.description import Description
 from alexkern.references.reference import Case, Reference
 
 SIMULATED = ("cuda", "triton")  # on a CPU, where they run in an emulator and an interpreter
@@ -58,7 +59,7 @@ def trials(reference: Reference, device: torch.device, simulated: bool, thorough
 class Call:
     """A backend's forward and backward pass as autograd calls them."""
 
-    operator: Operator
+    operator: Description
     module: ModuleType
     args: tuple[Any, ...]
 
@@ -78,12 +79,14 @@ def check(call: Call, reference: Reference, arithmetic: str) -> Iterator[tuple[s
     Raises:
         ValueError: a result of the wrong shape or dtype, or none, or a maximum outside of its image.
     """
-    count, dtype, tf32 = call.operator.num_differentiable, call.args[0].dtype, arithmetic == "tf32"
+    count, dtype, tf32 = call.operator.num_differentiable, ARITHMETIC[arithmetic][0], arithmetic == "tf32"
     with precision(arithmetic):
         outputs = call.forward()
     doubles, torchs = converted(call.args, torch.float64), converted(call.args, dtype, tf32)
     with precision("float32"), torch.no_grad():
         yield compare("output", outputs[0], reference.forward(*doubles), reference.forward(*torchs))
+    if count == 0:
+        return
     grad = gradient_like(outputs[0])
     (rounded,) = converted((grad,), dtype, tf32)
     with precision("float32"):  # before the backend's backward, which trusts the places of the maxima
@@ -103,9 +106,12 @@ def gradient_like(output: Tensor) -> Tensor:
 
 
 def converted(args: tuple[Any, ...], dtype: torch.dtype, truncated: bool = False) -> tuple[Any, ...]:
-    """Copies in another dtype of the tensors of numbers; `truncated` to the 10 bits behind the point that TF32 has."""
+    """Copies in another dtype of the tensors of numbers, and of what they become; `truncated` to the 10 bits behind the
+    point that TF32 has."""
 
     def convert(value: Any) -> Any:
+        if isinstance(value, Policy):
+            return replace(value, dtype=dtype)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         copy = value.detach().to(dtype, copy=True)

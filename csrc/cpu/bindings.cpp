@@ -1,13 +1,11 @@
-// The Python face of the kernels for the host's processor, alexkern._cpu: raw pointers and sizes, no torch header.
+// The Python face of the kernels for the host's processor, alexkern._cpu: raw pointers and sizes, no torch header. The
+// build includes every folder's bind.h before it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "augment/bind.h"
-#include "dropout/bind.h"
-#include "kernels.h"
-#include "local_response_norm/bind.h"
-#include "max_pool2d/bind.h"
-#include "winograd/bind.h"
+#include "../binding.h"
+#include "dlpack.h"
+#include "isa.h"
 
 #ifdef __clang__
 #define COMPILER "Clang " __clang_version__
@@ -20,13 +18,12 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.attr("__version__") = ALEXKERN_VERSION;
     m.attr("sources") = ALEXKERN_SOURCES;
     m.attr("compiler") = COMPILER;
+    m.attr("geometry") = alexkern::geometry_fields();
     m.attr("isas") = alexkern::isas();  // the best last
-    m.def("isa", [] { return alexkern::kernels().isa; });
+    m.def("isa", &alexkern::isa_name);
     m.def("use", &alexkern::use);
-    m.def("last_kernel", [] { return alexkern::last_kernel; });
-    alexkern::bind_augment(m);
-    alexkern::bind_dropout(m);
-    alexkern::bind_local_response_norm(m);
-    alexkern::bind_max_pool2d(m);
-    alexkern::bind_winograd(m);
+    m.def("last_kernel", [] { return alexkern::last_kernel; });  // since it was forgotten, or ""
+    m.def("forget_kernel", [] { alexkern::last_kernel = ""; });
+    alexkern::bind_memory(m);
+    alexkern::Binding::add_all(m);
 }

@@ -1,56 +1,47 @@
-// Which of the tables serves. ALEXKERN_X86: they were compiled for AVX2 and AVX-512 as well.
-#include <stdexcept>
+#include "isa.h"
 
-#include "kernels.h"
+#include <stdexcept>
 
 namespace alexkern {
 
-namespace portable {
-extern const Kernels kernels;
-}
-#ifdef ALEXKERN_X86
-namespace avx2 {
-extern const Kernels kernels;
-}
-namespace avx512 {
-extern const Kernels kernels;
-}
-#endif
-
-extern const char* last_kernel;
 const char* last_kernel = "";
 
 namespace {
 
-// The best last.
-std::vector<const Kernels*> tables() {
-    std::vector<const Kernels*> found{&portable::kernels};
+struct Named {
+    Isa isa;
+    const char* name;
+};
+
+std::vector<Named> here() {
+    std::vector<Named> found{{Isa::portable, "portable"}};
 #ifdef ALEXKERN_X86
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::kernels);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back({Isa::avx2, "avx2"});
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
-        found.push_back(&avx512::kernels);
+        found.push_back({Isa::avx512, "avx512"});
     }
 #endif
     return found;
 }
 
-const Kernels* in_use = tables().back();
+Named in_use = here().back();
 
 }  // namespace
 
-const Kernels& kernels() { return *in_use; }
+Isa isa() { return in_use.isa; }
+const char* isa_name() { return in_use.name; }
 
 std::vector<std::string> isas() {
     std::vector<std::string> names;
-    for (const Kernels* table : tables()) names.emplace_back(table->isa);
+    for (const Named& one : here()) names.emplace_back(one.name);
     return names;
 }
 
 void use(const std::string& isa) {
-    for (const Kernels* table : tables()) {
-        if (isa == table->isa) {
-            in_use = table;
+    for (const Named& one : here()) {
+        if (isa == one.name) {
+            in_use = one;
             return;
         }
     }

@@ -3,11 +3,14 @@
 // intrinsics.
 //
 // Every source that includes this is compiled once for each instruction set (CMakeLists.txt), with ALEXKERN_ISA its
-// name. All that such a source defines lies in that namespace: two functions of one name, of which the linker keeps
-// one, would be instructions that another processor does not have. Hence no functions of the standard library either.
+// name. All that such a source defines lies in that namespace, in an anonymous one, or is a specialisation for that
+// Isa: two functions of one name, of which the linker keeps one, would be instructions that another processor does not
+// have. Hence no functions of the standard library either.
 #pragma once
 
 #include <cstdint>
+
+#include "isa.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -16,10 +19,6 @@
 #define ALEXKERN_TEXT_OF(name) #name
 #define ALEXKERN_TEXT(name) ALEXKERN_TEXT_OF(name)
 #define ALEXKERN_ISA_NAME ALEXKERN_TEXT(ALEXKERN_ISA)
-
-namespace alexkern {
-extern const char* last_kernel;  // what it was and ran on, such as "max_pool2d forward, NHWC, avx2"
-}
 
 namespace alexkern::ALEXKERN_ISA {
 
@@ -52,6 +51,25 @@ inline Vector load(const void* from) {
 template <typename Vector>
 inline void store(void* to, const Vector& value) {
     __builtin_memcpy(to, &value, sizeof(value));
+}
+
+// To an aligned address that nobody reads soon, past the caches: in order with what follows from end_of_stream on.
+inline void stream(float* to, Floats value) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(to, value);
+#elif defined(__AVX2__)
+    _mm256_stream_ps(to, value);
+#elif defined(__x86_64__)
+    _mm_stream_ps(to, value);
+#else
+    store(to, value);
+#endif
+}
+
+inline void end_of_stream() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
 }
 
 // The first `count` lanes; the others are 0. Byte by byte would be a call of memcpy, for ten times as long.

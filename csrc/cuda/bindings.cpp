@@ -1,19 +1,13 @@
 // The Python face of the CUDA kernels: raw pointers, sizes, strides and a stream. No torch header may come in here: the
-// module builds without torch and goes on working when torch moves. Compiled with ALEXKERN_EMULATED it has the same
-// operators, which take the host's pointers. ALEXKERN_MODULE is the module's name: another for alexkern._cuda, the
-// rehearsal's and the emulated one, so that none can be loaded as another.
+// module builds without torch and goes on working when torch moves. The build includes every folder's bind.h before
+// this file. Compiled with ALEXKERN_EMULATED it has the same operators, which take the host's pointers. ALEXKERN_MODULE
+// is the module's name: another for alexkern._cuda, the rehearsal's and the emulated one, so that none can be loaded as
+// another.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "conv2d_relu/bind.h"
-#include "conv2d_relu_max_pool2d/bind.h"
-#include "dropout/bind.h"
+#include "../binding.h"
 #include "elements.h"
-#include "linear_relu_dropout/bind.h"
-#include "local_response_norm/bind.h"
-#include "max_pool2d/bind.h"
-#include "sm90/bind.h"
-#include "space_to_depth/bind.h"
 
 namespace py = pybind11;
 
@@ -27,14 +21,7 @@ void bind_operators(py::module_& m) {
     elements["bfloat16"] = static_cast<int>(Element::bfloat16);
     m.attr("elements") = elements;
     m.attr("geometry") = alexkern::geometry_fields();
-    alexkern::bind_conv2d_relu(m);
-    alexkern::bind_conv2d_relu_max_pool2d(m);
-    alexkern::bind_dropout(m);
-    alexkern::bind_sm90(m);
-    alexkern::bind_linear_relu_dropout(m);
-    alexkern::bind_local_response_norm(m);
-    alexkern::bind_max_pool2d(m);
-    alexkern::bind_space_to_depth(m);
+    alexkern::Binding::add_all(m);
 }
 
 }  // namespace

@@ -21,10 +21,16 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 
+def counts(most: int) -> st.SearchStrategy[int]:
+    """Of channels, features or pixels: small ones, and those about the widths of vectors and tiles, prime ones too."""
+    edges = [size for size in (4, 7, 8, 13, 15, 16, 17, 31, 32, 33, 61, 64, 67, 127, 128, 129) if size <= most]
+    return st.integers(1, 6) | st.sampled_from(edges)
+
+
 @st.composite
 def convolutions(draw: Any) -> Case:
     groups = draw(st.integers(1, 3))
-    C, K = groups * draw(st.integers(1, 5)), groups * draw(st.integers(1, 6))
+    C, K = groups * draw(counts(17)), groups * draw(counts(33))
     R, S = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     stride, padding, dilation = (
         (draw(st.integers(low, high)), draw(st.integers(low, high))) for low, high in ((1, 4), (0, 3), (1, 2))
@@ -46,28 +52,28 @@ def pools(draw: Any) -> Case:
     smallest = [dilation[axis] * (window[axis] - 1) + 1 - 2 * padding[axis] for axis in (0, 1)]
     # As large as the dilation at least: a window has a pixel then, as torch's index of its winner supposes.
     H, W = (max(size, least) + draw(st.integers(0, 7)) for size, least in zip(smallest, dilation, strict=True))
-    shape = (draw(st.integers(0, 3)), draw(st.integers(1, 9)), H, W)
+    shape = (draw(st.integers(0, 3)), draw(counts(33)), H, W)
     arguments = {"kernel_size": window, "stride": stride, "padding": padding, "dilation": dilation}
     return Case("max_pool2d", "drawn", (shape,), arguments | {"ceil_mode": draw(st.booleans())})
 
 
 @st.composite
 def norms(draw: Any) -> Case:
-    shape = tuple(draw(st.integers(1, 9)) for _ in range(draw(st.integers(3, 5))))
-    arguments = {"size": draw(st.integers(1, 9)), "alpha": draw(st.sampled_from([1e-4, 0.1, 1.0]))}
+    shape = (draw(st.integers(0, 3)), draw(counts(33)), *(draw(counts(8)) for _ in range(draw(st.integers(1, 3)))))
+    arguments = {"size": draw(st.integers(1, 9) | counts(33)), "alpha": draw(st.sampled_from([1e-4, 0.1, 1.0]))}
     return Case("local_response_norm", "drawn", (shape,), arguments | {"beta": draw(st.sampled_from([0.5, 0.75, 1.0]))})
 
 
 @st.composite
 def linears(draw: Any) -> Case:
-    in_features, out_features = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    shape = (*(draw(st.integers(0, 4)) for _ in range(draw(st.integers(0, 2)))), in_features)
+    in_features, out_features = draw(counts(129)), draw(counts(129))
+    shape = (*(draw(st.just(0) | counts(17)) for _ in range(draw(st.integers(0, 2)))), in_features)
     bias = (out_features,) if draw(st.booleans()) else None
     return Case(
         "linear_relu_dropout",
         "drawn",
         (shape, (out_features, in_features), bias),
-        {"p": draw(st.sampled_from([0.0, 0.3, 0.5]))},
+        {"p": draw(st.sampled_from([0.0, 5e-324, 0.3, 0.5, 1.0]))},
     )
 
 

@@ -92,7 +92,7 @@ def sm80_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) ->
     for save_offsets in (False, True):
         problem = problem_of(dtype, arithmetic == "tf32", geometry, save_offsets)
         plan, fused, separate = sm80_pooled.compare(problem, chip)
-        yield words(*plan, fused.time < separate.time)
+        yield words(*plan, fused < separate)
     if space_to_depth.allows(geometry):
         for gradient in (False, True):
             times = sm80.first_layer_times(dtype.itemsize, geometry, gradient, False, chip)

@@ -4,7 +4,12 @@
 #include <cstdlib>
 #include <vector>
 
-#include "kernels.h"
+#include "augment/augment.h"
+#include "dropout/dropout.h"
+#include "limits/limits.h"
+#include "linear_relu_dropout/linear_relu_dropout.h"
+#include "local_response_norm/local_response_norm.h"
+#include "max_pool2d/max_pool2d.h"
 
 #define TEXT_OF(name) #name
 #define TEXT(name) TEXT_OF(name)
@@ -13,14 +18,10 @@ namespace alexkern {
 
 const char* last_kernel = "";
 
-namespace ALEXKERN_ISA {
-extern const Kernels kernels;
-}
-
 namespace {
 
 constexpr int THREADS = 3;
-const Kernels& own = ALEXKERN_ISA::kernels;
+constexpr Isa OWN = Isa::ALEXKERN_ISA;
 
 std::vector<float> floats(std::int64_t count) {
     std::vector<float> values(count);
@@ -33,14 +34,15 @@ void pool(const max_pool2d::Windows& at, bool channels_last, bool relu) {
     const std::int64_t pixels = at.N * at.C * at.H * at.W, windows = at.N * at.C * at.P * at.Q;
     const bool wide = sizeof(Offset) == 4;
     std::vector<float> input = floats(pixels), output(windows), gradient(pixels);
-    std::vector<float> workspace(channels_last ? 0 : THREADS * own.max_pool2d_workspace(at));
+    std::vector<float> workspace(channels_last ? 0 : THREADS * max_pool2d::workspace<OWN>(at));
     std::vector<Offset> offsets(windows);
-    own.max_pool2d_forward(
+    max_pool2d::forward<OWN>(
         {at, channels_last, relu, wide, input.data(), output.data(), offsets.data(), workspace.data(), THREADS});
-    own.max_pool2d_forward({at, channels_last, relu, wide, input.data(), output.data(), nullptr, workspace.data(), 1});
-    own.max_pool2d_backward({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
+    max_pool2d::forward<OWN>(
+        {at, channels_last, relu, wide, input.data(), output.data(), nullptr, workspace.data(), 1});
+    max_pool2d::backward<OWN>({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
     for (Offset& offset : offsets) offset = static_cast<Offset>(-1);  // names no pixel
-    own.max_pool2d_backward({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
+    max_pool2d::backward<OWN>({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
     for (const float value : gradient) {
         if (value != 0) std::abort();
     }
@@ -63,11 +65,26 @@ void norm(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, boo
                                    result.data(),
                                    nullptr,
                                    THREADS};
-    std::vector<float> workspace(THREADS * own.local_response_norm_workspace(call));
+    std::vector<float> workspace(THREADS * local_response_norm::workspace<OWN>(C, call.stride_c, size));
     call.workspace = workspace.data();
-    own.local_response_norm(call);
+    local_response_norm::run<OWN>(call);
     call.grad = grad.data();
-    own.local_response_norm(call);
+    local_response_norm::run<OWN>(call);
+}
+
+void linear(std::int64_t N, std::int64_t C, std::int64_t K) {
+    const linear_relu_dropout::Sizes at{N, C, K};
+    const std::vector<float> input = floats(N * C), weight = floats(K * C), bias = floats(K), grad = floats(N * K);
+    std::vector<float> output(N * K), input_grad(N * C), weight_grad(K * C), bias_grad(K);
+    std::vector<float> workspace(linear_relu_dropout::workspace<OWN>(at, THREADS));
+    const std::vector<std::uint8_t> mask((N * K + 7) / 8, 0x5A);
+    for (const bool relu : {false, true}) {
+        linear_relu_dropout::forward<OWN>({at, input.data(), weight.data(), relu ? bias.data() : nullptr, relu,
+                                           output.data(), workspace.data(), THREADS});
+        linear_relu_dropout::backward<OWN>(
+            {at, grad.data(), relu ? output.data() : nullptr, relu ? nullptr : mask.data(), 2, input.data(),
+             weight.data(), input_grad.data(), weight_grad.data(), bias_grad.data(), workspace.data(), THREADS});
+    }
 }
 
 void cut_out(std::int64_t H, std::int64_t W, const augment::Part& part, std::int64_t P, std::int64_t Q) {
@@ -77,9 +94,9 @@ void cut_out(std::int64_t H, std::int64_t W, const augment::Part& part, std::int
     augment::Call call{
         2,       H,       W,         P, Q, P, Q, P * Q * 3, Q * 3, images.data(), parts.data(), output.data(),
         nullptr, THREADS, {1, 1, 1}, {}};
-    std::vector<float> workspace(THREADS * own.augment_workspace(call));
+    std::vector<float> workspace(THREADS * augment::workspace<OWN>(call));
     call.workspace = workspace.data();
-    own.augment(call);
+    augment::run<OWN>(call);
     for (const float value : output) {
         if (value < 254.99f || value > 255.01f) std::abort();  // as every mean of 255 is
     }
@@ -115,9 +132,20 @@ int main() {
     for (const std::int64_t count : {1, 3, 63, 64, 65, 100003}) {
         std::vector<float> input = floats(count), output(count);
         std::vector<std::uint8_t> mask((count + 7) / 8);
-        own.dropout(
+        dropout::run<OWN>(
             {input.data(), output.data(), mask.data(), count, 5, ~0ull, 1ull << 31, 2, count % 2 == 0, THREADS});
-        own.dropout({input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
+        dropout::run<OWN>({input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
     }
+    for (const std::int64_t N : {1, 4, 5, 8, 9, 33, 128}) {
+        for (const std::int64_t C : {1, 3, 17, 48, 385, 800}) {
+            for (const std::int64_t K : {1, 5, 16, 37}) linear(N, C, K);
+        }
+    }
+    linear(3, 2048, 1024);  // past the caches, at an address that may be none for it
+    std::vector<float> from = floats(1000), to(1024);
+    float* line = to.data();
+    while (reinterpret_cast<std::uintptr_t>(line) % 64 != 0) ++line;
+    limits::stream_through<OWN>(from.data(), line, 992, THREADS);
+    if (limits::multiply_add<OWN>(10, THREADS) <= 0) std::abort();
     std::printf("%s: all clean\n", TEXT(ALEXKERN_ISA));
 }

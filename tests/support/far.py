@@ -7,6 +7,7 @@ touches costs nothing. So a launch over 2**31 elements is tested by its last pro
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from functools import partial
 from types import ModuleType
@@ -16,7 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.shadow import GRID
+
 Program = tuple[int, ...]
+LIMIT = 2**31
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1",
+    reason="single programs run in Triton's interpreter; a GPU runs test_gpu_addresses.py",
+)
 
 
 def sparse(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:
@@ -45,7 +53,7 @@ class Alone:
     def _launch(self, grid: Program, *args: Any, **kwargs: Any) -> None:
         from triton.runtime.interpreter import interpreter_builder
 
-        assert all(0 < size <= limit for size, limit in zip(grid, (2**31 - 1, 65535, 65535), strict=False))
+        assert all(0 < size <= limit for size, limit in zip(grid, GRID, strict=False))
         self.args = args
         program_id = interpreter_builder.create_get_program_id
         for program in self.programs:

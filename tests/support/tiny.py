@@ -1,7 +1,8 @@
 """A network small enough to be trained in a test, images that it can learn, and the command on both.
 
-Run as a script it is `alexkern` with the small network in place of `alexnet`; KILL_AT=name:count makes it end itself by
-SIGKILL, as a power failure would, at the count-th call of one of MOMENTS.
+Run as a script it is `alexkern` with the small network in place of `alexnet`. SIGNAL_AT=name:count:number makes it
+send that signal to its process group at the count-th call of one of MOMENTS; SIGKILL to itself, as a power failure. Of
+torchrun's processes the first sends none, and the others to themselves.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from PIL import Image
 from torch import nn
 
 from alexkern import cli
-from alexkern.models import MODELS, AlexNet
+from alexkern.models import MODELS, AlexNet, read_weights
 from alexkern.nn import FusedSequential
+from alexkern.training import checkpoint, log
 from alexkern.training.step import Step
 
 CLASSES = ("blue", "green", "red")
@@ -69,49 +71,80 @@ def write_images(folder: Path, per_class: int = 10, classes: tuple[str, ...] = C
     return folder
 
 
-def command(*arguments: object, kill_at: str = "", **popen: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
+def assert_same_run(ours: Path, wanted: Path) -> None:
+    """The same bits: weights, optimiser, generators, and the log but for the times."""
+    assert_same_weights(ours, wanted)
+    left, right = (checkpoint.load(folder / "checkpoint.pt") for folder in (ours, wanted))
+    for state in (left, right):
+        state["progress"].pop("seconds")
+    assert flat(left) == flat(right)
+    rows = [
+        [{**vars(row), "seconds": 0, "images_per_second": 0, "waiting": 0} for row in log.read(f / "log.csv")]
+        for f in (ours, wanted)
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 2
+
+
+def assert_same_weights(ours: Path, wanted: Path) -> None:
+    left, right = (read_weights(folder / "model.safetensors") for folder in (ours, wanted))
+    assert list(left.state_dict) == list(right.state_dict) and left.classes == right.classes
+    assert all(torch.equal(tensor, right.state_dict[name]) for name, tensor in left.state_dict.items())
+
+
+def flat(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), value.tolist())
+    if isinstance(value, dict):
+        return {key: flat(inner) for key, inner in value.items()}
+    return [flat(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def command(*arguments: object, at: str = "", **popen: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own; at: SIGNAL_AT, with spaces between several."""
     tests = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"KILL_AT": kill_at, "PYTHONPATH": tests}
+    environment = os.environ | {"SIGNAL_AT": at, "PYTHONPATH": tests}
     line = [sys.executable, "-m", "support.tiny", *map(str, arguments)]
     return subprocess.Popen(line, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen)
 
 
-def _die(*arguments: Any, **options: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _half_written(content: Any, file: Any) -> None:
-    TORCH_SAVE(content, file)
-    file.truncate(file.tell() // 2)
-    _die()
-
-
-TORCH_SAVE = torch.save
-MOMENTS: dict[str, tuple[Any, str, Any]] = {
-    "step": (Step, "update", _die),
-    "write": (torch, "save", _half_written),
-    "flush": (os, "fsync", _die),
-    "rename": (os, "replace", _die),
-    "link": (os, "link", _die),
+MOMENTS: dict[str, tuple[Any, str]] = {
+    "step": (Step, "update"),
+    "spoil": (Step, "new_gradients"),
+    "write": (torch, "save"),
+    "flush": (os, "fsync"),
+    "rename": (os, "replace"),
+    "link": (os, "link"),
 }
 
 
-def _arm(name: str, count: int) -> None:
-    owner, attribute, deadly = MOMENTS[name]
+def _arm(name: str, count: int, number: int) -> None:
+    owner, attribute = MOMENTS[name]
     original, calls = getattr(owner, attribute), 0
 
     def counting(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        return (deadly if calls == count else original)(*arguments, **options)
+        if calls != count:
+            return original(*arguments, **options)
+        if name == "spoil":
+            loss, right = original(*arguments, **options)
+            return loss * float("nan"), right
+        if name == "write":  # half of it
+            original(*arguments, **options)
+            arguments[1].truncate(arguments[1].tell() // 2)
+        if number == signal.SIGKILL or "RANK" in os.environ:
+            os.kill(os.getpid(), number)
+        else:
+            os.killpg(0, number)
+        return original(*arguments, **options)
 
     setattr(owner, attribute, counting)
 
 
 if __name__ == "__main__":
     MODELS["alexnet"] = tiny  # type: ignore[assignment]
-    if os.environ.get("KILL_AT"):
-        moment, _, number = os.environ["KILL_AT"].partition(":")
-        _arm(moment, int(number))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started by
+    for moment in os.environ.get("SIGNAL_AT", "").split() if os.environ.get("RANK") != "0" else ():
+        name, count, number = moment.split(":")
+        _arm(name, int(count), int(number))
     sys.exit(cli.main(sys.argv[1:]))

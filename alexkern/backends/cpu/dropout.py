@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cpu import native
+from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch.dropout import scale
 from alexkern.backends.torch.philox import threshold
-from alexkern.plan import Spec, empty, like
+from alexkern.plan import Spec, like
 
 
 def forward(input: Tensor, seed: Tensor, p: float) -> Tensor:
@@ -24,7 +25,7 @@ def backward(
 
 def _dropped(input: Tensor, seed: Tensor, p: float, spec: Spec) -> Tensor:
     """`input` in the memory order of `spec`, which is dense, elements dropped."""
-    output = empty(spec, input.device)
+    output = empty(spec)
     if input.stride() != spec.stride:
         input = output.copy_(input)  # the kernel then works in place
     run(input, output, None, seed, p, relu=False)

@@ -1,24 +1,130 @@
-"""linear_relu_dropout by torch's product, with ReLU and dropout in one pass over its result (csrc/cpu/dropout)."""
+"""linear_relu_dropout of few rows by csrc/cpu/linear_relu_dropout, of more by torch; dropout follows in place.
+
+What is whose, by product: crossovers.py.
+"""
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.backends.cpu import dropout
+from alexkern.backends.cpu import dropout, native
+from alexkern.backends.cpu.crossovers import is_ours
+from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import linear_relu_dropout as definition
-from alexkern.backends.torch.linear_relu_dropout import backward
-from alexkern.plan import empty, packed_bits
+from alexkern.backends.torch.dropout import scale
+from alexkern.plan import Spec, contiguous_strides, linear_relu_dropout_output, packed_bits
 
-__all__ = ["backward", "forward"]
+Sizes = tuple[int, int, int]  # N, C, K: rows, in_features, out_features
 
 
 def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, seed: Tensor | None, p: float, save_mask: bool
 ) -> tuple[Tensor, Tensor | None]:
-    if seed is None:
+    sizes = _sizes(input, weight)
+    if is_ours("forward", weight, sizes[0]):
+        output = _product(input, weight, bias, sizes, relu=seed is None)
+    elif seed is None:
         return definition.forward(input, weight, bias, seed, p, save_mask)
-    output = definition.no_view(F.linear(input, weight, bias))
-    mask = empty(packed_bits(output.numel()), output.device) if save_mask else None
+    else:
+        output = definition.no_view(F.linear(input, weight, bias))
+    if seed is None:
+        return output, None
+    mask = empty(packed_bits(output.numel())) if save_mask else None
     dropout.run(output, output, mask, seed, p, relu=True)
     return output, mask
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    seed: Tensor | None,
+    p: float,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias, those that `needs` asks for. Without a seed the output is the mask."""
+    sizes = _sizes(input, weight)
+    ours = [
+        need and is_ours(product, weight, sizes[0])
+        for need, product in zip(needs, ("input_grad", "weight_grad", "weight_grad"), strict=True)
+    ]
+    theirs = [need and not mine for need, mine in zip(needs, ours, strict=True)]
+    found: list[Tensor | None] = [None, None, None]
+    if any(theirs):
+        masked = definition.masked(grad, mask, seed, p)
+        rows, inputs = definition.matrix(masked), definition.matrix(input)
+        shape = tuple(weight.shape)
+        found = [
+            (masked @ weight) if theirs[0] else None,
+            torch.mm(rows.t(), inputs, out=_dense(shape)) if theirs[1] else None,
+            rows.sum(0) if theirs[2] else None,
+        ]
+    if any(ours):
+        shapes = (tuple(input.shape), tuple(weight.shape), (sizes[2],))
+        made = [_dense(shape) if mine else None for shape, mine in zip(shapes, ours, strict=True)]
+        _gradients(grad, input, weight, mask, 1.0 if seed is None else scale(p), seed is None, sizes, made)
+        found = [mine if mine is not None else other for mine, other in zip(made, found, strict=True)]
+    return found[0], found[1], found[2]
+
+
+def _sizes(input: Tensor, weight: Tensor) -> Sizes:
+    K, C = weight.shape
+    return math.prod(input.shape[:-1]), C, K
+
+
+def _dense(shape: tuple[int, ...]) -> Tensor:
+    return empty(Spec(tuple(shape), contiguous_strides(shape), torch.float32))
+
+
+def _workspace(sizes: Sizes, threads: int) -> Tensor:
+    return _dense((native().linear_relu_dropout_workspace(sizes, threads),))
+
+
+def _product(input: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, *, relu: bool) -> Tensor:
+    output, threads = empty(linear_relu_dropout_output(input, weight)), torch.get_num_threads()
+    input, bias = input.contiguous(), None if bias is None else bias.contiguous()
+    workspace = _workspace(sizes, threads)
+    native().linear_relu_dropout_forward(
+        sizes,
+        input.data_ptr(),
+        weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        relu,
+        output.data_ptr(),
+        workspace.data_ptr(),
+        threads,
+    )
+    return output
+
+
+def _gradients(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    mask: Tensor,
+    factor: float,
+    relu: bool,
+    sizes: Sizes,
+    made: list[Tensor | None],
+) -> None:
+    """Into those that are made."""
+    threads = torch.get_num_threads()
+    grad, input, mask = grad.contiguous(), input.contiguous(), mask.contiguous()
+    workspace = _workspace(sizes, threads)
+    native().linear_relu_dropout_backward(
+        sizes,
+        grad.data_ptr(),
+        mask.data_ptr() if relu else 0,
+        0 if relu else mask.data_ptr(),
+        factor,
+        input.data_ptr(),
+        weight.data_ptr(),
+        *(0 if one is None else one.data_ptr() for one in made),
+        workspace.data_ptr(),
+        threads,
+    )

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cpu import native
-from alexkern.plan import Spec, conform, contiguous_strides, empty, in_planes, like
+from alexkern.backends.cpu.memory import empty
+from alexkern.plan import Spec, conform, contiguous_strides, in_planes, like
 
 
 def forward(input: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
@@ -26,17 +27,17 @@ def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: floa
     spec, planes = in_planes(planned)
     if 1 not in planes.strides[1:]:  # neither channels nor pixels lie side by side
         spec, planes = in_planes(Spec(planned.shape, contiguous_strides(planned.shape), planned.dtype))
-    result = empty(spec, input.device)
+    result = empty(spec)
     if result.numel() == 0:
         return conform(result, planned)
     x = conform(input, spec)
     dy = None if grad is None else conform(grad, spec)
     threads = torch.get_num_threads()
-    numbers = (planes.N, planes.C, planes.L, *planes.strides, size)
-    floats = threads * native().local_response_norm_workspace(numbers)
-    workspace = empty(Spec((floats,), (1,), torch.float32), input.device)
+    floats = threads * native().local_response_norm_workspace(planes.C, planes.strides[1], size)
+    workspace = empty(Spec((floats,), (1,), torch.float32))
     native().local_response_norm(
-        numbers,
+        *planes,
+        size,
         alpha / size,
         beta,
         k,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from alexkern.backends.cpu import native
+from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import max_pool2d as definition
-from alexkern.geometry import Pair, offset_dtype, pooling
-from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled
+from alexkern.geometry import Geometry, Pair, offset_dtype, pooling
+from alexkern.plan import Spec, conform, is_channels_last, nchw, pooled
 
 # Where torch is faster, by the processor time of one thread with AVX-512, ours and torch's by turns, the best of many:
 # contiguous images with rows of fewer windows, for most lanes idle (0.4 times torch's speed with one, 0.5 with three,
@@ -32,7 +32,8 @@ Window = tuple[Pair, Pair, Pair, Pair, bool]  # kernel_size, stride, padding, di
 class Call(NamedTuple):
     """What the shape decides, for both directions."""
 
-    windows: tuple[int, ...]  # as csrc/cpu/max_pool2d/max_pool2d.h has them
+    windows: Geometry
+    pooled_size: Pair
     values: Spec
     offsets: Spec
     images: Spec
@@ -47,11 +48,11 @@ def _called(shape: Sequence[int], channels_last: bool, window: Window) -> Call:
 
 @lru_cache(maxsize=1024)
 def _call(shape: tuple[int, ...], channels_last: bool, pairs: tuple[Pair, ...], ceil_mode: bool) -> Call:
-    N, C, H, W = shape
-    values, offsets = pooled(pooling(shape, *pairs), torch.float32, channels_last, ceil_mode, True)
-    numbers = (*shape, *values.shape[2:], *chain(*pairs))
-    workspace = 0 if channels_last else native().max_pool2d_workspace(numbers)
-    return Call(numbers, values, offsets, nchw((N, C, H, W), torch.float32, channels_last), workspace)
+    windows = pooling(shape, *pairs)
+    values, offsets = pooled(windows, torch.float32, channels_last, ceil_mode, True)
+    P, Q = values.shape[2:]
+    workspace = 0 if channels_last else native().max_pool2d_workspace(windows, (P, Q))
+    return Call(windows, (P, Q), values, offsets, nchw(windows[:4], torch.float32, channels_last), workspace)
 
 
 def forward(
@@ -74,13 +75,14 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
     if not channels_last and call.values.shape[3] < NARROW and input.numel() >= SMALL:
         return definition.forward(input.relu() if relu else input, *window, save_offsets, relu)
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    output = empty(call.values, input.device)
+    output = empty(call.values)
     planned = call.offsets._replace(dtype=offset_dtype(*window[0], relu))
-    offsets = empty(planned, input.device) if save_offsets else None
+    offsets = empty(planned) if save_offsets else None
     threads = torch.get_num_threads()
-    workspace = empty(UNUSED._replace(shape=(threads * call.workspace,)), input.device) if call.workspace else None
+    workspace = empty(UNUSED._replace(shape=(threads * call.workspace,))) if call.workspace else None
     native().max_pool2d_forward(
         call.windows,
+        call.pooled_size,
         channels_last,
         relu,
         planned.dtype == torch.int32,
@@ -115,10 +117,11 @@ def backward(
     if torch_scatters(input_shape, channels_last):
         return definition.backward(grad, offsets, input_shape, channels_last, *window, needs)
     call = _called(input_shape, channels_last, window)
-    input_grad = empty(call.images, grad.device)
+    input_grad = empty(call.images)
     grad, offsets = conform(grad, call.values), conform(offsets, call.offsets._replace(dtype=offsets.dtype))
     native().max_pool2d_backward(
         call.windows,
+        call.pooled_size,
         channels_last,
         offsets.dtype == torch.int32,
         grad.data_ptr(),

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from alexkern.backends import cpu
 from alexkern.backends.cpu.huge_pages import in_huge_pages
-from alexkern.geometry import Pair
-from alexkern.plan import Spec, empty, nchw
+from alexkern.backends.cpu.memory import empty
+from alexkern.geometry import Geometry, Pair
+from alexkern.plan import Spec, nchw
 
 SIZES = (3, 5)  # of filters
 # The products have to be at most this share of the convolution's, for the way to the points and back not to eat up what
@@ -23,21 +24,15 @@ WORTH = 0.65
 class Filters(NamedTuple):
     """Filters of one size, as csrc/cpu/winograd reads them."""
 
-    packed: Tensor  # (groups K / 32, (R + 1)^2, C, 32)
-    K: int  # of one group, as C
-    C: int
-    R: int
-    padding: Pair
-    groups: int
+    packed: Tensor  # (K / 32, (R + 1)^2, C / groups, 32)
+    geometry: Geometry  # over one image of one pixel
 
-    def numbers(self, N: int, H: int, W: int) -> tuple[int, ...]:
-        return N, self.C, H, W, self.K, self.R, *self.padding, self.groups
-
-    def output_size(self, H: int, W: int) -> Pair:
-        return H + 2 * self.padding[0] - self.R + 1, W + 2 * self.padding[1] - self.R + 1
+    def over(self, images: Tensor) -> Geometry:
+        N, _, H, W = images.shape
+        return self.geometry._replace(N=N, H=H, W=W)
 
     def describe(self) -> str:
-        return f"F(2x2, {self.R}x{self.R})"
+        return f"F(2x2, {self.geometry.R}x{self.geometry.R})"
 
 
 def missing(device_type: str, dtype: torch.dtype) -> str | None:
@@ -49,7 +44,7 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
 
 
 def pack(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Filters | None:
-    """The filters (groups K, C, R, S), or None where this kind of convolution is not served here."""
+    """The filters (K, C / groups, R, S), or None where this kind of convolution is not served here."""
     if missing(weight.device.type, weight.dtype) is not None:
         return None
     native = cpu.native()
@@ -59,15 +54,15 @@ def pack(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: in
     if not plain or C % channels != 0 or K % (groups * filters) != 0:
         return None
     shape = (K // filters, (R + 1) ** 2, C, filters)
-    made = Filters(torch.empty(shape, dtype=weight.dtype), K // groups, C, R, padding, groups)
-    weight = weight.contiguous()
-    native.winograd_pack(made.numbers(1, 1, 1), weight.data_ptr(), made.packed.data_ptr())
-    return made._replace(packed=in_huge_pages(made.packed))
+    weight, packed = weight.contiguous(), torch.empty(shape, dtype=weight.dtype)
+    geometry = Geometry(1, C * groups, 1, 1, K, R, S, stride, padding, dilation, groups)
+    native.winograd_pack(geometry, weight.data_ptr(), packed.data_ptr())
+    return Filters(in_huge_pages(packed), geometry)
 
 
 def pays(images: Tensor, filters: Filters) -> bool:
     """Whether images (N, C, H, W) are convolved faster this way."""
-    return _share(images.shape[2:], filters.R, filters.padding) <= WORTH
+    return _share(images.shape[2:], filters.geometry.R, filters.geometry.padding) <= WORTH
 
 
 @lru_cache(maxsize=1024)
@@ -86,12 +81,11 @@ def convolve(images: Tensor, filters: Filters, bias: Tensor | None, relu: bool) 
     ReLU: an infinity reaches all outputs of its tiles here, and the convolution has to say which are its own."""
     native = cpu.native()
     images = images.contiguous(memory_format=torch.channels_last)
-    N, _, H, W = images.shape
-    output = empty(nchw((N, filters.groups * filters.K, *filters.output_size(H, W)), images.dtype, True), images.device)
-    numbers, threads = filters.numbers(N, H, W), torch.get_num_threads()
-    workspace = empty(Spec((threads * native.winograd_workspace(numbers),), (1,), images.dtype), images.device)
+    of, threads = filters.over(images), torch.get_num_threads()
+    output = empty(nchw((of.N, of.K, of.P, of.Q), images.dtype, True))
+    workspace = empty(Spec((threads * native.winograd_workspace(of),), (1,), images.dtype))
     finite = native.winograd_convolve(
-        numbers,
+        of,
         images.data_ptr(),
         filters.packed.data_ptr(),
         0 if bias is None else bias.data_ptr(),

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from alexkern._environment import read
+from alexkern.arithmetic import DTYPES
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated
-from alexkern.cost.chips import CHIPS, Chip, here
+from alexkern.cost.chips import CHIPS, Chip, here, unusable
 
-MINIMUM_CAPABILITY = (8, 0)
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 EMULATED = replace(CHIPS["A100"], num_sms=1)  # the emulator runs block after block
 
 
@@ -37,21 +36,16 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
         return f"the CUDA kernels need an NVIDIA GPU and a torch built for CUDA, not {device_type}"
     if extension.cuda.module is None:
         return extension.cuda.why_not
-    return _no_device(extension.cuda.module)
+    return unusable("the CUDA kernels") or _old_driver(extension.cuda.module)
 
 
-def _no_device(native: ModuleType) -> str | None:
-    if not torch.cuda.is_available():
-        return "there is no CUDA device that torch can use"
+def _old_driver(native: ModuleType) -> str | None:
     driver, needed = native.driver_version(), (native.cuda_version[0], 0)
     if driver is not None and driver < needed:
         return (
             f"alexkern._cuda needs a driver for CUDA {needed[0]}.{needed[1]}, and the one here is for "
             f"{driver[0]}.{driver[1]}"
         )
-    capability = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
-    if capability < MINIMUM_CAPABILITY:
-        return f"the CUDA kernels need compute capability 8.0, and a GPU here has {capability[0]}.{capability[1]}"
     return None
 
 

@@ -129,7 +129,7 @@ def plan_of(input: Tensor, geometry: Geometry, save_offsets: bool) -> Plan | Non
         return None  # by wgmma, which the fused kernel does not multiply by
     problem = problem_of(input.dtype, conv2d_relu.is_tf32(input), geometry, save_offsets)
     plan, fused, separate = compare(problem, chip_of(input))
-    return plan if fused.time < separate.time else None
+    return plan if fused < separate else None
 
 
 def problem_of(dtype: torch.dtype, tf32: bool, geometry: Geometry, save_offsets: bool) -> Problem:

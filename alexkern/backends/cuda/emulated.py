@@ -34,6 +34,7 @@ from alexkern.backends.building import (
     load_module,
     locked,
     make,
+    offers,
     remove_old,
 )
 from alexkern.cache import cache_folder
@@ -185,7 +186,7 @@ def _command(source: Path) -> list[str]:
         return [*start, *BUILDS[chosen()].kernels, "-x", "c++"]
     import pybind11
 
-    start += [f"-DALEXKERN_MODULE={MODULE}", "-O2"]
+    start += [f"-DALEXKERN_MODULE={MODULE}", "-O2", *offers(SOURCES / "cuda")]
     return [*start, f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
 
 

@@ -55,11 +55,8 @@ def backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight and bias, those that `needs` asks for. Without a seed the output is the mask."""
-    if seed is None:
-        grad = torch.ops.aten.threshold_backward(grad, mask, 0)
-    else:
-        grad = (grad * dropout.scale(p)).masked_fill(~bits.unpack(mask, tuple(grad.shape)), 0)
-    rows, inputs = _matrix(grad), _matrix(input)  # (N, out_features), (N, in_features)
+    grad = masked(grad, mask, seed, p)
+    rows, inputs = matrix(grad), matrix(input)
     return (
         (grad @ weight) if needs[0] else None,
         (rows.t() @ inputs) if needs[1] else None,
@@ -67,6 +64,14 @@ def backward(
     )
 
 
-def _matrix(value: Tensor) -> Tensor:
+def masked(grad: Tensor, mask: Tensor, seed: Tensor | None, p: float) -> Tensor:
+    """Gradient of the product, before dropout and ReLU."""
+    if seed is None:
+        return torch.ops.aten.threshold_backward(grad, mask, 0)
+    return (grad * dropout.scale(p)).masked_fill(~bits.unpack(mask, tuple(grad.shape)), 0)
+
+
+def matrix(value: Tensor) -> Tensor:
+    """(*, features) as (rows, features)."""
     # Not flatten, which is_grads_batched has no rule for.
     return value if value.dim() == 2 else value.reshape(math.prod(value.shape[:-1]), value.shape[-1])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from alexkern.geometry import CLIPPED, Geometry, Pair, offset_dtype, pooling
 from alexkern.plan import empty, nchw
 
+MOST_ENTRIES = 2**15  # of a table, of up to 8 bytes: what is kept is 8 MiB at most
 Make = Callable[[Geometry, int, int, torch.device], tuple[Tensor, Tensor]]
 
 
@@ -108,8 +109,19 @@ def steps(windows: Geometry, device: torch.device) -> Tensor:
 def window_offsets(indices: Tensor, windows: Geometry) -> Tensor:
     """Offsets r * S + s into the R x S window from torch's indices h * W + w, overwritten; both (N, C, P, Q)."""
     P, Q = indices.shape[-2:]
+    if Q * distances_of(windows) > MOST_ENTRIES:
+        rows, columns = window_origins(windows, P, Q, indices.device)
+        h = indices.div(windows.W, rounding_mode="floor")
+        s = indices.sub_(h * windows.W).sub_(columns).div_(windows.dilation[1], rounding_mode="floor")
+        r = h.sub_(rows).div_(windows.dilation[0], rounding_mode="floor")
+        return r.mul_(windows.S).add_(s).to(offset_dtype(windows.R, windows.S, False))
     table, origins = kept(offset_table, windows, P, Q, indices.device)
     return look_up(table, indices.sub_(origins))
+
+
+def distances_of(windows: Geometry) -> int:
+    """How far apart two positions of a window may lie in a flat image, and one for what lies outside."""
+    return (windows.R - 1) * windows.dilation[0] * windows.W + (windows.S - 1) * windows.dilation[1] + 2
 
 
 def kept(make: Make, windows: Geometry, P: int, Q: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -117,12 +129,12 @@ def kept(make: Make, windows: Geometry, P: int, Q: int, device: torch.device) ->
     is made under a mode or a transform is of no use behind it.
     """
     special = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
-    if special or device.type != "cpu":
+    if special or device.type != "cpu" or max(P * Q, windows.R * windows.S) > MOST_ENTRIES:
         return make(windows, P, Q, device)
     return _kept(make, windows, P, Q, device)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _kept(make: Make, *key: Any) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # whoever asks first, these are ordinary tensors
         return make(*key)
@@ -138,7 +150,7 @@ def offset_table(windows: Geometry, P: int, Q: int, device: torch.device) -> tup
     W, R, S, dilation = windows.W, windows.R, windows.S, windows.dilation
     rows, columns = window_origins(windows, P, Q, device)
     distances = steps(windows, device)  # (R, S)
-    entries = (R - 1) * dilation[0] * W + (S - 1) * dilation[1] + 2
+    entries = distances_of(windows)
     w = columns.view(-1, 1, 1) + torch.arange(S, device=device) * dilation[1]  # (Q, 1, S)
     first_entry = torch.arange(Q, device=device) * entries  # (Q,)
     entry = torch.where((w >= 0) & (w < W), distances, entries - 1) + first_entry.view(-1, 1, 1)  # (Q, R, S)

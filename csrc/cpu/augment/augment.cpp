@@ -10,14 +10,11 @@
 #include <omp.h>
 #endif
 
-namespace alexkern::ALEXKERN_ISA {
-
-using namespace alexkern::augment;
-
-void augment(const Call& call);
-std::int64_t augment_workspace(const Call& call);
+namespace alexkern::augment {
 
 namespace {
+
+using namespace ALEXKERN_ISA;
 
 using Index = std::int64_t;
 
@@ -102,9 +99,13 @@ inline void add_columns(const Call& call, const Part& part, const float* line, c
 
 }  // namespace
 
-std::int64_t augment_workspace(const Call& call) { return Space(call).size(); }
+template <>
+std::int64_t workspace<Isa::ALEXKERN_ISA>(const Call& call) {
+    return Space(call).size();
+}
 
-void augment(const Call& call) {
+template <>
+void run<Isa::ALEXKERN_ISA>(const Call& call) {
     ran("augment, " ALEXKERN_ISA_NAME);
     const Space space(call);
     parallel(call.threads, call.N * call.shown_p, 12 * call.Q, [&](Index begin, Index end) {
@@ -137,4 +138,4 @@ void augment(const Call& call) {
     });
 }
 
-}  // namespace alexkern::ALEXKERN_ISA
+}  // namespace alexkern::augment

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../isa.h"
+
 namespace alexkern::augment {
 
 // A window of an image is resized to rows x columns, of which the output shows P x Q from (row, column) on.
@@ -21,5 +23,12 @@ struct Call {
     int threads;
     float scale[3], shift[3];  // a channel's value is its byte * scale + shift
 };
+
+// How many floats of workspace a thread needs.
+template <Isa>
+std::int64_t workspace(const Call& call);
+
+template <Isa>
+void run(const Call& call);
 
 }  // namespace alexkern::augment

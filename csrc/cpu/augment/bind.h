@@ -1,41 +1,29 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "../../binding.h"
+#include "augment.h"
 
-#include <array>
+namespace alexkern::augment {
 
-#include "../../pointers.h"
-#include "../kernels.h"
-#include "../numbers.h"
-
-namespace alexkern {
-
-struct AugmentNumbers {
-    std::int64_t N, H, W, P, Q, shown_p, shown_q, stride_n, stride_p;
-};
-
-inline void bind_augment(pybind11::module_& module) {
-    const auto make = [](const pybind11::tuple& from) {
-        const auto read = numbers<AugmentNumbers>(from);
-        augment::Call call{};
-        call.N = read.N, call.H = read.H, call.W = read.W, call.P = read.P, call.Q = read.Q;
-        call.shown_p = read.shown_p, call.shown_q = read.shown_q;
-        call.stride_n = read.stride_n, call.stride_p = read.stride_p;
-        return call;
+const Binding binding([](pybind11::module_& module) {
+    // N, H, W, P, Q; of P x Q the output has no more than shown_p, shown_q; its strides of n and p.
+    using Numbers = Tuple<std::int64_t, 9>;
+    const auto make = [](const Numbers& of) {
+        return Call{of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7], of[8]};
     };
-    module.def("augment_workspace",
-               [make](const pybind11::tuple& numbers) { return kernels().augment_workspace(make(numbers)); });
-    module.def("augment", [make](const pybind11::tuple& numbers, Address images, Address parts, Address output,
-                                 Address workspace, int threads, const std::array<float, 3>& scale,
-                                 const std::array<float, 3>& shift) {
-        augment::Call call = make(numbers);
-        call.images = pointer<const std::uint8_t>(images), call.parts = pointer<const augment::Part>(parts);
-        call.output = pointer<float>(output), call.workspace = pointer<float>(workspace), call.threads = threads;
-        for (int c = 0; c < 3; ++c) call.scale[c] = scale[c], call.shift[c] = shift[c];
-        const pybind11::gil_scoped_release released;
-        kernels().augment(call);
+    module.def("augment_workspace", [make](const Numbers& numbers) {
+        return on_isa([&](auto isa) { return workspace<isa>(make(numbers)); });
     });
-}
+    module.def(
+        "augment", [make](const Numbers& numbers, Address images, Address parts, Address output, Address workspace,
+                          int threads, const Tuple<float, 3>& scale, const Tuple<float, 3>& shift) {
+            Call call = make(numbers);
+            call.images = pointer<const std::uint8_t>(images), call.parts = pointer<const Part>(parts);
+            call.output = pointer<float>(output), call.workspace = pointer<float>(workspace), call.threads = threads;
+            for (int c = 0; c < 3; ++c) call.scale[c] = scale[c], call.shift[c] = shift[c];
+            const pybind11::gil_scoped_release released;
+            on_isa([&](auto isa) { run<isa>(call); });
+        });
+});
 
-}  // namespace alexkern
+}  // namespace alexkern::augment

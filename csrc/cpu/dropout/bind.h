@@ -1,29 +1,27 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include "../../binding.h"
+#include "dropout.h"
 
-#include "../../pointers.h"
-#include "../kernels.h"
+namespace alexkern::dropout {
 
-namespace alexkern {
-
-inline void bind_dropout(pybind11::module_& module) {
+const Binding binding([](pybind11::module_& module) {
     module.def("dropout", [](Address input, Address output, Address mask, std::int64_t count, Address seed,
                              std::uint64_t limit, float scale, bool relu, int threads) {
         const auto* drawn = pointer<const std::uint64_t>(seed);  // seed and offset
-        const dropout::Call call{pointer<const float>(input),
-                                 pointer<float>(output),
-                                 pointer<std::uint8_t>(mask),
-                                 count,
-                                 drawn[0],
-                                 drawn[1],
-                                 limit,
-                                 scale,
-                                 relu,
-                                 threads};
+        const Call call{pointer<const float>(input),
+                        pointer<float>(output),
+                        pointer<std::uint8_t>(mask),
+                        count,
+                        drawn[0],
+                        drawn[1],
+                        limit,
+                        scale,
+                        relu,
+                        threads};
         const pybind11::gil_scoped_release released;
-        kernels().dropout(call);
+        on_isa([&](auto isa) { run<isa>(call); });
     });
-}
+});
 
-}  // namespace alexkern
+}  // namespace alexkern::dropout

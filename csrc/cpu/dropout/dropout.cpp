@@ -6,13 +6,11 @@
 #include "../parallel.h"
 #include "../simd.h"
 
-namespace alexkern::ALEXKERN_ISA {
-
-using alexkern::dropout::Call;
-
-void dropout(const Call& call);
+namespace alexkern::dropout {
 
 namespace {
+
+using namespace ALEXKERN_ISA;
 
 constexpr int STEP = 2 * LANES;  // elements of LANES / 2 blocks
 constexpr int UNIT = 64;         // elements that go to one thread at least: whole steps of all instruction sets
@@ -64,7 +62,7 @@ inline void store_bits(std::uint8_t* mask, std::uint64_t passing, int count) {
 }
 
 template <bool RELU>
-void run(const Call& call) {
+void drop_all(const Call& call) {
     const Keys keys(call.seed);
     const Words limit = static_cast<std::uint32_t>(call.limit) - Words{};  // for p = 1 all are kept, times 0
     const Floats scale = all(call.scale);
@@ -105,9 +103,10 @@ void run(const Call& call) {
 
 }  // namespace
 
-void dropout(const Call& call) {
+template <>
+void run<Isa::ALEXKERN_ISA>(const Call& call) {
     ran(call.relu ? "ReLU and dropout, " ALEXKERN_ISA_NAME : "dropout, " ALEXKERN_ISA_NAME);
-    call.relu ? run<true>(call) : run<false>(call);
+    call.relu ? drop_all<true>(call) : drop_all<false>(call);
 }
 
-}  // namespace alexkern::ALEXKERN_ISA
+}  // namespace alexkern::dropout

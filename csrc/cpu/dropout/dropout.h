@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../isa.h"
+
 namespace alexkern::dropout {
 
 struct Call {
@@ -16,5 +18,8 @@ struct Call {
     bool relu;            // of the input, as it is read
     int threads;
 };
+
+template <Isa>
+void run(const Call& call);
 
 }  // namespace alexkern::dropout

@@ -1,39 +1,36 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include "../../binding.h"
+#include "local_response_norm.h"
 
-#include "../../pointers.h"
-#include "../kernels.h"
-#include "../numbers.h"
+namespace alexkern::local_response_norm {
 
-namespace alexkern {
-
-struct LocalResponseNormNumbers {
-    std::int64_t N, C, L, stride_n, stride_c, stride_l, size;
-};
-
-inline void bind_local_response_norm(pybind11::module_& module) {
-    const auto make = [](const pybind11::tuple& from) {
-        const auto read = numbers<LocalResponseNormNumbers>(from);
-        local_response_norm::Call call{};
-        call.N = read.N, call.C = read.C, call.L = read.L;
-        call.stride_n = read.stride_n, call.stride_c = read.stride_c, call.stride_l = read.stride_l;
-        call.size = read.size;
-        return call;
-    };
-    module.def("local_response_norm_workspace", [make](const pybind11::tuple& numbers) {
-        return kernels().local_response_norm_workspace(make(numbers));
+const Binding binding([](pybind11::module_& module) {
+    module.def("local_response_norm_workspace", [](std::int64_t C, std::int64_t stride_c, std::int64_t size) {
+        return on_isa([&](auto isa) { return workspace<isa>(C, stride_c, size); });
     });
-    module.def(
-        "local_response_norm", [make](const pybind11::tuple& numbers, float alpha, float beta, float k, Address input,
-                                      Address grad, Address result, Address workspace, int threads) {
-            local_response_norm::Call call = make(numbers);
-            call.alpha = alpha, call.beta = beta, call.k = k;
-            call.input = pointer<const float>(input), call.grad = pointer<const float>(grad);
-            call.result = pointer<float>(result), call.workspace = pointer<float>(workspace), call.threads = threads;
-            const pybind11::gil_scoped_release released;
-            kernels().local_response_norm(call);
-        });
-}
+    module.def("local_response_norm",
+               [](std::int64_t N, std::int64_t C, std::int64_t L, const Tuple<std::int64_t, 3>& strides,
+                  std::int64_t size, float alpha, float beta, float k, Address input, Address grad, Address result,
+                  Address workspace, int threads) {
+                   const Call call{N,
+                                   C,
+                                   L,
+                                   strides[0],
+                                   strides[1],
+                                   strides[2],
+                                   size,
+                                   alpha,
+                                   beta,
+                                   k,
+                                   pointer<const float>(input),
+                                   pointer<const float>(grad),
+                                   pointer<float>(result),
+                                   pointer<float>(workspace),
+                                   threads};
+                   const pybind11::gil_scoped_release released;
+                   on_isa([&](auto isa) { run<isa>(call); });
+               });
+});
 
-}  // namespace alexkern
+}  // namespace alexkern::local_response_norm

@@ -2,7 +2,7 @@
 //
 //   dx = dy / e^beta - 2 alpha beta / size * x * (sum of dy y / e over the channels in whose windows x stands)
 //
-// A line is what one thread has at hand: all channels of one pixel where they lie side by side (a step of 1 from
+// A bundle is what one thread has at hand: all channels of one pixel where they lie side by side (a step of 1 from
 // channel to channel), else all channels of LANES pixels (a step of LANES). Either is a row of C * step numbers in
 // which neighbouring channels are `step` apart: one code for both, and every input is read from memory once. Squares
 // lie between zeros for the channels that are not there. A window is added up anew for every channel: a running sum
@@ -16,30 +16,27 @@
 #include <omp.h>
 #endif
 
-namespace alexkern::ALEXKERN_ISA {
-
-using local_response_norm::Call;
-
-void local_response_norm(const Call& call);
-std::int64_t local_response_norm_workspace(const Call& call);
+namespace alexkern::local_response_norm {
 
 namespace {
+
+using namespace ALEXKERN_ISA;
 
 using Index = std::int64_t;
 
 inline Index smaller(Index a, Index b) { return a < b ? a : b; }
 
-// Where the parts of a line lie in the workspace.
-struct Line {
+// Where the parts of a bundle lie in the workspace.
+struct Bundle {
     Index step, before, after;  // channels beside one that are in its window
     Index length;               // C * step numbers, in whole vectors
     Index padded;               // with the zeros beside them
 
-    explicit Line(const Call& call)
-        : step(call.stride_c == 1 ? 1 : LANES),
-          before(smaller(call.size / 2, call.C - 1)),
-          after(smaller((call.size - 1) / 2, call.C - 1)),
-          length((call.C * step + LANES - 1) / LANES * LANES),
+    Bundle(Index C, Index stride_c, Index size)
+        : step(stride_c == 1 ? 1 : LANES),
+          before(smaller(size / 2, C - 1)),
+          after(smaller((size - 1) / 2, C - 1)),
+          length((C * step + LANES - 1) / LANES * LANES),
           padded(length + (before + after) * step) {}
     Index size() const { return 2 * padded + 3 * length; }
 };
@@ -63,40 +60,40 @@ inline Floats power(Floats e, float beta) {
 }
 
 template <bool THREE_QUARTERS>
-void normalise(const Call& call, const Line& line, const float* x, const float* dy, float* result, float* squares) {
-    const Index count = line.before + line.after + 1;
-    float* inner = squares + line.before * line.step;
-    for (Index i = 0; i < line.length; i += LANES) {
+void normalise(const Call& call, const Bundle& bundle, const float* x, const float* dy, float* result, float* squares) {
+    const Index count = bundle.before + bundle.after + 1;
+    float* inner = squares + bundle.before * bundle.step;
+    for (Index i = 0; i < bundle.length; i += LANES) {
         const Floats value = load<Floats>(x + i);
         store(inner + i, value * value);
     }
     // Forward windows begin `before` channels ahead, those of the backward `after`: the sum's first place is the
     // array's.
-    float* shared = squares + line.padded;
-    for (Index i = 0; i < line.length; i += LANES) {
+    float* shared = squares + bundle.padded;
+    for (Index i = 0; i < bundle.length; i += LANES) {
         const Floats value = load<Floats>(x + i);
-        const Floats e = window_sum(squares + i, count, line.step) * call.alpha + call.k;
+        const Floats e = window_sum(squares + i, count, bundle.step) * call.alpha + call.k;
         if (!dy) {
             store(result + i, value * power<THREE_QUARTERS>(e, call.beta));
             continue;
         }
         const Floats scaled = load<Floats>(dy + i) * power<THREE_QUARTERS>(e, call.beta);
         store(result + i, scaled);
-        store(shared + line.after * line.step + i, scaled * value / e);
+        store(shared + bundle.after * bundle.step + i, scaled * value / e);
     }
     if (!dy) return;
-    for (Index i = call.C * line.step; i < line.length; ++i)
-        shared[line.after * line.step + i] = 0;  // no channels: 0 / 0
+    for (Index i = call.C * bundle.step; i < bundle.length; ++i)
+        shared[bundle.after * bundle.step + i] = 0;  // no channels: 0 / 0
     const float factor = 2 * call.alpha * call.beta;
-    for (Index i = 0; i < line.length; i += LANES) {
-        const Floats sum = window_sum(shared + i, count, line.step) * load<Floats>(x + i);
+    for (Index i = 0; i < bundle.length; i += LANES) {
+        const Floats sum = window_sum(shared + i, count, bundle.step) * load<Floats>(x + i);
         store(result + i, load<Floats>(result + i) - factor * sum);
     }
 }
 
-// From a tensor to a line: `pixels` of them where its step is LANES, one where it is 1.
-inline void read(const Call& call, const Line& line, const float* tensor, float* buffer, int pixels) {
-    if (line.step == 1) {
+// From a tensor to a bundle: `pixels` of them where its step is LANES, one where it is 1.
+inline void read(const Call& call, const Bundle& bundle, const float* tensor, float* buffer, int pixels) {
+    if (bundle.step == 1) {
         __builtin_memcpy(buffer, tensor, call.C * sizeof(float));
         return;
     }
@@ -106,8 +103,8 @@ inline void read(const Call& call, const Line& line, const float* tensor, float*
 }
 
 // And back.
-inline void write(const Call& call, const Line& line, const float* buffer, float* tensor, int pixels) {
-    if (line.step == 1) {
+inline void write(const Call& call, const Bundle& bundle, const float* buffer, float* tensor, int pixels) {
+    if (bundle.step == 1) {
         __builtin_memcpy(tensor, buffer, call.C * sizeof(float));
         return;
     }
@@ -117,35 +114,39 @@ inline void write(const Call& call, const Line& line, const float* buffer, float
 }
 
 template <bool THREE_QUARTERS>
-void run(const Call& call) {
-    const Line line(call);
-    const Index lines = (call.L + line.step - 1) / line.step;
-    parallel(call.threads, call.N * lines, 8 * call.C * line.step, [&](Index begin, Index end) {
+void normalise_all(const Call& call, const Bundle& bundle) {
+    const Index bundles = (call.L + bundle.step - 1) / bundle.step;
+    parallel(call.threads, call.N * bundles, 8 * call.C * bundle.step, [&](Index begin, Index end) {
 #if defined(_OPENMP)
-        float* space = call.workspace + omp_get_thread_num() * line.size();
+        float* space = call.workspace + omp_get_thread_num() * bundle.size();
 #else
         float* space = call.workspace;
 #endif
-        float *squares = space, *x = space + 2 * line.padded, *dy = x + line.length, *result = dy + line.length;
-        for (Index i = 0; i < line.size(); ++i) space[i] = 0;
+        float *squares = space, *x = space + 2 * bundle.padded, *dy = x + bundle.length, *result = dy + bundle.length;
+        for (Index i = 0; i < bundle.size(); ++i) space[i] = 0;
         for (Index unit = begin; unit < end; ++unit) {
-            const Index pixel = unit % lines * line.step;
-            const Index at = unit / lines * call.stride_n + pixel * call.stride_l;
-            const int pixels = static_cast<int>(smaller(line.step, call.L - pixel));
-            read(call, line, call.input + at, x, pixels);
-            if (call.grad) read(call, line, call.grad + at, dy, pixels);
-            normalise<THREE_QUARTERS>(call, line, x, call.grad ? dy : nullptr, result, squares);
-            write(call, line, result, call.result + at, pixels);
+            const Index pixel = unit % bundles * bundle.step;
+            const Index at = unit / bundles * call.stride_n + pixel * call.stride_l;
+            const int pixels = static_cast<int>(smaller(bundle.step, call.L - pixel));
+            read(call, bundle, call.input + at, x, pixels);
+            if (call.grad) read(call, bundle, call.grad + at, dy, pixels);
+            normalise<THREE_QUARTERS>(call, bundle, x, call.grad ? dy : nullptr, result, squares);
+            write(call, bundle, result, call.result + at, pixels);
         }
     });
 }
 
 }  // namespace
 
-std::int64_t local_response_norm_workspace(const Call& call) { return Line(call).size(); }
+template <>
+std::int64_t workspace<Isa::ALEXKERN_ISA>(std::int64_t C, std::int64_t stride_c, std::int64_t size) {
+    return Bundle(C, stride_c, size).size();
+}
 
-void local_response_norm(const Call& call) {
-    const bool channels = Line(call).step == 1;
+template <>
+void run<Isa::ALEXKERN_ISA>(const Call& call) {
+    const Bundle bundle(call.C, call.stride_c, call.size);
+    const bool channels = bundle.step == 1;
     if (call.grad) {
         ran(channels ? "local_response_norm backward, NHWC, " ALEXKERN_ISA_NAME
                      : "local_response_norm backward, NCHW, " ALEXKERN_ISA_NAME);
@@ -153,7 +154,7 @@ void local_response_norm(const Call& call) {
         ran(channels ? "local_response_norm forward, NHWC, " ALEXKERN_ISA_NAME
                      : "local_response_norm forward, NCHW, " ALEXKERN_ISA_NAME);
     }
-    call.beta == 0.75f ? run<true>(call) : run<false>(call);
+    call.beta == 0.75f ? normalise_all<true>(call, bundle) : normalise_all<false>(call, bundle);
 }
 
-}  // namespace alexkern::ALEXKERN_ISA
+}  // namespace alexkern::local_response_norm

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../isa.h"
+
 namespace alexkern::local_response_norm {
 
 // (N, C, L) of any strides in which channels or pixels lie side by side; the same for all three tensors.
@@ -16,5 +18,10 @@ struct Call {
     float* workspace;  // `workspace` floats a thread
     int threads;
 };
+
+template <Isa>
+std::int64_t workspace(std::int64_t C, std::int64_t stride_c, std::int64_t size);
+template <Isa>
+void run(const Call& call);
 
 }  // namespace alexkern::local_response_norm

@@ -1,41 +1,45 @@
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include "../../binding.h"
+#include "max_pool2d.h"
 
-#include "../../pointers.h"
-#include "../kernels.h"
-#include "../numbers.h"
+namespace alexkern::max_pool2d {
 
-namespace alexkern {
+using PooledSize = Tuple<std::int64_t, 2>;  // P and Q: in ceil_mode not the geometry's
 
-inline void bind_max_pool2d(pybind11::module_& module) {
-    using max_pool2d::Windows;
-    module.def("max_pool2d_workspace", [](const pybind11::tuple& windows) {
-        return kernels().max_pool2d_workspace(numbers<Windows>(windows));
-    });
-    module.def("max_pool2d_forward",
-               [](const pybind11::tuple& windows, bool channels_last, bool relu, bool wide_offsets, Address input,
-                  Address output, Address offsets, Address workspace, int threads) {
-                   const max_pool2d::Forward call{numbers<Windows>(windows),
-                                                  channels_last,
-                                                  relu,
-                                                  wide_offsets,
-                                                  pointer<const float>(input),
-                                                  pointer<float>(output),
-                                                  pointer(offsets),
-                                                  pointer<float>(workspace),
-                                                  threads};
-                   const pybind11::gil_scoped_release released;
-                   kernels().max_pool2d_forward(call);
-               });
-    module.def("max_pool2d_backward", [](const pybind11::tuple& windows, bool channels_last, bool wide_offsets,
-                                         Address grad, Address offsets, Address input_grad, int threads) {
-        const max_pool2d::Backward call{
-            numbers<Windows>(windows),  channels_last, wide_offsets, pointer<const float>(grad), pointer(offsets),
-            pointer<float>(input_grad), threads};
-        const pybind11::gil_scoped_release released;
-        kernels().max_pool2d_backward(call);
-    });
+inline Windows windows(const WideGeometry& of, const PooledSize& pooled) {
+    return {of.N, of.C,         of.H,         of.W,          pooled[0],     pooled[1],      of.R,
+            of.S, of.stride[0], of.stride[1], of.padding[0], of.padding[1], of.dilation[0], of.dilation[1]};
 }
 
-}  // namespace alexkern
+const Binding binding([](pybind11::module_& module) {
+    module.def("max_pool2d_workspace", [](const WideGeometry& geometry, const PooledSize& pooled) {
+        return on_isa([&](auto isa) { return workspace<isa>(windows(geometry, pooled)); });
+    });
+    module.def("max_pool2d_forward",
+               [](const WideGeometry& geometry, const PooledSize& pooled, bool channels_last, bool relu,
+                  bool wide_offsets, Address input, Address output, Address offsets, Address workspace, int threads) {
+                   const Forward call{windows(geometry, pooled),
+                                      channels_last,
+                                      relu,
+                                      wide_offsets,
+                                      pointer<const float>(input),
+                                      pointer<float>(output),
+                                      pointer(offsets),
+                                      pointer<float>(workspace),
+                                      threads};
+                   const pybind11::gil_scoped_release released;
+                   on_isa([&](auto isa) { forward<isa>(call); });
+               });
+    module.def(
+        "max_pool2d_backward", [](const WideGeometry& geometry, const PooledSize& pooled, bool channels_last,
+                                  bool wide_offsets, Address grad, Address offsets, Address input_grad, int threads) {
+            const Backward call{
+                windows(geometry, pooled),  channels_last, wide_offsets, pointer<const float>(grad), pointer(offsets),
+                pointer<float>(input_grad), threads};
+            const pybind11::gil_scoped_release released;
+            on_isa([&](auto isa) { backward<isa>(call); });
+        });
+});
+
+}  // namespace alexkern::max_pool2d

@@ -13,17 +13,11 @@
 #include <omp.h>
 #endif
 
-namespace alexkern::ALEXKERN_ISA {
-
-using max_pool2d::Backward;
-using max_pool2d::Forward;
-using max_pool2d::Windows;
-
-void max_pool2d_forward(const Forward& call);
-void max_pool2d_backward(const Backward& call);
-std::int64_t max_pool2d_workspace(const Windows& windows);
+namespace alexkern::max_pool2d {
 
 namespace {
+
+using namespace ALEXKERN_ISA;
 
 using Index = std::int64_t;
 
@@ -67,7 +61,8 @@ inline void meet(Best& best, Floats value, std::int32_t offset) {
     best.offset = wins ? all(offset) : best.offset;
 }
 
-inline void store_values(float* to, Floats values, int count) {
+template <typename T, typename Vector>
+inline void store_first(T* to, const Vector& values, int count) {
     if (count == LANES) {
         store(to, values);
     } else {
@@ -80,16 +75,9 @@ inline void store_offsets(void* offsets, Index at, const Best& best, int count) 
     Offset* to = static_cast<Offset*>(offsets) + at;
     const Ints values = RELU ? (best.value <= Floats{} ? all(CLIPPED<Offset>) : best.offset) : best.offset;
     if constexpr (sizeof(Offset) == 1) {
-        const Bytes bytes = narrow(values);
-        if (count == LANES) {
-            store(to, bytes);
-        } else {
-            store_part(to, bytes, count);
-        }
-    } else if (count == LANES) {
-        store(to, values);
+        store_first(to, narrow(values), count);
     } else {
-        store_part(to, values, count);
+        store_first(to, values, count);
     }
 }
 
@@ -119,7 +107,7 @@ inline void reduce(const Forward& call, const float* image, Index h, Index w, co
         }
     }
     for (int b = 0; b < BLOCKS; ++b) {
-        store_values(call.output + to + b * LANES, best[b].value, part);
+        store_first(call.output + to + b * LANES, best[b].value, part);
         if (call.offsets) store_offsets<RELU, Offset>(call.offsets, to + b * LANES, best[b], part);
     }
 }
@@ -150,15 +138,15 @@ void forward_nhwc(const Forward& call) {
     });
 }
 
-// How image rows are taken apart: `phases` arrays of `length` for each of the rows that one row of windows spans.
+// How image rows are taken apart: `residues` arrays of `length` for each of the rows that one row of windows spans.
 struct Parts {
-    Index rows, phases, length, windows;
+    Index rows, residues, length, windows;
     explicit Parts(const Windows& at)
         : rows(at.dilation_h * (at.R - 1) + 1),
-          phases(smaller(at.stride_w, at.dilation_w * (at.S - 1) + 1)),
+          residues(smaller(at.stride_w, at.dilation_w * (at.S - 1) + 1)),
           length(at.Q + at.dilation_w * (at.S - 1) / at.stride_w + MOST_LANES),
           windows(at.Q + MOST_LANES) {}
-    Index size() const { return rows * phases * length + windows; }
+    Index size() const { return rows * residues * length + windows; }
 };
 
 template <bool RELU, typename Offset>
@@ -172,7 +160,7 @@ void forward_nchw(const Forward& call) {
         float* space = call.workspace;
 #endif
         // The first position inside of every window of a row, where torch starts from.
-        std::int32_t* first = reinterpret_cast<std::int32_t*>(space + parts.rows * parts.phases * parts.length);
+        std::int32_t* first = reinterpret_cast<std::int32_t*>(space + parts.rows * parts.residues * parts.length);
         for (Index q = 0; q < parts.windows; ++q) {
             const Inside s(q * at.stride_w - at.padding_w, at.W, at.S, at.dilation_w);
             first[q] = s.first < s.end ? static_cast<std::int32_t>(s.first) : -1;
@@ -188,9 +176,9 @@ void forward_nchw(const Forward& call) {
             const Index last = h + (r.end - 1) * at.dilation_h;
             for (next = larger(next, larger(h, 0)); next <= last; ++next) {
                 const float* from = call.input + (plane * at.H + next) * at.W;
-                for (Index phase = 0; phase < parts.phases; ++phase) {
-                    float* to = space + (next % parts.rows * parts.phases + phase) * parts.length;
-                    const Index shift = phase - at.padding_w;
+                for (Index residue = 0; residue < parts.residues; ++residue) {
+                    float* to = space + (next % parts.rows * parts.residues + residue) * parts.length;
+                    const Index shift = residue - at.padding_w;
                     const Index low = shift < 0 ? smaller(ceil_div(-shift, at.stride_w), parts.length) : 0;
                     const Index high =
                         shift < at.W ? larger(low, smaller(ceil_div(at.W - shift, at.stride_w), parts.length)) : low;
@@ -210,13 +198,13 @@ void forward_nchw(const Forward& call) {
                 for (Index i = r.first; i < r.end; ++i) {
                     const Index row = (h + i * at.dilation_h) % parts.rows;
                     for (Index j = 0; j < at.S; ++j) {
-                        const Index phase = j * at.dilation_w % at.stride_w, shift = j * at.dilation_w / at.stride_w;
-                        const float* pixels = space + (row * parts.phases + phase) * parts.length + shift + q;
+                        const Index residue = j * at.dilation_w % at.stride_w, shift = j * at.dilation_w / at.stride_w;
+                        const float* pixels = space + (row * parts.residues + residue) * parts.length + shift + q;
                         meet(best, load<Floats>(pixels), static_cast<std::int32_t>(i * at.S + j));
                     }
                 }
                 const int count = static_cast<int>(smaller(LANES, at.Q - q));
-                store_values(call.output + unit * at.Q + q, best.value, count);
+                store_first(call.output + unit * at.Q + q, best.value, count);
                 if (call.offsets) store_offsets<RELU, Offset>(call.offsets, unit * at.Q + q, best, count);
             }
         }
@@ -224,7 +212,7 @@ void forward_nchw(const Forward& call) {
 }
 
 template <bool RELU>
-void forward(const Forward& call) {
+void forward_all(const Forward& call) {
     if (call.channels_last) {
         call.wide_offsets ? forward_nhwc<RELU, std::int32_t>(call) : forward_nhwc<RELU, std::uint8_t>(call);
     } else {
@@ -326,23 +314,23 @@ void backward_nhwc(const Backward& call, const Offset* offsets) {
     });
 }
 
-// Where an offset lies in its window, in pixels; beyond the image where it is none of the window's.
-struct Place {
+// The pixel of an offset, from its window's first; beyond the image where it is none of the window's.
+struct Pixel {
     Index h, w;
-    Place(const Windows& at, std::uint32_t offset)
+    Pixel(const Windows& at, std::uint32_t offset)
         : h(offset < at.R * at.S ? offset / at.S * at.dilation_h : at.H + at.padding_h + at.P * at.stride_h),
           w(offset % at.S * at.dilation_w) {}
-    Place() = default;
+    Pixel() = default;
 };
 
 template <typename Offset>
 void backward_nchw(const Backward& call, const Offset* offsets) {
     const Windows& at = call.windows;
-    Place places[256];  // of bytes
+    Pixel pixels[256];  // of bytes
     Index steps[256];   // the same in a flat image, and 0 for what names no pixel
     for (std::uint32_t offset = 0; offset < 256; ++offset) {
-        places[offset] = Place(at, offset);
-        steps[offset] = offset < at.R * at.S ? places[offset].h * at.W + places[offset].w : 0;
+        pixels[offset] = Pixel(at, offset);
+        steps[offset] = offset < at.R * at.S ? pixels[offset].h * at.W + pixels[offset].w : 0;
     }
     // Windows from `low` to `high` lie between the sides of the image.
     const Index reach_h = at.dilation_h * (at.R - 1), spare = at.W - 1 - at.dilation_w * (at.S - 1) + at.padding_w;
@@ -357,8 +345,8 @@ void backward_nchw(const Backward& call, const Offset* offsets) {
                 const auto scatter = [&](Index first, Index last) {
                     for (Index q = first; q < last; ++q) {
                         const auto offset = static_cast<std::uint32_t>(offsets[row + q]);
-                        const Place place = sizeof(Offset) == 1 ? places[offset & 255] : Place(at, offset);
-                        const Index h = top + place.h, w = q * at.stride_w - at.padding_w + place.w;
+                        const Pixel pixel = sizeof(Offset) == 1 ? pixels[offset & 255] : Pixel(at, offset);
+                        const Index h = top + pixel.h, w = q * at.stride_w - at.padding_w + pixel.w;
                         if (h >= 0 && h < at.H && w >= 0 && w < at.W) gradient[h * at.W + w] += call.grad[row + q];
                     }
                 };
@@ -380,15 +368,20 @@ void backward_nchw(const Backward& call, const Offset* offsets) {
 
 }  // namespace
 
-std::int64_t max_pool2d_workspace(const Windows& windows) { return Parts(windows).size(); }
-
-void max_pool2d_forward(const Forward& call) {
-    ran(call.channels_last ? "max_pool2d forward, NHWC, " ALEXKERN_ISA_NAME
-                           : "max_pool2d forward, NCHW, " ALEXKERN_ISA_NAME);
-    call.relu ? forward<true>(call) : forward<false>(call);
+template <>
+std::int64_t workspace<Isa::ALEXKERN_ISA>(const Windows& windows) {
+    return Parts(windows).size();
 }
 
-void max_pool2d_backward(const Backward& call) {
+template <>
+void forward<Isa::ALEXKERN_ISA>(const Forward& call) {
+    ran(call.channels_last ? "max_pool2d forward, NHWC, " ALEXKERN_ISA_NAME
+                           : "max_pool2d forward, NCHW, " ALEXKERN_ISA_NAME);
+    call.relu ? forward_all<true>(call) : forward_all<false>(call);
+}
+
+template <>
+void backward<Isa::ALEXKERN_ISA>(const Backward& call) {
     ran(call.channels_last ? "max_pool2d backward, NHWC, " ALEXKERN_ISA_NAME
                            : "max_pool2d backward, NCHW, " ALEXKERN_ISA_NAME);
     const auto* bytes = static_cast<const std::uint8_t*>(call.offsets);
@@ -400,4 +393,4 @@ void max_pool2d_backward(const Backward& call) {
     }
 }
 
-}  // namespace alexkern::ALEXKERN_ISA
+}  // namespace alexkern::max_pool2d

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../isa.h"
+
 namespace alexkern::max_pool2d {
 
 struct Windows {
@@ -32,5 +34,12 @@ struct Backward {
     float* input_grad;
     int threads;
 };
+
+template <Isa>
+std::int64_t workspace(const Windows& windows);
+template <Isa>
+void forward(const Forward& call);
+template <Isa>
+void backward(const Backward& call);
 
 }  // namespace alexkern::max_pool2d

@@ -1,7 +1,7 @@
 // conv2d_relu's launchers for Python, each a step of the operator.
 #pragma once
 
-#include "../arguments.h"
+#include "../../binding.h"
 #include "conv2d_relu.h"
 
 namespace alexkern {
@@ -10,7 +10,7 @@ inline conv2d_relu::Image image(Address data, const Shape& of, const Strides& st
     return {pointer(data), of[0], of[1], of[2], of[3], strides[0], strides[1], strides[2], strides[3]};
 }
 
-inline void bind_conv2d_relu(pybind11::module_& module) {
+const Binding conv2d_relu_binding([](pybind11::module_& module) {
     using namespace conv2d_relu;
     pybind11::list tiles;
     for (const TileSize& tile : kTileSizes) tiles.append(pybind11::make_tuple(tile.m, tile.n));
@@ -69,6 +69,6 @@ inline void bind_conv2d_relu(pybind11::module_& module) {
                            padded_C, splits, relu},
                           pointer<CUstream_st>(stream));
                });
-}
+});
 
 }  // namespace alexkern

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "../elements.h"
-#include "../geometry.h"
+#include "../sizes.h"
 
 namespace alexkern::conv2d_relu {
 

@@ -6,7 +6,7 @@
 
 namespace alexkern {
 
-inline void bind_conv2d_relu_max_pool2d(pybind11::module_& module) {
+const Binding conv2d_relu_max_pool2d_binding([](pybind11::module_& module) {
     using namespace conv2d_relu_max_pool2d;
     module.attr("conv2d_relu_max_pool2d_first_tile") = kFirstTile;
 
@@ -31,6 +31,6 @@ inline void bind_conv2d_relu_max_pool2d(pybind11::module_& module) {
                              pointer(destination), pointer<float>(sums), groups, padded_C, chunks},
                             pointer<CUstream_st>(stream));
                });
-}
+});
 
 }  // namespace alexkern

@@ -1,11 +1,11 @@
 #pragma once
 
-#include "../arguments.h"
+#include "../../binding.h"
 #include "linear_relu_dropout.h"
 
 namespace alexkern {
 
-inline void bind_linear_relu_dropout(pybind11::module_& module) {
+const Binding linear_relu_dropout_binding([](pybind11::module_& module) {
     module.def("linear_relu_dropout_forward", [](int element, Address values, Address mask, Address seed,
                                                  std::int64_t count, std::uint64_t limit, float scale, Address stream) {
         linear_relu_dropout::forward({static_cast<Element>(element), pointer(values), pointer<std::uint8_t>(mask),
@@ -35,6 +35,6 @@ inline void bind_linear_relu_dropout(pybind11::module_& module) {
                                        pointer<const std::uint8_t>(mask), count, scale},
                                       pointer<CUstream_st>(stream));
     });
-}
+});
 
 }  // namespace alexkern

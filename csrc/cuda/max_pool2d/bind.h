@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../arguments.h"
+#include "../../binding.h"
 #include "max_pool2d.h"
 
 namespace alexkern {
@@ -28,7 +28,7 @@ inline max_pool2d::Params pool_params(int element, bool wide_offsets, bool behin
             strides(offset_strides)};
 }
 
-inline void bind_max_pool2d(pybind11::module_& module) {
+const Binding max_pool2d_binding([](pybind11::module_& module) {
     using max_pool2d::Params;
     const auto with_tensors = [](void (*run)(const Params&, Stream)) {
         return [run](int element, bool wide_offsets, bool behind_relu, const Geometry& geometry, const Two& pooled_size,
@@ -42,6 +42,6 @@ inline void bind_max_pool2d(pybind11::module_& module) {
     module.def("max_pool2d_windows_of_strip", &max_pool2d::windows_of_strip);
     module.def("max_pool2d_forward", with_tensors(max_pool2d::forward));
     module.def("max_pool2d_backward", with_tensors(max_pool2d::backward));
-}
+});
 
 }  // namespace alexkern

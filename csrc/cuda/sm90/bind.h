@@ -3,12 +3,12 @@
 
 #include <pybind11/stl.h>
 
-#include "../arguments.h"
+#include "../../binding.h"
 #include "sm90.h"
 
 namespace alexkern {
 
-inline void bind_sm90(pybind11::module_& module) {
+const Binding sm90_binding([](pybind11::module_& module) {
     using namespace sm90;
     module.attr("sm90_tiles") = pybind11::make_tuple(kBlockM, kBlockN, kWeightBlockN);
     module.attr("sm90_block_k") = pybind11::make_tuple(kSmallBlockK, kLargeBlockK);
@@ -51,6 +51,6 @@ inline void bind_sm90(pybind11::module_& module) {
                                     multiprocessors},
                                    pointer<CUstream_st>(stream));
                });
-}
+});
 
 }  // namespace alexkern

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 
-#include "../arguments.h"
+#include "../../binding.h"
 #include "space_to_depth.h"
 
 namespace alexkern {
 
-inline void bind_space_to_depth(pybind11::module_& module) {
+const Binding space_to_depth_binding([](pybind11::module_& module) {
     using namespace space_to_depth;
     using Channels = Tuple<float, kMostChannels>;
     pybind11::dict sources;
@@ -53,6 +53,6 @@ inline void bind_space_to_depth(pybind11::module_& module) {
                    of.N, of.C, of.K, of.P, of.Q, of.R, of.S, strides[0], strides[1], strides[2], strides[3]},
                   pointer<CUstream_st>(stream));
         });
-}
+});
 
 }  // namespace alexkern

@@ -3,12 +3,21 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
+#include <cstdint>
 #include <tuple>
 #include <utility>
 
 #include "geometry.h"
 
 namespace alexkern {
+
+using Address = std::uintptr_t;  // data_ptr(), a stream's handle
+
+template <typename T = void>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
 
 // Numbers of a Python tuple, and of nothing else: pybind11's own std::array takes any sequence, ten times as slowly.
 template <typename T, std::size_t kCount>
@@ -18,7 +27,8 @@ using Strides = Tuple<std::int64_t, 4>;  // of the same, in elements
 using Two = Tuple<int, 2>;
 using Three = Tuple<int, 3>;
 
-// The fields of a Geometry in Python's order: read by it, and shown to it.
+// The fields of a geometry in Python's order: read by it, and shown to it.
+template <typename Geometry>
 constexpr std::tuple kGeometryFields{
     std::pair{"N", &Geometry::N},
     std::pair{"C", &Geometry::C},
@@ -32,9 +42,6 @@ constexpr std::tuple kGeometryFields{
     std::pair{"dilation", &Geometry::dilation},
     std::pair{"groups", &Geometry::groups},
 };
-static_assert(std::apply([](auto... field) { return (sizeof(Geometry{}.*field.second) + ...); }, kGeometryFields) ==
-                  sizeof(Geometry),
-              "every field is read");
 
 inline bool is_tuple(pybind11::handle from, std::size_t count) {
     return PyTuple_Check(from.ptr()) && static_cast<std::size_t>(PyTuple_GET_SIZE(from.ptr())) == count;
@@ -57,26 +64,31 @@ bool read(pybind11::handle from, std::array<T, kCount>& to) {
     return true;
 }
 
-inline bool read(pybind11::handle from, Geometry& to) {
-    return is_tuple(from, std::tuple_size_v<decltype(kGeometryFields)>) &&
+template <typename Number>
+bool read(pybind11::handle from, GeometryOf<Number>& to) {
+    constexpr auto& fields = kGeometryFields<GeometryOf<Number>>;
+    static_assert(std::apply([](auto... field) { return (sizeof(GeometryOf<Number>{}.*field.second) + ...); },
+                             fields) == sizeof(to),
+                  "every field is read");
+    return is_tuple(from, std::tuple_size_v<std::decay_t<decltype(fields)>>) &&
            std::apply(
                [&, i = Py_ssize_t{0}](auto... field) mutable {
                    return (read(PyTuple_GET_ITEM(from.ptr(), i++), to.*field.second) && ...);
                },
-               kGeometryFields);
+               fields);
 }
 
 inline pybind11::tuple geometry_fields() {
-    return std::apply([](auto... field) { return pybind11::make_tuple(field.first...); }, kGeometryFields);
+    return std::apply([](auto... field) { return pybind11::make_tuple(field.first...); }, kGeometryFields<Geometry>);
 }
 
 }  // namespace alexkern
 
 namespace pybind11::detail {
 
-template <>
-struct type_caster<alexkern::Geometry> {
-    PYBIND11_TYPE_CASTER(alexkern::Geometry, const_name("alexkern.geometry.Geometry"));
+template <typename Number>
+struct type_caster<alexkern::GeometryOf<Number>> {
+    PYBIND11_TYPE_CASTER(alexkern::GeometryOf<Number>, const_name("alexkern.geometry.Geometry"));
     bool load(handle from, bool) { return alexkern::read(from, value); }
 };
 

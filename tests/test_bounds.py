@@ -1,0 +1,112 @@
+"""What is kept and what is asked for in between is bounded: in bytes, and near what it serves."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import alexkern
+from alexkern import functional as A
+from alexkern._environment import Backend
+from alexkern.accuracy import assert_same
+from alexkern.backends.torch import max_pool2d
+from alexkern.errors import ArgumentError
+from alexkern.ops.augment import augment
+from support.backends import serving
+
+MIB = 2**20
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest memory that any operator returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **kwargs or {})
+        if isinstance(result, Tensor):
+            self.bytes = max(self.bytes, result.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("window", [(500, 1), (1, 500), (30, 30)])
+def test_large_windows_make_no_tables(window: tuple[int, int], generator: torch.Generator) -> None:
+    x = torch.randn((1, 2, 500, 510), generator=generator)
+    numbers = (window, (1, 2), (0, 0), (1, 1), False)
+    with Largest() as largest:
+        _, offsets = max_pool2d.forward(x, *numbers, True)
+    _, indices = torch.ops.aten.max_pool2d_with_indices(x, *numbers)
+    assert offsets is not None
+    assert largest.bytes <= 8 * x.numel()
+    assert_same(max_pool2d.flat_indices(offsets, max_pool2d.plane(x.shape, *numbers[:4])), indices)
+
+
+def test_kept_tables_are_bounded(generator: torch.Generator) -> None:
+    """Whatever comes, in bytes, and the AlexNets' are kept."""
+    before = {id(tensor) for tensor in gc.get_objects() if type(tensor) is Tensor}
+    for width in range(8, 400, 8):
+        for window in (3, 3), (2, 40), (40, 2):
+            x = torch.randn((1, 1, 48, width), generator=generator)
+            if width >= window[1]:
+                arguments = (x, window, (1, 1), (0, 0))
+                with alexkern.backend("torch"):
+                    A.max_pool2d(arguments[0].requires_grad_(), *arguments[1:]).sum().backward()
+    del x, arguments
+    gc.collect()
+    kept = [t for t in gc.get_objects() if type(t) is Tensor and id(t) not in before]
+    assert sum(tensor.untyped_storage().nbytes() for tensor in kept) <= 8 * MIB
+    max_pool2d._kept.cache_clear()
+    for size in (55, 27, 13):
+        offsets = torch.zeros((1, 1, size // 2, size // 2), dtype=torch.uint8)
+        max_pool2d.flat_indices(offsets, max_pool2d.plane((1, 1, size, size), (3, 3), (2, 2), (0, 0), (1, 1)))
+    assert max_pool2d._kept.cache_info().currsize == 3
+
+
+@pytest.mark.parametrize("shape", [(1, 32768, 1, 3), (16, 1024, 4, 3), (2, 3, 5000, 3), (1, 2000, 1000, 3)])
+@pytest.mark.parametrize("crop", ["center", "random", "random_resized"])
+def test_augment_samples_from_the_source(shape: tuple[int, ...], crop: str, generator: torch.Generator) -> None:
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    with Largest() as largest, alexkern.backend("torch"):
+        batch = augment(images, 64, crop=crop)
+    one = images[0].numel() * 4  # bytes, as float32
+    assert largest.bytes <= max(one, batch.numel() * 4 * 4)
+
+
+@pytest.mark.parametrize("number", [2**30 + 1, 2**31, 2**63, 2**64])
+def test_numbers_that_kernels_cannot_count(number: int) -> None:
+    x, w = torch.zeros(1, 4, 5, 5), torch.zeros(4, 4, 1, 1)
+    for call, name in (
+        (lambda: A.conv2d_relu(x, w, stride=number), "stride"),
+        (lambda: A.conv2d_relu(x, w, padding=(0, number)), "padding"),
+        (lambda: A.conv2d_relu(x, w, dilation=(number, 1)), "dilation"),
+        (lambda: A.conv2d_relu_max_pool2d(x, w, pool_stride=number), "pool_stride"),
+        (lambda: A.max_pool2d(x, 1, stride=number), "stride"),
+        (lambda: A.max_pool2d(x, (number, 1)), "kernel_size"),
+        (lambda: A.max_pool2d(x, 1, dilation=number), "dilation"),
+    ):
+        with pytest.raises(ArgumentError, match=rf"{name} must be at least \d and at most 2\*\*30"):
+            call()
+
+
+@pytest.mark.parametrize("backend", [backend for backend in serving("max_pool2d") if backend != "cuda"])
+def test_the_largest_numbers_are_counted(backend: Backend, generator: torch.Generator) -> None:
+    x, w = torch.randn((1, 4, 5, 5), generator=generator), torch.randn((4, 4, 1, 1), generator=generator)
+    most = 2**30
+    with alexkern.backend(backend):
+        for ours, wanted in (
+            (A.conv2d_relu(x, w, stride=most, dilation=most), torch.conv2d(x, w, None, most).relu()),
+            (
+                A.conv2d_relu(x, w, padding=(most, 0), stride=(most, 1))[..., 1:2, :],
+                torch.conv2d(x, w)[:, :, :1].relu(),
+            ),
+            (A.max_pool2d(x, 3, stride=most), torch.max_pool2d(x, 3)[..., :1, :1]),
+            (A.max_pool2d(x, 1, stride=1, dilation=most), x),
+        ):
+            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
