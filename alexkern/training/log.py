@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -26,8 +27,8 @@ class Row:
     val_top5: float
     seconds: float
     images_per_second: float
-    waiting: float
     damaged: int
+    waiting: float = math.nan  # which older logs have not
 
 
 COLUMNS = tuple(field.name for field in fields(Row))

@@ -25,15 +25,15 @@ def pictures(images: Tensor, table: Tensor, policy: Policy, output: Tensor) -> N
     if reference.colours(policy):
         shape = (len(images), *policy.size, 3)
         pixels = empty(Spec(shape, contiguous_strides(shape), torch.float32), images.device)
-        _sample(images, table, policy, pixels, [1 / 255] * 3, [0.0] * 3)
+        _sample(images, table, policy, pixels, (1 / 255,) * 3, (0.0,) * 3)
         reference.finish(pixels, table, policy, output)
     else:
-        shift = [-mean / std for mean, std in zip(policy.mean, policy.std, strict=True)]
-        _sample(images, table, policy, output, [1 / (255 * std) for std in policy.std], shift)
+        shift = tuple(-mean / std for mean, std in zip(policy.mean, policy.std, strict=True))
+        _sample(images, table, policy, output, tuple(1 / (255 * std) for std in policy.std), shift)
 
 
 def _sample(
-    images: Tensor, table: Tensor, policy: Policy, output: Tensor, scale: list[float], shift: list[float]
+    images: Tensor, table: Tensor, policy: Policy, output: Tensor, scale: tuple[float, ...], shift: tuple[float, ...]
 ) -> None:
     N, H, W, _ = images.shape
     numbers = (N, H, W, *policy.size, *output.shape[1:3], *output.stride()[:2])
