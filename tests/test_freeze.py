@@ -25,7 +25,6 @@ from alexkern.frozen.linear import (
     MOST_ROWS,
     Exchanged,
     FewRows,
-    FrozenLinear,
 )
 from alexkern.frozen.modules import CHUNK_BYTES
 from support.networks import NETWORKS, small_alexnet
