@@ -55,6 +55,7 @@ def inputs(options: Options) -> Iterable[Comparison]:
             seconds=4.0,
             least_s=LEAST_S,
             images=PHOTOGRAPHS,
+            every=True,
         )
 
 

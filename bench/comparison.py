@@ -95,6 +95,7 @@ class Comparison(Subject):
     labels: Mapping[str, str | int] = field(default_factory=dict)  # what the pictures find it by: model, layer, batch
     priority: int = 50  # comparisons of smaller ones come first
     least_s: float = 0.0  # of preparing it at the least, beside calls of known work, about
+    every: bool = False  # whether all variants are measured, however short the time
     graphs: bool = True  # a GPU's latency may be that of a CUDA graph, where the calls can be captured
 
     def variant(self, name: str) -> Variant:
@@ -176,7 +177,12 @@ def prepare_checked(
             failures[name] = Failure(missing)
             continue
         has_peer = any(not comparison.variant(other).ours for other in calls)
-        always = variant.ours or not has_peer or (comparison.kind is Kind.OPERATOR and not variant.prepare_s)
+        always = (
+            variant.ours
+            or not has_peer
+            or comparison.every
+            or (comparison.kind is Kind.OPERATOR and not variant.prepare_s)
+        )
         if not always and not budget.affords(variant.prepare_s, max(took.values(), default=0.0)):
             failures[name] = Failure(budget.late)
             continue
