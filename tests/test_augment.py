@@ -378,7 +378,7 @@ IMAGE = torch.zeros(4, 5, 3, dtype=torch.uint8)
         (([], 4), {}, "at least one image, got an empty list"),
         (([IMAGE, IMAGE[0]], 4), {}, r"images\[1\] must be \(H, W, 3\)"),
         (([IMAGE], 4), {"sizes": torch.ones(1, 2)}, "a list has its own"),
-        ((IMAGE[None], 0), {}, "size must be at least 1, got 0"),
+        ((IMAGE[None], 0), {}, "size must be at least 1 and at most .*, got 0"),
         ((IMAGE[None], (4, 20000)), {}, "size must be at most 16384"),
         ((IMAGE[None], 4), {"sizes": torch.ones(1, 2)}, r"sizes must be \(1, 2\) whole numbers"),
         ((IMAGE[None], 4), {"crop": "middle"}, "crop must be one of random_resized, .* got 'middle'"),
