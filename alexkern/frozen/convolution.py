@@ -165,8 +165,7 @@ class FrozenConvolution(PackedRun):
         self.images: taken.Images | None = None  # of the model's first: float32 is rounded, and bytes are normalised
         if name == plan.head:
             deep = self.relu and weight.dtype != torch.float64
-            settings = (self.stride, self.padding, self.dilation, self.groups)
-            in_depth = taken.in_depth(weight, *settings) if deep else None
+            in_depth = taken.in_depth(weight, self.stride, self.padding, self.dilation, self.groups) if deep else None
             self.images = taken.Images(weight.dtype, self.channels, plan.bytes_to, in_depth)
 
     def __call__(self, input: Tensor) -> Tensor:

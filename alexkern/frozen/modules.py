@@ -167,9 +167,8 @@ def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
         return FrozenLinear(first, found)
     if kind in (nn.Dropout, nn.AdaptiveAvgPool2d):
         return Passing(first, why_plain="hands on its input")
-    if found is not None:
-        return ByOperator(found)
-    return Step(first, why_plain=(misfit_of(first) or "padding") if kind is nn.Conv2d else why_plain)
+    why_plain = (misfit_of(first) or "padding") if kind is nn.Conv2d else why_plain
+    return Step(first, why_plain=why_plain) if found is None else ByOperator(found)
 
 
 def _why_not_packable(module: nn.Module | None) -> str | None:

@@ -16,6 +16,8 @@ from alexkern.ops.pooling import rounded_up, unbatched, window_arguments
 from alexkern.plan import Spec, is_channels_last, nchw, pooled
 from alexkern.references.max_pool2d import REFERENCE
 
+WINDOW = "int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode"  # of a schema
+
 
 def max_pool2d(
     input: Tensor,
@@ -66,14 +68,8 @@ def max_pool2d(
 
 class MaxPool2d(Operator):
     name = "max_pool2d"
-    schema = (
-        "Tensor input, int[2] kernel_size, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode, "
-        "bool save_offsets"
-    )
-    backward_schema = (
-        "Tensor offsets, SymInt[4] input_shape, bool channels_last, int[2] kernel_size, int[2] stride, "
-        "int[2] padding, int[2] dilation, bool ceil_mode"
-    )
+    schema = f"Tensor input, {WINDOW}, bool save_offsets"
+    backward_schema = f"Tensor offsets, SymInt[4] input_shape, bool channels_last, {WINDOW}"
     num_tensors = 1
     num_differentiable = 1
     has_offsets = True

@@ -40,9 +40,8 @@ def _sample(
     parts, threads = _parts(table, policy), torch.get_num_threads()
     floats = threads * native().augment_workspace(numbers)
     workspace = empty(Spec((floats,), (1,), torch.float32), images.device)
-    native().augment(
-        numbers, images.data_ptr(), parts.data_ptr(), output.data_ptr(), workspace.data_ptr(), threads, scale, shift
-    )
+    addresses = (tensor.data_ptr() for tensor in (images, parts, output, workspace))
+    native().augment(numbers, *addresses, threads, tuple(scale), tuple(shift))
 
 
 def _parts(table: Tensor, policy: Policy) -> Tensor:
