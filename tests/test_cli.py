@@ -250,7 +250,7 @@ def test_a_damaged_image_is_a_row(run, weights, photos, tmp_path):
     arguments = ("classify", tmp_path, "--weights", weights, "--top", 2, "--batch-size", 2)
     paths = [f"{tmp_path}/{name}" for name in ("1.jpg", "10.png", "2.jpg", 'B/a, "b".png')]
     status, output, errors = run(*arguments, "--json")
-    reason = "not a JPEG or PNG image"
+    reason = "not an image"
     assert (status, errors) == (1, [f"alexkern classify: {tmp_path}/2.jpg: {reason}"])
     found = json.loads(output)
     assert list(found) == ["images"] and [row["path"] for row in found["images"]] == paths
@@ -426,9 +426,9 @@ def test_info(run):
     status, output, errors = run("info", "--json")
     found = json.loads(output)
     assert (status, errors) == (0, []) and list(found) == [
-        "versions", "processor", "gpus", "driver", "nvcc", "native", "snapshots", "services",
+        "versions", "processor", "gpus", "driver", "nvcc", "native", "snapshots", "memory", "services",
     ]  # fmt: skip
-    assert {row["operator"] for row in found["services"]} == set(OPERATORS)
+    assert {row["operator"] for row in found["services"]} >= set(OPERATORS)
     assert list(found["services"][0]) == ["operator", "backend", "why_not", "dtypes"]
 
 

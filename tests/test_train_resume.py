@@ -230,7 +230,8 @@ def test_a_folder_that_stops_taking_files(error: str, run, images: Path, tmp_pat
     assert line.startswith(f"alexkern train: {path}: cannot be saved (")
     assert line.endswith(f"{os.strerror(number).lower()}); {path} is the one before")
     assert checkpoint.load(path)["progress"]["step"] == 4
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "log.csv", "previous.pt"]
+    files = ["checkpoint.pt", "classes.txt", "log.csv", "previous.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == files
 
 
 def test_a_log_that_cannot_be_written(run, images: Path, tmp_path: Path) -> None:

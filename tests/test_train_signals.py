@@ -114,7 +114,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(
         status, _, errors = run(images, *RUN, "--out", tmp_path, "--workers", workers)
     assert errors == [f"alexkern train: stopped after step {step}, saved; go on with --resume"]
     assert status == 128 + number and not multiprocessing.active_children()
-    assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint.pt", "previous.pt", "log.csv"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint.pt", "previous.pt", "log.csv", "classes.txt"}
     again = ("--out", tmp_path, "--resume", "--workers", 0, "--device", "cpu", "--save-every", 3, "--quiet")
     assert run(images, *again) == (0, [], [])
     assert_same_run(tmp_path, whole)

@@ -124,9 +124,6 @@ def _train(args: argparse.Namespace, world: World) -> int:
             settings, training, validation, args.out, world, display, workers=args.workers,
             save_every=args.save_every, max_damaged=args.max_damaged, graphed=args.graph,
         )  # fmt: skip
-        if world.leads and not args.dry_run:
-            names = "".join("?".join(name.splitlines()) + "\n" for name in training.classes)
-            (args.out / CLASSES).write_text(names, encoding="utf-8", errors="surrogateescape")
         if content is not None and source is not None:
             trainer.restore(content, source)
             display.say(f"{source}: going on after step {trainer.progress.step}")
@@ -142,6 +139,9 @@ def _train(args: argparse.Namespace, world: World) -> int:
             for line in (*rehearse(trainer), "nothing is written"):
                 display.say(line)
             return 0
+        if world.leads:
+            names = "".join("?".join(name.splitlines()) + "\n" for name in training.classes)
+            (args.out / CLASSES).write_text(names, encoding="utf-8", errors="surrogateescape")
         try:
             trainer.fit()
         except Interrupted as stopped:
