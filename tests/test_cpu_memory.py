@@ -261,7 +261,7 @@ def test_threads_never_share(generator: torch.Generator) -> None:
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 CALLS: dict[str, Callable[..., Tensor]] = {
     "max_pool2d": lambda image, *_: alexkern.functional.max_pool2d(image, 3, 2, 1),
-    "local_response_norm": lambda image, *_: alexkern.functional.local_response_norm(image, 5),
+    "LocalResponseNorm": lambda image, *_: alexkern.nn.LocalResponseNorm(5)(image),
     "dropout": lambda image, *_: alexkern.functional.dropout(image, 0.3),
     "conv2d_relu_max_pool2d": lambda image, filters, _: alexkern.functional.conv2d_relu_max_pool2d(
         image, filters, padding=1
