@@ -203,13 +203,32 @@ def prepare_checked(
 
 
 def kernel_of(call: Call) -> str | None:
-    """What a call of ours ran last on the CPU, by csrc/cpu's name, or "torch"; None where nobody could tell."""
+    """What a call of ours runs on the CPU, by csrc/cpu's names, or "torch"; None where nobody could tell."""
     native = extension.cpu.module
     if native is None:
         return None
-    native.forget_kernel()
-    call()
-    return native.last_kernel() or "torch"
+    names: dict[str, None] = {}
+
+    class Watched:
+        """The module, each of whose functions says what it ran."""
+
+        def __getattr__(self, name: str) -> Any:
+            found = getattr(native, name)
+
+            def watched(*arguments: Any) -> Any:
+                native.forget_kernel()
+                result = found(*arguments)
+                names[native.last_kernel()] = None
+                return result
+
+            return watched if callable(found) else found
+
+    extension.cpu.module = Watched()
+    try:
+        call()
+    finally:
+        extension.cpu.module = native
+    return "; ".join(filter(None, names)) or "torch"
 
 
 def compare(

@@ -84,7 +84,7 @@ def table(entries: Iterable[Entry]) -> list[str]:
     entries = list(entries)
     timed = any(variant.latency for entry in entries for variant in entry.variants)
     named = any(variant.kernel for entry in entries for variant in entry.variants)
-    headings = (*HEADINGS[:-1], *(LATENCIES if timed else ()), *(("kernel",) if named else ()), HEADINGS[-1])
+    headings = (*HEADINGS[:-1], *(LATENCIES if timed else ()), *(("kernels",) if named else ()), HEADINGS[-1])
     lines = [_line(headings), _line("---" if index in (0, 4) else "---:" for index in range(len(headings)))]
     for row in rows(entries):
         what = row.entry.what if row.ours == row.entry.ours[0] else f"{row.entry.what}, {row.ours.name}"

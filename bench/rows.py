@@ -44,7 +44,7 @@ class Row:
     @property
     def kernel(self) -> str:
         """What ran, without the operator's name, which stands above; nothing where that is not known."""
-        return (self.ours.kernel or "").removeprefix(f"{self.entry.labels.get('operator')} ")
+        return (self.ours.kernel or "").replace(f"{self.entry.labels.get('operator')} ", "")
 
     @property
     def per_second(self) -> float | None:

@@ -25,7 +25,7 @@ COLUMNS = (
     ("", 1, "left"),
 )
 LATENCIES = (("latency", 9, "right"), ("peer's", 9, "right"))  # of ours and of that peer, on a GPU
-KERNEL = (("kernel", 32, "left"),)  # of ours, on a CPU
+KERNEL = (("kernels", 32, "left"),)  # of ours, on a CPU
 LEGEND = """\
 ratio: peer / alexkern, above 1 alexkern wins · ~: level, for quartiles overlap, or under 5 rounds
 limit: the share reached of what the ceilings below allow, each operator reading and writing its tensors once"""

@@ -38,7 +38,7 @@ def test_contenders_that_fail_or_are_wrong_or_absent_are_named_and_not_timed():
 
 
 @pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")
-def test_ours_names_the_kernel_that_ran_last():
+def test_ours_names_the_kernels_that_ran():
     image = torch.ones(1, 3, 9, 9)
     drawn = torch.tensor((1, 2))
 
@@ -48,6 +48,7 @@ def test_ours_names_the_kernel_that_ran_last():
     calls = {
         "torch": lambda: ours("dropout", drawn, 0.5),
         "pools": lambda: ours("max_pool2d", (3, 3), (2, 2), (0, 0), (1, 1), False, False),
+        "both": lambda: (ours("dropout", drawn, 0.5), calls["pools"](), ours("dropout", drawn, 0.5)),
         "adds": lambda: image + 1,
     }
     subject = comparison(**dict.fromkeys(calls, lambda: torch.ones(3)))
@@ -56,8 +57,9 @@ def test_ours_names_the_kernel_that_ran_last():
     subject = dataclasses.replace(subject, kind=Kind.OPERATOR, target=CPU, variants=variants, setup=lambda: trial)
     outcomes = compare(subject, [*calls], CpuTimer(), UNLIMITED)
     isa = cpu.native().isa()
+    pools = f"max_pool2d forward, NCHW, {isa}"
     names = {name: outcome.kernel for name, outcome in outcomes.items()}
-    assert names == {"torch": None, "pools": f"max_pool2d forward, NCHW, {isa}", "adds": "torch"}
+    assert names == {"torch": None, "pools": pools, "both": f"dropout, {isa}; {pools}", "adds": "torch"}
 
 
 def test_checks_refuse_shapes_values_nan_and_lost_gradients():

@@ -184,10 +184,10 @@ def test_the_kernel_stands_in_its_row_and_on_the_page():
     found = record.entry(subject, samples, None)
     named = dataclasses.replace(found, labels={**found.labels, "operator": "conv2d_relu_max_pool2d"})
     lines = [" ".join(line.split()) for line in render([named], {}, "").splitlines()]
-    assert "what alexkern images/s best peer its name ratio limit kernel" in lines
+    assert "what alexkern images/s best peer its name ratio limit kernels" in lines
     assert "conv1 forward 2.00 ms 5.00 ms torch 2.50 forward, NHWC, avx512" in lines
     heading, _, row = report.table([named])
-    assert heading.endswith("| of the limit | kernel |  |") and row.endswith("| forward, NHWC, avx512 |  |")
+    assert heading.endswith("| of the limit | kernels |  |") and row.endswith("| forward, NHWC, avx512 |  |")
 
 
 def test_a_peer_that_fails_everywhere_is_one_line():

@@ -32,7 +32,7 @@ class Samples:
 
     On a GPU `seconds` is the device's time and `latency` the host's from the call to its finished result; `graph` says
     whether that was the replay of a CUDA graph, or the call itself where it cannot be captured. `kernel` is what ran
-    last on a CPU, where somebody asked.
+    on a CPU, where somebody asked.
     """
 
     seconds: tuple[float, ...]
