@@ -141,7 +141,7 @@ def test_the_command_prints_a_line_a_call(capsys: pytest.CaptureFixture[str]) ->
             ["conv2d_relu", "--layer", "conv2", "conv9"],
             "--layer must be of conv1, conv2, conv3, conv4, conv5, got conv9",
         ),
-        (["conv2d_relu", "--batch", "0"], "argument --batch: wanted a whole number of at least 1, got '0'"),
+        (["conv2d_relu", "--batch", "0"], "argument --batch: wanted a whole number from 1 to 65,536, got '0'"),
     ],
     ids=["operator", "chip", "layer", "batch"],
 )
