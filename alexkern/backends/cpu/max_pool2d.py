@@ -13,7 +13,7 @@ from torch import Tensor
 from alexkern.backends.cpu import native
 from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import max_pool2d as definition
-from alexkern.geometry import Geometry, Pair, offset_dtype, pooling
+from alexkern.geometry import Geometry, Pair, pooling
 from alexkern.plan import Spec, conform, is_channels_last, nchw, pooled
 
 # Where torch is faster, by the processor time of one thread with AVX-512, ours and torch's by turns, the best of many:
@@ -24,7 +24,6 @@ NARROW = 4
 FEW = 12
 # Of fewer values than these the calls that torch's indices take cost more than either kernel.
 SMALL = 2**14
-UNUSED = Spec((0,), (1,), torch.float32)
 
 Window = tuple[Pair, Pair, Pair, Pair, bool]  # kernel_size, stride, padding, dilation, ceil_mode
 
@@ -37,21 +36,25 @@ class Call(NamedTuple):
     values: Spec
     offsets: Spec
     images: Spec
-    workspace: int  # floats of a thread
+    workspace: Spec | None  # of all threads, in the forward
 
 
-def _called(shape: Sequence[int], channels_last: bool, window: Window) -> Call:
-    *pairs, ceil_mode = window
+def _called(shape: Sequence[int], channels_last: bool, window: Window, relu: bool, threads: int) -> Call:
+    kernel_size, stride, padding, dilation, ceil_mode = window
     # torch's dispatcher hands pairs over as lists.
-    return _call(tuple(shape), channels_last, tuple(map(tuple, pairs)), ceil_mode)
+    pairs = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
+    return _call(tuple(shape), channels_last, pairs, ceil_mode, relu, threads)
 
 
 @lru_cache(maxsize=1024)
-def _call(shape: tuple[int, ...], channels_last: bool, pairs: tuple[Pair, ...], ceil_mode: bool) -> Call:
+def _call(
+    shape: tuple[int, ...], channels_last: bool, pairs: tuple[Pair, ...], ceil_mode: bool, relu: bool, threads: int
+) -> Call:
     windows = pooling(shape, *pairs)
-    values, offsets = pooled(windows, torch.float32, channels_last, ceil_mode, True)
+    values, offsets = pooled(windows, torch.float32, channels_last, ceil_mode, True, relu)
     P, Q = values.shape[2:]
-    workspace = 0 if channels_last else native().max_pool2d_workspace(windows, (P, Q))
+    floats = 0 if channels_last else threads * native().max_pool2d_workspace(windows, (P, Q))
+    workspace = Spec((floats,), (1,), torch.float32) if floats else None
     return Call(windows, (P, Q), values, offsets, nchw(windows[:4], torch.float32, channels_last), workspace)
 
 
@@ -71,21 +74,20 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
     """The maxima and their offsets; of relu(input) with `relu`, which no one else has to write then, and offsets that
     say CLIPPED."""
     channels_last = is_channels_last(input)
-    call = _called(input.shape, channels_last, window)
+    threads = torch.get_num_threads()
+    call = _called(input.shape, channels_last, window, relu, threads)
     if not channels_last and call.values.shape[3] < NARROW and input.numel() >= SMALL:
         return definition.forward(input.relu() if relu else input, *window, save_offsets, relu)
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     output = empty(call.values)
-    planned = call.offsets._replace(dtype=offset_dtype(*window[0], relu))
-    offsets = empty(planned) if save_offsets else None
-    threads = torch.get_num_threads()
-    workspace = empty(UNUSED._replace(shape=(threads * call.workspace,))) if call.workspace else None
+    offsets = empty(call.offsets) if save_offsets else None
+    workspace = empty(call.workspace) if call.workspace else None
     native().max_pool2d_forward(
         call.windows,
         call.pooled_size,
         channels_last,
         relu,
-        planned.dtype == torch.int32,
+        call.offsets.dtype == torch.int32,
         input.data_ptr(),
         output.data_ptr(),
         0 if offsets is None else offsets.data_ptr(),
@@ -116,7 +118,8 @@ def backward(
     window = (kernel_size, stride, padding, dilation, ceil_mode)
     if torch_scatters(input_shape, channels_last):
         return definition.backward(grad, offsets, input_shape, channels_last, *window, needs)
-    call = _called(input_shape, channels_last, window)
+    threads = torch.get_num_threads()
+    call = _called(input_shape, channels_last, window, False, threads)
     input_grad = empty(call.images)
     grad, offsets = conform(grad, call.values), conform(offsets, call.offsets._replace(dtype=offsets.dtype))
     native().max_pool2d_backward(
@@ -127,6 +130,6 @@ def backward(
         grad.data_ptr(),
         offsets.data_ptr(),
         input_grad.data_ptr(),
-        torch.get_num_threads(),
+        threads,
     )
     return (input_grad,)
