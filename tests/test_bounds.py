@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import alexkern
@@ -16,6 +18,7 @@ from alexkern._environment import Backend
 from alexkern.accuracy import assert_same
 from alexkern.backends.torch import max_pool2d
 from alexkern.errors import ArgumentError
+from alexkern.models.transforms import ImageClassification
 from alexkern.ops.augment import augment
 from support.backends import serving
 
@@ -77,6 +80,27 @@ def test_augment_samples_from_the_source(shape: tuple[int, ...], crop: str, gene
         batch = augment(images, 64, crop=crop)
     one = images[0].numel() * 4  # bytes, as float32
     assert largest.bytes <= max(one, batch.numel() * 4 * 4)
+
+
+@pytest.mark.parametrize("kind", ["PIL", "uint8", "float32"])
+def test_transforms_cut_a_long_image_out_of_the_source(kind: str, generator: torch.Generator) -> None:
+    pixels = torch.randint(256, (3, 40, 3000), dtype=torch.uint8, generator=generator)
+    transforms = ImageClassification(crop_size=56, resize_size=64)
+    image = {
+        "PIL": Image.fromarray(pixels.permute(1, 2, 0).numpy()),
+        "uint8": pixels,
+        "float32": pixels.float() / 255,
+    }[kind]
+    with Largest() as largest:
+        ours = transforms(image)
+    assert largest.bytes <= 2 * 4 * pixels.numel()
+    whole = F.interpolate(pixels[None].double(), size=(64, 4800), mode="bilinear", antialias=True)[0] / 255
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (transforms.mean, transforms.std))
+    wanted = (whole[:, 4:60, 2372:2428] - mean) / std
+    # Bytes are rounded, by PIL after either axis.
+    torch.testing.assert_close(
+        ours.double(), wanted, rtol=0, atol={"PIL": 1.5, "uint8": 0.6, "float32": 1e-2}[kind] / 56
+    )
 
 
 @pytest.mark.parametrize("number", [2**30 + 1, 2**31, 2**63, 2**64])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from alexkern.commands import EXIT_BAD_INPUT, EXIT_PARTLY, CommandError, add_number, device, network, print_json
 from alexkern.console import Console, first_line, printable
-from alexkern.data.decode import MAX_PIXELS, UnreadableImage, images_in, opened, upright
+from alexkern.data.decode import UnreadableImage, images_in, opened, upright
 from alexkern.data.text import read_lines
 from alexkern.models import MODELS, AlexNet, ImageClassification
 from alexkern.models.weights import HEAD
@@ -173,10 +171,6 @@ def _read_images(paths: Sequence[Path], transforms: ImageClassification) -> tupl
     for path in paths:
         try:
             with opened(path) as image:
-                # A very long and thin image is small, but not once its shorter side has been enlarged.
-                pixels = math.prod(transforms.resized_shape(image.height, image.width))
-                if pixels > MAX_PIXELS:
-                    raise Image.DecompressionBombError(pixels)
                 images[path] = transforms(upright(image))
         except UnreadableImage as error:
             damaged[path] = str(error)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from alexkern.augmentation import IMAGENET_MEAN, IMAGENET_STD, Triple
+from alexkern.resampling import IntPair, is_far_larger, resized_crop
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ class ImageClassification:
             )
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        pixels = self._resize(image)
-        height, width = pixels.shape[-2:]
-        top, left = round((height - self.crop_size) / 2), round((width - self.crop_size) / 2)
-        pixels = pixels[..., top : top + self.crop_size, left : left + self.crop_size]
+        pixels = self._resized_crop(image)
         pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
         mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
@@ -58,16 +55,28 @@ class ImageClassification:
             return self.resize_size, int(self.resize_size * width / height)
         return int(self.resize_size * height / width), self.resize_size
 
-    def _resize(self, image: Image.Image | Tensor) -> Tensor:
+    def _resized_crop(self, image: Image.Image | Tensor) -> Tensor:
+        size = (self.crop_size, self.crop_size)
         if isinstance(image, Tensor):
             _check_tensor(image)
-            shape = self.resized_shape(image.shape[-2], image.shape[-1])
-            return image if image.shape[-2:] == shape else _resize_tensor(image, shape)
+            whole = self.resized_shape(image.shape[-2], image.shape[-1])
+            return _cut_tensor(image, whole, _middle(whole, size), size)
         if not isinstance(image, Image.Image):
             raise TypeError(f"ImageClassification: wanted a PIL image or a tensor, got {type(image).__name__}")
-        height, width = self.resized_shape(image.height, image.width)
-        resized = to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
+        height, width = whole = self.resized_shape(image.height, image.width)
+        (top, left), image = _middle(whole, size), to_rgb(image)
+        if is_far_larger(whole, size):
+            y, x = image.height / height, image.width / width
+            box = (left * x, top * y, (left + self.crop_size) * x, (top + self.crop_size) * y)
+            resized = image.resize(size, Image.Resampling.BILINEAR, box)
+        else:
+            cut = (left, top, left + self.crop_size, top + self.crop_size)
+            resized = image.resize((width, height), Image.Resampling.BILINEAR).crop(cut)
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def _middle(whole: IntPair, size: IntPair) -> IntPair:
+    return round((whole[0] - size[0]) / 2), round((whole[1] - size[1]) / 2)
 
 
 def _check_tensor(image: Tensor) -> None:
@@ -79,12 +88,12 @@ def _check_tensor(image: Tensor) -> None:
         raise TypeError(f"ImageClassification: wanted a uint8 or a floating-point tensor, got {image.dtype}")
 
 
-def _resize_tensor(image: Tensor, shape: tuple[int, int]) -> Tensor:
+def _cut_tensor(image: Tensor, whole: IntPair, first: IntPair, size: IntPair) -> Tensor:
+    if image.shape[-2:] == whole:
+        return image[..., first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
     pixels = image if image.dim() == 4 else image.unsqueeze(0)
     # As torchvision does it: torch resizes uint8 too, on the CPU alone, but then rounds after each axis.
-    if image.dtype not in (torch.float32, torch.float64):
-        pixels = pixels.float()
-    pixels = F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False, antialias=True)
+    pixels = resized_crop(pixels, whole, first, size)
     if image.dtype == torch.uint8:
         pixels = pixels.round()
     pixels = pixels.to(image.dtype)

@@ -11,16 +11,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from alexkern import augmentation as A
 from alexkern.augmentation import Policy
 from alexkern.backends.torch import philox
 from alexkern.plan import Spec, contiguous_strides, empty
+from alexkern.resampling import resized_crop
 
 Pictures = Callable[[Tensor, Tensor, Policy, Tensor], None]
 CHUNK = 16  # images at once: what is in float32 stays in the cache
-MOST_RESIZED = 4  # times the output: a larger picture is not resized as a whole for the crop of it
 
 
 def forward(images: Tensor, sizes: Tensor, seed: Tensor, policy: Policy) -> Tensor:
@@ -227,29 +226,11 @@ def sample(image: Tensor, row: dict[str, float], size: tuple[int, int]) -> Tenso
 def sample_straight(image: Tensor, row: dict[str, float], size: tuple[int, int]) -> Tensor:
     """A box that is not turned is a part of its resized window, which torch resizes with the very same filter."""
     top, bottom, left, right = (int(row[f"window_{side}"]) for side in ("top", "bottom", "left", "right"))
-    whole = [round((bottom - top) * size[0] / row["height"]), round((right - left) * size[1] / row["width"])]
+    whole = round((bottom - top) * size[0] / row["height"]), round((right - left) * size[1] / row["width"])
     first = round((row["top"] - top) * size[0] / row["height"])
     second = round((row["left"] - left) * size[1] / row["width"])
-    if whole[0] * whole[1] > MOST_RESIZED * size[0] * size[1]:
-        rows, vertical = _taps(row["top"], row["height"], size[0], top, bottom)
-        columns, horizontal = _taps(row["left"], row["width"], size[1], left, right)
-        vertical, horizontal = vertical.to(image.device), horizontal.to(image.device)
-        return torch.einsum("pr,rcx,qc->pqx", vertical, image[rows, columns].float(), horizontal)
-    window = image[top:bottom, left:right].permute(2, 0, 1).unsqueeze(0).float()
-    resized = F.interpolate(window, size=whole, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
-    return resized[first : first + size[0], second : second + size[1]]
-
-
-def _taps(first: float, extent: float, outputs: int, low: int, high: int) -> tuple[slice, Tensor]:
-    """The places from low to high - 1 that `outputs` pixels see which lie along first to first + extent, and their
-    weights: (outputs, places)."""
-    step = extent / outputs
-    reach = max(1.0, step)
-    seen = slice(max(low, math.floor(first - reach)), min(high, math.ceil(first + extent + reach) + 1))
-    places = torch.arange(seen.start, seen.stop, dtype=torch.float64) + 0.5
-    centres = (torch.arange(outputs, dtype=torch.float64).view(-1, 1) + 0.5) * step + first
-    weights = (1 - (places - centres).abs() / reach).clamp_(min=0)
-    return seen, weights.div_(weights.sum(1, keepdim=True).clamp_(min=1e-30)).float()
+    window = image[top:bottom, left:right].permute(2, 0, 1).unsqueeze(0)
+    return resized_crop(window, whole, (first, second), size)[0].permute(1, 2, 0)
 
 
 def sample_turned(image: Tensor, row: dict[str, float], size: tuple[int, int]) -> Tensor:
