@@ -171,6 +171,7 @@ const alexkern::Binding binding([](pybind11::module_& module) {
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not find_cxx()[0], reason=find_cxx()[1])
 def test_the_module_for_the_processor_needs_no_nvcc(bare_tree: Path, tmp_path: Path) -> None:
     """Its kernels are left out here: it would take long to compile them. One in a new folder needs nothing outside."""

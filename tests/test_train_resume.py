@@ -7,7 +7,6 @@ import math
 import os
 import resource
 import signal
-import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,22 +82,6 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
     assert lines[0] == f"{tmp_path}/checkpoint.pt: going on after step {saved}"
     assert_same_run(tmp_path, whole)
     assert not list(tmp_path.glob("*.partial"))
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
-def test_ctrl_c_saves_and_exits(number: int, run, images: Path, whole: Path, tmp_path: Path) -> None:
-    process = command("train", images, *RUN, "--out", tmp_path, "--save-every", 1)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    step = checkpoint.load(tmp_path / "checkpoint.pt")["progress"]["step"]
-    assert process.returncode == 128 + number
-    assert errors.splitlines() == [f"alexkern train: stopped after step {step}, saved; go on with --resume"]
-    assert 1 <= step < 8
-    assert run(images, "--out", tmp_path, "--resume", "--workers", 0, "--device", "cpu")[0] == 0
-    assert_same_run(tmp_path, whole)
 
 
 def test_a_resumed_run_can_be_made_longer(run, images: Path, tmp_path: Path) -> None:

@@ -100,7 +100,13 @@ def test_configurations_of_alexnet() -> None:
     assert tiles * split.splits >= h100.num_sms // 2
 
 
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(torch.channels_last, id="nhwc"),
+        pytest.param(torch.contiguous_format, id="nchw", marks=pytest.mark.full),
+    ],
+)
 @pytest.mark.parametrize(
     "config",
     [

@@ -83,7 +83,10 @@ def test_what_is_right_is_written_down(cache: Path, capsys: pytest.CaptureFixtur
     assert record["operators"].keys() == {"dropout"}
 
 
-@pytest.mark.parametrize(("operator", "backend"), [("dropout", "cuda"), ("dropout", "triton"), ("augment", "triton")])
+@pytest.mark.parametrize(
+    ("operator", "backend"),
+    [("dropout", "cuda"), ("dropout", "triton"), pytest.param("augment", "triton", marks=pytest.mark.full)],
+)
 def test_simulated_backends(operator: str, backend: str) -> None:
     if reason := dispatch.missing(backend, operator, "cpu", torch.float32):
         pytest.skip(reason)
@@ -152,6 +155,7 @@ def test_what_still_runs_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) ->
         next(running.task(60))
 
 
+@pytest.mark.full
 def test_an_operator_more_is_seen(plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     plant(SEVENTH)
     seventh = copy.copy(OPERATORS["max_pool2d"])
