@@ -13,14 +13,21 @@ from typing import BinaryIO
 import pytest
 import torch
 
-from alexkern import cli
 from alexkern.models import MODELS
 from alexkern.training import Settings, TrainingError, checkpoint, log
 from alexkern.training.settings import from_dict
 from alexkern.training.step import Step
-from support.tiny import OPTIONS, assert_same_run, assert_same_weights, command, tiny, write_images
-
-RUN = (*OPTIONS, "--flip", "0.5", "--rotation", "10", "--optimizer", "adamw", "--learning-rate", "0.003")
+from support.tiny import (
+    OPTIONS,
+    RUN,
+    assert_same_run,
+    assert_same_weights,
+    command,
+    runner,
+    tiny,
+    whole_run,
+    write_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +42,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(small: None, capsys: pytest.CaptureFixture):
-    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
-        status = cli.main(["train", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+    return runner(capsys)
 
 
 @pytest.fixture(scope="module")
 def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing happened to."""
-    out = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "alexnet", tiny)
-        assert cli.main(["train", str(images), *RUN, "--out", str(out)]) == 0
-    return out
+    return whole_run(images, tmp_path_factory.mktemp("whole"))
 
 
 # Killed

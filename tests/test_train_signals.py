@@ -15,15 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from alexkern import cli
 from alexkern.data import workers
 from alexkern.models import MODELS
 from alexkern.training import checkpoint, evaluate
 from alexkern.training.interrupt import StopRequest
 from alexkern.training.step import Step
-from support.tiny import OPTIONS, assert_same_run, command, tiny, write_images
+from support.tiny import RUN, assert_same_run, command, runner, tiny, whole_run, write_images
 
-RUN = (*OPTIONS, "--flip", "0.5", "--rotation", "10", "--optimizer", "adamw", "--learning-rate", "0.003")
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Eight steps of two epochs, each with one batch of validation images behind it.
 BATCH, EVALUATION = (Step, "update"), (evaluate, "probabilities")
@@ -48,23 +46,12 @@ def handlers() -> Iterator[None]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setitem(MODELS, "alexnet", tiny)
-
-    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
-        status = cli.main(["train", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+    return runner(capsys)
 
 
 @pytest.fixture(scope="module")
 def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing happened to."""
-    out = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "alexnet", tiny)
-        assert cli.main(["train", str(images), *RUN, "--out", str(out), "--quiet"]) == 0
-    return out
+    return whole_run(images, tmp_path_factory.mktemp("whole"))
 
 
 def at(patch: pytest.MonkeyPatch, moment: tuple[Any, str], count: int, act: Callable[[], object]) -> None:

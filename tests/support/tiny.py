@@ -11,10 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -30,6 +32,8 @@ OPTIONS = (
     "--size", "63", "--resize", "63", "--batch-size", "6", "--epochs", "2", "--workers", "0", "--hold-out", "0.2",
     "--learning-rate", "0.02", "--save-every", "3", "--device", "cpu",
 )  # fmt: skip
+# With everything that a checkpoint has to bring back.
+RUN = (*OPTIONS, "--flip", "0.5", "--rotation", "10", "--optimizer", "adamw", "--learning-rate", "0.003")
 
 
 class Tiny(AlexNet):
@@ -69,6 +73,25 @@ def write_images(folder: Path, per_class: int = 10, classes: tuple[str, ...] = C
             pixels[..., channel % 3] += 120
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.{('png', 'jpg')[number % 2]}")
     return folder
+
+
+def runner(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """`alexkern train` in this process: its status, and the lines on stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
+        status = cli.main(["train", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def whole_run(images: Path, out: Path) -> Path:
+    """The folder of a run that nothing happens to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "alexnet", tiny)
+        assert cli.main(["train", str(images), *RUN, "--out", str(out), "--quiet"]) == 0
+    return out
 
 
 def assert_same_run(ours: Path, wanted: Path) -> None:
