@@ -53,13 +53,14 @@ def install() -> None:
 
         return call
 
-    def compared(method: Callable[..., Any], masked: int | None) -> Callable[..., Any]:
+    def compared(method: Callable[..., Any], mask: int) -> Callable[..., Any]:
+        """mask: which of the arguments behind the pointers it is."""
+
         def call(self: Any, pointers: Any, *args: Any) -> Any:
-            taken = np.True_ if masked is None else args[masked].data
-            wanted = taken if masked is None or exact(args[masked]) is None else exact(args[masked])
-            assert np.array_equal(taken, wanted), "a comparison that wraps in 32 bits says which lanes there are"
+            wraps = "a comparison that wraps in 32 bits says which lanes there are"
+            assert exact(args[mask]) is None or np.array_equal(exact(args[mask]), args[mask].data), wraps
             if exact(pointers) is not None:
-                assert not (taken & (exact(pointers) != pointers.data)).any(), "an address wraps in 32 bits"
+                assert not (args[mask].data & (exact(pointers) != pointers.data)).any(), "an address wraps in 32 bits"
             return method(self, pointers, *args)
 
         return call
@@ -76,6 +77,6 @@ def install() -> None:
     for name in (*WRAPPING, *PASSING):
         method = getattr(InterpreterBuilder, name)
         setattr(InterpreterBuilder, name, carrying(method, name in WRAPPING, name == "create_int_cast"))
-    for name, masked in (("create_masked_load", 0), ("create_masked_store", 1)):
-        setattr(InterpreterBuilder, name, compared(getattr(InterpreterBuilder, name), masked))
+    for name, mask in (("create_masked_load", 0), ("create_masked_store", 1)):
+        setattr(InterpreterBuilder, name, compared(getattr(InterpreterBuilder, name), mask))
     InterpreterBuilder.set_grid_dim = bounded(InterpreterBuilder.set_grid_dim)
