@@ -223,7 +223,6 @@ class Augment(Description):
     """It stands for no layers, and is known to no dispatcher: there is nothing to differentiate or to compile."""
 
     name = NAME
-    num_differentiable = 0
     reference = REFERENCE
 
 

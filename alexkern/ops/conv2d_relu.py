@@ -61,8 +61,6 @@ class Conv2dRelu(Operator):
     name = "conv2d_relu"
     schema = f"Tensor input, Tensor weight, Tensor? bias, {SETTINGS}"
     backward_schema = f"Tensor input, Tensor weight, Tensor output, {SETTINGS}"
-    num_tensors = 3
-    num_differentiable = 3
     layers = ((nn.Conv2d, nn.ReLU),)
     reference = REFERENCE
     example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1))

@@ -74,9 +74,6 @@ class Conv2dReluMaxPool2d(Operator):
     name = "conv2d_relu_max_pool2d"
     schema = f"Tensor input, Tensor weight, Tensor? bias, {SETTINGS}, {WINDOW}, bool save_offsets"
     backward_schema = f"Tensor input, Tensor weight, Tensor offsets, {SETTINGS}, {WINDOW}"
-    num_tensors = 3
-    num_differentiable = 3
-    has_offsets = True
     layers = ((nn.Conv2d, nn.ReLU, nn.MaxPool2d),)
     reference = REFERENCE
     example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1, (3, 3), (2, 2), (0, 0), False))

@@ -31,20 +31,22 @@ class Description:
     """
 
     name: ClassVar[str]
-    schema: ClassVar[str]  # of the forward's arguments
+    schema: ClassVar[str] = ""  # of the forward's arguments
     backward_schema: ClassVar[str]  # of the saved tensors and parameters that follow grad
+    # What the schema says:
     num_tensors: ClassVar[int]  # how many of the arguments are tensors; they come first
     num_differentiable: ClassVar[int]  # how many of those may have gradients; they come first
-    has_offsets: ClassVar[bool] = False  # offsets or a mask behind the output, if its last argument asks for them
+    has_offsets: ClassVar[bool]  # offsets or a mask behind the output, if its last argument asks for them
+    multiplies: ClassVar[bool]  # whether it is a matrix product
 
     layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for
     example: ClassVar[Example]
     reference: ClassVar[Reference | None] = None  # what `alexkern verify` holds its backends to
 
-    @property
-    def multiplies(self) -> bool:
-        """Whether it is a matrix product."""
-        return "Tensor weight" in self.schema
+    def __init_subclass__(cls) -> None:
+        cls.num_tensors = cls.schema.count("Tensor")
+        cls.num_differentiable = cls.num_tensors - cls.schema.count(" seed")
+        cls.has_offsets, cls.multiplies = "bool save_" in cls.schema, "Tensor weight" in cls.schema
 
     def misfit(self, *modules: Any) -> str | None:
         """Which of their settings keeps it from computing what a run of such layers does, or None."""
@@ -66,5 +68,5 @@ class Description:
         return like(input), like(weight), Spec((weight.shape[0],), (1,), weight.dtype)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """The tensors that the backward needs, and its other parameters."""
-        raise NotImplementedError
+        """The tensors that the backward needs, and its other parameters: all there are, if not less."""
+        return args[: self.num_tensors], args[self.num_tensors :]

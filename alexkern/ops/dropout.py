@@ -49,8 +49,6 @@ class Dropout(Operator):
     name = "dropout"
     schema = "Tensor input, Tensor seed, float p"
     backward_schema = "Tensor seed, SymInt[] output_stride, float p"
-    num_tensors = 2
-    num_differentiable = 1
     layers = ((nn.Dropout,),)
     reference = REFERENCE
     example = Example((ROWS,), (0.5,), (0.5,), seeded=True)

@@ -73,9 +73,6 @@ class LinearReluDropout(Operator):
     name = "linear_relu_dropout"
     schema = "Tensor input, Tensor weight, Tensor? bias, Tensor? seed, float p, bool save_mask"
     backward_schema = "Tensor input, Tensor weight, Tensor mask, Tensor? seed, float p"
-    num_tensors = 4
-    num_differentiable = 3
-    has_offsets = True
     layers = ((nn.Linear, nn.ReLU, nn.Dropout), (nn.Linear, nn.ReLU))
     reference = REFERENCE
     example = Example((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0, False))

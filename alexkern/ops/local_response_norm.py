@@ -58,8 +58,6 @@ class LocalResponseNorm(Operator):
     name = "local_response_norm"
     schema = "Tensor input, int size, float alpha, float beta, float k"
     backward_schema = "Tensor input, int size, float alpha, float beta, float k"
-    num_tensors = 1
-    num_differentiable = 1
     layers = ((nn.LocalResponseNorm,),)
     reference = REFERENCE
     example = Example((IMAGE,), (5, 0.5, 0.75, 2.0), (5, 0.5, 0.75, 2.0))
@@ -67,10 +65,6 @@ class LocalResponseNorm(Operator):
     def arguments(self, *modules: Any) -> dict[str, Any]:
         (norm,) = modules
         return {"size": norm.size, "alpha": norm.alpha, "beta": norm.beta, "k": norm.k}
-
-    def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        input, *params = args
-        return (input,), tuple(params)
 
 
 OPERATOR = LocalResponseNorm()

@@ -70,9 +70,6 @@ class MaxPool2d(Operator):
     name = "max_pool2d"
     schema = f"Tensor input, {WINDOW}, bool save_offsets"
     backward_schema = f"Tensor offsets, SymInt[4] input_shape, bool channels_last, {WINDOW}"
-    num_tensors = 1
-    num_differentiable = 1
-    has_offsets = True
     layers = ((nn.MaxPool2d,),)
     reference = REFERENCE
     example = Example((IMAGE,), (3, 2), ((3, 3), (2, 2), (0, 0), (1, 1), False, False))

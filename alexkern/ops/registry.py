@@ -17,15 +17,8 @@ from alexkern.ops import (
 from alexkern.ops.description import Description, Layers
 from alexkern.ops.operator import Operator
 
-ENTRIES = (
-    conv2d_relu.OPERATOR,
-    conv2d_relu_max_pool2d.OPERATOR,
-    max_pool2d.OPERATOR,
-    dropout.OPERATOR,
-    linear_relu_dropout.OPERATOR,
-    local_response_norm.OPERATOR,
-)
-OPERATORS: dict[str, Operator] = {operator.name: operator for operator in ENTRIES}
+ENTRIES = conv2d_relu, conv2d_relu_max_pool2d, max_pool2d, dropout, linear_relu_dropout, local_response_norm
+OPERATORS: dict[str, Operator] = {entry.OPERATOR.name: entry.OPERATOR for entry in ENTRIES}
 flops.register(OPERATORS)
 
 

@@ -13,7 +13,6 @@ from alexkern.backends import torch as definitions
 from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.ops.registry import OPERATORS
-from alexkern.plan import Spec, like
 
 NAME = "softsign"
 PLACE = str(Path(__file__).with_name("planted"))
@@ -29,22 +28,11 @@ class Softsign(Operator):
     name = NAME
     schema = "Tensor input"
     backward_schema = "Tensor input"
-    num_tensors = 1
-    num_differentiable = 1
     layers = ((nn.Softsign,),)
     example = Example((IMAGE,), (), ())
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         return {}
-
-    def plan(self, *args: Any) -> tuple[Spec, ...]:
-        return (like(args[0]),)
-
-    def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        return (like(args[0]),)
-
-    def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return args, ()
 
 
 with pytest.MonkeyPatch.context() as patch:
