@@ -13,6 +13,7 @@ import alexkern
 from alexkern import dispatch, functional
 from alexkern.accuracy import assert_same
 from alexkern.geometry import CLIPPED
+from alexkern.ops.registry import OPERATORS
 from support.backends import DEVICE, combination, serving
 
 NAN, INF = math.nan, math.inf
@@ -237,16 +238,21 @@ def test_no_gradient_passes_a_dropped_nan(backend: str, incoming: float) -> None
     assert not bool(bias_grad[~untouched].isfinite().any())
 
 
-@pytest.mark.parametrize("backend", serving("local_response_norm"))
-def test_local_response_norm_keeps_nan_to_its_window(backend: str) -> None:
-    input = torch.ones(1, 9, 2, 3, device=DEVICE)
-    input[0, 4, 0, 0] = NAN
-    input[0, 1, 1, 1] = INF
-    with alexkern.backend(backend):
-        ours = functional.local_response_norm(input, 3, 0.5)
-    wanted = F.local_response_norm(input, 3, 0.5)
-    assert torch.equal(ours.isnan(), wanted.isnan())
-    torch.testing.assert_close(ours, wanted, equal_nan=True)
+@pytest.mark.parametrize(("operator", "backend"), [(name, backend) for name in OPERATORS for backend in serving(name)])
+def test_one_nan_and_one_infinity_reach_what_they_reach_in_torch(
+    operator: str, backend: str, generator: torch.Generator
+) -> None:
+    case = OPERATORS[operator].example
+    tensors = [torch.randn(shape, generator=generator).to(DEVICE) for shape in case.shapes]
+    image = tensors[0][0]
+    image[(0,) * image.dim()], image[(-1,) * image.dim()] = NAN, INF
+    results = []
+    for name in (backend, "torch"):
+        torch.manual_seed(5)
+        with alexkern.backend(name):
+            results.append(OPERATORS[operator].function(*tensors, *case.public))
+    assert results[1].isnan().any() and not results[1].isnan().all()
+    torch.testing.assert_close(*results, equal_nan=True, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
