@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,11 +18,14 @@ import alexkern
 from alexkern import functional as A
 from alexkern._environment import Backend
 from alexkern.accuracy import assert_same
+from alexkern.augmentation import CROPS
 from alexkern.backends.torch import max_pool2d
+from alexkern.backends.torch.augment import CHUNK
 from alexkern.errors import ArgumentError
 from alexkern.models.transforms import ImageClassification
 from alexkern.ops.augment import augment
 from support.backends import serving
+from support.peaks import held, launching_nothing, peak
 
 MIB = 2**20
 
@@ -72,14 +77,18 @@ def test_kept_tables_are_bounded(generator: torch.Generator) -> None:
     assert max_pool2d._kept.cache_info().currsize == 3
 
 
+@pytest.mark.parametrize("backend", serving("augment"))
 @pytest.mark.parametrize("shape", [(1, 32768, 1, 3), (16, 1024, 4, 3), (2, 3, 5000, 3), (1, 2000, 1000, 3)])
-@pytest.mark.parametrize("crop", ["center", "random", "random_resized"])
-def test_augment_samples_from_the_source(shape: tuple[int, ...], crop: str, generator: torch.Generator) -> None:
+def test_augment_samples_from_the_source(
+    shape: tuple[int, ...], backend: Backend, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most twice what it reads and returns, an image in float32, and some pictures of those that it has at work."""
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-    with Largest() as largest, alexkern.backend("torch"):
-        batch = augment(images, 64, crop=crop)
-    one = images[0].numel() * 4  # bytes, as float32
-    assert largest.bytes <= max(one, batch.numel() * 4 * 4)
+    for crop, changes in itertools.product(CROPS[:3], ({}, {"rotation": 20.0, "brightness": 0.4, "hue": 0.1})):
+        with alexkern.backend(backend), launching_nothing(backend, monkeypatch):
+            (batch,), besides = peak(partial(augment, images, 112, crop=crop, **changes))
+        bound = 2 * held((images, batch)) + 4 * images[0].numel() + 8 * min(len(images), CHUNK) * 112 * 112 * 3 * 4
+        assert besides <= bound, f"{crop}, {changes}: {besides} of {bound}"
 
 
 @pytest.mark.parametrize("kind", ["PIL", "uint8", "float32"])

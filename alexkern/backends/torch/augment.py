@@ -247,7 +247,7 @@ def sample_turned(image: Tensor, row: dict[str, float], size: tuple[int, int]) -
     reach_y = max(1.0, math.hypot(step_x * sin, step_y * cos))
     first_x, first_y = (x - reach_x + 0.5).floor(), (y - reach_y + 0.5).floor()
     horizontal = [_tap(first_x + tap, x, reach_x, W) for tap in range(int(2 * reach_x) + 2)]
-    vertical = [_tap(first_y + tap, y, reach_y, H) for tap in range(int(2 * reach_y) + 2)]
+    vertical = (_tap(first_y + tap, y, reach_y, H) for tap in range(int(2 * reach_y) + 2))  # one held at a time
     flat = image.reshape(H * W, 3)
     total = torch.zeros((P * Q, 3), device=device)
     weights = torch.zeros((P, Q), device=device)
