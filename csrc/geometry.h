@@ -19,7 +19,9 @@ struct GeometryOf {
 
   private:
     Number outputs(int axis, Number size, Number taps) const {
-        return (size + 2 * padding[axis] - dilation[axis] * (taps - 1) - 1) / stride[axis] + 1;
+        const auto wide = [](Number number) { return static_cast<std::int64_t>(number); };
+        const std::int64_t reach = wide(size) + 2 * wide(padding[axis]) - wide(dilation[axis]) * (taps - 1) - 1;
+        return static_cast<Number>(reach / stride[axis] + 1);
     }
 };
 

@@ -15,7 +15,7 @@ from alexkern.geometry import Pair
 
 Result = TypeVar("Result")
 
-MOST = 2**30  # of a stride, padding, dilation or window: kernels count with 32 bits, and add two of them
+MOST = 2**28  # of a stride, padding, dilation or window: kernels count with 32 bits, and add some of them to a size
 FLOATING = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 
 
@@ -58,7 +58,7 @@ def pair(operator: str, argument: str, value: Any, minimum: int) -> Pair:
     if not type(result[0]) is type(result[1]) is int:
         result = tuple(integer(operator, argument, entry, "an int or two ints", value) for entry in result)
     if not (minimum <= result[0] <= MOST and minimum <= result[1] <= MOST):
-        raise argument_error(operator, argument, value, f"at least {minimum} and at most 2**30")
+        raise argument_error(operator, argument, value, f"at least {minimum} and at most 2**28")
     return result
 
 

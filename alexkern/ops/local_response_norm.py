@@ -37,7 +37,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
     Raises:
         TypeError: an argument of the wrong type.
-        ArgumentError: (a ValueError and a RuntimeError) size not in 1 to 2**30, or a shape or dtype that does not fit.
+        ArgumentError: (a ValueError and a RuntimeError) size not in 1 to 2**28, or a shape or dtype that does not fit.
     """
     name = "local_response_norm"
     if has_torch_function_unary(input):
@@ -47,7 +47,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
         raise argument_error(name, "input", f"shape {tuple(input.shape)}", "(N, C, *) of at least 3 dimensions")
     size = checks.integer(name, "size", size)
     if not 1 <= size <= checks.MOST:
-        raise argument_error(name, "size", size, "at least 1 and at most 2**30")
+        raise argument_error(name, "size", size, "at least 1 and at most 2**28")
     alpha, beta, k = (checks.number(name, key, value) for key, value in (("alpha", alpha), ("beta", beta), ("k", k)))
     if torch._C._is_any_autocast_enabled():
         (input,) = autocast(input, dtype=torch.float32)

@@ -67,6 +67,15 @@ def negated(value: Tensor) -> Tensor:
     return torch._neg_view(-value)
 
 
+def far_apart(value: Tensor) -> Tensor:
+    """The first and the last more than 2**31 elements apart, channels_last each; pages between them are nobody's."""
+    if value.dim() == 0 or len(value) < 2:
+        return value
+    one, step = channels_last(value[:1].contiguous()), 2**31 // (len(value) - 1) + 1
+    buffer = value.new_empty(step * (len(value) - 1) + one.numel())
+    return buffer.as_strided(value.shape, (step, *one.stride()[1:])).copy_(value)
+
+
 INPUTS = (channels_last, with_offset, sliced, permuted, expanded, part_of_cat, negated)
 GRADS = (contiguous, channels_last, sliced, permuted, scalar, part_of_cat, negated)
 # In the interpreter: the smallest that have every kind of kernel.
@@ -127,6 +136,20 @@ def test_gradient_layouts(
     case: Case, backend: str, grad_layout: Callable[[Tensor], Tensor], generator: torch.Generator
 ) -> None:
     check(case, backend, contiguous, grad_layout, generator)
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        combination(case, backend)
+        for case in CASES
+        if case.label in ("channels_1", "uneven", "odd", "three_dimensions", "sequences")
+        and case.label in SUITES[case.operator].layouts
+        for backend in serving(case.operator)
+    ],
+)
+def test_images_far_apart(case: Case, backend: str, generator: torch.Generator) -> None:
+    check(case, backend, far_apart, far_apart, generator)
 
 
 @pytest.mark.parametrize(("case", "backend"), COMBINATIONS)

@@ -14,7 +14,8 @@ __global__ void __launch_bounds__(Shape::kThreads, ConvolveTile<Arithmetic, Shap
     // The grid, innermost first: filters, so that neighbours share the pixels they gather; rows; splits; residues;
     // groups.
     const int tiles_n = divide_up(p.K, Tile::kBlockN);
-    const int residues_h = residues_of(p.vertical, p.transposed), residues_w = residues_of(p.horizontal, p.transposed);
+    const int residues_h = residues_of(p.vertical, p.transposed, output.H);
+    const int residues_w = residues_of(p.horizontal, p.transposed, output.W);
     const int most_h = divide_up(output.H, residues_h), most_w = divide_up(output.W, residues_w);
     const unsigned tiles_m = static_cast<unsigned>(
         divide_up<std::int64_t>(static_cast<std::int64_t>(output.N) * most_h * most_w, Tile::kBlockM));
@@ -73,8 +74,8 @@ __global__ void __launch_bounds__(Shape::kThreads, ConvolveTile<Arithmetic, Shap
 
 void convolve(Arithmetic arithmetic, const ConvolveParams& params, Stream stream) {
     const Image& output = params.output;
-    const int residues_h = residues_of(params.vertical, params.transposed);
-    const int residues_w = residues_of(params.horizontal, params.transposed);
+    const int residues_h = residues_of(params.vertical, params.transposed, output.H);
+    const int residues_w = residues_of(params.horizontal, params.transposed, output.W);
     const std::int64_t gemm_m =
         static_cast<std::int64_t>(output.N) * divide_up(output.H, residues_h) * divide_up(output.W, residues_w);
     if (gemm_m == 0) return;

@@ -43,9 +43,11 @@ struct ConvolveTile {
         return reinterpret_cast<float*>(shared + kBiasAt);
     }
 
-    // Throws where a tile's pixels come from more of them than 32 bits can count the copies of.
+    // Throws where a tile's pixels come from more of them than 32 bits can count the copies of, or where a tap's row
+    // cannot be told from one outside: beside strides, paddings and dilations of up to 2**28.
     static void check_reach(const Convolution& p, std::int64_t images) {
-        if (images * p.H * p.W <= 0x7fffffff / (p.groups * p.C / kCopy)) return;
+        const bool countable = images * p.H * p.W <= 0x7fffffff / (p.groups * p.C / kCopy);
+        if (countable && p.H <= 0x40000000 && p.W <= 0x40000000) return;
         throw std::runtime_error("conv2d_relu: an image is too large: " + std::to_string(p.H) + " x " +
                                  std::to_string(p.W) + " pixels of " + std::to_string(p.groups * p.C) +
                                  " channels, padded");
@@ -100,7 +102,7 @@ struct ConvolveTile {
                 h[pass] = own.part.vertical.first_source + pixel.h * own.part.vertical.source_per_output;
                 w[pass] = own.part.horizontal.first_source + pixel.w * own.part.horizontal.source_per_output;
                 copy[pass] = (((pixel.n - first_image) * p.H + h[pass]) * p.W + w[pass]) * pixel_copies;
-                if (pixel.n < 0) h[pass] = -0x40000000;  // outside, whatever the tap
+                if (pixel.n < 0) h[pass] = -0x7fffffff;  // outside, whatever the tap
             }
         }
 

@@ -15,8 +15,10 @@ struct Taps {
     int first_source, source_per_output, source_per_tap;
 };
 
-// How many plain convolutions make up one direction.
-__host__ __device__ inline int residues_of(const Axis& axis, bool transposed) { return transposed ? axis.stride : 1; }
+// How many plain convolutions make up one direction: those of a large stride that have an output.
+__host__ __device__ inline int residues_of(const Axis& axis, bool transposed, int outputs) {
+    return !transposed ? 1 : axis.stride < outputs ? axis.stride : outputs;
+}
 
 // A data gradient gathers, for x of the forward's input, the outputs p with p * stride - padding + r * dilation = x.
 // For x = residue + stride * i these are all outputs of every tap_step-th tap r from first_tap on, or none.
@@ -30,7 +32,9 @@ __host__ __device__ inline Taps taps_of(const Axis& axis, bool transposed, int r
     }
     const int tap_step = axis.stride / divisor;
     int first_tap = 0;
-    while (first_tap < tap_step && (residue + axis.padding - first_tap * axis.dilation) % axis.stride != 0) ++first_tap;
+    while (first_tap < tap_step && first_tap < taps &&
+           (residue + axis.padding - first_tap * axis.dilation) % axis.stride != 0)
+        ++first_tap;
     const bool any = first_tap < tap_step && first_tap < taps;
     return {residue < outputs ? (outputs - residue + axis.stride - 1) / axis.stride : 0,
             residue,
