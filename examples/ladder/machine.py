@@ -1,0 +1,202 @@
+"""Builds a step, runs it on the emulator (or a GPU), and holds what it computed to torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexkern import accuracy
+from alexkern._nvcc import find_nvcc
+from alexkern.backends.building import digest, locked, make
+from alexkern.backends.cuda import emulated
+from alexkern.cache import cache_folder
+from alexkern.geometry import CLIPPED as ALL_CLIPPED
+
+from .faults import Fault
+from .steps import FOLDER, Shape, Step
+
+CLIPPED = ALL_CLIPPED[torch.uint8]
+SEEDS = 9  # see every pair of early and late copies and products
+ARCHITECTURE = "90a"
+
+
+class Wrong(Exception):
+    """What a step did wrong, in one line: the emulator's words, or where its result is not torch's."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """x (N, H, W, C), w (K, R, S, C) and b (K,), as they lie in memory: float16."""
+
+    shape: Shape
+    x: Tensor
+    w: Tensor
+    b: Tensor
+
+    @classmethod
+    def drawn(cls, shape: Shape) -> Inputs:
+        """Normal numbers, and filters that keep sums near 1; the same for the same shape."""
+        random = torch.Generator().manual_seed(2012)
+        x = torch.randn(shape.N, shape.H, shape.W, shape.C, generator=random)
+        w = torch.randn(shape.K, shape.R, shape.S, shape.C, generator=random).mul((shape.R * shape.S * shape.C) ** -0.5)
+        return cls(shape, x.half(), w.half(), torch.randn(shape.K, generator=random).mul(0.1).half())
+
+    @classmethod
+    def whole_numbers(cls, shape: Shape) -> Inputs:
+        """Image and filter 0 in channel 0 alone: what can be checked by hand."""
+        x, w = torch.zeros(shape.N, shape.H, shape.W, shape.C), torch.zeros(shape.K, shape.R, shape.S, shape.C)
+        x[0, :, :, 0] = torch.tensor([[1, 2, 0, 1], [0, 3, 1, 0], [2, 0, 1, 2], [1, 0, 4, 0]])
+        w[0, :, :, 0] = torch.tensor([[0, 1, 0], [1, -1, 0], [0, 0, 2]])
+        return cls(shape, x.half(), w.half(), torch.zeros(shape.K).half())
+
+
+Outputs = dict[str, Tensor]  # conv (N, H, W, K), pooled and place (N, pooled_H, pooled_W, K), those that a step writes
+
+
+def torchs(inputs: Inputs, dtype: torch.dtype) -> Outputs:
+    """The layer in torch's own operators."""
+    shape = inputs.shape
+    x, w, b = (tensor.to(dtype) for tensor in (inputs.x.permute(0, 3, 1, 2), inputs.w.permute(0, 3, 1, 2), inputs.b))
+    conv = F.relu(F.conv2d(x, w, b, padding=(shape.R // 2, shape.S // 2)))
+    return {"conv": conv.permute(0, 2, 3, 1), "pooled": F.max_pool2d(conv, 3, 2).permute(0, 2, 3, 1)}
+
+
+def check(step: Step, inputs: Inputs, found: Outputs) -> None:
+    """Raises Wrong where an output breaks alexkern.accuracy's rule, or a window's winner is not the one that won."""
+    exact, half = torchs(inputs, torch.float64), torchs(inputs, torch.float16)
+    for name in step.writes:
+        if name == "place":
+            continue
+        ours = found[name]
+        if not ours.isfinite().all():
+            at = (~ours.isfinite()).nonzero()[0].tolist()
+            raise Wrong(f"wrong result: {name}{at} is {ours[tuple(at)].item()}")
+        error, allowed = accuracy.error_and_allowed(ours, exact[name], half[name])
+        if error > allowed:
+            at = (ours.double() - exact[name]).abs().flatten().argmax().item()
+            index = list(map(int, torch.unravel_index(torch.tensor(at), ours.shape)))
+            raise Wrong(
+                f"wrong result: {name}{index} is {ours[tuple(index)].item():.4g}, wanted is "
+                f"{exact[name][tuple(index)].item():.4g}"
+            )
+    if "place" in step.writes:
+        _check_places(exact["conv"], found["pooled"], found["place"])
+
+
+def _check_places(conv: Tensor, pooled: Tensor, place: Tensor) -> None:
+    """A place is right where the value that it names is the pooled one, but for roundings; CLIPPED where that is 0."""
+    clipped = pooled <= 0
+    named = (place != CLIPPED) == ~clipped
+    N, P, Q, K = place.shape
+    at = place.long().where(~clipped, 0).clamp(max=8)
+    n, p, q, k = torch.meshgrid(*map(torch.arange, (N, P, Q, K)), indexing="ij")
+    values = conv[n, 2 * p + at // 3, 2 * q + at % 3, k]
+    near = (values - pooled.double()).abs() <= 2**-9 * pooled.double().abs() + 2**-12
+    wrong = ~(named & (place <= 8).logical_or(clipped) & near.logical_or(clipped))
+    if wrong.any():
+        index = wrong.nonzero()[0].tolist()
+        raise Wrong(f"wrong result: place{index} is {place[tuple(index)].item()}, and another pixel won")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run computed, and what it counted: the emulator's counters, or microseconds of a GPU."""
+
+    outputs: Outputs
+    counted: dict[str, float]
+
+
+def missing() -> str | None:
+    """Why no step can be built here."""
+    return emulated.missing_compiler()
+
+
+def source(step: Step, fault: Fault | None) -> Path:
+    """The step's file, or a copy with a fault in it: messages name the file that was copied, and its lines."""
+    if fault is None:
+        return step.path
+    text = f'#line 1 "examples/ladder/{step.file}"\n{fault.planted(step.text())}'
+    path = cache_folder("ladder") / f"{Path(step.file).stem}.{fault.name}-{digest(text)}.cu"
+    if not path.exists():
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def build(step: Step, fault: Fault | None = None, name: str = "1") -> Path:
+    """The step as a program for the emulator; at once where it was built before.
+
+    Raises:
+        RuntimeError: the compiler failed; with its words.
+    """
+    folder, include = cache_folder("emulator"), f"-I{FOLDER}"
+    ours = emulated.objects_of(folder, [source(step, fault), FOLDER / "main.cu"], name, FOLDER / "layer.h")
+    emulators = emulated.objects_of(folder, sorted((emulated.SOURCES / "emulator").glob("*.cpp")), name)
+    objects = list(map(str, (*ours.values(), *emulators.values())))
+    program = cache_folder("ladder") / f"{Path(step.file).stem}-{digest(*objects)}.out"
+    if not program.exists():
+        with locked(folder / "lock"):
+            emulated.compile_absent(emulators, name)
+            emulated.compile_absent(ours, name, include)
+            link = [*shlex.split(emulated.compiler()), "-pthread", *emulated.BUILDS[name].link]
+            make([*link, *objects], program, "linking a step of the ladder")
+    return program
+
+
+def run(step: Step, inputs: Inputs, fault: Fault | None = None, name: str = "1", seed: int = 0) -> Ran:
+    """Raises Wrong with the emulator's words where it found something."""
+    if step.file.endswith(".py"):
+        return _run_triton(step, inputs, fault)
+    return _run_program(build(step, fault, name), inputs, seed)
+
+
+def _run_program(program: Path, inputs: Inputs, seed: int) -> Ran:
+    shape = inputs.shape
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "given"), Path(folder, "made")
+        given.write_bytes(b"".join(tensor.contiguous().numpy().tobytes() for tensor in (inputs.x, inputs.w, inputs.b)))
+        environment = {**os.environ, "EMULATOR_SEED": str(seed), "TSAN_OPTIONS": "exitcode=0"}
+        command = [str(program), *map(str, vars(shape).values()), str(given), str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if "unexpected memory mapping" in done.stderr:  # ThreadSanitizer, where the kernel spreads addresses too widely
+            command = ["setarch", "-R", *command]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode != 0:
+            said = (done.stdout or done.stderr).strip()
+            raise Wrong(said.splitlines()[0] if said else f"the program ended with status {done.returncode}")
+        counted = {name: float(number) for name, number in re.findall(r"(\S+) ([\d.]+)", done.stdout)}
+        return Ran(_split(made.read_bytes(), shape), counted)
+
+
+def _split(data: bytes, shape: Shape) -> Outputs:
+    conv, pooled = (shape.N, shape.H, shape.W, shape.K), (shape.N, shape.pooled_H, shape.pooled_W, shape.K)
+    found, at = {}, 0
+    for name, sizes, dtype in (("conv", conv, torch.float16), ("pooled", pooled, torch.float16), ("place", pooled, torch.uint8)):
+        count = torch.Size(sizes).numel()
+        found[name] = torch.frombuffer(bytearray(data[at : at + count * dtype.itemsize]), dtype=dtype).view(sizes)
+        at += count * dtype.itemsize
+    return found
+
+
+def _run_triton(step: Step, inputs: Inputs, fault: Fault | None) -> Ran:
+    text = step.text() if fault is None else fault.planted(step.text())
+    path = step.path if fault is None else cache_folder("ladder") / f"{Path(step.file).stem}_{fault.name}.py"
+    if fault is not None:
+        path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(f"alexkern_ladder_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    device = "cuda" if module.ON_GPU else "cpu"
+    outputs = module.run(*(tensor.to(device) for tensor in (inputs.x, inputs.w, inputs.b)))
+    return Ran({name: tensor.cpu() for name, tensor in outputs.items()}, {})
