@@ -1,3 +1,26 @@
+// Step 1: a thread an output. What is computed, with nothing done about how fast.
+//
+// conv[n, p, q, k] = relu(b[k] + the sum over r, s, c of x[n, p + r - R / 2, q + s - S / 2, c] * w[k, r, s, c])
+// pooled[n, p, q, k] = the largest of conv[n, 2 p + 0 to 2, 2 q + 0 to 2, k]
+//
+// Taps outside of the image count as zeros. Outputs are numbered: m is a pixel of an image, i = m K + k an output, and
+// a thread has one. Neighbouring threads have neighbouring filters, so they read the same pixel together, and filters
+// that lie far apart.
+//
+//     output m = 6, p = 1, q = 2, and the taps rs that read each pixel:
+//     w =     0   1   2   3
+//     h = 0   .  00  01  02
+//     h = 1   .  10  11  12
+//     h = 2   .  20  21  22
+//     h = 3   .   .   .   .
+//     block 4, thread 77: i = 1101, m = 5, k = 141, p = 0, q = 5; 15 of 25 taps lie inside: 960 products
+//     an H100 makes 10 multiply-adds in fp32 in the time of a byte from its memory
+//
+// Each multiply-add asks for two halves, 4 bytes. Nothing that a thread has read serves another one, unless a cache
+// remembers it.
+//
+// Exercise: let neighbouring threads have neighbouring pixels in place of filters (m = i % GEMM_M). Which of the two
+// loads is now the same for a whole warp, and which is not? Count the 32-byte sectors that a warp asks for, both ways.
 #include "layer.h"
 
 namespace {

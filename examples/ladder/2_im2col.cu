@@ -1,3 +1,25 @@
+// Step 2: the matrix made. A convolution is a matrix product, if one writes every neighbourhood as a row.
+//
+// rows[m, (r, s, c)] = x[n, p + r - R / 2, q + s - S / 2, c], or 0 outside        rows: GEMM_M x GEMM_K = N P Q x R S C
+// conv[m, k] = relu(b[k] + the sum over (r, s, c) of rows[m, (r, s, c)] * w[k, (r, s, c)])     w: K x GEMM_K
+//
+//     rows of the matrix, and the pixel hw that each tap copies into them (- is zeros):
+//     tap        00  01  02  10  11  12  20  21  22
+//     m =  0      -   -   -   -  00  01   -  10  11
+//     m =  1      -   -   -  00  01  02  10  11  12
+//     m =  5     00  01  02  10  11  12  20  21  22
+//     m =  6     01  02  03  11  12  13  21  22  23
+//     m = 15     22  23   -  32  33   -   -   -   -
+//     thread 70000: m = 350, tap 0 = (0, 0), channels 0 to 7 of pixel (10, 24), inside
+//
+// New since step 1: im2col_kernel, and a product that knows nothing of images. Its loop has no test and no division,
+// and it loads 16 bytes at a time: a load serves four multiply-adds in place of a half of one. Any matrix product
+// would do now, the fastest there is.
+//
+// The price: a pixel stands in R S rows. For AlexNet's second layer the matrix is 25 times as large as the image, is
+// written once, and is read K times, as before.
+//
+// Exercise: the rows of a filter with R = S = 1 are the image itself. Which test in run() saves the copy?
 #include "layer.h"
 
 namespace {

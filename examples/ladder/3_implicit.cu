@@ -1,3 +1,33 @@
+// Step 3: implicit. The matrix is never written: a block gathers the part of it that it needs into shared memory.
+//
+// A tile of 64 pixels x 64 filters a block; a step of GEMM_K is 64 channels of one tap:
+//
+//                64 filters
+//            +---------------+
+//            |  b: 64 x 64   |   w[k, tap, c ...]
+//            +---------------+
+// +--------+ +---------------+
+// | a: 64  | | sums: 64 x 64 |   16 a thread, in registers
+// | x 64   | |               |
+// +--------+ +---------------+   a: x[pixel moved by the tap, c ...], or zeros
+//
+//     thread of each output in a 64 x 64 tile; a thread has 4 x 4 of them, every sixteenth:
+//        filter    0    1    2   15   16   17
+//     pixel  0     0    1    2   15    0    1
+//     pixel  1    16   17   18   31   16   17
+//     pixel  2    32   33   34   47   32   33
+//     pixel 15   240  241  242  255  240  241
+//     pixel 16     0    1    2   15    0    1
+//     pixel 17    16   17   18   31   16   17
+//     tile 5, step 7, thread 77 fetches, for pixel 329 (p = 12, q = 5) and tap (1, 2), channels 40 to
+//     47 of (11, 5); then it multiplies rows 4, 20, 36, 52 by filters 13, 29, 45, 61
+//
+// New since step 2: what was im2col_kernel is now the gather of a step, into shared memory, where sixteen threads read
+// each number again. A block asks memory for 2 x 64 x 64 halves and makes 64 x 64 x 64 multiply-adds of them: 1/16
+// byte each in place of 4. Two barriers a step: nobody multiplies before the tiles are whole, and nobody overwrites
+// what another still reads.
+//
+// Exercise: with kPitch = 64, in which of the 32 banks (4 bytes each) do the sixteen filters of a half warp lie?
 #include "layer.h"
 
 namespace {

@@ -1,3 +1,39 @@
+// Step 4: tensor cores. A warp multiplies 16 x 16 by 16 x 8 in one instruction, if its lanes bring the right numbers.
+//
+// The tile and its steps are those of step 3, in halves now; a row of 64 of them is 128 bytes, all 32 banks once.
+//
+// time   ->  step 0         step 1         step 2
+// copies     2 on their way 3 on their way 4 on their way      cp.async, two steps ahead, past the registers
+// product    0              1              2                   ldmatrix, mma.sync
+//
+//     place of each vector (16 bytes, 8 channels) of a row; ldmatrix reads a column of eight:
+//       vector   0   1   2   3   4   5   6   7
+//       row 0    0   1   2   3   4   5   6   7
+//       row 1    1   0   3   2   5   4   7   6
+//       row 2    2   3   0   1   6   7   4   5
+//       row 3    3   2   1   0   7   6   5   4
+//       row 4    4   5   6   7   0   1   2   3
+//       row 5    5   4   7   6   1   0   3   2
+//       row 6    6   7   4   5   2   3   0   1
+//       row 7    7   6   5   4   3   2   1   0
+//     lane.register of the sums in a 16 x 8 fragment:
+//       filter    0    1    2    3    4    5    6    7
+//       row  0  0.0  0.1  1.0  1.1  2.0  2.1  3.0  3.1
+//       row  1  4.0  4.1  5.0  5.1  6.0  6.1  7.0  7.1
+//       row  7 28.0 28.1 29.0 29.1 30.0 30.1 31.0 31.1
+//       row  8  0.2  0.3  1.2  1.3  2.2  2.3  3.2  3.3
+//       row 15 28.2 28.3 29.2 29.3 30.2 30.3 31.2 31.3
+//     lane 21, warp 0, i = 1, k = 1: the address of row 21, vector 3: byte 2784
+//
+// New since step 3. cp.async: a step's copies are in flight while earlier ones are multiplied; a ring of three stages.
+// Swizzle in place of a pitch: vectors stay aligned to 16 bytes, and the eight rows that ldmatrix reads at once still
+// lie in eight different places. ldmatrix: brings fragments as mma.sync wants them. One barrier a step: it says both
+// that this step has landed for all and that all have done with the one before, whose stage is filled next.
+//
+// A wait counts groups: "until at most one is in flight". So every step closes a group, an empty one too.
+//
+// Exercise: four stages. Which constant changes, how much shared memory is that, and how many blocks of it fit into
+// the 228 KB of a multiprocessor?
 #include "../../csrc/cuda/ptx/cp_async.cuh"
 #include "../../csrc/cuda/ptx/ldmatrix.cuh"
 #include "../../csrc/cuda/ptx/mma.cuh"

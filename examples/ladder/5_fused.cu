@@ -1,3 +1,31 @@
+// Step 5: fused. The pooling is in the epilogue, and the convolution's output never reaches memory.
+//
+// A block has 64 filters of one image and a strip of 15 windows: 31 columns. It walks down, two rows of the
+// convolution at a time, 2 x 32 = 64 pixels, the tile of step 4:
+//
+// column    0                  31
+// row 2p    [ carried: the last row of p - 1 ]   a 3 x 3 window looks at all three
+// row 2p+1  [ computed: m = 0 to 31          ]
+// row 2p+2  [ computed: m = 32 to 63         ]
+//
+//     the walk down an image; row h of the convolution lies in place h % 3:
+//               rows computed   in places   rows pooled
+//     p = -1    -1  0           2 0         none
+//     p =  0     1  2           1 2         0 1 2
+//     p =  1     3  4           0 1         2 3 4
+//     p =  2     5  6           2 0         4 5 6
+//     thread 77, p = 3, sum[0][1][0]: m = 35, row 8, column 3, filter 10; then it pools window 1,
+//     filter 13: columns 2, 3, 4 of rows 6, 7, 8
+//
+// New since step 4: the loop over p around it all; finished values go to shared memory, where windows find their rows
+// whoever computed them; one byte a window says which of its nine pixels won, the first of equals, and 255 that the
+// ReLU let nothing pass. That is all that a backward pass needs of this layer's outputs.
+//
+// The price: windows overlap, so the first row of a strip and its last column are computed by two blocks, and a strip
+// of 13 windows leaves 5 of 32 columns empty. Whether it pays depends on the layer; alexkern's cost models decide.
+//
+// Exercise: with one image this fills few of a chip's multiprocessors. Cut the walk into segments of rows, one a
+// block: how many rows are computed twice, and which line needs the segment's first row?
 #include "../../csrc/cuda/ptx/cp_async.cuh"
 #include "../../csrc/cuda/ptx/ldmatrix.cuh"
 #include "../../csrc/cuda/ptx/mma.cuh"

@@ -1,3 +1,34 @@
+// Step 6: Hopper. Hardware gathers (TMA), hardware counts (mbarriers), and four warps multiply at once (wgmma).
+//
+// warp 4, one thread      full[stage]        warps 0 to 3
+//   awaits empty                               await full
+//   announces bytes  -->  counts bytes  -->    wgmma: 64 x 64 += a b, both from shared memory
+//   two copies            empty[stage]
+//                    <--  counts warps  <--    arrive when the products are made
+//
+//     pixels hw that one im2col copy brings, from output 6 on (- is zeros):
+//       m       6   7   8   9  10  11
+//       tap 02  03   -  11  12  13   -
+//       tap 22  23   -  31  32  33   -
+//     a ring of four stages, and the parity with which each is awaited:
+//       step              0  1  2  3  4  5  6  7  8  9
+//       stage             0  1  2  3  0  1  2  3  0  1
+//       full is awaited   0  0  0  0  1  1  1  1  0  0
+//       empty is awaited  1  1  1  1  0  0  0  0  1  1
+//     thread 77, sum[6]: pixel 43, filter 10, staged at byte 5540
+//
+// New since step 4: no thread computes an address or a border. A tensor map knows the image, and im2col mode walks its
+// pixels and fills zeros in. Fetching and multiplying are different warps, which meet at two barriers a stage and
+// never all together. wgmma reads its operands where TMA has put them, swizzled alike; it runs on by itself, so its
+// registers are fenced before and awaited behind. The epilogue writes rows as TMA reads them, tells the async proxy (a
+// fence, by every thread that wrote), and one thread stores the tile; rows beyond GEMM_M are left out.
+//
+// It stops at convolution and ReLU: a tile is 64 pixels in a row, as TMA walks, and windows want whole rows of an
+// image. Cut for them, 64 x 64 tiles lose a row and a column to their neighbours, as in step 5, and Hopper's tensor
+// cores are so fast that alexkern's model finds two kernels faster for this layer.
+//
+// Exercise: a block that takes tile after tile could fetch the next one while it stores this one. What else has to be
+// awaited before the staging buffer is written again?
 #include "../../csrc/cuda/ptx/barrier.cuh"
 #include "../../csrc/cuda/ptx/mbarrier.cuh"
 #include "../../csrc/cuda/ptx/tma.cuh"

@@ -157,7 +157,26 @@ def run(step: Step, inputs: Inputs, fault: Fault | None = None, name: str = "1",
     """Raises Wrong with the emulator's words where it found something."""
     if step.file.endswith(".py"):
         return _run_triton(step, inputs, fault)
-    return _run_program(build(step, fault, name), inputs, seed)
+    ran = _run_program(build(step, fault, name), inputs, seed)
+    if conflicts := ran.counted.get("conflicts"):
+        raise Wrong(f"bank conflicts: {conflicts:.0f} more passes over the banks than ldmatrix needs")
+    return ran
+
+
+def hunt(step: Step, inputs: Inputs, fault: Fault) -> tuple[str, str] | None:
+    """What finds a fault, and in which words: the emulator in some order of things, torch's result, or the race
+    detector; None where nothing does."""
+    builds = [("1", SEEDS, "the emulator")]
+    builds += [("thread", 3, "the race detector")] if step.file.endswith(".cu") else []
+    for name, seeds, who in builds:
+        for seed in range(seeds):
+            try:
+                check(step, inputs, run(step, inputs, fault, name, seed).outputs)
+            except Wrong as wrong:
+                return f"{who}, seed {seed}" if step.file.endswith(".cu") else "torch", str(wrong)
+            if step.file.endswith(".py"):
+                break
+    return None
 
 
 def _run_program(program: Path, inputs: Inputs, seed: int) -> Ran:
