@@ -19,7 +19,7 @@
 // The price: a pixel stands in R S rows. For AlexNet's second layer the matrix is 25 times as large as the image, is
 // written once, and is read K times, as before.
 //
-// Exercise: the rows of a filter with R = S = 1 are the image itself. Which test in run() saves the copy?
+// Exercise: the rows of a filter with R = S = 1 are the image itself. Which test on the host saves the copy?
 #include "layer.h"
 
 namespace {

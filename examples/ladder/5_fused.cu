@@ -21,8 +21,9 @@
 // whoever computed them; one byte a window says which of its nine pixels won, the first of equals, and 255 that the
 // ReLU let nothing pass. That is all that a backward pass needs of this layer's outputs.
 //
-// The price: windows overlap, so the first row of a strip and its last column are computed by two blocks, and a strip
-// of 13 windows leaves 5 of 32 columns empty. Whether it pays depends on the layer; alexkern's cost models decide.
+// The price: windows overlap, so a strip's last column is computed by its neighbour too; of the first two rows one
+// lies above the image; and the 13 windows of AlexNet's second layer leave 5 of 32 columns empty. Whether it pays
+// depends on the layer; alexkern's cost models decide.
 //
 // Exercise: with one image this fills few of a chip's multiprocessors. Cut the walk into segments of rows, one a
 // block: how many rows are computed twice, and which line needs the segment's first row?

@@ -24,8 +24,8 @@
 // fence, by every thread that wrote), and one thread stores the tile; rows beyond GEMM_M are left out.
 //
 // It stops at convolution and ReLU: a tile is 64 pixels in a row, as TMA walks, and windows want whole rows of an
-// image. Cut for them, 64 x 64 tiles lose a row and a column to their neighbours, as in step 5, and Hopper's tensor
-// cores are so fast that alexkern's model finds two kernels faster for this layer.
+// image. Cut into strips for them, more is computed in vain than two passes over the output cost: alexkern's model
+// finds two kernels faster for this layer (docs/pooling.md).
 //
 // Exercise: a block that takes tile after tile could fetch the next one while it stores this one. What else has to be
 // awaited before the staging buffer is written again?

@@ -1,3 +1,25 @@
+"""Steps 3 and 5 in Triton: what a block does, without its threads.
+
+implicit_kernel: a program has 64 pixels x 64 filters. multiply() is the loop of step 3: a step gathers a [64
+pixels, 64 channels of a tap] and b [64 channels, 64 filters], and tl.dot adds their product to acc. The compiler
+makes of it what step 4 (on Ampere) and step 6 (on Hopper) spell out: copies ahead, swizzles, fragments.
+
+fused_kernel: 15 windows x 64 filters, down an image, as step 5. Registers keep the last row's maxima of three
+columns (carry) in place of the row itself: a window is carry, upper row, lower row.
+
+    m of the fused kernel: two rows of 32 columns, in pairs:
+      m          0    1    2    3   31   32   33   63
+      row        0    0    0    0    0    1    1    1
+      q          0    0    1    1   15    0    0   15
+      column     0    1    2    3   31    0    1   31
+
+So even and odd columns are a dimension of 2 that tl.split takes apart, and the third column of a window is the next
+q's even one, which tl.gather brings; the last q has no next one, and stores nothing.
+
+Exercise: what does the compiler have to move between threads for tl.gather, and how does the order of m in
+kernels/conv2d_relu_max_pool2d.py make splitting free on Ampere?
+"""
+
 import os
 
 import torch
