@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -19,12 +20,21 @@ class Fault:
         """The text with the fault in it."""
         found = text.count(self.right)
         if found != 1 or "\n" in self.right + self.wrong:
-            raise ValueError(f"fault {self.name} of step {self.step}: {self.right!r} stands there {found} times, wanted is once")
+            raise ValueError(
+                f"fault {self.name} of step {self.step}: {self.right!r} stands there {found} times, wanted is once"
+            )
         return text.replace(self.right, self.wrong)
 
     def line(self, text: str) -> int:
         """The number of the line in which it is planted."""
         return text.count("\n", 0, text.index(self.right)) + 1
+
+    def kernel(self, text: str) -> str:
+        """The kernel whose fault it is: that in which it is planted, or that which calls or launches what it is in."""
+        at = text.index(self.right)
+        before = re.findall(r"(\w+)_kernel\(|^def (\w+)\(", text[:at], re.MULTILINE)
+        found = before[-1:] or re.findall(r"(\w+)_kernel\(|^def (\w+)\(", text[at:], re.MULTILINE)[:1]
+        return next(filter(None, found[0]))
 
 
 FAULTS = (
@@ -76,8 +86,8 @@ FAULTS = (
           "& (h < H) & (col >= 0) & (col < W)", "& (h < H)"),
     Fault("7", "no_carry", "handing the last row down to the next windows",
           "carry, carry_place = under, under_place", "carry_place = under_place"),
-    Fault("7", "half_sums", "that sums of 16-bit products are kept in 32 bits",
-          "acc = tl.dot(a, b, acc)", "acc = tl.dot(a, b, acc).to(tl.float16).to(tl.float32)"),
+    Fault("7", "no_overlap", "that windows overlap: the third column is the next window's first",
+          "tl.minimum(q + 1, BLOCK_Q - 1)", "q"),
     Fault("7", "last_of_equals", "that the first of equal values wins",
           "take = (value > best)", "take = (value >= best)"),
 )  # fmt: skip

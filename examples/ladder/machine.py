@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -54,10 +53,10 @@ class Inputs:
 
     @classmethod
     def whole_numbers(cls, shape: Shape) -> Inputs:
-        """Image and filter 0 in channel 0 alone: what can be checked by hand."""
+        """A 4 x 4 image and filter 0, in channel 0 alone: what can be checked by hand. Two pixels win the window."""
         x, w = torch.zeros(shape.N, shape.H, shape.W, shape.C), torch.zeros(shape.K, shape.R, shape.S, shape.C)
-        x[0, :, :, 0] = torch.tensor([[1, 2, 0, 1], [0, 3, 1, 0], [2, 0, 1, 2], [1, 0, 4, 0]])
-        w[0, :, :, 0] = torch.tensor([[0, 1, 0], [1, -1, 0], [0, 0, 2]])
+        x[0, :, :, 0] = torch.tensor([[1, 2, 0, 1], [2, 1, 2, 1], [3, 2, 3, 1], [2, 3, 2, 2]])
+        w[0, :, :, 0] = torch.tensor([[0, 1, 0], [1, -2, 1], [0, 1, 0]])
         return cls(shape, x.half(), w.half(), torch.zeros(shape.K).half())
 
 
@@ -95,15 +94,20 @@ def check(step: Step, inputs: Inputs, found: Outputs) -> None:
 
 
 def _check_places(conv: Tensor, pooled: Tensor, place: Tensor) -> None:
-    """A place is right where the value that it names is the pooled one, but for roundings; CLIPPED where that is 0."""
-    clipped = pooled <= 0
-    named = (place != CLIPPED) == ~clipped
-    N, P, Q, K = place.shape
-    at = place.long().where(~clipped, 0).clamp(max=8)
-    n, p, q, k = torch.meshgrid(*map(torch.arange, (N, P, Q, K)), indexing="ij")
-    values = conv[n, 2 * p + at // 3, 2 * q + at % 3, k]
-    near = (values - pooled.double()).abs() <= 2**-9 * pooled.double().abs() + 2**-12
-    wrong = ~(named & (place <= 8).logical_or(clipped) & near.logical_or(clipped))
+    """A place names the first of the window's largest values, or CLIPPED where that is 0.
+
+    Of values that have been rounded another one may be the largest by a rounding, but not of those that need none.
+    """
+    windows = torch.stack(
+        [conv[:, r:, s:][:, : 2 * place.shape[1] : 2, : 2 * place.shape[2] : 2] for r in range(3) for s in range(3)]
+    )
+    if torch.equal(conv, conv.half().double()):
+        right = place == windows.argmax(0).where(pooled > 0, CLIPPED)
+    else:
+        named = windows.gather(0, place.long().clamp(max=8)[None])[0]
+        near = (named - pooled.double()).abs() <= 2**-9 * named.abs() + 2**-12
+        right = torch.where(pooled > 0, (place <= 8) & near, place == CLIPPED)
+    wrong = ~right
     if wrong.any():
         index = wrong.nonzero()[0].tolist()
         raise Wrong(f"wrong result: place{index} is {place[tuple(index)].item()}, and another pixel won")
@@ -120,6 +124,10 @@ class Ran:
 def missing() -> str | None:
     """Why no step can be built here."""
     return emulated.missing_compiler()
+
+
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def source(step: Step, fault: Fault | None) -> Path:
@@ -200,11 +208,39 @@ def _run_program(program: Path, inputs: Inputs, seed: int) -> Ran:
 def _split(data: bytes, shape: Shape) -> Outputs:
     conv, pooled = (shape.N, shape.H, shape.W, shape.K), (shape.N, shape.pooled_H, shape.pooled_W, shape.K)
     found, at = {}, 0
-    for name, sizes, dtype in (("conv", conv, torch.float16), ("pooled", pooled, torch.float16), ("place", pooled, torch.uint8)):
+    for name, sizes, dtype in (
+        ("conv", conv, torch.float16),
+        ("pooled", pooled, torch.float16),
+        ("place", pooled, torch.uint8),
+    ):
         count = torch.Size(sizes).numel()
         found[name] = torch.frombuffer(bytearray(data[at : at + count * dtype.itemsize]), dtype=dtype).view(sizes)
         at += count * dtype.itemsize
     return found
+
+
+def run_on_gpu(step: Step, inputs: Inputs) -> Ran:
+    """The same kernels, compiled by nvcc or by Triton, timed.
+
+    Raises:
+        RuntimeError: nvcc is missing or fails, or the GPU is not one that the step is for.
+    """
+    major, minor = torch.cuda.get_device_capability()
+    if step.target == "90a" and (major, minor) != (9, 0):
+        raise RuntimeError(f"step {step.name} is for compute capability 9.0, and the GPU here has {major}.{minor}")
+    if step.file.endswith(".py"):
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            raise RuntimeError("TRITON_INTERPRET=1 is set, and an interpreter's times say nothing; unset it")
+        return _run_triton(step, inputs, None)
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise RuntimeError("--gpu needs nvcc, which was not found")
+    target = "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
+    sources = [str(step.path), str(FOLDER / "main.cu")]
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "step")
+        make([nvcc, "-std=c++17", "-O3", f"-arch=sm_{target}", *sources], program, f"compiling step {step.name}")
+        return _run_program(program, inputs, 0)
 
 
 def _run_triton(step: Step, inputs: Inputs, fault: Fault | None) -> Ran:
@@ -217,5 +253,11 @@ def _run_triton(step: Step, inputs: Inputs, fault: Fault | None) -> Ran:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     device = "cuda" if module.ON_GPU else "cpu"
-    outputs = module.run(*(tensor.to(device) for tensor in (inputs.x, inputs.w, inputs.b)))
-    return Ran({name: tensor.cpu() for name, tensor in outputs.items()}, {})
+    given = [tensor.to(device) for tensor in (inputs.x, inputs.w, inputs.b)]
+    outputs = module.run(*given)
+    counted = {}
+    if module.ON_GPU:
+        from triton.testing import do_bench
+
+        counted["microseconds"] = 1000 * do_bench(lambda: module.run(*given), return_mode="min")
+    return Ran({name: tensor.cpu() for name, tensor in outputs.items()}, counted)

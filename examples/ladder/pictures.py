@@ -91,7 +91,10 @@ def tensor_core() -> list[str]:
     lines = [_row("  vector", list(range(8)), 4)]
     lines += [_row(f"  row {row} ", [vector ^ (row & 7) for vector in range(8)], 4) for row in range(8)]
     sums = [_row("  filter", list(range(8)), 5)]
-    sums += [_row(f"  row {m:2}", [f"{4 * (m % 8) + n // 2}.{m // 8 * 2 + n % 2}" for n in range(8)], 5) for m in (0, 1, 7, 8, 15)]
+    sums += [
+        _row(f"  row {m:2}", [f"{4 * (m % 8) + n // 2}.{m // 8 * 2 + n % 2}" for n in range(8)], 5)
+        for m in (0, 1, 7, 8, 15)
+    ]
     lane = 21
     row, vector = 16 + lane % 16, 2 + lane // 16
     return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alexkern.cost.chips import CHIPS, Chip
@@ -41,6 +41,9 @@ class Shape:
         products = {"GEMM_M": gemm_m, "GEMM_K": self.R * self.S * self.C}
         return {**vars(self), "pooled_H": self.pooled_H, **products, "tiles": tiles, "strips": strips, "pooled": pooled}
 
+    def of_batch(self, images: int) -> Shape:
+        return replace(self, N=images)
+
     def __str__(self) -> str:
         return (
             f"{self.N} x {self.C} x {self.H} x {self.W}, {self.K} filters {self.R} x {self.S}, "
@@ -72,6 +75,11 @@ class Step:
     @property
     def path(self) -> Path:
         return FOLDER / self.file
+
+    @property
+    def target(self) -> str:
+        """What nvcc compiles it for."""
+        return "90a" if "wgmma" in self.idea else "80"
 
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")

@@ -168,7 +168,8 @@ def objects_of(folder: Path, sources: list[Path], name: str, *includes: Path) ->
     """What a build's objects of these sources are called: wherever they lie, of two equal copies one is compiled."""
     common = digest(_version(), *(path.read_bytes() for path in (*_headers(), *includes)))
     return {
-        source: folder / f"{source.stem}-{digest(common, repr(_placeless(_command(source, name))), source.read_bytes())}.o"
+        source: folder
+        / f"{source.stem}-{digest(common, repr(_placeless(_command(source, name))), source.read_bytes())}.o"
         for source in sources
     }
 
