@@ -39,14 +39,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _lesson() -> Any:
     if not LADDER.is_dir():
-        raise CommandError(
-            "the ladder is in alexkern's source tree, examples/ladder: use a checkout (pip install -e .)"
-        )
+        raise CommandError("the ladder is in the source tree (examples/ladder), which is not here: use a checkout")
     name = "alexkern_ladder"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            name, LADDER / "__init__.py", submodule_search_locations=[str(LADDER)]
-        )
+        start, places = LADDER / "__init__.py", [str(LADDER)]
+        spec = importlib.util.spec_from_file_location(name, start, submodule_search_locations=places)
         assert spec is not None and spec.loader is not None
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

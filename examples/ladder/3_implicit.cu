@@ -19,8 +19,8 @@
 //     pixel 15   240  241  242  255  240  241
 //     pixel 16     0    1    2   15    0    1
 //     pixel 17    16   17   18   31   16   17
-//     tile 5, step 7, thread 77 fetches, for pixel 329 (p = 12, q = 5) and tap (1, 2), channels 40 to
-//     47 of (11, 5); then it multiplies rows 4, 20, 36, 52 by filters 13, 29, 45, 61
+//     tile 5, step 7, thread 77 fetches, for pixel 329 (p = 12, q = 5) and tap (1, 2), channels 40 to 47 of (11, 5);
+//     it multiplies rows 4, 20, 36, 52 by filters 13, 29, 45, 61
 //
 // New since step 2: what was im2col_kernel is now the gather of a step, into shared memory, where sixteen threads read
 // each number again. A block asks memory for 2 x 64 x 64 halves and makes 64 x 64 x 64 multiply-adds of them: 1/16

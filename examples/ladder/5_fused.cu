@@ -14,8 +14,8 @@
 //     p =  0     1  2           1 2         0 1 2
 //     p =  1     3  4           0 1         2 3 4
 //     p =  2     5  6           2 0         4 5 6
-//     thread 77, p = 3, sum[0][1][0]: m = 35, row 8, column 3, filter 10; then it pools window 1,
-//     filter 13: columns 2, 3, 4 of rows 6, 7, 8
+//     thread 77, p = 3, sum[0][1][0]: m = 35, row 8, column 3, filter 10;
+//     then it pools window 1, filter 13: columns 2, 3, 4 of rows 6, 7, 8
 //
 // New since step 4: the loop over p around it all; finished values go to shared memory, where windows find their rows
 // whoever computed them; one byte a window says which of its nine pixels won, the first of equals, and 255 that the

@@ -21,7 +21,7 @@ class Fault:
         found = text.count(self.right)
         if found != 1 or "\n" in self.right + self.wrong:
             raise ValueError(
-                f"fault {self.name} of step {self.step}: {self.right!r} stands there {found} times, wanted is once"
+                f"fault {self.name} of step {self.step}: {self.right!r} stands there {found} times, not once"
             )
         return text.replace(self.right, self.wrong)
 
@@ -52,7 +52,7 @@ FAULTS = (
           "ptx::cp_async_commit_group();", ";"),
     Fault("4", "no_barrier", "that other threads' copies land for them, and not for this one",
           "__syncthreads();  // this step has landed", ";  // this step has landed"),
-    Fault("4", "narrow_swizzle", "that eight rows are read at once: right results, and four banks that all wait for",
+    Fault("4", "narrow_swizzle", "that eight rows are read at once: the result is right, and a load takes two passes",
           "(vector ^ (row & 7))", "(vector ^ (row & 3))"),
     Fault("4", "swapped_halves", "which lanes give the addresses of which 8 x 8 matrix",
           "2 * k + lane / 16)", "2 * k + lane / 8 % 2)"),

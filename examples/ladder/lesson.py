@@ -19,7 +19,7 @@ from alexkern.backends.building import run as run_command
 from alexkern.console import first_line, table
 
 from . import machine
-from .faults import Fault, faults_of
+from .faults import FAULTS, Fault, faults_of
 from .machine import Inputs
 from .pictures import PICTURES
 from .steps import CONV2, FOLDER, SMALL, STEPS, TINY, Step, microseconds, value
@@ -27,6 +27,7 @@ from .steps import CONV2, FOLDER, SMALL, STEPS, TINY, Step, microseconds, value
 DROPOUT = "dropout"
 NAMES = (*STEPS, DROPOUT)
 BATCH = 128  # of the prediction
+NOTABLE = ("FFMA", "HMMA", "HGMMA", "LDG", "LDGSTS", "LDS", "LDSM", "UTMALDG", "STG", "UTMASTG", "BAR", "SYNCS")
 Tell = Callable[[str], None]
 
 
@@ -68,9 +69,7 @@ def show_list(tell: Tell) -> None:
     for line in table([*rows, (DROPOUT, "dropout.py", "with a mask, and from a seed")]):
         tell(line)
     tell("")
-    for line in table(
-        [(fault.step, fault.name, f"forgets {fault.what}") for name in STEPS for fault in faults_of(name).values()]
-    ):
+    for line in table((fault.step, fault.name, f"forgets {fault.what}") for fault in FAULTS):
         tell(line)
 
 
@@ -91,11 +90,7 @@ def prepare(step: Step) -> None:
         reason = machine.missing()
     else:
         os.environ["TRITON_INTERPRET"] = "1"
-        reason = (
-            None
-            if machine.has_triton()
-            else "step 7 needs triton, which is not installed (pip install triton, on Linux)"
-        )
+        reason = None if machine.has_triton() else "step 7 needs triton (pip install triton, on Linux)"
     if reason is not None:
         raise NotHere(reason)
 
@@ -126,10 +121,8 @@ def show(step: Step, tell: Tell) -> None:
         tell("  counted: " + ", ".join(f"{name} {number:,.0f}" for name, number in ran.counted.items()))
     tell(f"  global bytes: {step.bytes}")
     tell(f"              = {value(step.bytes, shape):,}")
-    batch = CONV2.of_batch(BATCH)
-    tell(
-        f"  predicted on an H100, {BATCH} images: {microseconds(step, batch):,.0f} us (alexkern.cost's chip; not measured)"
-    )
+    predicted = microseconds(step, CONV2.of_batch(BATCH))
+    tell(f"  predicted on an H100, {BATCH} images: {predicted:,.0f} us (by alexkern.cost; not measured)")
     for line in compiled(step):
         tell(f"  {line}")
 
@@ -143,12 +136,8 @@ def _show_whole(step: Step, tell: Tell) -> None:
     blocks += [(name, found[name][0, :, :, 0]) for name in step.writes]
     rows = [tuple(name for name, _ in blocks)]
     for i in range(TINY.H):
-        rows.append(
-            tuple(
-                " ".join(f"{number:2.0f}" for number in block[i].tolist()) if i < len(block) else ""
-                for _, block in blocks
-            )
-        )
+        lines = (block[i].tolist() if i < len(block) else [] for _, block in blocks)
+        rows.append(tuple(" ".join(f"{number:2.0f}" for number in line) for line in lines))
     for line in table(rows):
         tell(f"  {line}")
 
@@ -162,9 +151,8 @@ def compiled(step: Step) -> list[str]:
 
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "step.cubin")
-        done = run_command(
-            [nvcc, "-std=c++17", "-O3", f"-arch=sm_{step.target}", "-cubin", "-o", str(cubin), str(step.path)]
-        )
+        options = ["-std=c++17", "-O3", f"-arch=sm_{step.target}", "-cubin", "-o", str(cubin)]
+        done = run_command([nvcc, *options, str(step.path)])
         if done.returncode != 0:
             return [f"nvcc failed: {(done.stderr or done.stdout).strip().splitlines()[0]}"]
         try:
@@ -173,17 +161,12 @@ def compiled(step: Step) -> list[str]:
             return [f"nvcc is here, but not what reads its code: {error}"]
     lines = []
     for name, program in programs.items():
-        kernel = re.search(r"\d([a-z_0-9]+)_kernel", name)
+        kernel = re.search(r"_cu_[0-9a-f]{8}_?\d+([a-z]\w*)_kernel", name)
         kinds = Counter(instruction.root for instruction in program.instructions)
         notable = ", ".join(f"{kind} {kinds[kind]}" for kind in NOTABLE if kinds[kind])
-        called = kernel[1].lstrip("0123456789") if kernel else name
-        lines.append(
-            f"sm_{step.target}, {called}: {program.registers} registers, {len(program.instructions)} instructions ({notable})"
-        )
+        of, count = f"sm_{step.target}, {kernel[1] if kernel else name}", len(program.instructions)
+        lines.append(f"{of}: {program.registers} registers, {count} instructions ({notable})")
     return lines
-
-
-NOTABLE = ("FFMA", "HMMA", "HGMMA", "LDG", "LDGSTS", "LDS", "LDSM", "UTMALDG", "STG", "UTMASTG", "BAR", "SYNCS")
 
 
 def break_it(step: Step, fault: Fault, tell: Tell) -> bool:

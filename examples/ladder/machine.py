@@ -85,10 +85,8 @@ def check(step: Step, inputs: Inputs, found: Outputs) -> None:
         if error > allowed:
             at = (ours.double() - exact[name]).abs().flatten().argmax().item()
             index = list(map(int, torch.unravel_index(torch.tensor(at), ours.shape)))
-            raise Wrong(
-                f"wrong result: {name}{index} is {ours[tuple(index)].item():.4g}, wanted is "
-                f"{exact[name][tuple(index)].item():.4g}"
-            )
+            got, wanted = ours[tuple(index)].item(), exact[name][tuple(index)].item()
+            raise Wrong(f"wrong result: {name}{index} is {got:.4g}, wanted is {wanted:.4g}")
     if "place" in step.writes:
         _check_places(exact["conv"], found["pooled"], found["place"])
 
@@ -98,18 +96,16 @@ def _check_places(conv: Tensor, pooled: Tensor, place: Tensor) -> None:
 
     Of values that have been rounded another one may be the largest by a rounding, but not of those that need none.
     """
-    windows = torch.stack(
-        [conv[:, r:, s:][:, : 2 * place.shape[1] : 2, : 2 * place.shape[2] : 2] for r in range(3) for s in range(3)]
-    )
+    height, width = 2 * place.shape[1], 2 * place.shape[2]
+    windows = torch.stack([conv[:, r : r + height : 2, s : s + width : 2] for r in range(3) for s in range(3)])
     if torch.equal(conv, conv.half().double()):
         right = place == windows.argmax(0).where(pooled > 0, CLIPPED)
     else:
         named = windows.gather(0, place.long().clamp(max=8)[None])[0]
         near = (named - pooled.double()).abs() <= 2**-9 * named.abs() + 2**-12
         right = torch.where(pooled > 0, (place <= 8) & near, place == CLIPPED)
-    wrong = ~right
-    if wrong.any():
-        index = wrong.nonzero()[0].tolist()
+    if not right.all():
+        index = (~right).nonzero()[0].tolist()
         raise Wrong(f"wrong result: place{index} is {place[tuple(index)].item()}, and another pixel won")
 
 

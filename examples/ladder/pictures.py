@@ -32,6 +32,7 @@ def naive() -> list[str]:
     reads = {_tap(m, r, s): f"{r}{s}" for r in range(TAPS) for s in range(TAPS)}
     lines = [_row("w =  ", list(range(SIZE)), 4)]
     lines += [_row(f"h = {h}", [reads.get(f"{h}{w}", ".") for w in range(SIZE)], 4) for h in range(SIZE)]
+    in_a_byte = chip.num_sms * chip.ieee * chip.boost / chip.memory
     block, thread = 4, 77
     i = 256 * block + thread
     m, k = divmod(i, CONV2.K)
@@ -42,8 +43,7 @@ def naive() -> list[str]:
         *lines,
         f"block {block}, thread {thread}: i = {i}, m = {m}, k = {k}, p = {p}, q = {q}; {taps} of 25 taps lie inside: "
         f"{taps * CONV2.C} products",
-        f"an H100 makes {chip.num_sms * chip.ieee * chip.boost / chip.memory:.0f} multiply-adds in fp32 in the time of a "
-        "byte from its memory",
+        f"an H100 makes {in_a_byte:.0f} multiply-adds in fp32 in the time of a byte from its memory",
     ]
 
 
@@ -65,6 +65,10 @@ def im2col() -> list[str]:
     ]
 
 
+def _every_sixteenth(first: int) -> str:
+    return ", ".join(str(first + 16 * i) for i in range(4))
+
+
 def implicit() -> list[str]:
     """Which thread has which outputs of a tile; a thread."""
     columns = [0, 1, 2, 15, 16, 17]
@@ -80,9 +84,8 @@ def implicit() -> list[str]:
         "thread of each output in a 64 x 64 tile; a thread has 4 x 4 of them, every sixteenth:",
         *lines,
         f"tile {block}, step {step}, thread {thread} fetches, for pixel {m} (p = {p}, q = {q}) and tap ({step // 5}, "
-        f"{step % 5}), channels {8 * vector} to",
-        f"{8 * vector + 7} of ({h}, {w}); then it multiplies rows {down}, {down + 16}, {down + 32}, {down + 48} by filters "
-        f"{across}, {across + 16}, {across + 32}, {across + 48}",
+        f"{step % 5}), channels {8 * vector} to {8 * vector + 7} of ({h}, {w});",
+        f"it multiplies rows {_every_sixteenth(down)} by filters {_every_sixteenth(across)}",
     ]
 
 
@@ -97,12 +100,13 @@ def tensor_core() -> list[str]:
     ]
     lane = 21
     row, vector = 16 + lane % 16, 2 + lane // 16
+    byte = 128 * row + 16 * (vector ^ (row & 7))
     return [
         "place of each vector (16 bytes, 8 channels) of a row; ldmatrix reads a column of eight:",
         *lines,
         "lane.register of the sums in a 16 x 8 fragment:",
         *sums,
-        f"lane {lane}, warp 0, i = 1, k = 1: the address of row {row}, vector {vector}: byte {128 * row + 16 * (vector ^ (row & 7))}",
+        f"lane {lane}, warp 0, i = 1, k = 1: the address of row {row}, vector {vector}: byte {byte}",
     ]
 
 
@@ -122,9 +126,8 @@ def fused() -> list[str]:
     return [
         "the walk down an image; row h of the convolution lies in place h % 3:",
         *lines,
-        f"thread {thread}, p = {p}, sum[0][1][0]: m = {m}, row {2 * p + 1 + m // 32}, column {m % 32}, filter {k}; then it pools "
-        f"window {window},",
-        f"filter {channel}: columns {columns} of rows {2 * p}, {2 * p + 1}, {2 * p + 2}",
+        f"thread {thread}, p = {p}, sum[0][1][0]: m = {m}, row {2 * p + 1 + m // 32}, column {m % 32}, filter {k};",
+        f"then it pools window {window}, filter {channel}: columns {columns} of rows {2 * p}, {2 * p + 1}, {2 * p + 2}",
     ]
 
 
@@ -140,12 +143,13 @@ def hopper() -> list[str]:
     thread, i = 77, 6
     warp, lane = divmod(thread, 32)
     m, k = 16 * warp + i // 2 % 2 * 8 + lane // 4, i // 4 * 8 + 2 * (lane % 4)
+    byte = 128 * m + 16 * (k // 8 ^ (m & 7)) + 2 * (k % 8)
     return [
         "pixels hw that one im2col copy brings, from output 6 on (- is zeros):",
         *walk,
         "a ring of four stages, and the parity with which each is awaited:",
         *ring,
-        f"thread {thread}, sum[{i}]: pixel {m}, filter {k}, staged at byte {128 * m + 16 * (k // 8 ^ (m & 7)) + 2 * (k % 8)}",
+        f"thread {thread}, sum[{i}]: pixel {m}, filter {k}, staged at byte {byte}",
     ]
 
 

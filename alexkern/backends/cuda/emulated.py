@@ -167,10 +167,10 @@ def build(folder: Path) -> Path:
 def objects_of(folder: Path, sources: list[Path], name: str, *includes: Path) -> dict[Path, Path]:
     """What a build's objects of these sources are called: wherever they lie, of two equal copies one is compiled."""
     common = digest(_version(), *(path.read_bytes() for path in (*_headers(), *includes)))
+    commands = {source: repr(_placeless(_command(source, name))) for source in sources}
     return {
-        source: folder
-        / f"{source.stem}-{digest(common, repr(_placeless(_command(source, name))), source.read_bytes())}.o"
-        for source in sources
+        source: folder / f"{source.stem}-{digest(common, command, source.read_bytes())}.o"
+        for source, command in commands.items()
     }
 
 
