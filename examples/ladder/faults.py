@@ -20,9 +20,7 @@ class Fault:
         """The text with the fault in it."""
         found = text.count(self.right)
         if found != 1 or "\n" in self.right + self.wrong:
-            raise ValueError(
-                f"fault {self.name} of step {self.step}: {self.right!r} stands there {found} times, not once"
-            )
+            raise ValueError(f"fault {self.name} of step {self.step}: {self.right!r} is there {found} times, not once")
         return text.replace(self.right, self.wrong)
 
     def line(self, text: str) -> int:

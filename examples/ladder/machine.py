@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from alexkern import accuracy
 from alexkern._nvcc import find_nvcc
-from alexkern.backends.building import digest, locked, make
+from alexkern.backends.building import digest, locked, make, remove_old
 from alexkern.backends.cuda import emulated
 from alexkern.cache import cache_folder
 from alexkern.geometry import CLIPPED as ALL_CLIPPED
@@ -26,8 +26,8 @@ from .faults import Fault
 from .steps import FOLDER, Shape, Step
 
 CLIPPED = ALL_CLIPPED[torch.uint8]
-SEEDS = 9  # see every pair of early and late copies and products
-ARCHITECTURE = "90a"
+# The emulator's builds, with how many seeds, and who they are. Nine see all pairs of early and late copies and products.
+BUILDS = (("1", 9, "the emulator"), ("thread", 3, "the race detector"))
 
 
 class Wrong(Exception):
@@ -154,6 +154,7 @@ def build(step: Step, fault: Fault | None = None, name: str = "1") -> Path:
             emulated.compile_absent(ours, name, include)
             link = [*shlex.split(emulated.compiler()), "-pthread", *emulated.BUILDS[name].link]
             make([*link, *objects], program, "linking a step of the ladder")
+            remove_old(program.parent, {program})
     return program
 
 
@@ -168,18 +169,14 @@ def run(step: Step, inputs: Inputs, fault: Fault | None = None, name: str = "1",
 
 
 def hunt(step: Step, inputs: Inputs, fault: Fault) -> tuple[str, str] | None:
-    """What finds a fault, and in which words: the emulator in some order of things, torch's result, or the race
-    detector; None where nothing does."""
-    builds = [("1", SEEDS, "the emulator")]
-    builds += [("thread", 3, "the race detector")] if step.file.endswith(".cu") else []
-    for name, seeds, who in builds:
+    """Who finds a fault, and in which words: the emulator in some order of things, or its race detector, or torch."""
+    compiled = step.file.endswith(".cu")
+    for name, seeds, who in BUILDS if compiled else (("", 1, "torch"),):
         for seed in range(seeds):
             try:
                 check(step, inputs, run(step, inputs, fault, name, seed).outputs)
             except Wrong as wrong:
-                return f"{who}, seed {seed}" if step.file.endswith(".cu") else "torch", str(wrong)
-            if step.file.endswith(".py"):
-                break
+                return f"{who}, seed {seed}" if compiled else who, str(wrong)
     return None
 
 
