@@ -26,7 +26,7 @@ from .faults import Fault
 from .steps import FOLDER, Shape, Step
 
 CLIPPED = ALL_CLIPPED[torch.uint8]
-# The emulator's builds, with how many seeds, and who they are. Nine see all pairs of early and late copies and products.
+# The emulator's builds, how many seeds, and who they are. Nine see all pairs of early and late copies and products.
 BUILDS = (("1", 9, "the emulator"), ("thread", 3, "the race detector"))
 
 
