@@ -20,8 +20,9 @@ from alexkern.ops.registry import OPERATORS
 from alexkern.ranges import RANGES
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-ALEXNET = ROOT / "docs" / "alexnet.md"
+LADDER = ROOT / "examples" / "ladder" / "README.md"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", LADDER, *sorted((ROOT / "docs").rglob("*.md"))]
+ALEXNET, KERNELS = ROOT / "docs" / "alexnet.md", ROOT / "docs" / "kernels.md"
 SOURCES = {".py", ".cpp", ".cu", ".cuh", ".h", ".txt"}
 
 # What a fenced block may be called. `python` runs everywhere, `python gpu` where there is a GPU, the others are read.
@@ -30,7 +31,7 @@ SNIPPETS = {"python", "python gpu"} if torch.cuda.is_available() else {"python"}
 # Paths that documents name before anything lies there: what a GPU's owner records or tunes.
 MADE_LATER = ("bench/results", "alexkern/tuned")
 
-every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +199,7 @@ def test_contributing_quotes_the_accuracy_rule() -> None:
     assert rule in quoted
 
 
-# docs/alexnet.md: its picture and its tables, computed from the models.
+# docs/alexnet.md and docs/kernels.md: picture and tables, computed from the models.
 
 BATCH = 128
 BYTES = 2  # a number of a 16-bit dtype
@@ -339,7 +340,7 @@ def test_what_poolings_keep() -> None:
     rows.append([sum(column) for column in zip(*rows, strict=True)])
     names = ["conv1, pool1", "conv2, pool2", "conv5, pool5", "sum"]
     wanted = [(name, *(f"{number:.1f}" for number in row)) for name, row in zip(names, rows, strict=True)]
-    assert table(ALEXNET, "", "convolution's output") == wanted
+    assert table(KERNELS, "", "convolution's output") == wanted
 
 
 def test_the_ranges_of_options() -> None:
