@@ -77,7 +77,7 @@ def configure(written: tuple[int, ...], channels_inner: bool, strips: bool, devi
 
 @triton.jit
 def better(value, best):
-    """Whether a later value takes the window: where it is greater or NaN. The first of equals keeps it, the last NaN."""
+    """Whether a later value takes the window: greater or NaN. The first of equals keeps it, and the last NaN."""
     return (value > best) | (value != value)
 
 

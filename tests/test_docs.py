@@ -347,6 +347,17 @@ def test_what_poolings_keep() -> None:
     assert table(KERNELS, "", "convolution's output") == wanted
 
 
+def test_what_poolings_move() -> None:
+    found = {layer.name: layer for layer in layers("alexnet")}
+    wanted = []
+    for index in (1, 2, 5):
+        conv, pool = found[f"conv{index}"], found[f"pool{index}"]
+        sizes = [BATCH * size / 1e6 for size in (BYTES * conv.outputs, BYTES * pool.outputs, pool.outputs)]
+        cells = [f"{size:.1f} MB" for size in (*sizes, sum(sizes), sum(sizes))]
+        wanted.append((f"pool{index}, {' x '.join(map(str, conv.output))}", *cells))
+    assert table(ROOT / "docs" / "pooling.md", "layer", "input") == wanted
+
+
 def test_the_ranges_of_options() -> None:
     wanted: dict[str, list[str]] = {}
     for name, limits in sorted(RANGES.items()):
