@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from alexkern import cli
+from alexkern._nvcc import find_nvcc
 from alexkern.commands import learn
 from alexkern.references import philox
 from support.optional import need
@@ -133,6 +134,17 @@ def test_step_stands_on_the_ptx_wrappers_alone(name: str) -> None:
     ]
     assert {path.parent for path in included} <= {PTX, steps.FOLDER}
     assert "#if" not in STEPS[name].text()
+
+
+@pytest.mark.full
+@pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")
+@pytest.mark.parametrize("name", CUDA)
+def test_nvcc_takes_the_step_too(name: str) -> None:
+    lines = lesson.compiled(STEPS[name])
+    assert len(lines) == len(re.findall("^const Launcher launchers.*", STEPS[name].text(), re.M)[0].split(",")) - 1
+    assert all(re.match(r"sm_\w+, \w+: \d+ registers, \d+ instructions \(", line) for line in lines), lines
+    product = {"4": "HMMA 32", "5": "HMMA 32", "6": "HGMMA "}.get(name, "FFMA ")
+    assert any(product in line for line in lines), lines
 
 
 @needs_emulator

@@ -497,7 +497,7 @@ def test_a_barrier_that_is_missing_is_a_race(right: str, wrong: str, tmp_path: P
 
 
 def row(layer: str, batch: int, multiprocessors: int) -> str:
-    """A row of the table in docs/tables/cuda-pooling.md: a multiply-add is two FLOPs, also where a place is left empty."""
+    """A row of docs/tables/cuda-pooling.md: a multiply-add is two FLOPs, also where a place is left empty."""
     plan, fused, separate = compared(layer, multiprocessors=multiprocessors, batch=batch)
     assert plan is not None
     (tile, windows, segment), problem, of = plan, problem_on(layer, batch=batch), LAYERS[layer]

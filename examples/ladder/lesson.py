@@ -151,7 +151,7 @@ def compiled(step: Step) -> list[str]:
 
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "step.cubin")
-        options = ["-std=c++17", "-O3", f"-arch=sm_{step.target}", "-cubin", "-o", str(cubin)]
+        options = ["-std=c++17", "-O3", machine.for_target(step.target), "-cubin", "-o", str(cubin)]
         done = run_command([nvcc, *options, str(step.path)])
         if done.returncode != 0:
             return [f"nvcc failed: {(done.stderr or done.stdout).strip().splitlines()[0]}"]

@@ -212,6 +212,11 @@ def _split(data: bytes, shape: Shape) -> Outputs:
     return found
 
 
+def for_target(target: str) -> str:
+    """nvcc's option for 80, 90a and the like."""
+    return f"-gencode=arch=compute_{target},code=sm_{target}"
+
+
 def run_on_gpu(step: Step, inputs: Inputs) -> Ran:
     """The same kernels, compiled by nvcc or by Triton, timed.
 
@@ -232,7 +237,7 @@ def run_on_gpu(step: Step, inputs: Inputs) -> Ran:
     sources = [str(step.path), str(FOLDER / "main.cu")]
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "step")
-        make([nvcc, "-std=c++17", "-O3", f"-arch=sm_{target}", *sources], program, f"compiling step {step.name}")
+        make([nvcc, "-std=c++17", "-O3", for_target(target), *sources], program, f"compiling step {step.name}")
         return _run_program(program, inputs, 0)
 
 

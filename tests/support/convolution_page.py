@@ -1,4 +1,4 @@
-"""The tables of docs/tables/convolution.md, computed: what AlexNets' convolutions are, and which Triton tiles take them.
+"""The tables of docs/tables/convolution.md, computed: what the convolutions are, and which Triton tiles take them.
 
 python tests/support/convolution_page.py prints them.
 """
