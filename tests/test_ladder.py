@@ -27,6 +27,11 @@ faults, pictures = (importlib.import_module(f"alexkern_ladder.{name}") for name 
 
 STEPS, FAULTS = steps.STEPS, faults.FAULTS
 CUDA = [name for name, step in STEPS.items() if step.file.endswith(".cu")]
+# Beyond three a step, five for the last: in the long half, for each is a program to compile.
+LONG = {
+    "tile_too_large", "no_commit", "swapped_halves", "two_places",
+    "too_few_bytes", "wrong_parity", "no_wgmma_fence", "no_wait_for_products",
+}  # fmt: skip
 PTX = Path(steps.FOLDER, "../../csrc/cuda/ptx").resolve()
 
 needs_emulator = pytest.mark.skipif(machine.missing() is not None, reason=str(machine.missing()))
@@ -75,7 +80,14 @@ def test_step_in_triton_is_right() -> None:
 
 
 @needs_emulator
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.step in CUDA], ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=fault.name, marks=[pytest.mark.full] if fault.name in LONG else [])
+        for fault in FAULTS
+        if fault.step in CUDA
+    ],
+)
 def test_planted_fault_is_found(fault: Any, run: Any) -> None:
     status, said, errors = run(fault.step, "--break", fault.name)
     assert (status, errors) == (0, [])

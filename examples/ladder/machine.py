@@ -20,6 +20,7 @@ from alexkern._nvcc import find_nvcc
 from alexkern.backends.building import digest, locked, make, remove_old
 from alexkern.backends.cuda import emulated
 from alexkern.cache import cache_folder
+from alexkern.files import whole
 from alexkern.geometry import CLIPPED as ALL_CLIPPED
 
 from .faults import Fault
@@ -130,10 +131,12 @@ def source(step: Step, fault: Fault | None) -> Path:
     """The step's file, or a copy with a fault in it: messages name the file that was copied, and its lines."""
     if fault is None:
         return step.path
-    text = f'#line 1 "examples/ladder/{step.file}"\n{fault.planted(step.text())}'
-    path = cache_folder("ladder") / f"{Path(step.file).stem}.{fault.name}-{digest(text)}.cu"
-    if not path.exists():
-        path.write_text(text, encoding="utf-8")
+    text = fault.planted(step.text())
+    if step.file.endswith(".cu"):
+        text = f'#line 1 "examples/ladder/{step.file}"\n{text}'
+    path = cache_folder("ladder") / f"{step.path.stem}.{fault.name}-{digest(text)}{step.path.suffix}"
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
 
 
@@ -147,7 +150,7 @@ def build(step: Step, fault: Fault | None = None, name: str = "1") -> Path:
     ours = emulated.objects_of(folder, [source(step, fault), FOLDER / "main.cu"], name, FOLDER / "layer.h")
     emulators = emulated.objects_of(folder, sorted((emulated.SOURCES / "emulator").glob("*.cpp")), name)
     objects = list(map(str, (*ours.values(), *emulators.values())))
-    program = cache_folder("ladder") / f"{Path(step.file).stem}-{digest(*objects)}.out"
+    program = cache_folder("ladder") / f"{step.path.stem}-{digest(*objects)}.out"
     if not program.exists():
         with locked(folder / "lock"):
             emulated.compile_absent(emulators, name)
@@ -242,10 +245,7 @@ def run_on_gpu(step: Step, inputs: Inputs) -> Ran:
 
 
 def _run_triton(step: Step, inputs: Inputs, fault: Fault | None) -> Ran:
-    text = step.text() if fault is None else fault.planted(step.text())
-    path = step.path if fault is None else cache_folder("ladder") / f"{Path(step.file).stem}_{fault.name}.py"
-    if fault is not None:
-        path.write_text(text, encoding="utf-8")
+    path = source(step, fault)
     spec = importlib.util.spec_from_file_location(f"alexkern_ladder_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
