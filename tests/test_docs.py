@@ -347,6 +347,13 @@ def test_what_poolings_keep() -> None:
     assert table(KERNELS, "", "convolution's output") == wanted
 
 
+def test_what_the_first_linear_layer_reads() -> None:
+    weights = next(layer for layer in layers("alexnet") if layer.name == "fc6").macs
+    assert f"the time that {BYTES * weights // 10**6} MB of weights take to arrive" in " ".join(
+        KERNELS.read_text().split()
+    )
+
+
 def test_what_poolings_move() -> None:
     found = {layer.name: layer for layer in layers("alexnet")}
     wanted = []
