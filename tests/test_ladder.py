@@ -159,6 +159,18 @@ def test_nvcc_takes_the_step_too(name: str) -> None:
     assert any(product in line for line in lines), lines
 
 
+def test_production_kernels_name_their_rungs() -> None:
+    root = steps.FOLDER.parents[1]
+    products = ("conv2d_relu", "conv2d_relu_data_gradient", "conv2d_relu_weight_gradient", "conv2d_relu_max_pool2d")
+    files = [root / "kernels" / f"{name}.py" for name in (*products, "max_pool2d", "dropout", "linear_relu_dropout")]
+    rooms = ("conv2d_relu/convolve", "conv2d_relu/weight_gradient", "conv2d_relu_max_pool2d/forward")
+    rooms += ("max_pool2d/forward", "dropout/dropout", "sm90/convolve", "sm90/weight_gradient")
+    files += [root / "csrc" / "cuda" / f"{name}.cu" for name in rooms]
+    for file in files:
+        named = re.findall(r"examples/ladder/\w+\.\w+", " ".join(file.read_text(encoding="utf-8").split("\n")))
+        assert named and all((root / name).exists() for name in named), file
+
+
 @needs_emulator
 def test_readme_is_what_is_generated() -> None:
     assert (steps.FOLDER / "README.md").read_text(encoding="utf-8") == readme.text()
