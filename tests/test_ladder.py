@@ -238,6 +238,26 @@ def test_no_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Any) -> N
     assert error.startswith("alexkern learn: the emulator needs a C++ compiler, and /nowhere/c++ was not found")
 
 
+@needs_emulator
+def test_a_step_that_is_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    monkeypatch.setattr(machine, "torchs", lambda inputs, dtype: {"conv": torch.zeros(1, 4, 4, 64, dtype=dtype)})
+    status, _, errors = run("6")
+    assert status == 1 and errors == ["alexkern learn: wrong result: conv[0, 1, 1, 0] is 6, wanted is 0"]
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    monkeypatch.setenv("CXX", "false")
+    status, said, errors = run("4", "--break", "no_commit")
+    assert status == 2 and len(errors) == 1 and said.startswith("planted: no_commit, ")
+    assert errors[0].startswith("alexkern learn: compiling the kernels for the emulator failed: false ")
+
+
+def test_no_triton_is_one_line(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # put back at the end, whatever the command sets
+    monkeypatch.setattr(machine, "has_triton", lambda: False)
+    assert run("7") == (2, "", ["alexkern learn: step 7 needs triton (pip install triton, on Linux)"])
+
+
 def test_outside_of_a_source_tree_it_says_where_the_ladder_is(
     monkeypatch: pytest.MonkeyPatch, run: Any, tmp_path: Path
 ) -> None:

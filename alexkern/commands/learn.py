@@ -9,6 +9,7 @@ from typing import Any
 
 from alexkern.backends.building import SOURCES
 from alexkern.commands import EXIT_PARTLY, CommandError
+from alexkern.console import first_line
 
 HELP = "one layer in seven steps, each run and counted here, and what finds a fault in it"
 DESCRIPTION = (
@@ -33,8 +34,10 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_PARTLY if lesson.learn(args.step, args.fault, args.gpu, print) else 0
     except lesson.NotHere as error:
         raise CommandError(str(error)) from None
-    except lesson.Wrong as error:
+    except lesson.machine.Wrong as error:
         raise CommandError(str(error), EXIT_PARTLY) from None
+    except RuntimeError as error:  # the compiler's
+        raise CommandError(first_line(error).removeprefix("alexkern: ")) from None
 
 
 def _lesson() -> Any:

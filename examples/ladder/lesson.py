@@ -40,7 +40,7 @@ def learn(name: str | None, fault_name: str | None, gpu: bool, tell: Tell) -> bo
 
     Raises:
         NotHere: there is no such step or fault, or something that it needs is missing.
-        Wrong: a step is.
+        machine.Wrong: a step is.
     """
     if name is None:
         if fault_name or gpu:
@@ -96,7 +96,7 @@ def prepare(step: Step) -> None:
 
 
 def show(step: Step, tell: Tell) -> None:
-    """Raises Wrong where something is."""
+    """Raises machine.Wrong where something is."""
     tell(f"Step {step.name}, examples/ladder/{step.file}: {step.idea}")
     tell("")
     for line in PICTURES[step.name]():
