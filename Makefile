@@ -1,5 +1,5 @@
 PYTHON ?= python3
-CPP_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find csrc examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help build test test-full test-torch test-triton test-clients bench chip lint format
 

@@ -18,6 +18,7 @@ from alexkern.commands import (
     export,
     guarded,
     info,
+    learn,
     train,
     tune,
     verify,
@@ -35,6 +36,7 @@ COMMANDS = {
     "augment": augment,
     "export": export,
     "tune": tune,
+    "learn": learn,
 }
 
 

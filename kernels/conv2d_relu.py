@@ -12,6 +12,8 @@ places has its own, so that no step is padded per tap. Neighbouring programs tak
 DRAM about once. Few channels and a stride (the first layer) go through space_to_depth.py first, and amend.py looks
 after what that may have spoiled. The gradients' kernels are in conv2d_relu_data_gradient.py and
 conv2d_relu_weight_gradient.py. Why this shape, and each AlexNet layer's roofline and tile: docs/convolution.md.
+
+Its rung is implicit_kernel of examples/ladder/7_triton.py; it adds tails, groups, strides, and any number of channels.
 """
 
 from __future__ import annotations

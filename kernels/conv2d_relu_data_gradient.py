@@ -9,6 +9,8 @@
 With a stride only every stride-th tap reaches a given pixel. Pixels are therefore taken by residue, (h % stride,
 w % stride): all pixels of one share their taps, r0 + j * step, and each program loops over these alone. Stride 1 is the
 one residue with every tap. Each dx is written exactly once, 0 where no tap reaches it.
+
+Its rung is conv2d_relu.py's, implicit_kernel of examples/ladder/7_triton.py; it adds the mask and the residues.
 """
 
 from __future__ import annotations

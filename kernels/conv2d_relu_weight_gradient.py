@@ -10,6 +10,7 @@ The weights are few and the pixels many, so the pixels are split to fill the GPU
 workspace of its own, and a second kernel adds them up in ascending order: the same bits in every run, without atomics.
 One split of a channels_last weight needs neither. The bias gradient's programs stand behind the last tile of the
 same grid. Few channels and a stride go through space_to_depth.py; the second kernel folds its filters back.
+Its rung is conv2d_relu.py's, implicit_kernel of examples/ladder/7_triton.py; it adds the splits and the long GEMM_K.
 """
 
 from __future__ import annotations

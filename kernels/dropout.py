@@ -7,6 +7,7 @@ One program takes BLOCK contiguous elements of dense memory and BLOCK / 4 Philox
 
 One read and one write at about 27 instructions an element, no mask in memory. Seed and offset are read on the device,
 so a CUDA-graph replay draws anew. Elements are numbered as they lie in memory: layouts do not matter here.
+Its rung is examples/ladder/dropout.py, seeded.
 """
 
 from __future__ import annotations

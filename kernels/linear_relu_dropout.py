@@ -10,7 +10,7 @@ At the classifier's sizes the weights (75 MB in 16 bits) are most of the traffic
 share a weight tile are neighbours. Dropout's bits are computed in the epilogue, one Philox block for four outputs where
 out_features is a multiple of four. Backward masks and scales the gradient once (masked_gradient.py, which also packs
 the mask; the products load each of its values dozens of times) and is then two plain products: those of a 1x1
-convolution over 1x1 images.
+convolution over 1x1 images. Its rungs are implicit_kernel of examples/ladder/7_triton.py and dropout.py beside it.
 """
 
 from __future__ import annotations

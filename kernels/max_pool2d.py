@@ -17,6 +17,7 @@ clearing it first. Behind a ReLU the forward writes CLIPPED where it did not let
 so the same pass applies the ReLU's mask.
 
 All kernels take any strides: in NCHW memory a warp has consecutive pixels. Roofline and schedule: docs/pooling.md.
+Its rung is pool of examples/ladder/1_naive.cu; it adds strips, offsets and the backward pass.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def configure(written: tuple[int, ...], channels_inner: bool, strips: bool, devi
 
 @triton.jit
 def better(value, best):
-    """Whether a later value takes the window: only a greater one, so the first of equals keeps it, or a NaN."""
+    """Whether a later value takes the window: greater or NaN. The first of equals keeps it, and the last NaN."""
     return (value > best) | (value != value)
 
 

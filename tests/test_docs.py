@@ -1,4 +1,8 @@
-"""The documents: links lead somewhere, snippets run, commands exist, and every table of numbers is what is computed."""
+"""The documents: links lead somewhere, snippets run, commands exist.
+
+The tables of docs/alexnet.md and docs/kernels.md are computed here; those of docs/tables by the tests of what they are
+about.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,9 @@ from alexkern.ops.registry import OPERATORS
 from alexkern.ranges import RANGES
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-ALEXNET = ROOT / "docs" / "alexnet.md"
+LADDER = ROOT / "examples" / "ladder" / "README.md"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", LADDER, *sorted((ROOT / "docs").rglob("*.md"))]
+ALEXNET, KERNELS = ROOT / "docs" / "alexnet.md", ROOT / "docs" / "kernels.md"
 SOURCES = {".py", ".cpp", ".cu", ".cuh", ".h", ".txt"}
 
 # What a fenced block may be called. `python` runs everywhere, `python gpu` where there is a GPU, the others are read.
@@ -30,7 +35,7 @@ SNIPPETS = {"python", "python gpu"} if torch.cuda.is_available() else {"python"}
 # Paths that documents name before anything lies there: what a GPU's owner records or tunes.
 MADE_LATER = ("bench/results", "alexkern/tuned")
 
-every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +188,7 @@ def test_contributing_lists_the_files_that_name_an_operator() -> None:
     """Word for word, by the operator that it gives as the example."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (listed,) = re.findall(r"No other file names it\.[^`]*```text\n(.*?)```", text, re.S)
-    (name,) = re.findall(r"\[(\w+)\]\S+ is the smallest example that has everything", text)
+    (name,) = re.findall(r"\[(\w+)\]\S+ is the example that has everything", text)
     folders = ("alexkern", "bench", "csrc", "kernels", "tests")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES]
     naming = [path.relative_to(ROOT) for path in files if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))]
@@ -198,7 +203,7 @@ def test_contributing_quotes_the_accuracy_rule() -> None:
     assert rule in quoted
 
 
-# docs/alexnet.md: its picture and its tables, computed from the models.
+# docs/alexnet.md and docs/kernels.md: picture and tables, computed from the models.
 
 BATCH = 128
 BYTES = 2  # a number of a 16-bit dtype
@@ -339,7 +344,25 @@ def test_what_poolings_keep() -> None:
     rows.append([sum(column) for column in zip(*rows, strict=True)])
     names = ["conv1, pool1", "conv2, pool2", "conv5, pool5", "sum"]
     wanted = [(name, *(f"{number:.1f}" for number in row)) for name, row in zip(names, rows, strict=True)]
-    assert table(ALEXNET, "", "convolution's output") == wanted
+    assert table(KERNELS, "", "convolution's output") == wanted
+
+
+def test_what_the_first_linear_layer_reads() -> None:
+    weights = next(layer for layer in layers("alexnet") if layer.name == "fc6").macs
+    assert f"the time that {BYTES * weights // 10**6} MB of weights take to arrive" in " ".join(
+        KERNELS.read_text().split()
+    )
+
+
+def test_what_poolings_move() -> None:
+    found = {layer.name: layer for layer in layers("alexnet")}
+    wanted = []
+    for index in (1, 2, 5):
+        conv, pool = found[f"conv{index}"], found[f"pool{index}"]
+        sizes = [BATCH * size / 1e6 for size in (BYTES * conv.outputs, BYTES * pool.outputs, pool.outputs)]
+        cells = [f"{size:.1f} MB" for size in (*sizes, sum(sizes), sum(sizes))]
+        wanted.append((f"pool{index}, {' x '.join(map(str, conv.output))}", *cells))
+    assert table(ROOT / "docs" / "pooling.md", "layer", "input") == wanted
 
 
 def test_the_ranges_of_options() -> None:

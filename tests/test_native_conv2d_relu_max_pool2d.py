@@ -497,7 +497,7 @@ def test_a_barrier_that_is_missing_is_a_race(right: str, wrong: str, tmp_path: P
 
 
 def row(layer: str, batch: int, multiprocessors: int) -> str:
-    """A row of the table in docs/cuda-convolution.md: a multiply-add is two FLOPs, also where a place is left empty."""
+    """A row of docs/tables/cuda-pooling.md: a multiply-add is two FLOPs, also where a place is left empty."""
     plan, fused, separate = compared(layer, multiprocessors=multiprocessors, batch=batch)
     assert plan is not None
     (tile, windows, segment), problem, of = plan, problem_on(layer, batch=batch), LAYERS[layer]
@@ -518,7 +518,7 @@ def row(layer: str, batch: int, multiprocessors: int) -> str:
 
 
 def test_the_table_in_the_documentation_is_what_the_function_says() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "cuda-convolution.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "tables" / "cuda-pooling.md").read_text(encoding="utf-8")
     wanted = [row(layer, batch, sms) for batch in (2, 128) for sms in (108, 132, 148) for layer in LAYERS]
     missing = [line for line in wanted if line not in text.splitlines()]
-    assert not missing, "docs/cuda-convolution.md should say\n" + "\n".join(missing)
+    assert not missing, "docs/tables/cuda-pooling.md should say\n" + "\n".join(missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from alexkern.kernels.config import TARGETS
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig
 from alexkern.kernels.convolution import Config, Problem
 from alexkern.kernels.space_to_depth import space_to_depth
+from support import convolution_page
 
 ONE = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
 # (C, H, K, R, stride, padding, groups) of the layers of torchvision's network and of the paper's.
@@ -276,6 +278,11 @@ def test_torchs_precision_setting() -> None:
                 assert read(torch.float16) == "ieee"
         finally:
             setting.fp32_precision = before
+
+
+def test_the_page_has_the_tables_that_are_computed() -> None:
+    page = Path(__file__).parents[1] / "docs" / "tables" / "convolution.md"
+    assert [line for line in page.read_text().splitlines() if line.startswith("|")] == convolution_page.tables()
 
 
 def test_missing_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

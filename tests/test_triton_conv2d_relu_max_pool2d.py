@@ -246,7 +246,7 @@ def row(label: str, problem: Problem, device: Chip) -> str:
 
 def test_the_table_in_the_documentation_is_what_the_model_says() -> None:
     """All pooled convolutions of the three networks on the three targets, and no row but these."""
-    text = (Path(__file__).parent.parent / "docs" / "pooling.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "docs" / "tables" / "pooling.md").read_text(encoding="utf-8")
     names = {"alexnet": "", "alexnet_single_tower": "tower ", "alexnet_2012": "2012 "}
     wanted = []
     for target in sorted(TARGETS):
@@ -257,4 +257,4 @@ def test_the_table_in_the_documentation_is_what_the_model_says() -> None:
                 wanted.append(row(label, problem, TARGETS[target]))
                 assert wanted[-1].endswith("| fused |") == configure(problem, POOL, False, TARGETS[target]).fused
     rows = [line for line in text.splitlines() if line.startswith(("| A100 ", "| H100 ", "| B200 "))]
-    assert rows == wanted, "docs/pooling.md should say\n" + "\n".join(wanted)
+    assert rows == wanted, "docs/tables/pooling.md should say\n" + "\n".join(wanted)

@@ -22,7 +22,7 @@ def block(key: tuple[int, int], counter: tuple[int, int, int, int]) -> tuple[int
 
 
 def keep(seed: Tensor, p: float, like: Tensor) -> Tensor:
-    """Which elements of torch.empty_like(like) dropout keeps: DESIGN's one definition, element by element."""
+    """Which elements of torch.empty_like(like) dropout keeps, element by element."""
     key, offset = (value % 2**64 for value in seed.tolist())
     template = torch.empty_like(like)
     kept = []

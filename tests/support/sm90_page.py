@@ -1,4 +1,4 @@
-"""The tables of docs/sm90.md, computed: what launches on an H200 are made of, and the time that the model gives them.
+"""The tables of docs/tables/sm90.md, computed: what launches on an H200 are made of, and the time the model gives them.
 
 python tests/support/sm90_page.py prints them.
 """

@@ -40,6 +40,7 @@ from alexkern.backends.building import (
 from alexkern.cache import cache_folder
 
 MODULE = "alexkern_emulated"
+WHAT = "compiling the kernels for the emulator"
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 # A misaligned vector access is an error on a GPU, and becomes one here.
 TRAP_MISALIGNED = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
@@ -87,12 +88,8 @@ def compiler() -> str:
 
 def missing() -> str | None:
     """Why the emulated module cannot be built here, or None where it can. Nothing is compiled to find out."""
-    if sys.platform != "linux":
-        return f"the emulator runs on Linux, not on {sys.platform}"
-    if not (SOURCES / "emulator" / "emulator.h").exists():
-        return f"the emulator compiles the kernels' sources, which are not at {SOURCES}: use a checkout of alexkern"
-    if shutil.which(shlex.split(compiler())[0]) is None:
-        return f"the emulator needs a C++ compiler, and {compiler()} was not found: install g++, or set CXX"
+    if reason := missing_compiler():
+        return reason
     if importlib.util.find_spec("pybind11") is None:
         return "the emulator needs pybind11 (pip install 'alexkern[dev]')"
     symbol = BUILDS[chosen()].symbol
@@ -101,6 +98,17 @@ def missing() -> str | None:
             f"ALEXKERN_EMULATE={chosen()} needs the sanitizer in the process from its start: "
             f"set LD_PRELOAD={runtime(chosen())}"
         )
+    return None
+
+
+def missing_compiler() -> str | None:
+    """Why nothing at all can be compiled for the emulator here."""
+    if sys.platform != "linux":
+        return f"the emulator runs on Linux, not on {sys.platform}"
+    if not (SOURCES / "emulator" / "emulator.h").exists():
+        return f"the emulator compiles the kernels' sources, which are not at {SOURCES}: use a checkout of alexkern"
+    if shutil.which(shlex.split(compiler())[0]) is None:
+        return f"the emulator needs a C++ compiler, and {compiler()} was not found: install g++, or set CXX"
     return None
 
 
@@ -143,25 +151,35 @@ def _load() -> ModuleType:
 
 def build(folder: Path) -> Path:
     """The module's file in `folder`, at once if the sources have not changed since it was built."""
-    commands = {source: _command(source) for source in _sources()}
-    common = digest(_version(), *(path.read_bytes() for path in _headers()))
-    objects = {
-        # Wherever the sources lie: of two equal copies one is compiled.
-        source: folder / f"{source.stem}-{digest(common, repr(_placeless(command)), source.read_bytes())}.o"
-        for source, command in commands.items()
-    }
+    objects = objects_of(folder, _sources(), chosen())
     link = [*shlex.split(compiler()), "-shared", "-pthread", *BUILDS[chosen()].link]
     module = folder / f"{MODULE}-{digest(*link, EXPORTS.read_bytes(), *(path.name for path in objects.values()))}.so"
     if module.exists():
         return module
-    what = "compiling the kernels for the emulator"
     with locked(folder / "lock"):
-        absent = [source for source, path in objects.items() if not path.exists()]
-        in_parallel(lambda source: make([*commands[source], "-c", str(source)], objects[source], what), absent)
+        compile_absent(objects, chosen())
         if not module.exists():
-            make([*link, *HIDING, *map(str, objects.values())], module, what)
+            make([*link, *HIDING, *map(str, objects.values())], module, WHAT)
         remove_old(folder, {module, *objects.values()})
     return module
+
+
+def objects_of(folder: Path, sources: list[Path], name: str, *includes: Path) -> dict[Path, Path]:
+    """What a build's objects of these sources are called: wherever they lie, of two equal copies one is compiled."""
+    common = digest(_version(), *(path.read_bytes() for path in (*_headers(), *includes)))
+    commands = {source: repr(_placeless(_command(source, name))) for source in sources}
+    return {
+        source: folder / f"{source.stem}-{digest(common, command, source.read_bytes())}.o"
+        for source, command in commands.items()
+    }
+
+
+def compile_absent(objects: dict[Path, Path], name: str, *options: str) -> None:
+    """Those that are not there yet."""
+    absent = [source for source, path in objects.items() if not path.exists()]
+    in_parallel(
+        lambda source: make([*_command(source, name), *options, "-c", str(source)], objects[source], WHAT), absent
+    )
 
 
 def _sources() -> list[Path]:
@@ -177,13 +195,13 @@ def _headers() -> list[Path]:
     return sorted(path for path in SOURCES.rglob("*") if path.suffix in (".h", ".cuh"))
 
 
-def _command(source: Path) -> list[str]:
+def _command(source: Path, name: str) -> list[str]:
     start = [*shlex.split(compiler()), *COMMON]
     if source.parent.name == "emulator":
-        return [*start, *BUILDS[chosen()].emulator]
+        return [*start, *BUILDS[name].emulator]
     start += ["-DALEXKERN_EMULATED", f"-I{SOURCES}"]
     if source.suffix == ".cu":
-        return [*start, *BUILDS[chosen()].kernels, "-x", "c++"]
+        return [*start, *BUILDS[name].kernels, "-x", "c++"]
     import pybind11
 
     start += [f"-DALEXKERN_MODULE={MODULE}", "-O2", *offers(SOURCES / "cuda")]

@@ -1,5 +1,7 @@
 """Philox4x32-10 in torch's int64 arithmetic: the one definition of which elements dropout keeps.
 
+In place, for speed; number by number it is in examples/ladder/dropout.py.
+
 Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011), section 3.4; ten rounds. A block's
 state is four 32-bit words, and a round is
 

@@ -1,4 +1,6 @@
-// The convolution, and the data gradient, with bias and ReLU: a block's tile of one product, and its way out.
+// The convolution, and the data gradient, with bias and ReLU: a block's tile of one product, and its way out. Its rung
+// is examples/ladder/4_tensor_core.cu; it adds larger tiles, TF32 and IEEE arithmetic, splits, strides and groups, and
+// steps without a division.
 #include <algorithm>
 
 #include "convolve.cuh"

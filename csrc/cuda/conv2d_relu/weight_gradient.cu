@@ -1,5 +1,6 @@
 // The weight's gradient as a product: GEMM_M is filters, GEMM_N taps and channels, and GEMM_K the output's pixels. Both
-// operands come with GEMM_K down their tiles, a pixel a row. Every split leaves its sums in fp32.
+// operands come with GEMM_K down their tiles, a pixel a row. Every split leaves its sums in fp32. Its rung is
+// examples/ladder/4_tensor_core.cu; it adds fragments that are turned on the way, and splits.
 #include "store.cuh"
 #include "traits.cuh"
 

@@ -1,6 +1,6 @@
 // Back through pooling and ReLU in one pass: each pixel of the convolution's output gathers the gradients of the
 // windows that it won, those that the ReLU let pass, and writes them where the products read them. What is gathered is
-// summed on the way, in fp64: the bias's gradient.
+// summed on the way, in fp64: the bias's gradient. The bytes that it reads are those of examples/ladder/5_fused.cu.
 #include "../divider.h"
 #include "../max_pool2d/gather.cuh"
 #include "../ptx/launch.cuh"

@@ -10,6 +10,8 @@
 // What is computed twice is one row between segments and one column between neighbours; what is computed in vain, the
 // places that whole rows leave over. Windows compare what was rounded, and find their rows in shared memory in any
 // case, so the tile goes there as an unfused one does on its way out: no rule about who holds which value.
+//
+// Its rung is examples/ladder/5_fused.cu; it adds segments, whole rows of any width, and what conv2d_relu's tile has.
 #include "../conv2d_relu/convolve.cuh"
 #include "../max_pool2d/best.cuh"
 #include "../max_pool2d/pixel.cuh"

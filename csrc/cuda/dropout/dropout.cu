@@ -1,4 +1,5 @@
-// One read and one write of every element, no mask: what is kept is computed again wherever it is needed.
+// One read and one write of every element, no mask: what is kept is computed again wherever it is needed. Its rung is
+// examples/ladder/dropout.py, seeded.
 #include "../elementwise.cuh"
 #include "../philox.cuh"
 #include "dropout.h"

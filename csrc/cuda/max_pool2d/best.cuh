@@ -12,7 +12,7 @@ struct Best {
     int place[kWidth];
 };
 
-// Later positions take the window only where they are greater, so the first of equal values keeps it, or a NaN.
+// Later positions take the window where they are greater or NaN: the first of equal values keeps it, and the last NaN.
 template <int kWidth>
 __device__ __forceinline__ void join(Best<kWidth>& best, int channel, float value, int place) {
     if (value > best.value[channel] || value != value) {

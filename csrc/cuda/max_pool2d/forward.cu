@@ -1,5 +1,6 @@
 // The maximum of every window. 3x3 windows of stride 2 inside the image (AlexNet's) go in strips of windows below each
-// other, whose shared rows are read once; any other window is walked through position by position.
+// other, whose shared rows are read once; any other window is walked through position by position. Its rung is pool of
+// examples/ladder/1_naive.cu.
 #include <algorithm>
 #include <cmath>
 

@@ -4,7 +4,7 @@
 // gathers them, zeros where the tap lies outside. Blocks stay and take tile after tile: while the two warpgroups that
 // multiply finish a tile, the warp that fetches is stages ahead in the next. The two blocks of a cluster take tiles
 // that lie below one another and share the filters; where GEMM_M is an odd number of tiles the last one lies beyond
-// it.
+// it. Its rung is examples/ladder/6_hopper.cu; it adds larger tiles, registers shared out, tile after tile, clusters.
 #include "drop.cuh"
 #include "launch.cuh"
 

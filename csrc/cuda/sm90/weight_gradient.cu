@@ -1,6 +1,7 @@
 // The weight's gradient as a product on sm_90a: GEMM_M is filters, GEMM_N taps and channels, and GEMM_K output pixels,
 // 64 a step. Both operands come with GEMM_K across their rows, as they lie in memory. GEMM_N goes by slices of 64
-// channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32.
+// channels of a tap, each gathered by a copy of its own. Every split leaves its sums in fp32. Its rung is
+// examples/ladder/6_hopper.cu; it adds operands with GEMM_K across their rows, and splits.
 #include "launch.cuh"
 
 namespace alexkern::sm90 {
