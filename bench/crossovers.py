@@ -112,11 +112,21 @@ def convolution_pairs(
     def their_input_grad() -> None:
         torchs.backward(grad, input, weight, gate, *settings, (True, False, False))
 
-    return {
+    masked = torch.ops.aten.threshold_backward(grad, gate, 0)
+
+    def weight_grad() -> None:
+        winograd.weight_grad(masked, input, of, channels_last)
+        masked.sum((0, 2, 3))
+
+    def their_weight_grad() -> None:
+        torchs.convolution_gradients(masked, input, weight, *settings, (False, True, True))
+
+    found = {
         "forward": (lambda: forward(winograd.pack(weight, of)), theirs),
         "input_grad": (input_grad, their_input_grad),
         "packed": (lambda: forward(filters), theirs),
     }
+    return found | ({"weight_grad": (weight_grad, their_weight_grad)} if of.R == 3 else {})
 
 
 def convolutions(runs: int) -> None:

@@ -40,6 +40,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that can be done in tiles is left to torch."""
     everything = dict.fromkeys(("forward", "input_grad", "packed"), tuple(Tiled(R, 1, 1) for R in winograd.SIZES))
+    everything["weight_grad"] = (Tiled(3, 1, 1),)
     monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(ISAS, everything))
     monkeypatch.setattr(crossovers, "WORTH", math.inf)
 
@@ -78,13 +79,16 @@ class Layer:
     def input_grad(self, backend: str, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.backward(backend, (True, False, False), dtype)[0]
 
-    def magnitudes(self) -> tuple[Tensor, Tensor]:
-        """Sums of the terms' magnitudes, for output and gradient."""
+    def weight_grad(self, backend: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.backward(backend, (False, True, False), dtype)[1]
+
+    def magnitudes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums of the terms' magnitudes, for output and gradients of image and weight."""
         image, weight, grad = (one.abs() for one in (self.image, self.weight, self.grad))
         stride, padding, dilation, groups = self.settings
-        numbers = (list(self.bias.shape), stride, padding, dilation, False, (0, 0), groups, (True, False, False))
-        back = torch.ops.aten.convolution_backward(grad, image, weight, *numbers)[0]
-        return F.conv2d(image, weight, self.bias.abs(), *self.settings), back
+        numbers = (list(self.bias.shape), stride, padding, dilation, False, (0, 0), groups, (True, True, False))
+        back = torch.ops.aten.convolution_backward(grad, image, weight, *numbers)
+        return F.conv2d(image, weight, self.bias.abs(), *self.settings), *back[:2]
 
 
 # N, C and K of a group, H, W, R, padding, groups: channels and filters that fill no vector, images of one pixel,
@@ -114,7 +118,11 @@ def test_any_convolution(case: tuple, isa: str, generator: torch.Generator, ever
             gradient = layer.input_grad("cpu").clone()
             # Of 5x5 over contiguous images the gradient is always torch's.
             assert ran(isa) != (case[5] == 5 and not (is_channels_last(layer.image) or is_channels_last(layer.weight)))
-        for one, what, magnitude in zip((output, gradient), ("forward", "input_grad"), layer.magnitudes(), strict=True):
+        with canaries():
+            weight_gradient = layer.weight_grad("cpu").clone()
+            assert ran(isa) == (case[5] == 3)
+        found, names = (output, gradient, weight_gradient), ("forward", "input_grad", "weight_grad")
+        for one, what, magnitude in zip(found, names, layer.magnitudes(), strict=True):
             reference, torchs = (getattr(layer, what)("torch", dtype) for dtype in (torch.float64, torch.float32))
             assert one.stride() == torchs.stride()
             bound = 4 * torch.finfo(torch.float32).eps * magnitude.max()
@@ -137,7 +145,9 @@ def test_the_accuracy_rule(name: str, layout: str, isa: str, generator: torch.Ge
     """By what serves by default, over numbers like a network's: behind a ReLU, gradients of which half are 0."""
     layer = Layer(LAYERS[name], generator, (layout, layout))
     layer.image = layer.image.relu()
-    for what in ("forward", "input_grad"):
+    layer.grad *= torch.rand(layer.grad.shape, generator=generator) < 0.5
+    for what in ("forward", "input_grad", "weight_grad"):
+        ran(isa)
         ours, reference, torchs = (getattr(layer, what)(*of) for of in (("cpu",), ("torch", torch.float64), ("torch",)))
         assert_accurate(ours, reference, torchs, f"{name}, {what}")
         of = convolution(layer.image, layer.weight, *layer.settings)
@@ -225,10 +235,11 @@ def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Gene
         for case, layout in product([(9, 40, 96, 13, 12, 3, (1, 1), 1), (2, 16, 40, 9, 9, 5, (2, 2), 2)], LAYOUTS):
             layer = Layer(case, generator, (layout, layout))
             torch.set_num_threads(1)
-            wanted = layer.forward("cpu"), layer.input_grad("cpu")
+            wanted = layer.forward("cpu"), *layer.backward("cpu", EVERY)
             for threads in (2, 3, 5):
                 torch.set_num_threads(threads)
-                assert torch.equal(layer.forward("cpu"), wanted[0]) and torch.equal(layer.input_grad("cpu"), wanted[1])
+                found = layer.forward("cpu"), *layer.backward("cpu", EVERY)
+                assert all(map(torch.equal, found[:2], wanted)) and (case[5] == 5 or torch.equal(found[2], wanted[2]))
     finally:
         torch.set_num_threads(before)
 
@@ -278,6 +289,8 @@ def test_what_the_table_does_not_name_is_torchs(isa: str, generator: torch.Gener
     assert served((1, 9, 9, 8, 8, 5, (2, 2), 1)) == (False, True)
     assert served((20, 9, 9, 3, 3, 5, (2, 2), 1)) == (False, False)  # mostly padding
     assert served((2, 4, 5, 12, 12, 4, (1, 1), 1)) == (False, False)
+    layer = Layer((2, 9, 9, 12, 12, 3, (1, 1), 1), generator)
+    assert torch.equal(layer.weight_grad("cpu"), layer.weight_grad("torch")) and not ran(isa)
     layer = Layer((2, 9, 9, 12, 12, 3, (1, 1), 1), generator)
     layer.settings = ((2, 2), (1, 1), (1, 1), 1)
     assert torch.equal(layer.forward("cpu"), layer.forward("torch")) and not ran(isa)

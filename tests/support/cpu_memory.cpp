@@ -122,6 +122,11 @@ void convolve(const winograd::Shape& at) {
                                  output.data(), workspace.data(), THREADS});
         winograd::convolve<OWN>({at, channels_last, input.data(), nullptr, filters.data(), nullptr, false,
                                  output.data(), workspace.data(), 1});
+        if (at.R != 3) continue;
+        std::vector<float> weight_grad(weight.size());
+        std::vector<float> space(THREADS * winograd::weight_grad_workspace<OWN>(at, THREADS));
+        winograd::weight_grad<OWN>(
+            {at, channels_last, input.data(), output.data(), weight_grad.data(), space.data(), THREADS});
     }
 }
 

@@ -68,18 +68,25 @@ def gradients(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Those of a convolution; with a gate, of the ReLU behind it, whose output that is."""
+    of = convolution(input, weight, stride, padding, dilation, groups)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
     if gate is not None and any(needs[1:]):
         grad, gate = torch.ops.aten.threshold_backward(grad, gate, 0), None
-    channels_last = is_channels_last(input) or is_channels_last(weight)
-    input_grad = None
-    of = convolution(input, weight, stride, padding, dilation, groups)
+    input_grad = weight_grad = bias_grad = None
     if needs[0] and in_tiles("input_grad", winograd.of_input_grad(of), channels_last):
         filters = winograd.pack(weight, of, for_input_grad=True)
         input_grad = winograd.convolve(grad, filters, None, False, channels_last, gate)
-    theirs = (needs[0] and input_grad is None, *needs[1:])
+    if needs[1] and in_tiles("weight_grad", of, channels_last):
+        weight_grad = winograd.weight_grad(grad, input, of, channels_last)
+        bias_grad = grad.sum((0, 2, 3)) if weight_grad is not None and needs[2] else None
+    found = input_grad, weight_grad, bias_grad
+    theirs = [need and one is None for need, one in zip(needs, found, strict=True)]
     if not any(theirs):
-        return input_grad, None, None
+        return found
     if gate is not None:
         grad = torch.ops.aten.threshold_backward(grad, gate, 0)
-    found = definition.convolution_gradients(grad, input, weight, stride, padding, dilation, groups, theirs)
-    return found[0] if input_grad is None else input_grad, *found[1:]
+    rest = definition.convolution_gradients(
+        grad, input, weight, stride, padding, dilation, groups, (theirs[0], theirs[1], theirs[2])
+    )
+    first, second, third = (other if mine is None else mine for mine, other in zip(found, rest, strict=True))
+    return first, second, third

@@ -97,3 +97,16 @@ def convolve(
         threads,
     )
     return output if finite else None
+
+
+def weight_grad(grad: Tensor, images: Tensor, of: Geometry, channels_last: bool) -> Tensor | None:
+    """The gradient of 3x3 filters, (K, C / groups, 3, 3); None if not every number in it is finite, as above."""
+    images = conform(images, nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last))
+    grad = conform(grad, nchw((of.N, of.K, of.P, of.Q), grad.dtype, channels_last))
+    result = empty(nchw((of.K, of.C // of.groups, of.R, of.S), grad.dtype, channels_last))
+    threads = torch.get_num_threads()
+    floats = threads * native().winograd_weight_grad_workspace(of, threads)
+    workspace = empty(Spec((floats,), (1,), grad.dtype))
+    tensors = (images, grad, result, workspace)
+    finite = native().winograd_weight_grad(of, channels_last, *(one.data_ptr() for one in tensors), threads)
+    return result if finite else None

@@ -38,6 +38,21 @@ const Binding binding([](pybind11::module_& module) {
                    const pybind11::gil_scoped_release released;
                    return on_isa([&](auto isa) { return convolve<isa>(call); });
                });
+    module.def("winograd_weight_grad_workspace", [](const WideGeometry& geometry, int threads) {
+        return on_isa([&](auto isa) { return weight_grad_workspace<isa>(shape_of(geometry), threads); });
+    });
+    module.def("winograd_weight_grad", [](const WideGeometry& geometry, bool channels_last, Address input, Address grad,
+                                          Address weight_grad, Address workspace, int threads) {
+        const WeightGrad call{shape_of(geometry),
+                              channels_last,
+                              pointer<const float>(input),
+                              pointer<const float>(grad),
+                              pointer<float>(weight_grad),
+                              pointer<float>(workspace),
+                              threads};
+        const pybind11::gil_scoped_release released;
+        return on_isa([&](auto isa) { return winograd::weight_grad<isa>(call); });
+    });
 });
 
 }  // namespace alexkern::winograd

@@ -51,6 +51,17 @@ struct Convolution {
     int threads;
 };
 
+// The gradient of a 3x3 weight, (groups K, C, 3, 3) or with the channels last, as the images.
+struct WeightGrad {
+    Shape shape;  // of the convolution
+    bool channels_last;
+    const float* input;
+    const float* grad;  // as an output
+    float* weight_grad;
+    float* workspace;  // `weight_grad_workspace` floats a thread
+    int threads;
+};
+
 template <Isa>
 void pack(const Pack& call);
 template <Isa>
@@ -59,5 +70,9 @@ Index workspace(const Shape& shape);
 // tile are not the convolution's.
 template <Isa>
 bool convolve(const Convolution& call);
+template <Isa>
+Index weight_grad_workspace(const Shape& shape, int threads);
+template <Isa>
+bool weight_grad(const WeightGrad& call);  // false as above
 
 }  // namespace alexkern::winograd
