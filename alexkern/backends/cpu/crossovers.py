@@ -60,13 +60,13 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
     "avx2": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
         "input_grad": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
-        "weight_grad": (Tiled(3, 64, 98),),
+        "weight_grad": (Tiled(3, 128, 98),),
         "packed": (Tiled(3, 32, 98), Tiled(5, 32, 16)),
     },
     "avx512": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
         "input_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
-        "weight_grad": (Tiled(3, 64, 98),),
+        "weight_grad": (Tiled(3, 128, 98),),
         "packed": (Tiled(3, 32, 49), Tiled(5, 32, 16)),
     },
 }
