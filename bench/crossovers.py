@@ -73,6 +73,7 @@ def pooling(C: int, Q: int, layout: torch.memory_format, forward: bool) -> Pair:
     if forward:
         return partial(mine, input, *window, True), partial(torchs, input, *window, True)
     output, offsets = mine(input, *window, True)
+    assert offsets is not None
     arguments = (torch.randn_like(output), offsets, shape, layout is torch.channels_last, *window, (True,))
     return partial(max_pool2d.backward, *arguments), partial(torchs_max_pool2d.backward, *arguments)
 
