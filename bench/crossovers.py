@@ -1,7 +1,6 @@
-"""Where csrc/cpu's products of a linear layer and of a convolution pay: writes the tables of
-alexkern/backends/cpu/crossovers.py.
+"""Where csrc/cpu's linear layers, convolutions and poolings pay: writes alexkern/backends/cpu/crossovers.py's tables.
 
-    ALEXKERN_CPU_ISA=avx512 python -m alexkern.bench.crossovers linear|convolution [RUNS]
+    ALEXKERN_CPU_ISA=avx512 python -m alexkern.bench.crossovers linear|convolution|pooling [RUNS]
 
 Ours of that instruction set and torch's product by turns on one thread, by processor time, the least of RUNS. Both
 write a weight's gradient to memory that they have. For AVX2, MKL_ENABLE_INSTRUCTIONS=AVX2 and ONEDNN_MAX_CPU_ISA=AVX2
@@ -14,6 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby, product
 from operator import itemgetter
 
@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends import cpu
+from alexkern.backends.cpu import crossovers, max_pool2d, winograd
 from alexkern.backends.cpu import linear_relu_dropout as ours
-from alexkern.backends.cpu import winograd
-from alexkern.backends.cpu.crossovers import PRODUCTS, Served, Tiled
+from alexkern.backends.cpu.crossovers import PRODUCTS, Pooled, Served, Tiled
 from alexkern.backends.torch import conv2d_relu as torchs
+from alexkern.backends.torch import max_pool2d as torchs_max_pool2d
 from alexkern.geometry import Geometry
 
 # (in_features, out_features): those of a table's line and all larger ones, up to the next.
@@ -33,11 +34,15 @@ WEIGHTS = ((4096, 4096), (2048, 2048), (1024, 1024))
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 CHANNELS = (16, 32, 64, 128)  # and filters of a convolution
 IMAGES = ((1, 8), (1, 14), (2, 14), (4, 14), (8, 14), (32, 14), (32, 28))  # how many, and of which size
+WINDOWS, POOLED = (1, 2, 3, 4, 6, 8), (2, 4, 8, 12, 16, 24, 32)  # windows in a row and channels of poolings
+VALUES = 2**17  # of the images that are pooled, about
 AHEAD = 1.05  # of torch's time over ours, from which on ours serves: less is lost in noise
 SHORT_S = 2e-3  # a sample lasts so long at least
 
+Pair = tuple[Callable[[], object], Callable[[], object]]
 
-def pairs(N: int, C: int, K: int) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+
+def pairs(N: int, C: int, K: int) -> dict[str, Pair]:
     """Ours and torch's, by product."""
     input, weight, bias, grad = torch.randn(N, C), torch.randn(K, C), torch.randn(K), torch.randn(N, K)
     output, sizes = torch.ones(N, K), (N, C, K)
@@ -62,6 +67,26 @@ def pairs(N: int, C: int, K: int) -> dict[str, tuple[Callable[[], object], Calla
         "input_grad": (gradients(input_grad, None, None), lambda: masked() @ weight),
         "weight_grad": (gradients(None, weight_grad, bias_grad), theirs),
     }
+
+
+def pooling(C: int, Q: int, layout: torch.memory_format, forward: bool) -> Pair:
+    """Ours and torch's, of windows of 3 x 3 at stride 2, Q in a row, or its gradient."""
+    side, window = 2 * Q + 1, ((3, 3), (2, 2), (0, 0), (1, 1), False)
+    shape = (-(-VALUES // (C * side * side)), C, side, side)
+    input = torch.randn(shape).contiguous(memory_format=layout)
+    mine, torchs = max_pool2d.forward, torchs_max_pool2d.forward
+    if forward:
+        return partial(mine, input, *window, True), partial(torchs, input, *window, True)
+    output, offsets = mine(input, *window, True)
+    assert offsets is not None
+    arguments = (torch.randn_like(output), offsets, shape, layout is torch.channels_last, *window, (True,))
+    return partial(max_pool2d.backward, *arguments), partial(torchs_max_pool2d.backward, *arguments)
+
+
+def from_on(counts: tuple[int, ...], ratios: list[float]) -> int:
+    """The least count from which on ours is ahead at all; sys.maxsize where it is behind at the last."""
+    behind = [place for place, one in enumerate(ratios) if one < AHEAD]
+    return (*counts, sys.maxsize)[behind[-1] + 1 if behind else 0]
 
 
 def ratio(one: Callable[[], object], other: Callable[[], object], runs: int) -> float:
@@ -154,7 +179,7 @@ def main(what: str, runs: int) -> None:
     reason = cpu.missing("cpu", torch.float32)
     if reason is not None:
         sys.exit(f"no cpu backend to measure: {reason}")
-    {"linear": linear, "convolution": convolutions}[what](runs)
+    {"linear": linear, "convolution": convolutions, "pooling": poolings}[what](runs)
 
 
 def linear(runs: int) -> None:
@@ -168,6 +193,16 @@ def linear(runs: int) -> None:
             print(f"# {K} x {C}, {name}:", *(f"{N}: {r:.2f}" for N, r in zip(ROWS, ratios, strict=True)))
             table[name].append(Served(C * K, stretches([one >= AHEAD for one in ratios])))
     print({cpu.native().isa(): {name: tuple(map(tuple, served)) for name, served in table.items()}})
+
+
+def poolings(runs: int) -> None:
+    isa = cpu.native().isa()
+    crossovers.POOLED[isa] = Pooled(0, 0)  # all of them ours, to be measured
+    windows = [ratio(*pooling(64, Q, torch.contiguous_format, True), runs) for Q in WINDOWS]
+    channels = [ratio(*pooling(C, 27, torch.channels_last, False), runs) for C in POOLED]
+    for what, counts, ratios in (("windows in a row", WINDOWS, windows), ("channels", POOLED, channels)):
+        print(f"# {what}:", *(f"{count}: {r:.2f}" for count, r in zip(counts, ratios, strict=True)))
+    print({isa: tuple(Pooled(from_on(WINDOWS, windows), from_on(POOLED, channels)))})
 
 
 if __name__ == "__main__":

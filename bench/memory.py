@@ -74,7 +74,12 @@ def _peak_trial(model: str, batch: int, runners: Sequence[Peer], target: Target)
         contender, own = handed_over(name, runners, network)
         step = training_step(own, contender.prepare(own, images), labels)
         step()  # makes the momentum, and what a library keeps from its first call on
-        return lambda: peak_bytes(step, target.device)
+
+        def count() -> int:
+            own.zero_grad()  # a step's gradients are its own, and not what was there before it
+            return peak_bytes(step, target.device)
+
+        return count
 
     return Trial(prepare, _is_positive)
 

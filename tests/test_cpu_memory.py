@@ -22,6 +22,7 @@ import alexkern
 from alexkern import plan
 from alexkern.backends import cpu
 from alexkern.backends.cpu import memory
+from alexkern.measure.memory import peak_bytes
 from alexkern.plan import Spec
 from support import memory_scenarios
 
@@ -202,6 +203,18 @@ def test_what_is_kept_is_bounded() -> None:
     assert use()[0] <= 5 * MIB
     cpu.native().memory_keep(0)
     assert use()[0] == 0
+
+
+def test_the_peak_of_a_call_counts_what_is_ours() -> None:
+    before, kept = block(3), block(4)
+    del kept  # what others left on the list is not this call's
+
+    def call() -> Tensor:
+        first = block(4)
+        del first  # and stays on the list
+        return torch.cat([block(2), torch.ones(MIB, dtype=torch.uint8)])
+
+    assert 10 * MIB <= peak_bytes(call, before.device) < 10.1 * MIB  # the result's 3 MiB and torch's ones among them
 
 
 def test_a_block_serves_what_is_an_eighth_smaller() -> None:

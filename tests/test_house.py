@@ -20,7 +20,7 @@ ORDER = (
     ("backends.building", "backends.extension"),
     ("backends.torch", "backends.cpu", "backends.cuda", "kernels"),
     ("backends",),
-    ("trusted",),
+    ("trusted", "measure.memory"),
     ("dispatch",),
     ("ops",),
     ("functional",),

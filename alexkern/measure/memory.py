@@ -6,6 +6,7 @@ import warnings
 
 import torch
 
+from alexkern.backends.cpu.memory import held_bytes, release_memory
 from alexkern.measure.timing import Call
 
 
@@ -13,7 +14,8 @@ def peak_bytes(call: Call, device: torch.device) -> int:
     """The most memory that a call has allocated at any time, over what was allocated before it.
 
     On a GPU by torch's caching allocator; on a CPU by the allocations that torch's profiler sees, which are those of
-    tensors and of oneDNN's scratch memory. What a library allocates by itself is in neither.
+    tensors and of oneDNN's scratch memory, and by what our own list then has in mappings, all of it counted. What
+    another library allocates by itself is in neither.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -22,6 +24,8 @@ def peak_bytes(call: Call, device: torch.device) -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
+    release_memory()
+    ours = held_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the profiler about itself
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as taken:
@@ -32,4 +36,4 @@ def peak_bytes(call: Call, device: torch.device) -> int:
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
-    return peak
+    return peak + held_bytes() - ours

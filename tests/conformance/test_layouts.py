@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 import alexkern
+from alexkern import dispatch
 from alexkern.accuracy import assert_accurate
+from alexkern.plan import is_channels_last
 from support import oracle, routes
 from support.backends import DEVICE, combination, serving
 from support.canaries import canaries
@@ -174,3 +176,26 @@ def test_only_the_gradients_asked_for(case: Case, backend: str, generator: torch
                     wanted = everything[place]
                     assert leaf.grad is not None and wanted is not None
                     torch.testing.assert_close(leaf.grad, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_torchs_pooling_gets_a_gradient_in_the_format_of_its_images(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes by the gradient's, and copies indices and images that lie otherwise."""
+    operator = dispatch.implementation("torch", "conv2d_relu_max_pool2d")
+    image, weight = (channels_last(torch.randn(of, generator=generator)) for of in ((2, 3, 9, 9), (5, 3, 3, 3)))
+    arguments = ((1, 1), (0, 0), (1, 1), 1, (3, 3), (2, 2), (0, 0))
+    output, offsets = operator.forward(image, weight, None, *arguments, True)
+    backward, formats = operator.max_pool2d.backward, []
+
+    def watched(grad: Tensor, *rest: object) -> object:
+        formats.append(is_channels_last(grad))
+        return backward(grad, *rest)
+
+    monkeypatch.setattr(operator.max_pool2d, "backward", watched)
+    grad = torch.randn(output.shape, generator=generator)
+    one, other = (
+        operator.backward(of, image, weight, offsets, *arguments, (True, True, False))[1]
+        for of in (grad, channels_last(grad))
+    )
+    assert formats == [True, True] and torch.equal(one, other)

@@ -1,4 +1,4 @@
-"""Where the products of a linear layer and of a convolution are ours on a CPU, and where torch's."""
+"""Where the products of a linear layer and of a convolution, and poolings, are ours on a CPU, and where torch's."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ TABLE: dict[str, dict[str, tuple[Served, ...]]] = {
         "weight_grad": (Served(2**22, ((1, 8), (48, 96))),),
     },
 }
+
+
+class Pooled(NamedTuple):
+    """From how many on large images are pooled by ours: windows in a row of contiguous ones, fewer of which leave most
+    lanes idle, and, for the gradient, channels of channels_last ones, fewer of which are added up faster than found."""
+
+    windows: int
+    channels: int
+
+
+POOLED = {"portable": Pooled(3, 16), "avx2": Pooled(2, 16), "avx512": Pooled(3, 12)}  # measured in the same way
+
+
+def pooled() -> Pooled:
+    return POOLED[native().isa()]
 
 
 def is_ours(product: str, weight: Tensor, rows: int) -> bool:

@@ -11,18 +11,14 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cpu import native
+from alexkern.backends.cpu.crossovers import pooled as pooled_by_ours
 from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import max_pool2d as definition
 from alexkern.geometry import Geometry, Pair, pooling
 from alexkern.plan import Spec, conform, is_channels_last, nchw, pooled
 
-# Where torch is faster, by the processor time of one thread with AVX-512, ours and torch's by turns, the best of many:
-# contiguous images with rows of fewer windows, for most lanes idle (0.4 times torch's speed with one, 0.5 with three,
-# twice with six); and gradients of channels_last images with fewer channels, for listing a pixel's windows takes longer
-# than adding them up (0.3 times with 3 channels, 0.5 with 8, 1.2 with 12 and 24).
-NARROW = 4
-FEW = 12
-# Of fewer values than these the calls that torch's indices take cost more than either kernel.
+# Fewer values than these are never torch's, whatever crossovers.py says: the calls that its indices take cost more than
+# either kernel.
 SMALL = 2**14
 
 Window = tuple[Pair, Pair, Pair, Pair, bool]  # kernel_size, stride, padding, dilation, ceil_mode
@@ -76,7 +72,7 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
     channels_last = is_channels_last(input)
     threads = torch.get_num_threads()
     call = _called(input.shape, channels_last, window, relu, threads)
-    if not channels_last and call.values.shape[3] < NARROW and input.numel() >= SMALL:
+    if not channels_last and input.numel() >= SMALL and call.values.shape[3] < pooled_by_ours().windows:
         return definition.forward(input.relu() if relu else input, *window, save_offsets, relu)
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     output = empty(call.values)
@@ -99,7 +95,7 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
 
 def torch_scatters(input_shape: Sequence[int], channels_last: bool) -> bool:
     """Whether the gradient of such images is torch's."""
-    return channels_last and input_shape[1] < FEW and math.prod(input_shape) >= SMALL
+    return channels_last and math.prod(input_shape) >= SMALL and input_shape[1] < pooled_by_ours().channels
 
 
 def backward(

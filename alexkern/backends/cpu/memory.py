@@ -54,6 +54,11 @@ def describe() -> str:
     return f"at most {read('ALEXKERN_CPU_MEMORY')} MiB kept for outputs on a CPU; {kept} are, {lent} are in use"
 
 
+def held_bytes() -> int:
+    """How much memory of ours there is, kept or in use."""
+    return 0 if extension.cpu.module is None else sum(cpu.native().memory_use())
+
+
 def release_memory() -> int:
     """Give the memory back to the system that the cpu backend keeps for its next outputs.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,7 +59,7 @@ def backward(
     windows = pooling(shape, pool_kernel_size, pool_stride, pool_padding)
     inside = max_pool2d.first_inside(windows, offsets.shape[2], offsets.shape[3], offsets.device)
     (scattered,) = max_pool2d.backward(
-        grad.masked_fill(clipped, 0),
+        torch.where(clipped, 0, grad),  # in the offsets' format: of another one torch would copy all that it reads
         offsets.where(~clipped, inside.to(offsets.dtype)),
         shape,
         is_channels_last(input) or is_channels_last(weight),

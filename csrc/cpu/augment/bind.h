@@ -9,7 +9,7 @@ const Binding binding([](pybind11::module_& module) {
     // N, H, W, P, Q; of P x Q the output has no more than shown_p, shown_q; its strides of n and p.
     using Numbers = Tuple<std::int64_t, 9>;
     const auto make = [](const Numbers& of) {
-        return Call{of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7], of[8]};
+        return Call{of[0], of[1], of[2], of[3], of[4], of[5], of[6], of[7], of[8], {}, {}, {}, {}, {}, {}, {}};
     };
     module.def("augment_workspace", [make](const Numbers& numbers) {
         return on_isa([&](auto isa) { return workspace<isa>(make(numbers)); });

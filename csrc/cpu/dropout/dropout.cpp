@@ -1,6 +1,6 @@
 // Philox4x32-10 with a block in every 64-bit lane: a word in the lower half, where the multiplication reads it; what a
-// product leaves in the upper half meets nothing that reads it. Ten rounds are 80 instructions for 2 LANES elements,
-// and the blocks of one step do not wait for those of another.
+// product leaves in the upper half meets nothing that reads it. Ten rounds are 60 instructions for 2 LANES elements,
+// each waiting for the one before it: CHAINS of them side by side keep the processor busy.
 #include "dropout.h"
 
 #include "../parallel.h"
@@ -13,7 +13,8 @@ namespace {
 using namespace ALEXKERN_ISA;
 
 constexpr int STEP = 2 * LANES;  // elements of LANES / 2 blocks
-constexpr int UNIT = 64;         // elements that go to one thread at least: whole steps of all instruction sets
+constexpr int CHAINS = 4;        // steps that are drawn together
+constexpr int UNIT = 128;        // elements that go to one thread at least: whole chains of all instruction sets
 
 struct Keys {
     std::uint64_t first[10], second[10];
@@ -26,24 +27,35 @@ struct Keys {
     }
 };
 
-// The words of STEP elements, from the block `counter` on.
+// The words of COUNT * STEP elements, from the block `counter` on.
+template <int COUNT>
 inline void draw(const Keys& keys, std::uint64_t counter, Words* words) {
-    Longs count = {};
-    for (int i = 0; i < LANES / 2; ++i) count[i] = i;
-    count += counter;
-    Longs c0 = count, c1 = count >> 32, c2 = {}, c3 = {};
+    Longs c0[COUNT], c1[COUNT], c2[COUNT] = {}, c3[COUNT] = {};
+    for (int chain = 0; chain < COUNT; ++chain) {
+        for (int i = 0; i < LANES / 2; ++i) c0[chain][i] = i;
+        c0[chain] += counter + static_cast<std::uint64_t>(chain * (LANES / 2));
+        c1[chain] = c0[chain] >> 32;
+    }
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-        const Longs one = multiply_low(c0, 0xD2511F53u - Longs{}), two = multiply_low(c2, 0xCD9E8D57u - Longs{});
-        c0 = (two >> 32) ^ c1 ^ keys.first[round];
-        c2 = (one >> 32) ^ c3 ^ keys.second[round];
-        c1 = two;
-        c3 = one;
+#pragma GCC unroll 4
+        for (int chain = 0; chain < COUNT; ++chain) {
+            const Longs one = multiply_low(c0[chain], 0xD2511F53u - Longs{});
+            const Longs two = multiply_low(c2[chain], 0xCD9E8D57u - Longs{});
+            c0[chain] = (two >> 32) ^ c1[chain] ^ keys.first[round];
+            c2[chain] = (one >> 32) ^ c3[chain] ^ keys.second[round];
+            c1[chain] = two;
+            c3[chain] = one;
+        }
     }
     constexpr std::uint64_t word = 0xFFFFFFFFu;
-    const Interleaved both = interleave((c0 & word) | (c1 << 32), (c2 & word) | (c3 << 32));
-    words[0] = Words(both.low);
-    words[1] = Words(both.high);
+#pragma GCC unroll 4
+    for (int chain = 0; chain < COUNT; ++chain) {
+        const Interleaved both =
+            interleave((c0[chain] & word) | (c1[chain] << 32), (c2[chain] & word) | (c3[chain] << 32));
+        words[2 * chain] = Words(both.low);
+        words[2 * chain + 1] = Words(both.high);
+    }
 }
 
 // `passing`: a bit for each lane that was neither clipped nor dropped, where a ReLU comes first.
@@ -71,22 +83,24 @@ void drop_all(const Call& call) {
         std::int64_t i = begin * UNIT;
         for (; i + UNIT <= stop; i += UNIT) {
             Words words[UNIT / LANES];
-#pragma GCC unroll 8
-            for (int step = 0; step < UNIT / STEP; ++step) {
-                draw(keys, call.offset + static_cast<std::uint64_t>(i / 4 + step * (STEP / 4)), words + 2 * step);
+#pragma GCC unroll 4
+            for (int at = 0; at < UNIT; at += CHAINS * STEP) {
+                draw<CHAINS>(keys, call.offset + static_cast<std::uint64_t>((i + at) / 4), words + at / LANES);
             }
-            std::uint64_t passing = 0, some = 0;
-#pragma GCC unroll 16
-            for (int j = 0; j < UNIT / LANES; ++j) {
-                const std::int64_t at = i + j * LANES;
-                store(call.output + at, drop<RELU>(load<Floats>(call.input + at), words[j], limit, scale, some));
-                passing |= some << j * LANES;
+            std::uint64_t passing[UNIT / 64] = {}, some = 0;
+#pragma GCC unroll 32
+            for (int at = 0; at < UNIT; at += LANES) {
+                const Floats value = load<Floats>(call.input + i + at);
+                store(call.output + i + at, drop<RELU>(value, words[at / LANES], limit, scale, some));
+                passing[at / 64] |= some << at % 64;
             }
-            if (RELU && call.mask) store_bits(call.mask + i / 8, passing, UNIT);
+            if (RELU && call.mask) {
+                for (int at = 0; at < UNIT; at += 64) store_bits(call.mask + (i + at) / 8, passing[at / 64], 64);
+            }
         }
         for (; i < stop; i += STEP) {
             Words words[2];
-            draw(keys, call.offset + static_cast<std::uint64_t>(i / 4), words);
+            draw<1>(keys, call.offset + static_cast<std::uint64_t>(i / 4), words);
             std::uint64_t passing = 0, some = 0;
             for (int half = 0; half < 2 && i + half * LANES < stop; ++half) {
                 const std::int64_t at = i + half * LANES;

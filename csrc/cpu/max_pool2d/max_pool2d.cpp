@@ -220,20 +220,19 @@ void forward_all(const Forward& call) {
     }
 }
 
-// The windows [first, end) that a pixel may stand in, along one axis, for pixels that are asked for in order.
-struct Around {
-    Index first = 0, end = 0;
-    void advance(Index pixel, Index count, Index stride, Index reach) {  // pixel: counted from the padding on
-        while (first < count && first * stride + reach < pixel) ++first;
-        if (end < first) end = first;
-        while (end < count && end * stride <= pixel) ++end;
-    }
+// The windows [first, last] that reach over a pixel along one axis, those beyond the image's sides among them.
+struct Over {
+    Index first, last;
+    Over(Index pixel, Index stride, Index reach)  // pixel: counted from the padding on
+        : first(pixel < reach ? -((reach - pixel) / stride) : ceil_div(pixel - reach, stride)), last(pixel / stride) {}
 };
 
 // The windows that one pixel stands in: where each begins among the gradients, and the offset that names the pixel.
 struct Sources {
     static constexpr int MOST = 64;
-    int count = 0;
+    int count;
+    bool moves;  // none is missing: those of the pixel stride_w further are as many, each one window further
+    Index last;  // column of windows
     Index from[MOST];
     std::int32_t own[MOST];
 };
@@ -274,39 +273,47 @@ inline void gather_all(const Sources& sources, Index C, const float* grad, const
     if (c < C) gather<1>(sources, grad + c, offsets + c, sum + c, first, static_cast<int>(C - c));
 }
 
+constexpr Index PHASES = 4;
+
 template <typename Offset>
 void backward_nhwc(const Backward& call, const Offset* offsets) {
     const Windows& at = call.windows;
     const Index reach_h = at.dilation_h * (at.R - 1), reach_w = at.dilation_w * (at.S - 1);
+    const Index phases = at.stride_w <= PHASES ? at.stride_w : 1;  // columns of a stride, each with a list of its own
     parallel(call.threads, at.N * at.H, at.W * at.C, [&](Index begin, Index end) {
-        Around p;
-        Sources sources;
+        Sources kept[PHASES];
         for (Index unit = begin; unit < end; ++unit) {
             const Index n = unit / at.H, h = unit % at.H + at.padding_h;
-            if (unit == begin || unit % at.H == 0) p = Around();
-            p.advance(h, at.P, at.stride_h, reach_h);
-            Around q;
-            for (Index column = 0; column < at.W; ++column) {
-                const Index w = column + at.padding_w;
+            const Over p(h, at.stride_h, reach_h);
+            for (Sources& sources : kept) sources.moves = false;
+            for (Index column = 0, phase = 0; column < at.W; ++column, phase = phase + 1 < phases ? phase + 1 : 0) {
+                Sources& sources = kept[phase];
                 float* sum = call.input_grad + (unit * at.W + column) * at.C;
-                q.advance(w, at.Q, at.stride_w, reach_w);
                 bool first = true;
-                sources.count = 0;
-                for (Index i = p.first; i < p.end; ++i) {
-                    const Index down = h - i * at.stride_h, r = at.dilation_h == 1 ? down : down / at.dilation_h;
-                    if (r * at.dilation_h != down) continue;
-                    for (Index j = q.first; j < q.end; ++j) {
-                        const Index across = w - j * at.stride_w;
-                        const Index s = at.dilation_w == 1 ? across : across / at.dilation_w;
-                        if (s * at.dilation_w != across) continue;
-                        if (sources.count == Sources::MOST) {
-                            gather_all(sources, at.C, call.grad, offsets, sum, first);
-                            first = false;
-                            sources.count = 0;
+                if (sources.moves && sources.last + 1 < at.Q) {
+                    ++sources.last;
+                    for (int i = 0; i < sources.count; ++i) sources.from[i] += at.C;
+                } else {
+                    const Index w = column + at.padding_w;
+                    const Over q(w, at.stride_w, reach_w);
+                    sources.count = 0;
+                    for (Index i = larger(p.first, 0); i <= p.last && i < at.P; ++i) {
+                        const Index down = h - i * at.stride_h, r = down / at.dilation_h;
+                        if (r * at.dilation_h != down) continue;
+                        for (Index j = larger(q.first, 0); j <= q.last && j < at.Q; ++j) {
+                            const Index across = w - j * at.stride_w, s = across / at.dilation_w;
+                            if (s * at.dilation_w != across) continue;
+                            if (sources.count == Sources::MOST) {
+                                gather_all(sources, at.C, call.grad, offsets, sum, first);
+                                first = false;
+                                sources.count = 0;
+                            }
+                            sources.from[sources.count] = ((n * at.P + i) * at.Q + j) * at.C;
+                            sources.own[sources.count++] = static_cast<std::int32_t>(r * at.S + s);
                         }
-                        sources.from[sources.count] = ((n * at.P + i) * at.Q + j) * at.C;
-                        sources.own[sources.count++] = static_cast<std::int32_t>(r * at.S + s);
                     }
+                    sources.moves = first && phases == at.stride_w && q.first >= 0 && q.last < at.Q;
+                    sources.last = q.last;
                 }
                 gather_all(sources, at.C, call.grad, offsets, sum, first);
             }
