@@ -118,7 +118,7 @@ struct Thread : Coordinates {
     bool at_cluster_barrier = false;
     const MemoryBarrier* awaits = nullptr;
     unsigned awaits_parity = 0;
-    bool fenced = false;  // since its last barrier
+    bool fenced = false;                        // since its last barrier
     std::vector<unsigned char> stack_at_fence;  // of wgmma, from its end down
     const void* last_atomic = nullptr;
 };
@@ -211,8 +211,8 @@ struct Worker {
     std::string error;
     Statistics statistics;
     std::vector<BulkStore> unwritten;  // read, and written at the latest when the launch ends
-    std::uint64_t switches = 0;     // of fibres: whether anything moves
-    std::uint64_t idle_pauses = 0;  // since anything but a pause happened
+    std::uint64_t switches = 0;        // of fibres: whether anything moves
+    std::uint64_t idle_pauses = 0;     // since anything but a pause happened
     std::size_t stack_bytes = 0;
 };
 

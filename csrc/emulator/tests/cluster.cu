@@ -95,8 +95,8 @@ __global__ void multicast_kernel(const __grid_constant__ ptx::TensorMap map, con
 void multicast(unsigned blocks, const Sets& sets) {
     const std::vector<std::uint16_t> values = counting(kBox * blocks);
     DeviceArray<std::uint16_t> tensor(values), output(std::vector<std::uint16_t>(kBox * blocks * blocks));
-    const auto map = ptx::encode_tiled<3>(tensor.data(), {64, blocks, 8}, {128, 128 * blocks}, {64, 1, 8},
-                                          Swizzle::bytes_128);
+    const auto map =
+        ptx::encode_tiled<3>(tensor.data(), {64, blocks, 8}, {128, 128 * blocks}, {64, 1, 8}, Swizzle::bytes_128);
     ptx::launch_clusters("multicast", multicast_kernel, blocks, blocks, 64, 2 * kBox * blocks + 8, nullptr, map, sets,
                          blocks, output.data());
     std::vector<std::uint16_t> wanted;

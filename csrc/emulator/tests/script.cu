@@ -69,13 +69,13 @@ void wgmma(const Call& c) {
         if (c[0] == 64) return ptx::matrix_descriptor<Swizzle::bytes_64>(c.shared(start), c[2], c[start + 1]);
         return ptx::matrix_descriptor<Swizzle::bytes_32>(c.shared(start), c[2], c[start + 1]);
     };
-    auto& sums = *reinterpret_cast<float(*)[kN / 2]>(c.sums);
+    auto& sums = *reinterpret_cast<float (*)[kN / 2]>(c.sums);
     ptx::wgmma<T, kN, kTransposedA, kTransposedB>(sums, describe(3), describe(5), c[1] != 0);
 }
 
 template <int kPending>
 void wait(const Call& c) {
-    ptx::wgmma_wait_group<kPending>(*reinterpret_cast<float(*)[kRegisters]>(c.sums));
+    ptx::wgmma_wait_group<kPending>(*reinterpret_cast<float (*)[kRegisters]>(c.sums));
 }
 
 struct Wrapper {
@@ -195,8 +195,8 @@ __global__ void script_kernel(Script script) {
     for (std::size_t step = 0; step < script.count; ++step) {
         const std::size_t at = step * script.threads + thread;
         if (script.steps[at].active == 0) continue;
-        script.wrappers[script.numbers[step]].perform({script.steps[at].operand, script.results + at * kResults, sums,
-                                                       memory, script.global, script.maps});
+        script.wrappers[script.numbers[step]].perform(
+            {script.steps[at].operand, script.results + at * kResults, sums, memory, script.global, script.maps});
     }
     __syncthreads();
     if (threadIdx.x == 0) std::memcpy(script.shared + blockIdx.x * script.shared_bytes, memory, script.shared_bytes);

@@ -45,12 +45,12 @@ class Wrapper:
 
 
 def preprocess(header: Path, scratch: Path) -> str:
-    """As nvcc sees it: macros expanded, comments gone, and of other headers nothing."""
+    """As nvcc sees it: macros expanded, comments gone, of CUDA's and C++'s headers nothing."""
     empty = scratch / "system"
     empty.mkdir(exist_ok=True)
     for name in SYSTEM:
         (empty / name).touch()
-    command = [CXX, "-E", "-P", "-w", "-nostdinc", f"-I{empty}", "-D__CUDACC__", "-x", "c++", str(header)]
+    command = [CXX, "-E", "-w", "-nostdinc", f"-I{empty}", "-D__CUDACC__", "-x", "c++", str(header)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -132,6 +132,13 @@ DEFINITION = re.compile(r"(template <([^<>]*)>\s*)?__device__ __forceinline__ [\
 def wrappers_of(header: Path, scratch: Path) -> list[Wrapper]:
     """All functions of the header, and of what it includes, that have assembly in them."""
     text, found = preprocess(header, scratch), []
+    marker = re.compile(r'^# \d+ "([^"]*)".*$', re.M)
+    marks = [(mark.end(), Path(mark.group(1)).name) for mark in marker.finditer(text)]
+    text = marker.sub(lambda mark: " " * len(mark.group()), text)
+
+    def home(at: int) -> str:
+        return [name for end, name in marks if end <= at][-1]
+
     for match in DEFINITION.finditer(text):
         after = closing(text, match.end() - 1)
         parameters = split(text[match.end() : after], ",")
@@ -150,16 +157,16 @@ def wrappers_of(header: Path, scratch: Path) -> list[Wrapper]:
         template = tuple(part.split()[-1] for part in (match.group(2) or "").split(",") if part.strip())
         returned = re.search(r"return ([^;]*);", body)
         found.append(
-            Wrapper(match.group(3), template, names, assembly, returned.group(1) if returned else "", header.name)
+            Wrapper(
+                match.group(3), template, names, assembly, returned.group(1) if returned else "", home(match.start())
+            )
         )
     return found
 
 
 def read_wrappers(folder: Path, scratch: Path) -> dict[str, Wrapper]:
-    """Those of a folder of headers, by name; of one name, those that take other types have these in the name."""
+    """Those of a folder of headers, by name."""
     found: dict[str, Wrapper] = {}
     for header in sorted(folder.glob("*.cuh")):
-        for wrapper in wrappers_of(header, scratch):
-            earlier = found.setdefault(wrapper.name, wrapper)
-            assert (earlier.assembly, earlier.parameters) == (wrapper.assembly, wrapper.parameters), wrapper.name
+        found |= {one.name: one for one in wrappers_of(header, scratch) if one.file == header.name}
     return found

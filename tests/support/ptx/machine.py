@@ -166,7 +166,9 @@ class Machine:
                 places.append((swizzled(tensor, row, 2 * i), element(tensor, (corner[0] + i, *at))))
         return places
 
-    def pixels(self, tensor: TensorMap, corner: tuple[int, ...], offsets: tuple[int, ...]) -> list[tuple[int, int | None]]:
+    def pixels(
+        self, tensor: TensorMap, corner: tuple[int, ...], offsets: tuple[int, ...]
+    ) -> list[tuple[int, int | None]]:
         """Im2col (5.5.4): bases run through the bounding box, W first, in steps; each reads at its offset."""
         places = []
         c, w, h, n = corner
@@ -184,7 +186,9 @@ class Machine:
                 h, n = tensor.lower[1], n + 1
         return places
 
-    def load(self, thread: Thread, address: int, places: list[tuple[int, int | None]], barrier: int, ranks: int) -> None:
+    def load(
+        self, thread: Thread, address: int, places: list[tuple[int, int | None]], barrier: int, ranks: int
+    ) -> None:
         """Into the blocks of `ranks`, a set, at the same offsets; 0: into the block that the addresses are of."""
         own, offset = self.shared_at(thread, address, 16, cluster=True)
         check(offset % 128 == 0, "the destination of a bulk copy is not aligned to 128")

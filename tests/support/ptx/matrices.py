@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .isa import ORDERS_MEMORY, SIMPLE, Execution, Steps
+from .isa import Execution, Steps
 from .machine import IN_FLIGHT, SHARED, check
 from .text import Number, Term, Vector
 
@@ -24,7 +24,9 @@ def registers(term: Term, count: int, name: str) -> tuple[Term, ...]:
 
 def ldmatrix(x: Execution) -> Steps:
     """9.7.14.5.15: lane L gives the row L % 8 of matrix L / 8, and gets of each the row L / 4, two columns."""
-    *_, number, transposed, _, _ = x.modifiers("sync", "aligned", "m8n8", "x1|x2|x4", "?trans", "shared|shared::cta", "b16")
+    *_, number, transposed, _, _ = x.modifiers(
+        "sync", "aligned", "m8n8", "x1|x2|x4", "?trans", "shared|shared::cta", "b16"
+    )
     x.whole_warp()
     count = int(number[1])
     into = registers(x.instruction.terms[0], count, x.instruction.name)
@@ -134,9 +136,7 @@ def multiply(x: Execution) -> None:
     shape = re.fullmatch(r"m64n(\d+)k16", x.instruction.modifiers[3])
     check(shape is not None, x.instruction.name)
     assert shape is not None
-    *_, kind, other = x.modifiers(
-        "mma_async", "sync", "aligned", shape.group(), "f32", "f16|bf16", "f16|bf16"
-    )
+    *_, kind, other = x.modifiers("mma_async", "sync", "aligned", shape.group(), "f32", "f16|bf16", "f16|bf16")
     n = int(shape.group(1))
     check(kind == other and n % 8 == 0 and 8 <= n <= 256, x.instruction.name)
     check(x.warp.fenced, "no wgmma.fence before the products of a group")
@@ -170,7 +170,3 @@ def multiply(x: Execution) -> None:
                 thread.sums[place] = values[register]
 
     x.warp.products.open.effects.append(make)
-
-
-HANDLERS: dict[str, Callable[[Execution], Steps]] = {**SIMPLE, "ldmatrix": ldmatrix, "mma": mma, "wgmma": wgmma}
-__all__ = ["HANDLERS", "ORDERS_MEMORY"]

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from types import CodeType
 from typing import Any
 
+from .barriers import bar, barrier, elect, fence, mbarrier, setmaxnreg
+from .copies import cp, prefetch
 from .header import Assembly, Wrapper
-from .isa import ORDERS_MEMORY, Execution, Frame
+from .isa import Execution, Frame, Steps, cvt, mapa, mov, selp, setp
 from .machine import GLOBAL, SHARED, Fault, Machine, Thread, Warp, as_float, as_word, check
-from .matrices import HANDLERS
+from .matrices import ldmatrix, mma, wgmma
 from .script import Outcome, Script
 from .text import Program, parse
 
+HANDLERS: dict[str, Callable[[Execution], Steps]] = {
+    one.__name__: one
+    for one in (bar, barrier, cp, cvt, elect, fence, ldmatrix, mapa, mbarrier, mma, mov, prefetch, selp, setmaxnreg)
+    + (setp, wgmma)
+}
+# What touches memory or orders accesses to it: the compiler has to know.
+ORDERS_MEMORY = {"bar", "barrier", "cp", "fence", "ldmatrix", "mbarrier", "prefetch"}
 LONGEST = 1000  # instructions of one piece of assembly, waits apart
 # How a wrapper's operands stand in a script, in the order of its parameters: a place in shared memory, in global
 # memory, a tensor map, a signed number, a word, 16 bits, a float.
@@ -68,7 +77,7 @@ def convert(machine: Machine, kind: str, operand: int) -> Any:
     return as_float(operand) if kind == "f" else operand & (0xFFFF if kind == "h" else 0xFFFFFFFF)
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(expression: str) -> CodeType:
     """Of C++, as much as stands among operands: a number, a name or one of its elements, its address or its bits."""
     expression = re.sub(r"static_cast<[\w:]+>\((.*)\)$", r"\1", expression).removeprefix("&").removesuffix(".bits")
@@ -81,7 +90,7 @@ def evaluate(expression: str, names: dict[str, Any]) -> Any:
     return eval(compiled(expression), {"__builtins__": {}}, names)  # what the pattern above lets through
 
 
-@lru_cache(maxsize=None)
+@cache
 def target(expression: str) -> tuple[str, int | None]:
     """The name that an output is written to, and which of its elements."""
     name, _, index = expression.removesuffix(".bits").partition("[")
@@ -130,7 +139,9 @@ def execute(machine: Machine, warp: Warp, assembly: Assembly, names: dict[int, d
             check(instruction.opcode in HANDLERS, f"{instruction.name} is not known")
             if instruction.opcode in ORDERS_MEMORY or instruction.modifiers[:1] in (("fence",), ("wait_group",)):
                 check(assembly.memory, f"{instruction.name}: the compiler may move accesses to memory across it")
-            check(assembly.volatile or instruction.opcode == "cvt", f"{instruction.name}: the compiler may leave it out")
+            check(
+                assembly.volatile or instruction.opcode == "cvt", f"{instruction.name}: the compiler may leave it out"
+            )
             yield from HANDLERS[instruction.opcode](Execution(machine, warp, instruction, [frames[i] for i in taking]))
     for lane, frame in frames.items():
         for number, operand in enumerate(assembly.outputs):
@@ -174,14 +185,12 @@ class Performer:
                 converted = [as_word(word) if isinstance(word, float) else int(word) for word in words]
                 warp.threads[lane].result[: len(words)] = converted
 
-    def call(
-        self, machine: Machine, warp: Warp, name: str, given: list[str], lanes: dict[int, tuple[int, ...]]
-    ) -> Any:
+    def call(self, machine: Machine, warp: Warp, name: str, given: list[str], lanes: dict[int, tuple[int, ...]]) -> Any:
         """What each lane gets: the wrapper's value, or the registers that it fills."""
         special = f"{name}<{','.join(given)}>"
+        check(special in self.wrappers or name in self.wrappers, f"{name} has no assembly")
         wrapper = self.wrappers[special if special in self.wrappers else name]
-        template = {key: {"true": True, "false": False}.get(value, value) for key, value in zip(wrapper.template, given)}
-        template = {key: int(value) if str(value).isdigit() else value for key, value in template.items()}
+        template = dict(zip(wrapper.template, map(constant, given), strict=False))
         names = {}
         for lane, operands in lanes.items():
             mine = {**template, **bind(machine, warp.threads[lane], name, wrapper, given, operands)}
@@ -202,6 +211,11 @@ class Performer:
             raise Fault(f"{wrapper.name}: {len(chosen)} pieces of assembly for one call")
         self.performed.add((wrapper.name, chosen[0].condition))
         yield from execute(machine, warp, chosen[0], names)
+
+
+def constant(argument: str) -> Any:
+    """A template's: a truth, a number, or the name of a type."""
+    return {"true": True, "false": False}.get(argument, int(argument) if argument.isdigit() else argument)
 
 
 def ordinary(thread: Thread, step: str, operands: tuple[int, ...]) -> None:

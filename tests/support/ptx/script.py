@@ -15,9 +15,9 @@ SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}  # bytes of a row: the number that the e
 
 @dataclass(frozen=True)
 class TensorMap:
-    """Of 16-bit elements from the start of global memory; sizes innermost first, strides in bytes and without the first.
+    """Of 16-bit elements from the start of global memory, for boxes, or, with `pixels`, for im2col.
 
-    A map of boxes, or, with `pixels`, of im2col: corners and steps are of W and H."""
+    Sizes are innermost first, strides in bytes and without the first; corners and steps are of W and H."""
 
     swizzle: int  # bytes of a row; 0 for none
     sizes: tuple[int, ...]
