@@ -145,9 +145,9 @@ struct WarpgroupPart {
     std::vector<Product> products;  // issued and not yet made
     std::vector<std::unique_ptr<Accumulators>> accumulators;
     std::uint64_t open_group = 0, issued = 0, issued_in_all = 0, fences = 0;
-    std::vector<std::uint64_t> issued_by;  // the end of each group, in all
+    std::vector<std::uint64_t> issued_by;  // the end of each group: products in all
     std::uint64_t awaited = 0;             // of the others' products, while a wait lasts
-    unsigned waits = 0;                    // the lane that does, a set
+    unsigned waits = 0;                    // the lane that waits so, as a set
     bool fenced = false;
     unsigned registers = 0;             // of a thread, once set
     void* race_thread = nullptr;        // who multiplies

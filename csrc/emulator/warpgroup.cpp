@@ -218,9 +218,9 @@ Accumulators& take_accumulators(Warp& warp, const Deposits& deposits, unsigned c
         unused = part.accumulators.back().get();
     }
     Accumulators& d = same != nullptr ? *same : *unused;
-    if (d.of[0] != of[0] || d.count != count) {
+    if (d.count != count || std::memcmp(d.of, of, sizeof of) != 0) {
         if (d.in_flight > 0) fail(std::string(kName) + ": other products of another shape are in flight there");
-        d.fence = 0;
+        d.fence = 0;  // what they held at the fence is on the stacks alone
         std::memcpy(d.of, of, sizeof of);
         d.count = count;
         d.values.resize(kLanes * count);
