@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CXX = os.environ.get("CXX", "g++")
-# Nothing of these matters to the wrappers: they are found empty.
-SYSTEM = ("cstddef", "cstdint", "cuda.h", "cuda_runtime.h", "cuda_runtime_api.h")
-SYSTEM += ("stdexcept", "string", "type_traits", "utility")
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,9 @@ def preprocess(header: Path, scratch: Path) -> str:
     """As nvcc sees it: macros expanded, comments gone, of CUDA's and C++'s headers nothing."""
     empty = scratch / "system"
     empty.mkdir(exist_ok=True)
-    for name in SYSTEM:
-        (empty / name).touch()
+    for one in header.parent.glob("*.cuh"):
+        for name in re.findall(r"#include <([\w.]+)>", one.read_text()):
+            (empty / name).touch()  # nothing of it matters to the wrappers
     command = [CXX, "-E", "-w", "-nostdinc", f"-I{empty}", "-D__CUDACC__", "-x", "c++", str(header)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
