@@ -1,12 +1,11 @@
 """The host emulator: what each instruction does, that faults planted in kernels are found, and that nothing else is.
 
 The programs in csrc/emulator/tests are compiled as they are by the host's compiler, plain and with either sanitizer,
-and by nvcc where there is one. What was built is kept, under a name made from the sources and the commands.
+and by nvcc where there is one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -18,25 +17,7 @@ import pytest
 
 from alexkern.verify import probes
 from alexkern.verify.children import Children
-
-ROOT = Path(__file__).parents[1]
-EMULATOR = ROOT / "csrc" / "emulator"
-CACHE = Path(os.environ.get("EMULATOR_BUILD_DIR", ROOT / "build" / "emulator"))
-
-CXX = os.environ.get("CXX", "g++")
-COMMON = ["-std=c++17", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-TRAP_MISALIGNED = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
-# Of each build: the flags for kernels, and those for the emulator's own sources.
-MODES = {
-    "plain": (["-O1", *TRAP_MISALIGNED], ["-O2"]),
-    "address": (
-        ["-O1", "-fsanitize=address", "-fno-omit-frame-pointer", *TRAP_MISALIGNED],
-        ["-O2", "-fsanitize=address"],
-    ),
-    "thread": (["-O1", "-fsanitize=thread"], ["-O2", "-DEMULATOR_RACES"]),
-    "portable": (["-O2", *TRAP_MISALIGNED], ["-O2", "-DEMULATOR_PORTABLE_FIBERS"]),
-}
-SEEDS = {"plain": 12, "address": 6, "thread": 3, "portable": 6}
+from support.emulator import CACHE, EMULATOR, SEEDS, build, command, compiler_version, digest, passes, run
 
 WRAPPERS = [
     "ldmatrix",
@@ -59,6 +40,7 @@ SM90 = [
     "mbarrier",
     "tma_tile",
     "tma_im2col",
+    "tma_im2col_apart",
     "tma_store",
     "wgmma_fp16",
     "wgmma_bf16",
@@ -71,6 +53,7 @@ OPEN = ["narrow_boxes", "store_in_front"]
 CLUSTER = ["cluster", "tma_multicast"]
 GEMM = ["whole_tiles", "partial_tiles", "few_steps", "conv3"]
 CORRECT = ["turn", "ring", "swizzle", "sum", "halo", "rounds", "lanes", "blocks", "access", "named"]
+ORDERS = ["product", "base", "load", "global"]
 
 RACE = r"kernel \w+: data race .* by .*block \(\d+, 0, 0\), thread \(\d+, 0, 0\), and before it, unordered, a"
 WRONG = "wrong result"
@@ -188,6 +171,25 @@ PAIR = [
     ("cluster_barrier_for_a_block", "thread", RACE),
 ]
 BROKEN += [(f"pair.{fault}", mode, words) for fault, mode, words in PAIR]
+BROKEN += [
+    (
+        "product.written_behind_the_fence",
+        "plain",
+        HERE + r"wgmma.mma_async: lane \d+ wrote to registers .* since the last wgmma.fence",
+    ),
+    (
+        "product.waits_for_one_that_waits",
+        "plain",
+        HERE + "deadlock.*threads 0-95 wait at wgmma.wait_group; threads 96-127 wait at mbarrier.try_wait",
+    ),
+    ("product.rows_begin_anywhere", "plain", HERE + "wgmma.mma_async: rows of 128 bytes that are not aligned to eight"),
+    ("base.taken_for_granted", "plain", HERE + r"ldmatrix.x1: bytes -\d+ to -\d+ of shared memory"),
+    ("load.fenced_by_another", "plain", HERE + "cp.async.bulk.tensor load: its barrier .* no fence.mbarrier_init"),
+    ("load.word_by_the_cluster", "thread", RACE),
+    ("global.written_and_loaded", "thread", r"data race .* a read of .* by a bulk load, by the async proxy"),
+    ("global.stored_and_read", "plain", WRONG),
+    ("global.stored_and_read", "thread", r"data race .* a read of .* a write of .* by a bulk store by"),
+]
 
 
 def in_builds(*cases: str) -> list[Any]:
@@ -207,72 +209,16 @@ ONLY_RACES = [
     "blocks.no_fence",
     "blocks.overlap",
     "pair.cluster_barrier_for_a_block",
+    "load.word_by_the_cluster",
+    "global.written_and_loaded",
 ]
-
-
-def sources_under(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in {".h", ".cpp", ".cu", ".cuh"})
-
-
-def digest(*parts: object) -> str:
-    """Of all sources and of the command: what a build depends on."""
-    text = hashlib.sha256(repr(parts).encode())
-    for path in sources_under(EMULATOR) + sources_under(ROOT / "csrc" / "cuda" / "ptx"):
-        text.update(path.name.encode() + path.read_bytes())
-    return text.hexdigest()[:16]
-
-
-def command(*arguments: object) -> None:
-    done = subprocess.run([str(part) for part in arguments], capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
-
-
-def compiler_version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-
-
-def build(program: str, mode: str) -> Path:
-    """The program, compiled by the host's compiler; at once if it was before."""
-    kernel_flags, emulator_flags = MODES[mode]
-    folder = CACHE / f"{mode}-{digest(CXX, compiler_version(CXX), COMMON, MODES[mode])}"
-    result = folder / program
-    if result.exists():
-        return result
-    folder.mkdir(parents=True, exist_ok=True)
-    own = folder / f"{program}.{os.getpid()}"  # two processes may build at once
-    objects = []
-    for source in sorted(EMULATOR.glob("*.cpp")):
-        target = folder / f"{source.stem}.o"
-        objects.append(target)
-        if not target.exists():
-            command(CXX, *COMMON, *emulator_flags, "-c", source, "-o", f"{own}.o")
-            os.replace(f"{own}.o", target)
-    source = EMULATOR / "tests" / f"{program}.cu"
-    command(CXX, *COMMON, *kernel_flags, "-Wno-unknown-pragmas", "-x", "c++", source, "-x", "none", *objects, "-o", own)
-    os.replace(own, result)
-    return result
-
-
-def run(
-    program: Path, case: str, seeds: int = 1, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    # ThreadSanitizer's reports become errors of the emulator, and so does the exit status.
-    own = {"TSAN_OPTIONS": "exitcode=0", **(environment or {})}
-    arguments = [str(program), case, str(seeds)]
-    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, **own}, timeout=600)
-    if "unexpected memory mapping" in done.stderr:  # ThreadSanitizer, where the kernel spreads addresses too widely
-        arguments = ["setarch", "-R", *arguments]
-        done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, **own}, timeout=600)
-    return done
-
-
-def passes(done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == 0 and "Sanitizer" not in done.stderr, done.stdout + done.stderr
 
 
 def holder(case: str) -> str:
     """The program of planted faults that has this case."""
     kind = case.partition(".")[0]
+    if kind in ORDERS:
+        return "orders"
     return {"pipeline": "pipeline", "pair": "cluster"}.get(kind, "broken")
 
 
@@ -283,7 +229,7 @@ def wrapper_program(case: str) -> str:
 
 def test_programs_hold_the_cases_named_here() -> None:
     programs = {"wrappers": {*WRAPPERS}, "sm90": {*SM90, *OPEN}, "cluster": {*CLUSTER}, "gemm": {*GEMM}}
-    for case in {case for case, _, _ in BROKEN} | {*CORRECT, "pipeline", "pair"}:
+    for case in {case for case, _, _ in BROKEN} | {*CORRECT, *ORDERS, "pipeline", "pair"}:
         programs.setdefault(holder(case), set()).add(case)
     for program, cases in programs.items():
         listed = subprocess.run([build(program, "plain")], capture_output=True, text=True, check=True).stdout
@@ -317,7 +263,7 @@ def test_what_ptx_leaves_open(case: str, words: str) -> None:
     assert words in probe.reason and probe.verdict.startswith("undocumented: ")
 
 
-@pytest.mark.parametrize(("case", "mode"), in_builds(*CORRECT, "pipeline", "pair"))
+@pytest.mark.parametrize(("case", "mode"), in_builds(*CORRECT, *ORDERS, "pipeline", "pair"))
 def test_correct_kernel_passes(case: str, mode: str) -> None:
     passes(run(build(holder(case), mode), case, SEEDS[mode]))
 
@@ -395,7 +341,7 @@ def test_same_source_compiles_with_nvcc(program: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
-@pytest.mark.parametrize("program", ["sm90", "pipeline", "cluster"])
+@pytest.mark.parametrize("program", ["sm90", "pipeline", "cluster", "orders"])
 def test_same_source_compiles_with_nvcc_for_sm_90a(program: str) -> None:
     assert build_with_nvcc(program, ("90a",)).exists()
 
@@ -408,13 +354,14 @@ def test_same_source_compiles_with_nvcc_for_sm_90a(program: str) -> None:
     + [("sm90", case) for case in SM90]
     + [("gemm", case) for case in GEMM]
     + [("cluster", case) for case in CLUSTER]
-    + [("pipeline", "pipeline"), ("cluster", "pair")],
+    + [("pipeline", "pipeline"), ("cluster", "pair")]
+    + [("orders", case) for case in ORDERS],
 )
 def test_gpu_agrees(program: str, case: str) -> None:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
-    if program in ("sm90", "pipeline", "cluster") and (major, minor) != (9, 0):
+    if program in ("sm90", "pipeline", "cluster", "orders") and (major, minor) != (9, 0):
         pytest.skip(f"for compute capability 9.0, and this GPU has {major}.{minor}")
     target = f"{major}{minor}" + ("a" if major >= 9 else "")
     done = run(build_with_nvcc(program, (target,)), case)

@@ -31,6 +31,7 @@ ON_HOPPER = (
     ("mbarrier wait parity", "sm90", "mbarrier"),
     ("TMA loads of tiles", "sm90", "tma_tile"),
     ("TMA im2col corners", "sm90", "tma_im2col"),
+    ("TMA im2col, steps and taps apart", "sm90", "tma_im2col_apart"),
     ("TMA stores", "sm90", "tma_store"),
     ("wgmma layouts in fp16", "sm90", "wgmma_fp16"),
     ("wgmma layouts in bf16", "sm90", "wgmma_bf16"),

@@ -112,7 +112,7 @@ void copy_piece(unsigned char* into, const unsigned char* from, unsigned bytes) 
 }
 
 void fill(Slot& slot, const BulkPiece& piece, unsigned char value) {
-    const std::uint32_t offset = piece.shared - kSharedBase;
+    const std::uint32_t offset = piece.shared - slot.shared_base;
     unsigned char *memory = slot.shared->data() + offset, *view = async_view(slot) + offset;
     for (unsigned i = 0; i < piece.bytes; ++i) static_cast<volatile unsigned char*>(memory)[i] = value;
     for (unsigned i = 0; i < piece.bytes; ++i) static_cast<volatile unsigned char*>(view)[i] = value;
@@ -124,17 +124,25 @@ void land(Slot& slot, const BulkLoad& load) {
             fill(slot, piece, 0);
             continue;
         }
-        const std::uint32_t offset = piece.shared - kSharedBase;
+        const std::uint32_t offset = piece.shared - slot.shared_base;
         copy_piece(slot.shared->data() + offset, piece.global, piece.bytes);
         copy_piece(async_view(slot) + offset, piece.global, piece.bytes);
     }
     complete_bytes(slot, slot.mbarriers.at(load.mbarrier), load.bytes);
 }
 
-void make(const BulkStore& store) {
+void read(BulkStore& store) {
     for (const BulkPiece& piece : store.pieces) {
         const unsigned char* from = check_async_read(piece.shared, piece.bytes, 1, "cp.async.bulk.tensor store");
+        store.bytes.insert(store.bytes.end(), from, from + piece.bytes);
+    }
+}
+
+void write(const BulkStore& store) {
+    const unsigned char* from = store.bytes.data();
+    for (const BulkPiece& piece : store.pieces) {
         copy_piece(piece.global, from, piece.bytes);
+        from += piece.bytes;
     }
 }
 
@@ -164,11 +172,15 @@ void issue_load_into(Slot& slot, BulkLoad load, const char* name) {
     if (race::kEnabled) {
         race::switch_to(self.load_race_thread);
         for (const BulkPiece& piece : load.pieces) {
-            if (piece.global != nullptr) race::read(piece.global, piece.bytes);
-            race::write(slot.shared->data() + (piece.shared - kSharedBase), piece.bytes);
+            race::write(slot.shared->data() + (piece.shared - slot.shared_base), piece.bytes);
         }
         race::release(&mbarrier.edge.object[mbarrier.phase & 1]);
         race::release(&mbarrier.proxy_edge.object[mbarrier.phase & 1]);
+        race::switch_to(self.warp->slot->global_race_thread);
+        for (const BulkPiece& piece : load.pieces) {
+            if (piece.global != nullptr) race::read(piece.global, piece.bytes);
+        }
+        race::release(&mbarrier.edge.object[mbarrier.phase & 1]);
         race::switch_to(self.fiber.race_thread());
     }
     if (at_once(slot, slot.loads)) {
@@ -313,7 +325,7 @@ void bulk_store(const TensorMap& map, std::uint32_t source, const int* coordinat
         if (coordinates[i] < 0) fail(std::string(kName) + ": a negative coordinate");
     }
     ++slot.worker->statistics.bulk_copies;
-    BulkStore store = {box_pieces(map, source, coordinates, true), self.open_store_group};
+    BulkStore store = {box_pieces(map, source, coordinates, true), self.open_store_group, {}};
     if (race::kEnabled) {
         // Knows what the async proxy may rely on, and that alone.
         release_to_async_proxy(*self.warp, &self.bulk_edge);
@@ -321,15 +333,21 @@ void bulk_store(const TensorMap& map, std::uint32_t source, const int* coordinat
         race::switch_to(race_thread_of(self, self.store_race_thread, "a bulk store by "));
         race::acquire(&self.bulk_edge);
         for (const BulkPiece& piece : store.pieces) {
-            race::read(slot.shared->data() + (piece.shared - kSharedBase), piece.bytes);
-            race::write(piece.global, piece.bytes);
+            race::read(slot.shared->data() + (piece.shared - slot.shared_base), piece.bytes);
         }
         race::release(&end_edge);
         race::release(&self.store_edges[store.group % sizeof self.store_edges]);
+        // It writes by itself, for whoever waits for the reading: nobody in this launch knows when.
+        race::switch_to(self.warp->warpgroup.proxy_race_thread);
+        race::switch_to(race_thread_of(self, self.write_race_thread, "a bulk store by "));
+        race::acquire(&self.bulk_edge);
+        for (const BulkPiece& piece : store.pieces) race::write(piece.global, piece.bytes);
+        race::release(&end_edge);
         race::switch_to(self.fiber.race_thread());
     }
     if (at_once(slot, slot.stores)) {
-        make(store);
+        read(store);
+        write(store);
         store.pieces.clear();
     }
     self.stores.push_back(std::move(store));
@@ -352,9 +370,23 @@ void bulk_wait_group_read(unsigned newest_still_pending) {
     const std::uint64_t pending_from = self.open_store_group - newest_still_pending;
     const auto made = std::find_if(self.stores.begin(), self.stores.end(),
                                    [=](const BulkStore& store) { return store.group >= pending_from; });
-    for (auto store = self.stores.begin(); store != made; ++store) make(*store);
+    Slot& slot = *self.warp->slot;
+    for (auto store = self.stores.begin(); store != made; ++store) {
+        if (store->pieces.empty()) continue;
+        read(*store);
+        if (at_once(slot, slot.stores)) {
+            write(*store);
+        } else {
+            slot.worker->unwritten.push_back(std::move(*store));
+        }
+    }
     self.stores.erase(self.stores.begin(), made);
     if (race::kEnabled) race::acquire(&self.store_edges[(pending_from - 1) % sizeof self.store_edges]);
+}
+
+void write_what_was_stored(Worker& worker) {
+    for (const BulkStore& store : worker.unwritten) write(store);
+    worker.unwritten.clear();
 }
 
 void check_nothing_in_flight(Thread& thread) {

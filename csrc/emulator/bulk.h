@@ -42,7 +42,8 @@ void bulk_load_im2col(std::uint32_t destination, const TensorMap& map, std::uint
 
 void bulk_store(const TensorMap& map, std::uint32_t source, const int* coordinates, unsigned rank);
 void bulk_commit_group();
-// Until all but so many of this thread's newest groups have read what they store: it may be overwritten then.
+// Until all but so many of this thread's newest groups have read what they store: it may be overwritten then. When they
+// have written it, nothing says.
 void bulk_wait_group_read(unsigned newest_still_pending);
 
 }  // namespace emulator

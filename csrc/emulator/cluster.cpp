@@ -17,7 +17,7 @@ void complete(Cluster& cluster) {
     for (unsigned i = 0; i < cluster.size; ++i) {
         cluster.awaited += cluster.slots[i].unfinished;
         for (auto& [address, mbarrier] : cluster.slots[i].mbarriers) {
-            mbarrier.known_to_cluster |= mbarrier.announced;
+            if (mbarrier.announced && mbarrier.known_since == 0) mbarrier.known_since = cluster.phase;
             for (unsigned& by : mbarrier.ordered_by) by = by <= cluster.phase ? 0 : by;
         }
     }
@@ -63,8 +63,8 @@ Slot& block_of(std::uint32_t address, const char* instruction) {
 }
 
 void check_known_to_cluster(const Slot& slot, const MemoryBarrier& mbarrier, const char* instruction) {
-    if (mbarrier.known_to_cluster) return;
-    fail(std::string(instruction) + ": the barrier at byte " + std::to_string(mbarrier.address - kSharedBase) + " of " +
+    if (mbarrier.known_since != 0) return;
+    fail(std::string(instruction) + ": the barrier at byte " + std::to_string(mbarrier.offset) + " of " +
          describe_block(*slot.threads[0]) +
          " is not known to the cluster: fence.mbarrier_init, then the cluster's barrier, have to follow its "
          "initialisation");
@@ -76,7 +76,7 @@ void check_arrivals_are_ordered(const Slot& slot) {
         fail(
             "returns, the last of its block, and nothing says that it does so after another block's arrival at its "
             "barrier at byte " +
-            std::to_string(address - kSharedBase) + ": wait for that phase, or for the cluster");
+            std::to_string(mbarrier.offset) + ": wait for that phase, or for the cluster");
     }
 }
 
@@ -107,7 +107,7 @@ void cluster_wait(Instruction at) {
         park(at);
     }
     self.at_cluster_barrier = false;
-    for (unsigned i = 0; i < cluster.size; ++i) race::acquire(&cluster.slots[i].mbarriers_edge);
+    self.cluster_waits = self.cluster_arrivals;
 }
 
 void leave_cluster(Thread& thread) {

@@ -58,8 +58,8 @@ std::string describe_address(const void* address) {
 }
 
 std::string describe(const MemoryBarrier& mbarrier, unsigned parity) {
-    return "of byte " + std::to_string(mbarrier.address - kSharedBase) + ", parity " + std::to_string(parity) +
-           " (phase " + std::to_string(mbarrier.phase) + " lacks " + std::to_string(mbarrier.pending) + " of " +
+    return "of byte " + std::to_string(mbarrier.offset) + ", parity " + std::to_string(parity) + " (phase " +
+           std::to_string(mbarrier.phase) + " lacks " + std::to_string(mbarrier.pending) + " of " +
            std::to_string(mbarrier.expected) + " arrivals and " + std::to_string(mbarrier.bytes) + " bytes)";
 }
 

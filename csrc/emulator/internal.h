@@ -20,7 +20,6 @@ namespace emulator {
 
 constexpr unsigned kLanes = 32, kMaxWarps = 32, kBarriers = 16, kDepositBytes = 48;
 constexpr unsigned kMostBlocksOfACluster = 8;
-constexpr std::uint32_t kSharedBase = 1024;  // of shared addresses; not zero, so that a forgotten base is noticed
 
 struct Cluster;
 struct Slot;
@@ -66,17 +65,18 @@ struct AsyncCopy {
 
 // An mbarrier: it completes its phase when nothing is pending, arrivals and bytes.
 struct MemoryBarrier {
-    std::uint32_t address = 0;
+    std::uint32_t offset = 0;  // in shared memory
     bool live = false, known_to_async_proxy = false;
     unsigned expected = 0, pending = 0, phase = 0;
     std::int64_t bytes = 0;
     std::vector<struct Thread*> waiting;
     Edge edge, proxy_edge;
-    // In a cluster: who initialised it; whether that one has fenced it, and then come to the cluster's barrier, and
-    // then all have; and, by parity of the phase, of which of the cluster's barriers on other blocks' arrivals are
-    // ordered, 0 where there were none or a wait has seen them.
+    // In a cluster: who initialised it; whether that one has fenced it, and then come to the cluster's barrier; since
+    // which of the cluster's barriers all know it, 0 where they do not; and, by parity of the phase, of which of the
+    // cluster's barriers on other blocks' arrivals are ordered, 0 where there were none or a wait has seen them.
     const struct Thread* owner = nullptr;
-    bool fenced = false, announced = false, known_to_cluster = false;
+    bool fenced = false, announced = false;
+    unsigned known_since = 0;
     unsigned ordered_by[2] = {0, 0};
 };
 
@@ -96,6 +96,7 @@ struct BulkLoad {
 struct BulkStore {
     std::vector<BulkPiece> pieces;
     std::uint64_t group;
+    std::vector<unsigned char> bytes;  // of all pieces, once they are read and as long as they are not written
 };
 
 struct Thread : Coordinates {
@@ -109,22 +110,24 @@ struct Thread : Coordinates {
     std::uint64_t open_group = 0;       // the cp.async group that commit will close
     void* async_race_thread = nullptr;  // who performs its copies, to the race detector
     char issue_edge, group_edges[16];
-    std::vector<BulkStore> stores;  // issued and not yet made
+    std::vector<BulkStore> stores;  // issued, and not known to have been read
     std::uint64_t open_store_group = 0;
-    void *load_race_thread = nullptr, *store_race_thread = nullptr;
+    void *load_race_thread = nullptr, *store_race_thread = nullptr, *write_race_thread = nullptr;
     char bulk_edge, store_edges[16];
-    unsigned cluster_arrivals = 0;  // at the cluster's barrier
+    unsigned cluster_arrivals = 0, cluster_waits = 0;  // at the cluster's barrier
     bool at_cluster_barrier = false;
     const MemoryBarrier* awaits = nullptr;
     unsigned awaits_parity = 0;
-    bool fenced = false;  // since its last barrier
+    bool fenced = false;                        // since its last barrier
+    std::vector<unsigned char> stack_at_fence;  // of wgmma, from its end down
     const void* last_atomic = nullptr;
 };
 
 // Registers that wgmma accumulates in, as it sees them while products are in flight.
 struct Accumulators {
-    float* of[kLanes];
+    float* of[kLanes] = {};
     unsigned count = 0, in_flight = 0;  // registers of a lane; products
+    std::uint64_t fence = 0;            // the newest at which `values`, or poison, was known to be in them
     std::vector<float> values;          // [lane][count]
 };
 
@@ -141,7 +144,10 @@ struct Product {
 struct WarpgroupPart {
     std::vector<Product> products;  // issued and not yet made
     std::vector<std::unique_ptr<Accumulators>> accumulators;
-    std::uint64_t open_group = 0, issued = 0;
+    std::uint64_t open_group = 0, issued = 0, issued_in_all = 0, fences = 0;
+    std::vector<std::uint64_t> issued_by;  // the end of each group: products in all
+    std::uint64_t awaited = 0;             // of the others' products, while a wait lasts
+    unsigned waits = 0;                    // the lane that waits so, as a set
     bool fenced = false;
     unsigned registers = 0;             // of a thread, once set
     void* race_thread = nullptr;        // who multiplies
@@ -180,13 +186,14 @@ struct Slot {
     std::array<Barrier, kBarriers> barriers;
     std::vector<std::unique_ptr<Thread>> threads;
     std::unique_ptr<GuardedMemory> shared;
+    std::uint32_t shared_base = 0;          // of its addresses; the same in all blocks of a cluster
     std::vector<unsigned char> async_view;  // shared memory as the async proxy sees it; empty until it is used
     std::map<std::uint32_t, MemoryBarrier> mbarriers;
     std::vector<BulkLoad> loads_in_flight;
     std::vector<std::vector<WarpgroupOperands>> trails;  // what each warpgroup has multiplied since all were level
     unsigned use = 0;                                    // counts the blocks that it held
     Edge use_edge;                                       // from one of them to the next
-    char mbarriers_edge;                                 // from fence.mbarrier_init to the cluster
+    void* global_race_thread = nullptr;  // the async proxy, which knows of global memory what was there at the start
 };
 
 struct Cluster {
@@ -203,8 +210,9 @@ struct Worker {
     std::array<Cluster, race::kSlots> clusters;
     std::string error;
     Statistics statistics;
-    std::uint64_t switches = 0;     // of fibres: whether anything moves
-    std::uint64_t idle_pauses = 0;  // since anything but a pause happened
+    std::vector<BulkStore> unwritten;  // read, and written at the latest when the launch ends
+    std::uint64_t switches = 0;        // of fibres: whether anything moves
+    std::uint64_t idle_pauses = 0;     // since anything but a pause happened
     std::size_t stack_bytes = 0;
 };
 
@@ -249,6 +257,7 @@ unsigned char* shared_pointer_in(Slot& slot, std::uint32_t address, unsigned byt
 
 // bulk.cpp, warpgroup.cpp
 bool land_a_load(Cluster& cluster);  // one of those in flight, drawn; false where there is none
+void write_what_was_stored(Worker& worker);
 void check_nothing_in_flight(Thread& thread);
 void prepare_warpgroup(Warp& warp);
 void check_warpgroups_are_level(const Slot& slot);

@@ -97,6 +97,8 @@ std::string work(const Launch& launch, const Options& options, const std::vector
             next_cluster = order.size();
         }
     }
+    if (error.empty()) write_what_was_stored(*worker);
+    worker->unwritten.clear();
     statistics = worker->statistics;
     const std::lock_guard<std::mutex> lock(mutex);
     idle_workers.push_back(std::move(worker));

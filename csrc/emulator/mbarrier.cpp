@@ -22,14 +22,14 @@ MemoryBarrier& at(Slot& slot, std::uint32_t address, const char* instruction) {
     if (found == slot.mbarriers.end() || !found->second.live) {
         const bool own = &slot == this_thread().warp->slot;
         fail(std::string(instruction) + ": no barrier was initialised at byte " +
-             std::to_string(address - kSharedBase) + " of " +
+             std::to_string(address - slot.shared_base) + " of " +
              (own ? "shared memory" : "the shared memory of " + describe_block(*slot.threads[0])));
     }
     std::uint64_t mark;
     __builtin_memcpy(&mark, bytes, sizeof mark);
     if (mark != mark_of(address)) {
         fail(std::string(instruction) + ": something wrote over the barrier at byte " +
-             std::to_string(address - kSharedBase) + " of shared memory");
+             std::to_string(found->second.offset) + " of shared memory");
     }
     return found->second;
 }
@@ -60,7 +60,7 @@ void arrive(Slot& slot, std::uint32_t address, unsigned bytes, const char* instr
     }
     if (mbarrier.pending == 0) {
         fail(std::string(instruction) + ": more threads arrive than the barrier at byte " +
-             std::to_string(address - kSharedBase) + " counts, " + std::to_string(mbarrier.expected));
+             std::to_string(mbarrier.offset) + " counts, " + std::to_string(mbarrier.expected));
     }
     race::release(&mbarrier.edge.object[mbarrier.phase & 1]);
     release_to_async_proxy(*self.warp, &mbarrier.proxy_edge.object[mbarrier.phase & 1]);
@@ -126,7 +126,7 @@ void mbarrier_init(std::uint32_t address, unsigned count) {
     const race::Quiet quiet;
     MemoryBarrier& mbarrier = slot.mbarriers[address];
     if (mbarrier.live) fail(std::string(kName) + ": there is a barrier at this address already");
-    mbarrier.address = address;
+    mbarrier.offset = address - slot.shared_base;
     mbarrier.live = true;
     mbarrier.known_to_async_proxy = false;
     mbarrier.expected = mbarrier.pending = count;
@@ -134,7 +134,8 @@ void mbarrier_init(std::uint32_t address, unsigned count) {
     mbarrier.bytes = 0;
     mbarrier.waiting.clear();
     mbarrier.owner = &this_thread();
-    mbarrier.fenced = mbarrier.announced = mbarrier.known_to_cluster = false;
+    mbarrier.fenced = mbarrier.announced = false;
+    mbarrier.known_since = 0;
     mbarrier.ordered_by[0] = mbarrier.ordered_by[1] = 0;
     const std::uint64_t mark = mark_of(address);
     __builtin_memcpy(bytes, &mark, sizeof mark);
@@ -156,7 +157,9 @@ void mbarrier_wait(std::uint32_t address, unsigned parity) {
     Thread& self = this_thread();
     MemoryBarrier& mbarrier = at(*self.warp->slot, address, kName);
     if (parity > 1) fail(std::string(kName) + ": the parity is 0 or 1, not " + std::to_string(parity));
-    race::read(shared_pointer(address, 8, 8, kName), 8);
+    // The cluster's barrier orders the initialisation, and to the race detector nothing.
+    const bool known = mbarrier.known_since != 0 && mbarrier.known_since <= self.cluster_waits;
+    if (!known) race::read(shared_pointer(address, 8, 8, kName), 8);
     const unsigned phase = mbarrier.phase;
     self.awaits = &mbarrier;
     self.awaits_parity = parity;
@@ -178,10 +181,8 @@ void fence_mbarrier_init() {
     Thread& self = this_thread();
     Slot& slot = *self.warp->slot;
     for (auto& [address, mbarrier] : slot.mbarriers) {
-        mbarrier.known_to_async_proxy = true;
-        mbarrier.fenced |= mbarrier.owner == &self;
+        if (mbarrier.owner == &self) mbarrier.fenced = mbarrier.known_to_async_proxy = true;
     }
-    race::release(&slot.mbarriers_edge);
 }
 
 void fence_async_proxy() {

@@ -40,12 +40,13 @@ void tell_race_detector(Thread& self, const AsyncCopy& pending) {
 unsigned char* dynamic_shared_memory() { return this_thread().warp->slot->shared->data(); }
 
 std::uint32_t shared_address(const void* pointer) {
-    const GuardedMemory& shared = *this_thread().warp->slot->shared;
+    const Slot& slot = *this_thread().warp->slot;
+    const GuardedMemory& shared = *slot.shared;
     const auto offset = static_cast<const unsigned char*>(pointer) - shared.data();
     if (offset < 0 || static_cast<std::size_t>(offset) > shared.size()) {
         fail("the shared address is taken of " + describe_address(pointer) + ", which is not in its shared memory");
     }
-    return kSharedBase + static_cast<std::uint32_t>(offset);
+    return slot.shared_base + static_cast<std::uint32_t>(offset);
 }
 
 unsigned char* shared_pointer(std::uint32_t address, unsigned bytes, unsigned alignment, const char* instruction) {
@@ -59,7 +60,7 @@ unsigned char* shared_pointer_in(Slot& slot, std::uint32_t address, unsigned byt
         fail(std::string(instruction) +
              ": takes addresses of its own block's shared memory, not those that mapa makes");
     }
-    const std::int64_t offset = std::int64_t{address} - kSharedBase;
+    const std::int64_t offset = std::int64_t{address} - slot.shared_base;
     if (offset < 0 || offset + bytes > static_cast<std::int64_t>(shared.size())) {
         fail(std::string(instruction) + ": bytes " + std::to_string(offset) + " to " +
              std::to_string(offset + bytes - 1) + " of shared memory, which has " + std::to_string(shared.size()));

@@ -150,6 +150,8 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
     if (!slot.shared || slot.shared->size() != launch.shared_bytes) {
         slot.shared = std::make_unique<GuardedMemory>(launch.shared_bytes, 128);
     }
+    // Kernels may count on a multiple of 1024 and no more; it is not zero, so that a forgotten base is noticed.
+    slot.shared_base = 1024 * (1 + Random{options.seed}.below(7));
     std::memset(slot.shared->data(), slot.poison, launch.shared_bytes);
     slot.async_view.clear();
     slot.loads_in_flight.clear();
@@ -162,6 +164,15 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
     while (slot.threads.size() < slot.block_threads) {
         slot.threads.push_back(std::make_unique<Thread>(slot.worker->stack_bytes));
         slot.threads.back()->fiber.start_at(run_threads);
+    }
+    if (race::kEnabled) {
+        if (slot.global_race_thread == nullptr) {
+            slot.global_race_thread = race::create_thread();
+            race::name_thread(slot.global_race_thread, "a bulk load, by the async proxy");
+        }
+        race::switch_to(slot.global_race_thread);
+        race::acquire(&start_edge);
+        race::switch_to(slot.worker->host.race_thread());
     }
     slot.runnable_warps = 0;
     for (unsigned w = 0; w * kLanes < slot.block_threads; ++w) {
@@ -191,7 +202,7 @@ void prepare(Slot& slot, const Launch& launch, const Options& options, std::uint
             thread.open_group = 0;
             thread.stores.clear();
             thread.open_store_group = 0;
-            thread.cluster_arrivals = 0;
+            thread.cluster_arrivals = thread.cluster_waits = 0;
             thread.at_cluster_barrier = false;
             thread.awaits = nullptr;
             thread.fenced = false;

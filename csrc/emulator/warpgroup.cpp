@@ -33,6 +33,13 @@ struct Matrix {
         if (width == 0) fail(std::string(kName) + ": a matrix without a swizzle, which is not modelled");
         if (bits >> 49 & 7) fail(std::string(kName) + ": a base offset, which is not modelled: align to the swizzle");
         if (bits & 0x3ff1c000c000c000u) fail(std::string(kName) + ": a descriptor with stray bits");
+        // Without a base offset the swizzle's eight rows begin at a multiple of their size; a start inside the first
+        // row is a step along K.
+        const std::uint32_t pattern = 8 * width;
+        if (start % pattern >= width || stride % pattern != 0 || (transposed && leading % pattern != 0)) {
+            fail(std::string(kName) + ": rows of " + std::to_string(width) + " bytes that are not aligned to eight, " +
+                 std::to_string(pattern) + ", want a base offset, which is not modelled");
+        }
     }
 
     // Of eight values: along K, or along M or N.
@@ -112,6 +119,7 @@ void make(Warp& warp, const Product& product) {
     for (unsigned lane = 0; lane < kLanes; ++lane) {
         std::memcpy(d.of[lane], d.values.data() + lane * d.count, d.count * sizeof(float));
     }
+    d.fence = warp.warpgroup.fences;
 }
 
 void make_up_to(Warp& warp, std::uint64_t end_group) {
@@ -132,6 +140,13 @@ static_assert(sizeof(Issue) <= kDepositBytes, "a lane's operands are what it dep
 
 bool same(const WarpgroupOperands& x, const WarpgroupOperands& y) { return x.a == y.a && x.b == y.b; }
 
+Warp* first_warp(const Warp& warp) { return &warp.slot->warps[warp.index / 4 * 4]; }
+
+bool others_have_issued(const Warp& warp, std::uint64_t products) {
+    const Warp* const first = first_warp(warp);
+    return std::all_of(first, first + 4, [=](const Warp& one) { return one.warpgroup.issued_in_all >= products; });
+}
+
 // All four warps multiply the same matrices, in the same order.
 void check_with_the_others(Warp& warp, const WarpgroupOperands& operands) {
     Slot& slot = *warp.slot;
@@ -144,40 +159,86 @@ void check_with_the_others(Warp& warp, const WarpgroupOperands& operands) {
     }
     if (part.issued == trail.size()) trail.push_back(operands);
     ++part.issued;
-    Warp* const first = &slot.warps[warp.index / 4 * 4];
+    ++part.issued_in_all;
+    Warp* const first = first_warp(warp);
+    for (Warp* one = first; one < first + 4; ++one) {
+        if (one->warpgroup.waits != 0 && others_have_issued(*one, one->warpgroup.awaited)) {
+            wake(*one, one->warpgroup.waits);
+            one->warpgroup.waits = 0;
+        }
+    }
     if (!std::all_of(first, first + 4, [&](const Warp& one) { return one.warpgroup.issued == trail.size(); })) return;
     for (Warp* one = first; one < first + 4; ++one) one->warpgroup.issued = 0;
     trail.clear();
 }
 
-Accumulators& take_accumulators(WarpgroupPart& part, const Deposits& deposits, unsigned count, unsigned char poison) {
+bool is_poison(const float* registers, std::size_t bytes, unsigned char poison) {
+    const auto* const first = reinterpret_cast<const unsigned char*>(registers);
+    return *first == poison && std::memcmp(first, first + 1, bytes - 1) == 0;
+}
+
+// The registers of a thread as they were at its last wgmma.fence; null where they are not on its stack.
+const unsigned char* at_fence(const Thread& thread, const float* registers, std::size_t bytes) {
+    const auto below_end = thread.fiber.stack_top() - reinterpret_cast<const unsigned char*>(registers);
+    const auto copied = static_cast<std::ptrdiff_t>(thread.stack_at_fence.size());
+    if (below_end < static_cast<std::ptrdiff_t>(bytes) || below_end > copied) return nullptr;
+    return thread.stack_at_fence.data() + (copied - below_end);
+}
+
+// The kernel may not have touched the registers since the fence, nor while products that are in flight have them.
+void check_registers(const Warp& warp, const Accumulators& d, unsigned char poison) {
+    const bool known = d.fence == warp.warpgroup.fences;
+    const std::size_t bytes = d.count * sizeof(float);
+    for (unsigned lane = 0; lane < kLanes; ++lane) {
+        bool same = true;
+        if (d.in_flight > 0) {
+            same = is_poison(d.of[lane], bytes, poison);
+        } else if (known) {
+            same = std::memcmp(d.of[lane], d.values.data() + lane * d.count, bytes) == 0;
+        } else if (const unsigned char* before = at_fence(*warp.thread[lane], d.of[lane], bytes)) {
+            same = std::memcmp(d.of[lane], before, bytes) == 0;
+        }
+        if (same) continue;
+        fail(std::string(kName) + ": lane " + std::to_string(lane) + " wrote to registers that it accumulates in " +
+             (d.in_flight > 0 ? "while products have them" : "since the last wgmma.fence"));
+    }
+}
+
+Accumulators& take_accumulators(Warp& warp, const Deposits& deposits, unsigned count, unsigned char poison) {
+    WarpgroupPart& part = warp.warpgroup;
     float* of[kLanes];
     for (unsigned lane = 0; lane < kLanes; ++lane) std::memcpy(&of[lane], deposits.of[lane], sizeof of[lane]);
-    Accumulators* unused = nullptr;
+    Accumulators *same = nullptr, *unused = nullptr;
     for (auto& one : part.accumulators) {
-        if (one->in_flight == 0) {
-            unused = one.get();
-        } else if (one->of[0] == of[0]) {
-            if (one->count != count) fail(std::string(kName) + ": other products of another shape are in flight there");
-            return *one;
-        }
+        if (one->of[0] == of[0]) same = one.get();
+        if (one->in_flight == 0 && one->fence != part.fences) unused = one.get();
     }
-    if (unused == nullptr) {
+    if (same == nullptr && unused == nullptr) {
         part.accumulators.push_back(std::make_unique<Accumulators>());
         unused = part.accumulators.back().get();
     }
-    std::memcpy(unused->of, of, sizeof of);
-    unused->count = count;
-    unused->values.resize(kLanes * count);
+    Accumulators& d = same != nullptr ? *same : *unused;
+    if (d.count != count || std::memcmp(d.of, of, sizeof of) != 0) {
+        if (d.in_flight > 0) fail(std::string(kName) + ": other products of another shape are in flight there");
+        d.fence = 0;  // what they held at the fence is on the stacks alone
+        std::memcpy(d.of, of, sizeof of);
+        d.count = count;
+        d.values.resize(kLanes * count);
+    }
+    check_registers(warp, d, poison);
+    d.fence = part.fences;
+    if (d.in_flight > 0) return d;
     for (unsigned lane = 0; lane < kLanes; ++lane) {
-        std::memcpy(unused->values.data() + lane * count, of[lane], count * sizeof(float));
+        std::memcpy(d.values.data() + lane * count, of[lane], count * sizeof(float));
         std::memset(of[lane], poison, count * sizeof(float));
     }
-    return *unused;
+    return d;
 }
 
 void tell_race_detector(Warp& warp, const Product& product) {
     WarpgroupPart& part = warp.warpgroup;
+    const Matrix a(product.operands.a, product.operands.transposed_a);
+    const Matrix b(product.operands.b, product.operands.transposed_b);
     release_to_async_proxy(warp, &part.issue_edge);
     race::switch_to(part.race_thread);
     race::acquire(&part.issue_edge);
@@ -189,8 +250,8 @@ void tell_race_detector(Warp& warp, const Product& product) {
             }
         }
     };
-    read({product.operands.a, product.operands.transposed_a}, warp.index % 4 * kRows, kRows);
-    read({product.operands.b, product.operands.transposed_b}, 0, product.n);
+    read(a, warp.index % 4 * kRows, kRows);
+    read(b, 0, product.n);
     race::release(&part.group_edges[product.group % sizeof part.group_edges]);
     race::switch_to(this_thread().fiber.race_thread());
 }
@@ -215,13 +276,41 @@ void issue(Deposits& deposits, Statistics& statistics) {
     ++statistics.wgmma;
     const WarpgroupOperands operands = {first.a, first.b, first.transposed_a != 0, first.transposed_b != 0};
     check_with_the_others(warp, operands);
-    Accumulators& accumulators = take_accumulators(part, deposits, first.n / 2, slot.poison);
+    Accumulators& accumulators = take_accumulators(warp, deposits, first.n / 2, slot.poison);
     ++accumulators.in_flight;
     const Product product = {
         operands, static_cast<Element>(first.element), first.n, first.accumulate != 0, &accumulators, part.open_group};
     if (race::kEnabled) tell_race_detector(warp, product);
     part.products.push_back(product);
     if (at_once(slot, slot.products)) make_up_to(warp, part.open_group + 1);
+}
+
+// Its stack holds the registers. A loop over words: to AddressSanitizer, memcpy would read what lies between variables.
+__attribute__((no_sanitize_address)) void keep_stack(Thread& self) {
+    const race::Quiet quiet;
+    typedef unsigned Word __attribute__((vector_size(16), may_alias));
+    const auto* const end = reinterpret_cast<const volatile Word*>(self.fiber.stack_top());
+    const auto* const now = static_cast<const volatile Word*>(__builtin_frame_address(0));
+    self.stack_at_fence.resize((end - now) * sizeof(Word));
+    auto* into = reinterpret_cast<Word*>(self.stack_at_fence.data());
+    for (const volatile Word* word = now; word < end; ++word) *into++ = *word;
+}
+
+// Runs once for the warp: a product is that of all four, and ends when the last of them has come to it.
+void wait_together(Deposits& deposits, Statistics&) {
+    Thread& self = this_thread();
+    WarpgroupPart& part = self.warp->warpgroup;
+    unsigned newest_still_pending;
+    std::memcpy(&newest_still_pending, deposits.of[self.lane], sizeof newest_still_pending);
+    if (part.open_group <= newest_still_pending) return;
+    const std::uint64_t pending_from = part.open_group - newest_still_pending;
+    part.awaited = part.issued_by[pending_from - 1];
+    while (!others_have_issued(*self.warp, part.awaited)) {
+        part.waits = 1u << self.lane;
+        park({"wgmma.wait_group"});
+    }
+    const race::Quiet quiet;
+    make_up_to(*self.warp, pending_from);
 }
 
 void register_pool_changed(Slot& slot) {
@@ -246,14 +335,20 @@ void warpgroup_multiply(Element element, unsigned n, float* d, const WarpgroupOp
 }
 
 void warpgroup_fence() {
-    meet_whole_warp({"wgmma.fence"}, nullptr, 0,
-                    [](Deposits&, Statistics&) { this_thread().warp->warpgroup.fenced = true; });
+    keep_stack(this_thread());
+    meet_whole_warp({"wgmma.fence"}, nullptr, 0, [](Deposits&, Statistics&) {
+        WarpgroupPart& part = this_thread().warp->warpgroup;
+        part.fenced = true;
+        ++part.fences;
+    });
 }
 
 void warpgroup_commit_group() {
     meet_whole_warp({"wgmma.commit_group"}, nullptr, 0, [](Deposits&, Statistics&) {
+        const race::Quiet quiet;
         WarpgroupPart& part = this_thread().warp->warpgroup;
         ++part.open_group;
+        part.issued_by.push_back(part.issued_in_all);
         part.fenced = false;
     });
 }
@@ -261,13 +356,9 @@ void warpgroup_commit_group() {
 void warpgroup_wait_group(unsigned newest_still_pending) {
     Thread& self = this_thread();
     WarpgroupPart& part = self.warp->warpgroup;
-    meet_whole_warp({"wgmma.wait_group"}, nullptr, 0, nullptr);
+    meet_whole_warp({"wgmma.wait_group"}, &newest_still_pending, sizeof newest_still_pending, wait_together);
     if (part.open_group <= newest_still_pending) return;
     const std::uint64_t pending_from = part.open_group - newest_still_pending;
-    {
-        const race::Quiet quiet;
-        make_up_to(*self.warp, pending_from);
-    }
     char* edge = &part.group_edges[(pending_from - 1) % sizeof part.group_edges];
     race::acquire(edge);
     acquire_from_async_proxy(*self.warp, edge);
@@ -313,7 +404,10 @@ void prepare_warpgroup(Warp& warp) {
     WarpgroupPart& part = warp.warpgroup;
     part.products.clear();
     for (auto& one : part.accumulators) one->in_flight = 0;
-    part.open_group = part.issued = 0;
+    for (auto& one : part.accumulators) one->fence = 0;
+    part.open_group = part.issued = part.issued_in_all = part.fences = 0;
+    part.issued_by.clear();
+    part.waits = 0;
     part.fenced = false;
     part.registers = 0;
     warp.waits_for_registers = 0;

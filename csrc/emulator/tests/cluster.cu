@@ -56,42 +56,67 @@ void test_ranks_and_arrivals() {
     }
 }
 
-// ---- TMA into several blocks: block 0 loads for all but itself, block 1 for all, block 2 for itself alone
+// ---- TMA into several blocks: each loads a box of its own, for those in a set of its own
 
-__global__ void multicast_kernel(const __grid_constant__ ptx::TensorMap map, std::uint16_t* output) {
-    auto* const tile = ptx::dynamic_shared_memory<std::uint16_t>();  // three boxes of 8 x 64, and the barrier
-    const std::uint32_t shared = ptx::shared_address(tile), mbarrier = shared + 3 * 1024, rank = ptx::cluster_rank();
-    for (int i = threadIdx.x; i < 3 * 512; i += blockDim.x) tile[i] = 0xeeee;  // stays where no copy goes
-    ptx::fence_proxy_async();
-    __syncthreads();
+constexpr unsigned kMostBlocks = 8, kBox = 512;  // of the cluster; values, 8 rows of 64
+
+struct Sets {
+    std::uint16_t of[kMostBlocks];
+};
+
+__global__ void multicast_kernel(const __grid_constant__ ptx::TensorMap map, const __grid_constant__ Sets sets,
+                                 unsigned blocks, std::uint16_t* output) {
+    auto* const tile = ptx::dynamic_shared_memory<std::uint16_t>();  // a box from each block, and the barrier
+    const std::uint32_t shared = ptx::shared_address(tile), mbarrier = shared + 2 * kBox * blocks;
+    const std::uint32_t rank = ptx::cluster_rank();
+    unsigned arriving = 0;
+    for (unsigned box = 0; box < blocks; ++box) {
+        const bool arrives = sets.of[box] >> rank & 1;
+        arriving += arrives;
+        // Where a copy goes nothing is written by ordinary means: nothing would put it in front of the copy.
+        for (unsigned i = threadIdx.x; !arrives && i < kBox; i += blockDim.x) tile[kBox * box + i] = 0xeeee;
+    }
     if (threadIdx.x == 0) {
         ptx::mbarrier_init(mbarrier, 1);
         ptx::fence_mbarrier_init();
-        ptx::mbarrier_arrive_expect_tx(mbarrier, 1024 * (1 + (rank != 0) + (rank == 2)));
+        ptx::mbarrier_arrive_expect_tx(mbarrier, 2 * kBox * arriving);
     }
+    __syncthreads();
     ptx::cluster_arrive_relaxed();
     ptx::cluster_wait();
     if (threadIdx.x == 0) {
-        const std::uint16_t blocks[] = {6, 7, 4};
-        ptx::tma_load_3d_multicast(shared + rank * 1024, map, mbarrier, 0, static_cast<int>(rank), 0, blocks[rank]);
+        ptx::tma_load_3d_multicast(shared + 2 * kBox * rank, map, mbarrier, 0, static_cast<int>(rank), 0,
+                                   sets.of[rank]);
     }
     ptx::mbarrier_wait(mbarrier, 0);
-    for (int i = threadIdx.x; i < 3 * 512; i += blockDim.x) output[3 * 512 * rank + i] = tile[i];
+    for (unsigned i = threadIdx.x; i < kBox * blocks; i += blockDim.x) output[kBox * blocks * rank + i] = tile[i];
+}
+
+void multicast(unsigned blocks, const Sets& sets) {
+    const std::vector<std::uint16_t> values = counting(kBox * blocks);
+    DeviceArray<std::uint16_t> tensor(values), output(std::vector<std::uint16_t>(kBox * blocks * blocks));
+    const auto map =
+        ptx::encode_tiled<3>(tensor.data(), {64, blocks, 8}, {128, 128 * blocks}, {64, 1, 8}, Swizzle::bytes_128);
+    ptx::launch_clusters("multicast", multicast_kernel, blocks, blocks, 64, 2 * kBox * blocks + 8, nullptr, map, sets,
+                         blocks, output.data());
+    std::vector<std::uint16_t> wanted;
+    for (unsigned block = 0; block < blocks; ++block) {
+        for (unsigned box = 0; box < blocks; ++box) {
+            for (unsigned i = 0; i < kBox; ++i) {
+                const unsigned row = i / 64, piece = i / 8 % 8;
+                const std::uint16_t value = values[(row * blocks + box) * 64 + (piece ^ row) * 8 + i % 8];
+                wanted.push_back(sets.of[box] >> block & 1 ? value : std::uint16_t{0xeeee});
+            }
+        }
+    }
+    expect_equal(output.download(), wanted, "word");
 }
 
 void test_multicast() {
-    const std::vector<std::uint16_t> values = counting(8 * 3 * 64);
-    DeviceArray<std::uint16_t> tensor(values), output(std::vector<std::uint16_t>(9 * 512));
-    const auto map = ptx::encode_tiled<3>(tensor.data(), {64, 3, 8}, {128, 384}, {64, 1, 8}, Swizzle::bytes_128);
-    ptx::launch_clusters("multicast", multicast_kernel, 3, 3, 64, 3 * 1024 + 8, nullptr, map, output.data());
-    const bool there[3][3] = {{false, true, false}, {true, true, false}, {true, true, true}};  // [block][box]
-    std::vector<std::uint16_t> wanted;
-    for (int i = 0; i < 9 * 512; ++i) {
-        const int block = i / 1536, box = i / 512 % 3, row = i / 64 % 8, piece = i / 8 % 8;
-        const std::uint16_t value = values[(row * 3 + box) * 64 + (piece ^ row) * 8 + i % 8];
-        wanted.push_back(there[block][box] ? value : std::uint16_t{0xeeee});
-    }
-    expect_equal(output.download(), wanted, "word");
+    multicast(2, {{3, 2}});
+    multicast(3, {{6, 7, 4}});
+    multicast(4, {{9, 15, 1, 6}});
+    multicast(8, {{255, 129, 16, 84, 250, 1, 128, 60}});
 }
 
 // ---- two blocks that share a tile, step after step: each fetches a half of it for both

@@ -153,49 +153,81 @@ void test_tma_tile() {
     }
 }
 
+struct Axis {
+    int stride, padding, dilation;
+
+    int outputs(int size, int taps) const { return (size + 2 * padding - dilation * (taps - 1) - 1) / stride + 1; }
+    int place(int output) const { return output * stride - padding; }  // of its first tap
+};
+
 struct Convolution {
-    int N, H, W, C, R, S, stride, padding;
+    int N, H, W, C, R, S;
+    Axis vertical, horizontal;
 };
 
 // `pixels` outputs, from number m on, of a convolution's tap (r, s): each found from its number alone.
 void im2col(const Convolution& v, int m, int r, int s, int c, int pixels) {
     constexpr int kChannels = 64;  // of a copy: the swizzle's 128 bytes
-    const int P = (v.H + 2 * v.padding - v.R) / v.stride + 1, Q = (v.W + 2 * v.padding - v.S) / v.stride + 1;
+    const int P = v.vertical.outputs(v.H, v.R), Q = v.horizontal.outputs(v.W, v.S);
     const std::vector<std::uint16_t> values = counting(static_cast<std::size_t>(v.N) * v.H * v.W * v.C);
     DeviceArray<std::uint16_t> tensor(values);
     const auto size = [](int value) { return static_cast<std::uint64_t>(value); };
     // The last base position in steps from the first, counted from the end of the image.
-    const int upper_w = (Q - 1) * v.stride - v.padding - (v.W - 1),
-              upper_h = (P - 1) * v.stride - v.padding - (v.H - 1);
+    const int upper_w = v.horizontal.place(Q - 1) - (v.W - 1), upper_h = v.vertical.place(P - 1) - (v.H - 1);
     const ptx::TensorMap map = ptx::encode_im2col(
         tensor.data(), {size(v.C), size(v.W), size(v.H), size(v.N)},
-        {size(v.C) * 2, size(v.W) * v.C * 2, size(v.H) * v.W * v.C * 2}, {-v.padding, -v.padding}, {upper_w, upper_h},
-        kChannels, static_cast<std::uint32_t>(pixels),
-        {static_cast<std::uint32_t>(v.stride), static_cast<std::uint32_t>(v.stride)}, Swizzle::bytes_128);
+        {size(v.C) * 2, size(v.W) * v.C * 2, size(v.H) * v.W * v.C * 2}, {-v.horizontal.padding, -v.vertical.padding},
+        {upper_w, upper_h}, kChannels, static_cast<std::uint32_t>(pixels),
+        {static_cast<std::uint32_t>(v.horizontal.stride), static_cast<std::uint32_t>(v.vertical.stride)},
+        Swizzle::bytes_128);
+    const int tap_h = r * v.vertical.dilation, tap_w = s * v.horizontal.dilation;
     std::vector<std::uint16_t> wanted;
     for (int i = m; i < m + pixels; ++i) {
-        const int n = i / (P * Q), h = i / Q % P * v.stride - v.padding + r, w = i % Q * v.stride - v.padding + s;
+        const int n = i / (P * Q), h = v.vertical.place(i / Q % P) + tap_h, w = v.horizontal.place(i % Q) + tap_w;
         for (int k = c; k < c + kChannels; ++k) {
             const bool there = n < v.N && h >= 0 && h < v.H && w >= 0 && w < v.W && k < v.C;
             wanted.push_back(there ? values[((static_cast<std::size_t>(n) * v.H + h) * v.W + w) * v.C + k]
                                    : std::uint16_t{0});
         }
     }
-    const Pixels at = {c, m % Q * v.stride - v.padding, m / Q % P * v.stride - v.padding, m / (P * Q), s, r};
+    const Pixels at = {c, v.horizontal.place(m % Q), v.vertical.place(m / Q % P), m / (P * Q), tap_w, tap_h};
     load(map, at, true, Swizzle::bytes_128, pixels, kChannels, wanted);
 }
 
 void test_tma_im2col() {
-    const Convolution thirteen = {2, 13, 13, 64, 3, 3, 1, 1};
+    const Axis plain = {1, 1, 1}, halved = {2, 1, 1};
+    const Convolution thirteen = {2, 13, 13, 64, 3, 3, plain, plain};
     im2col(thirteen, 0, 0, 2, 0, 128);
     im2col(thirteen, 128, 0, 0, 0, 128);
     im2col(thirteen, 128, 2, 2, 0, 128);
     im2col(thirteen, 256, 1, 1, 0, 128);  // over the end of the last image
-    const Convolution strided = {3, 14, 11, 40, 5, 3, 2, 1};
+    const Convolution strided = {3, 14, 11, 40, 5, 3, halved, halved};
     im2col(strided, 0, 4, 2, 32, 24);  // over the end of the channels
     im2col(strided, 17, 1, 0, 0, 50);
-    im2col({2, 9, 9, 48, 3, 3, 1, 0}, 45, 2, 1, 0, 64);
-    im2col({1, 6, 6, 16, 5, 5, 1, 2}, 3, 0, 4, 0, 32);
+    im2col({2, 9, 9, 48, 3, 3, {1, 0, 1}, {1, 0, 1}}, 45, 2, 1, 0, 64);
+    im2col({1, 6, 6, 16, 5, 5, {1, 2, 1}, {1, 2, 1}}, 3, 0, 4, 0, 32);
+}
+
+// Steps up to the largest, taps that lie apart, and neither the same along both axes.
+void test_tma_im2col_apart() {
+    const Convolution first = {2, 31, 27, 16, 11, 11, {4, 2, 1}, {4, 2, 1}};  // AlexNet's first, small
+    im2col(first, 0, 0, 0, 0, 64);
+    im2col(first, 20, 10, 9, 0, 64);
+    const Convolution third = {3, 19, 25, 24, 3, 4, {3, 2, 1}, {5, 3, 1}};
+    im2col(third, 0, 2, 0, 0, 48);
+    im2col(third, 31, 0, 3, 8, 70);
+    const Convolution eighth = {2, 30, 41, 64, 3, 3, {8, 1, 1}, {7, 0, 1}};
+    im2col(eighth, 3, 1, 2, 0, 40);
+    const Convolution dilated = {2, 17, 15, 64, 3, 3, {1, 2, 2}, {1, 3, 3}};
+    im2col(dilated, 0, 0, 2, 0, 128);
+    im2col(dilated, 100, 2, 1, 0, 128);
+    im2col(dilated, 211, 2, 2, 0, 300);  // over the end of the last image
+    const Convolution both = {2, 40, 33, 8, 4, 3, {3, 5, 4}, {2, 6, 5}};
+    im2col(both, 0, 3, 0, 0, 64);
+    im2col(both, 77, 1, 2, 0, 128);
+    const Convolution farthest = {1, 140, 130, 8, 2, 2, {1, 120, 120}, {1, 127, 127}};
+    im2col(farthest, 4000, 1, 0, 0, 64);
+    im2col(farthest, 4000, 0, 1, 0, 64);
 }
 
 // ---- TMA stores: the box that lies in shared memory, as far as the tensor goes
@@ -408,6 +440,7 @@ int main(int argc, char** argv) {
                               {{"mbarrier", test_mbarrier},
                                {"tma_tile", test_tma_tile},
                                {"tma_im2col", test_tma_im2col},
+                               {"tma_im2col_apart", test_tma_im2col_apart},
                                {"tma_store", test_tma_store},
                                {"narrow_boxes", test_narrow_boxes},
                                {"store_in_front", test_store_in_front},
