@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     unsigned char* const memory = ptx::dynamic_shared_memory<unsigned char>();
     Stages ring{ptx::shared_address(memory)};
     ring.set_up();
-    const int warpgroup = threadIdx.x / kWarpgroup, steps_in_all = p.taps * p.channel_steps;
+    const int warpgroup = warpgroup_index(), steps_in_all = p.taps * p.channel_steps;
     const unsigned rank = kCluster > 1 ? ptx::cluster_rank() : 0;
 
     if (warpgroup == 2) {

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
     constexpr int kSlices = kBlockN / kSlice, kSliceBytes = kPixels * kRowBytes;
     Ring<kBlockN, 0> ring{ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>())};
     ring.set_up();
-    const int warpgroup = threadIdx.x / kWarpgroup, slices = p.taps * p.channel_slices;
+    const int warpgroup = warpgroup_index(), slices = p.taps * p.channel_slices;
     const int steps_in_all = static_cast<int>((p.pixels + kPixels - 1) / kPixels);
 
     if (warpgroup == 2) {
