@@ -123,17 +123,22 @@ struct Ring {
         constexpr std::uint32_t kGroup = 8 * kRowBytes, kBlock = kTransposed ? kPixels * kRowBytes : 0;
         constexpr int kAdvance = kTransposed ? 16 * kRowBytes : 32;  // bytes along GEMM_K
         const int lane = threadIdx.x % 32;
+        // Of the first stage, and an addition for every other.
+        const std::uint32_t first = shared + warpgroup * 64 * kRowBytes;
+        const std::uint64_t first_a = ptx::matrix_descriptor<kSwizzle>(first, kGroup, kBlock);
+        const std::uint64_t first_b = ptx::matrix_descriptor<kSwizzle>(shared + kTileA, kGroup, kBlock);
         int done = -1;
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
             ptx::mbarrier_wait(full(), parity);
-            const std::uint32_t a = tile_a() + warpgroup * 64 * kRowBytes, b = tile_b();
+            const std::uint64_t a = ptx::advance_descriptor(first_a, stage * (kStage / 16));
+            const std::uint64_t b = ptx::advance_descriptor(first_b, stage * (kStage / 16));
             ptx::wgmma_fence();
 #pragma unroll
             for (int k = 0; k < kSixteens; ++k) {
                 ptx::wgmma<T, kBlockN, kTransposed, kTransposed>(
-                    sum, ptx::matrix_descriptor<kSwizzle>(a + k * kAdvance, kGroup, kBlock),
-                    ptx::matrix_descriptor<kSwizzle>(b + k * kAdvance, kGroup, kBlock), step > 0 || k > 0);
+                    sum, ptx::advance_descriptor(a, k * (kAdvance / 16)),
+                    ptx::advance_descriptor(b, k * (kAdvance / 16)), step > 0 || k > 0);
             }
             ptx::wgmma_commit_group();
             ptx::wgmma_wait_group<1>(sum);  // the step before is summed: its stage may be filled anew
