@@ -45,12 +45,12 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     unsigned char* const memory = ptx::dynamic_shared_memory<unsigned char>();
     Stages ring{ptx::shared_address(memory)};
     ring.set_up();
-    const int warpgroup = warpgroup_index(), steps_in_all = p.taps * p.channel_steps;
+    const int warp = warp_index(), warpgroup = warp / 4, steps_in_all = p.taps * p.channel_steps;
     const unsigned rank = kCluster > 1 ? ptx::cluster_rank() : 0;
 
     if (warpgroup == 2) {
         ptx::give_registers_back<kProducerRegisters>();
-        if (threadIdx.x != 2 * kWarpgroup) return;
+        if (warp != 8 || !ptx::elect_one()) return;
         ptx::prefetch_tensor_map(p.input);
         ptx::prefetch_tensor_map(p.filters);
         for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {

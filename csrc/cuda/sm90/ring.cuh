@@ -26,10 +26,10 @@ constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup;  // two that multiply
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 constexpr int kRowBytes = 128, kRowValues = kRowBytes / 2, kSharedBytes = 227 * 1024;
 
-// This thread's warpgroup, in a form that the compiler knows to be one number for the whole warp: what is computed of it,
-// addresses of tiles among them, then stays in the warp's own registers.
-__device__ __forceinline__ int warpgroup_index() {
-    return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+// This thread's warp, in a form that the compiler knows to be one number for all of its lanes: what is computed of it,
+// addresses of tiles among them, then stays in the warp's own registers, and a branch on it is one of the whole warp.
+__device__ __forceinline__ int warp_index() {
+    return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
 }
 
 template <int kBlockN, int kStagingBytes, int kCluster = 1>

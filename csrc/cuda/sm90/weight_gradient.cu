@@ -31,12 +31,12 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
     constexpr int kSlices = kBlockN / kSlice, kSliceBytes = kPixels * kRowBytes;
     Ring<kBlockN, 0> ring{ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>())};
     ring.set_up();
-    const int warpgroup = warpgroup_index(), slices = p.taps * p.channel_slices;
+    const int warp = warp_index(), warpgroup = warp / 4, slices = p.taps * p.channel_slices;
     const int steps_in_all = static_cast<int>((p.pixels + kPixels - 1) / kPixels);
 
     if (warpgroup == 2) {
         ptx::give_registers_back<kProducerRegisters>();
-        if (threadIdx.x != 2 * kWarpgroup) return;
+        if (warp != 8 || !ptx::elect_one()) return;
         ptx::prefetch_tensor_map(p.input);
         ptx::prefetch_tensor_map(p.grad);
         const Digits step = Digits::of(kPixels, p.Q, p.P);
