@@ -17,7 +17,8 @@ struct Kernel {
     float* partials;
     Tiles tiles;
     std::int64_t gemm_m;  // N P Q
-    int P, Q, S, C, K, groups, taps, channel_steps;
+    int S, C, K, groups, taps;
+    Divider by_P, by_Q, by_S, by_channel_steps;
     Axis vertical, horizontal;
     bool turned, relu;
     philox::Rule rule;  // of dropout; a seed of null drops nothing
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     unsigned char* const memory = ptx::dynamic_shared_memory<unsigned char>();
     Stages ring{ptx::shared_address(memory)};
     ring.set_up();
-    const int warp = warp_index(), warpgroup = warp / 4, steps_in_all = p.taps * p.channel_steps;
+    const int warp = warp_index(), warpgroup = warp / 4;
     const unsigned rank = kCluster > 1 ? ptx::cluster_rank() : 0;
 
     if (warpgroup == 2) {
@@ -54,18 +55,17 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
         ptx::prefetch_tensor_map(p.input);
         ptx::prefetch_tensor_map(p.filters);
         for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
-            const Tiles::At at = p.tiles.at(tile, steps_in_all);
-            const int m = static_cast<int>(at.m * kCluster + rank) * kBlockM, group = static_cast<int>(at.batch);
-            const int line = m / p.Q, n = line / p.P;
-            const int h = line % p.P * p.vertical.stride - p.vertical.padding;
-            const int w = m % p.Q * p.horizontal.stride - p.horizontal.padding;
-            const int filter = group * p.K + static_cast<int>(at.n) * kBlockN;
-            // Steps go on from channel to channel and from tap to tap: one thread's divisions would hold up the rest.
-            int tap = at.first / p.channel_steps, c = at.first % p.channel_steps * kBlockK;
-            int r = tap / p.S, s = tap % p.S;
+            const Tiles::At at = p.tiles.at(tile);
+            const auto place = Digits::of((at.m * kCluster + rank) * kBlockM, p.by_Q, p.by_P);  // q, p, n
+            const int h = place.middle * p.vertical.stride - p.vertical.padding;
+            const int w = place.inner * p.horizontal.stride - p.horizontal.padding;
+            const int group = static_cast<int>(at.batch), filter = group * p.K + static_cast<int>(at.n) * kBlockN;
+            // Steps go on from channel to channel and from tap to tap.
+            const auto first = Digits::of(static_cast<std::uint32_t>(at.first), p.by_channel_steps, p.by_S);
+            int c = first.inner * kBlockK, s = first.middle, r = first.outer, tap = r * p.S + s;
             ring.produce(at.steps, [&] {
                 ptx::mbarrier_arrive_expect_tx(ring.full(), Stages::kStage);
-                ptx::tma_load_im2col(ring.tile_a(), p.input, ring.full(), group * p.C + c, w, h, n,
+                ptx::tma_load_im2col(ring.tile_a(), p.input, ring.full(), group * p.C + c, w, h, place.outer,
                                      static_cast<std::uint16_t>(s * p.horizontal.dilation),
                                      static_cast<std::uint16_t>(r * p.vertical.dilation));
                 ring.fetch_b(p.filters, c, p.turned ? p.taps - 1 - tap : tap, filter, rank);
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     int buffer = 0;
     float sum[kBlockN / 2] = {};
     for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
-        const Tiles::At at = p.tiles.at(tile, steps_in_all);
+        const Tiles::At at = p.tiles.at(tile);
         ring.template consume<T, kBlockK / 16, false>(sum, at.steps, warpgroup);
         const int first_m = static_cast<int>(at.m * kCluster + rank) * kBlockM + 64 * warpgroup;
         const int first_n = static_cast<int>(at.n) * kBlockN, group = static_cast<int>(at.batch);
@@ -152,7 +152,7 @@ void run(const ConvolveParams& v, Stream stream) {
     Kernel p = {};
     p.gemm_m = std::int64_t{v.N} * v.P * v.Q;
     p.taps = v.R * v.S;
-    p.channel_steps = divide_up(v.C, kBlockK);
+    const int channel_steps = divide_up(v.C, kBlockK);
     p.input = input_map(v, kBlockM);
     p.filters = ptx::encode_tiled<3>(v.filters, {u64(v.C), u64(p.taps), u64(v.groups) * v.K},
                                      {u64(v.C) * 2, u64(p.taps) * v.C * 2}, {kRowValues, 1, Stages::kPartB},
@@ -166,9 +166,11 @@ void run(const ConvolveParams& v, Stream stream) {
     p.mask = v.mask;
     p.partials = v.partials;
     p.tiles = tiles_of(divide_up(v.K, kBlockN), divide_up<std::int64_t>(p.gemm_m, kBlockM * kCluster), v.choice.splits,
-                       v.groups, std::int64_t{p.taps} * p.channel_steps);
-    p.P = v.P;
-    p.Q = v.Q;
+                       v.groups, std::int64_t{p.taps} * channel_steps);
+    p.by_P = Divider(v.P);
+    p.by_Q = Divider(v.Q);
+    p.by_S = Divider(v.S);
+    p.by_channel_steps = Divider(channel_steps);
     p.S = v.S;
     p.C = v.C;
     p.K = v.K;

@@ -12,6 +12,7 @@
 // GEMM_K.
 #pragma once
 
+#include "../divider.h"
 #include "../ptx/barrier.cuh"
 #include "../ptx/cluster.cuh"
 #include "../ptx/mbarrier.cuh"
@@ -28,9 +29,7 @@ constexpr int kRowBytes = 128, kRowValues = kRowBytes / 2, kSharedBytes = 227 * 
 
 // This thread's warp, in a form that the compiler knows to be one number for all of its lanes: what is computed of it,
 // addresses of tiles among them, then stays in the warp's own registers, and a branch on it is one of the whole warp.
-__device__ __forceinline__ int warp_index() {
-    return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
-}
+__device__ __forceinline__ int warp_index() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0); }
 
 template <int kBlockN, int kStagingBytes, int kCluster = 1>
 struct Ring {
@@ -136,9 +135,9 @@ struct Ring {
             ptx::wgmma_fence();
 #pragma unroll
             for (int k = 0; k < kSixteens; ++k) {
-                ptx::wgmma<T, kBlockN, kTransposed, kTransposed>(
-                    sum, ptx::advance_descriptor(a, k * (kAdvance / 16)),
-                    ptx::advance_descriptor(b, k * (kAdvance / 16)), step > 0 || k > 0);
+                ptx::wgmma<T, kBlockN, kTransposed, kTransposed>(sum, ptx::advance_descriptor(a, k * (kAdvance / 16)),
+                                                                 ptx::advance_descriptor(b, k * (kAdvance / 16)),
+                                                                 step > 0 || k > 0);
             }
             ptx::wgmma_commit_group();
             ptx::wgmma_wait_group<1>(sum);  // the step before is summed: its stage may be filled anew
@@ -153,22 +152,24 @@ struct Ring {
 
 // The tiles of a product, in the order in which blocks take them: along N first, so that neighbours share A.
 struct Tiles {
-    unsigned across, down, splits, count;
+    Divider across, down, splits;
+    std::uint32_t count, steps;  // steps: of all splits together; splits times as many are below 2**31, as is count
 
     struct At {
-        unsigned n, m, split, batch;
+        std::uint32_t n, m, split, batch;
         int first, steps;  // of the split
     };
 
-    __device__ __forceinline__ At at(unsigned tile, int steps_in_all) const {
-        const unsigned row = tile / across, layer = row / down, split = layer % splits;
-        const int first = first_step(steps_in_all, split);
-        return {tile % across, row % down, split, layer / splits, first, first_step(steps_in_all, split + 1) - first};
+    __device__ __forceinline__ At at(std::uint32_t tile) const {
+        const std::uint32_t n = split_off(tile, across), m = split_off(tile, down), split = split_off(tile, splits);
+        const int first = first_step(split);
+        return {n, m, split, tile, first, first_step(split + 1) - first};
     }
 
-    // The first step of a split of `steps`; the launchers see to it that the product stays within 32 bits.
-    __device__ __forceinline__ int first_step(int steps, unsigned split) const {
-        return static_cast<int>(static_cast<unsigned>(steps) * split / splits);
+    __device__ __forceinline__ int first_step(std::uint32_t split) const {
+        std::uint32_t step = steps * split;
+        split_off(step, splits);
+        return static_cast<int>(step);
     }
 };
 
