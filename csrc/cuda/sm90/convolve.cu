@@ -48,15 +48,13 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     using Stages = Ring<kBlockN, Out::kBytes, kCluster>;
     unsigned char* const memory = ptx::dynamic_shared_memory<unsigned char>();
     Stages ring{ptx::shared_address(memory)};
-    ring.set_up();
     const int warp = warp_index(), warpgroup = warp / 4;
+    ring.set_up(warp, p.input, p.filters, p.output);
     const unsigned rank = kCluster > 1 ? ptx::cluster_rank() : 0;
 
     if (warpgroup == 2) {
         ptx::give_registers_back<kProducerRegisters>();
-        if (warp != 8 || !ptx::elect_one()) return;
-        ptx::prefetch_tensor_map(p.input);
-        ptx::prefetch_tensor_map(p.filters);
+        if (warp != kFetchingWarp || !ptx::elect_one()) return;
         for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
             const Tiles::At at = p.tiles.at(tile);
             const auto place = Digits::of((at.m * kCluster + rank) * kBlockM, p.by_Q, p.by_P);  // q, p, n

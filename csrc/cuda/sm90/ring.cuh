@@ -24,6 +24,7 @@
 namespace alexkern::sm90 {
 
 constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup;  // two that multiply, one of which a thread fetches
+constexpr int kFetchingWarp = 8;  // the third warpgroup's first
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 constexpr int kRowBytes = 128, kRowValues = kRowBytes / 2, kSharedBytes = 227 * 1024;
 
@@ -51,8 +52,10 @@ struct Ring {
         return shared + kBarriers + 8 * (kStages + of_stage);
     }
 
-    // By all threads, once.
-    __device__ __forceinline__ void set_up() const {
+    // By all threads, once. `maps` are brought near meanwhile, for the first copies to find them there.
+    template <typename... Maps>
+    __device__ __forceinline__ void set_up(int warp, const Maps&... maps) const {
+        if (warp == kFetchingWarp && ptx::elect_one()) (ptx::prefetch_tensor_map(maps), ...);
         if (threadIdx.x == 0) {
             for (int i = 0; i < kStages; ++i) {
                 ptx::mbarrier_init(shared + kBarriers + 8 * i, 1);

@@ -31,14 +31,12 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
 #ifdef ALEXKERN_HAS_WGMMA
     constexpr int kSlices = kBlockN / kSlice, kSliceBytes = kPixels * kRowBytes;
     Ring<kBlockN, 0> ring{ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>())};
-    ring.set_up();
     const int warp = warp_index(), warpgroup = warp / 4;
+    ring.set_up(warp, p.input, p.grad);
 
     if (warpgroup == 2) {
         ptx::give_registers_back<kProducerRegisters>();
-        if (warp != 8 || !ptx::elect_one()) return;
-        ptx::prefetch_tensor_map(p.input);
-        ptx::prefetch_tensor_map(p.grad);
+        if (warp != kFetchingWarp || !ptx::elect_one()) return;
         const int slices = p.taps * static_cast<int>(p.by_channel_slices.divisor);
         for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
             const Tiles::At at = p.tiles.at(tile);
