@@ -72,8 +72,8 @@ namespace alexkern {
 
 __global__ void __launch_bounds__(256) right_kernel(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }
 
-// 64 sums of a thread in the 32 registers that are left to it.
-__global__ void __launch_bounds__(1024, 2) spill_kernel(const float* x, float* y, int n) {
+// 64 sums of a thread in the 64 registers that are left to it.
+__global__ void __launch_bounds__(1024) spill_kernel(const float* x, float* y, int n) {
     float sum[64] = {};
     for (int i = 0; i < n; ++i) {
 #pragma unroll
