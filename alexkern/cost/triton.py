@@ -63,10 +63,9 @@ MAX_SPLITS = 64
 
 def tiles(dtype: torch.dtype, precision: str, chip: Chip) -> tuple[Tile, ...]:
     """The candidates for an operand dtype on a chip. None of them spills in any of the GEMM kernels."""
+    candidates: tuple[Tile, ...] = TILES_HALF_90 if chip.multiplies_shared_memory else TILES_HALF_80
     if dtype == torch.float32:
         candidates = TILES_IEEE if precision == "ieee" else TILES_TF32
-    else:
-        candidates = TILES_HALF_90 if chip.multiplies_shared_memory else TILES_HALF_80
     return tuple(_fitted(tile, dtype.itemsize, chip) for tile in candidates)
 
 

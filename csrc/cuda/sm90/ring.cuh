@@ -23,8 +23,8 @@
 
 namespace alexkern::sm90 {
 
-constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup;  // two that multiply, one of which a thread fetches
-constexpr int kFetchingWarp = 8;  // the third warpgroup's first
+// Two that multiply, and one of whose first warp a thread fetches.
+constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup, kFetchingWarp = 2 * kWarpgroup / 32;
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 constexpr int kRowBytes = 128, kRowValues = kRowBytes / 2, kSharedBytes = 227 * 1024;
 
