@@ -37,7 +37,7 @@ INT32_MAX = 2**31 - 1
 
 # The chips that kernels are compiled ahead of time for, by 10 * major + minor. On a CPU (Triton's interpreter) the
 # configurations are those of the first.
-TARGETS = {CHIPS[label].target: CHIPS[label] for label in ("A100", "H100", "B200")}
+TARGETS = {CHIPS[label].target: CHIPS[label] for label in CHIPS if label != "H200"}
 
 
 @functools.cache

@@ -101,7 +101,7 @@ def candidates(problem: Problem, device: Chip) -> list[Config]:
     # On sm_80 a BLOCK_K of 32 makes ptxas aim at 128 registers, and spill.
     block_k, stages = (32, 4) if problem.dtype == torch.float32 else (64, 3)
     tiles = [(16, 64, 4), (32, 64, 8)]
-    if device.capability[0] >= 9:
+    if device.multiplies_shared_memory:
         tiles.append((32, 128, 8))
     P = pooled(problem.geometry)[0]
     segments = sorted({cdiv(P, parts) for parts in range(1, P + 1)})

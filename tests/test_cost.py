@@ -40,7 +40,8 @@ def test_ceilings_are_those_of_the_data_sheets() -> None:
     """In TFLOP/s and TB/s."""
     sheets = {
         "H200": (989.4, 494.7, 66.9, 4.8), "H100": (989.4, 494.7, 66.9, 3.35), "A100": (312, 156, 19.5, 2.039),
-        "B200": (2250, 1125, 75, 8),
+        "B200": (2250, 1125, 75, 8), "RTX 3090": (71.2, 35.6, 35.6, 0.936), "RTX 4090": (165.2, 82.6, 82.6, 1.008),
+        "RTX 5090": (209.5, 104.8, 104.8, 1.792),
     }  # fmt: skip
     assert CHIPS.keys() == sheets.keys()
     for label, (*flops, memory) in sheets.items():
@@ -54,9 +55,16 @@ def test_a_gpu_is_as_its_kin_of_the_table() -> None:
     assert (h100.name, h100.memory, h100.target) == ("NVIDIA H100 80GB HBM3", 3.35e12, 90)
     small = like("NVIDIA A100-PCIE-40GB MIG", (8, 0), 54, 166912)
     assert (small.num_sms, small.memory, small.l2_bytes) == (54, 2.039e12 / 2, CHIPS["A100"].l2_bytes)
-    consumer, later = like("GeForce RTX 4090", (8, 9), 128, 101376), like("Thor", (12, 0), 20, 101376)
-    assert (consumer.half, consumer.target, consumer.shared_memory) == (CHIPS["A100"].half, 89, 101376)
-    assert (later.half, later.target) == (CHIPS["B200"].half, 120)
+    consumer = like("NVIDIA GeForce RTX 4070", (8, 9), 46, 101376)
+    assert (consumer.half, consumer.target, consumer.shared_memory) == (CHIPS["RTX 4090"].half, 89, 101376)
+    kin = {(8, 0): "A100", (8, 7): "RTX 3090", (9, 0): "H200", (11, 0): "B200", (12, 1): "RTX 5090"}
+    for capability, label in kin.items():
+        found = like("Something Else", capability, 20, 101376)
+        assert (found.half, found.clock) == (CHIPS[label].half, CHIPS[label].clock), capability
+
+
+def test_only_wgmma_and_tcgen05_take_operands_from_shared_memory() -> None:
+    assert {chip.target for chip in CHIPS.values() if chip.multiplies_shared_memory} == {90, 100}
 
 
 def observed() -> dict[str, Any]:

@@ -72,8 +72,8 @@ namespace alexkern {
 
 __global__ void __launch_bounds__(256) right_kernel(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }
 
-// 64 sums of a thread in the 32 registers that are left to it.
-__global__ void __launch_bounds__(1024, 2) spill_kernel(const float* x, float* y, int n) {
+// 64 sums of a thread in the 64 registers that are left to it.
+__global__ void __launch_bounds__(1024) spill_kernel(const float* x, float* y, int n) {
     float sum[64] = {};
     for (int i = 0; i < n; ++i) {
 #pragma unroll
@@ -222,6 +222,25 @@ def test_single_values_in_space_to_depth_are_found() -> None:
         assert "wanted four values at once" in line
         (line,) = violations(dataclasses.replace(kernel, stores={8: 81}))
         assert "stores by width in bits {8: 81}; wanted 128, and beside them only [8]" in line
+
+
+def test_a_step_on_sm_90a_that_has_grown_is_found() -> None:
+    kernel = next(kernel for kernel in compiled(QUICK) if kernel.kernel == "convolve_kernel<bfloat16, 128, 64, 1>")
+    for change, words in (
+        ({"main_loop": kernel.main_loop | {"IMAD": 40}}, "in the main loop, 0 of them R2UR; wanted 52 and none"),
+        ({"main_loop": kernel.main_loop | {"R2UR": 1}}, "1 of them R2UR"),
+        ({"opcodes": kernel.opcodes | {"ELECT": 14}}, "14 ELECT; wanted one"),
+        ({"opcodes": kernel.opcodes | {"MUFU": 7}}, "7 MUFU: what is divided"),
+    ):
+        (line,) = violations(dataclasses.replace(kernel, **change))
+        assert words in line
+
+
+def test_a_sum_of_splits_that_has_grown_is_found() -> None:
+    kernel = next(kernel for kernel in compiled(QUICK) if kernel.kernel == "reduce_kernel<float, 4>")
+    for opcodes in ({"IMAD": 300}, {"MUFU": 1}):
+        (line,) = violations(dataclasses.replace(kernel, opcodes=kernel.opcodes | opcodes))
+        assert "wanted at most 320 and none" in line
 
 
 def test_what_a_launch_asks_for_is_found(folder: Path) -> None:

@@ -116,6 +116,27 @@ def test_a_thread_whose_first_launch_has_tensor_maps(monkeypatch: pytest.MonkeyP
     assert "sm90" in launches[0].kernel and kernel in launches[0].kernel
 
 
+def test_a_launch_like_one_before_asks_the_driver_nothing(
+    monkeypatch: pytest.MonkeyPatch, runtime: ctypes.CDLL
+) -> None:
+    """Tensor maps, the driver's version, the shared memory's limit: each once, and a map anew for another tensor."""
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    x, w, y = (
+        torch.zeros(size, dtype=torch.float16).to(memory_format=torch.channels_last)
+        for size in ((1, 64, 9, 9), (16, 64, 3, 3), (1, 16, 7, 7))
+    )
+    plan = sm90.plan(Packed(x, 64), y, geometry.convolution(x, w, (1, 1), (0, 0), (1, 1), 1), False)
+    assert plan is not None and plan.direct
+    asked = []
+    with rehearsal.rehearsing() as launches:
+        for filters in (w, w, w.clone(memory_format=torch.preserve_format)):
+            before = runtime.rehearsal_questions()
+            sm90.convolve(plan, Packed(x, 64), filters, None, y)
+            asked.append(runtime.rehearsal_questions() - before)
+    assert len(launches) == 3
+    assert asked[0] > 0 and asked[1:] == [0, 1]
+
+
 def test_nothing_is_launched_and_nothing_stays_behind() -> None:
     with rehearsal.rehearsing() as launches:
         output = dropout.forward(torch.ones(64), torch.zeros(2, dtype=torch.int64), 0.0)

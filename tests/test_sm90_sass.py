@@ -100,6 +100,35 @@ def test_blocks_of_a_cluster_meet_once_and_release_stages_without_a_fence_of_the
         assert not [opcode for opcode in opcodes if opcode.startswith("MEMBAR") and "CTA" not in opcode], name
 
 
+def test_a_tiles_end_is_short() -> None:
+    """A part of 64 filters (32 of a tile of 96), from the wait for its buffer to the barrier behind its stores."""
+    for name, program in programs().items():
+        if "convolve_kernel" not in name:
+            continue
+        opcodes = [step.opcode for step in program.instructions]
+        free = [place for place, step in enumerate(program.instructions) if is_wait_for_stores(step, 1)]
+        parts = [opcodes[start:] for start in free]
+        filters = 32 if numbers(name)[0] == 96 else 64
+        assert len(parts) == numbers(name)[0] // filters, name
+        for part in parts:
+            barriers = [place for place, opcode in enumerate(part) if opcode.startswith("BAR.SYNC")]
+            body = Counter(opcode.partition(".")[0] for opcode in part[: barriers[1]])
+            assert sum(body.values()) <= 60 + 2 * filters, (name, body)
+            assert "LDG" not in body, "biases come while the tile is multiplied"
+
+
+def is_wait_for_stores(step: sass.Instruction, pending: int) -> bool:
+    return step.opcode.startswith("DEPBAR") and step.operands.replace(" ", "") == f"SB0,{pending:#x}"
+
+
+def test_no_tma_instruction_is_in_a_loop_of_its_own() -> None:
+    """As it is where the compiler does not know that one thread alone gets there."""
+    for name, program in programs().items():
+        opcodes = Counter(step.opcode for step in program.instructions)
+        assert opcodes["BRA.U.ANY"] == 0 and opcodes["ELECT"] <= 1, name
+        assert opcodes["UTMACCTL.PF"] == (3 if "convolve_kernel" in name else 2), name
+
+
 def test_a_complaint_would_be_found(tmp_path: Path) -> None:
     """A kernel that touches its sums between two products."""
     source = tmp_path / "complaint.cu"

@@ -203,7 +203,7 @@ def test_no_candidate_spills(target: int, save_offsets: bool, tmp_path: Path) ->
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 6 * (2 if target == 80 else 3)
+    assert len(lines) == 6 * (3 if TARGETS[target].multiplies_shared_memory else 2)
     for line in lines:
         assert line.startswith("conv2d_relu_max_pool2d_kernel 0 "), f"bytes of stack and local memory in {line}"
 
@@ -245,11 +245,11 @@ def row(label: str, problem: Problem, device: Chip) -> str:
 
 
 def test_the_table_in_the_documentation_is_what_the_model_says() -> None:
-    """All pooled convolutions of the three networks on the three targets, and no row but these."""
+    """All pooled convolutions of the three networks on the chips of data centres, and no row but these."""
     text = (Path(__file__).parent.parent / "docs" / "tables" / "pooling.md").read_text(encoding="utf-8")
     names = {"alexnet": "", "alexnet_single_tower": "tower ", "alexnet_2012": "2012 "}
     wanted = []
-    for target in sorted(TARGETS):
+    for target in (80, 90, 100):
         for model, name in names.items():
             for one in LAYERS[model].pooled_convolutions:
                 problem = Problem(one.geometry(128), torch.bfloat16, "ieee")

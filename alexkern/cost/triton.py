@@ -9,7 +9,7 @@ microbenchmarks report; they rank tiles, and predict no times.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -63,13 +63,20 @@ MAX_SPLITS = 64
 
 def tiles(dtype: torch.dtype, precision: str, chip: Chip) -> tuple[Tile, ...]:
     """The candidates for an operand dtype on a chip. What of them AlexNet's layers take does not spill: a test."""
+    candidates: tuple[Tile, ...] = TILES_HALF_90 if chip.multiplies_shared_memory else TILES_HALF_80
     if dtype == torch.float32:
-        return TILES_IEEE if precision == "ieee" else TILES_TF32
-    return TILES_HALF_90 if chip.capability[0] >= 9 else TILES_HALF_80
+        candidates = TILES_IEEE if precision == "ieee" else TILES_TF32
+    return tuple(_fitted(tile, dtype.itemsize, chip) for tile in candidates)
 
 
-# Shallow BLOCK_K and more stages on sm_80, where mma.sync's operands pass through registers; wgmma and tcgen05 read
-# shared memory, and want a step to be long.
+def _fitted(tile: Tile, itemsize: int, chip: Chip) -> Tile:
+    """With as many of its stages as a block has shared memory for; of a masked gradient a stage has the mask too."""
+    stage = (2 * tile.BLOCK_M + tile.N) * tile.BLOCK_K * itemsize
+    return replace(tile, num_stages=min(tile.num_stages, chip.shared_memory // stage))
+
+
+# Shallow BLOCK_K and more stages where mma.sync's operands pass through registers; wgmma and tcgen05 read shared
+# memory, and want a step to be long.
 TILES_HALF_80 = (
     Tile(128, 128, 0, 32, 8, 4),
     Tile(128, 64, 0, 32, 4, 4),
@@ -123,7 +130,7 @@ def register_limit(block_m: int, block_n: int, num_warps: int, chip: Chip) -> di
     there. Told that a thread may have all of its registers, it takes the 85 to 160 that it needs.
     """
     small = sums(block_m, block_n, num_warps) <= 32 and num_warps <= 4
-    return {"maxnreg": 255} if small and chip.capability[0] >= 10 else {}
+    return {"maxnreg": 255} if small and chip.capability[0] == 10 else {}
 
 
 def step_cycles(tile: Tile, product: Product, chip: Chip) -> float:
@@ -161,7 +168,7 @@ def best_split(product: Product, chip: Chip) -> tuple[Tile, int]:
     candidates = [
         (tile, splits)
         for tile in tiles(product.dtype, product.precision, chip)
-        if tile.TAIL_N == 0 and (tile.BLOCK_N <= 128 or chip.capability[0] < 10)
+        if tile.TAIL_N == 0 and (tile.BLOCK_N <= 128 or chip.capability[0] != 10)
         for splits in range(1, min(cdiv(product.K, tile.BLOCK_K), MAX_SPLITS) + 1)
     ]
     return min(candidates, key=lambda candidate: cycles(candidate[0], product, chip, candidate[1]))

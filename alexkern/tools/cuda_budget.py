@@ -43,6 +43,11 @@ WIDE = (
 )
 
 
+# Instructions of kernels whose threads do little: what is divided there is divided by multiplying.
+MOST_INSTRUCTIONS = {("conv2d_relu", r"reduce_kernel<\w+, \d>"): 320}
+MOST_OF_A_STEP = 52  # instructions of sm90's main loop, four of them products
+
+
 def violations(kernel: Instantiation) -> list[str]:
     """What a kernel does that it may not, a line each; none where it keeps its budget."""
     broken = budget.atomics(kernel)
@@ -65,6 +70,9 @@ def violations(kernel: Instantiation) -> list[str]:
                 broken += _wide("loads", kernel.loads, rule.loads)
             elif 4 * min(kernel.loads) not in kernel.loads:
                 broken.append(f"loads by width in bits {kernel.loads}; wanted four values at once, and single ones")
+    for (operator, name), most in MOST_INSTRUCTIONS.items():
+        if operator == kernel.operator and re.fullmatch(name, kernel.kernel):
+            broken += _small(kernel, most)
     return [f"{kernel.operator}: {kernel.kernel} on sm_{kernel.target}: {line}" for line in broken]
 
 
@@ -98,8 +106,19 @@ def _product(kernel: Instantiation) -> list[str]:
 
 
 def _asynchronous_product(kernel: Instantiation) -> list[str]:
-    """wgmma in the main loop, in groups that nothing waits for one by one, and TMA for its operands."""
+    """wgmma in the main loop, in groups that nothing waits for one by one, and TMA for its operands.
+
+    Addresses stay in the warp's own registers: R2UR in the main loop, or an ELECT for each TMA instruction, are of a
+    compiler that does not know a warp's number for one. No division: MUFU.
+    """
     broken = []
+    length, moved = sum(kernel.main_loop.values()), kernel.main_loop.get("R2UR", 0)
+    if length > MOST_OF_A_STEP or moved:
+        broken.append(f"{length} instructions in the main loop, {moved} of them R2UR; wanted {MOST_OF_A_STEP} and none")
+    if (elections := kernel.opcodes.get("ELECT", 0)) > 1:
+        broken.append(f"{elections} ELECT; wanted one, of the thread that fetches")
+    if divisions := kernel.opcodes.get("MUFU", 0):
+        broken.append(f"{divisions} MUFU: what is divided is divided by multiplying")
     if not kernel.main_loop.get("HGMMA"):
         broken.append(f"no HGMMA in the main loop {kernel.main_loop}")
     elif kernel.products >= 4 and 2 * kernel.commits > kernel.products:
@@ -107,6 +126,14 @@ def _asynchronous_product(kernel: Instantiation) -> list[str]:
     if not kernel.opcodes.get("UTMALDG") or kernel.copies:
         broken.append(f"operands come by {kernel.copies or 'loads'}, not by TMA")
     return broken
+
+
+def _small(kernel: Instantiation, most: int) -> list[str]:
+    """So many instructions, and no division among them."""
+    count, divisions = sum(kernel.opcodes.values()), kernel.opcodes.get("MUFU", 0)
+    if count <= most and not divisions:
+        return []
+    return [f"{count} instructions, {divisions} of them MUFU; wanted at most {most} and none"]
 
 
 def _wide(what: str, widths: dict[int, int], others: frozenset[int] | None) -> list[str]:

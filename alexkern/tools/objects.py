@@ -19,7 +19,7 @@ from alexkern._nvcc import PLACES, find_nvcc, too_old
 from alexkern.backends.building import SOURCES, digest, in_parallel, locked, make, remove_old, run
 from alexkern.cache import cache_folder
 
-TARGETS = ("80", "90a", "100a")
+TARGETS = ("80", "86", "89", "90a", "100a", "120")
 # As CMakeLists.txt compiles a release.
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", f"-I{SOURCES}", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Xptxas=-v")
 PTXAS = re.compile(
@@ -85,7 +85,7 @@ def sources() -> list[Path]:
 
 
 def objects(target: str, files: Sequence[Path] | None = None) -> list[Object]:
-    """`files`, else every operator's, compiled for "80", "90a" or "100a", at once where they were before.
+    """`files`, else every operator's, compiled for one of TARGETS, at once where they were before.
 
     Raises:
         RuntimeError: nvcc is missing or failed.

@@ -57,10 +57,10 @@ class Program:
 class Code:
     """What a kernel became on a target, whichever language it is written in.
 
-    target is 80, 90 or 100 (sm_80 ...); registers a thread; stack and local in bytes a thread; shared, static and
-    dynamic, in bytes and tensor_memory in columns a block; blocks of one multiprocessor. opcodes and main_loop count
-    instructions by name; products counts the main loop's tensor-core instructions, and commits those of them that end a
-    group (wgmma). loads, stores and copies (global to shared) count accesses by width in bits.
+    target is one of cost.chips.LIMITS, 80 for sm_80; registers a thread; stack and local in bytes a thread; shared,
+    static and dynamic, in bytes and tensor_memory in columns a block; blocks of one multiprocessor. opcodes and
+    main_loop count instructions by name; products counts the main loop's tensor-core instructions, and commits those of
+    them that end a group (wgmma). loads, stores and copies (global to shared) count accesses by width in bits.
     """
 
     target: int

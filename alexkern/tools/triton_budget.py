@@ -15,7 +15,8 @@ from alexkern.tools.sass import ATOMICS, Code
 if TYPE_CHECKING:
     from alexkern.tools.aot import Report
 
-TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}  # mma.sync, wgmma, tcgen05
+TENSOR_CORE = {90: "HGMMA", 100: "UTCHMMA"}  # wgmma, tcgen05; everywhere else mma.sync
+MMA_SYNC = "HMMA"
 # The kernels with these names move bytes.
 MEMORY_BOUND = tuple(f"{operator.name}_" for operator in OPERATORS.values() if not operator.multiplies)
 
@@ -64,7 +65,8 @@ def _product(report: Report) -> list[str]:
     broken = []
     # wgmma and tcgen05 multiply 64 rows or more: a tile of fewer, for a handful of rows, takes mma.sync everywhere.
     rows = re.search(r"BLOCK_M=(\d+)", report.tile)
-    wanted = TENSOR_CORE[80 if rows is not None and int(rows[1]) < 64 else report.target]
+    few = rows is not None and int(rows[1]) < 64
+    wanted = MMA_SYNC if few else TENSOR_CORE.get(report.target, MMA_SYNC)
     if report.arithmetic != "float32" and not report.main_loop.get(wanted):
         broken.append(f"no {wanted} in the main loop {report.main_loop}")
     if report.arithmetic in ("float16", "bfloat16") and any(width < 128 for width in report.copies):

@@ -14,23 +14,31 @@ constexpr __host__ __device__ T divide_up(T a, T b) {
 
 struct Divider {
     std::int64_t divisor;
-    std::uint32_t multiplier = 0, shift = 0;  // n / divisor is n * multiplier >> (32 + shift) for n below 2**31
+    std::uint32_t multiplier = 0, shift = 0;  // n / divisor is 2 n * multiplier >> (32 + shift) for n below 2**31
 
+    Divider() : Divider(1) {}
     explicit Divider(std::int64_t divisor) : divisor(divisor) {
-        if (divisor <= 1 || divisor > 0x7fffffff) return;
-        while ((std::int64_t{2} << shift) < divisor) ++shift;
-        multiplier = static_cast<std::uint32_t>(((std::int64_t{1} << (32 + shift)) + divisor - 1) / divisor);
+        if (divisor < 1 || divisor > 0x7fffffff) return;
+        while ((std::int64_t{1} << shift) < divisor) ++shift;
+        multiplier = static_cast<std::uint32_t>(((std::int64_t{1} << (31 + shift)) + divisor - 1) / divisor);
     }
 };
 
-// Takes index % divisor off: returns it, and leaves the quotient.
+// Takes number % divisor off, of a number below 2**31: returns it, and leaves the quotient.
+__device__ __forceinline__ std::uint32_t split_off(std::uint32_t& number, const Divider& by) {
+    const std::uint32_t whole = number;
+    number = __umulhi(2 * whole, by.multiplier) >> by.shift;
+    return whole - number * static_cast<std::uint32_t>(by.divisor);
+}
+
+// The same of any index.
 __device__ __forceinline__ std::int64_t split_off(std::int64_t& index, const Divider& by) {
     const std::int64_t whole = index;
     if (whole <= 0x7fffffff) {
-        const auto n = static_cast<std::uint32_t>(whole);
-        const std::uint32_t quotient = by.divisor == 1 ? n : __umulhi(n, by.multiplier) >> by.shift;
-        index = quotient;
-        return n - quotient * static_cast<std::uint32_t>(by.divisor);
+        auto number = static_cast<std::uint32_t>(whole);
+        const std::uint32_t rest = split_off(number, by);
+        index = number;
+        return rest;
     }
     index = whole / by.divisor;
     return whole - index * by.divisor;
@@ -40,8 +48,14 @@ __device__ __forceinline__ std::int64_t split_off(std::int64_t& index, const Div
 struct Digits {
     int inner, middle, outer;
 
-    static __device__ __forceinline__ Digits of(int number, int inners, int middles) {
+    static __host__ __device__ __forceinline__ Digits of(int number, int inners, int middles) {
         return {number % inners, number / inners % middles, number / inners / middles};
+    }
+
+    static __device__ __forceinline__ Digits of(std::uint32_t number, const Divider& inners, const Divider& middles) {
+        const auto inner = static_cast<int>(split_off(number, inners));
+        const auto middle = static_cast<int>(split_off(number, middles));
+        return {inner, middle, static_cast<int>(number)};
     }
 
     __device__ __forceinline__ void advance(const Digits& step, int inners, int middles) {

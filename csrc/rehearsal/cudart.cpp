@@ -20,6 +20,7 @@ using Listener = void (*)(const char* kernel, const unsigned* sizes, std::size_t
 Listener listener = nullptr;
 cudaError_t launch_status = cudaSuccess;
 int driver_version = CUDART_VERSION;
+int questions = 0;                // for the driver, which a launch need not ask again
 thread_local bool bound = false;  // a context is current, since cudaSetDevice or a launch
 
 std::unordered_map<const void*, std::string>& kernels() {
@@ -34,6 +35,7 @@ extern "C" {
 void rehearsal_listen(Listener to) { listener = to; }
 void rehearsal_launches_return(int status) { launch_status = static_cast<cudaError_t>(status); }
 void rehearsal_driver_is(int version) { driver_version = version; }
+int rehearsal_questions() { return questions; }
 
 void** __cudaRegisterFatBinary(void*) {
     static void* handle;
@@ -72,6 +74,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* ke
 // A driver's function for tensor maps, which nobody will use.
 template <typename... Arguments>
 CUresult encode_nothing(Arguments...) {
+    ++questions;
     return bound ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
@@ -107,7 +110,10 @@ cudaError_t cudaSetDevice(int) {
     return cudaSuccess;
 }
 
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) {
+    ++questions;
+    return cudaSuccess;
+}
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 const char* cudaGetErrorName(cudaError_t error) {
@@ -119,6 +125,7 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
+    ++questions;
     *version = driver_version;
     return cudaSuccess;
 }

@@ -29,7 +29,7 @@ def installed(target: str, folder: Path) -> list[objects.Object]:
         listed = subprocess.run([sass.cuobjdump(), "-res-usage", str(path)], capture_output=True, text=True, check=True)
         kernels = {
             name: objects.Assembled(
-                int(registers), int(stack), max(0, int(shared) - RESERVED_SHARED * (target != "80"))
+                int(registers), int(stack), max(0, int(shared) - RESERVED_SHARED * (int(target.rstrip("a")) >= 90))
             )
             for name, registers, stack, shared in RESOURCES.findall(listed.stdout)
         }

@@ -13,12 +13,14 @@ struct WeightGradient {
     using LayoutA = mma::Layout<T, mma::Along::extent, Shape::kBlockM>;
     using LayoutB = mma::Layout<T, mma::Along::extent, Shape::kBlockN>;
     static constexpr int kBlockM = Shape::kBlockM, kBlockN = Shape::kBlockN, kBlockK = LayoutA::kBlockK;
-    static constexpr int kThreads = Shape::kThreads, kBlocks = blocks_of<kCopyBytes>();
+    static constexpr int kThreads = Shape::kThreads;
     static constexpr int kCopyA = mma::kVectorBytes / sizeof(T), kCopyB = kCopyBytes / sizeof(T);  // values
     static constexpr int kCopiesA = kBlockM / kCopyA, kCopiesB = kBlockN / kCopyB;                 // of a row
     static constexpr int kRowsPerPassA = kThreads / kCopiesA, kRowsPerPassB = kThreads / kCopiesB;
     static constexpr int kPassesA = kBlockK / kRowsPerPassA, kPassesB = kBlockK / kRowsPerPassB;
     static constexpr int kSharedBytes = Shape::kStages * (LayoutA::kBytes + LayoutB::kBytes);
+    // Blocks of a multiprocessor of 8.6, 8.9 and 12.0: aiming at more, ptxas spills.
+    static constexpr int kBlocks = 100 * 1024 / (kSharedBytes + 1024);
 };
 
 template <typename Arithmetic, typename Shape, int kCopyBytes>

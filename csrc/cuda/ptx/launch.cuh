@@ -9,12 +9,36 @@
 #include "platform.cuh"
 
 #ifdef __CUDACC__
+#include <map>
+#include <mutex>
+
 #include "errors.cuh"
 #else
 using cudaStream_t = struct CUstream_st*;
 #endif
 
 namespace ptx {
+
+#ifdef __CUDACC__
+namespace detail {
+
+// Lets a kernel have so much shared memory on the current device: where it may not yet. For all threads, since a lesser
+// number would take back what another has been told.
+inline cudaError_t allow_shared(const void* kernel, int bytes) {
+    static std::mutex mutex;
+    static std::map<std::pair<const void*, int>, int> allowed;  // by kernel and device
+    int device = 0;
+    if (const cudaError_t status = cudaGetDevice(&device); status != cudaSuccess) return status;
+    const std::lock_guard lock(mutex);
+    int& most = allowed[{kernel, device}];
+    if (bytes <= most) return cudaSuccess;
+    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (status == cudaSuccess) most = bytes;
+    return status;
+}
+
+}  // namespace detail
+#endif
 
 // Runs kernel(arguments...) on `grid` blocks of `block` threads with that much dynamic shared memory, in the order of
 // `stream`; on the emulator, to its end. `cluster` blocks that follow each other along x run together as a cluster; it
@@ -26,8 +50,7 @@ void launch_clusters(const char* name, void (*kernel)(Parameters...), unsigned c
     constexpr std::size_t kWithoutAsking = 48 * 1024;
     cudaError_t status = cudaSuccess;
     if (shared_bytes > kWithoutAsking) {
-        status =
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        status = detail::allow_shared(reinterpret_cast<const void*>(kernel), static_cast<int>(shared_bytes));
     }
     if (status == cudaSuccess) {
         cudaLaunchConfig_t config = {};

@@ -28,6 +28,12 @@ __device__ __forceinline__ std::uint64_t matrix_descriptor(std::uint32_t start, 
     return field(start) | field(leading) << 16 | field(stride) << 32 | kMode << 62;
 }
 
+// The matrix `vectors` of 16 bytes further on, all else alike: one addition to the low half, where the start is the
+// lowest field. All of shared memory is within its reach, so nothing is carried out of it.
+__device__ __forceinline__ std::uint64_t advance_descriptor(std::uint64_t descriptor, std::uint32_t vectors) {
+    return descriptor >> 32 << 32 | (static_cast<std::uint32_t>(descriptor) + vectors);
+}
+
 #ifdef __CUDACC__
 // Inline assembly wants every register by its name and number.
 #define ALEXKERN_NUMBERS_0_31                                                                              \

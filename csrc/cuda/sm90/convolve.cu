@@ -17,20 +17,24 @@ struct Kernel {
     float* partials;
     Tiles tiles;
     std::int64_t gemm_m;  // N P Q
-    int P, Q, S, C, K, groups, taps, channel_steps;
+    int S, C, K, groups, taps;
+    Divider by_P, by_Q, by_S, by_channel_steps;
     Axis vertical, horizontal;
     bool turned, relu;
     philox::Rule rule;  // of dropout; a seed of null drops nothing
     std::uint8_t* mask;
 };
 
-// Finished values go out through shared memory, 64 (or 32) filters at a time; each warpgroup has two such buffers.
+// Finished values go out through shared memory, 64 (or 32) filters at a time; each warpgroup has two such buffers, and
+// the biases of its tile behind all of them.
 template <int kBlockN>
 struct Staging {
     static constexpr int kFilters = kBlockN % 64 == 0 ? 64 : 32, kRow = 2 * kFilters, kBuffer = 64 * kRow;
     static constexpr ptx::Swizzle kSwizzle = kFilters == 64 ? ptx::Swizzle::bytes_128 : ptx::Swizzle::bytes_64;
-    static constexpr int kBytes = 4 * kBuffer;
+    static constexpr int kBiases = 4 * kBuffer, kBytes = kBiases + 2 * kBlockN * static_cast<int>(sizeof(float));
 
+    // Of a multiple of eight filters: from here j eights of filters further on it is this ^ 16 j, and eight pixels
+    // below this + 8 kRow, since the permutation goes by a pixel's number among eight.
     static __device__ __forceinline__ int at(int pixel, int filter) {
         const int byte = pixel * kRow + 2 * filter;
         return byte ^ (byte >> 7 & (kRow / 16 - 1)) << 4;
@@ -44,28 +48,25 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     using Stages = Ring<kBlockN, Out::kBytes, kCluster>;
     unsigned char* const memory = ptx::dynamic_shared_memory<unsigned char>();
     Stages ring{ptx::shared_address(memory)};
-    ring.set_up();
-    const int warpgroup = threadIdx.x / kWarpgroup, steps_in_all = p.taps * p.channel_steps;
+    const int warp = warp_index(), warpgroup = warp / 4;
+    ring.set_up(warp, p.input, p.filters, p.output);
     const unsigned rank = kCluster > 1 ? ptx::cluster_rank() : 0;
 
     if (warpgroup == 2) {
         ptx::give_registers_back<kProducerRegisters>();
-        if (threadIdx.x != 2 * kWarpgroup) return;
-        ptx::prefetch_tensor_map(p.input);
-        ptx::prefetch_tensor_map(p.filters);
+        if (warp != kFetchingWarp || !ptx::elect_one()) return;
         for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
-            const Tiles::At at = p.tiles.at(tile, steps_in_all);
-            const int m = static_cast<int>(at.m * kCluster + rank) * kBlockM, group = static_cast<int>(at.batch);
-            const int line = m / p.Q, n = line / p.P;
-            const int h = line % p.P * p.vertical.stride - p.vertical.padding;
-            const int w = m % p.Q * p.horizontal.stride - p.horizontal.padding;
-            const int filter = group * p.K + static_cast<int>(at.n) * kBlockN;
-            // Steps go on from channel to channel and from tap to tap: one thread's divisions would hold up the rest.
-            int tap = at.first / p.channel_steps, c = at.first % p.channel_steps * kBlockK;
-            int r = tap / p.S, s = tap % p.S;
+            const Tiles::At at = p.tiles.at(tile);
+            const auto place = Digits::of((at.m * kCluster + rank) * kBlockM, p.by_Q, p.by_P);  // q, p, n
+            const int h = place.middle * p.vertical.stride - p.vertical.padding;
+            const int w = place.inner * p.horizontal.stride - p.horizontal.padding;
+            const int group = static_cast<int>(at.batch), filter = group * p.K + static_cast<int>(at.n) * kBlockN;
+            // Steps go on from channel to channel and from tap to tap.
+            const auto first = Digits::of(static_cast<std::uint32_t>(at.first), p.by_channel_steps, p.by_S);
+            int c = first.inner * kBlockK, s = first.middle, r = first.outer, tap = r * p.S + s;
             ring.produce(at.steps, [&] {
                 ptx::mbarrier_arrive_expect_tx(ring.full(), Stages::kStage);
-                ptx::tma_load_im2col(ring.tile_a(), p.input, ring.full(), group * p.C + c, w, h, n,
+                ptx::tma_load_im2col(ring.tile_a(), p.input, ring.full(), group * p.C + c, w, h, place.outer,
                                      static_cast<std::uint16_t>(s * p.horizontal.dilation),
                                      static_cast<std::uint16_t>(r * p.vertical.dilation));
                 ring.fetch_b(p.filters, c, p.turned ? p.taps - 1 - tap : tap, filter, rank);
@@ -88,13 +89,22 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2;  // of register 0; 2 and 3 lie 8 rows below
     const std::uint32_t staging = ring.shared + Stages::kStaging + warpgroup * 2 * Out::kBuffer;
     unsigned char* const staged = memory + Stages::kStaging + warpgroup * 2 * Out::kBuffer;
+    float* const biases = reinterpret_cast<float*>(memory + Stages::kStaging + Out::kBiases) + warpgroup * kBlockN;
+    const int place = Out::at(row, pair);  // in a buffer
     int buffer = 0;
     float sum[kBlockN / 2] = {};
     for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
-        const Tiles::At at = p.tiles.at(tile, steps_in_all);
-        ring.template consume<T, kBlockK / 16, false>(sum, at.steps, warpgroup);
+        const Tiles::At at = p.tiles.at(tile);
         const int first_m = static_cast<int>(at.m * kCluster + rank) * kBlockM + 64 * warpgroup;
         const int first_n = static_cast<int>(at.n) * kBlockN, group = static_cast<int>(at.batch);
+        // Biases are on their way while the tile is multiplied, and change hands behind it.
+        const T* const bias = static_cast<const T*>(p.bias) + group * p.K + first_n;
+        T own[(kBlockN + kWarpgroup - 1) / kWarpgroup] = {};  // of 0 bits, which are 0
+#pragma unroll
+        for (int n = thread; n < kBlockN; n += kWarpgroup) {
+            if (p.bias != nullptr && first_n + n < p.K) own[n / kWarpgroup] = bias[n];
+        }
+        ring.template consume<T, kBlockK / 16, false>(sum, at.steps, warpgroup);
         if (p.partials != nullptr) {
             const std::int64_t pitch = static_cast<std::int64_t>(p.groups) * p.K, m = first_m + row;
             const int n = first_n + pair;
@@ -103,25 +113,26 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
                                    p.K - n);
             continue;
         }
-        const T* const bias = static_cast<const T*>(p.bias) + group * p.K;
+#pragma unroll
+        for (int n = thread; n < kBlockN; n += kWarpgroup) biases[n] = ptx::to_float(own[n / kWarpgroup]);
 #pragma unroll
         for (int part = 0; part < kBlockN / Out::kFilters; ++part) {
             const int n0 = first_n + part * Out::kFilters;
             if (thread == 0) ptx::tma_wait_group_read<1>();  // the last but one: this buffer is free
             ptx::bar_sync(1 + warpgroup, kWarpgroup);
+            float2 both[Out::kFilters / 8];  // all before the first store, which the compiler moves no load across
 #pragma unroll
             for (int j = 0; j < Out::kFilters / 8; ++j) {
-                const int n = n0 + 8 * j + pair;
-                const bool biased = p.bias != nullptr && n < p.K;
-                const float bias_0 = biased ? ptx::to_float(bias[n]) : 0.0f;
-                const float bias_1 = biased ? ptx::to_float(bias[n + 1]) : 0.0f;
+                both[j] = *reinterpret_cast<const float2*>(biases + part * Out::kFilters + 8 * j + pair);
+            }
+#pragma unroll
+            for (int j = 0; j < Out::kFilters / 8; ++j) {
+                unsigned char* const upper = staged + buffer * Out::kBuffer + (place ^ 16 * j);
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     const int number = 4 * (part * Out::kFilters / 8 + j) + 2 * half;
-                    *reinterpret_cast<std::uint32_t*>(staged + buffer * Out::kBuffer +
-                                                      Out::at(row + 8 * half, 8 * j + pair)) =
-                        ptx::pack<T>(finished(sum[number] + bias_0, p.relu),
-                                     finished(sum[number + 1] + bias_1, p.relu));
+                    *reinterpret_cast<std::uint32_t*>(upper + half * 8 * Out::kRow) = ptx::pack<T>(
+                        finished(sum[number] + both[j].x, p.relu), finished(sum[number + 1] + both[j].y, p.relu));
                 }
             }
             if (p.rule.seed != nullptr) {
@@ -152,7 +163,7 @@ void run(const ConvolveParams& v, Stream stream) {
     Kernel p = {};
     p.gemm_m = std::int64_t{v.N} * v.P * v.Q;
     p.taps = v.R * v.S;
-    p.channel_steps = divide_up(v.C, kBlockK);
+    const int channel_steps = divide_up(v.C, kBlockK);
     p.input = input_map(v, kBlockM);
     p.filters = ptx::encode_tiled<3>(v.filters, {u64(v.C), u64(p.taps), u64(v.groups) * v.K},
                                      {u64(v.C) * 2, u64(p.taps) * v.C * 2}, {kRowValues, 1, Stages::kPartB},
@@ -161,14 +172,16 @@ void run(const ConvolveParams& v, Stream stream) {
         p.output = ptx::encode_tiled<3>(v.output, {u64(v.K), u64(v.groups), u64(p.gemm_m)},
                                         {u64(v.K) * 2, u64(v.groups) * v.K * 2}, {Out::kFilters, 1, 64}, Out::kSwizzle);
     }
-    p.bias = v.bias;
+    p.bias = v.partials == nullptr ? v.bias : nullptr;
     p.rule = {v.seed, v.limit, v.scale};
     p.mask = v.mask;
     p.partials = v.partials;
     p.tiles = tiles_of(divide_up(v.K, kBlockN), divide_up<std::int64_t>(p.gemm_m, kBlockM * kCluster), v.choice.splits,
-                       v.groups, std::int64_t{p.taps} * p.channel_steps);
-    p.P = v.P;
-    p.Q = v.Q;
+                       v.groups, std::int64_t{p.taps} * channel_steps);
+    p.by_P = Divider(v.P);
+    p.by_Q = Divider(v.Q);
+    p.by_S = Divider(v.S);
+    p.by_channel_steps = Divider(channel_steps);
     p.S = v.S;
     p.C = v.C;
     p.K = v.K;

@@ -5,7 +5,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "../divider.h"
 #include "../elements.cuh"
 #include "../ptx/launch.cuh"
 #include "ring.cuh"
@@ -44,10 +43,10 @@ void with_half_type(Element element, Function&& function) {
 inline Tiles tiles_of(std::int64_t across, std::int64_t down, std::int64_t splits, std::int64_t batches,
                       std::int64_t steps) {
     const std::int64_t count = across * down * splits * batches;
-    if (count > 0x7fffffff || splits * steps > 0xffffffff)
+    if (count > 0x7fffffff || splits * steps > 0x7fffffff)
         throw std::runtime_error("conv2d_relu on sm_90a: too many tiles for one launch");
-    return {static_cast<unsigned>(across), static_cast<unsigned>(down), static_cast<unsigned>(splits),
-            static_cast<unsigned>(count)};
+    return {Divider(across), Divider(down), Divider(splits), static_cast<std::uint32_t>(count),
+            static_cast<std::uint32_t>(steps)};
 }
 
 // Of (N, H, W, groups, C), by which taps gather `pixels` outputs' inputs, kRowValues channels at a time.

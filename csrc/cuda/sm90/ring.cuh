@@ -12,6 +12,7 @@
 // GEMM_K.
 #pragma once
 
+#include "../divider.h"
 #include "../ptx/barrier.cuh"
 #include "../ptx/cluster.cuh"
 #include "../ptx/mbarrier.cuh"
@@ -22,9 +23,14 @@
 
 namespace alexkern::sm90 {
 
-constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup;  // two that multiply, one of which a thread fetches
+// Two that multiply, and one of whose first warp a thread fetches.
+constexpr int kWarpgroup = 128, kThreads = 3 * kWarpgroup, kFetchingWarp = 2 * kWarpgroup / 32;
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
 constexpr int kRowBytes = 128, kRowValues = kRowBytes / 2, kSharedBytes = 227 * 1024;
+
+// This thread's warp, in a form that the compiler knows to be one number for all of its lanes: what is computed of it,
+// addresses of tiles among them, then stays in the warp's own registers, and a branch on it is one of the whole warp.
+__device__ __forceinline__ int warp_index() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0); }
 
 template <int kBlockN, int kStagingBytes, int kCluster = 1>
 struct Ring {
@@ -46,8 +52,10 @@ struct Ring {
         return shared + kBarriers + 8 * (kStages + of_stage);
     }
 
-    // By all threads, once.
-    __device__ __forceinline__ void set_up() const {
+    // By all threads, once. `maps` are brought near meanwhile, for the first copies to find them there.
+    template <typename... Maps>
+    __device__ __forceinline__ void set_up(int warp, const Maps&... maps) const {
+        if (warp == kFetchingWarp && ptx::elect_one()) (ptx::prefetch_tensor_map(maps), ...);
         if (threadIdx.x == 0) {
             for (int i = 0; i < kStages; ++i) {
                 ptx::mbarrier_init(shared + kBarriers + 8 * i, 1);
@@ -117,17 +125,22 @@ struct Ring {
         constexpr std::uint32_t kGroup = 8 * kRowBytes, kBlock = kTransposed ? kPixels * kRowBytes : 0;
         constexpr int kAdvance = kTransposed ? 16 * kRowBytes : 32;  // bytes along GEMM_K
         const int lane = threadIdx.x % 32;
+        // Of the first stage, and an addition for every other.
+        const std::uint32_t first = shared + warpgroup * 64 * kRowBytes;
+        const std::uint64_t first_a = ptx::matrix_descriptor<kSwizzle>(first, kGroup, kBlock);
+        const std::uint64_t first_b = ptx::matrix_descriptor<kSwizzle>(shared + kTileA, kGroup, kBlock);
         int done = -1;
 #pragma unroll 1
         for (int step = 0; step < steps; ++step) {
             ptx::mbarrier_wait(full(), parity);
-            const std::uint32_t a = tile_a() + warpgroup * 64 * kRowBytes, b = tile_b();
+            const std::uint64_t a = ptx::advance_descriptor(first_a, stage * (kStage / 16));
+            const std::uint64_t b = ptx::advance_descriptor(first_b, stage * (kStage / 16));
             ptx::wgmma_fence();
 #pragma unroll
             for (int k = 0; k < kSixteens; ++k) {
-                ptx::wgmma<T, kBlockN, kTransposed, kTransposed>(
-                    sum, ptx::matrix_descriptor<kSwizzle>(a + k * kAdvance, kGroup, kBlock),
-                    ptx::matrix_descriptor<kSwizzle>(b + k * kAdvance, kGroup, kBlock), step > 0 || k > 0);
+                ptx::wgmma<T, kBlockN, kTransposed, kTransposed>(sum, ptx::advance_descriptor(a, k * (kAdvance / 16)),
+                                                                 ptx::advance_descriptor(b, k * (kAdvance / 16)),
+                                                                 step > 0 || k > 0);
             }
             ptx::wgmma_commit_group();
             ptx::wgmma_wait_group<1>(sum);  // the step before is summed: its stage may be filled anew
@@ -142,22 +155,24 @@ struct Ring {
 
 // The tiles of a product, in the order in which blocks take them: along N first, so that neighbours share A.
 struct Tiles {
-    unsigned across, down, splits, count;
+    Divider across, down, splits;
+    std::uint32_t count, steps;  // steps: of all splits together; splits times as many are below 2**31, as is count
 
     struct At {
-        unsigned n, m, split, batch;
+        std::uint32_t n, m, split, batch;
         int first, steps;  // of the split
     };
 
-    __device__ __forceinline__ At at(unsigned tile, int steps_in_all) const {
-        const unsigned row = tile / across, layer = row / down, split = layer % splits;
-        const int first = first_step(steps_in_all, split);
-        return {tile % across, row % down, split, layer / splits, first, first_step(steps_in_all, split + 1) - first};
+    __device__ __forceinline__ At at(std::uint32_t tile) const {
+        const std::uint32_t n = split_off(tile, across), m = split_off(tile, down), split = split_off(tile, splits);
+        const int first = first_step(split);
+        return {n, m, split, tile, first, first_step(split + 1) - first};
     }
 
-    // The first step of a split of `steps`; the launchers see to it that the product stays within 32 bits.
-    __device__ __forceinline__ int first_step(int steps, unsigned split) const {
-        return static_cast<int>(static_cast<unsigned>(steps) * split / splits);
+    __device__ __forceinline__ int first_step(std::uint32_t split) const {
+        std::uint32_t step = steps * split;
+        split_off(step, splits);
+        return static_cast<int>(step);
     }
 };
 

@@ -11,8 +11,9 @@ struct Kernel {
     ptx::TensorMap input, grad;
     float* partials;
     Tiles tiles;
-    std::int64_t pixels;  // N P Q
-    int P, Q, S, C, filters, groups, taps, channel_slices;
+    int P, Q, C, filters, groups, taps;
+    Digits step;  // kPixels further on: q, p, n
+    Divider by_P, by_Q, by_S, by_channel_slices;
     Axis vertical, horizontal;
 };
 
@@ -31,18 +32,15 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
 #ifdef ALEXKERN_HAS_WGMMA
     constexpr int kSlices = kBlockN / kSlice, kSliceBytes = kPixels * kRowBytes;
     Ring<kBlockN, 0> ring{ptx::shared_address(ptx::dynamic_shared_memory<unsigned char>())};
-    ring.set_up();
-    const int warpgroup = threadIdx.x / kWarpgroup, slices = p.taps * p.channel_slices;
-    const int steps_in_all = static_cast<int>((p.pixels + kPixels - 1) / kPixels);
+    const int warp = warp_index(), warpgroup = warp / 4;
+    ring.set_up(warp, p.input, p.grad);
 
     if (warpgroup == 2) {
         ptx::give_registers_back<kProducerRegisters>();
-        if (threadIdx.x != 2 * kWarpgroup) return;
-        ptx::prefetch_tensor_map(p.input);
-        ptx::prefetch_tensor_map(p.grad);
-        const Digits step = Digits::of(kPixels, p.Q, p.P);
+        if (warp != kFetchingWarp || !ptx::elect_one()) return;
+        const int slices = p.taps * static_cast<int>(p.by_channel_slices.divisor);
         for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
-            const Tiles::At at = p.tiles.at(tile, steps_in_all);
+            const Tiles::At at = p.tiles.at(tile);
             const int filter = static_cast<int>(at.m) * kBlockM, group = static_cast<int>(at.batch);
             const int first_slice = static_cast<int>(at.n) * kSlices;
             const int here = min(slices - first_slice, kSlices);
@@ -50,13 +48,14 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
             std::uint16_t offset_w[kSlices], offset_h[kSlices];
 #pragma unroll
             for (int i = 0; i < kSlices; ++i) {
-                const int tap = (first_slice + i) / p.channel_slices;
-                c[i] = group * p.C + (first_slice + i) % p.channel_slices * kSlice;
-                offset_w[i] = static_cast<std::uint16_t>(tap % p.S * p.horizontal.dilation);
-                offset_h[i] = static_cast<std::uint16_t>(tap / p.S * p.vertical.dilation);
+                const auto slice = static_cast<std::uint32_t>(first_slice + i);
+                const auto of = Digits::of(slice, p.by_channel_slices, p.by_S);  // channels, s, r
+                c[i] = group * p.C + of.inner * kSlice;
+                offset_w[i] = static_cast<std::uint16_t>(of.middle * p.horizontal.dilation);
+                offset_h[i] = static_cast<std::uint16_t>(of.outer * p.vertical.dilation);
             }
             int pixel = at.first * kPixels;
-            Digits place = Digits::of(pixel, p.Q, p.P);  // q, p, n
+            Digits place = Digits::of(static_cast<std::uint32_t>(pixel), p.by_Q, p.by_P);  // q, p, n
             ring.produce(at.steps, [&] {
                 const int h = place.middle * p.vertical.stride - p.vertical.padding;
                 const int w = place.inner * p.horizontal.stride - p.horizontal.padding;
@@ -74,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
                                          offset_w[i], offset_h[i]);
                 }
                 pixel += kPixels;
-                place.advance(step, p.Q, p.P);
+                place.advance(p.step, p.Q, p.P);
             });
         }
         return;
@@ -85,15 +84,16 @@ __global__ void __launch_bounds__(kThreads, 1) weight_gradient_kernel(const __gr
     const int row = thread / 32 * 16 + lane / 4, pair = lane % 4 * 2;
     float sum[kBlockN / 2] = {};
     for (unsigned tile = blockIdx.x; tile < p.tiles.count; tile += gridDim.x) {
-        const Tiles::At at = p.tiles.at(tile, steps_in_all);
+        const Tiles::At at = p.tiles.at(tile);
         ring.template consume<T, kPixels / 16, true>(sum, at.steps, warpgroup);
         const int filter = static_cast<int>(at.m) * kBlockM + 64 * warpgroup + row;
         const std::int64_t layer = std::int64_t{at.split} * p.groups + at.batch;
         const std::int64_t pitch = static_cast<std::int64_t>(p.taps) * p.C;
         float* const sums = p.partials + (layer * p.filters + filter) * pitch;
         store_slices<0, kBlockN>(sum, [&](int part, auto store) {
-            const int slice = static_cast<int>(at.n) * kSlices + part;
-            const int tap = slice / p.channel_slices, c = slice % p.channel_slices * kSlice + pair;
+            std::uint32_t slice = at.n * kSlices + part;
+            const int c = static_cast<int>(split_off(slice, p.by_channel_slices)) * kSlice + pair;
+            const auto tap = static_cast<int>(slice);
             if (tap >= p.taps) return;
             float* const upper = sums + tap * p.C + c;
             store(filter < p.filters ? upper : nullptr, filter + 8 < p.filters ? upper + 8 * pitch : nullptr, p.C - c);
@@ -106,19 +106,23 @@ template <typename T, int kBlockN>
 void run(const WeightGradientParams& v, Stream stream) {
     const auto u64 = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
     Kernel p = {};
-    p.pixels = std::int64_t{v.N} * v.P * v.Q;
+    const std::int64_t pixels = std::int64_t{v.N} * v.P * v.Q;
+    const int channel_slices = divide_up(v.C, kSlice);
     p.taps = v.R * v.S;
-    p.channel_slices = divide_up(v.C, kSlice);
     p.input = input_map(v, kPixels);
     p.grad =
-        ptx::encode_tiled<3>(v.grad, {u64(v.K), u64(v.groups), u64(p.pixels)}, {u64(v.K) * 2, u64(v.groups) * v.K * 2},
+        ptx::encode_tiled<3>(v.grad, {u64(v.K), u64(v.groups), u64(pixels)}, {u64(v.K) * 2, u64(v.groups) * v.K * 2},
                              {kSlice, 1, kPixels}, ptx::Swizzle::bytes_128);
     p.partials = v.partials;
-    p.tiles = tiles_of(divide_up(p.taps * p.channel_slices * kSlice, kBlockN), divide_up(v.filters, kBlockM),
-                       v.choice.splits, v.groups, divide_up<std::int64_t>(p.pixels, kPixels));
+    p.tiles = tiles_of(divide_up(p.taps * channel_slices * kSlice, kBlockN), divide_up(v.filters, kBlockM),
+                       v.choice.splits, v.groups, divide_up<std::int64_t>(pixels, kPixels));
     p.P = v.P;
     p.Q = v.Q;
-    p.S = v.S;
+    p.step = Digits::of(kPixels, v.Q, v.P);
+    p.by_P = Divider(v.P);
+    p.by_Q = Divider(v.Q);
+    p.by_S = Divider(v.S);
+    p.by_channel_slices = Divider(channel_slices);
     p.C = v.C;
     p.filters = v.filters;
     p.groups = v.groups;
