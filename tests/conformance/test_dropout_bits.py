@@ -83,6 +83,27 @@ def test_linear_drops_the_same_elements(backend: str, p: float) -> None:
     torch.testing.assert_close(gradient, (keep.sum(1, keepdim=True) * scale).expand(6, 6).contiguous())
 
 
+@pytest.mark.parametrize("operator", ["dropout", "linear_relu_dropout"])
+@pytest.mark.parametrize("backend", serving("dropout"))
+def test_a_word_that_is_the_limit_is_kept(backend: str, operator: str) -> None:
+    """p = word / 2**32 exactly, and the next larger p, for the words of several lanes; small ones and large ones."""
+    if backend not in serving(operator):
+        pytest.skip(f"{backend} has no {operator}")
+    place = torch.tensor((2012, 7), device=DEVICE)
+    ones, words = torch.ones(6, 9, device=DEVICE), reference.words(place, 54).view(6, 9)
+    module = dispatch.implementation(backend, operator)
+
+    def kept(p: float) -> torch.Tensor:
+        if operator == "dropout":
+            return module.forward(ones, place, p) != 0
+        return module.forward(ones.new_ones(6, 1), ones.new_ones(9, 1), None, place, p, False)[0] != 0
+
+    ordered = words.flatten().sort().values.tolist()
+    for word in (ordered[0], ordered[20], ordered[33], ordered[-1]):
+        assert torch.equal(kept(word / 2**32), words >= word)
+        assert torch.equal(kept((word + 1) / 2**32), words > word)
+
+
 @pytest.mark.parametrize("backend", serving("dropout"))
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
 def test_statistics(backend: str, p: float, generator: torch.Generator) -> None:
