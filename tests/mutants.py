@@ -42,8 +42,8 @@ GROUPS = {
     "cuda": ("csrc/cuda/*/*.cu", "csrc/cuda/*/*.cuh"),
 }
 # What is written for what: sides and the like both ways, a narrow integer for a wide one.
-PAIRS = """h/w H/W R/S P/Q p/q r/s .x/.y left/top right/bottom row/column rows/columns height/width [0]/[1] </<= >/>= ==/!=
-min/max minimum/maximum and/or &&/||""".split()
+PAIRS = """h/w H/W R/S P/Q p/q r/s .x/.y left/top right/bottom row/column rows/columns height/width [0]/[1]
+</<= >/>= ==/!= min/max minimum/maximum and/or &&/||""".split()
 OTHER = {one: other for pair in PAIRS for one, other in (pair.split("/"), pair.split("/")[::-1])}
 OTHER |= {"+ 1": "- 1", "- 1": "+ 1", "int64": "int32", "int64_t": "int32_t", "uint64_t": "uint32_t"}
 SIDES = "|".join(map(re.escape, PAIRS[: PAIRS.index("</<=")])).replace("/", "|")

@@ -20,6 +20,7 @@ import alexkern.bench
 from alexkern import cli
 from alexkern.bench import record as records
 from alexkern.bench.comparison import Failure
+from support import zygote
 from support.bench_records import comparison
 
 BENCH = Path(alexkern.bench.__file__).parent
@@ -58,7 +59,8 @@ def environment() -> dict[str, str]:
 
 
 def run_pytest(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alexkern.bench", *map(str, arguments)]
+    program = "import runpy; runpy.run_module('alexkern.bench', run_name='__main__', alter_sys=True)"
+    command = [*zygote.command(program), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
