@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import random
@@ -74,6 +75,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         rng = random.Random(seed)
         files = {item.path: rng.random() for item in items}
         items.sort(key=lambda item: (files[item.path], rng.random()))
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: no collection of garbage has to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
