@@ -46,8 +46,10 @@ def test_a_folder_of_class_folders(images: Path) -> None:
     assert samples.paths == find_samples(str(images)).paths
 
 
-def test_files_are_found_by_code_point_whatever_the_file_system_says(images: Path, monkeypatch) -> None:
-    wanted, scandir = find_samples(images), os.scandir
+def test_files_are_found_by_code_point_whatever_the_file_system_says(tmp_path: Path, monkeypatch) -> None:
+    (write_images(tmp_path, 3) / "red" / "0").mkdir()
+    (tmp_path / "red" / "1.jpg").rename(tmp_path / "red" / "0" / "9.jpg")
+    wanted, scandir = find_samples(tmp_path), os.scandir
 
     class Reversed:
         def __init__(self, folder: str) -> None:
@@ -61,9 +63,10 @@ def test_files_are_found_by_code_point_whatever_the_file_system_says(images: Pat
             pass
 
     monkeypatch.setattr(os, "scandir", Reversed)
-    found = find_samples(images)
+    found = find_samples(tmp_path)
     assert (found.paths, found.labels, found.classes) == (wanted.paths, wanted.labels, wanted.classes)
-    assert list(found.paths) == sorted(found.paths)
+    red = [str(Path(path).relative_to(tmp_path / "red")) for path in found.paths[-3:]]
+    assert red == ["0/9.jpg", "0.png", "2.png"]
 
 
 def test_folders_within_classes_hidden_files_and_what_is_no_image(tmp_path: Path) -> None:
