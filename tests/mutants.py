@@ -181,21 +181,24 @@ def build(path: str) -> bool:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == 0
 
 
+def tested(*arguments: str, limit: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+
+
 def tried(slip: Slip, limit: float) -> str:
     if not build(slip.path):
         return "not built"
     end = time.monotonic() + limit
     for arguments in runs(slip.path):
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=max(end - time.monotonic(), 1)
-            )
+            done = tested(*arguments, limit=max(end - time.monotonic(), 1))
         except subprocess.TimeoutExpired:
             return "too long"
         if done.returncode not in (0, 5):  # all passed; none was chosen
-            failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
-            return f"killed by {failed[0] if failed else arguments[0]}"
+            failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.M) or arguments
+            put_back()
+            return "fails without it" if tested(*failed, limit=limit).returncode else f"killed by {failed[0]}"
     return "SURVIVED"
 
 
