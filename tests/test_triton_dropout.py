@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from alexkern import dispatch
 from alexkern.accuracy import assert_same
 from alexkern.backends.torch import dropout as reference
 from alexkern.kernels import dropout
@@ -63,10 +64,13 @@ def test_a_program_has_whole_philox_blocks_and_full_accesses(numel: int, target:
 
 
 @pytest.mark.gpu
-def test_over_2_to_the_31_elements_on_a_gpu() -> None:
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_over_2_to_the_31_elements_on_a_gpu(backend: str) -> None:
+    if reason := dispatch.missing(backend, "dropout", DEVICE.type, torch.float16):
+        pytest.skip(reason)
     numel = 2**31 + 1024
     input = torch.ones(numel, dtype=torch.float16, device=DEVICE)
     seed = torch.tensor([3, 5], device=DEVICE)
-    ours = dropout.forward(input, seed, 0.5)
+    ours = dispatch.implementation(backend, "dropout").forward(input, seed, 0.5)
     tail = torch.tensor([3, 5 + 2**31 // 4], device=DEVICE)
     assert_same(ours[2**31 :], reference.forward(input[:1024], tail, 0.5))
