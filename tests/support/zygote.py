@@ -104,7 +104,8 @@ def main(path: str, program: str, *arguments: str) -> None:
             os.close(stream)
         status = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big", signed=True)
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        with suppress(OSError):  # SIGKILL needs none, and takes none
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 
