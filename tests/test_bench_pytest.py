@@ -58,9 +58,12 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 
 
+def python_m(module: str) -> list[str]:
+    return zygote.command(f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
+
+
 def run_pytest(*arguments: object) -> subprocess.CompletedProcess[str]:
-    program = "import runpy; runpy.run_module('alexkern.bench', run_name='__main__', alter_sys=True)"
-    command = [*zygote.command(program), *map(str, arguments)]
+    command = [*python_m("alexkern.bench"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -70,7 +73,7 @@ def test_variants_are_entries_of_pytest_benchmark(tmp_path):
     shutil.copy(BENCH / "conftest.py", folder)
     (folder / "bench_synthetic.py").write_text(SYNTHETIC)
     record = tmp_path / "record.json"
-    command = [sys.executable, "-m", "pytest", folder, *ISOLATED, "--batches=2,3"]
+    command = [*python_m("pytest"), folder, *ISOLATED, "--batches=2,3"]
     command += [f"--benchmark-json={record}", "--benchmark-group-by=param:variant", "--benchmark-save=it"]
     command = [*map(str, command)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), cwd=tmp_path)
