@@ -443,7 +443,7 @@ def test_no_function_that_the_linker_could_exchange(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_an_image_of_over_2_to_the_31_values(channels: int) -> None:
+def test_max_pool2d_of_an_image_of_over_2_to_the_31_values(channels: int) -> None:
     """Of which few are looked at: pages that nobody writes to are zero, and take no memory."""
     H, W, step = 2**16 // channels + 1, 2**15, 2**12
     image = torch.empty(1, H, W, channels).permute(0, 3, 1, 2)
@@ -457,7 +457,7 @@ def test_an_image_of_over_2_to_the_31_values(channels: int) -> None:
 
 
 @pytest.mark.full
-def test_a_weight_of_over_2_to_the_31_values() -> None:
+def test_linear_relu_dropout_by_a_weight_of_over_2_to_the_31_values() -> None:
     features, rows = 2**15, 2**16 + 1
     weight = torch.empty(rows, features)
     weight[-1] = 1.0

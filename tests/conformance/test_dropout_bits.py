@@ -47,13 +47,15 @@ def test_words_of_the_torch_backend(seed: tuple[int, int]) -> None:
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("seed", SEEDS, ids=str)
 def test_same_elements_on_every_backend(backend: str, p: float, seed: tuple[int, int]) -> None:
-    """Values and gradients are dropped where the definition says, in memory order of permuted and expanded inputs."""
+    """Values and gradients are dropped where the definition says, in the memory order of the output."""
     operator = dispatch.implementation(backend, "dropout")
     place = torch.tensor(seed, device=DEVICE)
     inputs = {
         "contiguous": torch.ones(3, 7, 5, device=DEVICE),
         "permuted": torch.ones(5, 3, 7, device=DEVICE).permute(1, 2, 0),
         "expanded": torch.ones(1, 7, 1, device=DEVICE).expand(3, 7, 5),
+        "channels_last": torch.ones(2, 6, 3, 5, device=DEVICE).contiguous(memory_format=torch.channels_last),
+        "sliced": torch.ones(2, 6, 3, 5, device=DEVICE)[:, 1:4, :, ::2],
     }
     for label, input in inputs.items():
         keep = philox.keep(place, p, input)
