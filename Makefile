@@ -1,8 +1,9 @@
 PYTHON ?= python3
 CPP_FILES = $(shell find csrc examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-full test-torch test-triton test-clients bench chip lint format
+.PHONY: help build test test-full mutants test-torch test-triton test-clients bench chip lint format
 
+SEED ?= 7
 OUT ?= build/chip
 SECONDS ?= 600
 ARCHIVE ?= $(OUT)/chip.tar.gz
@@ -10,7 +11,8 @@ ARCHIVE ?= $(OUT)/chip.tar.gz
 help:
 	@echo "make build      install alexkern from this tree, with the tools of a developer"
 	@echo "make test       the quick tests"
-	@echo "make test-full  all of them"
+	@echo "make test-full  all of them, in an order drawn by SEED=7"
+	@echo "make mutants N=50 SEED=1       plants N slips one by one, and names those that the tests let pass"
 	@echo "make test-torch TORCH=2.13.0   the quick tests on another torch, in an environment of its own"
 	@echo "make test-triton TRITON=3.9.0  those of the Triton kernels on another Triton, likewise"
 	@echo "make test-clients              other people's packages on ours, likewise (docs/compatibility.md)"
@@ -26,7 +28,12 @@ test:
 	$(PYTHON) -m pytest
 
 test-full:
-	$(PYTHON) -m pytest -m "full or not full"
+	$(PYTHON) -m pytest -m "full or not full" --random-order $(SEED)
+
+N ?= 50
+mutants: SEED = 1
+mutants:
+	$(PYTHON) tests/mutants.py --n $(N) --seed $(SEED)
 
 test-torch:
 	PYTHON=$(PYTHON) .ci/test-with torch==$(TORCH) -n 2 $(PYTEST_ARGS)

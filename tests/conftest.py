@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import random
@@ -22,6 +23,9 @@ import torch  # noqa: E402
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
     os.environ.setdefault("ALEXKERN_EMULATE", "1")
+    # torch.manual_seed formats a stack trace for each kind of device that has not started: as long as a small test.
+    for kind in (torch.cuda, torch.xpu, torch.mtia):
+        kind.manual_seed_all = lambda seed: None
 
 import pytest  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -41,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     make_no_empty_folder(config)
     if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+        interpreter.hasten()
         shadow.install()
 
 
@@ -70,6 +75,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         rng = random.Random(seed)
         files = {item.path: rng.random() for item in items}
         items.sort(key=lambda item: (files[item.path], rng.random()))
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: no collection of garbage has to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

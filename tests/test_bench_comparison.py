@@ -101,6 +101,28 @@ def test_an_operator_is_timed_only_where_it_is_right(layer, wrong, direction):
 
 
 @pytest.mark.parametrize("direction", PASSES)
+def test_every_contender_gets_images_and_gradients_in_its_own_layout(direction, monkeypatch):
+    seen: list[torch.Tensor] = []
+
+    def expression(layer, input):
+        output = 2 * input
+        seen.append(input)
+        if output.requires_grad:
+            output.register_hook(seen.append)
+        return output
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    operator = Operator("operator", lambda layers: (), expression, expression)
+    trial = _trial(operator, Pooling("pool5", 16, 13), 2, direction, CPU)
+    for name in ("torch", "compiled torch", "torch channels_last", "compiled torch channels_last", "alexkern"):
+        seen.clear()
+        trial.prepare(name)()
+        last = torch.contiguous_format if name.endswith("torch") else torch.channels_last
+        assert len(seen) == (1 if direction == "forward" else 2), name
+        assert all(tensor.is_contiguous(memory_format=last) for tensor in seen), name
+
+
+@pytest.mark.parametrize("direction", PASSES)
 def test_dropout_is_held_to_its_share_its_scale_and_its_own_mask(direction):
     def trial(ours):
         expressions = (ours, lambda layer, input: F.dropout(input, 0.5), lambda layer, input: input.clone())

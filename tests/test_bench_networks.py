@@ -70,18 +70,40 @@ def small_network() -> nn.Sequential:
 
 
 TORCH_PEERS = [peer for peer in PEERS if not peer.packages]
+CONTIGUOUS = {"torch", "torch.compile contiguous"}  # every other peer of torch's has the faster layout
+
+
+def layouts(tensor: torch.Tensor) -> set[torch.memory_format]:
+    return {one for one in (torch.contiguous_format, torch.channels_last) if tensor.is_contiguous(memory_format=one)}
+
+
+@pytest.fixture
+def convolved(monkeypatch) -> list[set[torch.memory_format]]:
+    """The layouts of the images and the filters that torch's convolutions get."""
+    seen: list[set[torch.memory_format]] = []
+    conv2d = F.conv2d
+
+    def spy(input, weight, *args):
+        seen.extend(map(layouts, (input, weight)))
+        return conv2d(input, weight, *args)
+
+    monkeypatch.setattr(F, "conv2d", spy)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", lambda *args: spy(*args).relu())  # it needs a GPU
+    return seen
 
 
 @pytest.mark.parametrize("peer", TORCH_PEERS, ids=lambda peer: peer.name)
-def test_a_prepared_peer_computes_the_network_and_trains_its_own_parameters(peer, monkeypatch):
-    # Whose own work is not in question here, or needs a GPU.
-    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
-    monkeypatch.setattr(torch, "cudnn_convolution_relu", lambda input, *args: F.conv2d(input, *args).relu())
-    network, example = small_network(), torch.randn(2, 3, 8, 8)
-    expected = network(example)
-    result = peer.prepare(network.eval(), example)()
-    assert not result.requires_grad
-    torch.testing.assert_close(result, expected.detach())
+def test_a_prepared_peer_computes_the_network_and_trains_its_own_parameters(peer, convolved, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)  # whose own work is not in question here
+    layout = torch.contiguous_format if peer.name in CONTIGUOUS else torch.channels_last
+    for given in (torch.contiguous_format, torch.channels_last):
+        network, example = small_network().to(memory_format=given), torch.randn(2, 3, 8, 8).to(memory_format=given)
+        expected = network(example)
+        convolved.clear()
+        result = peer.prepare(network.eval(), example)()
+        assert convolved and all(found == {layout} for found in convolved), "timed in a layout that is not its own"
+        assert not result.requires_grad
+        torch.testing.assert_close(result, expected.detach())
     if peer.trains:
         output = peer.prepare(network.train(), example)()
         output.sum().backward()
@@ -89,10 +111,13 @@ def test_a_prepared_peer_computes_the_network_and_trains_its_own_parameters(peer
 
 
 @pytest.mark.skipif(Torchvision().missing() is not None, reason=str(Torchvision().missing()))
-def test_torchvisions_network_drops_out_as_much_as_the_one_it_is_given():
+def test_torchvisions_network_drops_out_as_much_as_the_one_it_is_given(convolved):
     network, example = models.alexnet(dropout=0.0), torch.randn(2, 3, 63, 63)
     expected = network(example)
-    torch.testing.assert_close(Torchvision().prepare(network, example)(), expected)
+    call = Torchvision().prepare(network, example)
+    convolved.clear()
+    torch.testing.assert_close(call(), expected)
+    assert convolved and all(torch.channels_last in found for found in convolved)
 
 
 def test_the_row_of_convnet_benchmarks_is_right_in_sixteen_bits(monkeypatch):

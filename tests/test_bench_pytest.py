@@ -20,6 +20,7 @@ import alexkern.bench
 from alexkern import cli
 from alexkern.bench import record as records
 from alexkern.bench.comparison import Failure
+from support import zygote
 from support.bench_records import comparison
 
 BENCH = Path(alexkern.bench.__file__).parent
@@ -57,8 +58,12 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 
 
+def python_m(module: str) -> list[str]:
+    return zygote.command(f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
+
+
 def run_pytest(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alexkern.bench", *map(str, arguments)]
+    command = [*python_m("alexkern.bench"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -68,7 +73,7 @@ def test_variants_are_entries_of_pytest_benchmark(tmp_path):
     shutil.copy(BENCH / "conftest.py", folder)
     (folder / "bench_synthetic.py").write_text(SYNTHETIC)
     record = tmp_path / "record.json"
-    command = [sys.executable, "-m", "pytest", folder, *ISOLATED, "--batches=2,3"]
+    command = [*python_m("pytest"), folder, *ISOLATED, "--batches=2,3"]
     command += [f"--benchmark-json={record}", "--benchmark-group-by=param:variant", "--benchmark-save=it"]
     command = [*map(str, command)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), cwd=tmp_path)

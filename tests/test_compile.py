@@ -52,7 +52,7 @@ def leaves_of(case: Case, generator: torch.Generator) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("case", "backend"), BACKENDS)
-@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+@pytest.mark.parametrize("compiler", [pytest.param("eager", marks=pytest.mark.full), "aot_eager"])
 def test_compiles_whole(case: Case, backend: str, compiler: str, generator: torch.Generator) -> None:
     """One graph, forward and backward, with the results of eager mode."""
     leaves = leaves_of(case, generator)

@@ -21,6 +21,7 @@ from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.augmentation import CROPS, IMAGENET_STD
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import crossovers
+from alexkern.backends.cpu import linear_relu_dropout as cpu_linear
 from alexkern.backends.torch import bits
 from alexkern.functional import augment
 from alexkern.plan import is_channels_last
@@ -438,3 +439,26 @@ def test_no_function_that_the_linker_could_exchange(name: str, tmp_path: Path) -
             if line.split()[1] in "WVu" and not re.search(rf"alexkern::{name}::|DW.ref", line)
         ]
         assert not weak
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_max_pool2d_of_an_image_of_over_2_to_the_31_values(channels: int) -> None:
+    """Of which few are looked at: pages that nobody writes to are zero, and take no memory."""
+    H, W, step = 2**16 // channels + 1, 2**15, 2**12
+    image = torch.empty(1, H, W, channels).permute(0, 3, 1, 2)
+    image = image.reshape(1, 1, H, W) if channels == 1 else image
+    assert (H - 1) * W * channels == 2**31
+    image[0, -1, -1, 0] = 3.0
+    pooled, _ = dispatch.implementation("cpu", "max_pool2d").forward(
+        image, (1, 1), (step, step), (0, 0), (1, 1), False, False
+    )
+    assert pooled[0, -1, -1, 0] == 3.0 and pooled.sum() == 3.0
+
+
+@pytest.mark.full
+def test_linear_relu_dropout_by_a_weight_of_over_2_to_the_31_values() -> None:
+    features, rows = 2**15, 2**16 + 1
+    weight = torch.empty(rows, features)
+    weight[-1] = 1.0
+    output = cpu_linear.product(torch.ones(1, features), weight, None, relu=True)
+    assert output[0, -1] == features and output.sum() == features

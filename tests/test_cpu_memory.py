@@ -32,6 +32,12 @@ pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no cpu backend: {M
 MIB = 2**20
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect() -> None:
+    """What other tests have imported takes half a second to go through, and each test here does so twice."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_lost() -> Iterator[None]:
     """Every test begins with nothing kept, and has given all back that it took."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zlib
@@ -43,6 +44,29 @@ def test_a_folder_of_class_folders(images: Path) -> None:
         Path(path).parent.name == CLASSES[label] for path, label in zip(samples.paths, samples.labels, strict=True)
     )
     assert samples.paths == find_samples(str(images)).paths
+
+
+def test_files_are_found_by_code_point_whatever_the_file_system_says(tmp_path: Path, monkeypatch) -> None:
+    (write_images(tmp_path, 3) / "red" / "0").mkdir()
+    (tmp_path / "red" / "1.jpg").rename(tmp_path / "red" / "0" / "9.jpg")
+    wanted, scandir = find_samples(tmp_path), os.scandir
+
+    class Reversed:
+        def __init__(self, folder: str) -> None:
+            with scandir(folder) as entries:
+                self.entries = sorted(entries, key=lambda entry: entry.name)[::-1]
+
+        def __enter__(self):
+            return iter(self.entries)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Reversed)
+    found = find_samples(tmp_path)
+    assert (found.paths, found.labels, found.classes) == (wanted.paths, wanted.labels, wanted.classes)
+    red = [str(Path(path).relative_to(tmp_path / "red")) for path in found.paths[-3:]]
+    assert red == ["0/9.jpg", "0.png", "2.png"]
 
 
 def test_folders_within_classes_hidden_files_and_what_is_no_image(tmp_path: Path) -> None:
@@ -223,6 +247,15 @@ def test_shares_of_a_batch_are_the_batch(count: int, batch: int, world: int) -> 
         flat = [index for step in batches for index in step]
         assert [index for step in joined for index in step] == flat[: count - count % world]
         assert all(len(part) == parts[0].share(number) for number, step in enumerate(shared) for part in step)
+
+
+def test_no_epoch_of_one_seed_is_an_epoch_of_another() -> None:
+    orders = set()
+    for seed, epoch in itertools.product(range(4), range(4)):
+        order = BatchOrder(9, 9, seed=seed)
+        order.begin(epoch)
+        orders.add(tuple(*order))
+    assert len(orders) == 16
 
 
 def test_an_epoch_has_its_own_order_and_can_be_entered_anywhere() -> None:

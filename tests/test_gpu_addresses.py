@@ -1,4 +1,4 @@
-"""On a GPU: every Triton operator, forward and backward, on tensors of over 2**31 elements.
+"""On a GPU: every operator of Triton and of CUDA C++, forward and backward, on tensors of over 2**31 elements.
 
 dropout's is in test_triton_dropout.py.
 """
@@ -41,9 +41,11 @@ def real_arguments(operator: str, N: int, generator: torch.Generator) -> tuple[t
     return (images, *arguments), (images[-1:], *arguments)
 
 
-def gradients(operator: str, args: tuple[object, ...], generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+def gradients(
+    operator: str, backend: str, args: tuple[object, ...], generator: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
     """The output, and the gradients for one that is 0 but in the last image."""
-    definition, kernels = OPERATORS[operator], dispatch.implementation("triton", operator)
+    definition, kernels = OPERATORS[operator], dispatch.implementation(backend, operator)
     outputs = kernels.forward(*args)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     saved, params = definition.save(args, outputs)
@@ -54,9 +56,12 @@ def gradients(operator: str, args: tuple[object, ...], generator: torch.Generato
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
 @pytest.mark.parametrize("operator", [operator for operator in OPERATORS if operator != "dropout"])
-def test_over_2_to_the_31_elements(operator: str) -> None:
+def test_over_2_to_the_31_elements(operator: str, backend: str) -> None:
     """The last image of very many has the output and the gradients that it has alone; whole numbers sum exactly."""
+    if reason := dispatch.missing(backend, operator, DEVICE.type, torch.float16):
+        pytest.skip(reason)
     torch.cuda.empty_cache()
     wanted_gib = 32
     if torch.cuda.mem_get_info()[0] < wanted_gib * 2**30:
@@ -64,7 +69,8 @@ def test_over_2_to_the_31_elements(operator: str) -> None:
     results = []
     for alone in (False, True):
         generator = torch.Generator().manual_seed(1)
-        results.append(gradients(operator, real_arguments(operator, LIMIT // ROW + 1, generator)[alone], generator))
+        arguments = real_arguments(operator, LIMIT // ROW + 1, generator)[alone]
+        results.append(gradients(operator, backend, arguments, generator))
     (output, grads), (output_alone, grads_alone) = results
     assert_same(output[-1:], output_alone, "output")
     for ours, alone in zip(grads, grads_alone, strict=True):

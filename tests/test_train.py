@@ -172,21 +172,25 @@ def test_a_step_is_torchs(images: Path) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_mixed_precision_keeps_float32_weights(precision: str, optimizer: str, images: Path) -> None:
-    settings = Settings(**SMALL, precision=precision, optimizer=optimizer, dropout=0.0, clip=5.0)
+    settings = Settings(**SMALL, precision=precision, optimizer=optimizer, dropout=0.0, clip=0.05)
     torch.manual_seed(1)
     exact, model = tiny(num_classes=3, dropout=0.0), tiny(num_classes=3, dropout=0.0)
     model.load_state_dict(exact.state_dict())
-    steps = [Step(exact, Settings(**SMALL, optimizer=optimizer, dropout=0.0, clip=5.0), ALONE)]
+    before = nn.utils.parameters_to_vector(exact.parameters()).detach().clone()
+    steps = [Step(exact, Settings(**SMALL, optimizer=optimizer, dropout=0.0, clip=0.05), ALONE)]
     steps.append(Step(model, settings, ALONE))
     seen = []
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
     for step in steps:
-        step(batch_of(images), 1, 0, 1e-3)
+        step(batch_of(images), 1, 0, 1.0 if optimizer == "sgd" else 1e-3)
     assert seen == [getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[precision])]
     assert steps[1].scaler.is_enabled() == (precision == "fp16")
     for ours, wanted in zip(model.parameters(), exact.parameters(), strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, wanted, rtol=0.02, atol=2.5e-3 if optimizer == "adamw" else 1e-4)
+    if optimizer == "sgd":  # whose step is as long as the clipped gradient
+        moved, wanted = (nn.utils.parameters_to_vector(m.parameters()) - before for m in (model, exact))
+        assert 0.04 < wanted.norm() < 0.1 and (moved - wanted).norm() < 0.05 * wanted.norm()
 
 
 def test_a_batch_of_damaged_images_is_a_step_without_gradient(images: Path) -> None:

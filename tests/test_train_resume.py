@@ -67,7 +67,7 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
     moment: str, saved: int, run, images: Path, whole: Path, tmp_path: Path
 ) -> None:
-    process = command("train", images, *RUN, "--out", tmp_path, at=f"{moment}:{signal.SIGKILL:d}")
+    process = command("train", images, *RUN, "--out", tmp_path, at=f"{moment}:{signal.SIGKILL:d}", begun=True)
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     state = checkpoint.load(checkpoint.newest(tmp_path))

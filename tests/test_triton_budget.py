@@ -74,26 +74,32 @@ def assert_budget(reports: list[Report]) -> None:
 
 
 def test_convolutions(cache: Path) -> None:
-    """A layer of each kind on sm_90, the first and one in groups among them."""
+    """The first layer and one in groups on sm_90, and one in between on sm_80."""
     reports = compiled(
         cache,
-        "--operator,conv2d_relu,--model,alexnet,--layer,conv1,conv4",
+        "--operator,conv2d_relu,--model,alexnet,--layer,conv1",
         "--operator,conv2d_relu,--model,alexnet_2012,--layer,conv2",
+        "--operator,conv2d_relu,--model,alexnet,--layer,conv3,--dtype,float16,--target,80",
     )
     assert_budget(reports)
-    layers = {" ".join(report.workload.split()[1:3]) for report in reports}
-    assert layers == {"alexnet conv1", "alexnet conv4", "alexnet_2012 conv2"}
+    layers = {(*report.workload.split()[1:3], report.target) for report in reports}
+    assert layers == {("alexnet", "conv1", 90), ("alexnet_2012", "conv2", 90), ("alexnet", "conv3", 80)}
     assert {report.call for report in reports} == {"forward", "backward"}
 
 
-@pytest.mark.parametrize("operator", [operator for operator in OPERATORS if operator != "conv2d_relu"])
-def test_every_other_operator(operator: str, cache: Path) -> None:
-    model = next(model for model in LAYERS if layers(operator, model))
-    batches = ",1,128,1024" if operator == "linear_relu_dropout" else ",128"  # few rows, and many, have other tiles
-    some = ",conv2,pool2,before fc7,fc7,norm2"
-    reports = compiled(cache, f"--operator,{operator},--model,{model},--layer{some},--batch{batches}")
+def test_every_other_operator(cache: Path) -> None:
+    """In one process, whose start takes as long as a kernel. Linear layers have other tiles for few rows and many."""
+    runs = []
+    for operator in OPERATORS:
+        if operator != "conv2d_relu":
+            model = next(model for model in LAYERS if layers(operator, model))
+            runs.append(f"--operator,{operator},--model,{model},--layer,conv2,pool2,before fc7,fc7,norm2")
+    linear = next(run for run in runs if "linear_relu_dropout" in run)
+    reports = compiled(cache, *runs, f"{linear},--batch,1,1024", f"{linear},--target,100")
     assert_budget(reports)
-    assert "backward" in {report.call for report in reports}
+    calls = {(report.workload.split()[0], report.call, report.target) for report in reports}
+    assert {(operator, "backward", 90) for operator in OPERATORS} - calls == {("conv2d_relu", "backward", 90)}
+    assert ("linear_relu_dropout", "forward", 100) in calls
 
 
 def test_the_other_targets(cache: Path) -> None:

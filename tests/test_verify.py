@@ -18,9 +18,10 @@ from alexkern.ops.registry import OPERATORS, served
 from alexkern.verify import children, probes, trials, verify
 from alexkern.verify.child import time_operators
 from alexkern.verify.report import Probe, Report, Row
+from support import zygote
 
 CPU = torch.device("cpu")
-START = f"import os, sys, time; sys.path[:] = {sys.path!r}\nfrom alexkern.verify import child\n"
+START = "import os, sys, time\nfrom alexkern.verify import child\n"
 # Faults, each from the fourth call of its operator on, when three trials are done.
 PLANT = """
 from alexkern.backends.torch import augment, conv2d_relu, dropout, max_pool2d
@@ -61,7 +62,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Something done in every process before its task."""
 
     def plant(program: str) -> None:
-        command = [sys.executable, "-c", f"{START}{program}\nchild.main()"]
+        command = zygote.command(f"{START}{program}\nchild.main()")
         monkeypatch.setattr(children, "child", lambda: command)
 
     return plant
@@ -87,7 +88,8 @@ def test_what_is_right_is_written_down(cache: Path, capsys: pytest.CaptureFixtur
     ("operator", "backend"),
     [("dropout", "cuda"), ("dropout", "triton"), pytest.param("augment", "triton", marks=pytest.mark.full)],
 )
-def test_simulated_backends(operator: str, backend: str) -> None:
+def test_simulated_backends(operator: str, backend: str, plant: Callable[[str], None]) -> None:
+    plant("")
     if reason := dispatch.missing(backend, operator, "cpu", torch.float32):
         pytest.skip(reason)
     report = verify([operator], [backend])
@@ -171,8 +173,9 @@ def test_an_operator_more_is_seen(plant: Callable[[str], None], monkeypatch: pyt
 
 
 def test_a_backend_that_is_not_here(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path, plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    plant("")
     monkeypatch.setenv("ALEXKERN_EMULATE", "0")
     assert cli.main(["verify", "--operator", "dropout", "--backend", "cuda"]) == 2
     assert capsys.readouterr().err.startswith("alexkern verify: backend 'cuda' is not here: CPU tensors are served by")

@@ -47,13 +47,15 @@ def test_words_of_the_torch_backend(seed: tuple[int, int]) -> None:
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("seed", SEEDS, ids=str)
 def test_same_elements_on_every_backend(backend: str, p: float, seed: tuple[int, int]) -> None:
-    """Values and gradients are dropped where the definition says, in memory order of permuted and expanded inputs."""
+    """Values and gradients are dropped where the definition says, in the memory order of the output."""
     operator = dispatch.implementation(backend, "dropout")
     place = torch.tensor(seed, device=DEVICE)
     inputs = {
         "contiguous": torch.ones(3, 7, 5, device=DEVICE),
         "permuted": torch.ones(5, 3, 7, device=DEVICE).permute(1, 2, 0),
         "expanded": torch.ones(1, 7, 1, device=DEVICE).expand(3, 7, 5),
+        "channels_last": torch.ones(2, 6, 3, 5, device=DEVICE).contiguous(memory_format=torch.channels_last),
+        "sliced": torch.ones(2, 6, 3, 5, device=DEVICE)[:, 1:4, :, ::2],
     }
     for label, input in inputs.items():
         keep = philox.keep(place, p, input)
@@ -81,6 +83,27 @@ def test_linear_drops_the_same_elements(backend: str, p: float) -> None:
     scale = 1 / (1 - p) if p < 1 else 0.0
     torch.testing.assert_close(bias_gradient, keep.sum(0) * scale)
     torch.testing.assert_close(gradient, (keep.sum(1, keepdim=True) * scale).expand(6, 6).contiguous())
+
+
+@pytest.mark.parametrize("operator", ["dropout", "linear_relu_dropout"])
+@pytest.mark.parametrize("backend", serving("dropout"))
+def test_a_word_that_is_the_limit_is_kept(backend: str, operator: str) -> None:
+    """p = word / 2**32 exactly, and the next larger p, for the words of several lanes; small ones and large ones."""
+    if backend not in serving(operator):
+        pytest.skip(f"{backend} has no {operator}")
+    place = torch.tensor((2012, 7), device=DEVICE)
+    ones, words = torch.ones(6, 9, device=DEVICE), reference.words(place, 54).view(6, 9)
+    module = dispatch.implementation(backend, operator)
+
+    def kept(p: float) -> torch.Tensor:
+        if operator == "dropout":
+            return module.forward(ones, place, p) != 0
+        return module.forward(ones.new_ones(6, 1), ones.new_ones(9, 1), None, place, p, False)[0] != 0
+
+    ordered = words.flatten().sort().values.tolist()
+    for word in (ordered[0], ordered[20], ordered[33], ordered[-1]):
+        assert torch.equal(kept(word / 2**32), words >= word)
+        assert torch.equal(kept((word + 1) / 2**32), words > word)
 
 
 @pytest.mark.parametrize("backend", serving("dropout"))

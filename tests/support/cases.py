@@ -81,13 +81,13 @@ RAGGED_CONVOLUTIONS = (
     _convolution("stride_4_first_layer", (1, 3, 31, 27), (8, 11, 11), stride=4, padding=2),
     _convolution("stride_4_no_padding", (2, 3, 24, 21), (8, 7, 7), stride=4),
     _convolution("dilation_2_1", (2, 4, 9, 8), (6, 3, 3), padding=(2, 1), dilation=(2, 1)),
-    _convolution("dilation_stride", (1, 3, 12, 11), (4, 3, 2), stride=2, padding=1, dilation=(3, 2)),
+    _convolution("dilation_stride", (1, 3, 12, 11), (4, 3, 2), stride=(2, 1), padding=(1, 2), dilation=(3, 2)),
     _convolution("padding_over_filter", (1, 2, 4, 4), (3, 2, 2), padding=3),
     _convolution("groups_3", (2, 9, 6, 6), (6, 3, 3), padding=1, groups=3),
     _convolution("depthwise", (2, 8, 6, 5), (16, 3, 3), padding=1, groups=8),
     _convolution("groups_stride_dilation", (2, 6, 11, 10), (4, 3, 3), stride=2, padding=2, dilation=2, groups=2),
     _convolution("padding_valid", (1, 3, 6, 6), (4, 3, 3), padding="valid"),
-    _convolution("padding_same_even", (1, 3, 6, 7), (4, 2, 4), padding="same"),
+    _convolution("padding_same_even", (1, 3, 6, 7), (4, 4, 3), padding="same"),
 )
 
 

@@ -63,8 +63,7 @@ def kept() -> Iterator[None]:
     dispatch._warned.clear()
     random.seed(SEED)
     np.random.seed(SEED)
-    # torch.manual_seed formats a stack trace where CUDA has not started: as long as a small test.
-    (torch.manual_seed if torch.cuda.is_initialized() else torch.default_generator.manual_seed)(SEED)
+    torch.manual_seed(SEED)
     before = {what: read() for what, (read, _) in STATE.items()}
     environment = _environment()
     _set_environment({name: value for name, value in environment.items() if name not in COLORS} | TERMINAL)

@@ -26,6 +26,7 @@ from alexkern.models import MODELS, AlexNet, read_weights
 from alexkern.nn import FusedSequential
 from alexkern.training import checkpoint, log
 from alexkern.training.step import Step
+from support import zygote
 
 CLASSES = ("blue", "green", "red")
 OPTIONS = (
@@ -122,11 +123,13 @@ def flat(value: object) -> object:
     return [flat(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def command(*arguments: object, at: str = "", **popen: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own; at: SIGNAL_AT, with spaces between several."""
+def command(*arguments: object, at: str = "", begun: bool = False, **popen: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own; at: SIGNAL_AT, with spaces between several; begun: forked (zygote.py)."""
     tests = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {"SIGNAL_AT": at, "PYTHONPATH": tests}
-    line = [sys.executable, "-m", "support.tiny", *map(str, arguments)]
+    program = "import runpy; runpy.run_module('support.tiny', run_name='__main__')"
+    start = zygote.command(program) if begun else [sys.executable, "-m", "support.tiny"]
+    line = [*start, *map(str, arguments)]
     return subprocess.Popen(line, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen)
 
 

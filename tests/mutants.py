@@ -1,0 +1,254 @@
+"""`make mutants N=50 SEED=1`: plants N small slips, one at a time, and names those that the tests let pass.
+
+A slip is drawn by the seed: of a group of files, a file, a place. Python's come from cosmic-ray (the extra [mutants]),
+those of Triton and C++, and swapped sides everywhere, from SLIPS. For each, the tests of its file are run for at most
+LIMIT seconds: one that fails has killed it. A build that fails, and a test run that is stopped, decide nothing.
+
+The file is changed where it lies and put back, also by the next run if this one is killed; a file with changes of your
+own is left alone. What was found stands in build/mutants/SEED.jsonl, and a run goes on behind it. To plant one again:
+`python tests/mutants.py --seed 1 --only 17`, and --keep leaves it planted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import test_house as house  # noqa: E402
+
+OPERATORS = [path.stem for path in (ROOT / "alexkern" / "references").glob("[a-z]*.py")]
+FOLDER = ROOT / "build" / "mutants"
+# Of each group as many: where the numbers are made, and what brings tensors there.
+GROUPS = {
+    "python": ("alexkern/**/*.py", "bench/**/*.py"),
+    "triton": ("kernels/*.py",),
+    "cpu": ("csrc/cpu/*/*.cpp", "csrc/cpu/*/*.h"),
+    "cuda": ("csrc/cuda/*/*.cu", "csrc/cuda/*/*.cuh"),
+}
+# What is written for what: sides and the like both ways, a narrow integer for a wide one.
+PAIRS = """h/w H/W R/S P/Q p/q r/s .x/.y left/top right/bottom row/column rows/columns height/width [0]/[1]
+</<= >/>= ==/!= min/max minimum/maximum and/or &&/||""".split()
+OTHER = {one: other for pair in PAIRS for one, other in (pair.split("/"), pair.split("/")[::-1])}
+OTHER |= {"+ 1": "- 1", "- 1": "+ 1", "int64": "int32", "int64_t": "int32_t", "uint64_t": "uint32_t"}
+SIDES = "|".join(map(re.escape, PAIRS[: PAIRS.index("</<=")])).replace("/", "|")
+# Where to look. What has no other is dropped.
+SLIPS = {
+    "comparison": r"(?<= )(<=?|>=?|[=!]=)(?= )",
+    "off by one": r"(?<= )([+-]) 1\b",
+    "sides": rf"(?<!\w)(?:{SIDES})(?!\w)|(?<=\w)\.[xy]\b",
+    "32 bits": r"\bu?int64(_t)?\b",
+    "and": r"(?<= )(&&|\|\||and|or)(?= )",
+    "smaller": r"\b(min|max|minimum|maximum)(?=\()",
+    "barrier": r"(\w+(::|\.))*(__sync\w+|debug_barrier|\w*(fence|wait|arrive|commit)\w*(<\w+>)?)\([^;]*\);?$",
+    "dropped line": r"(?<=    )[\w.\[\]+ ]+ [-+*|&]?= [^{}]+;$|(?<=    )[\w.]+ [-+*|&]= .+$",
+}
+QUIET = re.compile("RemoveDecorator|Variable|BitOr|AddNot|ExceptionReplacer|Is_|IsNot")  # annotations, noise
+
+
+@dataclass(frozen=True)
+class Slip:
+    path: str
+    line: int
+    kind: str
+    before: str
+    after: str
+    text: str  # the whole file with it
+
+
+def planted(path: str, source: str, text: str, kind: str) -> Slip | None:
+    """The slip that makes `text` of a file, or None where it changes nothing that runs."""
+    old, new = source.splitlines(), text.splitlines()
+    line = next((index for index, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
+    if line is None or not code(path, source)[line] or "import " in old[line]:
+        return None
+    return Slip(path, line + 1, kind, old[line].strip(), new[line].strip(), text)
+
+
+@cache
+def code(path: str, source: str) -> list[str]:
+    """The lines without comments, and in Python without strings: empty where nothing runs."""
+    if not path.endswith(".py"):
+        blank = [re.sub(r'"[^"]*"', lambda text: " " * len(text[0]), line) for line in source.splitlines()]
+        return [re.sub(r"//.*|^ *#.*|\w*assert\(.*", "", line) for line in blank]
+    lines = [list(line) for line in source.splitlines()]
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            for row in range(token.start[0] - 1, token.end[0]):
+                first = token.start[1] if row == token.start[0] - 1 else 0
+                last = token.end[1] if row == token.end[0] - 1 else len(lines[row])
+                lines[row][first:last] = " " * (last - first)
+    return ["".join(line).rstrip() for line in lines]
+
+
+def slips(path: str, source: str) -> dict[str, list[Slip]]:
+    """All of a file, by kind."""
+    found: dict[str, list[Slip]] = {}
+    whole = source.splitlines(keepends=True)
+    for number, line in enumerate(code(path, source)):
+        for kind, pattern in SLIPS.items():
+            for match in re.finditer(pattern, line):
+                other = OTHER.get(match[0], "pass" if path.endswith(".py") else ";")
+                edited = whole[number][: match.start()] + other + whole[number][match.end() :]
+                slip = planted(path, source, "".join((*whole[:number], edited, *whole[number + 1 :])), kind)
+                found.setdefault(kind, []).extend([slip] if slip else [])
+    return found
+
+
+def of_cosmic_ray(path: str, source: str) -> Iterator[tuple[str, Any]]:
+    """Its operators that have a place in the file, and how to plant a drawn one."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    nodes = [*ast_nodes(get_ast(source))]
+    for name in filter(lambda name: not QUIET.search(name), operator_names()):
+        operator = get_operator(name)()
+        if places := sum(len([*operator.mutation_positions(node)]) for node in nodes):
+            yield name, lambda rng, operator=operator, n=places: mutate_code(source, operator, rng.randrange(n))
+
+
+def draw(number: int, rng: random.Random) -> Slip:
+    """One of the groups in turn; a file by its size; a kind; a place."""
+    group = [*GROUPS][number % len(GROUPS)]
+    files = sorted({path for pattern in GROUPS[group] for path in ROOT.glob(pattern)})
+    while True:
+        (file,) = rng.choices(files, [path.stat().st_size for path in files])
+        path, source = str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")
+        if group == "python" and rng.random() < 0.7:
+            kinds: dict[str, list[tuple[str, Any]]] = {}
+            for name, plant in of_cosmic_ray(path, source):
+                kinds.setdefault(name.partition("_")[0], []).append((name, plant))
+            name, plant = rng.choice(rng.choice([*kinds.values()])) if kinds else ("", None)
+            slip = planted(path, source, plant(rng), name) if plant else None
+        else:
+            own = [found for found in slips(path, source).values() if found]
+            slip = rng.choice(rng.choice(own)) if own else None
+        if slip is not None:
+            return slip
+
+
+def runs(path: str) -> list[list[str]]:
+    """What to hand to pytest, run after run: the tests that are named after the file or import it, then conformance."""
+    parts = Path(path).with_suffix("").parts
+    stem, room = parts[-1], {"kernels": "triton", "alexkern": "torch"}.get(parts[0], parts[1])
+    room = parts[2] if parts[1] == "backends" and parts[2] in ("cpu", "cuda") else room
+    operator = next((name for name in sorted(OPERATORS, key=len)[::-1] if name in path), None)
+    tests = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda test: test.stat().st_size)
+    of_rooms = {"triton": "test_triton_", "cuda": "test_native_"}  # the others' cannot see it
+    others = tuple(prefix for other, prefix in of_rooms.items() if room in ("triton", "cpu", "cuda") and other != room)
+    tests = [test for test in tests if not test.stem.startswith(others)] if others else tests
+    words = {stem, *parts[2:-1]} - {"__init__", "torch", "cpu", "cuda", "commands", "training", "ops"}
+    named = [test for test in tests if any(word in test.stem for word in words)]
+    level, importing = {name for name, file in house.MODULES.items() if file == ROOT / path}, set[Path]()
+    while level and not importing:
+        importing = {test for test in tests if house.imports(test) & level}
+        level = {name for name, others in house.graph().items() if others & level}
+    chosen = [str(t.relative_to(ROOT)) for t in dict.fromkeys((*named, *(t for t in tests if t in importing)))]
+    found = [[test] for test in chosen[:5]]
+    if room == "cpu" and parts[0] == "csrc":
+        found.append(["tests/test_cpu.py", *(("-k", operator) if operator else ())])
+    if operator:
+        rooms = f" and {room}" if room in ("triton", "cpu", "cuda") else ""
+        found.append(["tests/conformance", "-k", f"{operator}{rooms}"])
+    whole = [["tests/test_emulator.py"], ["tests/test_sm90.py"]] if room == "cuda" else [["tests/conformance"]]
+    return found or whole
+
+
+def build(path: str) -> bool:
+    """Compile what the file is compiled to; Python sources have to compile too."""
+    command = [sys.executable, "-m", "py_compile", path]
+    if path.startswith("csrc/cuda"):
+        command = [sys.executable, "-c", "from alexkern.backends.cuda import emulated; emulated.load()"]
+    elif path.startswith("csrc/cpu"):
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    environment = os.environ | {"ALEXKERN_EMULATE": "1", "ALEXKERN_SKIP_CUDA": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == 0
+
+
+def tested(*arguments: str, limit: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+
+
+def tried(slip: Slip, limit: float) -> str:
+    if not build(slip.path):
+        return "not built"
+    end = time.monotonic() + limit
+    for arguments in runs(slip.path):
+        try:
+            done = tested(*arguments, limit=max(end - time.monotonic(), 1))
+        except subprocess.TimeoutExpired:
+            return "too long"
+        if done.returncode not in (0, 5):  # all passed; none was chosen
+            failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.M) or arguments
+            put_back()
+            return "fails without it" if tested(*failed, limit=limit).returncode else f"killed by {failed[0]}"
+    return "SURVIVED"
+
+
+def put_back() -> None:
+    """What a run that was killed left planted."""
+    if (kept := FOLDER / "original.json").exists():
+        path, text = json.loads(kept.read_text())
+        (ROOT / path).write_text(text, encoding="utf-8")
+        if path.startswith("csrc/"):
+            build(path)
+        kept.unlink()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds for the tests of one")
+    parser.add_argument("--only", type=int, help="the number of one")
+    parser.add_argument("--keep", action="store_true", help="plant it, and stop")
+    options = parser.parse_args()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    put_back()
+    journal = FOLDER / f"{options.seed}.jsonl"
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    done = {line["number"]: line for line in map(json.loads, lines)}
+    for number in range(options.n) if options.only is None else [options.only]:
+        slip = draw(number, random.Random(f"{options.seed} {number}"))
+        known = asdict(slip) | {"text": None, "number": number}
+        if options.only is None and number in done and done[number] | {"found": None} == known | {"found": None}:
+            continue
+        if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", slip.path], cwd=ROOT).returncode != 0:
+            raise SystemExit(f"mutants: {slip.path} has changes that are not committed")
+        original = (ROOT / slip.path).read_text(encoding="utf-8")
+        (FOLDER / "original.json").write_text(json.dumps([slip.path, original]))
+        (ROOT / slip.path).write_text(slip.text, encoding="utf-8")
+        print(f"{number}: {slip.path}:{slip.line}, {slip.kind}\n  - {slip.before}\n  + {slip.after}", flush=True)
+        if options.keep:
+            return 0
+        try:
+            found = tried(slip, options.limit)
+        finally:
+            put_back()
+        print(f"  {found}", flush=True)
+        done[number] = known | {"found": found}
+        with journal.open("a") as file:
+            file.write(json.dumps(done[number]) + "\n")
+    print(Counter(line["found"].partition(" by ")[0] for line in done.values()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
