@@ -1,4 +1,4 @@
-"""Small networks as people write them, drawn from a seed: styles, orders of layers, flags, taps and skip connections."""
+"""Small networks as people write them, drawn from a seed: styles, orders of layers, flags, taps, skip connections."""
 
 from __future__ import annotations
 
