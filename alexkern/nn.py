@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -139,7 +139,7 @@ def watcher(input: Any) -> str | None:
 
 
 class Match(NamedTuple):
-    """The children of a Sequential that one operator stands for."""
+    """The layers that one operator stands for."""
 
     operator: Operator
     modules: tuple[Any, ...]
@@ -150,14 +150,22 @@ class Match(NamedTuple):
 
 def match(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
     """The longest run from `index` on that one operator stands for, or why the child has to run as it is."""
+    return longest(children[index:], type, lambda module: why_not_bare(module, changed))
+
+
+def longest(layers: Sequence[Any], kind: Callable[[Any], type], why_not: Callable[[Any], str | None]) -> Match | str:
+    """The longest run from the first on: of modules, or of what alexkern.compiler reads as such in a captured graph.
+
+    kind: the class of torch's that a layer is. why_not: why it has to run as it is, if it has.
+    """
     reason = "not torch's own class"
-    for layers, operator, behind in registry.runs().get(type(children[index]), ()):
-        run: tuple[Any, ...] = tuple(children[index : index + len(layers)])
-        if tuple(map(type, run)) != layers:
+    for kinds, operator, behind in registry.runs().get(kind(layers[0]), ()):
+        run: tuple[Any, ...] = tuple(layers[: len(kinds)])
+        if tuple(map(kind, run)) != kinds:
             reason = behind
             continue
-        for module in run:
-            found = why_not_bare(module, changed)
+        for layer in run:
+            found = why_not(layer)
             if found is not None:
                 break
         else:
