@@ -91,13 +91,13 @@ class FusedSequential(nn.Sequential):
             if isinstance(module, nn.Conv2d) and input.dim() == 4 and not is_channels_last(input):
                 # torch answers in channels_last where the weight is, whatever the input's format
                 restore = not is_channels_last(module.weight)
-                input = _to_channels_last(input)
+                input = to_channels_last(input)
             input = found(input)
             index += len(found.modules)
         return input.contiguous() if restore else input
 
 
-def _to_channels_last(input: Tensor) -> Tensor:
+def to_channels_last(input: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active():  # vmap knows strides, but no memory formats
         return input.movedim(1, -1).contiguous().movedim(-1, 1)
     return input.contiguous(memory_format=torch.channels_last)
