@@ -52,8 +52,8 @@ def compile_graph(
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
-    compiled: Any = compile_fx(module, inputs, config_patches=list_mode_options(mode) if mode else None)
-    return compiled  # type: ignore[no-any-return]
+    compiled: Callable[..., Any] = compile_fx(module, inputs, config_patches=list_mode_options(mode) if mode else None)
+    return compiled
 
 
 class Layer(SimpleNamespace):
@@ -178,7 +178,7 @@ def lies_channels_last(value: Tensor) -> bool:
 
 
 def folds(norm: Layer, layer: Layer, output: Tensor) -> bool:
-    """Whether a call behind a layer is a scale and a shift of its channels, and there is less to scale in the filters."""
+    """Whether a call behind a layer is a scale and a shift of its channels, of which the filters have fewer numbers."""
     if layer.kind not in (nn.Conv2d, nn.Linear) or norm.kind is not nn.BatchNorm2d:
         return False
     filters = example(layer._parameters["weight"])
@@ -236,8 +236,9 @@ class Rewriting:
         found = longest(layers, lambda layer: layer.kind, lambda layer: None)
         if not isinstance(found, Match):
             return
-        serves = dispatch.resolve_name(found.operator.name, example(layers[0].input))
-        if self.compiled and serves == "torch":
+        input = example(layers[0].input)
+        serves = dispatch.resolve_name(found.operator.name, input)
+        if self.compiled and serves == "torch" and not (found.operator.pools and input.is_cpu):
             return
         del nodes[len(found.modules) + (norm is not None) :]
         last = nodes[-1]

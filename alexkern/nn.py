@@ -13,7 +13,7 @@ from torch.nn.modules import module as module_globals
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from alexkern import dispatch, functional
+from alexkern import functional
 from alexkern.ops import registry
 from alexkern.ops.checks import FLOATING
 from alexkern.ops.operator import Operator
@@ -130,7 +130,8 @@ def watcher(input: Any) -> str | None:
     if torch.compiler.is_compiling():
         if torch.compiler.is_exporting():
             return "torch.export is tracing"
-        if not _is_plain(input) or all(dispatch.traced_name(name, input) == "torch" for name in registry.OPERATORS):
+        trains, operators = torch.is_grad_enabled(), registry.OPERATORS.values()
+        if not _is_plain(input) or all(operator.left_to_compiler(input, trains) for operator in operators):
             return "torch.compile is tracing, and would call nothing of ours"
         return None
     if torch._C._len_torch_dispatch_stack() > 0:
