@@ -143,7 +143,7 @@ class FrozenLayer(Frozen):
         """torch's own layer, which is this one but for the class: all else they share."""
         if packed is not None:
             return {"": packed.children[0]}
-        layer = object.__new__(type(self).__bases__[-1])
+        layer: nn.Module = object.__new__(type(self).__bases__[-1])
         object.__setattr__(layer, "__dict__", vars(self))
         return {"": layer}
 
