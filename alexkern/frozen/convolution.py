@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexkern import functional
+from alexkern.backends import cpu
 from alexkern.backends.cpu import winograd
+from alexkern.backends.cpu.crossovers import in_tiles, least_tiles
+from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.frozen import images as taken
 from alexkern.frozen.step import PackedRun, Way, onednn_serves
 from alexkern.geometry import Pair, convolution
@@ -91,16 +94,20 @@ class InTiles(_OneDnn):
 
     @classmethod
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> InTiles | None:
-        if not onednn_serves(weight):
+        if not onednn_serves(weight) or cpu.missing(weight.device.type, weight.dtype) is not None:
             return None
-        filters = winograd.pack(weight, step.stride, step.padding, step.dilation, step.groups)
-        return None if filters is None else cls(step, filters)
+        one_pixel = torch.empty((1, step.channels, 1, 1), device="meta")
+        of = convolution(one_pixel, weight, step.stride, step.padding, step.dilation, step.groups)
+        if least_tiles("packed", of, True) is None:
+            return None
+        filters = winograd.pack(weight, of)
+        return cls(step, filters._replace(packed=in_huge_pages(filters.packed)))
 
     def serves(self, images: Tensor) -> bool:
-        return winograd.pays(images, self.filters)
+        return in_tiles("packed", self.filters.over(images), True)
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
-        return winograd.convolve(images, self.filters, self.bias, relu)
+        return winograd.convolve(images, self.filters, self.bias, relu, True)
 
 
 class InBlocks(_OneDnn):
