@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch.nn.modules import module as module_globals
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from alexkern import dispatch, functional
+from alexkern import functional
 from alexkern.ops import registry
 from alexkern.ops.checks import FLOATING
 from alexkern.ops.operator import Operator
@@ -92,7 +92,7 @@ class FusedSequential(nn.Sequential):
                 if gains and not is_channels_last(input):
                     # torch answers in channels_last where the weight is, whatever the input's format
                     restore = not is_channels_last(module.weight)
-                    input = _to_channels_last(input)
+                    input = to_channels_last(input)
                 elif restore and not gains:
                     input, restore = input.contiguous(), False
             input = found(input)
@@ -113,7 +113,7 @@ def _gains_by_channels_last(found: Match, images: Tensor) -> bool:
     return len(found.modules) == 3 and N > 1 and 2 * N * H * W >= weight[0].numel()
 
 
-def _to_channels_last(input: Tensor) -> Tensor:
+def to_channels_last(input: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active():  # vmap knows strides, but no memory formats
         return input.movedim(1, -1).contiguous().movedim(-1, 1)
     return input.contiguous(memory_format=torch.channels_last)
@@ -146,7 +146,8 @@ def watcher(input: Any) -> str | None:
     if torch.compiler.is_compiling():
         if torch.compiler.is_exporting():
             return "torch.export is tracing"
-        if not _is_plain(input) or all(dispatch.traced_name(name, input) == "torch" for name in registry.OPERATORS):
+        trains, operators = torch.is_grad_enabled(), registry.OPERATORS.values()
+        if not _is_plain(input) or all(operator.left_to_compiler(input, trains) for operator in operators):
             return "torch.compile is tracing, and would call nothing of ours"
         return None
     if torch._C._len_torch_dispatch_stack() > 0:
@@ -155,7 +156,7 @@ def watcher(input: Any) -> str | None:
 
 
 class Match(NamedTuple):
-    """The children of a Sequential that one operator stands for."""
+    """The layers that one operator stands for."""
 
     operator: Operator
     modules: tuple[Any, ...]
@@ -166,14 +167,22 @@ class Match(NamedTuple):
 
 def match(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
     """The longest run from `index` on that one operator stands for, or why the child has to run as it is."""
+    return longest(children[index:], type, lambda module: why_not_bare(module, changed))
+
+
+def longest(layers: Sequence[Any], kind: Callable[[Any], type], why_not: Callable[[Any], str | None]) -> Match | str:
+    """The longest run from the first on: of modules, or of what alexkern.compiler reads as such in a captured graph.
+
+    kind: the class of torch's that a layer is. why_not: why it has to run as it is, if it has.
+    """
     reason = "not torch's own class"
-    for layers, operator, behind in registry.runs().get(type(children[index]), ()):
-        run: tuple[Any, ...] = tuple(children[index : index + len(layers)])
-        if tuple(map(type, run)) != layers:
+    for kinds, operator, behind in registry.runs().get(kind(layers[0]), ()):
+        run: tuple[Any, ...] = tuple(layers[: len(kinds)])
+        if tuple(map(kind, run)) != kinds:
             reason = behind
             continue
-        for module in run:
-            found = why_not_bare(module, changed)
+        for layer in run:
+            found = why_not(layer)
             if found is not None:
                 break
         else:

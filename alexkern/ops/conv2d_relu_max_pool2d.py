@@ -76,6 +76,7 @@ class Conv2dReluMaxPool2d(Operator):
     backward_schema = f"Tensor input, Tensor weight, Tensor offsets, {SETTINGS}, {WINDOW}"
     num_tensors = 3
     num_differentiable = 3
+    pools = True
     has_offsets = True
     layers = ((nn.Conv2d, nn.ReLU, nn.MaxPool2d), (nn.Conv2d, nn.MaxPool2d, nn.ReLU))  # ReLU is monotone
     reference = REFERENCE

@@ -35,6 +35,7 @@ class Description:
     backward_schema: ClassVar[str]  # of the saved tensors and parameters that follow grad
     num_tensors: ClassVar[int]  # how many of the arguments are tensors; they come first
     num_differentiable: ClassVar[int]  # how many of those may have gradients; they come first
+    pools: ClassVar[bool] = False  # whether it is torch's max-pooling in the end
     has_offsets: ClassVar[bool] = False  # offsets or a mask behind the output, if its last argument asks for them
 
     layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for

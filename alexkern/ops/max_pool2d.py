@@ -72,6 +72,7 @@ class MaxPool2d(Operator):
     backward_schema = f"Tensor offsets, SymInt[4] input_shape, bool channels_last, {WINDOW}"
     num_tensors = 1
     num_differentiable = 1
+    pools = True
     has_offsets = True
     layers = ((nn.MaxPool2d,),)
     reference = REFERENCE
