@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from alexkern.console import printable, table
-from alexkern.frozen.modules import FrozenSequential
+from alexkern.frozen.modules import FrozenLayer, FrozenSequential, PackedConv2d, PackedLinear
 from alexkern.frozen.step import ByOperator, Step
 from alexkern.nn import Dropout, FusedSequential, LocalResponseNorm, Match, MaxPool2d, changed_layers, match, watcher
 from alexkern.ops import registry
 
 M = TypeVar("M", bound=nn.Module)
 LAYERS = (MaxPool2d, Dropout, LocalResponseNorm)  # each has torch's class for its base
+TORCHS: dict[type, Any] = {FrozenSequential: nn.Sequential} | {
+    kind: kind.__bases__[-1] for kind in (*LAYERS, FusedSequential, PackedConv2d, PackedLinear)
+}
 
 
 def fuse(model: M) -> M:
@@ -50,12 +53,9 @@ def unfuse(model: M) -> M:
         The same model.
     """
     for module in _modules("unfuse", model):
-        if type(module) in LAYERS:
-            module.__class__ = type(module).__base__  # type: ignore[assignment]
-        elif type(module) in (FusedSequential, FrozenSequential):
-            module.__class__ = nn.Sequential
+        if type(module) in TORCHS:
+            module.__class__ = TORCHS[type(module)]
             vars(module).pop("_plan", None)
-            vars(module).pop("_packed", None)
     return model
 
 
@@ -134,6 +134,8 @@ def _entries(
         found: Match | str = "not in a FusedSequential"
         if type(child) in LAYERS:
             found, step = Match(registry.runs()[type(child).__base__][0][1], (child,)), None  # type: ignore[index]
+        elif isinstance(child, FrozenLayer) and watching is None:
+            step = child.step()
         elif forward in (FusedSequential.forward, FrozenSequential.forward):
             found = watching or match(children, index, changed)
         if step is None:

@@ -17,7 +17,8 @@ from alexkern import optional, processor
 from alexkern._nvcc import PLACES, find_nvcc, too_old
 from alexkern._version import __version__
 from alexkern.backends import cpu, extension
-from alexkern.backends.cpu import memory, winograd
+from alexkern.backends.cpu import memory
+from alexkern.backends.cpu.crossovers import CONVOLUTIONS
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ def info() -> Info:
 
 
 def _snapshots() -> str:
-    reason = winograd.missing("cpu", torch.float32)
+    reason = cpu.missing("cpu", torch.float32)
+    if reason is None and "packed" not in CONVOLUTIONS[cpu.native().isa()]:
+        reason = f"others do not pay with {cpu.native().isa()}"
     if reason is None:
         return "on a CPU with 3x3 and 5x5 convolutions in fewer products"
     return f"on a CPU with oneDNN's convolutions alone: {reason}"

@@ -69,9 +69,8 @@ class FusedSequential(nn.Sequential):
     """
 
     def __prepare_scriptable__(self) -> nn.Module:
-        raise RuntimeError(
-            "alexkern.nn.FusedSequential: torch.jit.script is not supported; use torch.compile or torch.export"
-        )
+        name = type(self).__name__
+        raise RuntimeError(f"torch.jit.script is not supported; use torch.compile or torch.export, for {name}")
 
     def forward(self, input: Any) -> Any:
         fuses = watcher(input) is None
@@ -88,13 +87,30 @@ class FusedSequential(nn.Sequential):
                 index += 1
                 continue
             module = found.modules[0]
-            if isinstance(module, nn.Conv2d) and input.dim() == 4 and not is_channels_last(input):
-                # torch answers in channels_last where the weight is, whatever the input's format
-                restore = not is_channels_last(module.weight)
-                input = to_channels_last(input)
+            if isinstance(module, nn.Conv2d) and input.dim() == 4:
+                gains = _gains_by_channels_last(found, input)
+                if gains and not is_channels_last(input):
+                    # torch answers in channels_last where the weight is, whatever the input's format
+                    restore = not is_channels_last(module.weight)
+                    input = to_channels_last(input)
+                elif restore and not gains:
+                    input, restore = input.contiguous(), False
             input = found(input)
             index += len(found.modules)
         return input.contiguous() if restore else input
+
+
+def _gains_by_channels_last(found: Match, images: Tensor) -> bool:
+    """Whether a convolution is faster in that format, its filters brought there at each call included.
+
+    On a CPU only the pooling behind it is, and has to make up for the filters: measured at 2 to 224 pixels, batches of
+    1 to 32, forward and backward. A tracer's sizes may be symbols, which are not to be asked.
+    """
+    weight = found.modules[0].weight
+    if images.device.type != "cpu" or torch.compiler.is_compiling() or is_channels_last(weight):
+        return True
+    N, _, H, W = images.shape
+    return len(found.modules) == 3 and N > 1 and 2 * N * H * W >= weight[0].numel()
 
 
 def to_channels_last(input: Tensor) -> Tensor:

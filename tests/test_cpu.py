@@ -27,7 +27,7 @@ from alexkern.plan import is_channels_last
 from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = [path for path in sorted(ROOT.glob("csrc/cpu/*/*.cpp")) if path.stem != "winograd"]  # for every set
+SOURCES = sorted(ROOT.glob("csrc/cpu/*/*.cpp"))  # for every set
 MISSING = cpu.missing("cpu", torch.float32)
 ISAS = () if extension.cpu.module is None else tuple(extension.cpu.module.isas)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -170,9 +170,8 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
     native = SimpleNamespace(
         __version__="1",
         compiler="GCC 7",
-        winograd_is_supported=lambda: True,
-        isa=lambda: "best",
-        isas=["good", "best"],
+        isa=lambda: "avx2",
+        isas=["portable", "avx2"],
         memory_use=lambda: (2**30, 3 * 2**20),
     )
     monkeypatch.setattr(extension.cpu, "module", native)
@@ -182,7 +181,7 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
         "GPU B, compute capability 8.6 (not usable by this torch)",
     )
     assert found.driver == "570.1 (CUDA 12.8)"
-    assert found.native["_cpu"] == "1, built by GCC 7; runs best, of good, best"
+    assert found.native["_cpu"] == "1, built by GCC 7; runs avx2, of portable, avx2"
     assert found.native["_cuda"] == (
         "0, built with CUDA 13.1 for sm_90a, compute_80; needs a driver for CUDA 13.0 or newer, and the one here is "
         "for 12.8"

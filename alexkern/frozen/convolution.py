@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexkern import functional
+from alexkern.backends import cpu
 from alexkern.backends.cpu import winograd
+from alexkern.backends.cpu.crossovers import in_tiles, least_tiles
+from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.frozen import images as taken
 from alexkern.frozen.step import PackedRun, Way, onednn_serves
 from alexkern.geometry import Pair, convolution
@@ -20,12 +23,15 @@ from alexkern.ops.checks import pair
 from alexkern.ops.convolution import convolution_of
 from alexkern.plan import is_channels_last
 
+# Pixels of images from which on oneDNN reads the same blocks for all sizes; of smaller ones, how many sizes may have
+# blocks of their own: below 11 pixels some layers' are others, and to bring them into order takes up to 45 ms a call.
+LARGE, MOST_SIZES = 17, 4
+
 
 class Plan(NamedTuple):
-    """What freeze was told, by the names of children."""
+    """What freeze was told."""
 
-    sizes: Mapping[str, tuple[int, ...]]  # of what convolutions get
-    head: str  # the model's first convolution, if it is here
+    head: str | None  # the child that is the model's first convolution, if it is here
     bytes_to: taken.Normalisation | None  # of what it takes
 
 
@@ -88,38 +94,61 @@ class InTiles(_OneDnn):
 
     @classmethod
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> InTiles | None:
-        if not onednn_serves(weight):
+        if not onednn_serves(weight) or cpu.missing(weight.device.type, weight.dtype) is not None:
             return None
-        filters = winograd.pack(weight, step.stride, step.padding, step.dilation, step.groups)
-        return None if filters is None else cls(step, filters)
+        one_pixel = torch.empty((1, step.channels, 1, 1), device="meta")
+        of = convolution(one_pixel, weight, step.stride, step.padding, step.dilation, step.groups)
+        if least_tiles("packed", of, True) is None:
+            return None
+        filters = winograd.pack(weight, of)
+        return cls(step, filters._replace(packed=in_huge_pages(filters.packed)))
 
     def serves(self, images: Tensor) -> bool:
-        return winograd.pays(images, self.filters)
+        return in_tiles("packed", self.filters.over(images), True)
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
-        return winograd.convolve(images, self.filters, self.bias, relu)
+        return winograd.convolve(images, self.filters, self.bias, relu, True)
 
 
 class InBlocks(_OneDnn):
-    """By oneDNN, with filters in the blocks that its kernels read."""
+    """By oneDNN, with filters in the blocks that its kernels read for images of the first sizes that come."""
 
     words = "in oneDNN blocks"
 
     def __init__(self, step: FrozenConvolution, weight: Tensor):
         super().__init__(step)
+        self.weight = weight
         self.geometry = (step.padding, step.stride, step.dilation, step.groups)
-        self.weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.geometry, step.input_size)
+        self.packed: dict[tuple[int, ...], Tensor] = {}  # by the sizes of small images
 
     @classmethod
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> InBlocks | None:
         return cls(step, weight) if onednn_serves(weight) else None
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor:
-        # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
-        value: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            images, self.weight, self.bias, *self.geometry, "none", [], ""
-        )
+        padding, stride, dilation, groups = self.geometry
+        packed = self.packed_for(images)
+        if packed is None:
+            value = torch.conv2d(images.contiguous(), self.weight, self.bias, stride, padding, dilation, groups)
+            value = value.contiguous(memory_format=torch.channels_last)
+        else:  # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place
+            value = torch.ops.mkldnn._convolution_pointwise(images, packed, self.bias, *self.geometry, "none", [], "")
         return value.relu_() if relu else value
+
+    def packed_for(self, images: Tensor) -> Tensor | None:
+        """The filters for images of this size, whatever their number; None where too many sizes have come."""
+        size = images.shape[2:]
+        key = () if min(size) >= LARGE else tuple(size)
+        packed = self.packed.get(key)
+        if packed is None and (not key or len(self.packed) < MOST_SIZES):
+            padding, stride, dilation, groups = self.geometry
+            of = convolution(images, self.weight, stride, padding, dilation, groups)
+            if of.P > 0 and of.Q > 0:  # else torch says what is wrong
+                packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(
+                    self.weight.to_mkldnn(), *self.geometry, (1, *images.shape[1:])
+                )
+                self.packed[key] = packed
+        return packed
 
 
 class Plain(Way):
@@ -150,14 +179,12 @@ class FrozenConvolution(PackedRun):
     by_image = True
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, found: Match | None, name: str, plan: Plan):
-        size = plan.sizes.get(name, ())
         self.stride = pair("freeze", "stride", conv.stride, 1)
         self.dilation, self.groups = pair("freeze", "dilation", conv.dilation, 1), conv.groups
         self.padding = symmetric_padding(conv) or (0, 0)
         self.channels, self.channels_last = conv.weight.shape[1] * conv.groups, is_channels_last(conv.weight)
-        self.input_size = size if len(size) == 4 and size[1] == self.channels else None
         rest = () if found is None else found.modules[1:]
-        pool: Any = rest[1] if len(rest) == 2 else None
+        pool: Any = next((layer for layer in rest if type(layer) is nn.MaxPool2d), None)
         self.pools = pool is not None
         self.window = (pool.kernel_size, pool.stride, pool.padding, 1, pool.ceil_mode) if self.pools else None
         weight, bias = folded(conv, norm)

@@ -97,6 +97,20 @@ inline void store_part(float* to, Floats value, int count) {
 #endif
 }
 
+// A vector of which `count` numbers are there: none where it is below 1.
+inline Floats load_some(const float* from, std::int64_t count) {
+    if (count >= LANES) return load<Floats>(from);
+    return count > 0 ? load_part(from, static_cast<int>(count)) : Floats{};
+}
+
+inline void store_some(float* to, Floats value, std::int64_t count) {
+    if (count >= LANES) {
+        store(to, value);
+    } else if (count > 0) {
+        store_part(to, value, static_cast<int>(count));
+    }
+}
+
 inline Ints load_part(const std::int32_t* from, int count) {
     return Ints(load_part(reinterpret_cast<const float*>(from), count));
 }
@@ -200,27 +214,45 @@ inline Bytes narrow(Ints x) {
 }
 
 // a0 b0 a1 b1 ..., the lower half and the upper.
+template <typename Vector>
 struct Interleaved {
-    Longs low, high;
+    Vector low, high;
 };
 
-inline Interleaved interleave(Longs a, Longs b) {
-    constexpr int count = LANES / 2;
+template <typename Vector>
+inline Interleaved<Vector> interleave(Vector a, Vector b) {
+    constexpr int count = sizeof(a) / sizeof(a[0]);
 #if defined(__clang__)
-    Interleaved both;
+    Interleaved<Vector> both;
     for (int i = 0; i < count; ++i) {
         (2 * i < count ? both.low : both.high)[2 * i % count] = a[i];
         (2 * i < count ? both.low : both.high)[2 * i % count + 1] = b[i];
     }
     return both;
 #else
-    Longs low, high;
+    decltype(a < b) low, high;
     for (int i = 0; i < count; ++i) {
         low[i] = i / 2 + i % 2 * count;
         high[i] = low[i] + count / 2;
     }
     return {__builtin_shuffle(a, b, low), __builtin_shuffle(a, b, high)};
 #endif
+}
+
+// x[i][j] becomes x[j][i]: each round moves the uppermost bit of a place's i j to its end.
+inline void transpose(Floats (&x)[LANES]) {
+#pragma GCC unroll 4
+    for (int round = 1; round < LANES; round *= 2) {
+        Floats turned[LANES];
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; ++i) {
+            const Interleaved<Floats> pair = interleave(x[i], x[i + LANES / 2]);
+            turned[2 * i] = pair.low;
+            turned[2 * i + 1] = pair.high;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; ++i) x[i] = turned[i];
+    }
 }
 
 }  // namespace alexkern::ALEXKERN_ISA

@@ -10,6 +10,7 @@
 #include "linear_relu_dropout/linear_relu_dropout.h"
 #include "local_response_norm/local_response_norm.h"
 #include "max_pool2d/max_pool2d.h"
+#include "winograd/winograd.h"
 
 #define TEXT_OF(name) #name
 #define TEXT(name) TEXT_OF(name)
@@ -102,6 +103,28 @@ void cut_out(std::int64_t H, std::int64_t W, const augment::Part& part, std::int
     }
 }
 
+// All orders of a weight in memory, both formats of images, with and without what may be missing.
+void convolve(const winograd::Shape& at) {
+    const std::int64_t taps = at.R * at.R, points = (at.R + 1) * (at.R + 1), C = at.groups * at.C, K = at.groups * at.K;
+    const std::int64_t pixels = at.N * C * at.H * at.W, outputs = at.N * K * at.height() * at.width();
+    const std::int64_t panels = (at.K + winograd::FILTERS - 1) / winograd::FILTERS;
+    const std::vector<float> input = floats(pixels), weight = floats(K * at.C * taps), bias = floats(K);
+    std::vector<float> filters(at.groups * panels * points * at.C * winograd::FILTERS), output(outputs);
+    std::vector<float> workspace(THREADS * winograd::workspace<OWN>(at));
+    const std::int64_t steps[][3] = {
+        {at.C * taps, taps, 1}, {at.C * taps, 1, at.C}, {taps, at.K * taps, 1}, {1, at.K * taps, at.K}};
+    for (const auto& step : steps) {
+        const winograd::Weight of{weight.data(), at.K * at.C * taps, step[0], step[1], step[2], step[0] == taps};
+        winograd::pack<OWN>({at, of, filters.data(), THREADS});
+    }
+    for (const bool channels_last : {false, true}) {
+        winograd::convolve<OWN>({at, channels_last, input.data(), input.data(), filters.data(), bias.data(), true,
+                                 output.data(), workspace.data(), THREADS});
+        winograd::convolve<OWN>({at, channels_last, input.data(), nullptr, filters.data(), nullptr, false,
+                                 output.data(), workspace.data(), 1});
+    }
+}
+
 }  // namespace
 }  // namespace alexkern
 
@@ -140,6 +163,15 @@ int main() {
         for (const std::int64_t C : {1, 3, 17, 48, 385, 800}) {
             for (const std::int64_t K : {1, 5, 16, 37}) linear(N, C, K);
         }
+    }
+    for (const std::int64_t R : {3, 5}) {
+        for (const std::int64_t C : {1, 3, 17, 40}) {
+            for (const std::int64_t K : {1, 7, 33}) convolve({2, C, 7, 9, K, R, R / 2, R / 2, 2});
+            convolve({1, C, R, R, 5, R, 0, 0, 1});
+            convolve({1, C, R, 2, 5, R, R + 1, R + 2, 1});
+            convolve({2, C, 6, 5, 5, R, -1, 0, 1});  // of the gradient, with padding beyond the filter
+        }
+        convolve({3, 48, 14, 41, 40, R, R / 2, R / 2, 1});
     }
     linear(3, 2048, 1024);  // past the caches, at an address that may be none for it
     std::vector<float> from = floats(1000), to(1024);

@@ -1,7 +1,85 @@
-"""conv2d_relu by torch: its convolution on the caller's tensors, then a ReLU in place, which is one pass already."""
+"""conv2d_relu in fewer products by csrc/cpu/winograd, where crossovers.py says so.
+
+Else by torch on the caller's tensors: its convolution, then a ReLU in place, which is one pass already.
+"""
 
 from __future__ import annotations
 
-from alexkern.backends.torch.conv2d_relu import backward, forward
+from typing import Any
 
-__all__ = ["backward", "forward"]
+import torch
+from torch import Tensor
+
+from alexkern.backends.cpu import winograd
+from alexkern.backends.cpu.crossovers import in_tiles
+from alexkern.backends.torch import conv2d_relu as definition
+from alexkern.geometry import Pair, convolution
+from alexkern.plan import is_channels_last
+
+
+def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
+    output = tiled(input, weight, bias, *args, relu=True)
+    return definition.forward(input, weight, bias, *args) if output is None else output
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias, those that `needs` asks for."""
+    return gradients(grad, output, input, weight, stride, padding, dilation, groups, needs)
+
+
+def tiled(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    *,
+    relu: bool,
+) -> Tensor | None:
+    """The convolution in fewer products, or None where it has to be torch's."""
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    of = convolution(input, weight, stride, padding, dilation, groups)
+    if not in_tiles("forward", of, channels_last):
+        return None
+    return winograd.convolve(input, winograd.pack(weight, of), bias, relu, channels_last)
+
+
+def gradients(
+    grad: Tensor,
+    gate: Tensor | None,
+    input: Tensor,
+    weight: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Those of a convolution; with a gate, of the ReLU behind it, whose output that is."""
+    if gate is not None and any(needs[1:]):
+        grad, gate = torch.ops.aten.threshold_backward(grad, gate, 0), None
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    input_grad = None
+    of = convolution(input, weight, stride, padding, dilation, groups)
+    if needs[0] and in_tiles("input_grad", winograd.of_input_grad(of), channels_last):
+        filters = winograd.pack(weight, of, for_input_grad=True)
+        input_grad = winograd.convolve(grad, filters, None, False, channels_last, gate)
+    theirs = (needs[0] and input_grad is None, *needs[1:])
+    if not any(theirs):
+        return input_grad, None, None
+    if gate is not None:
+        grad = torch.ops.aten.threshold_backward(grad, gate, 0)
+    found = definition.convolution_gradients(grad, input, weight, stride, padding, dilation, groups, theirs)
+    return found[0] if input_grad is None else input_grad, *found[1:]

@@ -1,4 +1,5 @@
-"""conv2d_relu_max_pool2d by torch's convolution and csrc/cpu/max_pool2d, which applies the ReLU to what it reads."""
+"""conv2d_relu_max_pool2d by a convolution as conv2d_relu's and csrc/cpu/max_pool2d, which applies the ReLU to what it
+reads."""
 
 from __future__ import annotations
 
@@ -7,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexkern.backends.cpu import max_pool2d
+from alexkern.backends.cpu import conv2d_relu, max_pool2d
 from alexkern.backends.torch import conv2d_relu_max_pool2d as definition
-from alexkern.backends.torch.conv2d_relu import convolution_gradients
 from alexkern.geometry import Pair, convolution
 from alexkern.plan import is_channels_last
 
@@ -17,7 +17,10 @@ from alexkern.plan import is_channels_last
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
     *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
     window = (pool_kernel_size, pool_stride, pool_padding, (1, 1), False)
-    return max_pool2d.reduce(torch.conv2d(input, weight, bias, *convolution), window, save_offsets, relu=True)
+    convolved = conv2d_relu.tiled(input, weight, bias, *convolution, relu=False)
+    if convolved is None:
+        convolved = torch.conv2d(input, weight, bias, *convolution)
+    return max_pool2d.reduce(convolved, window, save_offsets, relu=True)
 
 
 def backward(
@@ -53,4 +56,4 @@ def backward(
         (True,),
     )
     assert gathered is not None
-    return convolution_gradients(gathered, input, weight, stride, padding, dilation, groups, needs)
+    return conv2d_relu.gradients(gathered, None, input, weight, stride, padding, dilation, groups, needs)

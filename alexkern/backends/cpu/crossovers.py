@@ -1,4 +1,4 @@
-"""Where the products of a linear layer are ours on a CPU, and where torch's."""
+"""Where the products of a linear layer and of a convolution are ours on a CPU, and where torch's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from alexkern.backends.cpu import native
+from alexkern.backends.cpu import native, winograd
+from alexkern.geometry import Geometry
 
 PRODUCTS = ("forward", "input_grad", "weight_grad")
 
@@ -43,3 +44,48 @@ def is_ours(product: str, weight: Tensor, rows: int) -> bool:
         if weight.numel() >= least:
             return any(first <= rows <= last for first, last in served)
     return False
+
+
+class Tiled(NamedTuple):
+    """Filters of R x R, with so many channels and filters in a group and so many tiles of outputs at least."""
+
+    R: int
+    channels: int
+    tiles: int
+
+
+# As above, by bench/crossovers.py. "packed" is a forward whose filters a snapshot has packed.
+CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
+    "portable": {},
+    "avx2": {
+        "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
+        "input_grad": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
+        "packed": (Tiled(3, 32, 98), Tiled(5, 32, 16)),
+    },
+    "avx512": {
+        "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
+        "input_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
+        "packed": (Tiled(3, 32, 49), Tiled(5, 32, 16)),
+    },
+}
+# The products in tiles have to be at most this share of the convolution's, for the way to the points and back not to
+# eat up what is saved. Measured with two cores at 3 to 224 pixels, 16 to 512 channels: above it lie images of 3, 5 and
+# 7 pixels.
+WORTH = 0.65
+
+
+def least_tiles(product: str, of: Geometry, channels_last: bool) -> int | None:
+    """From how many tiles on a product with such filters may be csrc/cpu/winograd's; None for none. `of` is the
+    convolution that computes it."""
+    if not winograd.has_tiles(of) or (product == "input_grad" and of.R == 5 and not channels_last):
+        return None  # of contiguous images torch's gradient for 5x5 rounds off less than half as much
+    channels = min(of.C, of.K) // of.groups
+    served = CONVOLUTIONS[native().isa()].get(product, ())
+    return min((one.tiles for one in served if of.R == one.R and channels >= one.channels), default=None)
+
+
+def in_tiles(product: str, of: Geometry, channels_last: bool) -> bool:
+    """Whether a product over such images is csrc/cpu/winograd's."""
+    least = least_tiles(product, of, channels_last)
+    tiles = of.N * -(-of.P // 2) * -(-of.Q // 2)
+    return least is not None and tiles >= least and winograd.share((of.H, of.W), of.R, of.padding) <= WORTH

@@ -1,4 +1,4 @@
-"""Convolution in fewer products, for snapshots on a CPU: csrc/cpu/winograd, where module and processor have it."""
+"""Convolution in fewer products on a CPU: csrc/cpu/winograd, for one call or with filters that a snapshot packed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from alexkern.backends import cpu
-from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.backends.cpu import native
 from alexkern.backends.cpu.memory import empty
 from alexkern.geometry import Geometry, Pair
-from alexkern.plan import Spec, nchw
+from alexkern.plan import Spec, conform, contiguous_strides, nchw
 
 SIZES = (3, 5)  # of filters
-# The products have to be at most this share of the convolution's, for the way to the points and back not to eat up what
-# is saved. Measured with two cores at 3 to 224 pixels, 16 to 512 channels: above it lie images of 3, 5 and 7 pixels.
-WORTH = 0.65
 
 
 class Filters(NamedTuple):
     """Filters of one size, as csrc/cpu/winograd reads them."""
 
-    packed: Tensor  # (K / 32, (R + 1)^2, C / groups, 32)
-    geometry: Geometry  # over one image of one pixel
+    packed: Tensor  # (groups, panels of filters, (R + 1)^2, C / groups, filters of a panel)
+    geometry: Geometry  # over images of some size
 
     def over(self, images: Tensor) -> Geometry:
         N, _, H, W = images.shape
@@ -35,38 +31,36 @@ class Filters(NamedTuple):
         return f"F(2x2, {self.geometry.R}x{self.geometry.R})"
 
 
-def missing(device_type: str, dtype: torch.dtype) -> str | None:
-    """Why csrc/cpu/winograd cannot serve tensors of this dtype on this kind of device, or None where it can."""
-    reason = cpu.missing(device_type, dtype)
-    if reason is None and not cpu.native().winograd_is_supported():
-        return "the processor has no AVX-512, or alexkern._cpu was built without OpenMP"
-    return reason
+def has_tiles(of: Geometry) -> bool:
+    """Whether this kind of convolution can be done so."""
+    return of.stride == of.dilation == (1, 1) and of.R == of.S and of.R in SIZES
 
 
-def pack(weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Filters | None:
-    """The filters (K, C / groups, R, S), or None where this kind of convolution is not served here."""
-    if missing(weight.device.type, weight.dtype) is not None:
-        return None
-    native = cpu.native()
-    K, C, R, S = weight.shape
-    channels, filters = native.winograd_multiples
-    plain = stride == dilation == (1, 1) and R == S and R in SIZES
-    if not plain or C % channels != 0 or K % (groups * filters) != 0:
-        return None
-    shape = (K // filters, (R + 1) ** 2, C, filters)
-    weight, packed = weight.contiguous(), torch.empty(shape, dtype=weight.dtype)
-    geometry = Geometry(1, C * groups, 1, 1, K, R, S, stride, padding, dilation, groups)
-    native.winograd_pack(geometry, weight.data_ptr(), packed.data_ptr())
-    return Filters(in_huge_pages(packed), geometry)
+def of_input_grad(of: Geometry) -> Geometry:
+    """The convolution, of the gradient with flipped filters, that gives the gradient of a convolution's input."""
+    padding = (of.R - 1 - of.padding[0], of.S - 1 - of.padding[1])
+    return of._replace(C=of.K, H=of.P, W=of.Q, K=of.C, padding=padding)
 
 
-def pays(images: Tensor, filters: Filters) -> bool:
-    """Whether images (N, C, H, W) are convolved faster this way."""
-    return _share(images.shape[2:], filters.geometry.R, filters.geometry.padding) <= WORTH
+def pack(weight: Tensor, of: Geometry, *, for_input_grad: bool = False) -> Filters:
+    """A convolution's filters (K, C / groups, R, R); for_input_grad: for `of_input_grad` of it."""
+    filter, channel, _, tap = weight.stride()
+    if weight.stride(2) != of.S * tap or 1 not in (filter, channel, tap):
+        return pack(weight.contiguous(), of, for_input_grad=for_input_grad)
+    steps = (of.K // of.groups * filter, filter, channel, tap)
+    if for_input_grad:
+        of = of_input_grad(of)
+        steps = (steps[0], channel, filter, tap)
+    panel = native().winograd_filters
+    shape = (of.groups, -(-(of.K // of.groups) // panel), (of.R + 1) ** 2, of.C // of.groups, panel)
+    packed = empty(Spec(shape, contiguous_strides(shape), weight.dtype))
+    threads = torch.get_num_threads()
+    native().winograd_pack(of, weight.data_ptr(), steps, for_input_grad, packed.data_ptr(), threads)
+    return Filters(packed, of)
 
 
 @lru_cache(maxsize=1024)
-def _share(size: Pair, R: int, padding: Pair) -> float:
+def share(size: Pair, R: int, padding: Pair) -> float:
     """Products here for one of the convolution's, which leaves out what lies in the padding."""
     share = 1.0
     for length, pad in zip(size, padding, strict=True):
@@ -76,17 +70,25 @@ def _share(size: Pair, R: int, padding: Pair) -> float:
     return share
 
 
-def convolve(images: Tensor, filters: Filters, bias: Tensor | None, relu: bool) -> Tensor | None:
-    """The convolution's output, (N, K, P, Q) in channels_last; None if not every number in it is finite before the
-    ReLU: an infinity reaches all outputs of its tiles here, and the convolution has to say which are its own."""
-    native = cpu.native()
-    images = images.contiguous(memory_format=torch.channels_last)
+def convolve(
+    images: Tensor, filters: Filters, bias: Tensor | None, relu: bool, channels_last: bool, gate: Tensor | None = None
+) -> Tensor | None:
+    """The convolution's output, (N, K, P, Q); None if not every number in it is finite before the ReLU: an infinity
+    reaches all outputs of its tiles here, and the convolution has to say which are its own.
+
+    gate: where it is <= 0 an image counts as 0.
+    """
     of, threads = filters.over(images), torch.get_num_threads()
-    output = empty(nchw((of.N, of.K, of.P, of.Q), images.dtype, True))
-    workspace = empty(Spec((threads * native.winograd_workspace(of),), (1,), images.dtype))
-    finite = native.winograd_convolve(
+    lies = nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last)
+    images, gate = conform(images, lies), None if gate is None else conform(gate, lies)
+    bias = None if bias is None else bias.contiguous()
+    output = empty(nchw((of.N, of.K, of.P, of.Q), images.dtype, channels_last))
+    workspace = empty(Spec((threads * native().winograd_workspace(of),), (1,), images.dtype))
+    finite = native().winograd_convolve(
         of,
+        channels_last,
         images.data_ptr(),
+        0 if gate is None else gate.data_ptr(),
         filters.packed.data_ptr(),
         0 if bias is None else bias.data_ptr(),
         relu,

@@ -37,20 +37,6 @@ inline Index smaller(Index a, Index b) { return a < b ? a : b; }
 inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 inline Index padded(Index count, Index unit) { return ceil_div(count, unit) * unit; }
 
-// A vector of which `count` numbers are there: none where it is below 1.
-inline Floats load_some(const float* from, Index count) {
-    if (count >= LANES) return load<Floats>(from);
-    return count > 0 ? load_part(from, static_cast<int>(count)) : Floats{};
-}
-
-inline void store_some(float* to, Floats value, Index count) {
-    if (count >= LANES) {
-        store(to, value);
-    } else if (count > 0) {
-        store_part(to, value, static_cast<int>(count));
-    }
-}
-
 inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }  // to the L2
 
 // sums[i][j] = the sum of left[s * step + i * row] * right(s, j) over s < count.

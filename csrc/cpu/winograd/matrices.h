@@ -8,23 +8,23 @@
 // the compiler.
 #pragma once
 
-#include <array>
+#include "../simd.h"
 
-namespace alexkern::winograd {
+namespace alexkern::ALEXKERN_ISA {
 
 template <int R>
 struct Points;
 
 template <>
 struct Points<3> {
-    static constexpr std::array<double, 3> finite = {0, 1, -1};
+    static constexpr double finite[] = {0, 1, -1};
 };
 
 // Two pairs of opposites, nearly reciprocal: of such pairs those with the least rounding error, and fractions of so few
 // bits that A and B are exact in float.
 template <>
 struct Points<5> {
-    static constexpr std::array<double, 5> finite = {0, 1.5, -1.5, 0.625, -0.625};
+    static constexpr double finite[] = {0, 1.5, -1.5, 0.625, -0.625};
 };
 
 template <int R>
@@ -58,4 +58,23 @@ struct Matrices {
 template <int R>
 inline constexpr Matrices<R> matrices{};
 
-}  // namespace alexkern::winograd
+// result[i] = the sum of matrix[i][j] x[j]. Loops over constants: unrolled, and without what is multiplied by 0.
+template <int COUNT, int FROM>
+__attribute__((always_inline)) inline void multiply(const double (&matrix)[COUNT][FROM], const Floats (&x)[FROM],
+                                                    Floats (&result)[COUNT]) {
+#pragma GCC unroll 8
+    for (int i = 0; i < COUNT; ++i) {
+        Floats sum = {};
+        bool any = false;
+#pragma GCC unroll 8
+        for (int j = 0; j < FROM; ++j) {
+            if (matrix[i][j] == 0) continue;
+            const Floats term = static_cast<float>(matrix[i][j]) * x[j];
+            sum = any ? sum + term : term;
+            any = true;
+        }
+        result[i] = sum;
+    }
+}
+
+}  // namespace alexkern::ALEXKERN_ISA

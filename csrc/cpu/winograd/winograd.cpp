@@ -1,288 +1,235 @@
-// Winograd's F(2x2, RxR), on vectors of 16 floats (AVX-512). A tile is 2x2 outputs of one image; it reads P x P pixels,
-// P = R + 1, which it shares with its neighbours. A thread takes a block of tiles at a time:
+// Winograd's F(2x2, RxR). A tile is 2x2 outputs of one image; it reads P x P pixels, P = R + 1, which it shares with
+// its neighbours. A thread takes a block of tiles at a time:
 //
 //   points    [P][P][C / 16][block][16]   B^T d B of every tile and channel: half of the L2 cache
 //   products  [P][P][block][32]           points x filters
 //   outputs   [2][2][32] of every tile    A^T products A + bias, ReLU
 //
 // the last two for one panel of 32 output channels after the other. The products are P^2 matrix products of [block, C]
-// by [C, 32], 14 tiles by 32 channels in registers: 28 of the 32 registers are sums, which hides the latency of a
-// multiply-add (4 cycles at 2 a cycle) three times over. Filters, [K / 32][P][P][C][32], are read in order, once a
-// block, and fetched into the L2 cache one [C, 32] ahead of their use. A sum has C terms where the convolution's has
-// C R^2, and the ways to the points and back amplify its rounding error: docs/snapshots.md has both in figures.
+// by [C, 32], as many tiles at a time as registers hold sums for two vectors of channels. Filters, [K /
+// 32][P][P][C][32], are read in order, once a block, and fetched into the L2 cache one [C, 32] ahead of their use.
+//
+// Most of the rounding error comes of adding up C products: a sum goes on for DEPTH of them, and is then added to those
+// before. docs/cpu.md has the errors in figures.
 #include "winograd.h"
 
-#if defined(__x86_64__) && defined(_OPENMP)
-#define ALEXKERN_HOST_KERNELS
-#include <immintrin.h>
+#include <unistd.h>
+#if defined(_OPENMP)
 #include <omp.h>
 #endif
-#include <unistd.h>
 
-#include <algorithm>
-
-#include "matrices.h"
+#include "../parallel.h"
+#include "points.h"
 
 namespace alexkern::winograd {
 
 namespace {
 
-constexpr int ROWS = 14;           // tiles in registers
+using namespace ALEXKERN_ISA;
+
+constexpr int ROWS = LANES == 16 ? 14 : 6;  // tiles in registers
+constexpr int VECTORS = 2;
+constexpr int WIDE = VECTORS * LANES;
 constexpr int LONGEST_BLOCK = 56;  // tiles: reading the filters once a block then costs little
-
-int square(int x) { return x * x; }
-int ceil_div(int x, int y) { return (x + y - 1) / y; }
-
-// Tiles of 2x2 outputs, over all images.
-int tile_count(const Shape& shape) {
-    const int height = shape.H + 2 * shape.padding_h - shape.R + 1, width = shape.W + 2 * shape.padding_w - shape.R + 1;
-    return shape.N * ceil_div(height, 2) * ceil_div(width, 2);
-}
+constexpr int NEAR = 128;          // channels: their filters and two products' points stay in the L1
+template <int R>
+constexpr int DEPTH = R == 3 ? 32 : 16;
 
 // Blocks as long as the cache allows, and then of equal length.
-int block_length(const Shape& shape) {
-    static const long l2_bytes = std::max(1L << 20, sysconf(_SC_LEVEL2_CACHE_SIZE));  // 0 or -1 where it is not known
-    const long bytes_of_tile = square(shape.R + 1) * shape.C * sizeof(float);
-    const int longest = std::clamp<long>(l2_bytes / 2 / bytes_of_tile, ROWS, LONGEST_BLOCK);
-    const int tiles = std::max(1, tile_count(shape)), blocks = ceil_div(tiles, longest);
-    return ceil_div(ceil_div(tiles, blocks), ROWS / 2) * (ROWS / 2);
+Index block_length(const Shape& of) {
+    Index l2_bytes = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    l2_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it is not known
+#endif
+    const Tiles tiles(of.height(), of.width());
+    const Index bytes_of_tile = (of.R + 1) * (of.R + 1) * padded(of.C, CHANNELS) * Index(sizeof(float));
+    const Index allowed = larger(l2_bytes, Index(1) << 20) / 2 / bytes_of_tile;
+    const Index longest = smaller(larger(allowed, ROWS), LONGEST_BLOCK);
+    const Index count = larger(1, of.N * tiles.down * tiles.across), blocks = ceil_div(count, longest);
+    return padded(ceil_div(count, blocks), ROWS / 2);
 }
-
-template <int R>
-void pack_filters(const Shape& shape, const float* weight, float* filters) {
-    constexpr int P = R + 1;
-    constexpr auto& G = matrices<R>.G;
-    const std::int64_t K = std::int64_t(shape.groups) * shape.K;
-    for (std::int64_t k = 0; k < K; ++k) {
-        for (int c = 0; c < shape.C; ++c, weight += R * R) {
-            double half[P][R] = {};  // G filter
-            for (int i = 0; i < P; ++i)
-                for (int s = 0; s < R; ++s)
-                    for (int r = 0; r < R; ++r) half[i][s] += G[i][r] * weight[r * R + s];
-            for (int i = 0; i < P; ++i) {
-                for (int j = 0; j < P; ++j) {
-                    double value = 0;  // of G filter G^T
-                    for (int s = 0; s < R; ++s) value += half[i][s] * G[j][s];
-                    const std::int64_t panel = k / FILTERS * P * P + i * P + j;
-                    filters[(panel * shape.C + c) * FILTERS + k % FILTERS] = static_cast<float>(value);
-                }
-            }
-        }
-    }
-}
-
-}  // namespace
-
-void pack(const Shape& shape, const float* weight, float* filters) {
-    shape.R == 3 ? pack_filters<3>(shape, weight, filters) : pack_filters<5>(shape, weight, filters);
-}
-
-std::int64_t workspace(const Shape& shape) {
-    return std::int64_t(square(shape.R + 1)) * block_length(shape) * (shape.C + FILTERS);
-}
-
-#ifdef ALEXKERN_HOST_KERNELS
-
-#define AVX512 __attribute__((target("avx512f")))
-
-namespace {
-
-using Vector = __m512;
 
 // A call, with the sizes that follow from its shape.
 struct Call {
-    const Shape& shape;
-    const float *input, *filters, *bias;
-    bool relu;
-    float* output;
-    int height = shape.H + 2 * shape.padding_h - shape.R + 1, width = shape.W + 2 * shape.padding_w - shape.R + 1;
-    int down = ceil_div(height, 2), across = ceil_div(width, 2);  // tiles
-    int tiles = tile_count(shape), block = block_length(shape);
-    std::int64_t K = std::int64_t(shape.groups) * shape.K;
+    const Convolution& of;
+    const Shape& shape = of.shape;
+    Images images{of.input, of.gate, of.channels_last, shape.groups * shape.C, shape.H, shape.W};
+    Images outputs{of.output, nullptr, of.channels_last, shape.groups * shape.K, shape.height(), shape.width()};
+    Tiles tiles{shape.height(), shape.width()};
+    Index count = shape.N * tiles.down * tiles.across, block = block_length(shape);
+    Index panels = ceil_div(shape.K, FILTERS), C = padded(shape.C, CHANNELS);
 };
 
-// Where tile number `tile` begins: its image, and its first output's row and column.
-struct Corner {
-    int n, row, column;
-    Corner(const Call& call, int tile)
-        : n(tile / (call.across * call.down)),
-          row(tile / call.across % call.down * 2),
-          column(tile % call.across * 2) {}
-};
-
-// result[i] = sum of matrix[i][j] x[j * step]. Loops over constants: unrolled, and without the zeros of the matrix.
-template <int COUNT, int P>
-AVX512 inline void multiply(const double (&matrix)[COUNT][P], const Vector* x, int step, Vector* result) {
-#pragma GCC unroll 8
-    for (int i = 0; i < COUNT; ++i) {
-        Vector sum = _mm512_setzero_ps();
-#pragma GCC unroll 8
-        for (int j = 0; j < P; ++j) {
-            if (matrix[i][j] != 0) sum += static_cast<float>(matrix[i][j]) * x[j * step];
-        }
-        result[i] = sum;
-    }
-}
-
-// B^T d B for every 16 channels of one tile, (C / 16, block, 16) apart from point to point.
-template <int R>
-AVX512 void to_points(const Call& call, const Corner& corner, int group, float* points) {
-    constexpr int P = R + 1;
-    const Shape& shape = call.shape;
-    alignas(64) static const float outside[CHANNELS] = {};
-    const float* pixels[P][P];
-    int step[P][P];  // from one channel to the next: 0 in the padding, where all read the same zeros
-    for (int i = 0; i < P; ++i) {
-        for (int j = 0; j < P; ++j) {
-            const int h = corner.row - shape.padding_h + i, w = corner.column - shape.padding_w + j;
-            const bool inside = h >= 0 && h < shape.H && w >= 0 && w < shape.W;
-            const std::int64_t pixel = (std::int64_t(corner.n) * shape.H + h) * shape.W + w;
-            pixels[i][j] = inside ? call.input + (pixel * shape.groups + group) * shape.C : outside;
-            step[i][j] = inside;
-        }
-    }
-    for (int c = 0; c < shape.C; c += CHANNELS) {
-        Vector half[P][P];  // B^T d, column after column
-        for (int j = 0; j < P; ++j) {
-            Vector column[P];
-            for (int i = 0; i < P; ++i) column[i] = _mm512_loadu_ps(pixels[i][j] + c * step[i][j]);
-            multiply(matrices<R>.B, column, 1, half[j]);
-        }
-        for (int i = 0; i < P; ++i) {
-            Vector row[P];
-            multiply(matrices<R>.B, &half[0][i], P, row);
-            for (int j = 0; j < P; ++j)
-                _mm512_store_ps(points + (std::int64_t(i * P + j) * shape.C + c) * call.block, row[j]);
-        }
-    }
-}
-
-// products (COUNT, 32) = points (COUNT, C) @ filters (C, 32); `ahead` are the lines to fetch for later, some with every
-// 16 channels.
-template <int COUNT>
-AVX512 void multiply_tiles(int C, const float* points, int block, const float* filters, const float* ahead, int lines,
-                           float* products) {
+// products (COUNT, WIDE) = points (COUNT, C) @ filters (C, WIDE), or are added to, behind the first channels. Meanwhile
+// the points of the `next` such product are fetched to the L1, and lines from `ahead` on, some with every CHANNELS, to
+// the L2.
+template <int COUNT, int DEPTH>
+void multiply_tiles(bool add, Index C, const float* points, const float* next, Index block, const float* filters,
+                    const float* ahead, Index lines, float* products) {
     constexpr int LINE = 16;
-    Vector sums[COUNT][2];
+    for (Index first = 0; first < C; first += DEPTH) {
+        Floats sums[COUNT][VECTORS] = {};
+        for (Index c = first; c < smaller(first + DEPTH, C); c += CHANNELS) {
+            for (Index line = 0; line < lines; ++line, ahead += LINE) __builtin_prefetch(ahead, 0, 2);
+            for (int t = 0; t < COUNT; ++t) __builtin_prefetch(next + t * CHANNELS);
+            for (Index k = 0; k < smaller(CHANNELS, C - c); ++k, filters += FILTERS) {
+                Floats beside[VECTORS];
+                for (int j = 0; j < VECTORS; ++j) beside[j] = load<Floats>(filters + j * LANES);
 #pragma GCC unroll 16
-    for (int t = 0; t < COUNT; ++t) sums[t][0] = sums[t][1] = _mm512_setzero_ps();
-    for (int c = 0; c < C; c += CHANNELS) {
-        for (int line = 0; line < lines; ++line, ahead += LINE) _mm_prefetch(ahead, _MM_HINT_T1);
+                for (int t = 0; t < COUNT; ++t) {
+                    const Floats point = all(points[t * CHANNELS + k]);
+                    for (int j = 0; j < VECTORS; ++j) sums[t][j] += point * beside[j];
+                }
+            }
+            points += block * CHANNELS;
+            next += block * CHANNELS;
+        }
 #pragma GCC unroll 16
-        for (int k = 0; k < CHANNELS; ++k) {
-            const Vector low = _mm512_load_ps(filters + k * FILTERS), high = _mm512_load_ps(filters + k * FILTERS + 16);
-#pragma GCC unroll 16
-            for (int t = 0; t < COUNT; ++t) {
-                const Vector point = _mm512_set1_ps(points[t * CHANNELS + k]);
-                sums[t][0] = _mm512_fmadd_ps(point, low, sums[t][0]);
-                sums[t][1] = _mm512_fmadd_ps(point, high, sums[t][1]);
+        for (int t = 0; t < COUNT; ++t) {
+            for (int j = 0; j < VECTORS; ++j) {
+                float* to = products + t * FILTERS + j * LANES;
+                store(to, add || first > 0 ? load<Floats>(to) + sums[t][j] : sums[t][j]);
             }
         }
-        points += std::int64_t(block) * CHANNELS;
-        filters += CHANNELS * FILTERS;
-    }
-#pragma GCC unroll 16
-    for (int t = 0; t < COUNT; ++t) {
-        _mm512_store_ps(products + t * FILTERS, sums[t][0]);
-        _mm512_store_ps(products + t * FILTERS + 16, sums[t][1]);
     }
 }
 
-// The outputs of one tile in 16 channels, of which the first is number k: A^T products A + bias, ReLU. `check` becomes
-// NaN where one is not finite.
+// The outputs of a run of tiles, of which the first begins at (row, column), in up to LANES channels from k on: A^T
+// products A + bias, ReLU. `check` becomes NaN where one is not finite.
 template <int R>
-AVX512 inline void to_outputs(const Call& call, const Corner& corner, int k, const float* products, Vector& check) {
+void to_outputs(const Call& call, Index tiles, Index n, Index row, Index column, Index k, Index filters,
+                const float* products, Floats& check) {
     constexpr int P = R + 1;
-    const Vector zero = _mm512_setzero_ps(), bias = call.bias ? _mm512_loadu_ps(call.bias + k) : zero;
-    Vector half[P][2];  // A^T products, column after column
-    for (int j = 0; j < P; ++j) {
-        Vector column[P];
-        for (int i = 0; i < P; ++i)
-            column[i] = _mm512_load_ps(products + std::int64_t(i * P + j) * call.block * FILTERS);
-        multiply(matrices<R>.A, column, 1, half[j]);
-    }
-    for (int i = 0; i < 2 && corner.row + i < call.height; ++i) {
-        Vector row[2];
-        multiply(matrices<R>.A, &half[0][i], 2, row);
-        const std::int64_t pixel = (std::int64_t(corner.n) * call.height + corner.row + i) * call.width + corner.column;
-        for (int j = 0; j < 2 && corner.column + j < call.width; ++j) {
-            Vector value = row[j] + bias;
-            check = _mm512_fmadd_ps(value, zero, check);
-            if (call.relu) value = value < zero ? zero : value;
-            _mm512_storeu_ps(call.output + (pixel + j) * call.K + k, value);
+    constexpr auto& A = matrices<R>.A;
+    const Images& to = call.outputs;
+    float* const output = call.of.output;
+    const Floats bias = call.of.bias ? load_some(call.of.bias + k, filters) : Floats{};
+    const Index rows = smaller(2, to.H - row), columns = smaller(2 * tiles, to.W - column);
+    alignas(64) float lines[2][2 * LONGEST * LANES];
+    for (Index t = 0; t < tiles; ++t, products += FILTERS) {
+        Floats half[2][P];  // A^T products
+        for (int j = 0; j < P; ++j) {
+            Floats line[P], result[2];
+#pragma GCC unroll 8
+            for (int i = 0; i < P; ++i) line[i] = load<Floats>(products + (i * P + j) * call.block * FILTERS);
+            multiply(A, line, result);
+            half[0][j] = result[0];
+            half[1][j] = result[1];
         }
-    }
-}
-
-// The block of tiles from `first` on, for panels of 32 filters, which count through all groups. Whether all is finite.
-template <int R>
-AVX512 bool convolve_block(const Call& call, int first, int group, int panel, int panels_end, float* points) {
-    constexpr int P = R + 1;
-    const int C = call.shape.C, tiles = std::min(call.block, call.tiles - first);
-    const std::int64_t panel_size = std::int64_t(C) * FILTERS, points_size = std::int64_t(C) * call.block;
-    float* products = points + P * P * points_size;
-    for (int t = 0; t < tiles; ++t) to_points<R>(call, Corner(call, first + t), group, points + t * CHANNELS);
-
-    // The panel after the one in use is fetched in as many equal parts as there are passes over that.
-    const int passes = ceil_div(tiles, ROWS), lines = ceil_div(2 * CHANNELS, passes);
-    Vector check = _mm512_setzero_ps();
-    for (; panel < panels_end; ++panel) {
-        for (int p = 0; p < P * P; ++p) {
-            const float* filters = call.filters + (std::int64_t(panel) * P * P + p) * panel_size;
-            for (int pass = 0; pass < passes; ++pass) {
-                const int t = pass * ROWS;
-                const float* from = points + p * points_size + t * CHANNELS;
-                const float* ahead = filters + panel_size + std::int64_t(pass) * lines * C;
-                float* to = products + (p * call.block + t) * FILTERS;
-                if (tiles - t > ROWS / 2) {
-                    multiply_tiles<ROWS>(C, from, call.block, filters, ahead, lines, to);
+        for (Index i = 0; i < rows; ++i) {
+            Floats result[2];
+            multiply(A, half[i], result);
+            for (Index j = 0; j < smaller(2, columns - 2 * t); ++j) {
+                Floats value = result[j] + bias;
+                check += value * 0.0f;
+                if (call.of.relu) value = value < Floats{} ? Floats{} : value;
+                if (to.channels_last) {
+                    store_some(output + to.place(n, k, row + i, column + 2 * t + j), value, filters);
                 } else {
-                    multiply_tiles<ROWS / 2>(C, from, call.block, filters, ahead, lines, to);
+                    store(lines[i] + (2 * t + j) * LANES, value);
                 }
             }
         }
-        for (int t = 0; t < tiles; ++t) {
-            for (int k = 0; k < FILTERS; k += 16)
-                to_outputs<R>(call, Corner(call, first + t), panel * FILTERS + k, products + t * FILTERS + k, check);
+    }
+    if (to.channels_last) return;
+    for (Index i = 0; i < rows; ++i) {
+        for (Index j = 0; j < columns; j += LANES) {
+            Floats x[LANES];
+            across(columns - j, [&](Index w) { return load<Floats>(lines[i] + (j + w) * LANES); }, x);
+            for (Index f = 0; f < smaller(LANES, filters); ++f) {
+                store_some(output + to.place(n, k + f, row + i, column + j), x[f], columns - j);
+            }
         }
     }
-    return _mm512_cmp_ps_mask(check, check, _CMP_UNORD_Q) == 0;
+}
+
+// The block of tiles from `first` on, for some panels of a group's filters. Whether all is finite.
+template <int R>
+bool convolve_block(const Call& call, Index first, Index group, Index panel, Index panels_end, float* points) {
+    constexpr int P = R + 1;
+    const Shape& shape = call.shape;
+    const Index C = shape.C, tiles = smaller(call.block, call.count - first);
+    const Index panel_size = C * FILTERS, points_size = call.C * call.block;
+    float* products = points + P * P * points_size;
+    for (Index c = 0; c < C; c += LANES) {
+        float* to = points + c / CHANNELS * CHANNELS * call.block + c % CHANNELS;
+        call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
+            to_points(matrices<R>.B, call.images, n, group * C + c, C - c, row - shape.padding_h,
+                      column - shape.padding_w, count, to + tile * CHANNELS, points_size);
+        });
+    }
+
+    // The panel after the one in use is fetched in as many equal parts as there are passes over that.
+    const Index passes = ceil_div(tiles, ROWS), lines = ceil_div(2 * CHANNELS, passes * FILTERS / WIDE);
+    Floats check = {};
+    for (; panel < panels_end; ++panel) {
+        for (int p = 0; p < P * P; ++p) {
+            const float* filters = call.of.filters + ((group * call.panels + panel) * P * P + p) * panel_size;
+            const float* ahead = filters + panel_size;
+            for (Index c = 0; c < C; c += NEAR) {
+                const Index channels = smaller(NEAR, C - c);
+                for (Index t = 0; t < tiles; t += ROWS) {
+                    const float* from = points + p * points_size + c * call.block + t * CHANNELS;
+                    const float* next = t + ROWS < tiles ? from + ROWS * CHANNELS
+                                        : c + NEAR < C   ? from + NEAR * call.block - t * CHANNELS
+                                                         : points + (p + 1) % (P * P) * points_size;
+                    for (int k = 0; k < FILTERS; k += WIDE, ahead += lines * channels) {
+                        float* to = products + (p * call.block + t) * FILTERS + k;
+                        (tiles - t > ROWS / 2
+                             ? multiply_tiles<ROWS, DEPTH<R>>
+                             : multiply_tiles<ROWS / 2, DEPTH<R>>)(c > 0, channels, from, next, call.block,
+                                                                   filters + c * FILTERS + k, ahead, lines, to);
+                    }
+                }
+            }
+        }
+        for (Index k = panel * FILTERS; k < smaller((panel + 1) * FILTERS, shape.K); k += LANES) {
+            call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
+                to_outputs<R>(call, count, n, row, column, group * shape.K + k, shape.K - k,
+                              products + tile * FILTERS + k % FILTERS, check);
+            });
+        }
+    }
+    return bits(check != check) == 0;
 }
 
 template <int R>
-bool convolve_all(const Call& call, float* space, int threads) {
-    const int groups = call.shape.groups, panels = call.shape.K / FILTERS;
-    const int blocks = ceil_div(call.tiles, call.block);
+bool convolve_all(const Call& call) {
+    const Index groups = call.shape.groups, panels = call.panels, threads = call.of.threads;
+    const Index blocks = ceil_div(call.count, call.block), size = workspace<Isa::ALEXKERN_ISA>(call.shape);
     // Few blocks are shared out by their filters as well, though each part then goes to the points for itself.
-    int parts = 1;
+    Index parts = 1;
     while (blocks * groups * parts % threads != 0 && blocks * groups * parts < 4 * threads && parts < panels) ++parts;
     bool finite = true;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite)
-    for (int unit = 0; unit < blocks * groups * parts; ++unit) {
-        const int part = unit % parts, group = unit / parts % groups, first = unit / parts / groups * call.block;
-        const int begin = group * panels + part * panels / parts, end = group * panels + (part + 1) * panels / parts;
-        float* own = space + omp_get_thread_num() * workspace(call.shape);
-        finite = convolve_block<R>(call, first, group, begin, end, own) && finite;
-    }
+    const Index numbers = call.block * call.shape.C * panels / parts * FILTERS;
+    parallel(call.of.threads, blocks * groups * parts, numbers, [&](Index begin, Index end) {
+#if defined(_OPENMP)
+        float* own = call.of.workspace + omp_get_thread_num() * size;
+#else
+        float* own = call.of.workspace;
+#endif
+        for (Index unit = begin; unit < end; ++unit) {
+            const Index part = unit % parts, group = unit / parts % groups, first = unit / parts / groups * call.block;
+            if (!convolve_block<R>(call, first, group, part * panels / parts, (part + 1) * panels / parts, own)) {
+                __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+            }
+        }
+    });
     return finite;
 }
 
 }  // namespace
 
-bool is_supported() { return __builtin_cpu_supports("avx512f"); }
-
-bool convolve(const Shape& shape, const float* input, const float* filters, const float* bias, bool relu, float* output,
-              float* workspace, int threads) {
-    const Call call{shape, input, filters, bias, relu, output};
-    return shape.R == 3 ? convolve_all<3>(call, workspace, threads) : convolve_all<5>(call, workspace, threads);
+template <>
+Index workspace<Isa::ALEXKERN_ISA>(const Shape& of) {
+    return (of.R + 1) * (of.R + 1) * block_length(of) * (padded(of.C, CHANNELS) + FILTERS);
 }
 
-#else
-
-bool is_supported() { return false; }
-
-bool convolve(const Shape&, const float*, const float*, const float*, bool, float*, float*, int) { return false; }
-
-#endif
+template <>
+bool convolve<Isa::ALEXKERN_ISA>(const Convolution& of) {
+    ran(of.channels_last ? "winograd, NHWC, " ALEXKERN_ISA_NAME : "winograd, NCHW, " ALEXKERN_ISA_NAME);
+    const Call call{of};
+    return of.shape.R == 3 ? convolve_all<3>(call) : convolve_all<5>(call);
+}
 
 }  // namespace alexkern::winograd

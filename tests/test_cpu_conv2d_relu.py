@@ -1,0 +1,284 @@
+"""Convolution in fewer products, in training, on every instruction set: as accurate as the rule asks, torch's NaN and
+infinities, alike for any number of threads; what the table does not name is torch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexkern import dispatch
+from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.backends import cpu, extension
+from alexkern.backends.cpu import crossovers, winograd
+from alexkern.backends.cpu.crossovers import Tiled
+from alexkern.geometry import convolution
+from alexkern.plan import is_channels_last
+from support.canaries import canaries
+
+MISSING = cpu.missing("cpu", torch.float32)
+ISAS = () if extension.cpu.module is None else tuple(extension.cpu.module.isas)
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+EVERY, NOTHING = (True,) * 3, (False,) * 3  # of input, weight and bias
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no cpu backend: {MISSING}")
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = cpu.native().isa()
+    cpu.native().use(request.param)
+    yield request.param
+    cpu.native().use(before)
+
+
+@pytest.fixture
+def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that can be done in tiles is left to torch."""
+    everything = dict.fromkeys(("forward", "input_grad", "packed"), tuple(Tiled(R, 1, 1) for R in winograd.SIZES))
+    monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(ISAS, everything))
+    monkeypatch.setattr(crossovers, "WORTH", math.inf)
+
+
+def ran(isa: str) -> bool:
+    """Whether ours did, since this was last asked."""
+    last = cpu.native().last_kernel()
+    cpu.native().forget_kernel()
+    return last.startswith("winograd") and last.endswith(f", {isa}")
+
+
+class Layer:
+    """Operands of a convolution of stride 1 and of its backward, and what torch makes of them."""
+
+    def __init__(self, case: tuple, generator: torch.Generator, layouts: tuple[str, str] = ("contiguous",) * 2) -> None:
+        N, C, K, H, W, R, padding, groups = case
+        image = torch.randn(N, C * groups, H, W, generator=generator)
+        weight = torch.randn(K * groups, C, R, R, generator=generator) / math.sqrt(C * R * R)
+        self.image, self.weight = (
+            tensor.contiguous(memory_format=LAYOUTS[layout])
+            for tensor, layout in zip((image, weight), layouts, strict=True)
+        )
+        self.bias = torch.randn(K * groups, generator=generator)
+        self.settings = ((1, 1), padding, (1, 1), groups)
+        shape = F.conv2d(self.image, self.weight, None, *self.settings).shape
+        self.grad, self.output = (torch.randn(shape, generator=generator) for _ in range(2))
+
+    def forward(self, backend: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        operands = (one.to(dtype) for one in (self.image, self.weight, self.bias))
+        return dispatch.implementation(backend, "conv2d_relu").forward(*operands, *self.settings)
+
+    def backward(self, backend: str, needs: tuple[bool, bool, bool], dtype: torch.dtype = torch.float32) -> tuple:
+        operands = (one.to(dtype) for one in (self.grad, self.image, self.weight, self.output))
+        return dispatch.implementation(backend, "conv2d_relu").backward(*operands, *self.settings, needs)
+
+    def input_grad(self, backend: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.backward(backend, (True, False, False), dtype)[0]
+
+    def magnitudes(self) -> tuple[Tensor, Tensor]:
+        """Sums of the terms' magnitudes, for output and gradient."""
+        image, weight, grad = (one.abs() for one in (self.image, self.weight, self.grad))
+        stride, padding, dilation, groups = self.settings
+        numbers = (list(self.bias.shape), stride, padding, dilation, False, (0, 0), groups, (True, False, False))
+        back = torch.ops.aten.convolution_backward(grad, image, weight, *numbers)[0]
+        return F.conv2d(image, weight, self.bias.abs(), *self.settings), back
+
+
+# N, C and K of a group, H, W, R, padding, groups: channels and filters that fill no vector, images of one pixel,
+# padding beyond the filter, tiles that reach beyond the image, runs and blocks of many tiles.
+CASES = [
+    (2, 3, 5, 7, 9, 3, (1, 1), 1),
+    (1, 1, 1, 1, 1, 3, (1, 1), 1),
+    (2, 17, 33, 13, 12, 3, (0, 1), 1),
+    (2, 7, 5, 6, 11, 5, (2, 2), 2),
+    (3, 5, 17, 9, 40, 5, (6, 4), 1),
+    (1, 16, 32, 3, 70, 3, (1, 1), 1),
+    (2, 3, 5, 7, 9, 3, (4, 5), 1),
+    (2, 1, 7, 5, 5, 5, (0, 2), 3),
+    (9, 40, 36, 6, 5, 3, (1, 1), 1),
+    (1, 150, 3, 5, 2, 3, (1, 1), 1),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_convolution(case: tuple, isa: str, generator: torch.Generator, every_product: None) -> None:
+    """Of few channels torch's error may be a small one by luck: that of the terms' magnitudes is the measure."""
+    for layouts in product(LAYOUTS, repeat=2):
+        layer = Layer(case, generator, layouts)
+        with canaries() as buffers:
+            output = layer.forward("cpu").clone()
+            assert ran(isa) and len(buffers) >= 3  # filters, output and workspace
+            gradient = layer.input_grad("cpu").clone()
+            # Of 5x5 over contiguous images the gradient is always torch's.
+            assert ran(isa) != (case[5] == 5 and not (is_channels_last(layer.image) or is_channels_last(layer.weight)))
+        for one, what, magnitude in zip((output, gradient), ("forward", "input_grad"), layer.magnitudes(), strict=True):
+            reference, torchs = (getattr(layer, what)("torch", dtype) for dtype in (torch.float64, torch.float32))
+            assert one.stride() == torchs.stride()
+            bound = 4 * torch.finfo(torch.float32).eps * magnitude.max()
+            torch.testing.assert_close(one.double(), reference, rtol=0, atol=bound.item(), msg=f"{what}, {layouts}")
+
+
+# AlexNet's conv2 to conv5, and one with two groups.
+LAYERS = {
+    "conv2": (1, 64, 192, 27, 27, 5, (2, 2), 1),
+    "conv3": (2, 192, 384, 13, 13, 3, (1, 1), 1),
+    "conv4": (2, 384, 256, 13, 13, 3, (1, 1), 1),
+    "conv5": (2, 256, 256, 13, 13, 3, (1, 1), 1),
+    "groups": (2, 48, 128, 27, 27, 5, (2, 2), 2),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_accuracy_rule(name: str, layout: str, isa: str, generator: torch.Generator) -> None:
+    """By what serves by default, over numbers like a network's: behind a ReLU, gradients of which half are 0."""
+    layer = Layer(LAYERS[name], generator, (layout, layout))
+    layer.image = layer.image.relu()
+    for what in ("forward", "input_grad"):
+        ours, reference, torchs = (getattr(layer, what)(*of) for of in (("cpu",), ("torch", torch.float64), ("torch",)))
+        assert_accurate(ours, reference, torchs, f"{name}, {what}")
+        of = convolution(layer.image, layer.weight, *layer.settings)
+        of = winograd.of_input_grad(of) if what == "input_grad" else of
+        assert ran(isa) == crossovers.in_tiles(what, of, layout == "channels_last")
+
+
+@pytest.mark.parametrize("R", winograd.SIZES)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_where_torch_has_them(
+    value: float, R: int, isa: str, generator: torch.Generator, every_product: None
+) -> None:
+    def layer() -> Layer:
+        return Layer((3, 5, 9, 8, 7, R, (R // 2, R // 2), 1), generator, ("channels_last", "channels_last"))
+
+    for changed, place in (("image", (1, 2, 3, 4)), ("weight", (4, 3, 1, 1)), ("bias", (6,))):
+        one = layer()
+        getattr(one, changed)[place] = value
+        output = one.forward("cpu")
+        assert ran(isa)
+        assert_same(output, one.forward("torch"), changed)
+    one, place = layer(), (1, 2, 3, 4)
+    one.grad[place], one.output[place], one.output[0, 0, 0, 0] = value, 1.0, math.nan
+    gradients = one.input_grad("cpu")
+    assert ran(isa) and not gradients.isfinite().all()
+    assert_same(gradients, one.input_grad("torch"))
+    for found, wanted in zip(one.backward("cpu", EVERY), one.backward("torch", EVERY), strict=True):
+        assert_same(found, wanted)
+    one.output[place] = 0.0  # the ReLU lets nothing pass there, whatever it is
+    ran(isa)
+    gradients = one.input_grad("cpu")
+    assert ran(isa) and gradients.isfinite().all()
+    torch.testing.assert_close(gradients, one.input_grad("torch"))
+
+
+@pytest.mark.parametrize("R", winograd.SIZES)
+def test_what_overflows_on_the_way_alone_is_convolved_plainly(R: int, isa: str, every_product: None) -> None:
+    image = torch.full((2, 3, 9, 9), 2.5e38)
+    image[:, :, ::4] *= -1
+    weight, bias = torch.full((4, 3, R, R), 1e-3), torch.zeros(4)
+    settings = ((1, 1), (0, 0), (1, 1), 1)
+    ours, torchs = (
+        dispatch.implementation(backend, "conv2d_relu").forward(image, weight, bias, *settings)
+        for backend in ("cpu", "torch")
+    )
+    assert ran(isa) and torchs.isfinite().all() and torchs.max() > 1e34
+    assert_same(ours, torchs)
+
+
+def test_any_strides(isa: str, generator: torch.Generator, every_product: None) -> None:
+    layer = Layer((2, 6, 5, 9, 8, 3, (1, 1), 1), generator, ("channels_last",) * 2)
+    wanted = layer.forward("torch"), *layer.backward("torch", EVERY)
+    changes = {
+        "a slice": {"image": torch.stack((layer.image,) * 2, dim=2)[:, :, 1], "bias": layer.bias.repeat(2)[5:]},
+        "transposed": {"image": layer.image.transpose(2, 3).contiguous().transpose(2, 3)},
+        "filters last": {"weight": layer.weight.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)},
+        "rows and columns": {"weight": layer.weight.transpose(2, 3).contiguous().transpose(2, 3)},
+        "unaligned": {
+            name: torch.cat((torch.zeros(1), getattr(layer, name).permute(0, 2, 3, 1).reshape(-1)))[1:]
+            .view(getattr(layer, name).permute(0, 2, 3, 1).shape)
+            .permute(0, 3, 1, 2)
+            for name in ("image", "weight", "grad", "output")
+        },
+        "gradient": {"grad": layer.grad.contiguous(memory_format=torch.channels_last)},
+    }
+    for what, tensors in changes.items():
+        before = {name: getattr(layer, name) for name in tensors}
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, before[name])
+            setattr(layer, name, tensor)
+        found = layer.forward("cpu"), *layer.backward("cpu", EVERY)
+        assert ran(isa)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, msg=what)
+        for name, tensor in before.items():
+            setattr(layer, name, tensor)
+    ones = layer.grad[:1, :1, :1, :1].expand_as(layer.grad)
+    layer.grad = ones
+    torch.testing.assert_close(layer.input_grad("cpu"), layer.input_grad("torch"))
+
+
+def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Generator, every_product: None) -> None:
+    before = torch.get_num_threads()
+    try:
+        for case, layout in product([(9, 40, 96, 13, 12, 3, (1, 1), 1), (2, 16, 40, 9, 9, 5, (2, 2), 2)], LAYOUTS):
+            layer = Layer(case, generator, (layout, layout))
+            torch.set_num_threads(1)
+            wanted = layer.forward("cpu"), layer.input_grad("cpu")
+            for threads in (2, 3, 5):
+                torch.set_num_threads(threads)
+                assert torch.equal(layer.forward("cpu"), wanted[0]) and torch.equal(layer.input_grad("cpu"), wanted[1])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_pooled_at_once(isa: str, generator: torch.Generator, every_product: None) -> None:
+    """Small whole numbers, of which F(2x2, 3x3) is exact: torch's values, winners and gradients to the bit."""
+    ours, torchs = (dispatch.implementation(name, "conv2d_relu_max_pool2d") for name in ("cpu", "torch"))
+    arguments = ((1, 1), (1, 1), (1, 1), 1, (3, 3), (2, 2), (1, 1), True)
+    for layout in LAYOUTS.values():
+        image, weight, bias = (
+            torch.randint(-3, 4, shape, generator=generator).float() for shape in ((2, 5, 13, 12), (19, 5, 3, 3), (19,))
+        )
+        image = image.contiguous(memory_format=layout)
+        cpu.native().forget_kernel()
+        found, wanted = (of.forward(image, weight, bias, *arguments) for of in (ours, torchs))
+        assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1]) and bool((found[0] == 0).any())
+        grad = torch.randint(-3, 4, found[0].shape, generator=generator).float().contiguous(memory_format=layout)
+        backward = (grad, image, weight, found[1], *arguments[:-1], EVERY)
+        cpu.native().forget_kernel()
+        gradients = ours.backward(*backward)
+        assert ran(isa)
+        for one, other in zip(gradients, torchs.backward(*backward), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_what_the_table_does_not_name_is_torchs(isa: str, generator: torch.Generator, monkeypatch) -> None:
+    """To the bit."""
+    table = {"forward": (Tiled(3, 4, 20),), "input_grad": (Tiled(5, 4, 20), Tiled(5, 9, 1))}
+    monkeypatch.setattr(crossovers, "CONVOLUTIONS", {isa: table})
+
+    def served(case: tuple) -> tuple[bool, bool]:
+        cpu.native().forget_kernel()
+        layer = Layer(case, generator, ("channels_last",) * 2)
+        output = layer.forward("cpu")
+        forward = ran(isa)
+        gradient = layer.input_grad("cpu")
+        backward = ran(isa)
+        assert forward or torch.equal(output, layer.forward("torch"))
+        assert backward or torch.equal(gradient, layer.input_grad("torch"))
+        return forward, backward
+
+    assert served((2, 4, 5, 12, 12, 3, (1, 1), 1)) == (True, False)
+    assert served((2, 4, 3, 12, 12, 3, (1, 1), 1)) == (False, False)  # filters
+    assert served((2, 4, 4, 6, 6, 3, (1, 1), 1)) == (False, False)  # tiles
+    assert served((2, 4, 4, 12, 12, 5, (2, 2), 1)) == (False, True)
+    assert served((1, 4, 4, 8, 8, 5, (2, 2), 1)) == (False, False)
+    assert served((1, 9, 9, 8, 8, 5, (2, 2), 1)) == (False, True)
+    assert served((20, 9, 9, 3, 3, 5, (2, 2), 1)) == (False, False)  # mostly padding
+    assert served((2, 4, 5, 12, 12, 4, (1, 1), 1)) == (False, False)
+    layer = Layer((2, 9, 9, 12, 12, 3, (1, 1), 1), generator)
+    layer.settings = ((2, 2), (1, 1), (1, 1), 1)
+    assert torch.equal(layer.forward("cpu"), layer.forward("torch")) and not ran(isa)
+    assert layer.backward("cpu", NOTHING) == (None, None, None)
