@@ -68,9 +68,9 @@ def assert_like_eager(model: nn.Module, image: Tensor, backend: Any, **how: Any)
     assert [out.stride() for out in found[0]] == [out.stride() for out in wanted[0]]  # type: ignore[union-attr]
 
 
-def drawn(seed: int, rest: str) -> None:
+def drawn(seed: int, rest: str, modes: tuple[bool, ...] = (True, False)) -> None:
     model = Drawn(seed)
-    for mode in (True, False):
+    for mode in modes:
         try:
             assert_like_eager(model.train(mode), model.image(), Watched(rest=rest), fullgraph=True)
         except Exception as error:
@@ -80,15 +80,24 @@ def drawn(seed: int, rest: str) -> None:
 
 @pytest.mark.parametrize("first", range(0, 40, 8))
 def test_drawn_networks(first: int) -> None:
+    """Those of the first five seeds are trained, of the next five are evaluated, and so on: each style either way."""
     for seed in range(first, first + 8):
-        drawn(seed, "eager")
+        drawn(seed, "eager", (seed // 5 % 2 == 0,))
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("first", range(40, 400, 40))
+@pytest.mark.parametrize("first", range(0, 400, 40))
 def test_more_drawn_networks(first: int) -> None:
     for seed in range(first, first + 40):
         drawn(seed, "eager")
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_drawn_networks_fused(mode: bool) -> None:
+    for seed in range(40):
+        model = Drawn(seed).train(mode)
+        fused, image = alexkern.fuse(copy.deepcopy(model)), model.image()
+        torch.testing.assert_close(results(fused, fused, image), results(model, model, image), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.full
