@@ -9,11 +9,10 @@ of alexkern.functional; everything else goes on as it is, to eager mode or to in
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 
 from alexkern import dispatch
 from alexkern.errors import argument_error
-from alexkern.nn import Match, longest, to_channels_last
+from alexkern.nn import Match, gains_by_channels_last, longest, to_channels_last
 from alexkern.ops.checks import FLOATING
 from alexkern.plan import is_channels_last
 
@@ -52,8 +51,8 @@ def compile_graph(
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
-    compiled: Callable[..., Any] = compile_fx(module, inputs, config_patches=list_mode_options(mode) if mode else None)
-    return compiled
+    compiled: Any = compile_fx(module, inputs, config_patches=list_mode_options(mode) if mode else None)
+    return cast(Callable[..., Any], compiled)
 
 
 class Layer(SimpleNamespace):
@@ -62,6 +61,10 @@ class Layer(SimpleNamespace):
     kind: type[nn.Module]
     input: fx.Node
     inplace = False
+
+    @property
+    def weight(self) -> Tensor:
+        return hinted(example(self._parameters["weight"]))
 
 
 def conv2d(
@@ -156,6 +159,10 @@ def read(node: fx.Node) -> Layer | None:
     return layer
 
 
+def layers_in(graph: fx.Graph) -> dict[fx.Node, Layer]:
+    return {node: layer for node in graph.nodes if (layer := read(node)) is not None}
+
+
 def nodes_in(value: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(value, found.append)
@@ -168,21 +175,18 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def hinted(sizes: Any) -> tuple[int, ...]:
-    """Sizes or strides as those of the call that is compiled for: asking a dynamic one itself would be a guard."""
-    return tuple(size.node.hint if isinstance(size, torch.SymInt) else size for size in sizes)
-
-
-def lies_channels_last(value: Tensor) -> bool:
-    return is_channels_last(torch.empty_strided(hinted(value.shape), hinted(value.stride()), device="meta"))
+def hinted(value: Tensor) -> Tensor:
+    """Without numbers, in the shape of the call that is compiled for: to ask a symbolic size would be a guard."""
+    places: list[Any] = [value.shape, value.stride()]
+    shape, stride = ([size if isinstance(size, int) else size.node.hint or 1 for size in place] for place in places)
+    return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
 
 
 def folds(norm: Layer, layer: Layer, output: Tensor) -> bool:
     """Whether a call behind a layer is a scale and a shift of its channels, of which the filters have fewer numbers."""
     if layer.kind not in (nn.Conv2d, nn.Linear) or norm.kind is not nn.BatchNorm2d:
         return False
-    filters = example(layer._parameters["weight"])
-    return not norm.training and math.prod(hinted(filters.shape)) <= math.prod(hinted(output.shape))
+    return not norm.training and layer.weight.numel() <= hinted(output).numel()
 
 
 def folded(
@@ -207,11 +211,12 @@ class Rewriting:
 
     def __init__(self, graph: fx.Graph, compiled: bool):
         self.graph, self.compiled = graph, compiled
+        self.own: set[fx.Node] = set()  # calls that were not there before
         self.restored: dict[fx.Node, fx.Node] = {}  # contiguous, as torch gives it: of what is channels_last
 
     def run(self) -> None:
-        self.layers = {node: layer for node in self.graph.nodes if (layer := read(node)) is not None}
         self.take_results_in_place()
+        self.layers = layers_in(self.graph)
         for node in list(self.graph.nodes):
             if node in self.layers:
                 self.replace(node)
@@ -221,11 +226,12 @@ class Rewriting:
 
     def take_results_in_place(self) -> None:
         """What was written into is read by the name of the result from there on: they are one tensor."""
-        place = {node: index for index, node in enumerate(self.graph.nodes)}
-        for node, layer in self.layers.items():
-            if layer.inplace:
-                layer.input.replace_all_uses_with(node, lambda user, node=node: place[user] > place[node])
-        self.layers = {node: layer for node in self.layers if (layer := read(node)) is not None}
+        behind = set(self.graph.nodes)
+        for node in self.graph.nodes:
+            behind.remove(node)
+            layer = read(node)
+            if layer is not None and layer.inplace:
+                layer.input.replace_all_uses_with(node, behind.__contains__)
 
     def replace(self, first: fx.Node) -> None:
         """The run that begins with a call by one call, if there is one."""
@@ -272,29 +278,31 @@ class Rewriting:
         if node in self.layers:
             layer = self.layers[node]
             return not layer.inplace and not (layer.kind is nn.BatchNorm2d and layer.training)
-        return node.op in ("placeholder", "get_attr") or node.target in PURE or node in self.restored
+        return node.op in ("placeholder", "get_attr") or node.target in PURE or node in self.own
 
     def emit(self, found: Match, norm: Layer | None) -> fx.Node:
         """The call of an operator. As in a FusedSequential images stay channels_last from one to the next."""
         layer, arguments = found.modules[0], found.operator.arguments(*found.modules)
         input, restore = layer.input, layer.input in self.restored
         if norm is not None:
-            pair = self.graph.call_function(
-                folded, (arguments["weight"], arguments["bias"], *norm.statistics, norm.eps)
-            )
-            arguments |= {
-                name: self.graph.call_function(operator.getitem, (pair, index))
-                for index, name in enumerate(("weight", "bias"))
-            }
-        images = example(input)
+            pair = self.call(folded, arguments["weight"], arguments["bias"], *norm.statistics, norm.eps)
+            arguments["weight"], arguments["bias"] = (self.call(operator.getitem, pair, index) for index in (0, 1))
         if restore:
             input = self.restored[input]
-        elif layer.kind is nn.Conv2d and images.dim() == 4 and not lies_channels_last(images):
-            input = self.graph.call_function(to_channels_last, (input,))
-            restore = not lies_channels_last(example(layer._parameters["weight"]))
-        result = self.graph.call_function(found.operator.function, (input,), arguments)
+        if layer.kind is nn.Conv2d and example(input).dim() == 4:
+            images = hinted(example(input))
+            gains = gains_by_channels_last(found, example(input).device, images.shape)
+            if gains and not restore and not is_channels_last(images):
+                input, restore = self.call(to_channels_last, input), not is_channels_last(layer.weight)
+            elif restore and not gains:
+                input, restore = layer.input, False
+        result = self.call(found.operator.function, input, **arguments)
         if restore:
-            contiguous = self.graph.call_method("contiguous", (result,))
-            self.restored[contiguous] = result
+            self.restored[contiguous := self.call(Tensor.contiguous, result)] = result
             return contiguous
         return result
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        node = self.graph.call_function(function, args, kwargs)
+        self.own.add(node)
+        return node

@@ -88,7 +88,7 @@ class FusedSequential(nn.Sequential):
                 continue
             module = found.modules[0]
             if isinstance(module, nn.Conv2d) and input.dim() == 4:
-                gains = _gains_by_channels_last(found, input)
+                gains = torch.compiler.is_compiling() or gains_by_channels_last(found, input.device, input.shape)
                 if gains and not is_channels_last(input):
                     # torch answers in channels_last where the weight is, whatever the input's format
                     restore = not is_channels_last(module.weight)
@@ -100,16 +100,16 @@ class FusedSequential(nn.Sequential):
         return input.contiguous() if restore else input
 
 
-def _gains_by_channels_last(found: Match, images: Tensor) -> bool:
-    """Whether a convolution is faster in that format, its filters brought there at each call included.
+def gains_by_channels_last(found: Match, device: torch.device, images: Sequence[int]) -> bool:
+    """Whether a convolution of images of a shape is faster in that format, its filters brought there included.
 
     On a CPU only the pooling behind it is, and has to make up for the filters: measured at 2 to 224 pixels, batches of
-    1 to 32, forward and backward. A tracer's sizes may be symbols, which are not to be asked.
+    1 to 32, forward and backward. FusedSequential does not ask where something traces: sizes may be symbols there.
     """
     weight = found.modules[0].weight
-    if images.device.type != "cpu" or torch.compiler.is_compiling() or is_channels_last(weight):
+    if device.type != "cpu" or is_channels_last(weight):
         return True
-    N, _, H, W = images.shape
+    N, _, H, W = images
     return len(found.modules) == 3 and N > 1 and 2 * N * H * W >= weight[0].numel()
 
 
