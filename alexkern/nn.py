@@ -57,13 +57,14 @@ class FusedSequential(nn.Sequential):
     """An :class:`torch.nn.Sequential` that runs its children in fused groups.
 
     It has the same children, the same state_dict keys and the same slices as the Sequential it stands for. On the way
-    through, each run of ``Conv2d, ReLU[, MaxPool2d]`` or ``Linear, ReLU[, Dropout]`` becomes one operator of
-    alexkern.functional, and a lone MaxPool2d, Dropout or LocalResponseNorm goes through ours too. Children join in only
-    where nobody could tell the difference: Python would call torch's own forward on exactly those types, with zero
-    padding, no return_indices and no hook that would have to see what is in between, on plain floating tensors and
-    with parameters that are. Anything else runs as it is; :func:`alexkern.fusion_report` says what, and why.
+    through, each run of ``Conv2d, ReLU[, MaxPool2d]``, ``Conv2d, MaxPool2d, ReLU`` (the same but for a zero's sign) or
+    ``Linear, ReLU[, Dropout]`` becomes one operator of alexkern.functional, and a lone MaxPool2d, Dropout or
+    LocalResponseNorm goes through ours too. Children join in only where nobody could tell the difference: Python would
+    call torch's own forward on exactly those types, with zero padding, no return_indices and no hook that would have to
+    see what is in between, on plain floating tensors and with parameters that are. Anything else runs as it is;
+    :func:`alexkern.fusion_report` says what, and why.
 
-    Images stay channels_last between fused convolutions, and come out in the format that torch would have given them.
+    Images are channels_last between fused convolutions where that gains, and come out in the format that torch gives.
     Under FX tracing, torch.jit.trace and torch.export, and while a mode of torch function or torch dispatch watches,
     the children run one by one: node names stay, what is exported needs no alexkern, and who counts sees torch's calls.
     """

@@ -41,7 +41,8 @@ def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that can be done in tiles is left to torch."""
     everything = dict.fromkeys(("forward", "input_grad", "packed"), tuple(Tiled(R, 1, 1) for R in winograd.SIZES))
     monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(ISAS, everything))
-    monkeypatch.setattr(crossovers, "WORTH", math.inf)
+    for limit in ("WORTH", "WORTH_PACKED"):
+        monkeypatch.setattr(crossovers, limit, math.inf)
 
 
 def ran(isa: str) -> bool:

@@ -182,7 +182,7 @@ class Drawn(nn.Module):
                 value = getattr(self, name)(value)
             else:
                 layer = getattr(self, name)
-                ways = SPELLINGS[type(layer)]
+                ways = next(SPELLINGS[kind] for kind in type(layer).__mro__ if kind in SPELLINGS)  # frozen or not
                 value = (ways.get(style) or ways["functional"])[which](value, layer)
         return value, *taps
 
