@@ -40,8 +40,8 @@ class Frozen(nn.Module):
 
     _plan = Plan(None, None)
 
-    def _layers(self, packed: Packed | None) -> dict[str, Any]:
-        """What steps are to be made of; packed: what they were made of before."""
+    def _layers(self) -> dict[str, Any]:
+        """What steps are to be made of."""
         return self._modules
 
     def _head(self) -> Any:
@@ -76,10 +76,9 @@ class Frozen(nn.Module):
     def _current(self) -> Packed:
         """The steps, made anew where the children are not what they were."""
         packed = _PACKED.get(self)
-        layers = self._layers(packed)
-        if packed is None or not packed.is_current(list(layers.values())):
+        if packed is None or not packed.is_current(list(self._modules.values()) or packed.children):
             with torch.inference_mode(False), torch.no_grad():
-                packed = _PACKED[self] = Packed(layers, self._plan)
+                packed = _PACKED[self] = Packed(self._layers(), self._plan)
         return packed
 
     def train(self, mode: bool = True) -> Any:
@@ -89,7 +88,7 @@ class Frozen(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         with torch.inference_mode(False):
-            settle(self._layers(None).values())
+            settle(self._layers().values())
 
 
 # What was packed for a module, which goes with it and is in none of its copies.
@@ -139,10 +138,8 @@ class FrozenLayer(Frozen):
         """What runs in its place; nothing where it has become another class since, as parametrizations make it."""
         return self._current().steps[0] if type(self) in FROZEN.values() else None
 
-    def _layers(self, packed: Packed | None) -> dict[str, Any]:
+    def _layers(self) -> dict[str, Any]:
         """torch's own layer, which is this one but for the class: all else they share."""
-        if packed is not None:
-            return {"": packed.children[0]}
         layer: nn.Module = object.__new__(type(self).__bases__[-1])
         object.__setattr__(layer, "__dict__", vars(self))
         return {"": layer}
