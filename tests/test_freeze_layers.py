@@ -220,6 +220,8 @@ def test_the_first_convolution_takes_bytes_and_rounds(model: Written, generator:
     frozen = alexkern.freeze(model, images, mean=mean, std=std)
     wanted = exact(model, (images / 255 - columns[0]) / columns[1]).float()
     torch.testing.assert_close(frozen(images), wanted, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # and by torch's own layers
+        torch.testing.assert_close(frozen(images).float(), wanted, rtol=5e-2, atol=5e-2)
     half = alexkern.freeze(copy.deepcopy(model).bfloat16())
     image = torch.randn(2, 3, 24, 24, generator=generator)
     torch.testing.assert_close(half(image).float(), exact(model, image).float(), rtol=5e-2, atol=5e-2)

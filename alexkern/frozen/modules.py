@@ -129,14 +129,14 @@ class FrozenLayer(Frozen):
     __prepare_scriptable__ = FusedSequential.__prepare_scriptable__
 
     def forward(self, input: Any) -> Any:
-        step = self.step() if _is_undisturbed(input) else None
-        if step is not None and step.takes(input):
+        if _is_undisturbed(input) and (step := self.step()).takes(input):
             return self._run([step], input)
         return super().forward(self._prepared(input))
 
-    def step(self) -> Step | None:
-        """What runs in its place; nothing where it has become another class since, as parametrizations make it."""
-        return self._current().steps[0] if type(self) in FROZEN.values() else None
+    def step(self) -> Step:
+        """What runs in its place. Where it has become another class since, as parametrizations make it, that is it."""
+        step: Step = self._current().steps[0]
+        return step
 
     def _layers(self) -> dict[str, Any]:
         """torch's own layer, which is this one but for the class: all else they share."""
