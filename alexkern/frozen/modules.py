@@ -44,13 +44,9 @@ class Frozen(nn.Module):
         """What steps are to be made of."""
         return self._modules
 
-    def _head(self) -> Any:
-        """The model's first convolution, if it is here."""
-        return self._modules.get(self._plan.head)  # type: ignore[arg-type]
-
     def _run(self, steps: list[Any], input: Any) -> Any:
         restore = False  # whether the value is channels_last only because we made it so
-        head = self._head()
+        head = self._modules.get(self._plan.head or "")
         for step in steps:
             if step.takes(input):
                 if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
@@ -68,10 +64,10 @@ class Frozen(nn.Module):
 
     def _prepared(self, input: Any) -> Any:
         """For the first convolution to get what a plain one takes."""
-        head = self._head()
+        head = None if self._plan.head is None else self._layers().get(self._plan.head)
         if not isinstance(head, nn.Conv2d) or not isinstance(input, Tensor):
             return input
-        return images.prepared(input, head.weight.dtype, self._plan.bytes_to)
+        return images.prepared(input, next(head.parameters()).dtype, self._plan.bytes_to)
 
     def _current(self) -> Packed:
         """The steps, made anew where the children are not what they were."""
@@ -133,19 +129,15 @@ class FrozenLayer(Frozen):
             return self._run([step], input)
         return super().forward(self._prepared(input))
 
-    def step(self) -> Step:
+    def step(self) -> Any:
         """What runs in its place. Where it has become another class since, as parametrizations make it, that is it."""
-        step: Step = self._current().steps[0]
-        return step
+        return self._current().steps[0]
 
     def _layers(self) -> dict[str, Any]:
         """torch's own layer, which is this one but for the class: all else they share."""
         layer: nn.Module = object.__new__(type(self).__bases__[-1])
         object.__setattr__(layer, "__dict__", vars(self))
         return {"": layer}
-
-    def _head(self) -> Any:
-        return None if self._plan.head is None else self
 
     def extra_repr(self) -> str:
         step = self.step()
