@@ -114,7 +114,7 @@ class Net(nn.Module):
         torch.manual_seed(3)
         self.conv, self.other, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
         self.relu, self.pool, self.lrn = nn.ReLU(True), nn.MaxPool2d(2), nn.LocalResponseNorm(3, 0.1)
-        self.linear, self.given = nn.Linear(7, 5), forward
+        self.linear, self.rows, self.given = nn.Linear(7, 5), nn.BatchNorm1d(5), forward
         nn.init.normal_(self.norm.running_mean)  # type: ignore[arg-type]
         nn.init.normal_(self.norm.bias)
 
@@ -166,6 +166,9 @@ FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Any], list[str], list[str]]] =
     "a view of it": (a_view_of_it, [], []),
     "without gradient": (without_gradient_between, [], []),
     "norm": (norm_folds, [POOL], [COMBINED]),
+    "pool relu": (lambda net, x: net.pool(net.conv(x)).relu(), [COMBINED], [COMBINED]),
+    "norm pool relu": (lambda net, x: torch.relu(net.pool(net.norm(net.conv(x)))), [POOL], [COMBINED]),
+    "linear norm relu": (lambda net, x: F.relu(net.rows(net.linear(x.flatten(0, 2)))), [], [LINEAR]),
     "relu norm pool": (lambda net, x: net.pool(net.norm(net.relu(net.conv(x)))), [CONV, POOL], [CONV, POOL]),
     "relu lrn pool": (
         lambda net, x: net.pool(net.lrn(net.conv(x).relu_())),
