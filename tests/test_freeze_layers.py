@@ -220,6 +220,8 @@ def test_the_first_convolution_takes_bytes_and_rounds(model: Written, generator:
     frozen = alexkern.freeze(model, images, mean=mean, std=std)
     wanted = exact(model, (images / 255 - columns[0]) / columns[1]).float()
     torch.testing.assert_close(frozen(images), wanted, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # and by torch's own layers
+        torch.testing.assert_close(frozen(images).float(), wanted, rtol=5e-2, atol=5e-2)
     half = alexkern.freeze(copy.deepcopy(model).bfloat16())
     image = torch.randn(2, 3, 24, 24, generator=generator)
     torch.testing.assert_close(half(image).float(), exact(model, image).float(), rtol=5e-2, atol=5e-2)
@@ -227,7 +229,7 @@ def test_the_first_convolution_takes_bytes_and_rounds(model: Written, generator:
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_filters_are_packed_for_the_sizes_that_come(alone: bool, generator: torch.Generator) -> None:
-    """Of small images for few sizes, whatever the batch; torch computes the others."""
+    """For few at a time, whatever the batch; large images have one for all of theirs."""
     torch.manual_seed(1)
     layer = nn.Conv2d(24, 40, 3, padding=1)
     model = layer if alone else nn.Sequential(layer, nn.ReLU())
@@ -244,6 +246,6 @@ def test_filters_are_packed_for_the_sizes_that_come(alone: bool, generator: torc
             torch.testing.assert_close(found.double(), reference, rtol=1e-5, atol=1e-5)
             assert found.stride() == wanted.stride()
     if hasattr(blocks, "packed"):  # oneDNN is there
-        assert list(blocks.packed) == [(2, 2), *sizes[: MOST_SIZES - 1], ()]
+        assert list(blocks.packed) == [*((24, *size) for size in sizes[2 - MOST_SIZES :]), (), (24, *sizes[0])]
         with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
             alexkern.freeze(nn.Conv2d(24, 40, 3))(torch.zeros(1, 24, 1, 1))

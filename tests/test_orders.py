@@ -18,6 +18,7 @@ from support.drawn_networks import Drawn
 CONV, NORM, POOL = lambda: nn.Conv2d(6, 8, 3, padding=1), lambda: nn.BatchNorm2d(8), lambda: nn.MaxPool2d(3, 2)
 RELU, LRN, LINEAR = lambda: nn.ReLU(True), lambda: nn.LocalResponseNorm(3, 5e-2), lambda: nn.Linear(6, 8)
 JOINED, LONE = "conv2d_relu_max_pool2d", "max_pool2d"
+(NORMALISED,) = (name for name, operator in OPERATORS.items() if (nn.LocalResponseNorm,) in operator.layers)
 # What is written, what a fused network runs of it in training and in evaluation, and of how many layers each step of a
 # snapshot is made.
 ORDERS: dict[str, tuple[list[Any], list[str], list[int]]] = {
@@ -26,7 +27,7 @@ ORDERS: dict[str, tuple[list[Any], list[str], list[int]]] = {
     "conv, BN, ReLU, pool": ([CONV, NORM, RELU, POOL], [LONE], [4]),
     "conv, BN, pool, ReLU": ([CONV, NORM, POOL, RELU], [LONE], [4]),
     "conv, ReLU, BN, pool": ([CONV, RELU, NORM, POOL], ["conv2d_relu", LONE], [2, 1, 1]),
-    "conv, ReLU, LRN, pool": ([CONV, RELU, LRN, POOL], ["conv2d_relu", "local_response_norm", LONE], [2, 1, 1]),
+    "conv, ReLU, LRN, pool": ([CONV, RELU, LRN, POOL], ["conv2d_relu", NORMALISED, LONE], [2, 1, 1]),
     "dropout, linear, ReLU": ([lambda: nn.Dropout(0.0), LINEAR, RELU], ["dropout", "linear_relu_dropout"], [1, 2]),
     "linear, BN, ReLU": ([LINEAR, lambda: nn.BatchNorm1d(8), RELU], [], [1, 1, 1]),
     "linear, ReLU, BN": ([LINEAR, RELU, lambda: nn.BatchNorm1d(8)], ["linear_relu_dropout"], [2, 1]),

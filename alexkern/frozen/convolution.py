@@ -23,8 +23,8 @@ from alexkern.ops.checks import pair
 from alexkern.ops.convolution import convolution_of
 from alexkern.plan import is_channels_last
 
-# Pixels of images from which on oneDNN reads the same blocks for all sizes; of smaller ones, how many sizes may have
-# blocks of their own: below 11 pixels some layers' are others, and to bring them into order takes up to 45 ms a call.
+# Pixels of images from which on oneDNN reads the same blocks for all sizes: below 11 some layers' are others, and to
+# bring them into order takes up to 45 ms a call. And for how many sizes there are blocks at a time.
 LARGE, MOST_SIZES = 17, 4
 
 
@@ -111,7 +111,7 @@ class InTiles(_OneDnn):
 
 
 class InBlocks(_OneDnn):
-    """By oneDNN, with filters in the blocks that its kernels read for images of the first sizes that come."""
+    """By oneDNN, with filters in the blocks that its kernels read for images of the sizes that come."""
 
     words = "in oneDNN blocks"
 
@@ -126,29 +126,22 @@ class InBlocks(_OneDnn):
         return cls(step, weight) if onednn_serves(weight) else None
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor:
-        padding, stride, dilation, groups = self.geometry
-        packed = self.packed_for(images)
-        if packed is None:
-            value = torch.conv2d(images.contiguous(), self.weight, self.bias, stride, padding, dilation, groups)
-            value = value.contiguous(memory_format=torch.channels_last)
-        else:  # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place
-            value = torch.ops.mkldnn._convolution_pointwise(images, packed, self.bias, *self.geometry, "none", [], "")
-        return value.relu_() if relu else value
-
-    def packed_for(self, images: Tensor) -> Tensor | None:
-        """The filters for images of this size, whatever their number; None where too many sizes have come."""
-        size = images.shape[2:]
-        key = () if min(size) >= LARGE else tuple(size)
+        size = tuple(images.shape[1:])
+        key = size if min(size[1:]) < LARGE else ()
         packed = self.packed.get(key)
-        if packed is None and (not key or len(self.packed) < MOST_SIZES):
+        if packed is None:
             padding, stride, dilation, groups = self.geometry
             of = convolution(images, self.weight, stride, padding, dilation, groups)
-            if of.P > 0 and of.Q > 0:  # else torch says what is wrong
-                packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(
-                    self.weight.to_mkldnn(), *self.geometry, (1, *images.shape[1:])
-                )
-                self.packed[key] = packed
-        return packed
+            sizes = (1, *size) if of.P > 0 and of.Q > 0 else None  # of too few pixels torch says so below
+            packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, sizes)
+            if len(self.packed) == MOST_SIZES:
+                self.packed.pop(next(iter(self.packed)), None)
+            self.packed[key] = packed
+        # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
+        value: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            images, packed, self.bias, *self.geometry, "none", [], ""
+        )
+        return value.relu_() if relu else value
 
 
 class Plain(Way):

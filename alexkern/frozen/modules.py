@@ -40,17 +40,13 @@ class Frozen(nn.Module):
 
     _plan = Plan(None, None)
 
-    def _layers(self, packed: Packed | None) -> dict[str, Any]:
-        """What steps are to be made of; packed: what they were made of before."""
+    def _layers(self) -> dict[str, Any]:
+        """What steps are to be made of."""
         return self._modules
-
-    def _head(self) -> Any:
-        """The model's first convolution, if it is here."""
-        return self._modules.get(self._plan.head)  # type: ignore[arg-type]
 
     def _run(self, steps: list[Any], input: Any) -> Any:
         restore = False  # whether the value is channels_last only because we made it so
-        head = self._head()
+        head = self._modules.get(self._plan.head or "")
         for step in steps:
             if step.takes(input):
                 if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
@@ -68,18 +64,17 @@ class Frozen(nn.Module):
 
     def _prepared(self, input: Any) -> Any:
         """For the first convolution to get what a plain one takes."""
-        head = self._head()
+        head = None if self._plan.head is None else self._layers().get(self._plan.head)
         if not isinstance(head, nn.Conv2d) or not isinstance(input, Tensor):
             return input
-        return images.prepared(input, head.weight.dtype, self._plan.bytes_to)
+        return images.prepared(input, next(head.parameters()).dtype, self._plan.bytes_to)
 
     def _current(self) -> Packed:
         """The steps, made anew where the children are not what they were."""
         packed = _PACKED.get(self)
-        layers = self._layers(packed)
-        if packed is None or not packed.is_current(list(layers.values())):
+        if packed is None or not packed.is_current(list(self._modules.values()) or packed.children):
             with torch.inference_mode(False), torch.no_grad():
-                packed = _PACKED[self] = Packed(layers, self._plan)
+                packed = _PACKED[self] = Packed(self._layers(), self._plan)
         return packed
 
     def train(self, mode: bool = True) -> Any:
@@ -89,7 +84,7 @@ class Frozen(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         with torch.inference_mode(False):
-            settle(self._layers(None).values())
+            settle(self._layers().values())
 
 
 # What was packed for a module, which goes with it and is in none of its copies.
@@ -130,25 +125,19 @@ class FrozenLayer(Frozen):
     __prepare_scriptable__ = FusedSequential.__prepare_scriptable__
 
     def forward(self, input: Any) -> Any:
-        step = self.step() if _is_undisturbed(input) else None
-        if step is not None and step.takes(input):
+        if _is_undisturbed(input) and (step := self.step()).takes(input):
             return self._run([step], input)
         return super().forward(self._prepared(input))
 
-    def step(self) -> Step | None:
-        """What runs in its place; nothing where it has become another class since, as parametrizations make it."""
-        return self._current().steps[0] if type(self) in FROZEN.values() else None
+    def step(self) -> Any:
+        """What runs in its place. Where it has become another class since, as parametrizations make it, that is it."""
+        return self._current().steps[0]
 
-    def _layers(self, packed: Packed | None) -> dict[str, Any]:
+    def _layers(self) -> dict[str, Any]:
         """torch's own layer, which is this one but for the class: all else they share."""
-        if packed is not None:
-            return {"": packed.children[0]}
         layer: nn.Module = object.__new__(type(self).__bases__[-1])
         object.__setattr__(layer, "__dict__", vars(self))
         return {"": layer}
-
-    def _head(self) -> Any:
-        return None if self._plan.head is None else self
 
     def extra_repr(self) -> str:
         step = self.step()
