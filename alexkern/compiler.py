@@ -274,6 +274,10 @@ class Rewriting:
             nodes.append(node := reader)
         return nodes
 
+    def only_reads(self, node: fx.Node) -> bool:
+        """Whether nothing is written into what the call reads, through it or through a view that it makes."""
+        return node.op == "output" or (self.is_pure(node) and node.target is not operator.getitem)
+
     def is_pure(self, node: fx.Node) -> bool:
         if node in self.layers:
             layer = self.layers[node]
@@ -283,7 +287,8 @@ class Rewriting:
     def emit(self, found: Match, norm: Layer | None) -> fx.Node:
         """The call of an operator. As in a FusedSequential images stay channels_last from one to the next."""
         layer, arguments = found.modules[0], found.operator.arguments(*found.modules)
-        input, restore = layer.input, layer.input in self.restored
+        input = layer.input
+        restore = input in self.restored and all(map(self.only_reads, input.users))
         if norm is not None:
             pair = self.call(folded, arguments["weight"], arguments["bias"], *norm.statistics, norm.eps)
             arguments["weight"], arguments["bias"] = (self.call(operator.getitem, pair, index) for index in (0, 1))

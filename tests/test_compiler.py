@@ -214,6 +214,19 @@ def test_what_is_written_in_between_is_seen_in_order() -> None:
     assert watched.ours == []
 
 
+@pytest.mark.parametrize("write", [lambda value: value.add_(1), lambda value: value[0].mul_(2), F.relu_])
+def test_what_is_written_into_a_result_is_seen(write: Callable[[Tensor], Any]) -> None:
+    def written(net: Any, image: Tensor) -> Tensor:
+        value = net.pool(F.relu(net.conv(image)))
+        write(value)
+        return net.pool(F.relu(F.conv2d(value, net.conv.weight[:, :1].expand(4, 4, 3, 3))))
+
+    model, image, watched = Net(written), torch.randn(4, 3, 19, 17), Watched()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend=watched)(image), model(image))
+    assert watched.ours == [COMBINED, COMBINED] and "to_channels_last" in watched.calls
+
+
 def test_images_stay_channels_last_between_convolutions() -> None:
     watched, model = Watched(), small_alexnet()[0].eval()
     image = torch.randn(2, 3, 63, 63)
