@@ -105,10 +105,10 @@ def resolve_name(operator: str, input: Tensor) -> str:
     return serving(_setting, operator, input.device, input.dtype)
 
 
-def traced_name(operator: str, input: Tensor) -> str:
-    """The backend that torch.compile is to call: "auto" leaves a CPU's operators to inductor, which fuses torch's."""
+def left_to_compiler(operator: str, input: Tensor) -> bool:
+    """Whether torch.compile is given torch's own operators: what torch serves, and with "auto" all on a CPU."""
     name = resolve_name(operator, input)
-    return "torch" if name == "cpu" and _setting == "auto" else name
+    return name == "torch" or (name == "cpu" and _setting == "auto")
 
 
 def forget() -> None:

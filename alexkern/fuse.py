@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from alexkern.console import printable, table
-from alexkern.frozen.modules import FrozenSequential
+from alexkern.frozen.modules import FrozenLayer, FrozenSequential, PackedConv2d, PackedLinear
 from alexkern.frozen.step import ByOperator, Step
 from alexkern.nn import Dropout, FusedSequential, LocalResponseNorm, Match, MaxPool2d, changed_layers, match, watcher
 from alexkern.ops import registry
 
 M = TypeVar("M", bound=nn.Module)
+OWN_FORWARD = "called by a forward of its parent's own"
+REACHED = 'torch.compile(model, backend="alexkern") reaches layers that a forward of one\'s own calls'
 LAYERS = (MaxPool2d, Dropout, LocalResponseNorm)  # each has torch's class for its base
+TORCHS: dict[type, Any] = {FrozenSequential: nn.Sequential} | {
+    kind: kind.__bases__[-1] for kind in (*LAYERS, FusedSequential, PackedConv2d, PackedLinear)
+}
 
 
 def fuse(model: M) -> M:
     """Turn every module whose type is exactly nn.Sequential into a :class:`FusedSequential`, in place.
 
     Only the class is assigned: children, hooks, parameters, aliases, state_dict keys and slices stay what they are, and
-    a subclass of Sequential is left alone, since its forward may be its own.
+    a subclass of Sequential is left alone, since its forward may be its own. A model with layers, but with no
+    Sequential, stays as it is, and a warning says what reaches them.
 
     Args:
         model: any module: an AlexNet, a VGG, a Sequential.
@@ -31,9 +38,15 @@ def fuse(model: M) -> M:
     Returns:
         The same model.
     """
-    for module in _modules("fuse", model):
+    modules = _modules("fuse", model)
+    for module in modules:
         if type(module) is nn.Sequential:
             module.__class__ = FusedSequential
+    if not any(isinstance(module, FusedSequential) for module in modules):
+        if any(type(module) in (nn.Conv2d, nn.Linear) for module in modules[1:]):
+            warnings.warn(
+                f"alexkern.fuse: {type(model).__name__} has no nn.Sequential to fuse. {REACHED}", stacklevel=2
+            )
     return model
 
 
@@ -50,12 +63,9 @@ def unfuse(model: M) -> M:
         The same model.
     """
     for module in _modules("unfuse", model):
-        if type(module) in LAYERS:
-            module.__class__ = type(module).__base__  # type: ignore[assignment]
-        elif type(module) in (FusedSequential, FrozenSequential):
-            module.__class__ = nn.Sequential
+        if type(module) in TORCHS:
+            module.__class__ = TORCHS[type(module)]
             vars(module).pop("_plan", None)
-            vars(module).pop("_packed", None)
     return model
 
 
@@ -90,7 +100,8 @@ class FusionReport:
         for entry in self.entries:
             names, layers = (", ".join(map(printable, words)) for words in (entry.children, entry.layers))
             rows.append((names, layers, entry.operator or "-", entry.backend, entry.why_plain))
-        return "\n".join(table(rows))
+        note = [REACHED] if OWN_FORWARD in self.plain.values() else []
+        return "\n".join([*table(rows), *note])
 
     __repr__ = __str__
 
@@ -106,7 +117,8 @@ def fusion_report(model: nn.Module) -> FusionReport:
 
     Returns:
         A :class:`FusionReport`: an entry for every run of children that is fused, and for every layer of a kind that
-        could be (Conv2d, Linear, MaxPool2d, Dropout, LocalResponseNorm) and is not.
+        could be (Conv2d, Linear, MaxPool2d, Dropout, LocalResponseNorm) and is not. Of those that a forward of one's
+        own calls it says so, and what reaches them.
 
     Raises:
         TypeError: model is no module.
@@ -115,7 +127,7 @@ def fusion_report(model: nn.Module) -> FusionReport:
     _modules("fusion_report", model)
     parameters: list[Tensor] = [value for value in model.parameters() if value.is_floating_point()]
     like = parameters[0] if parameters else torch.empty(0)
-    root = nn.Module()
+    root = nn.Sequential()
     root._modules[""] = model
     return FusionReport(tuple(_entries("", root, like, watcher(like), changed_layers())))
 
@@ -131,9 +143,12 @@ def _entries(
     index = 0
     while index < len(children):
         child, step = children[index], next(own, None)
-        found: Match | str = "not in a FusedSequential"
+        of_its_own = forward not in (nn.Sequential.forward, FusedSequential.forward, FrozenSequential.forward)
+        found: Match | str = OWN_FORWARD if of_its_own else "not in a FusedSequential"
         if type(child) in LAYERS:
             found, step = Match(registry.runs()[type(child).__base__][0][1], (child,)), None  # type: ignore[index]
+        elif isinstance(child, FrozenLayer) and watching is None:
+            step = child.step()
         elif forward in (FusedSequential.forward, FrozenSequential.forward):
             found = watching or match(children, index, changed)
         if step is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch.nn.modules import module as module_globals
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from alexkern import dispatch, functional
+from alexkern import functional
 from alexkern.ops import registry
 from alexkern.ops.checks import FLOATING
 from alexkern.ops.operator import Operator
@@ -57,21 +57,21 @@ class FusedSequential(nn.Sequential):
     """An :class:`torch.nn.Sequential` that runs its children in fused groups.
 
     It has the same children, the same state_dict keys and the same slices as the Sequential it stands for. On the way
-    through, each run of ``Conv2d, ReLU[, MaxPool2d]`` or ``Linear, ReLU[, Dropout]`` becomes one operator of
-    alexkern.functional, and a lone MaxPool2d, Dropout or LocalResponseNorm goes through ours too. Children join in only
-    where nobody could tell the difference: Python would call torch's own forward on exactly those types, with zero
-    padding, no return_indices and no hook that would have to see what is in between, on plain floating tensors and
-    with parameters that are. Anything else runs as it is; :func:`alexkern.fusion_report` says what, and why.
+    through, each run of ``Conv2d, ReLU[, MaxPool2d]``, ``Conv2d, MaxPool2d, ReLU`` (the same but for a zero's sign) or
+    ``Linear, ReLU[, Dropout]`` becomes one operator of alexkern.functional, and a lone MaxPool2d, Dropout or
+    LocalResponseNorm goes through ours too. Children join in only where nobody could tell the difference: Python would
+    call torch's own forward on exactly those types, with zero padding, no return_indices and no hook that would have to
+    see what is in between, on plain floating tensors and with parameters that are. Anything else runs as it is;
+    :func:`alexkern.fusion_report` says what, and why.
 
-    Images stay channels_last between fused convolutions, and come out in the format that torch would have given them.
+    Images are channels_last between fused convolutions where that gains, and come out in the format that torch gives.
     Under FX tracing, torch.jit.trace and torch.export, and while a mode of torch function or torch dispatch watches,
     the children run one by one: node names stay, what is exported needs no alexkern, and who counts sees torch's calls.
     """
 
     def __prepare_scriptable__(self) -> nn.Module:
-        raise RuntimeError(
-            "alexkern.nn.FusedSequential: torch.jit.script is not supported; use torch.compile or torch.export"
-        )
+        name = type(self).__name__
+        raise RuntimeError(f"torch.jit.script is not supported; use torch.compile or torch.export, for {name}")
 
     def forward(self, input: Any) -> Any:
         fuses = watcher(input) is None
@@ -88,16 +88,33 @@ class FusedSequential(nn.Sequential):
                 index += 1
                 continue
             module = found.modules[0]
-            if isinstance(module, nn.Conv2d) and input.dim() == 4 and not is_channels_last(input):
-                # torch answers in channels_last where the weight is, whatever the input's format
-                restore = not is_channels_last(module.weight)
-                input = _to_channels_last(input)
+            if isinstance(module, nn.Conv2d) and input.dim() == 4:
+                gains = torch.compiler.is_compiling() or gains_by_channels_last(found, input.device, input.shape)
+                if gains and not is_channels_last(input):
+                    # torch answers in channels_last where the weight is, whatever the input's format
+                    restore = not is_channels_last(module.weight)
+                    input = to_channels_last(input)
+                elif restore and not gains:
+                    input, restore = input.contiguous(), False
             input = found(input)
             index += len(found.modules)
         return input.contiguous() if restore else input
 
 
-def _to_channels_last(input: Tensor) -> Tensor:
+def gains_by_channels_last(found: Match, device: torch.device, images: Sequence[int]) -> bool:
+    """Whether a convolution of images of a shape is faster in that format, its filters brought there included.
+
+    On a CPU only the pooling behind it is, and has to make up for the filters: measured at 2 to 224 pixels, batches of
+    1 to 32, forward and backward. FusedSequential does not ask where something traces: sizes may be symbols there.
+    """
+    weight = found.modules[0].weight
+    if device.type != "cpu" or is_channels_last(weight):
+        return True
+    N, _, H, W = images
+    return len(found.modules) == 3 and N > 1 and 2 * N * H * W >= weight[0].numel()
+
+
+def to_channels_last(input: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active():  # vmap knows strides, but no memory formats
         return input.movedim(1, -1).contiguous().movedim(-1, 1)
     return input.contiguous(memory_format=torch.channels_last)
@@ -130,7 +147,8 @@ def watcher(input: Any) -> str | None:
     if torch.compiler.is_compiling():
         if torch.compiler.is_exporting():
             return "torch.export is tracing"
-        if not _is_plain(input) or all(dispatch.traced_name(name, input) == "torch" for name in registry.OPERATORS):
+        trains, operators = torch.is_grad_enabled(), registry.OPERATORS.values()
+        if not _is_plain(input) or all(operator.left_to_compiler(input, trains) for operator in operators):
             return "torch.compile is tracing, and would call nothing of ours"
         return None
     if torch._C._len_torch_dispatch_stack() > 0:
@@ -139,7 +157,7 @@ def watcher(input: Any) -> str | None:
 
 
 class Match(NamedTuple):
-    """The children of a Sequential that one operator stands for."""
+    """The layers that one operator stands for."""
 
     operator: Operator
     modules: tuple[Any, ...]
@@ -150,14 +168,22 @@ class Match(NamedTuple):
 
 def match(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
     """The longest run from `index` on that one operator stands for, or why the child has to run as it is."""
+    return longest(children[index:], type, lambda module: why_not_bare(module, changed))
+
+
+def longest(layers: Sequence[Any], kind: Callable[[Any], type], why_not: Callable[[Any], str | None]) -> Match | str:
+    """The longest run from the first on: of modules, or of what alexkern.compiler reads as such in a captured graph.
+
+    kind: the class of torch's that a layer is. why_not: why it has to run as it is, if it has.
+    """
     reason = "not torch's own class"
-    for layers, operator, behind in registry.runs().get(type(children[index]), ()):
-        run: tuple[Any, ...] = tuple(children[index : index + len(layers)])
-        if tuple(map(type, run)) != layers:
+    for kinds, operator, behind in registry.runs().get(kind(layers[0]), ()):
+        run: tuple[Any, ...] = tuple(layers[: len(kinds)])
+        if tuple(map(kind, run)) != kinds:
             reason = behind
             continue
-        for module in run:
-            found = why_not_bare(module, changed)
+        for layer in run:
+            found = why_not(layer)
             if found is not None:
                 break
         else:

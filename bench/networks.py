@@ -147,8 +147,11 @@ def _drawn(model: str, device: torch.device) -> nn.Module:
 
 
 def _inference_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:
-    network = build(model, target).eval().requires_grad_(False)
-    images = target.randn(batch, 3, 224, 224)
+    return inference_trial(build(model, target), target.randn(batch, 3, 224, 224), runners, target)
+
+
+def inference_trial(network: nn.Module, images: Tensor, runners: Sequence[Peer], target: Target) -> Trial:
+    network.eval().requires_grad_(False)
     with torch.inference_mode():
         expected = plain(network)(images.float())
 
@@ -164,9 +167,12 @@ def _inference_trial(model: str, batch: int, runners: Sequence[Peer], target: Ta
 
 
 def _training_trial(model: str, batch: int, runners: Sequence[Peer], target: Target) -> Trial:
-    network = build(model, target).train()
-    images = target.randn(batch, 3, 224, 224)
-    labels = torch.randint(1000, (batch,), device=target.device)
+    return training_trial(build(model, target), target.randn(batch, 3, 224, 224), runners, target)
+
+
+def training_trial(network: nn.Module, images: Tensor, runners: Sequence[Peer], target: Target) -> Trial:
+    network.train()
+    labels = torch.randint(1000, (len(images),), device=target.device)
     expected = reference_gradients(network, images, labels)
     trained: dict[str, nn.Module] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from alexkern import models
 from alexkern.bench import bench_dropout, bench_training, history
 from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import LAYERS, Target
-from alexkern.bench.networks import contenders, plain
+from alexkern.bench.networks import contenders, plain, training_trial
 from alexkern.bench.operators import _expression
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.peers.cudnn import fuse_pairs
@@ -131,6 +132,27 @@ def test_the_row_of_convnet_benchmarks_is_right_in_sixteen_bits(monkeypatch):
         trial.check("alexkern", (output, *(3 * gradient for gradient in gradients)))
     with pytest.raises(WrongResult):
         trial.check("alexkern", (1.2 * output, *gradients))
+
+
+def test_a_peer_whose_gradients_are_zeros_is_wrong_before_it_is_timed():
+    """As inductor's may be on a CPU, before a pooling."""
+
+    class Zeros(Peer):
+        name, trains = "zeros", True
+
+        def prepare(self, model, example):
+            return lambda: model[1:](model[0](example).detach() + 0 * model[0](example))
+
+    class Right(Zeros):
+        def prepare(self, model, example):
+            return lambda: model(example)
+
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 1000)]
+    for peer in (Right(), Zeros()):
+        trial = training_trial(nn.Sequential(*layers), torch.randn(2, 3, 8, 8), [peer], bench_records.CPU)
+        result = trial.prepare("zeros")()
+        with nullcontext() if type(peer) is Right else pytest.raises(WrongResult, match="parameter 0 has 0 times"):
+            trial.check("zeros", result)
 
 
 def test_a_peer_says_what_is_missing():

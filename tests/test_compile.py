@@ -102,7 +102,7 @@ def test_compiles_transforms_whole(case: Case, generator: torch.Generator) -> No
 @OPERATORS
 def test_torch_backend_emits_plain_aten(case: Case, generator: torch.Generator) -> None:
     counting = CountingBackend()
-    with alexkern.backend("torch"):
+    with alexkern.backend("torch"), torch.no_grad():
         torch.compile(case.call, backend=counting, fullgraph=True)(*leaves_of(case, generator))
     assert counting.graphs == 1
     assert counting.targets and not any("alexkern" in target for target in counting.targets)
@@ -113,9 +113,22 @@ def test_auto_on_a_cpu_emits_plain_aten(case: Case, generator: torch.Generator) 
     if DEVICE.type != "cpu":
         pytest.skip("a GPU is here")
     counting = CountingBackend()
-    with alexkern.backend("auto"):
+    with alexkern.backend("auto"), torch.no_grad():
         torch.compile(case.call, backend=counting, fullgraph=True)(*leaves_of(case, generator))
     assert counting.targets and not any("alexkern" in target for target in counting.targets)
+
+
+@OPERATORS
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_in_training_a_cpu_has_our_poolings(case: Case, backend: str, generator: torch.Generator) -> None:
+    """Whoever serves them: inductor may order its own backward of them wrongly."""
+    if DEVICE.type != "cpu":
+        pytest.skip("a GPU is here")
+    counting = CountingBackend()
+    with alexkern.backend(backend):
+        torch.compile(case.call, backend=counting, fullgraph=True)(*leaves_of(case, generator))
+    ours = [target for target in counting.targets if "alexkern" in target]
+    assert bool(ours) == case.operator.endswith("max_pool2d"), counting.targets
 
 
 @pytest.mark.parametrize(("case", "backend"), [param for param in BACKENDS if param.values[1] != "torch"])

@@ -42,7 +42,8 @@ def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = dict.fromkeys(("forward", "input_grad", "packed"), tuple(Tiled(R, 1, 1) for R in winograd.SIZES))
     everything["weight_grad"] = (Tiled(3, 1, 1),)
     monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(ISAS, everything))
-    monkeypatch.setattr(crossovers, "WORTH", math.inf)
+    for limit in ("WORTH", "WORTH_PACKED"):
+        monkeypatch.setattr(crossovers, limit, math.inf)
 
 
 def ran(isa: str) -> bool:

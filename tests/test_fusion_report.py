@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrizations, prune
 
 import alexkern
 from alexkern import dispatch, models
-from alexkern.fuse import FusionReport
+from alexkern.fuse import OWN_FORWARD, REACHED, FusionReport
 from alexkern.nn import FusedSequential
 from alexkern.ops.operator import Operator
 from alexkern.ops.registry import OPERATORS
@@ -68,7 +69,7 @@ def test_a_snapshots_forward_agrees(name: str, dtype: torch.dtype, monkeypatch: 
     assert calls == ours or dtype == torch.float32
     packed = [entry for entry in report.fused if entry.backend not in dispatch.PACKAGES]
     assert not packed or dtype == torch.float32
-    assert all(reason in ("hands on its input", "not in a FusedSequential") for reason in report.plain.values())
+    assert all(reason in ("hands on its input", OWN_FORWARD) for reason in report.plain.values())
 
 
 def test_what_a_snapshot_packs_and_why_it_does_not() -> None:
@@ -140,7 +141,7 @@ def test_why_pools_dropouts_and_linear_layers_are_plain(monkeypatch: pytest.Monk
     layers = [nn.MaxPool2d(2, return_indices=True), nn.Dropout(inplace=True), nn.Linear(3, 3), nn.Flatten()]
     model = nn.ModuleDict({"fused": FusedSequential(*layers, nn.LocalResponseNorm(3)), "alone": nn.Conv2d(3, 3, 1)})
     reasons = {"fused.0": "return_indices", "fused.1": "inplace", "fused.2": "no ReLU behind it"}
-    assert alexkern.fusion_report(model).plain == reasons | {"alone": "not in a FusedSequential"}
+    assert alexkern.fusion_report(model).plain == reasons | {"alone": OWN_FORWARD}
     monkeypatch.setattr(nn.LocalResponseNorm, "forward", lambda self, input: input)
     assert alexkern.fusion_report(model).plain["fused.4"].startswith("LocalResponseNorm's forward")
     with Transparent():
@@ -234,3 +235,41 @@ def test_of_a_snapshot_too() -> None:
 def test_a_model_has_to_be_a_module(function: str) -> None:
     with pytest.raises(TypeError, match=f"alexkern.{function}: model must be a torch.nn.Module, got list"):
         getattr(alexkern, function)([])
+
+
+class ByHand(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.part = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.part(self.relu(self.conv(image)))
+
+
+def test_what_reaches_layers_that_a_forward_of_its_own_calls() -> None:
+    model = ByHand()
+    assert alexkern.fusion_report(model).plain == {"conv": OWN_FORWARD, "part.0": "not in a FusedSequential"}
+    alexkern.fuse(model)
+    report = alexkern.fusion_report(model)
+    assert report.plain == {"conv": OWN_FORWARD} and [entry.operator for entry in report.fused] == ["conv2d_relu"]
+    assert str(report).splitlines()[-1] == REACHED
+    assert REACHED not in str(alexkern.fusion_report(model.part))
+
+
+def test_fuse_warns_where_it_finds_nothing() -> None:
+    model = ByHand()
+    model.part = nn.Conv2d(4, 4, 1)  # type: ignore[assignment]
+    with pytest.warns(UserWarning, match="alexkern.fuse: ByHand has no nn.Sequential to fuse. torch.compile") as seen:
+        assert alexkern.fuse(model) is model
+    assert len(seen) == 1 and seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for silent in (
+            ByHand(),
+            nn.ReLU(),
+            nn.Module(),
+            nn.Conv2d(3, 3, 1),
+            FusedSequential(),
+            alexkern.fuse(ByHand()),
+        ):
+            alexkern.fuse(silent)

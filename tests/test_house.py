@@ -24,7 +24,7 @@ ORDER = (
     ("ops",),
     ("functional",),
     ("nn",),
-    ("fuse", "frozen"),
+    ("fuse", "frozen", "compiler"),
     ("compare", "info", "graph", "models", "verify"),
     ("",),  # the package's own face
     ("data", "export"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -23,12 +23,15 @@ from alexkern.ops.checks import pair
 from alexkern.ops.convolution import convolution_of
 from alexkern.plan import is_channels_last
 
+# Pixels of images from which on oneDNN reads the same blocks for all sizes: below 11 some layers' are others, and to
+# bring them into order takes up to 45 ms a call. And for how many sizes there are blocks at a time.
+LARGE, MOST_SIZES = 17, 4
+
 
 class Plan(NamedTuple):
-    """What freeze was told, by the names of children."""
+    """What freeze was told."""
 
-    sizes: Mapping[str, tuple[int, ...]]  # of what convolutions get
-    head: str  # the model's first convolution, if it is here
+    head: str | None  # the child that is the model's first convolution, if it is here
     bytes_to: taken.Normalisation | None  # of what it takes
 
 
@@ -108,23 +111,35 @@ class InTiles(_OneDnn):
 
 
 class InBlocks(_OneDnn):
-    """By oneDNN, with filters in the blocks that its kernels read."""
+    """By oneDNN, with filters in the blocks that its kernels read for images of the sizes that come."""
 
     words = "in oneDNN blocks"
 
     def __init__(self, step: FrozenConvolution, weight: Tensor):
         super().__init__(step)
+        self.weight = weight
         self.geometry = (step.padding, step.stride, step.dilation, step.groups)
-        self.weight = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *self.geometry, step.input_size)
+        self.packed: dict[tuple[int, ...], Tensor] = {}  # by the sizes of small images
 
     @classmethod
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> InBlocks | None:
         return cls(step, weight) if onednn_serves(weight) else None
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor:
+        size = tuple(images.shape[1:])
+        key = size if min(size[1:]) < LARGE else ()
+        packed = self.packed.get(key)
+        if packed is None:
+            padding, stride, dilation, groups = self.geometry
+            of = convolution(images, self.weight, stride, padding, dilation, groups)
+            sizes = (1, *size) if of.P > 0 and of.Q > 0 else None  # of too few pixels torch says so below
+            packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, sizes)
+            if len(self.packed) == MOST_SIZES:
+                self.packed.pop(next(iter(self.packed)), None)
+            self.packed[key] = packed
         # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
         value: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            images, self.weight, self.bias, *self.geometry, "none", [], ""
+            images, packed, self.bias, *self.geometry, "none", [], ""
         )
         return value.relu_() if relu else value
 
@@ -157,14 +172,12 @@ class FrozenConvolution(PackedRun):
     by_image = True
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, found: Match | None, name: str, plan: Plan):
-        size = plan.sizes.get(name, ())
         self.stride = pair("freeze", "stride", conv.stride, 1)
         self.dilation, self.groups = pair("freeze", "dilation", conv.dilation, 1), conv.groups
         self.padding = symmetric_padding(conv) or (0, 0)
         self.channels, self.channels_last = conv.weight.shape[1] * conv.groups, is_channels_last(conv.weight)
-        self.input_size = size if len(size) == 4 and size[1] == self.channels else None
         rest = () if found is None else found.modules[1:]
-        pool: Any = rest[1] if len(rest) == 2 else None
+        pool: Any = next((layer for layer in rest if type(layer) is nn.MaxPool2d), None)
         self.pools = pool is not None
         self.window = (pool.kernel_size, pool.stride, pool.padding, 1, pool.ceil_mode) if self.pools else None
         weight, bias = folded(conv, norm)

@@ -13,8 +13,7 @@ from alexkern.errors import argument_error
 from alexkern.frozen import images
 from alexkern.frozen.convolution import Plan
 from alexkern.frozen.linear import settle
-from alexkern.frozen.modules import FrozenSequential
-from alexkern.nn import FusedSequential
+from alexkern.frozen.modules import FROZEN, FrozenSequential
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,7 +28,8 @@ def freeze(
     """An inference snapshot of a model: the same modules, run by weights packed for the device.
 
     Every nn.Sequential and FusedSequential in a copy of the model becomes a FrozenSequential, with the same children,
-    in which ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` run at once. On a CPU, filters of
+    in which ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` run at once. Every other nn.Conv2d
+    and nn.Linear, wherever the model's own code calls it, becomes a subclass and runs alone. On a CPU, filters of
     float32 and bfloat16 are reordered into the blocks that oneDNN's kernels read, and 3x3 and 5x5 ones of float32 also
     for a convolution in fewer products (docs/snapshots.md); elsewhere they are laid out channels_last and run by
     alexkern.functional. The numbers stay those of the model's dtype. Images are channels_last from the first step to
@@ -48,10 +48,9 @@ def freeze(
 
     Args:
         model: any module, in any mode. It is not changed.
-        example: a batch as the model will get it; weights are then laid out for these sizes (others go on working).
+        example: a batch as the model will get it; weights are then laid out for its sizes now, not at the first call.
         mean, std: of each channel, in units of 0 to 1: a byte x becomes (x / 255 - mean) / std, and the convolution's
-            padding is 0 behind that. The model has to hand its images to its first convolution as they are, which has
-            to be in an nn.Sequential.
+            padding is 0 behind that. The model has to hand its images to its first nn.Conv2d as they are.
 
     Returns:
         The snapshot, an instance of the model's own class (FrozenSequential for a Sequential), in eval mode.
@@ -63,27 +62,31 @@ def freeze(
     if not isinstance(model, nn.Module):
         raise TypeError(f"alexkern.freeze: model must be a torch.nn.Module, got {type(model).__name__}")
     with torch.inference_mode(False):
-        snapshot = copied(model).eval().requires_grad_(False)
+        snapshot = copied(model).requires_grad_(False)
         settle(snapshot.modules())
     first = next((module for module in snapshot.modules() if isinstance(module, nn.Conv2d)), None)
     bytes_to = None if first is None else images.normalisation(mean, std, first.in_channels)
     if example is not None and first is not None:
         example = images.prepared(example, first.weight.dtype, bytes_to)
-    sizes = {} if example is None else _input_sizes(snapshot, example)
+    modules: list[Any] = [*snapshot.modules()]
+    for module in modules:
+        module.training = False  # train() may be the model's own, and want other arguments
+    kinds = {module: FROZEN.get(type(module), type(module)) for module in reversed(modules)}  # the inner ones first
+    inside = {child for module, kind in kinds.items() if kind is FrozenSequential for child in module.children()}
     heads = 0
-    module: Any
-    for module in reversed([*snapshot.modules()]):  # the inner ones first
-        if type(module) in (nn.Sequential, FusedSequential, FrozenSequential):
-            children = list(module.named_children())
-            found = {name: sizes[child] for name, child in children if child in sizes}
-            head = next((name for name, child in children if child is first), "")
-            heads += head != ""
-            module.__class__ = FrozenSequential
-            module._plan = Plan(found, head, bytes_to)
+    for module, kind in kinds.items():
+        if kind is FrozenSequential or (kind in FROZEN.values() and module not in inside):
+            children = module.named_children() if kind is FrozenSequential else [("", module)]
+            head = next((name for name, child in children if child is first), None)
+            heads += head is not None
+            module.__class__, module._plan = kind, Plan(head, bytes_to)
             module._current()
     if not heads and (mean is not None or std is not None):
-        want = "None where the model's first convolution is not in an nn.Sequential"
+        want = "None where the model has no nn.Conv2d that takes its images"
         raise argument_error("freeze", "std" if mean is None else "mean", repr(std if mean is None else mean), want)
+    if example is not None:
+        with torch.inference_mode():
+            snapshot(example)
     return snapshot
 
 
@@ -99,21 +102,3 @@ def copied(model: M) -> M:
         if isinstance(value, Tensor) and not value.is_leaf
     }
     return copy.deepcopy(model, computed)
-
-
-def _input_sizes(model: nn.Module, example: Tensor) -> dict[nn.Module, tuple[int, ...]]:
-    """The shape of what every convolution gets, by running the example through the copy once."""
-    sizes: dict[nn.Module, tuple[int, ...]] = {}
-
-    def record(module: nn.Module, args: tuple[Any, ...]) -> None:
-        sizes[module] = tuple(args[0].shape)
-
-    layers = [module for module in model.modules() if type(module) is nn.Conv2d]
-    handles = [module.register_forward_pre_hook(record) for module in layers]
-    try:
-        with torch.inference_mode():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sizes

@@ -1,4 +1,5 @@
-"""A snapshot's Sequential, whose children are the model's, and whose images stay channels_last from step to step."""
+"""A snapshot's modules: the model's Sequentials, whose images stay channels_last from step to step, and its layers that
+stand outside of them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from itertools import chain, takewhile
 from operator import attrgetter, itemgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,33 +29,24 @@ from alexkern.plan import is_channels_last
 CHUNK_BYTES = 12 * 2**20
 
 
-class FrozenSequential(FusedSequential):
-    """A FusedSequential that runs by packed weights, made of its children. Made by :func:`freeze`.
+class Frozen(nn.Module):
+    """A module that runs by packed weights. Made by :func:`freeze`.
 
-    The children are the model's, and may be looked at, called, hooked, changed and loaded as ever. Steps stand for them
-    where a plain tensor comes in, no gradient is wanted and nothing traces, casts or watches; elsewhere the children
-    run as in a FusedSequential. When one of them, a parameter, a buffer, a hook or a mode is not what it was when the
-    steps were made, they are made anew. In a copy, unpickled or not, they are made at the first call.
+    It and its children are the model's, and may be looked at, called, hooked, changed and loaded as ever. Steps stand
+    for the layers where a plain tensor comes in, no gradient is wanted and nothing traces, casts or watches; elsewhere
+    they run as in the model, fused. When one of them, a parameter, a buffer, a hook or a mode is not what it was when
+    the steps were made, they are made anew. In a copy, unpickled or not, they are made at the first call.
     """
 
-    _plan = Plan({}, "", None)
-    _packed: Packed | None = None
+    _plan = Plan(None, None)
 
-    def forward(self, input: Any) -> Any:
-        if not _is_undisturbed(input):
-            return super().forward(self._prepared(input))
-        packed = self._current()
-        steps, leading = packed.steps, packed.leading
-        if leading and input.dim() == 4 and len(input) > 1 and input.device.type == "cpu":
-            chunks = math.ceil(input.shape[0] * steps[0].image_bytes(input) / CHUNK_BYTES)
-            if chunks > 1:
-                input = torch.cat([self._run(steps[:leading], images) for images in input.chunk(chunks)])
-                steps = steps[leading:]
-        return self._run(steps, input)
+    def _layers(self) -> dict[str, Any]:
+        """What steps are to be made of."""
+        return self._modules
 
     def _run(self, steps: list[Any], input: Any) -> Any:
         restore = False  # whether the value is channels_last only because we made it so
-        head = self._modules.get(self._plan.head)
+        head = self._modules.get(self._plan.head or "")
         for step in steps:
             if step.takes(input):
                 if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
@@ -71,21 +64,47 @@ class FrozenSequential(FusedSequential):
 
     def _prepared(self, input: Any) -> Any:
         """For the first convolution to get what a plain one takes."""
-        head: Any = self._modules.get(self._plan.head)
+        head = None if self._plan.head is None else self._layers().get(self._plan.head)
         if not isinstance(head, nn.Conv2d) or not isinstance(input, Tensor):
             return input
-        return images.prepared(input, head.weight.dtype, self._plan.bytes_to)
+        return images.prepared(input, next(head.parameters()).dtype, self._plan.bytes_to)
 
     def _current(self) -> Packed:
         """The steps, made anew where the children are not what they were."""
-        if self._packed is None or not self._packed.is_current(list(self._modules.values())):
+        packed = _PACKED.get(self)
+        if packed is None or not packed.is_current(list(self._modules.values()) or packed.children):
             with torch.inference_mode(False), torch.no_grad():
-                self._packed = Packed(self._modules, self._plan)
-        return self._packed
+                packed = _PACKED[self] = Packed(self._layers(), self._plan)
+        return packed
 
-    def train(self, mode: bool = True) -> FrozenSequential:
+    def train(self, mode: bool = True) -> Any:
         """Stays in eval mode."""
         return super().train(False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        with torch.inference_mode(False):
+            settle(self._layers().values())
+
+
+# What was packed for a module, which goes with it and is in none of its copies.
+_PACKED: WeakKeyDictionary[nn.Module, Packed] = WeakKeyDictionary()
+
+
+class FrozenSequential(Frozen, FusedSequential):
+    """A FusedSequential that runs by packed weights, made of its children."""
+
+    def forward(self, input: Any) -> Any:
+        if not _is_undisturbed(input):
+            return super().forward(self._prepared(input))
+        packed = self._current()
+        steps, leading = packed.steps, packed.leading
+        if leading and input.dim() == 4 and len(input) > 1 and input.device.type == "cpu":
+            chunks = math.ceil(input.shape[0] * steps[0].image_bytes(input) / CHUNK_BYTES)
+            if chunks > 1:
+                input = torch.cat([self._run(steps[:leading], images) for images in input.chunk(chunks)])
+                steps = steps[leading:]
+        return self._run(steps, input)
 
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)
@@ -93,19 +112,52 @@ class FrozenSequential(FusedSequential):
             part._plan = self._plan
         return part
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packed": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        with torch.inference_mode(False):
-            settle(self._modules.values())
-
     def extra_repr(self) -> str:
         names = iter(self._modules)
         runs = [([next(names) for _ in step.modules], step) for step in self._current().steps]
         packed = [(run, step.describe()) for run, step in runs if isinstance(step, PackedRun)]
         return "\n".join(f"({'-'.join([*run[:1], *run[1:][-1:]])}) {text}" for run, text in packed)
+
+
+class FrozenLayer(Frozen):
+    """A layer outside of Sequentials, by itself."""
+
+    __prepare_scriptable__ = FusedSequential.__prepare_scriptable__
+
+    def forward(self, input: Any) -> Any:
+        if _is_undisturbed(input) and (step := self.step()).takes(input):
+            return self._run([step], input)
+        return super().forward(self._prepared(input))
+
+    def step(self) -> Any:
+        """What runs in its place. Where it has become another class since, as parametrizations make it, that is it."""
+        return self._current().steps[0]
+
+    def _layers(self) -> dict[str, Any]:
+        """torch's own layer, which is this one but for the class: all else they share."""
+        layer: nn.Module = object.__new__(type(self).__bases__[-1])
+        object.__setattr__(layer, "__dict__", vars(self))
+        return {"": layer}
+
+    def extra_repr(self) -> str:
+        step = self.step()
+        return ", ".join([super().extra_repr(), *([step.describe()] if isinstance(step, PackedRun) else [])])
+
+
+class PackedConv2d(FrozenLayer, nn.Conv2d):
+    """A Conv2d that runs by packed filters."""
+
+
+class PackedLinear(FrozenLayer, nn.Linear):
+    """A Linear whose weight lies in huge pages."""
+
+
+FROZEN: dict[type, type[Frozen]] = {
+    nn.Sequential: FrozenSequential,
+    FusedSequential: FrozenSequential,
+    nn.Conv2d: PackedConv2d,
+    nn.Linear: PackedLinear,
+}
 
 
 def _is_undisturbed(input: Any) -> bool:

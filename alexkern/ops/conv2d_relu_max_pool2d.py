@@ -74,18 +74,18 @@ class Conv2dReluMaxPool2d(Operator):
     name = "conv2d_relu_max_pool2d"
     schema = f"Tensor input, Tensor weight, Tensor? bias, {SETTINGS}, {WINDOW}, bool save_offsets"
     backward_schema = f"Tensor input, Tensor weight, Tensor offsets, {SETTINGS}, {WINDOW}"
-    layers = ((nn.Conv2d, nn.ReLU, nn.MaxPool2d),)
+    layers = ((nn.Conv2d, nn.ReLU, nn.MaxPool2d), (nn.Conv2d, nn.MaxPool2d, nn.ReLU))  # ReLU is monotone
     reference = REFERENCE
     example = Example((IMAGE, FILTER, (8,)), (), ((1, 1), (0, 0), (1, 1), 1, (3, 3), (2, 2), (0, 0), False))
 
     def misfit(self, *modules: Any) -> str | None:
-        conv, _, pool = modules
+        conv, pool = _without_relu(*modules)
         if pool.dilation not in (1, (1, 1)) or pool.return_indices:
             return "the pooling's dilation or return_indices"
         return misfit_of(conv)
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
-        conv, _, pool = modules
+        conv, pool = _without_relu(*modules)
         values = pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode
         return convolution_of(conv) | dict(zip(POOLING, values, strict=True))
 
@@ -94,6 +94,10 @@ class Conv2dReluMaxPool2d(Operator):
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return (args[0], args[1], outputs[1]), args[3:-1]
+
+
+def _without_relu(conv: Any, *behind: Any) -> tuple[Any, Any]:
+    return conv, next(layer for layer in behind if hasattr(layer, "kernel_size"))
 
 
 OPERATOR = Conv2dReluMaxPool2d()

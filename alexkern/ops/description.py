@@ -37,6 +37,7 @@ class Description:
     num_tensors: ClassVar[int]  # how many of the arguments are tensors; they come first
     num_differentiable: ClassVar[int]  # how many of those may have gradients; they come first
     has_offsets: ClassVar[bool]  # offsets or a mask behind the output, if its last argument asks for them
+    pools: ClassVar[bool]  # whether it is torch's max-pooling in the end
     multiplies: ClassVar[bool]  # whether it is a matrix product
 
     layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for
@@ -46,7 +47,8 @@ class Description:
     def __init_subclass__(cls) -> None:
         cls.num_tensors = cls.schema.count("Tensor")
         cls.num_differentiable = cls.num_tensors - cls.schema.count(" seed")
-        cls.has_offsets, cls.multiplies = "bool save_" in cls.schema, "Tensor weight" in cls.schema
+        cls.has_offsets, cls.pools = "bool save_" in cls.schema, "save_offsets" in cls.schema
+        cls.multiplies = "Tensor weight" in cls.schema
 
     def misfit(self, *modules: Any) -> str | None:
         """Which of their settings keeps it from computing what a run of such layers does, or None."""

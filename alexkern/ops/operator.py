@@ -36,10 +36,9 @@ class Operator(Description):
     def __call__(self, *args: Any) -> Tensor:
         input = args[0]
         if torch.compiler.is_compiling():
-            name = dispatch.traced_name(self.name, input)
-            if name == "torch" or autograd.is_transformed():
+            if autograd.is_transformed() or self.left_to_compiler(input, self.wants_gradient(args)):
                 return self.compiled(*args)
-            return self.through_dispatcher(name, args)
+            return self.through_dispatcher(dispatch.resolve_name(self.name, input), args)
         if autograd.is_transformed():
             return self.definition.composite(*args)
         if (type(input) is not Tensor and type(input) is not torch.nn.Parameter) or (
@@ -56,6 +55,15 @@ class Operator(Description):
             return self.eager(backend, params, *args[:count])
         outputs = backend.forward(*args)
         return outputs[0] if self.has_offsets else outputs
+
+    def left_to_compiler(self, input: Tensor, trains: bool) -> bool:
+        """Whether torch.compile sees torch's own operators: inductor fuses them, and is never worse off for having us.
+
+        It sees our poolings in training on a CPU, where inductor orders its own backward wrongly (docs/any-network.md).
+        """
+        if self.pools and trains and input.is_cpu and not torch.compiler.is_exporting():
+            return False
+        return dispatch.left_to_compiler(self.name, input)
 
     def through_dispatcher(self, backend: str, args: tuple[Any, ...]) -> Tensor:
         outputs = self.dispatched(backend, *(self.training(args) if self.wants_gradient(args) else args))

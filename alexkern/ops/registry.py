@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
+
 from alexkern.ops import (
     augment,
     conv2d_relu,
@@ -29,7 +31,9 @@ def served() -> dict[str, Description]:
 
 def runs() -> dict[type, list[tuple[Layers, Operator, str]]]:
     """The runs of layers that operators stand for, by their first layer, the longest first; and what others lack."""
-    return _runs(*OPERATORS.values())
+    # Dynamo traces what is cached, and warns of the cache.
+    found = _runs.__wrapped__ if torch.compiler.is_compiling() else _runs
+    return found(*OPERATORS.values())
 
 
 @lru_cache(maxsize=8)

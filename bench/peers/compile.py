@@ -20,13 +20,15 @@ class Compile(Peer):
     prepare_s = 10.0
 
     def __init__(
-        self, name: str, *, mode: str = "default", layout: torch.memory_format = torch.channels_last, **settings: object
-    ) -> None:
-        self.name, self._mode, self._layout = name, mode, layout
+        self, name: str, *, mode: str = "default", layout: torch.memory_format = torch.channels_last,
+        backend: str = "inductor", **settings: object,
+    ) -> None:  # fmt: skip
+        self.name, self._mode, self._layout, self._backend = name, mode, layout, backend
         self.__dict__.update(settings)  # Peer's
 
     def prepare(self, model: nn.Module, example: Tensor) -> Callable[[], Tensor]:
-        compiled = torch.compile(model.to(memory_format=self._layout), dynamic=False, mode=self._mode)
+        settings = {"mode": self._mode, "backend": self._backend}
+        compiled = torch.compile(model.to(memory_format=self._layout), dynamic=False, **settings)
         forward = bound(compiled, example.to(memory_format=self._layout))
 
         def call() -> Tensor:

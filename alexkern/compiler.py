@@ -1,0 +1,313 @@
+"""torch.compile(model, backend="alexkern"): networks of any style, by the runs of layers in the graph they leave.
+
+Dynamo captures a graph before autograd, in which a layer is a call, whoever made it: a module, a function or a method.
+Calls are read as the modules of torch's that would make them, and from there on the table and the rules are those of a
+FusedSequential (alexkern.nn.longest). A run of calls each of which is the only reader of the one before becomes a call
+of alexkern.functional; everything else goes on as it is, to eager mode or to inductor.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
+
+from alexkern import dispatch
+from alexkern.errors import argument_error
+from alexkern.nn import Match, gains_by_channels_last, longest, to_channels_last
+from alexkern.ops.checks import FLOATING
+from alexkern.plan import is_channels_last
+
+RESTS = ("eager", "inductor")
+TENSORS = frozenset({"input", "weight", "bias", "running_mean", "running_var"})
+
+
+def compile_graph(
+    module: fx.GraphModule, inputs: list[Any], *, options: Mapping[str, Any] | None = None, mode: str | None = None
+) -> Callable[..., Any]:
+    """The backend, as torch.compile calls it.
+
+    options: {"rest": "eager" or "inductor"}, what runs the calls that are no operator's; by default inductor on a GPU,
+    and eager mode elsewhere. mode: inductor's, and a choice of it.
+    """
+    for name in options or {}:
+        if name != "rest":
+            raise argument_error("compiler", "options", f"{name!r}", "of the name 'rest', the only one there is")
+    on_gpu = any(isinstance(value, Tensor) and value.is_cuda for value in inputs)
+    rest = (options or {}).get("rest", "inductor" if on_gpu or mode is not None else "eager")
+    if rest not in RESTS:
+        raise argument_error("compiler", "options['rest']", f"{rest!r}", " or ".join(map(repr, RESTS)))
+    Rewriting(module.graph, compiled=rest == "inductor").run()
+    module.recompile()
+    if rest == "eager":
+        return module.forward
+    from torch._inductor import list_mode_options
+    from torch._inductor.compile_fx import compile_fx
+
+    compiled: Any = compile_fx(module, inputs, config_patches=list_mode_options(mode) if mode else None)
+    return cast(Callable[..., Any], compiled)
+
+
+class Layer(SimpleNamespace):
+    """A call, read as the module that would make it: with the settings of one of `kind`, `_parameters` being nodes."""
+
+    kind: type[nn.Module]
+    input: fx.Node
+    inplace = False
+
+    @property
+    def weight(self) -> Tensor:
+        return hinted(example(self._parameters["weight"]))
+
+
+def conv2d(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Layer:
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": "zeros"}
+    parameters = {"weight": weight, "bias": bias}
+    return Layer(kind=nn.Conv2d, _parameters=parameters, in_channels=example(weight).shape[1] * groups, **settings)
+
+
+def linear(input: Any, weight: Any, bias: Any = None) -> Layer:
+    return Layer(kind=nn.Linear, _parameters={"weight": weight, "bias": bias})
+
+
+def relu(input: Any, inplace: bool = False) -> Layer:
+    return Layer(kind=nn.ReLU, inplace=inplace)
+
+
+def relu_(input: Any) -> Layer:
+    return Layer(kind=nn.ReLU, inplace=True)
+
+
+def max_pool2d(
+    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Layer:  # fmt: skip
+    settings = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    stride = kernel_size if stride is None or stride in ((), []) else stride
+    return Layer(kind=nn.MaxPool2d, stride=stride, return_indices=return_indices, **settings)
+
+
+def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Layer:
+    return Layer(kind=nn.Dropout, p=p, training=training, inplace=inplace)
+
+
+def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Layer:
+    return Layer(kind=nn.LocalResponseNorm, size=size, alpha=alpha, beta=beta, k=k)
+
+
+def batch_norm(
+    input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Layer:  # fmt: skip
+    statistics = (running_mean, running_var, weight, bias)
+    return Layer(kind=nn.BatchNorm2d, statistics=statistics, training=training, eps=eps)
+
+
+# What a call in a graph is a call of, as dynamo leaves it: torch's functions, by whatever name, and a tensor's methods.
+READERS: dict[Any, Callable[..., Layer]] = {
+    torch.conv2d: conv2d,
+    F.conv2d: conv2d,
+    F.linear: linear,
+    F.relu: relu,
+    torch.relu: relu,
+    "relu": relu,
+    F.relu_: relu_,
+    torch.relu_: relu_,
+    "relu_": relu_,
+    F.max_pool2d: max_pool2d,
+    torch.max_pool2d: max_pool2d,
+    F.dropout: dropout,
+    F.local_response_norm: local_response_norm,
+    F.batch_norm: batch_norm,
+}
+SIGNATURES = {reader: inspect.signature(reader) for reader in READERS.values()}
+# What may stand between two calls of a run, besides the calls that are read: nothing is changed by it.
+PURE = (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, "size", "dim")
+
+
+def example(node: fx.Node) -> Any:
+    """What dynamo computed the node with: a fake tensor, mostly."""
+    return node.meta.get("example_value")
+
+
+def read(node: fx.Node) -> Layer | None:
+    """The node as a layer on plain tensors with settings that are constants of the graph; None where it is none."""
+    reader = READERS.get(node.target) if node.op in ("call_function", "call_method") else None
+    if reader is None:
+        return None
+    try:
+        given = SIGNATURES[reader].bind(*node.args, **node.kwargs).arguments
+    except TypeError:  # another form of the call
+        return None
+    for name, value in given.items():
+        if name in TENSORS:
+            if value is not None and not (isinstance(value, fx.Node) and is_plain(example(value))):
+                return None
+        elif nodes_in(value):
+            return None
+    layer = reader(**given)
+    layer.input = given["input"]
+    return layer
+
+
+def layers_in(graph: fx.Graph) -> dict[fx.Node, Layer]:
+    return {node: layer for node in graph.nodes if (layer := read(node)) is not None}
+
+
+def nodes_in(value: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(value, found.append)
+    return found
+
+
+def is_plain(value: Any) -> bool:
+    return (
+        type(value) in (FakeTensor, Tensor, nn.Parameter) and value.dtype in FLOATING and value.layout is torch.strided
+    )
+
+
+def hinted(value: Tensor) -> Tensor:
+    """Without numbers, in the shape of the call that is compiled for: to ask a symbolic size would be a guard."""
+    places: list[Any] = [value.shape, value.stride()]
+    shape, stride = ([size if isinstance(size, int) else size.node.hint or 1 for size in place] for place in places)
+    return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
+
+
+def folds(norm: Layer, layer: Layer, output: Tensor) -> bool:
+    """Whether a call behind a layer is a scale and a shift of its channels, of which the filters have fewer numbers."""
+    if layer.kind not in (nn.Conv2d, nn.Linear) or norm.kind is not nn.BatchNorm2d:
+        return False
+    return not norm.training and layer.weight.numel() <= hinted(output).numel()
+
+
+def folded(
+    weight: Tensor, bias: Tensor | None, mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weight and bias of a layer with a normalisation by running statistics behind it, rounded once."""
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    factor = (variance.to(wide) + eps).rsqrt()
+    factor = factor if scale is None else factor * scale
+    offset = ((0 if bias is None else bias) - mean.to(wide)) * factor
+    offset = offset if shift is None else offset + shift
+    filters = weight * factor.view(-1, *(1 for _ in weight.shape[1:]))
+    return filters.to(weight.dtype), offset.to(weight.dtype)
+
+
+class Rewriting:
+    """One graph, in which runs of calls become calls of alexkern.functional.
+
+    compiled: whether a compiler is to get the rest, which is then better off with the calls that torch would serve.
+    """
+
+    def __init__(self, graph: fx.Graph, compiled: bool):
+        self.graph, self.compiled = graph, compiled
+        self.own: set[fx.Node] = set()  # calls that were not there before
+        self.restored: dict[fx.Node, fx.Node] = {}  # contiguous, as torch gives it: of what is channels_last
+
+    def run(self) -> None:
+        self.take_results_in_place()
+        self.layers = layers_in(self.graph)
+        for node in list(self.graph.nodes):
+            if node in self.layers:
+                self.replace(node)
+        for restored in reversed(self.restored):
+            if not restored.users:
+                self.graph.erase_node(restored)
+
+    def take_results_in_place(self) -> None:
+        """What was written into is read by the name of the result from there on: they are one tensor."""
+        behind = set(self.graph.nodes)
+        for node in self.graph.nodes:
+            behind.remove(node)
+            layer = read(node)
+            if layer is not None and layer.inplace:
+                layer.input.replace_all_uses_with(node, behind.__contains__)
+
+    def replace(self, first: fx.Node) -> None:
+        """The run that begins with a call by one call, if there is one."""
+        nodes = self.run_from(first)
+        layers, norm = [self.layers[node] for node in nodes], None
+        if len(layers) > 2 and folds(layers[1], layers[0], example(first)):
+            norm = layers.pop(1)
+        found = longest(layers, lambda layer: layer.kind, lambda layer: None)
+        if not isinstance(found, Match):
+            return
+        input = example(layers[0].input)
+        serves = dispatch.resolve_name(found.operator.name, input)
+        if self.compiled and serves == "torch" and not (found.operator.pools and input.is_cpu):
+            return
+        del nodes[len(found.modules) + (norm is not None) :]
+        last = nodes[-1]
+        with self.graph.inserting_before(last):
+            result = self.emit(found, norm)
+        for value in (result, self.restored.get(result, result)):
+            value.meta |= last.meta
+        last.replace_all_uses_with(result)
+        for layer in self.layers.values():
+            layer.input = result if layer.input is last else layer.input
+        for node in reversed(nodes):
+            del self.layers[node]
+            self.graph.erase_node(node)
+
+    def run_from(self, node: fx.Node) -> list[fx.Node]:
+        """Calls each of which is the only reader of the one before, with nothing between them that changes anything."""
+        nodes = [node]
+        while len(node.users) == 1:
+            (reader,) = node.users
+            layer, between = self.layers.get(reader), node.next
+            if layer is None or layer.input is not node:
+                break
+            while between is not reader and self.is_pure(between):
+                between = between.next
+            if between is not reader:
+                break
+            nodes.append(node := reader)
+        return nodes
+
+    def only_reads(self, node: fx.Node) -> bool:
+        """Whether nothing is written into what the call reads, through it or through a view that it makes."""
+        return node.op == "output" or (self.is_pure(node) and node.target is not operator.getitem)
+
+    def is_pure(self, node: fx.Node) -> bool:
+        if node in self.layers:
+            layer = self.layers[node]
+            return not layer.inplace and not (layer.kind is nn.BatchNorm2d and layer.training)
+        return node.op in ("placeholder", "get_attr") or node.target in PURE or node in self.own
+
+    def emit(self, found: Match, norm: Layer | None) -> fx.Node:
+        """The call of an operator. As in a FusedSequential images stay channels_last from one to the next."""
+        layer, arguments = found.modules[0], found.operator.arguments(*found.modules)
+        input = layer.input
+        restore = input in self.restored and all(map(self.only_reads, input.users))
+        if norm is not None:
+            pair = self.call(folded, arguments["weight"], arguments["bias"], *norm.statistics, norm.eps)
+            arguments["weight"], arguments["bias"] = (self.call(operator.getitem, pair, index) for index in (0, 1))
+        if restore:
+            input = self.restored[input]
+        if layer.kind is nn.Conv2d and example(input).dim() == 4:
+            images = hinted(example(input))
+            gains = gains_by_channels_last(found, example(input).device, images.shape)
+            if gains and not restore and not is_channels_last(images):
+                input, restore = self.call(to_channels_last, input), not is_channels_last(layer.weight)
+            elif restore and not gains:
+                input, restore = layer.input, False
+        result = self.call(found.operator.function, input, **arguments)
+        if restore:
+            self.restored[contiguous := self.call(Tensor.contiguous, result)] = result
+            return contiguous
+        return result
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        node = self.graph.call_function(function, args, kwargs)
+        self.own.add(node)
+        return node
