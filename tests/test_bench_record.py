@@ -264,8 +264,9 @@ def test_colours_differ_for_colour_blind_eyes_too():
 # without matplotlib
 
 
-def test_nothing_imports_matplotlib_before_it_draws():
-    script = "import sys, alexkern.cli, alexkern.bench.session; sys.exit('matplotlib' in sys.modules)"
+def test_nothing_imports_matplotlib_before_it_draws_or_dynamo_before_it_compiles():
+    late = {"matplotlib", "torch._dynamo", "alexkern.compiler"}
+    script = f"import sys, alexkern.cli, alexkern.bench.session; sys.exit(len({late} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
 
 
