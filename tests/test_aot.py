@@ -135,5 +135,5 @@ def test_occupancy_counts_tensor_memory() -> None:
 
 
 def test_occupancy_knows_its_targets() -> None:
-    with pytest.raises(ValueError, match="target must be one of 80, 86, 89, 90, 100, got 75"):
+    with pytest.raises(ValueError, match="target must be one of 80, 86, 89, 90, 100, 120, got 75"):
         limits(75)
