@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from torch import Tensor
@@ -96,16 +97,24 @@ WORTH_PACKED = 1.4
 def least_tiles(product: str, of: Geometry, channels_last: bool) -> int | None:
     """From how many tiles on a product with such filters may be csrc/cpu/winograd's; None for none. `of` is the
     convolution that computes it."""
-    if not winograd.has_tiles(of) or (product == "input_grad" and of.R == 5 and not channels_last):
-        return None  # of contiguous images torch's gradient for 5x5 rounds off less than half as much
-    channels = min(of.C, of.K) // of.groups
-    served = CONVOLUTIONS[native().isa()].get(product, ())
-    return min((one.tiles for one in served if of.R == one.R and channels >= one.channels), default=None)
+    return _least(CONVOLUTIONS[native().isa()].get(product, ()), product, of, channels_last)
 
 
 def in_tiles(product: str, of: Geometry, channels_last: bool) -> bool:
     """Whether a product over such images is csrc/cpu/winograd's."""
-    least = least_tiles(product, of, channels_last)
-    tiles = of.N * -(-of.P // 2) * -(-of.Q // 2)
     worth = WORTH_PACKED if product == "packed" and of.R == 3 else WORTH
+    return _in_tiles(CONVOLUTIONS[native().isa()].get(product, ()), worth, product, of, channels_last)
+
+
+def _least(served: tuple[Tiled, ...], product: str, of: Geometry, channels_last: bool) -> int | None:
+    if not winograd.has_tiles(of) or (product == "input_grad" and of.R == 5 and not channels_last):
+        return None  # of contiguous images torch's gradient for 5x5 rounds off less than half as much
+    channels = min(of.C, of.K) // of.groups
+    return min((one.tiles for one in served if of.R == one.R and channels >= one.channels), default=None)
+
+
+@functools.lru_cache(maxsize=1024)  # asked at every call
+def _in_tiles(served: tuple[Tiled, ...], worth: float, product: str, of: Geometry, channels_last: bool) -> bool:
+    least = _least(served, product, of, channels_last)
+    tiles = of.N * -(-of.P // 2) * -(-of.Q // 2)
     return least is not None and tiles >= least and winograd.share((of.H, of.W), of.R, of.padding) <= worth
