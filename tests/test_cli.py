@@ -137,7 +137,7 @@ def test_folders_are_walked_in_order(run, weights, photos, tmp_path):
         assert (status, errors) == (0, [])
         found = [str(tmp_path / name) for name in ("10.png", "9.JPG", "a.jpg", "b/1.jpeg", "b/2.PNG")]
         assert titles(output) == [*found, str(photos[0])]
-        # How many images there are at once decides by which kernels: what is printed may be off by one in its last place.
+        # How many images there are at once decides by which kernels: a number may be off by one in its last place.
         for (ours, name), (other, wanted) in zip(rows(output), rows(outputs[0][1]), strict=True):
             assert name == wanted and float(ours[:-1]) == pytest.approx(float(other[:-1]), abs=0.0101)
 
