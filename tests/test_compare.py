@@ -202,7 +202,10 @@ def test_the_command(factory: str, capsys: pytest.CaptureFixture[str], monkeypat
         ("--model factories_of_a_test:value --input 1,3,8,8", ".*:value must be callable, got int"),
         ("--model factories_of_a_test:text --input 1,3,8,8", r".*:text\(\) must give a torch.nn.Module, got str"),
         ("--model factories_of_a_test:broken --input 1,3,8,8", r".*:broken\(\) fails: KeyError: 'weights\\x1b\[2J'"),
-        ("--model factories_of_a_test:network --input 1,3,9,9", ".*:network with input 1,3,9,9: RuntimeError: .*mat1 and mat2 .*"),
+        (
+            "--model factories_of_a_test:network --input 1,3,9,9",
+            ".*:network with input 1,3,9,9: RuntimeError: .*mat1.*",
+        ),
         ("--model factories_of_a_test:network", "--model needs --input, positive whole numbers as .*; got None"),
         ("--model factories_of_a_test:network --input 1x3", "--model needs --input, .*; got '1x3'"),
         ("--model factories_of_a_test:network --input 0,3", "--model needs --input, .*; got '0,3'"),
