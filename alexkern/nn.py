@@ -71,7 +71,7 @@ class FusedSequential(nn.Sequential):
 
     def __prepare_scriptable__(self) -> nn.Module:
         name = type(self).__name__
-        raise RuntimeError(f"torch.jit.script is not supported; use torch.compile or torch.export, for {name}")
+        raise RuntimeError(f"alexkern.{name}: torch.jit.script is not supported; use torch.compile or torch.export")
 
     def forward(self, input: Any) -> Any:
         fuses = watcher(input) is None

@@ -59,12 +59,19 @@ def results(model: nn.Module, function: Callable[..., Any], image: Tensor) -> li
     return [outputs, gradients, tuple(model.buffers())]
 
 
+def flat(found: list[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
+    return [value for values in found for value in values]
+
+
 def assert_like_eager(model: nn.Module, image: Tensor, backend: Any, **how: Any) -> None:
     plain, compiled = copy.deepcopy(model), copy.deepcopy(model)
     wanted = results(plain, plain, image)
     found = results(compiled, torch.compile(compiled, backend=backend, **how), image)
-    for ours, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    exact = copy.deepcopy(model).double()
+    for ours, theirs, truth in zip(*map(flat, (found, wanted, results(exact, exact, image.double()))), strict=True):
+        # A batch norm of two rows divides by what little is left of them: eager mode itself is off by more then.
+        own = 0.0 if theirs is None or truth is None else float((theirs - truth).abs().max())
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 + 2 * own)
     assert [out.stride() for out in found[0]] == [out.stride() for out in wanted[0]]  # type: ignore[union-attr]
 
 
@@ -292,7 +299,7 @@ def test_graph_breaks_and_hooks() -> None:
     model.conv.register_forward_hook(lambda module, args, output: seen.append(output.sum()))
     watched = Watched()
     assert_like_eager(model, torch.randn(2, 3, 9, 9), watched)
-    assert COMBINED not in watched.ours and len(seen) == 2
+    assert COMBINED not in watched.ours and len(seen) == 3  # plain, compiled, and exactly
 
 
 def test_dropout_drops_and_its_gradient_knows_what() -> None:

@@ -134,9 +134,8 @@ class InBlocks(_OneDnn):
             of = convolution(images, self.weight, stride, padding, dilation, groups)
             sizes = (1, *size) if of.P > 0 and of.Q > 0 else None  # of too few pixels torch says so below
             packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, sizes)
-            if len(self.packed) == MOST_SIZES:
-                self.packed.pop(next(iter(self.packed)), None)
-            self.packed[key] = packed
+            # A new dictionary: another thread may be looking through the old one.
+            self.packed = dict([*self.packed.items()][1 - MOST_SIZES :]) | {key: packed}
         # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
         value: Tensor = torch.ops.mkldnn._convolution_pointwise(
             images, packed, self.bias, *self.geometry, "none", [], ""
