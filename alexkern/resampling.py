@@ -22,9 +22,17 @@ def resized_crop(images: Tensor, whole: IntPair, first: IntPair, size: IntPair) 
     images."""
     dtype = images.dtype if images.dtype == torch.float64 else torch.float32
     if not is_far_larger(whole, size):
-        resized = F.interpolate(images.to(dtype), size=whole, mode="bilinear", align_corners=False, antialias=True)
-        # A copy, for a view would hold all of it.
-        return resized[..., first[0] : first[0] + size[0], first[1] : first[1] + size[1]].contiguous()
+        crop = (..., slice(first[0], first[0] + size[0]), slice(first[1], first[1] + size[1]))
+        # Channel by channel, for in float32 an image of bytes is four times as large. And copies: views would hold all.
+        return torch.cat(
+            [
+                F.interpolate(one.to(dtype), size=whole, mode="bilinear", align_corners=False, antialias=True)[
+                    crop
+                ].contiguous()
+                for one in images.split(1, dim=1)
+            ],
+            dim=1,
+        )
     (rows, down), (columns, across) = (
         _taps(length, count, start, outputs)
         for length, count, start, outputs in zip(images.shape[-2:], whole, first, size, strict=True)
