@@ -102,7 +102,7 @@ struct ConvolveTile {
                 h[pass] = own.part.vertical.first_source + pixel.h * own.part.vertical.source_per_output;
                 w[pass] = own.part.horizontal.first_source + pixel.w * own.part.horizontal.source_per_output;
                 copy[pass] = (((pixel.n - first_image) * p.H + h[pass]) * p.W + w[pass]) * pixel_copies;
-                if (pixel.n < 0) h[pass] = -0x7fffffff;  // outside, whatever the tap
+                if (pixel.n < 0) h[pass] = -0x60000000;  // outside, whatever the tap: it is less than that away
             }
         }
 
