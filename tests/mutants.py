@@ -2,7 +2,7 @@
 
 A slip is drawn by the seed: of a group of files, a file, a place. Python's come from cosmic-ray (the extra [mutants]),
 those of Triton and C++, and swapped sides everywhere, from SLIPS. For each, the tests of its file are run for at most
-LIMIT seconds: one that fails has killed it. A build that fails, and a test run that is stopped, decide nothing.
+LIMIT seconds of a processor: one that fails has killed it. A build that fails and stopped tests decide nothing.
 
 The file is changed where it lies and put back, also by the next run if this one is killed; a file with changes of your
 own is left alone. What was found stands in build/mutants/SEED.jsonl, and a run goes on behind it. To plant one again:
@@ -17,9 +17,11 @@ import json
 import os
 import random
 import re
+import resource
+import shutil
+import signal
 import subprocess
 import sys
-import time
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
@@ -160,7 +162,7 @@ def runs(path: str) -> list[list[str]]:
         importing = {test for test in tests if house.imports(test) & level}
         level = {name for name, others in house.graph().items() if others & level}
     chosen = [str(t.relative_to(ROOT)) for t in dict.fromkeys((*named, *(t for t in tests if t in importing)))]
-    found = [[test] for test in chosen[:5]]
+    found = [chosen[:5]] if chosen else []
     if room == "cpu" and parts[0] == "csrc":
         found.append(["tests/test_cpu.py", *(("-k", operator) if operator else ())])
     if operator:
@@ -181,18 +183,32 @@ def build(path: str) -> bool:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == 0
 
 
+def spent() -> float:
+    """Seconds of a processor that what was started here has taken, and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def tested(*arguments: str, limit: float) -> subprocess.CompletedProcess[str]:
+    """Held to seconds of a processor, so that a busy machine decides as an idle one; asleep, it has ten times those."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+
+    def hold() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 1))
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10 * limit, preexec_fn=hold)
+    if done.returncode == -signal.SIGKILL:
+        raise subprocess.TimeoutExpired(command, limit)
+    return done
 
 
 def tried(slip: Slip, limit: float) -> str:
     if not build(slip.path):
         return "not built"
-    end = time.monotonic() + limit
+    end = spent() + limit
     for arguments in runs(slip.path):
         try:
-            done = tested(*arguments, limit=max(end - time.monotonic(), 1))
+            done = tested(*arguments, limit=max(end - spent(), 1))
         except subprocess.TimeoutExpired:
             return "too long"
         if done.returncode not in (0, 5):  # all passed; none was chosen
@@ -202,13 +218,22 @@ def tried(slip: Slip, limit: float) -> str:
     return "SURVIVED"
 
 
+def plant(slip: Slip) -> None:
+    """Where it lies. FOLDER keeps the file as it was, and the module, which then need not be built again."""
+    original = (ROOT / slip.path).read_text(encoding="utf-8")
+    for module in ROOT.glob("alexkern/_cpu.*.so") if slip.path.startswith("csrc/cpu") else ():
+        shutil.copy2(module, FOLDER)
+    (FOLDER / "original.json").write_text(json.dumps([slip.path, original]))
+    (ROOT / slip.path).write_text(slip.text, encoding="utf-8")
+
+
 def put_back() -> None:
-    """What a run that was killed left planted."""
+    """What a run that was killed left planted, too."""
     if (kept := FOLDER / "original.json").exists():
         path, text = json.loads(kept.read_text())
         (ROOT / path).write_text(text, encoding="utf-8")
-        if path.startswith("csrc/"):
-            build(path)
+        for module in FOLDER.glob("_cpu.*.so"):
+            module.replace(ROOT / "alexkern" / module.name)
         kept.unlink()
 
 
@@ -216,7 +241,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for the tests of one")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds of a processor for the tests of one")
+    parser.add_argument("--group", choices=GROUPS, help="only those of one group")
     parser.add_argument("--only", type=int, help="the number of one")
     parser.add_argument("--keep", action="store_true", help="plant it, and stop")
     options = parser.parse_args()
@@ -226,15 +252,15 @@ def main() -> int:
     lines = journal.read_text().splitlines() if journal.exists() else []
     done = {line["number"]: line for line in map(json.loads, lines)}
     for number in range(options.n) if options.only is None else [options.only]:
+        if options.group not in (None, [*GROUPS][number % len(GROUPS)]):
+            continue
         slip = draw(number, random.Random(f"{options.seed} {number}"))
         known = asdict(slip) | {"text": None, "number": number}
         if options.only is None and number in done and done[number] | {"found": None} == known | {"found": None}:
             continue
         if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", slip.path], cwd=ROOT).returncode != 0:
             raise SystemExit(f"mutants: {slip.path} has changes that are not committed")
-        original = (ROOT / slip.path).read_text(encoding="utf-8")
-        (FOLDER / "original.json").write_text(json.dumps([slip.path, original]))
-        (ROOT / slip.path).write_text(slip.text, encoding="utf-8")
+        plant(slip)
         print(f"{number}: {slip.path}:{slip.line}, {slip.kind}\n  - {slip.before}\n  + {slip.after}", flush=True)
         if options.keep:
             return 0
