@@ -22,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tests/conftest.py has it, before torch is imported
+import pytest  # noqa: E402
+import torch  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -189,17 +194,25 @@ def spent() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def tested(*arguments: str, limit: float) -> subprocess.CompletedProcess[str]:
-    """Held to seconds of a processor, so that a busy machine decides as an idle one; asleep, it has ten times those."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
+def tested(*arguments: str, limit: float) -> tuple[int, str]:
+    """pytest's status, negative where a signal ended it, and what it said. A fork, because torch is imported here.
 
-    def hold() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 1))
-
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10 * limit, preexec_fn=hold)
-    if done.returncode == -signal.SIGKILL:
-        raise subprocess.TimeoutExpired(command, limit)
-    return done
+    Held to seconds of a processor, so that a busy machine decides as an idle one does; asleep, it has twenty times those.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        if (child := os.fork()) == 0:
+            seconds = int(limit) + 1
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            signal.alarm(20 * seconds)
+            os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
+            os.chdir(ROOT)
+            sys.path[0] = str(ROOT)
+            ended = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments])
+            sys.stdout.flush()
+            os._exit(ended)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        return status, said.read()
 
 
 def tried(slip: Slip, limit: float) -> str:
@@ -207,14 +220,13 @@ def tried(slip: Slip, limit: float) -> str:
         return "not built"
     end = spent() + limit
     for arguments in runs(slip.path):
-        try:
-            done = tested(*arguments, limit=max(end - spent(), 1))
-        except subprocess.TimeoutExpired:
+        status, said = tested(*arguments, limit=max(end - spent(), 1))
+        if -status in (signal.SIGKILL, signal.SIGALRM):
             return "too long"
-        if done.returncode not in (0, 5):  # all passed; none was chosen
-            failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.M) or arguments
+        if status not in (0, 5):  # all passed; none was chosen
+            failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.M) or arguments
             put_back()
-            return "fails without it" if tested(*failed, limit=limit).returncode else f"killed by {failed[0]}"
+            return "fails without it" if tested(*failed, limit=limit)[0] else f"killed by {failed[0]}"
     return "SURVIVED"
 
 
