@@ -193,18 +193,22 @@ def build(path: str) -> bool:
 
 
 def build_cpu() -> bool:
-    """alexkern._cpu, in the folder where it was built. Its binding, which takes longest, is compiled again for the digest
-    of the sources alone: so the module is given that when it is there."""
-    (cache,) = ROOT.glob(f"build/cpu-{sys.implementation.cache_tag}-*/CMakeCache.txt")
+    """alexkern._cpu, in the folder where it was built.
+
+    Its binding takes longest, and has to be compiled again for one reason, the digest of the sources: the module is
+    given that afterwards.
+    """
+    cache = next(ROOT.glob(f"build/cpu-{sys.implementation.cache_tag}-*/CMakeCache.txt"), None)
+    if cache is None:
+        raise SystemExit("mutants: alexkern._cpu was not built here: make build")
     settings = dict(re.findall(r"^(\w+):\w+=(.*)$", cache.read_text(), re.M))
     if subprocess.run([settings["CMAKE_MAKE_PROGRAM"], "-C", cache.parent], capture_output=True).returncode != 0:
         return False
-    for module in Path(settings["ALEXKERN_OUTPUT_DIR"]).glob("_cpu.*.so"):
-        made = module.read_bytes().replace(
-            settings["ALEXKERN_SOURCES"].encode(), SOURCES["digest"](ROOT, "cpu").encode()
-        )
-        (FOLDER / module.name).with_suffix(".new").write_bytes(made)
-        (FOLDER / module.name).with_suffix(".new").replace(ROOT / "alexkern" / module.name)
+    before, after = settings["ALEXKERN_SOURCES"], SOURCES["digest"](ROOT, "cpu")
+    for built in Path(settings["ALEXKERN_OUTPUT_DIR"]).glob("_cpu.*.so"):
+        new = FOLDER / "new"
+        new.write_bytes(built.read_bytes().replace(before.encode(), after.encode()))
+        new.replace(ROOT / "alexkern" / built.name)
     return True
 
 
@@ -217,7 +221,7 @@ def spent() -> float:
 def tested(*arguments: str, limit: float) -> tuple[int, str]:
     """pytest's status, negative where a signal ended it, and what it said. A fork, because torch is imported here.
 
-    Held to seconds of a processor, so that a busy machine decides as an idle one does; asleep, it has twenty times those.
+    Held to seconds of a processor, so that a busy machine decides as an idle one does; asleep, it has 20 times those.
     """
     with tempfile.TemporaryFile("w+") as said:
         if (child := os.fork()) == 0:
