@@ -152,6 +152,17 @@ def draw(number: int, rng: random.Random) -> Slip:
             return slip
 
 
+def including(source: Path) -> list[Path]:
+    """The file, and those that include it, at whatever depth."""
+    found = [source]
+    for file in found:
+        for other in (*source.parent.parent.glob("*/*.cu*"), *source.parent.parent.glob("*/*.cpp")):
+            included = re.findall(r'#include "(.+)"', other.read_text())
+            if other not in found and file in [(other.parent / name).resolve() for name in included]:
+                found.append(other)
+    return found
+
+
 def runs(path: str) -> list[list[str]]:
     """What to hand to pytest, run after run: the tests that are named after the file or import it, then conformance."""
     parts = Path(path).with_suffix("").parts
@@ -159,11 +170,13 @@ def runs(path: str) -> list[list[str]]:
     room = parts[2] if parts[1] == "backends" and parts[2] in ("cpu", "cuda") else room
     operator = next((name for name in sorted(OPERATORS, key=len)[::-1] if name in path), None)
     tests = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda test: test.stat().st_size)
-    of_rooms = {"triton": "test_triton_", "cuda": "test_native_"}  # the others' cannot see it
-    others = tuple(prefix for other, prefix in of_rooms.items() if room in ("triton", "cpu", "cuda") and other != room)
+    of_rooms = {"triton": "test_triton_", "cuda": "test_native_", "cpu": "test_cpu_"}  # the others' cannot see it
+    others = tuple(prefix for other, prefix in of_rooms.items() if room in of_rooms and other != room)
     tests = [test for test in tests if not test.stem.startswith(others)] if others else tests
     words = {stem, *parts[2:-1]} - {"__init__", "torch", "cpu", "cuda", "commands", "training", "ops"}
-    named = [test for test in tests if any(word in test.stem for word in words)]
+    if parts[0] == "csrc":  # and after those who include it; test_geometry.py calls every binding
+        words |= {file.parent.name for file in including(ROOT / path)} | ({"geometry"} if stem == "bind" else set())
+    named = [test for test in tests if any(re.search(rf"_{word}(_|$)", test.stem) for word in words)]
     level, importing = {name for name, file in house.MODULES.items() if file == ROOT / path}, set[Path]()
     while level and not importing:
         importing = {test for test in tests if house.imports(test) & level}
