@@ -168,7 +168,12 @@ def runs(path: str) -> list[list[str]]:
     parts = Path(path).with_suffix("").parts
     stem, room = parts[-1], {"kernels": "triton", "alexkern": "torch"}.get(parts[0], parts[1])
     room = parts[2] if parts[1] == "backends" and parts[2] in ("cpu", "cuda") else room
-    operator = next((name for name in sorted(OPERATORS, key=len)[::-1] if name in path), None)
+    operator = next((name for name in sorted(OPERATORS, key=len)[::-1] if name in path), "")
+    if room == "triton" and not operator:
+        using = {
+            name.rpartition(".")[2] for name, others in house.graph().items() if f"alexkern.kernels.{stem}" in others
+        }
+        operator = " or ".join(sorted(using & {*OPERATORS}))
     tests = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda test: test.stat().st_size)
     of_rooms = {"triton": "test_triton_", "cuda": "test_native_", "cpu": "test_cpu_"}  # the others' cannot see it
     others = tuple(prefix for other, prefix in of_rooms.items() if room in of_rooms and other != room)
@@ -186,8 +191,8 @@ def runs(path: str) -> list[list[str]]:
     if room == "cpu" and parts[0] == "csrc":
         found.append(["tests/test_cpu.py"])
     if operator:
-        rooms = f" and {room}" if room in ("triton", "cpu", "cuda") else ""
-        found.append(["tests/conformance", "-k", f"{operator}{rooms}"])
+        rooms = f" and {room}" if room in of_rooms else ""
+        found.append(["tests/conformance", "-k", f"({operator}){rooms}" if " " in operator else f"{operator}{rooms}"])
     whole = [["tests/test_emulator.py"], ["tests/test_sm90.py"]] if room == "cuda" else [["tests/conformance"]]
     return found or whole
 
