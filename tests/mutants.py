@@ -182,7 +182,9 @@ def runs(path: str) -> list[list[str]]:
     if parts[0] == "csrc":  # and after those who include it; test_geometry.py calls every binding
         words |= {file.parent.name for file in including(ROOT / path)} | ({"geometry"} if stem == "bind" else set())
     named = [test for test in tests if any(re.search(rf"_{word}(_|$)", test.stem) for word in words)]
-    level, importing = {name for name, file in house.MODULES.items() if file == ROOT / path}, set[Path]()
+    files = {path} | {f"alexkern/backends/{room}/{word}.py" for word in words if parts[:2] == ("csrc", "cpu")}
+    level = {name for name, file in house.MODULES.items() if str(file.relative_to(ROOT)) in files}
+    importing = set[Path]()
     while level and not importing:
         importing = {test for test in tests if house.imports(test) & level}
         level = {name for name, others in house.graph().items() if others & level}
