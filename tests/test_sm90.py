@@ -23,6 +23,7 @@ from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import sm90 as model
 from alexkern.cost.chips import CHIPS, Chip, like
 from alexkern.cost.sm90 import Choice, Work, block_k_of, choose, modelled_cycles
+from alexkern.geometry import Geometry
 from support import oracle, routes, sm90_page
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
@@ -299,8 +300,6 @@ FALLBACKS = {
     "channels that are no whole copies": ((2, 3, 9, 9), (16, 3, 3, 3), ONE),
     "an odd number of filters": ((2, 16, 6, 6), (9, 16, 3, 3), ONE),
     "groups that a step would overrun": ((2, 48, 6, 6), (16, 24, 3, 3), ((1, 1), (1, 1), (1, 1), 2)),
-    "corners beyond TMA's": ((1, 16, 4, 260), (16, 16, 1, 2), ((1, 1), (0, 0), (1, 256), 1)),
-    "offsets beyond TMA's": ((1, 16, 4, 10), (16, 16, 1, 2), ((1, 1), (0, 127), (1, 255), 1)),
 }
 
 
@@ -309,6 +308,39 @@ def test_others_are_served_by_the_kernels_for_sm_80(why: str, launched: list[str
     input, filters, args = FALLBACKS[why]
     check(*draw(torch.float16, generator, input, filters), args, generator)
     assert next(name for name in launched if name.endswith("convolve")) == "conv2d_relu_convolve"
+
+
+# Of one side: size, taps, stride, padding, dilation. The last that TMA's im2col mode has, and the first beyond it.
+SIDES = [
+    ((1, 1, 1, 0, 1), (0, 1, 1, 0, 1)),
+    ((4, 1, 1, 127, 1), (4, 1, 1, 128, 1)),  # the last corner
+    ((4, 3, 1, 128, 1), (4, 3, 1, 129, 1)),  # the first
+    ((160, 129, 1, 0, 1), (160, 130, 1, 0, 1)),
+    ((9, 1, 8, 0, 1), (9, 1, 9, 0, 1)),
+    ((9, 2, 1, 127, 254), (9, 2, 1, 127, 255)),
+    ((9, 3, 1, 127, 127), (9, 3, 1, 128, 128)),
+]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("last, beyond", SIDES)
+def test_what_tma_gathers(last: tuple[int, ...], beyond: tuple[int, ...], side: int) -> None:
+    def served(*sizes: int) -> bool:
+        (H, W), (R, S), *pairs = (
+            (size, other)[:: 1 - 2 * side] for size, other in zip(sizes, (5, 2, 1, 1, 1), strict=True)
+        )
+        return sm90.serves(torch.empty(1, dtype=torch.half, device=DEVICE), Geometry(2, 16, H, W, 8, R, S, *pairs, 1))
+
+    assert served(*last) and not served(*beyond)
+
+
+def test_most_rows_and_whole_copies() -> None:
+    value, pairs = torch.empty(8, dtype=torch.half, device=DEVICE), ((1, 1), (0, 0), (1, 1))
+    for rows, channels in ((1, 8), (0, 8), (sm90.MOST_ROWS, 8), (sm90.MOST_ROWS + 1, 8), (3, 12)):
+        served = 0 < rows <= sm90.MOST_ROWS and channels == 8
+        assert sm90.serves(value, Geometry(rows, channels, 1, 1, 8, 1, 1, *pairs, 1)) == served
+        x, weight = torch.empty(rows, channels, device="meta"), torch.empty(8, channels, device=DEVICE)
+        assert (sm90.plan_linear(x, weight, value) is not None) == served
 
 
 def test_strided_data_gradient_falls_back_alone(launched: list[str], generator: torch.Generator) -> None:

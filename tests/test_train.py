@@ -6,6 +6,7 @@ import math
 import re
 import signal
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,14 @@ def test_the_papers_recipe() -> None:
     wanted = torch.tensor([255 * (1 - mean) for mean in settings.mean]).view(1, 3, 1, 1)
     torch.testing.assert_close(pixels, wanted.expand_as(pixels))
     assert settings.ten_crops
+
+
+def test_what_a_run_computes_that_is_told_nothing() -> None:
+    assert astuple(Settings()) == (
+        "alexnet", 90, 128, "sgd", 0.01, 0.9, 5e-4, "cosine", 0.0, 30, 0.1, 5, 3, 0.0, 0.0, "fp32", 0.5, 224, 256,
+        "random_resized", 0.08, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), False,
+        0.1, 0,
+    )  # fmt: skip
 
 
 def test_evaluation(images: Path) -> None:

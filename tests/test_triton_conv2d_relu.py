@@ -17,6 +17,8 @@ from support.canaries import canaries
 if why_missing("triton", "conv2d_relu") is not None:
     pytest.skip(f"triton: {why_missing('triton', 'conv2d_relu')}", allow_module_level=True)
 
+import triton.language as tl
+
 from alexkern import kernels
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import triton as model
@@ -27,7 +29,7 @@ from alexkern.kernels import conv2d_relu_data_gradient as data_gradient
 from alexkern.kernels import conv2d_relu_weight_gradient as weight_gradient
 from alexkern.kernels.config import TARGETS
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig
-from alexkern.kernels.convolution import Config, Problem
+from alexkern.kernels.convolution import Config, Problem, index_type
 from alexkern.kernels.space_to_depth import space_to_depth
 from support import convolution_page
 
@@ -264,6 +266,22 @@ def test_addresses_beyond_31_bits(shape: tuple[int, int, int, int], stride: tupl
     weight = torch.full((1, 1, taps, 1), 2.0, dtype=torch.float16, device=DEVICE)
     output = conv2d_relu.forward(input, weight, None, stride, (0, 0), (dilation, 1), 1)
     assert_same(output, 2 * (pixels[:, :, :1] + pixels[:, :, 1:]) if taps == 2 else 2 * pixels)
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "others", "pairs"),
+    [
+        ("W", 2**15 - 5, {"H": 2**16 - 2}, ((2, 3), (1, 2), (1, 1))),  # in an image with its padding
+        ("W", 2**15 - 6, {"H": 2**15 - 3, "K": 2}, ((1, 1), (1, 2), (1, 1))),  # in its output pixels
+        ("W", 43684, {"H": 2**15 - 3, "K": 3}, ((1, 2), (1, 2), (1, 1))),
+        ("C", 2**15 - 1, {"K": 2**16}, ((1, 1), (0, 0), (1, 1))),  # in the filters
+    ],
+)
+def test_where_places_need_more_than_31_bits(field: str, least: int, others: dict[str, int], pairs: tuple) -> None:
+    """For a tile beyond the last, too: from 2**31 - 2**16 on."""
+    image = Geometry(1, 1, 1, 1, 1, 1, 1, *pairs, 1)._replace(**others)
+    for size, index in ((least - 1, tl.int32), (least, tl.int64)):
+        assert index_type(image._replace(**{field: size})) is index
 
 
 def test_torchs_precision_setting() -> None:
