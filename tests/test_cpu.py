@@ -465,6 +465,17 @@ def test_max_pool2d_of_an_image_of_over_2_to_the_31_values(channels: int) -> Non
     assert pooled[0, -1, -1, 0] == 3.0 and pooled.sum() == 3.0
 
 
+def test_local_response_norm_of_images_over_2_to_the_31_values_apart(isa: str) -> None:
+    step = 2**31 + 64
+    images, result = (torch.empty(step + 8).as_strided((2, 1, 4, 2), (step, 1, 2, 1)) for _ in range(2))
+    images.fill_(3.0)
+    workspace, native = torch.empty(100), cpu.native()
+    assert native.local_response_norm_workspace(1, 1, 1) <= len(workspace)
+    places = (images.data_ptr(), 0, result.data_ptr(), workspace.data_ptr())
+    native.local_response_norm(2, 1, 8, (step, 1, 1), 1, 1.0, 1.0, 0.0, *places, 1)
+    torch.testing.assert_close(result, torch.full((2, 1, 4, 2), 1 / 3))
+
+
 @pytest.mark.full
 def test_linear_relu_dropout_by_a_weight_of_over_2_to_the_31_values() -> None:
     features, rows = 2**15, 2**16 + 1

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "index.h"
 #include "isa.h"
 
 #if defined(__x86_64__)

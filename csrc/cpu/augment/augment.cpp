@@ -16,12 +16,7 @@ namespace {
 
 using namespace ALEXKERN_ISA;
 
-using Index = std::int64_t;
-
 typedef float Pixel __attribute__((vector_size(16)));  // red, green, blue, and what comes behind
-
-inline Index smaller(Index a, Index b) { return a < b ? a : b; }
-inline Index larger(Index a, Index b) { return a > b ? a : b; }
 
 // How a line of `size` pixels is resized to `count`: as torch does it with antialias=True.
 struct Axis {

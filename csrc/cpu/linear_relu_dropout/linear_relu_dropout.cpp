@@ -20,8 +20,6 @@ namespace {
 
 using namespace ALEXKERN_ISA;
 
-using Index = std::int64_t;
-
 // A tile, as large as registers hold: rows of it, and vectors beside one another.
 constexpr int ROWS = LANES == 16 ? 8 : 4;
 constexpr int VECTORS = LANES == 4 ? 2 : 3;
@@ -32,10 +30,6 @@ constexpr int BLOCK = 384;       // columns, whole tiles
 constexpr int NEAR = 6144;       // numbers that stay in the L1
 constexpr int TOTALS = 1 << 17;  // numbers that stay in the L2
 constexpr int LINE = 64;         // bytes
-
-inline Index smaller(Index a, Index b) { return a < b ? a : b; }
-inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
-inline Index padded(Index count, Index unit) { return ceil_div(count, unit) * unit; }
 
 inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }  // to the L2
 

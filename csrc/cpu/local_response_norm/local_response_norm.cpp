@@ -22,10 +22,6 @@ namespace {
 
 using namespace ALEXKERN_ISA;
 
-using Index = std::int64_t;
-
-inline Index smaller(Index a, Index b) { return a < b ? a : b; }
-
 // Where the parts of a bundle lie in the workspace.
 struct Bundle {
     Index step, before, after;  // channels beside one that are in its window

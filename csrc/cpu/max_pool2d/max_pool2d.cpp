@@ -19,12 +19,6 @@ namespace {
 
 using namespace ALEXKERN_ISA;
 
-using Index = std::int64_t;
-
-inline Index smaller(Index a, Index b) { return a < b ? a : b; }
-inline Index larger(Index a, Index b) { return a < b ? b : a; }
-inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }  // of a >= 0
-
 // The positions [first, end) of a window that lie in the image: `origin` is the window's first pixel.
 struct Inside {
     Index first, end;

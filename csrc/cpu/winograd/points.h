@@ -6,15 +6,8 @@
 
 namespace alexkern::ALEXKERN_ISA {
 
-using Index = std::int64_t;
-
 constexpr int CHANNELS = 16;  // of points that lie side by side
 constexpr int LONGEST = 16;   // tiles of a run
-
-inline Index smaller(Index a, Index b) { return a < b ? a : b; }
-inline Index larger(Index a, Index b) { return a > b ? a : b; }
-inline Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
-inline Index padded(Index count, Index unit) { return ceil_div(count, unit) * unit; }
 
 // Vectors read(0), read(1), ... of the lines that are there become lanes, one beside the other.
 template <typename Read>
