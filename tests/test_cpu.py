@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from alexkern.backends.cpu import linear_relu_dropout as cpu_linear
 from alexkern.backends.torch import bits
 from alexkern.functional import augment
 from alexkern.plan import is_channels_last
+from support import zygote
 from support.canaries import canaries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -360,11 +360,11 @@ def test_a_convolution_is_pooled_behind_its_relu(isa: str, generator: torch.Gene
 
 def test_environment_names_the_instruction_set() -> None:
     code = (
-        "import torch, alexkern; alexkern.functional.dropout(torch.ones(9)); "
+        "import torch, alexkern; alexkern.set_backend('auto'); alexkern.functional.dropout(torch.ones(9)); "
         "from alexkern.backends import cpu; print(cpu.native().last_kernel(), cpu.native().isa(), sep=', ')"
     )
-    environment = {**os.environ, "ALEXKERN_CPU_ISA": "portable", "ALEXKERN_BACKEND": "auto"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "ALEXKERN_CPU_ISA": "portable"}
+    done = subprocess.run(zygote.command(code), env=environment, capture_output=True, text=True)
     assert done.stdout == "dropout, portable, portable\n", done.stderr
 
 

@@ -522,3 +522,21 @@ def test_the_table_in_the_documentation_is_what_the_function_says() -> None:
     wanted = [row(layer, batch, sms) for batch in (2, 128) for sms in (108, 132, 148) for layer in LAYERS]
     missing = [line for line in wanted if line not in text.splitlines()]
     assert not missing, "docs/tables/cuda-pooling.md should say\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize("what", ["the convolution", "the convolution with pooling", "packing", "the weight gradient"])
+def test_more_blocks_than_a_grid_has_are_an_error(what: str) -> None:
+    """And no smaller grid: 2**32 are wanted, or a few thousand times as many."""
+    N, many = 2**30, 2**30
+    of = Geometry(N, 4, 1, 1, 4, 1, 1, *ONE, 4)
+    module, shape, nowhere = emulated.load(), (N, 4, 1, 1), (0, 0, 0, 0)
+    tile = module.conv2d_relu_max_pool2d_first_tile
+    call: dict[str, tuple[str, tuple[Any, ...]]] = {
+        "the convolution": ("conv2d_relu_convolve", (False, of, False, 0, 4, 0, 0, 0, 4, 0, nowhere, (0, many))),
+        "the convolution with pooling": (FUSED, (False, of, 0, 4, 0, 0, 0, shape, nowhere, 0, (tile, 1, 1))),
+        "packing": ("conv2d_relu_pack", (0, shape, nowhere, 0, nowhere, 0, 0, 256, 64, many)),
+        "the weight gradient": ("conv2d_relu_weight_gradient", (False, of, 0, 4, 0, 4, 0, (0, many))),
+    }
+    name, arguments = call[what]
+    with pytest.raises(RuntimeError, match=f"{what}: too large for one grid$"):
+        getattr(module, name)(0, *arguments, 0)
