@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from alexkern.ops.layer import Reader
 from alexkern.plan import Spec, like
 from alexkern.references.reference import Reference
 
@@ -41,6 +43,8 @@ class Description:
     multiplies: ClassVar[bool]  # whether it is a matrix product
 
     layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for
+    # torch's functions and methods for the first of those, each with what reads a call of it in a graph.
+    spellings: ClassVar[Mapping[Any, Reader]] = {}
     example: ClassVar[Example]
     reference: ClassVar[Reference | None] = None  # what `alexkern verify` holds its backends to
 
