@@ -31,6 +31,11 @@ def served() -> dict[str, Description]:
     return {**OPERATORS, augment.NAME: augment.OPERATOR}
 
 
+def alone(layer: type) -> Operator:
+    """The operator that a layer of torch's is by itself."""
+    return next(operator for operator in OPERATORS.values() if (layer,) in operator.layers)
+
+
 def runs() -> dict[type, list[tuple[Layers, Operator, str]]]:
     """The runs of layers that operators stand for, by their first layer, the longest first; and what others lack."""
     # Dynamo traces what is cached, and warns of the cache.
