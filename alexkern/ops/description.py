@@ -63,11 +63,11 @@ class Description:
         raise NotImplementedError
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        """The outputs' places, offsets included."""
+        """How the outputs lie in memory, offsets included."""
         return (like(args[0]),)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        """The gradients' places, for everything that may have one: those of input, weight and bias, if not others."""
+        """How the gradients lie in memory, of all that may have one: as input, weight and bias, if not others."""
         if not self.multiplies:
             return (like(args[0]),)
         input, weight, *_ = args

@@ -42,8 +42,8 @@ class Exchanged(Way):
         if self.bias is None:
             value: Tensor = torch.ops.mkldnn._linear_pointwise(self.weight, rows, None, "none", [], "")
         else:
-            columns = self.bias.unsqueeze(1).expand(-1, len(rows)).contiguous()  # added before the sum is rounded
-            value = torch.ops.mkldnn._linear_pointwise.binary(self.weight, columns, rows, None, "add")
+            added = self.bias.unsqueeze(1).expand(-1, len(rows)).contiguous()  # before the sum is rounded
+            value = torch.ops.mkldnn._linear_pointwise.binary(self.weight, added, rows, None, "add")
         value = value.t().contiguous()
         return (value.relu_() if self.relu else value).view(*input.shape[:-1], -1)
 
