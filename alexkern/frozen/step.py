@@ -24,6 +24,10 @@ class Step:
     def __init__(self, *modules: Any, why_plain: str = ""):
         self.modules, self.why_plain = modules, why_plain
 
+    def __setstate__(self, state: object) -> None:
+        """No copy has steps. Older snapshots had: modules, in place of their children."""
+        raise RuntimeError("alexkern.freeze: a snapshot of another version of alexkern; freeze the model again")
+
     def takes(self, input: Any) -> bool:
         """Whether the step runs at once, in place of its children."""
         return False
