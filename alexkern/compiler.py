@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,8 @@ from alexkern import dispatch
 from alexkern.errors import argument_error
 from alexkern.nn import Match, gains_by_channels_last, longest, to_channels_last
 from alexkern.ops.checks import FLOATING
+from alexkern.ops.layer import Layer, Reader, example, hinted
+from alexkern.ops.registry import spellings
 from alexkern.plan import is_channels_last
 
 RESTS = ("eager", "inductor")
@@ -55,53 +57,12 @@ def compile_graph(
     return cast(Callable[..., Any], compiled)
 
 
-class Layer(SimpleNamespace):
-    """A call, read as the module that would make it: with the settings of one of `kind`, `_parameters` being nodes."""
-
-    kind: type[nn.Module]
-    input: fx.Node
-    inplace = False
-
-    @property
-    def weight(self) -> Tensor:
-        return hinted(example(self._parameters["weight"]))
-
-
-def conv2d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> Layer:
-    settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": "zeros"}
-    parameters = {"weight": weight, "bias": bias}
-    return Layer(kind=nn.Conv2d, _parameters=parameters, in_channels=example(weight).shape[1] * groups, **settings)
-
-
-def linear(input: Any, weight: Any, bias: Any = None) -> Layer:
-    return Layer(kind=nn.Linear, _parameters={"weight": weight, "bias": bias})
-
-
 def relu(input: Any, inplace: bool = False) -> Layer:
     return Layer(kind=nn.ReLU, inplace=inplace)
 
 
 def relu_(input: Any) -> Layer:
     return Layer(kind=nn.ReLU, inplace=True)
-
-
-def max_pool2d(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Layer:  # fmt: skip
-    settings = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
-    stride = kernel_size if stride is None or stride in ((), []) else stride
-    return Layer(kind=nn.MaxPool2d, stride=stride, return_indices=return_indices, **settings)
-
-
-def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Layer:
-    return Layer(kind=nn.Dropout, p=p, training=training, inplace=inplace)
-
-
-def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Layer:
-    return Layer(kind=nn.LocalResponseNorm, size=size, alpha=alpha, beta=beta, k=k)
 
 
 def batch_norm(
@@ -112,40 +73,30 @@ def batch_norm(
     return Layer(kind=nn.BatchNorm2d, statistics=statistics, training=training, eps=eps)
 
 
-# What a call in a graph is a call of, as dynamo leaves it: torch's functions, by whatever name, and a tensor's methods.
-READERS: dict[Any, Callable[..., Layer]] = {
-    torch.conv2d: conv2d,
-    F.conv2d: conv2d,
-    F.linear: linear,
+# Of layers that are no operator's own: torch's functions, by whatever name, and a tensor's methods.
+OTHERS: dict[Any, Reader] = {
     F.relu: relu,
     torch.relu: relu,
     "relu": relu,
     F.relu_: relu_,
     torch.relu_: relu_,
     "relu_": relu_,
-    F.max_pool2d: max_pool2d,
-    torch.max_pool2d: max_pool2d,
-    F.dropout: dropout,
-    F.local_response_norm: local_response_norm,
     F.batch_norm: batch_norm,
 }
-SIGNATURES = {reader: inspect.signature(reader) for reader in READERS.values()}
 # What may stand between two calls of a run, besides the calls that are read: nothing is changed by it.
 PURE = (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, "size", "dim")
 
 
-def example(node: fx.Node) -> Any:
-    """What dynamo computed the node with: a fake tensor, mostly."""
-    return node.meta.get("example_value")
+signature = cache(inspect.signature)
 
 
 def read(node: fx.Node) -> Layer | None:
     """The node as a layer on plain tensors with settings that are constants of the graph; None where it is none."""
-    reader = READERS.get(node.target) if node.op in ("call_function", "call_method") else None
-    if reader is None:
+    reader = OTHERS.get(node.target) or spellings().get(node.target)
+    if reader is None or node.op not in ("call_function", "call_method"):
         return None
     try:
-        given = SIGNATURES[reader].bind(*node.args, **node.kwargs).arguments
+        given = signature(reader).bind(*node.args, **node.kwargs).arguments
     except TypeError:  # another form of the call
         return None
     for name, value in given.items():
@@ -173,13 +124,6 @@ def is_plain(value: Any) -> bool:
     return (
         type(value) in (FakeTensor, Tensor, nn.Parameter) and value.dtype in FLOATING and value.layout is torch.strided
     )
-
-
-def hinted(value: Tensor) -> Tensor:
-    """Without numbers, in the shape of the call that is compiled for: to ask a symbolic size would be a guard."""
-    places: list[Any] = [value.shape, value.stride()]
-    shape, stride = ([size if isinstance(size, int) else size.node.hint or 1 for size in place] for place in places)
-    return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
 
 
 def folds(norm: Layer, layer: Layer, output: Tensor) -> bool:

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from alexkern.console import printable, table
 from alexkern.frozen.modules import FrozenLayer, FrozenSequential, PackedConv2d, PackedLinear
 from alexkern.frozen.step import ByOperator, Step
-from alexkern.nn import Dropout, FusedSequential, LocalResponseNorm, Match, MaxPool2d, changed_layers, match, watcher
+from alexkern.nn import (
+    Alone,
+    Dropout,
+    FusedSequential,
+    LocalResponseNorm,
+    Match,
+    MaxPool2d,
+    changed_layers,
+    match,
+    watcher,
+)
 from alexkern.ops import registry
 
 M = TypeVar("M", bound=nn.Module)
@@ -145,8 +155,8 @@ def _entries(
         child, step = children[index], next(own, None)
         of_its_own = forward not in (nn.Sequential.forward, FusedSequential.forward, FrozenSequential.forward)
         found: Match | str = OWN_FORWARD if of_its_own else "not in a FusedSequential"
-        if type(child) in LAYERS:
-            found, step = Match(registry.runs()[type(child).__base__][0][1], (child,)), None  # type: ignore[index]
+        if isinstance(child, Alone) and type(child) in LAYERS:
+            found, step = Match(child.operator, (child,)), None
         elif isinstance(child, FrozenLayer) and watching is None:
             step = child.step()
         elif forward in (FusedSequential.forward, FrozenSequential.forward):

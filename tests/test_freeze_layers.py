@@ -17,8 +17,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
 import alexkern
+from alexkern.backends.cpu.packed_conv2d import LARGE, MOST_SIZES
 from alexkern.frozen import FrozenSequential
-from alexkern.frozen.convolution import LARGE, MOST_SIZES
 from alexkern.frozen.modules import PackedConv2d, PackedLinear
 from alexkern.frozen.step import PackedRun
 

@@ -18,7 +18,8 @@ import alexkern
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import winograd
 from alexkern.backends.cpu.crossovers import CONVOLUTIONS
-from alexkern.frozen.convolution import FrozenConvolution, InTiles
+from alexkern.backends.cpu.packed_conv2d import InTiles
+from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.geometry import Geometry
 
 MISSING = cpu.missing("cpu", torch.float32)

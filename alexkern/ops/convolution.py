@@ -12,6 +12,7 @@ from alexkern.errors import argument_error
 from alexkern.geometry import Geometry, Pair
 from alexkern.ops import checks
 from alexkern.ops.autocast import autocast
+from alexkern.ops.layer import Layer, example
 from alexkern.ops.pooling import rounded_up, window_arguments
 
 Shape = tuple[int, ...]
@@ -24,6 +25,17 @@ def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
     parameters = conv._parameters  # where torch's __getattr__ finds them too, in three times as long
     return {"weight": parameters["weight"], "bias": parameters["bias"], "stride": conv.stride,
             "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups}  # fmt: skip
+
+
+def read(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Layer:
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": "zeros"}
+    parameters = {"weight": weight, "bias": bias}
+    return Layer(kind=nn.Conv2d, _parameters=parameters, in_channels=example(weight).shape[1] * groups, **settings)
+
+
+SPELLINGS = {torch.conv2d: read, F.conv2d: read}
 
 
 def misfit_of(conv: nn.Conv2d) -> str | None:

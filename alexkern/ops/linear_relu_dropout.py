@@ -14,6 +14,7 @@ from alexkern.errors import argument_error
 from alexkern.ops import checks, seed
 from alexkern.ops.autocast import autocast
 from alexkern.ops.description import MATRIX, ROWS, Example
+from alexkern.ops.layer import Layer
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, linear_relu_dropout_output, packed_bits
 from alexkern.references.linear_relu_dropout import REFERENCE
@@ -69,11 +70,16 @@ def linear_relu_dropout(
     return OPERATOR(input, weight, bias, seed.draw(input.device) if drops else None, p if drops else 0.0, False)
 
 
+def read(input: Any, weight: Any, bias: Any = None) -> Layer:
+    return Layer(kind=nn.Linear, _parameters={"weight": weight, "bias": bias})
+
+
 class LinearReluDropout(Operator):
     name = "linear_relu_dropout"
     schema = "Tensor input, Tensor weight, Tensor? bias, Tensor? seed, float p, bool save_mask"
     backward_schema = "Tensor input, Tensor weight, Tensor mask, Tensor? seed, float p"
     layers = ((nn.Linear, nn.ReLU, nn.Dropout), (nn.Linear, nn.ReLU))
+    spellings = {F.linear: read}
     reference = REFERENCE
     example = Example((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0, False))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.errors import argument_error
 from alexkern.geometry import Pair, pooling
 from alexkern.ops import checks
 from alexkern.ops.description import IMAGE, Example
+from alexkern.ops.layer import Layer
 from alexkern.ops.operator import Operator
 from alexkern.ops.pooling import rounded_up, unbatched, window_arguments
 from alexkern.plan import Spec, is_channels_last, nchw, pooled
@@ -66,11 +69,21 @@ def max_pool2d(
     return OPERATOR(input, kernel_size, stride, padding, dilation, ceil_mode, False)
 
 
+def read(
+    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Layer:  # fmt: skip
+    settings = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    stride = kernel_size if stride is None or stride in ((), []) else stride
+    return Layer(kind=nn.MaxPool2d, stride=stride, return_indices=return_indices, **settings)
+
+
 class MaxPool2d(Operator):
     name = "max_pool2d"
     schema = f"Tensor input, {WINDOW}, bool save_offsets"
     backward_schema = f"Tensor offsets, SymInt[4] input_shape, bool channels_last, {WINDOW}"
     layers = ((nn.MaxPool2d,),)
+    spellings = {F.max_pool2d: read, torch.max_pool2d: read}
     reference = REFERENCE
     example = Example((IMAGE,), (3, 2), ((3, 3), (2, 2), (0, 0), (1, 1), False, False))
 
