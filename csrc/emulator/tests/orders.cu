@@ -3,6 +3,7 @@
 #include "../../cuda/ptx/cluster.cuh"
 #include "../../cuda/ptx/ldmatrix.cuh"
 #include "../../cuda/ptx/mbarrier.cuh"
+#include "../../cuda/ptx/stmatrix.cuh"
 #include "../../cuda/ptx/tma.cuh"
 #include "../../cuda/ptx/wgmma.cuh"
 #include "harness.h"
@@ -79,6 +80,45 @@ void base() {
     std::vector<unsigned> wanted;
     for (unsigned i = 0; i < 32; ++i) wanted.push_back(i);
     expect_equal(output.download(), wanted, "word");
+}
+
+// ---- a warp stores 16 rows of 64 values as a product leaves them, in vectors of 16 bytes; another reads them
+
+enum class Staged { right, no_swizzle, no_barrier };
+
+template <Staged kStaged>
+__device__ unsigned vector_offset(unsigned row, unsigned vector) {
+    return 128 * row + 16 * (vector ^ (kStaged == Staged::no_swizzle ? 0 : row & 7));
+}
+
+template <Staged kStaged>
+__global__ void staged_kernel(unsigned* output) {
+    auto* const tile = ptx::dynamic_shared_memory<unsigned char>();
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned vector = 0; threadIdx.x < 32 && vector < 8; vector += 2) {
+        std::uint32_t registers[4];
+        for (unsigned j = 0; j < 4; ++j) registers[j] = 32 * (j % 2 * 8 + lane / 4) + 4 * (vector + j / 2) + lane % 4;
+        ptx::stmatrix_x4(ptx::shared_address(tile) + vector_offset<kStaged>(lane % 16, vector + lane / 16), registers);
+    }
+    if (kStaged != Staged::no_barrier) __syncthreads();
+    if (threadIdx.x < 32) return;
+    for (unsigned row = 0; row < 16; ++row) {
+        const unsigned char* const word = tile + vector_offset<kStaged>(row, lane / 4) + lane % 4 * 4;
+        output[32 * row + lane] = *reinterpret_cast<const unsigned*>(word);
+    }
+}
+
+template <Staged kStaged>
+void staged() {
+    DeviceArray<unsigned> output(std::vector<unsigned>(16 * 32));
+    ptx::launch("staged", staged_kernel<kStaged>, 1, 64, 16 * 128, nullptr, output.data());
+    std::vector<unsigned> wanted;
+    for (unsigned i = 0; i < 16 * 32; ++i) wanted.push_back(i);
+    expect_equal(output.download(), wanted, "word");
+#ifndef __CUDACC__
+    const auto conflicts = emulator::statistics().stmatrix_bank_conflicts;
+    if (conflicts != 0) throw std::runtime_error("bank conflicts: " + std::to_string(conflicts));
+#endif
 }
 
 // ---- a block loads eight rows of 64 values by TMA, and one thread's word goes to another beside them
@@ -202,6 +242,9 @@ int main(int argc, char** argv) {
                                {"product.rows_begin_anywhere", product<Product::rows_begin_anywhere>},
                                {"base", base<Base::right>},
                                {"base.taken_for_granted", base<Base::taken_for_granted>},
+                               {"staged", staged<Staged::right>},
+                               {"staged.no_swizzle", staged<Staged::no_swizzle>},
+                               {"staged.no_barrier", staged<Staged::no_barrier>},
                                {"load", load<Load::right>},
                                {"load.fenced_by_another", load<Load::fenced_by_another>},
                                {"load.word_by_the_cluster", load<Load::word_by_the_cluster>},
