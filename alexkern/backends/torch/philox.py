@@ -23,17 +23,22 @@ def block(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Any, An
     Only the lower 32 bits of what is given count, but c0 and c2 have no others: they are multiplied at once.
     """
     for _ in range(10):
-        product0, product1 = M0 * c0, M1 * c2  # 64 bits; a tensor's wrap to them
-        c0, c2 = product1 >> 32, product0 >> 32  # the high halves; in place from here on, which is faster
-        c0 ^= c1
-        c0 ^= k0
-        c0 &= WORD
-        c2 ^= c3
-        c2 ^= k1
-        c2 &= WORD
-        c1, c3 = product1, product0  # their low halves: what lies above is cut off with the rest
+        c0 = M0 * c0  # the products: 64 bits, and a tensor's wrap to them
+        c2 = M1 * c2
+        c1 = mixed(c2, c1, k0)
+        c3 = mixed(c0, c3, k1)
+        c0, c1, c2, c3 = c1, c2, c3, c0  # of a product the lower half is a word; what lies above is cut off later
         k0, k1 = k0 + W0, k1 + W1
     return c0, c1 & WORD, c2, c3 & WORD
+
+
+def mixed(product: Any, word: Any, key: Any) -> Any:
+    """high(product) ^ word ^ key; in place behind the shift, which is faster."""
+    found = product >> 32
+    found ^= word
+    found ^= key
+    found &= WORD
+    return found
 
 
 def blocks(seed: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
