@@ -193,6 +193,16 @@ def test_linear_layers_of_few_rows(
             assert_accurate(one, reference, other, "gradient", magnitude)
 
 
+@pytest.mark.parametrize("C", [1008, 1009])
+def test_a_gradient_past_the_caches(C: int, isa: str, generator: torch.Generator, every_product: None) -> None:
+    """Stored in whole lines where its rows are made of such, and not where they are not."""
+    input, grad = torch.randn(1, C, generator=generator), torch.randn(1, 2**21 // C + 1, generator=generator)
+    weight, saved = torch.empty(grad.shape[1], C), torch.ones_like(grad)
+    linear = dispatch.implementation("cpu", "linear_relu_dropout")
+    _, gradient, _ = linear.backward(grad, input, weight, saved, None, 0.0, (False, True, False))
+    assert_same(gradient, grad.t() * input)
+
+
 @pytest.mark.parametrize("N", [1, 8, 20])
 def test_a_linear_layer_has_torchs_special_numbers(
     N: int, isa: str, generator: torch.Generator, every_product: None
