@@ -56,11 +56,13 @@ def compile_graph(
 
 
 class Layer(SimpleNamespace):
-    """A call, read as the module that would make it: with the settings of one of `kind`, `_parameters` being nodes."""
+    """A call, read as the module that would make it: with the settings of one of `kind`, and nodes for its tensors."""
 
     kind: type[nn.Module]
     input: fx.Node
-    inplace = False
+    inplace = training = False
+    _parameters: dict[str, Any] = {}
+    _buffers: dict[str, Any] = {}
 
     @property
     def weight(self) -> Tensor:
@@ -108,8 +110,9 @@ def batch_norm(
     input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Layer:  # fmt: skip
-    statistics = (running_mean, running_var, weight, bias)
-    return Layer(kind=nn.BatchNorm2d, statistics=statistics, training=training, eps=eps)
+    kind = nn.BatchNorm2d if example(input).dim() == 4 else nn.BatchNorm1d
+    parameters, buffers = {"weight": weight, "bias": bias}, {"running_mean": running_mean, "running_var": running_var}
+    return Layer(kind=kind, _parameters=parameters, _buffers=buffers, training=training, momentum=momentum, eps=eps)
 
 
 # What a call in a graph is a call of, as dynamo leaves it: torch's functions, by whatever name, and a tensor's methods.
@@ -184,8 +187,8 @@ def hinted(value: Tensor) -> Tensor:
 
 def folds(norm: Layer, layer: Layer, output: Tensor) -> bool:
     """Whether a call behind a layer is a scale and a shift of its channels, of which the filters have fewer numbers."""
-    if layer.kind not in (nn.Conv2d, nn.Linear) or norm.kind is not nn.BatchNorm2d:
-        return False
+    if (layer.kind, norm.kind, output.dim()) not in ((nn.Conv2d, nn.BatchNorm2d, 4), (nn.Linear, nn.BatchNorm1d, 2)):
+        return False  # of an image alone, or of a sequence of rows, the second dimension is normalised, and is another
     return not norm.training and layer.weight.numel() <= hinted(output).numel()
 
 
@@ -247,9 +250,13 @@ class Rewriting:
         if self.compiled and serves == "torch" and not (found.operator.pools and input.is_cpu):
             return
         del nodes[len(found.modules) + (norm is not None) :]
-        last = nodes[-1]
-        with self.graph.inserting_before(last):
+        with self.graph.inserting_before(nodes[-1]):
             result = self.emit(found, norm)
+        self.put(result, nodes)
+
+    def put(self, result: fx.Node, nodes: list[fx.Node]) -> None:
+        """In the place of a run of calls."""
+        last = nodes[-1]
         for value in (result, self.restored.get(result, result)):
             value.meta |= last.meta
         last.replace_all_uses_with(result)
@@ -281,7 +288,7 @@ class Rewriting:
     def is_pure(self, node: fx.Node) -> bool:
         if node in self.layers:
             layer = self.layers[node]
-            return not layer.inplace and not (layer.kind is nn.BatchNorm2d and layer.training)
+            return not layer.inplace and not (layer._buffers and layer.training)
         return node.op in ("placeholder", "get_attr") or node.target in PURE or node in self.own
 
     def emit(self, found: Match, norm: Layer | None) -> fx.Node:
@@ -290,7 +297,8 @@ class Rewriting:
         input = layer.input
         restore = input in self.restored and all(map(self.only_reads, input.users))
         if norm is not None:
-            pair = self.call(folded, arguments["weight"], arguments["bias"], *norm.statistics, norm.eps)
+            statistics = norm._buffers | norm._parameters
+            pair = self.call(folded, arguments["weight"], arguments["bias"], *statistics.values(), norm.eps)
             arguments["weight"], arguments["bias"] = (self.call(operator.getitem, pair, index) for index in (0, 1))
         if restore:
             input = self.restored[input]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from alexkern.backends import cpu
 from alexkern.backends.cpu.crossovers import is_ours
 from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.backends.cpu.linear_relu_dropout import product
-from alexkern.frozen.step import PackedRun, Way, onednn_serves
+from alexkern.frozen.step import PackedRun, Way, folded, onednn_serves
 from alexkern.nn import Match
 
 # Rows of a product with a weight of at least so many elements, between which torch's own took up to 1.9 times as long
@@ -83,14 +84,19 @@ class FewRows(Plain):
 
 
 class FrozenLinear(PackedRun):
-    """Linear[, ReLU[, Dropout]] with its weight in huge pages."""
+    """Linear[, BatchNorm1d][, ReLU[, Dropout]] with its weight in huge pages: a copy where it takes a norm in."""
 
     ALONE = "linear"
     WAYS = (FewRows, Exchanged, Plain)
 
-    def __init__(self, linear: nn.Linear, found: Match | None):
-        weight = in_huge_pages(linear.weight.detach().contiguous())
-        super().__init__(weight, linear.bias, found, *((linear,) if found is None else found.modules))
+    def __init__(self, linear: nn.Linear, norm: nn.Module | None, found: Match | None):
+        weight, bias = folded(linear, norm)
+        norms, rest = () if norm is None else (norm,), () if found is None else found.modules[1:]
+        super().__init__(in_huge_pages(weight.contiguous()), bias, found, linear, *norms, *rest)
+        self.of_rows = norm is not None  # of more dimensions it normalises another than the last
+
+    def takes(self, input: Any) -> bool:
+        return super().takes(input) and (input.dim() == 2 or not self.of_rows)
 
     def __call__(self, input: Tensor) -> Tensor:
         if len(self.ways) > 1:  # all but torch's trust their arguments
