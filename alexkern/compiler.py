@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
-from alexkern import dispatch
+from alexkern import captures, dispatch
 from alexkern.errors import argument_error
 from alexkern.nn import Match, gains_by_channels_last, longest, to_channels_last
 from alexkern.ops.checks import FLOATING
@@ -44,7 +44,9 @@ def compile_graph(
     rest = (options or {}).get("rest", "inductor" if on_gpu or mode is not None else "eager")
     if rest not in RESTS:
         raise argument_error("compiler", "options['rest']", f"{rest!r}", " or ".join(map(repr, RESTS)))
-    Rewriting(module.graph, compiled=rest == "inductor").run()
+    rewriting = Rewriting(module.graph, inputs, compiled=rest == "inductor")
+    rewriting.run()
+    captures.keep((value for value in inputs if isinstance(value, nn.Parameter)), rewriting.runs)
     module.recompile()
     if rest == "eager":
         return module.forward
@@ -166,6 +168,12 @@ def layers_in(graph: fx.Graph) -> dict[fx.Node, Layer]:
     return {node: layer for node in graph.nodes if (layer := read(node)) is not None}
 
 
+def path(node: fx.Node, layer: Layer) -> str:
+    """Where the module stands that makes the call, from the captured one on; "" where none does."""
+    where, kind = next(reversed((node.meta.get("nn_module_stack") or {"": ("", object)}).values()))
+    return where.partition(".")[2] if isinstance(kind, type) and issubclass(kind, layer.kind) else ""
+
+
 def nodes_in(value: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(value, found.append)
@@ -212,8 +220,10 @@ class Rewriting:
     compiled: whether a compiler is to get the rest, which is then better off with the calls that torch would serve.
     """
 
-    def __init__(self, graph: fx.Graph, compiled: bool):
+    def __init__(self, graph: fx.Graph, inputs: list[Any], *, compiled: bool):
         self.graph, self.compiled = graph, compiled
+        self.inputs = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
+        self.runs: list[captures.Run] = []
         self.own: set[fx.Node] = set()  # calls that were not there before
         self.restored: dict[fx.Node, fx.Node] = {}  # contiguous, as torch gives it: of what is channels_last
 
@@ -250,9 +260,18 @@ class Rewriting:
         if self.compiled and serves == "torch" and not (found.operator.pools and input.is_cpu):
             return
         del nodes[len(found.modules) + (norm is not None) :]
+        name = found.operator.name
+        self.keep(nodes, lambda like: [(len(nodes), name, dispatch.resolve_name(name, like), "")])
         with self.graph.inserting_before(nodes[-1]):
             result = self.emit(found, norm)
         self.put(result, nodes)
+
+    def keep(self, nodes: list[fx.Node], serving: Callable[[Tensor], Any]) -> None:
+        """For a report."""
+        layers = [self.layers[node] for node in nodes]
+        weights = [id(self.inputs.get(layer._parameters.get("weight"), 0)) for layer in layers]
+        paths, names = map(path, nodes, layers), (layer.kind.__name__ for layer in layers)
+        self.runs.append(captures.Run(tuple(names), tuple(paths), tuple(weights), serving))
 
     def put(self, result: fx.Node, nodes: list[fx.Node]) -> None:
         """In the place of a run of calls."""

@@ -7,9 +7,9 @@ a FrozenSequential are: alexkern/frozen/packing.py.
 from __future__ import annotations
 
 import copyreg
-import functools
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial, wraps
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
+from alexkern.captures import Run
 from alexkern.frozen.convolution import Plan
 from alexkern.frozen.modules import Frozen, FrozenLayer, FrozenSequential, capturing
 from alexkern.frozen.step import tensors_of
@@ -36,10 +37,6 @@ class Captured(nn.Module):
         _, (kind, *arguments), *rest = super().__reduce_ex__(max(protocol, 2))  # type: ignore[misc]
         return _blank, (kind.__bases__[-1], *arguments), *rest
 
-    def extra_repr(self) -> str:
-        capture = _CAPTURES.get(self)
-        return "\n".join([super().extra_repr(), *([] if capture is None else capture.describe())]).strip()
-
 
 def captured(kind: type[nn.Module]) -> type[Captured]:
     """A model's class, with a forward that captures."""
@@ -48,7 +45,7 @@ def captured(kind: type[nn.Module]) -> type[Captured]:
             return other
     own: Callable[..., Any] = kind.forward
 
-    @functools.wraps(own)
+    @wraps(own)
     def forward(self: Captured, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or _is_watched(args, kwargs):
             return own(self, *args, **kwargs)
@@ -100,6 +97,8 @@ class Capture:
     def __init__(self, module: nn.Module, forward: Callable[..., Any]):
         self.of, self.forward, self.failed = ref(module), forward, False
         self.packed: dict[tuple[Any, ...], FrozenSequential] = {}  # by what the layers are, and the ids of their tensors
+        self.paths: dict[str, list[str]] = {}  # of the modules that make the calls, by what the layers are
+        self.runs: list[list[Run]] = []  # by operators, in each graph
         self.changes = 0
         self.begin()
 
@@ -111,12 +110,17 @@ class Capture:
         kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         self.hooks = [getattr(module, kind) for module in modules[1:] for kind in kinds]  # dynamo looks once
         self.state = self.state_of()
-        own = ref(self)
+        own = ref(self)  # so that no cycle keeps what was packed
+
+        def owner() -> Capture:
+            capture = own()
+            assert capture is not None
+            return capture
 
         def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
             from alexkern.frozen.packing import pack
 
-            return pack(graph, inputs, own)
+            return pack(graph, inputs, owner)
 
         self.run = torch.compile(self.forward, backend=backend, isolate_recompiles=True)
 
@@ -133,7 +137,7 @@ class Capture:
         if self.state_of() != self.state:
             self.changes += 1
             self.begin()
-        if self.failed or self.changes > MOST_CHANGES or any(self.hooks):
+        if not self.serves():
             return self.forward(module, *args, **kwargs)
         from torch._dynamo.exc import TorchDynamoException
 
@@ -146,6 +150,9 @@ class Capture:
         self.failed = True
         warnings.warn(f"alexkern.freeze: {type(module).__name__} runs layer by layer: {said}", stacklevel=2)
         return output
+
+    def serves(self) -> bool:
+        return not (self.failed or self.changes > MOST_CHANGES or any(self.hooks))
 
     def tensors(self) -> set[int]:
         """The ids of what is packed: parameters and buffers, which the module keeps."""
@@ -172,11 +179,24 @@ class Capture:
             if head is not None:
                 yield head._parameters.get("weight")
 
-    def describe(self) -> list[str]:
-        names = {id(tensor): name for name, tensor in self.module.named_parameters()}
-        return [
-            f"({names.get(key[1], '')}) {line}" for key, made in self.packed.items() for line in made.extra_repr().split("\n")
-        ]
+    def report(self) -> list[list[Run]]:
+        """What its graphs run at once: what was packed, and then, of the newest first, by operators."""
+        packed = []
+        for (words, *_), made in self.packed.items():
+            kinds = (type(layer).__name__ for layer in made)
+            weights = (id(layer._parameters.get("weight", 0)) for layer in made)
+            packed.append(Run(tuple(kinds), tuple(self.paths[words]), tuple(weights), partial(_serving, made)))
+        return [packed, *self.runs[::-1]]
+
+
+def _serving(made: FrozenSequential, like: Tensor) -> list[tuple[int, str, str, str]]:
+    return [(len(step.modules), *step.serving(like)) for step in made._current().steps]
+
+
+def report(module: nn.Module) -> list[list[Run]] | None:
+    """Of a module that runs by its graphs; None of another."""
+    capture = _CAPTURES.get(module)
+    return None if capture is None or not capture.serves() else capture.report()
 
 
 # As what was packed for a module: it goes with it, and is in none of its copies.

@@ -73,7 +73,7 @@ class Frozen(nn.Module):
         head = self._head()
         if not isinstance(head, nn.Conv2d) or not isinstance(input, Tensor):
             return input
-        return images.prepared(input, next(head.parameters()).dtype, self._plan.bytes_to)
+        return images.prepared(input, head.weight.dtype, self._plan.bytes_to)
 
     def _current(self) -> Packed:
         """The steps, made anew where the children are not what they were."""
@@ -151,8 +151,9 @@ class FrozenLayer(Frozen):
         return {"": layer}
 
     def extra_repr(self) -> str:
-        step = self.step()
-        return ", ".join([super().extra_repr(), *([step.describe()] if isinstance(step, PackedRun) else [])])
+        packed = _PACKED.get(self)  # of one in a captured graph nothing, mostly
+        steps = [] if packed is None else [step for step in packed.steps if isinstance(step, PackedRun)]
+        return ", ".join([super().extra_repr(), *(step.describe() for step in steps)])
 
 
 class PackedConv2d(FrozenLayer, nn.Conv2d):

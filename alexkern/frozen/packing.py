@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from torch import Tensor, fx, nn
 
-from alexkern.compiler import Layer, Rewriting
+from alexkern.compiler import Layer, Rewriting, path
 from alexkern.frozen.modules import FrozenSequential
 
 if TYPE_CHECKING:
     from alexkern.frozen.captured import Capture
 
 
-def pack(module: fx.GraphModule, inputs: list[Any], capture: ref[Capture]) -> Callable[..., Any]:
-    """What runs for the graph, of which `capture` keeps what was packed."""
-    Packing(module.graph, inputs, capture).run()
+def pack(module: fx.GraphModule, inputs: list[Any], owner: Callable[[], Capture]) -> Callable[..., Any]:
+    """What runs for the graph, whose owner keeps what is packed: the graph itself may live on for a while."""
+    packing = Packing(module.graph, inputs, owner)
+    packing.run()
+    owner().runs.append(packing.runs)
     module.recompile()
     return module.forward
 
@@ -26,13 +27,10 @@ def pack(module: fx.GraphModule, inputs: list[Any], capture: ref[Capture]) -> Ca
 class Packing(Rewriting):
     """Chains of layers with tensors of the module's become calls of what was packed for them, other runs operators."""
 
-    def __init__(self, graph: fx.Graph, inputs: list[Any], capture: ref[Capture]):
-        super().__init__(graph, compiled=False)
-        self.capture = capture
-        owner = capture()
-        there = set() if owner is None else owner.tensors()
-        places = zip(graph.find_nodes(op="placeholder"), inputs, strict=True)
-        self.tensors = {node for node, value in places if id(value) in there}
+    def __init__(self, graph: fx.Graph, inputs: list[Any], owner: Callable[[], Capture]):
+        super().__init__(graph, inputs, compiled=False)
+        self.owner, there = owner, owner().tensors()
+        self.tensors = {node for node, value in self.inputs.items() if id(value) in there}
 
     def replace(self, first: fx.Node) -> None:
         weighs = self.layers[first].kind in (nn.Conv2d, nn.Linear)
@@ -41,25 +39,26 @@ class Packing(Rewriting):
             return super().replace(first)
         layers = [self.layers[node] for node in nodes]
         with self.graph.inserting_before(nodes[-1]):
-            result = self.call(self.chain(layers), layers[0].input, *(node for layer in layers for node in given(layer)))
+            tensors = [node for layer in layers for node in given(layer)]
+            result = self.call(self.chain(nodes), layers[0].input, *tensors)
         self.put(result, nodes)
 
     def is_packable(self, node: fx.Node) -> bool:
         layer = self.layers[node]
         return self.tensors.issuperset(given(layer)) and not (layer._buffers and layer.training)
 
-    def chain(self, layers: list[Layer]) -> Callable[..., Tensor]:
-        capture, recipes = self.capture, [recipe(layer) for layer in layers]
+    def chain(self, nodes: list[fx.Node]) -> Callable[..., Any]:
+        layers = [self.layers[node] for node in nodes]
+        owner, recipes = self.owner, [recipe(layer) for layer in layers]
         words = repr(recipes)
+        owner().paths[words] = [*map(path, nodes, layers)]
 
         def make(tensors: tuple[Tensor, ...]) -> FrozenSequential:
             left = iter(tensors)
             return FrozenSequential(*(made(*recipe, left) for recipe in recipes))
 
         def chain(input: Any, *tensors: Tensor) -> Any:
-            owner = capture()
-            assert owner is not None
-            return owner.chain(words, make, tensors).forward(input)
+            return owner().chain(words, make, tensors).forward(input)
 
         return chain
 
@@ -70,8 +69,10 @@ def given(layer: Layer) -> list[fx.Node]:
 
 def recipe(layer: Layer) -> tuple[Any, ...]:
     """Class, settings, and which parameters and buffers there are."""
-    settings = {name: value for name, value in vars(layer).items() if name not in ("kind", "input", "_parameters", "_buffers")}
-    return layer.kind, settings, *({name: node is not None for name, node in own.items()} for own in (layer._parameters, layer._buffers))
+    others = ("kind", "input", "_parameters", "_buffers")
+    settings = {name: value for name, value in vars(layer).items() if name not in others}
+    there = ({name: node is not None for name, node in own.items()} for own in (layer._parameters, layer._buffers))
+    return layer.kind, settings, *there
 
 
 def made(
@@ -83,6 +84,6 @@ def made(
     nn.Module.__init__(module)
     module.training = False
     vars(module).update(settings)
-    module._parameters.update({name: next(tensors) if there else None for name, there in parameters.items()})  # type: ignore[misc]
-    module._buffers.update({name: next(tensors) if there else None for name, there in buffers.items()})
+    for own, names in ((module._parameters, parameters), (module._buffers, buffers)):
+        own.update({name: next(tensors) if there else None for name, there in names.items()})  # type: ignore[attr-defined]
     return module
