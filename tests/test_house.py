@@ -25,7 +25,7 @@ ORDER = (
     ("trusted", "measure.memory"),
     ("dispatch",),
     ("ops",),
-    ("functional",),
+    ("functional", "captures"),
     ("nn",),
     ("fuse", "frozen", "compiler"),
     ("compare", "info", "graph", "models", "verify"),
