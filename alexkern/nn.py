@@ -234,7 +234,7 @@ def _functions(kind: type) -> list[tuple[Any, str]]:
 
 
 _LAYERS = {kind for operator in registry.OPERATORS.values() for layers in operator.layers for kind in layers}
-_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)}
+_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d)}
 _PLACES = sorted({place for places in _KINDS.values() for place in places}, key=str)
 _OWNERS, _NAMES = zip(*_PLACES, strict=True)
 _IMPORTED = list(map(getattr, _OWNERS, _NAMES))  # torch's, as alexkern was imported

@@ -1,7 +1,7 @@
-"""The documents: links lead somewhere, snippets run, commands exist.
+"""The documents: links lead somewhere, snippets run, commands exist, figures are those that their comments compute.
 
-The tables of docs/alexnet.md and docs/kernels.md are computed here; those of docs/tables by the tests of what they are
-about.
+The tables of docs/alexnet.md, docs/kernels.md, docs/pooling.md and docs/training.md are computed here; those of
+docs/tables by the tests of what they are about. What was timed is a record, and stays as it was.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from alexkern import accuracy, cli, functional
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
 from alexkern.ranges import RANGES
+from support import figures
+from support.optional import need
 
 ROOT = Path(__file__).resolve().parent.parent
 LADDER = ROOT / "examples" / "ladder" / "README.md"
@@ -130,6 +132,23 @@ def test_python_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 code = "\n" * (block.line - 1) + block.text  # so that a traceback names the document's own line
                 exec(compile(code, str(document), "exec"), session)
     assert alexkern.current_backend() == backend, "a snippet left another backend behind"
+
+
+@every_document
+def test_figures_are_what_is_counted(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    if "alexkern.kernels" in text:
+        need("triton")
+    assert text.count("<!-- counted") == len(figures.COMMENT.findall(text)), f"{document.name}: a comment is not closed"
+    assert not figures.wrong(text)
+
+
+def test_a_wrong_figure_is_found() -> None:
+    text = "# A\n\n7 days\n\n## B\n\nA tile has 1,024 values, 2.5 KiB.\n<!-- counted\nside = 32\n{}\n-->\n"
+    for right in ('f"{side**2:,}"', 'f"{side * 80 / 1024} KiB"', '"A tile"', "side == 32"):
+        assert not figures.wrong(text.format(right))
+    for slip in ('f"{side * 33:,}"', '"24"', '"5 KiB"', '"2"', '"7 days"', '"a tile"', "side == 33"):
+        assert len(figures.wrong(text.format(slip))) == 1, slip
 
 
 def commands(document: Path) -> Iterator[list[str]]:

@@ -17,6 +17,7 @@ ROOMS = {"alexkern": "alexkern", "kernels": "alexkern.kernels", "bench": "alexke
 ORDER = (
     ("_cxx", "_environment", "_nvcc", "_sources", "_trees", "_version", "arithmetic", "files", "geometry", "ranges"),
     ("plan", "errors", "augmentation", "accuracy", "cost", "cache", "console", "drawing", "optional", "processor"),
+    ("backends.torch.philox",),
     ("measure", "references", "resampling", "verified"),
     ("backends.building", "backends.extension", "backends.way"),
     ("backends.torch", "backends.cpu", "backends.cuda", "kernels"),
@@ -24,7 +25,7 @@ ORDER = (
     ("trusted", "measure.memory"),
     ("dispatch",),
     ("ops",),
-    ("functional",),
+    ("functional", "captures"),
     ("nn",),
     ("fuse", "frozen", "compiler"),
     ("compare", "info", "graph", "models", "verify"),

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from alexkern import functional
 from alexkern.backends.way import Way
 from alexkern.frozen import images as taken
-from alexkern.frozen.step import PackedRun
+from alexkern.frozen.step import PackedRun, folded
 from alexkern.geometry import Pair, convolution
-from alexkern.nn import Match, is_bare
+from alexkern.nn import Match
 from alexkern.ops.checks import pair
 from alexkern.ops.convolution import convolution_of
 from alexkern.plan import is_channels_last
@@ -39,23 +39,6 @@ def symmetric_padding(conv: nn.Conv2d) -> Pair | None:
         totals = [apart * (size - 1) for apart, size in zip(dilation, sizes, strict=True)]
         return None if totals[0] % 2 or totals[1] % 2 else (totals[0] // 2, totals[1] // 2)
     return pair("freeze", "padding", conv.padding, 0)
-
-
-def folds(norm: nn.Module | None) -> bool:
-    """Whether a module behind a convolution is a scale and a shift of its channels."""
-    return type(norm) is nn.BatchNorm2d and is_bare(norm) and not norm.training and norm.running_var is not None
-
-
-def folded(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution with the normalisation behind it, rounded once."""
-    weight, bias = conv.weight.detach(), conv.bias
-    if norm is None:
-        return weight, bias
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = ((0 if bias is None else bias.double()) - norm.running_mean.double()) * scale
-    shift = shift if norm.bias is None else shift + norm.bias
-    return (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
 
 
 class Plain(Way):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexkern import dispatch, functional
 from alexkern.backends.way import Way
-from alexkern.frozen.step import PackedRun
+from alexkern.frozen.step import PackedRun, folded
 from alexkern.nn import Match
 
 
@@ -25,13 +26,18 @@ class Plain(Way):
 
 
 class FrozenLinear(PackedRun):
-    """Linear[, ReLU[, Dropout]] with its weight (K, C) where the backends' ways want it."""
+    """Linear[, BatchNorm1d][, ReLU[, Dropout]], its weight (K, C) where the ways want it: a copy if a norm went in."""
 
     LAYER, PLAIN = "linear", Plain
 
-    def __init__(self, linear: nn.Linear, found: Match | None):
-        weight = dispatch.settled(self.LAYER, linear.weight.detach().contiguous())
-        super().__init__(weight, linear.bias, found, *((linear,) if found is None else found.modules))
+    def __init__(self, linear: nn.Linear, norm: nn.Module | None, found: Match | None):
+        weight, bias = folded(linear, norm)
+        norms, rest = () if norm is None else (norm,), () if found is None else found.modules[1:]
+        super().__init__(dispatch.settled(self.LAYER, weight.contiguous()), bias, found, linear, *norms, *rest)
+        self.of_rows = norm is not None  # of more dimensions it normalises another than the last
+
+    def takes(self, input: Any) -> bool:
+        return super().takes(input) and (input.dim() == 2 or not self.of_rows)
 
     def __call__(self, input: Tensor) -> Tensor:
         if self.trusting:

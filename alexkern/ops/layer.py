@@ -11,11 +11,13 @@ from torch import Tensor, fx, nn
 
 
 class Layer(SimpleNamespace):
-    """A call, read as the module that would make it: with the settings of one of `kind`, `_parameters` being nodes."""
+    """A call, read as the module that would make it: with the settings of one of `kind`, and nodes for its tensors."""
 
     kind: type[nn.Module]
     input: fx.Node
-    inplace = False
+    inplace = training = False
+    _parameters: dict[str, Any] = {}
+    _buffers: dict[str, Any] = {}
 
     @property
     def weight(self) -> Tensor:

@@ -50,7 +50,8 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     size = checks.integer(name, "size", size)
     if not 1 <= size <= checks.MOST:
         raise argument_error(name, "size", size, "at least 1 and at most 2**28")
-    alpha, beta, k = (checks.number(name, key, value) for key, value in (("alpha", alpha), ("beta", beta), ("k", k)))
+    alpha, beta = checks.number(name, "alpha", alpha), checks.number(name, "beta", beta)
+    k = checks.number(name, "k", k)
     if torch._C._is_any_autocast_enabled():
         (input,) = autocast(input, dtype=torch.float32)
     return OPERATOR(input, size, alpha, beta, k)

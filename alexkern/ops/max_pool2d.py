@@ -15,7 +15,7 @@ from alexkern.ops import checks
 from alexkern.ops.description import IMAGE, Example
 from alexkern.ops.layer import Layer
 from alexkern.ops.operator import Operator
-from alexkern.ops.pooling import rounded_up, unbatched, window_arguments
+from alexkern.ops.pooling import Window, rounded_up, unbatched, window_arguments
 from alexkern.plan import Spec, is_channels_last, nchw, pooled
 from alexkern.references.max_pool2d import REFERENCE
 
@@ -55,18 +55,21 @@ def max_pool2d(
         return handle_torch_function(max_pool2d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode)
     checks.floating("max_pool2d", "input", input)
     checks.image("max_pool2d", input.shape)
-    kernel_size, stride, padding, dilation = window_arguments("max_pool2d", kernel_size, stride, padding, dilation)
-    ceil_mode = bool(ceil_mode)
-    C, H, W = input.shape[-3:]
-    if C == 0:
-        raise argument_error("max_pool2d", "input", f"shape {tuple(input.shape)}", "of at least one channel")
-    key = ("max_pool2d", (H, W), kernel_size, stride, padding, dilation, ceil_mode)
-    checks.remembered(rounded_up, input, key)
+    window = window_arguments("max_pool2d", kernel_size, stride, padding, dilation)
+    args = checks.remembered(_checked_shape, input, (input.shape, window, bool(ceil_mode)))
     if input.dim() == 3:
         # Unbatched results are contiguous in torch, whatever the input's strides.
-        batch = input.contiguous().unsqueeze(0)
-        return unbatched(OPERATOR(batch, kernel_size, stride, padding, dilation, ceil_mode, False))
-    return OPERATOR(input, kernel_size, stride, padding, dilation, ceil_mode, False)
+        return unbatched(OPERATOR(input.contiguous().unsqueeze(0), *args))
+    return OPERATOR(input, *args)
+
+
+def _checked_shape(shape: tuple[int, ...], window: Window, ceil_mode: bool) -> tuple[Any, ...]:
+    """What the operator takes behind images, once their shape and the windows are found to fit."""
+    C, H, W = shape[-3:]
+    if C == 0:
+        raise argument_error("max_pool2d", "input", f"shape {tuple(shape)}", "of at least one channel")
+    rounded_up("max_pool2d", (H, W), *window, ceil_mode)
+    return *window, ceil_mode, False
 
 
 def read(

@@ -49,7 +49,7 @@ class InTiles(_OneDnn):
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> InTiles | None:
-        if not onednn.serves(weight) or cpu.missing(weight.device.type, weight.dtype) is not None:
+        if weight.dtype != torch.float32 or not onednn.serves(weight) or cpu.missing("cpu", weight.dtype) is not None:
             return None
         one_pixel = torch.empty((1, step.channels, 1, 1), device="meta")
         of = convolution(one_pixel, weight, step.stride, step.padding, step.dilation, step.groups)

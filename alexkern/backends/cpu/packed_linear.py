@@ -55,7 +55,8 @@ class FewRows(Way):
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> FewRows | None:
-        return cls(step, weight) if cpu.missing(weight.device.type, weight.dtype) is None else None
+        reason = cpu.missing(weight.device.type, weight.dtype)
+        return cls(step, weight) if reason is None and weight.dtype == torch.float32 else None
 
     def serves(self, input: Tensor) -> bool:
         rows = math.prod(input.shape[:-1])
