@@ -17,7 +17,7 @@ class Run(NamedTuple):
     layers: tuple[str, ...]  # the classes that would make them
     paths: tuple[str, ...]  # of the modules that do, from what was captured on; "" where none does
     weights: tuple[int, ...]  # ids of their parameters, 0 where there is none
-    serving: Callable[[Tensor], Iterable[tuple[int, str, str, str]]]  # how many calls by which operator, backend; or why not
+    serving: Callable[[Tensor], Iterable[tuple[int, str, str, str]]]  # how many by an operator, its backend, or why not
 
 
 _graphs = WeakIdKeyDictionary()  # for a parameter, of the graphs that read it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import torch
@@ -180,7 +181,8 @@ def _merged(model: nn.Module, path: str, found: list[Entry], rest: Iterator[Entr
             plain = entry.why_plain in (OWN_FORWARD, NOT_FUSED)
             found.append(replace(entry, why_plain=NO_RUN) if plain else entry)
     order = {f"{path}{name}": index for index, (name, _) in enumerate(model.named_modules())}
-    return sorted(found, key=lambda entry: min((order.get(name, len(order)) for name in entry.children), default=len(order)))
+    places = (min((order.get(name, len(order)) for name in entry.children), default=len(order)) for entry in found)
+    return [entry for _, entry in sorted(zip(places, found, strict=True), key=itemgetter(0))]
 
 
 def _entries(

@@ -1,7 +1,7 @@
 """freeze(model, example) where a forward of one's own calls the layers: it runs as the graph that dynamo captures.
 
-In the graph a layer is a call, whoever made it, and chains of layers with the snapshot's own weights are packed as those of
-a FrozenSequential are: alexkern/frozen/packing.py.
+In the graph a layer is a call, whoever made it, and chains of layers with the snapshot's own weights are packed as
+those of a FrozenSequential are: alexkern/frozen/packing.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copyreg
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
+from inspect import signature
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -25,6 +26,8 @@ from alexkern.frozen.modules import Frozen, FrozenLayer, FrozenSequential, captu
 from alexkern.frozen.step import tensors_of
 from alexkern.nn import FusedSequential, watcher
 
+# Snapshots of one class share a forward, and in torch before 2.13 its number of graphs too; from then on packed alone.
+ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
 MOST_CHANGES = 8  # of modules, after each of which a graph is captured anew
 
 
@@ -34,7 +37,8 @@ class Captured(nn.Module):
     __prepare_scriptable__ = FusedSequential.__prepare_scriptable__
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _, (kind, *arguments), *rest = super().__reduce_ex__(max(protocol, 2))  # type: ignore[misc]
+        reduced: Any = super().__reduce_ex__(max(protocol, 2))
+        _, (kind, *arguments), *rest = reduced
         return _blank, (kind.__bases__[-1], *arguments), *rest
 
 
@@ -96,7 +100,7 @@ class Capture:
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any]):
         self.of, self.forward, self.failed = ref(module), forward, False
-        self.packed: dict[tuple[Any, ...], FrozenSequential] = {}  # by what the layers are, and the ids of their tensors
+        self.packed: dict[tuple[Any, ...], FrozenSequential] = {}  # by what the layers are, and the ids of tensors
         self.paths: dict[str, list[str]] = {}  # of the modules that make the calls, by what the layers are
         self.runs: list[list[Run]] = []  # by operators, in each graph
         self.changes = 0
@@ -122,7 +126,8 @@ class Capture:
 
             return pack(graph, inputs, owner)
 
-        self.run = torch.compile(self.forward, backend=backend, isolate_recompiles=True)
+        compiler: Any = torch.compile
+        self.run = compiler(self.forward, backend=backend, **ISOLATED)
 
     @property
     def module(self) -> nn.Module:

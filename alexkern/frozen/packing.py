@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
@@ -55,7 +55,7 @@ class Packing(Rewriting):
 
         def make(tensors: tuple[Tensor, ...]) -> FrozenSequential:
             left = iter(tensors)
-            return FrozenSequential(*(made(*recipe, left) for recipe in recipes))
+            return FrozenSequential(*(made(recipe, left) for recipe in recipes))
 
         def chain(input: Any, *tensors: Tensor) -> Any:
             return owner().chain(words, make, tensors).forward(input)
@@ -67,23 +67,29 @@ def given(layer: Layer) -> list[fx.Node]:
     return [node for node in (*layer._parameters.values(), *layer._buffers.values()) if node is not None]
 
 
-def recipe(layer: Layer) -> tuple[Any, ...]:
-    """Class, settings, and which parameters and buffers there are."""
+class Recipe(NamedTuple):
+    """Of a module that makes a call: class, settings, and which parameters and buffers there are."""
+
+    kind: type[nn.Module]
+    settings: dict[str, Any]
+    parameters: dict[str, bool]
+    buffers: dict[str, bool]
+
+
+def recipe(layer: Layer) -> Recipe:
     others = ("kind", "input", "_parameters", "_buffers")
     settings = {name: value for name, value in vars(layer).items() if name not in others}
     there = ({name: node is not None for name, node in own.items()} for own in (layer._parameters, layer._buffers))
-    return layer.kind, settings, *there
+    return Recipe(layer.kind, settings, *there)
 
 
-def made(
-    kind: type[nn.Module], settings: dict[str, Any], parameters: dict[str, bool], buffers: dict[str, bool],
-    tensors: Iterator[Tensor],
-) -> nn.Module:  # fmt: skip
-    """The module that makes the call, of the next tensors. Its own __init__ would draw numbers for others."""
-    module: nn.Module = object.__new__(kind)
+def made(recipe: Recipe, tensors: Iterator[Tensor]) -> nn.Module:
+    """The module, of the next tensors. Its own __init__ would draw numbers for others."""
+    module: nn.Module = object.__new__(recipe.kind)
     nn.Module.__init__(module)
     module.training = False
-    vars(module).update(settings)
-    for own, names in ((module._parameters, parameters), (module._buffers, buffers)):
-        own.update({name: next(tensors) if there else None for name, there in names.items()})  # type: ignore[attr-defined]
+    vars(module).update(recipe.settings)
+    places: Any = ((module._parameters, recipe.parameters), (module._buffers, recipe.buffers))
+    for own, names in places:
+        own.update({name: next(tensors) if there else None for name, there in names.items()})
     return module
