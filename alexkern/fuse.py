@@ -15,17 +15,7 @@ from alexkern.console import printable, table
 from alexkern.frozen import captured
 from alexkern.frozen.modules import FrozenLayer, FrozenSequential, PackedConv2d, PackedLinear
 from alexkern.frozen.step import ByOperator, Step
-from alexkern.nn import (
-    Alone,
-    Dropout,
-    FusedSequential,
-    LocalResponseNorm,
-    Match,
-    MaxPool2d,
-    changed_layers,
-    match,
-    watcher,
-)
+from alexkern.nn import Alone, FusedSequential, Match, changed_layers, match, watcher
 from alexkern.ops import registry
 
 M = TypeVar("M", bound=nn.Module)
@@ -33,7 +23,7 @@ OWN_FORWARD = "called by a forward of its parent's own"
 NOT_FUSED = "not in a FusedSequential"
 NO_RUN = "in no run of the captured graphs"
 REACHED = 'torch.compile(model, backend="alexkern") reaches layers that a forward of one\'s own calls'
-LAYERS = (MaxPool2d, Dropout, LocalResponseNorm)  # each has torch's class for its base
+LAYERS = tuple(Alone.__subclasses__())  # those of alexkern.nn: each has torch's class for its base
 TORCHS: dict[type, Any] = {FrozenSequential: nn.Sequential} | {
     kind: kind.__bases__[-1] for kind in (*LAYERS, FusedSequential, PackedConv2d, PackedLinear)
 }
