@@ -48,7 +48,7 @@ LACKING = f"this version of alexkern has no {{}} kernel for {seventh.NAME}"
 
 def test_dispatch_and_info_have_it(planted: str) -> None:
     others = {name: LACKING.format(name) for name in dispatch.PACKAGES if name != "torch"}
-    assert dispatch.explain(OPERATORS, torch.device("cpu"))[-1] == (planted, "torch", others, ())
+    assert dispatch.explain(OPERATORS, torch.device("cpu"))[-1] == dispatch.Service(planted, "torch", others)
     assert serving(planted) == ["torch"]
     report = str(alexkern.info())
     assert f"\n{planted}\n  served by torch\n" in report and all(why in report for why in others.values())
