@@ -278,6 +278,86 @@ def test_without_a_gpu_it_says_so(run: Any) -> None:
     ]
 
 
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has torch tell of a GPU of this compute capability."""
+
+    def gpu(*capability: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+
+    return gpu
+
+
+@pytest.mark.parametrize("factor", [1, 0])
+@pytest.mark.parametrize(
+    ("name", "capability", "target"),
+    [("1", (8, 6), "86"), ("4", (9, 0), "90a"), ("4", (12, 0), "120"), ("6", (9, 0), "90a")],
+)
+def test_for_a_gpu_it_is_compiled_held_to_torch_and_timed(
+    name: str,
+    capability: tuple[int, int],
+    target: str,
+    factor: int,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: Any,
+    run: Any,
+) -> None:
+    """Up to the program itself, in whose place something stands that is right, or (times 0) wrong."""
+    gpu(*capability)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(lesson, "CONV2", steps.SMALL)
+    monkeypatch.setattr(machine, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(machine, "make", lambda command, *_: commands.append(command))
+
+    def ran(program: Path, inputs: Any, seed: int) -> Any:
+        found = machine.torchs(inputs, torch.float64)
+        return machine.Ran({name: (value * factor).half() for name, value in found.items()}, {"microseconds": 1234.56})
+
+    monkeypatch.setattr(machine, "_run_program", ran)
+    status, said, errors = run(name, "--gpu")
+    (command,) = commands
+    assert f"-gencode=arch=compute_{target},code=sm_{target}" in command
+    assert str(STEPS[name].path) in command and str(steps.FOLDER / "main.cu") in command
+    if factor == 1:
+        assert (status, errors) == (0, [])
+        assert said.startswith(f"Step {name} on A GPU: 128 x ") and "right; 1,234.6 us, the best of " in said
+    else:
+        assert (status, said, len(errors)) == (1, "", 1) and "wrong result: conv[" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "words"),
+    [
+        ("6", (8, 0), "step 6 is for compute capability 9.0, and the GPU here has 8.0"),
+        ("4", (9, 0), "--gpu needs nvcc, which was not found"),
+        ("7", (9, 0), "TRITON_INTERPRET=1 is set, and an interpreter's times say nothing; unset it"),
+    ],
+)
+def test_what_a_gpu_run_lacks_is_one_line(
+    name: str, capability: tuple[int, int], words: str, monkeypatch: pytest.MonkeyPatch, gpu: Any, run: Any
+) -> None:
+    gpu(*capability)
+    monkeypatch.setattr(lesson, "CONV2", steps.SMALL)
+    monkeypatch.setattr(machine, "find_nvcc", lambda: None)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert run(name, "--gpu") == (2, "", [f"alexkern learn: {words}"])
+
+
+@pytest.mark.full
+@pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", CUDA)
+def test_nvcc_makes_a_program_that_says_that_there_is_no_gpu(
+    name: str, monkeypatch: pytest.MonkeyPatch, gpu: Any, run: Any
+) -> None:
+    gpu(9, 0)
+    monkeypatch.setattr(lesson, "CONV2", steps.SMALL)
+    status, said, errors = run(name, "--gpu")
+    assert (status, said, len(errors)) == (1, "", 1) and "CUDA" in errors[0]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("name", STEPS)
