@@ -134,6 +134,9 @@ def test_file_is_short_and_its_head_has_the_picture(name: str) -> None:
     picture = ["    " + line for line in pictures.PICTURES[name]()]
     start = head.index(picture[0])
     assert head[start : start + len(picture)] == picture
+    assert re.search(r"(thread|lane|program) \(?\d+", " ".join(picture)), "no thread's numbers"
+    assert any(re.search(r"\w\[.*\] \+?= .", line) for line in head), "no formula"
+    assert name == "1" or any(re.match(r"New since steps? \d", line) for line in head)
     assert any(line.startswith("Exercise: ") for line in head)
     assert name == "7" or steps.added_lines(step) <= steps.DIFFERENCE
 
