@@ -73,6 +73,24 @@ def test_step_has_no_race(name: str) -> None:
     machine.check(STEPS[name], inputs, machine.run(STEPS[name], inputs, name="thread").outputs)
 
 
+@needs_emulator
+def test_what_a_step_prints(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    monkeypatch.setattr(lesson, "CONV2", steps.SMALL)
+    monkeypatch.setattr(lesson, "find_nvcc", lambda: None)  # whose part has a test of its own
+    status, said, errors = run("4")
+    assert (status, errors) == (0, [])
+    lines = said.splitlines()
+    assert lines[0] == "Step 4, examples/ladder/4_tensor_core.cu: cp.async, swizzle, ldmatrix, mma.sync"
+    assert lines[2 : 2 + len(pictures.PICTURES["4"]())] == ["  " + line for line in pictures.PICTURES["4"]()]
+    whole = lines.index("A 4 x 4 image, channel 0 and filter 0; all other channels are 0")
+    assert lines[whole + 1].split() == ["x", "w", "conv", "pooled"] and lines[whole + 2].startswith("   1  2  0  1 ")
+    assert all(f"  {name:6} right: error " in said for name in ("conv", "pooled"))
+    assert re.search(r"counted: ldmatrix [1-9][\d,]*, conflicts 0, mma [1-9][\d,]*, wgmma 0, cp.async [1-9]", said)
+    assert f"global bytes: {STEPS['4'].bytes}\n" in said
+    assert f"= {steps.value(STEPS['4'].bytes, steps.SMALL):,}\n" in said
+    assert re.search(r"predicted on an H100, 128 images: [\d,]+ us \(by alexkern.cost; not measured\)", said)
+
+
 def test_step_in_triton_is_right() -> None:
     done = interpreted("7")
     assert done.returncode == 0, done.stdout + done.stderr
