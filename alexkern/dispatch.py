@@ -21,6 +21,7 @@ from torch import Tensor
 from alexkern import trusted
 from alexkern._environment import BACKENDS, Backend, read
 from alexkern.arithmetic import DTYPES
+from alexkern.backends.way import Way
 from alexkern.errors import BackendUnavailable
 
 # In the order in which "auto" takes them where nothing is known of their times. Each package has one module an
@@ -126,6 +127,24 @@ def implementation(name: str, operator: str) -> ModuleType:
 def definition(operator: str) -> ModuleType:
     """What an operator is: its module of the torch backend, in operators that torch itself can differentiate."""
     return implementation("torch", operator)
+
+
+@functools.cache
+def ways(layer: str) -> tuple[type[Way], ...]:
+    """The backends' ways to run a snapshot's layer, "conv2d" or "linear", in the order in which they are asked."""
+    return tuple(way for module in _packed(layer) for way in module.WAYS)
+
+
+def settled(layer: str, weight: Tensor) -> Tensor:
+    """A layer's weight where the backends' ways want it to lie."""
+    for module in _packed(layer):
+        weight = module.settled(weight)
+    return weight
+
+
+def _packed(layer: str) -> list[ModuleType]:
+    names = [f"{package}.packed_{layer}" for package in PACKAGES.values()]
+    return [importlib.import_module(name) for name in names if importlib.util.find_spec(name) is not None]
 
 
 def serving(

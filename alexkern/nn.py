@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch.nn.modules import module as module_globals
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from alexkern import functional
 from alexkern.ops import registry
 from alexkern.ops.checks import FLOATING
 from alexkern.ops.operator import Operator
@@ -22,35 +21,41 @@ from alexkern.plan import is_channels_last
 __all__ = ["Dropout", "FusedSequential", "LocalResponseNorm", "MaxPool2d"]
 
 
-class MaxPool2d(nn.MaxPool2d):
+class Alone(nn.Module):
+    """A layer of torch's that is an operator by itself."""
+
+    operator: ClassVar[Operator]
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.operator.function(input, **self.operator.arguments(self))
+
+
+class MaxPool2d(Alone, nn.MaxPool2d):
     """:class:`torch.nn.MaxPool2d` through :func:`alexkern.functional.max_pool2d`; return_indices is not supported."""
+
+    operator = registry.alone(nn.MaxPool2d)
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.return_indices:
             raise ValueError("alexkern.nn.MaxPool2d: return_indices must be False: it keeps offsets in windows")
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
-
-class Dropout(nn.Dropout):
+class Dropout(Alone, nn.Dropout):
     """:class:`torch.nn.Dropout` through :func:`alexkern.functional.dropout`; inplace is not supported."""
+
+    operator = registry.alone(nn.Dropout)
 
     def __init__(self, p: float = 0.5, inplace: bool = False):
         super().__init__(p, inplace)
         if inplace:
             raise ValueError("alexkern.nn.Dropout: inplace must be False")
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.dropout(input, self.p, self.training)
 
+class LocalResponseNorm(Alone, nn.LocalResponseNorm):
+    """:class:`torch.nn.LocalResponseNorm` through alexkern.functional."""
 
-class LocalResponseNorm(nn.LocalResponseNorm):
-    """:class:`torch.nn.LocalResponseNorm` through :func:`alexkern.functional.local_response_norm`."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+    operator = registry.alone(nn.LocalResponseNorm)
 
 
 class FusedSequential(nn.Sequential):
@@ -229,7 +234,7 @@ def _functions(kind: type) -> list[tuple[Any, str]]:
 
 
 _LAYERS = {kind for operator in registry.OPERATORS.values() for layers in operator.layers for kind in layers}
-_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)}
+_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d)}
 _PLACES = sorted({place for places in _KINDS.values() for place in places}, key=str)
 _OWNERS, _NAMES = zip(*_PLACES, strict=True)
 _IMPORTED = list(map(getattr, _OWNERS, _NAMES))  # torch's, as alexkern was imported

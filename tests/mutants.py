@@ -2,7 +2,7 @@
 
 A slip is drawn by the seed: of a group of files, a file, a place. Python's come from cosmic-ray (the extra [mutants]),
 those of Triton and C++, and swapped sides everywhere, from SLIPS. For each, the tests of its file are run for at most
-LIMIT seconds: one that fails has killed it. A build that fails, and a test run that is stopped, decide nothing.
+LIMIT seconds of a processor: one that fails has killed it. A build that fails and stopped tests decide nothing.
 
 The file is changed where it lies and put back, also by the next run if this one is killed; a file with changes of your
 own is left alone. What was found stands in build/mutants/SEED.jsonl, and a run goes on behind it. To plant one again:
@@ -17,9 +17,13 @@ import json
 import os
 import random
 import re
+import resource
+import runpy
+import shutil
+import signal
 import subprocess
 import sys
-import time
+import tempfile
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
@@ -28,10 +32,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tests/conftest.py has it, before torch is imported
+import pytest  # noqa: E402
+import torch  # noqa: E402, F401
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import test_house as house  # noqa: E402
 
+SOURCES = runpy.run_path(str(ROOT / "alexkern" / "_sources.py"))
 OPERATORS = [path.stem for path in (ROOT / "alexkern" / "references").glob("[a-z]*.py")]
 FOLDER = ROOT / "build" / "mutants"
 # Of each group as many: where the numbers are made, and what brings tensors there.
@@ -160,9 +169,9 @@ def runs(path: str) -> list[list[str]]:
         importing = {test for test in tests if house.imports(test) & level}
         level = {name for name, others in house.graph().items() if others & level}
     chosen = [str(t.relative_to(ROOT)) for t in dict.fromkeys((*named, *(t for t in tests if t in importing)))]
-    found = [[test] for test in chosen[:5]]
+    found = [chosen[:5]] if chosen else []
     if room == "cpu" and parts[0] == "csrc":
-        found.append(["tests/test_cpu.py", *(("-k", operator) if operator else ())])
+        found.append(["tests/test_cpu.py"])
     if operator:
         rooms = f" and {room}" if room in ("triton", "cpu", "cuda") else ""
         found.append(["tests/conformance", "-k", f"{operator}{rooms}"])
@@ -172,43 +181,97 @@ def runs(path: str) -> list[list[str]]:
 
 def build(path: str) -> bool:
     """Compile what the file is compiled to; Python sources have to compile too."""
+    if path.startswith("csrc/cpu"):
+        return build_cpu()
     command = [sys.executable, "-m", "py_compile", path]
     if path.startswith("csrc/cuda"):
         command = [sys.executable, "-c", "from alexkern.backends.cuda import emulated; emulated.load()"]
-    elif path.startswith("csrc/cpu"):
-        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    environment = os.environ | {"ALEXKERN_EMULATE": "1", "ALEXKERN_SKIP_CUDA": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode == 0
+    return (
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"ALEXKERN_EMULATE": "1"}, capture_output=True).returncode
+        == 0
+    )
 
 
-def tested(*arguments: str, limit: float) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+def build_cpu() -> bool:
+    """alexkern._cpu, in the folder where it was built.
+
+    Its binding takes longest, and has to be compiled again for one reason, the digest of the sources: the module is
+    given that afterwards.
+    """
+    cache = next(ROOT.glob(f"build/cpu-{sys.implementation.cache_tag}-*/CMakeCache.txt"), None)
+    if cache is None:
+        raise SystemExit("mutants: alexkern._cpu was not built here: make build")
+    settings = dict(re.findall(r"^(\w+):\w+=(.*)$", cache.read_text(), re.M))
+    if subprocess.run([settings["CMAKE_MAKE_PROGRAM"], "-C", cache.parent], capture_output=True).returncode != 0:
+        return False
+    before, after = settings["ALEXKERN_SOURCES"], SOURCES["digest"](ROOT, "cpu")
+    for built in Path(settings["ALEXKERN_OUTPUT_DIR"]).glob("_cpu.*.so"):
+        new = FOLDER / "new"
+        new.write_bytes(built.read_bytes().replace(before.encode(), after.encode()))
+        new.replace(ROOT / "alexkern" / built.name)
+    return True
+
+
+def spent() -> float:
+    """Seconds of a processor that what was started here has taken, and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def tested(*arguments: str, limit: float) -> tuple[int, str]:
+    """pytest's status, negative where a signal ended it, and what it said. A fork, because torch is imported here.
+
+    Held to seconds of a processor, so that a busy machine decides as an idle one does; asleep, it has 20 times those.
+    """
+    with tempfile.TemporaryFile("w+") as said:
+        if (child := os.fork()) == 0:
+            seconds = int(limit) + 1
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            signal.alarm(20 * seconds)
+            os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
+            os.chdir(ROOT)
+            sys.path[0] = str(ROOT)
+            ended = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments])
+            sys.stdout.flush()
+            os._exit(ended)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        return status, said.read()
 
 
 def tried(slip: Slip, limit: float) -> str:
     if not build(slip.path):
         return "not built"
-    end = time.monotonic() + limit
+    end = spent() + limit
     for arguments in runs(slip.path):
-        try:
-            done = tested(*arguments, limit=max(end - time.monotonic(), 1))
-        except subprocess.TimeoutExpired:
+        status, said = tested(*arguments, limit=max(end - spent(), 1))
+        if -status in (signal.SIGKILL, signal.SIGALRM):
             return "too long"
-        if done.returncode not in (0, 5):  # all passed; none was chosen
-            failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.M) or arguments
+        if status not in (0, 5):  # all passed; none was chosen
+            failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", said, re.M)
+            crashed = ["::".join(test) for test in re.findall(r'File ".*/(tests/.+)", line \d+ in (test_\w+)', said)]
+            failed = failed or crashed[:1] or arguments
             put_back()
-            return "fails without it" if tested(*failed, limit=limit).returncode else f"killed by {failed[0]}"
+            return "fails without it" if tested(*failed, limit=limit)[0] else f"killed by {failed[0]}"
     return "SURVIVED"
 
 
+def plant(slip: Slip) -> None:
+    """Where it lies. FOLDER keeps the file as it was, and the module, which then need not be built again."""
+    original = (ROOT / slip.path).read_text(encoding="utf-8")
+    for module in ROOT.glob("alexkern/_cpu.*.so") if slip.path.startswith("csrc/cpu") else ():
+        shutil.copy2(module, FOLDER)
+    (FOLDER / "original.json").write_text(json.dumps([slip.path, original]))
+    (ROOT / slip.path).write_text(slip.text, encoding="utf-8")
+
+
 def put_back() -> None:
-    """What a run that was killed left planted."""
+    """What a run that was killed left planted, too."""
     if (kept := FOLDER / "original.json").exists():
         path, text = json.loads(kept.read_text())
         (ROOT / path).write_text(text, encoding="utf-8")
-        if path.startswith("csrc/"):
-            build(path)
+        for module in FOLDER.glob("_cpu.*.so"):
+            module.replace(ROOT / "alexkern" / module.name)
         kept.unlink()
 
 
@@ -216,7 +279,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for the tests of one")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds of a processor for the tests of one")
+    parser.add_argument("--group", choices=GROUPS, help="only those of one group")
     parser.add_argument("--only", type=int, help="the number of one")
     parser.add_argument("--keep", action="store_true", help="plant it, and stop")
     options = parser.parse_args()
@@ -226,15 +290,15 @@ def main() -> int:
     lines = journal.read_text().splitlines() if journal.exists() else []
     done = {line["number"]: line for line in map(json.loads, lines)}
     for number in range(options.n) if options.only is None else [options.only]:
+        if options.group not in (None, [*GROUPS][number % len(GROUPS)]):
+            continue
         slip = draw(number, random.Random(f"{options.seed} {number}"))
         known = asdict(slip) | {"text": None, "number": number}
         if options.only is None and number in done and done[number] | {"found": None} == known | {"found": None}:
             continue
         if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", slip.path], cwd=ROOT).returncode != 0:
             raise SystemExit(f"mutants: {slip.path} has changes that are not committed")
-        original = (ROOT / slip.path).read_text(encoding="utf-8")
-        (FOLDER / "original.json").write_text(json.dumps([slip.path, original]))
-        (ROOT / slip.path).write_text(slip.text, encoding="utf-8")
+        plant(slip)
         print(f"{number}: {slip.path}:{slip.line}, {slip.kind}\n  - {slip.before}\n  + {slip.after}", flush=True)
         if options.keep:
             return 0

@@ -123,20 +123,19 @@ def test_deviates_are_nearly_normal() -> None:
 
 
 def test_an_image_that_no_attempt_fits_gives_its_largest_allowed_box() -> None:
-    (row,) = table([(100, 10)], torch.tensor([1, 2]), size=(8, 8), scale=(1.0, 1.0))
-    assert (row["top"], row["left"], row["height"], row["width"]) == (43.0, 0.0, 13.0, 10.0)
-    (row,) = table([(10, 100)], torch.tensor([1, 2]), size=(8, 8), scale=(1.0, 1.0))
-    assert (row["top"], row["left"], row["height"], row["width"]) == (0.0, 43.0, 10.0, 13.0)
+    boxes = {(100, 10): (43, 0, 13, 10), (10, 100): (0, 43, 10, 13), (79, 70): (0, 0, 79, 70), (70, 79): (0, 0, 70, 79)}
+    rows = table([*boxes], torch.tensor([1, 2]), size=(8, 8), scale=(1.0, 1.0))
+    assert [(row["top"], row["left"], row["height"], row["width"]) for row in rows] == [*boxes.values()]
 
 
 @pytest.mark.skipif("triton" not in BACKENDS, reason="no Triton backend here")
-@pytest.mark.parametrize("crop", CROPS)
-def test_both_backends_draw_the_same_bits(crop: str, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("crop, scale", [*((crop, (0.08, 1.0)) for crop in CROPS), (CROPS[0], (1.0, 1.0))])
+def test_both_backends_draw_the_same_bits(crop: str, scale: tuple, generator: torch.Generator) -> None:
     from alexkern.kernels import augment as kernels
 
     sizes = torch.randint(1, 2000, (70, 2), generator=generator).to(DEVICE)
     policy = Policy(
-        (60, 91), crop, 97, rotation=(-200.0, 300.0), brightness=(0.1, 2.3), contrast=(0.3, 1.2),
+        (60, 91), crop, 97, scale=scale, rotation=(-200.0, 300.0), brightness=(0.1, 2.3), contrast=(0.3, 1.2),
         saturation=(0.0, 3.1), hue=(-0.5, 0.1), lighting=0.37, flip=0.3, ratio=(0.3, 1.9),
     )  # fmt: skip
     for seed in ([-1, -1], [2**63 - 1, 2**32 - 70], [0, 0]):

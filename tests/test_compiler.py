@@ -15,12 +15,16 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import compiler
+from alexkern.ops.registry import OPERATORS
 from support.backends import DEVICE
 from support.drawn_networks import Drawn
 from support.networks import small_alexnet
 
 EAGER = {"rest": "eager"}
-COMBINED, CONV, LINEAR, POOL = "conv2d_relu_max_pool2d", "conv2d_relu", "linear_relu_dropout", "max_pool2d"
+BY_RUN = {layers: name for name, operator in OPERATORS.items() for layers in operator.layers}
+CONV, COMBINED = BY_RUN[nn.Conv2d, nn.ReLU], BY_RUN[nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+POOL, DROPOUT, NORM = (BY_RUN[(layer,)] for layer in (nn.MaxPool2d, nn.Dropout, nn.LocalResponseNorm))
+LINEAR = BY_RUN[nn.Linear, nn.ReLU]
 
 
 @pytest.fixture(autouse=True)
@@ -179,13 +183,13 @@ FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Any], list[str], list[str]]] =
     "relu norm pool": (lambda net, x: net.pool(net.norm(net.relu(net.conv(x)))), [CONV, POOL], [CONV, POOL]),
     "relu lrn pool": (
         lambda net, x: net.pool(net.lrn(net.conv(x).relu_())),
-        [CONV, "local_response_norm", POOL],
-        [CONV, "local_response_norm", POOL],
+        [CONV, NORM, POOL],
+        [CONV, NORM, POOL],
     ),
     "dropout": (
         lambda net, x: F.relu(net.linear(F.dropout(x, 0.0, net.training))),
-        ["dropout", LINEAR],
-        ["dropout", LINEAR],
+        [DROPOUT, LINEAR],
+        [DROPOUT, LINEAR],
     ),
     "linear": (lambda net, x: net.linear(x).relu(), [LINEAR], [LINEAR]),
     "two at once": (two_at_once, [CONV, CONV], [CONV, CONV]),

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from alexkern.data.decode import images_in
 from alexkern.data.text import read_lines
 from support.optional import need
 
-NUMBERS = ("1", "01", "001", "2", "10", "é", "Z", "a")
+NUMBERS = ("1", "01", "001", "2", "10", "é", "Z", "a", "a-")
 UNDECODABLE = os.fsdecode(b"caf\xe9")
 
 
@@ -35,7 +37,7 @@ def put(root: Path, *names: str, count: int = 1) -> Path:
 def test_classes_are_sorted_by_code_point_as_imagefolder_does(tmp_path: Path) -> None:
     put(tmp_path, *NUMBERS)
     samples = find_samples(tmp_path)
-    assert samples.classes == ("001", "01", "1", "10", "2", "Z", "a", "é")
+    assert samples.classes == ("001", "01", "1", "10", "2", "Z", "a", "a-", "é")
     need("torchvision")
     from torchvision.datasets import ImageFolder
 
@@ -73,8 +75,15 @@ def test_a_network_keeps_its_own_order(tmp_path: Path) -> None:
 # Folders
 
 
-def test_links_are_walked_once(tmp_path: Path) -> None:
-    root, outside = put(tmp_path / "data", "a", "b"), put(tmp_path / "outside", "deep")
+def test_links_are_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of names, whatever the file system's is."""
+
+    def backwards(folder: str, read: Callable = os.scandir) -> AbstractContextManager:
+        with read(folder) as entries:
+            return nullcontext(sorted(entries, key=lambda entry: entry.name, reverse=True))
+
+    monkeypatch.setattr(os, "scandir", backwards)
+    root, outside = put(tmp_path / "data", "a/deep", "a", "b"), put(tmp_path / "outside", "deep")
     for place, target in {
         "a/around": root, "a/up": tmp_path, "a/self": root / "a" / "self", "b/other": root / "a", "b/out": outside,
         "b/again": outside / "deep", "c": outside, "d": tmp_path / "nowhere",
@@ -87,7 +96,8 @@ def test_links_are_walked_once(tmp_path: Path) -> None:
         (os.path.relpath(path, root), samples.classes[label])
         for path, label in zip(samples.paths, samples.labels, strict=True)
     ]
-    assert found == [("a/0.png", "a"), ("a/1.png", "a"), ("b/0.png", "b"), ("c/deep/0.png", "c")]
+    names = ("a/0.png", "a/1.png", "a/deep/0.png", "b/0.png", "c/deep/0.png")
+    assert found == [(name, name[0]) for name in names]
     nothing, loops = samples.notes[:2]
     assert loops == f"{root}/a/around (and 5 more): a link to a folder that contains it or was walked already; left out"
     assert nothing == f"{root}/a/self (and 1 more): no regular file; left out"

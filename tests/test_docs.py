@@ -224,6 +224,8 @@ def test_contributing_lists_the_files_that_name_an_operator() -> None:
     naming = [path.relative_to(ROOT) for path in files if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))]
     patterns = {re.sub("/NAME/.*", "/NAME/", path.as_posix().replace(name, "NAME")) for path in naming}
     assert patterns == set(listed.split())
+    in_tests = [path for path in naming if path.parts[0] == "tests"]
+    assert len(naming) - len(in_tests) <= 14 and len(in_tests) <= 8, naming
 
 
 def test_contributing_quotes_the_accuracy_rule() -> None:

@@ -30,9 +30,9 @@ def test_a_slip_is_given_to_the_tests_that_can_see_it() -> None:
         ("alexkern/training/schedule.py", "tests/test_train.py", None),
     ):
         runs = mutants.runs(path)
-        assert any(run[0] == first for run in runs), runs
+        assert any(first in run for run in runs), runs
         assert operator is None or runs[-1] == ["tests/conformance", "-k", operator]
-        assert "kernels" in path or not any("test_triton" in run[0] for run in runs)
+        assert "kernels" in path or not any("test_triton" in test for run in runs for test in run)
 
 
 def test_what_a_killed_run_left_planted_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

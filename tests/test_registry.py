@@ -8,10 +8,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 import alexkern
@@ -19,6 +20,7 @@ from alexkern import dispatch, functional
 from alexkern.bench import bench_overhead, static_report
 from alexkern.bench.layers import LAYERS, Layers, Modules, Normalization
 from alexkern.commands import tune
+from alexkern.compiler import compile_graph
 from alexkern.nn import Match, match
 from alexkern.ops.registry import OPERATORS, served
 from alexkern.tools.workloads import having, workloads
@@ -84,6 +86,30 @@ def test_fused_layers_have_it(planted: str, operators: list[str]) -> None:
         torch.testing.assert_close(snapshot(image), wanted)
         torch.testing.assert_close(alexkern.fuse(plain)(image), wanted)
     assert operators == [planted, "conv2d_relu", planted]  # the snapshot's convolution is oneDNN's
+
+
+def test_the_compilers_backend_has_it(planted: str) -> None:
+    """Called as a module or as a function, in a network of any style."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.sign = nn.Conv2d(3, 4, 3), nn.Softsign()
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return F.softsign(self.sign(self.conv(image)).flatten(1))
+
+    net, image, graphs = Net(), torch.randn(1, 3, 8, 8), []
+
+    def backend(module: fx.GraphModule, inputs: list[Any]) -> Any:
+        graphs.append(module.graph)
+        return compile_graph(module, inputs)
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(net, backend=backend)(image), net(image))
+    (graph,) = graphs
+    assert [node.target for node in graph.nodes].count(seventh.softsign) == 2
 
 
 def test_the_conformance_suite_has_it(planted: str) -> None:

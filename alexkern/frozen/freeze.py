@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from alexkern.errors import argument_error
-from alexkern.frozen import images
+from alexkern.frozen import captured, images
 from alexkern.frozen.convolution import Plan
 from alexkern.frozen.linear import settle
-from alexkern.frozen.modules import FROZEN, FrozenSequential
+from alexkern.frozen.modules import FROZEN, Frozen, FrozenSequential
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -80,13 +80,26 @@ def freeze(
             head = next((name for name, child in children if child is first), None)
             heads += head is not None
             module.__class__, module._plan = kind, Plan(head, bytes_to)
+    whole = [] if example is None else [*captured.outermost(snapshot)]
+    for module in whole:
+        module.__class__ = captured.captured(type(module))
+    later = {child for module in whole for child in module.modules()}  # by the runs that the graph has
+    for module in modules:
+        if isinstance(module, Frozen) and module not in later:
             module._current()
     if not heads and (mean is not None or std is not None):
         want = "None where the model has no nn.Conv2d that takes its images"
         raise argument_error("freeze", "std" if mean is None else "mean", repr(std if mean is None else mean), want)
     if example is not None:
-        with torch.inference_mode():
-            snapshot(example)
+        for mode in (torch.inference_mode, torch.no_grad) if whole else (torch.inference_mode,):
+            with mode():  # each has a graph of its own
+                snapshot(example)
+        alone = [module for module in whole if not captured.has_packed(module)]
+        for module in alone:
+            captured.release(module)
+        if alone:
+            with torch.inference_mode():
+                snapshot(example)
     return snapshot
 
 

@@ -4,7 +4,9 @@ stand outside of them."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, takewhile
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -16,9 +18,9 @@ from torch.autograd import forward_ad
 
 from alexkern import dispatch
 from alexkern.frozen import images
-from alexkern.frozen.convolution import FrozenConvolution, Plan, folds, symmetric_padding
+from alexkern.frozen.convolution import FrozenConvolution, Plan, symmetric_padding
 from alexkern.frozen.linear import FrozenLinear, settle
-from alexkern.frozen.step import ByOperator, PackedRun, Passing, Run, Step, tensors_of
+from alexkern.frozen.step import ByOperator, PackedRun, Passing, Run, Step, folds, tensors_of
 from alexkern.nn import FusedSequential, Match, changed_layers, match, watcher, why_not_bare
 from alexkern.ops.convolution import misfit_of
 from alexkern.plan import is_channels_last
@@ -46,7 +48,7 @@ class Frozen(nn.Module):
 
     def _run(self, steps: list[Any], input: Any) -> Any:
         restore = False  # whether the value is channels_last only because we made it so
-        head = self._modules.get(self._plan.head or "")
+        head = self._head()
         for step in steps:
             if step.takes(input):
                 if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
@@ -62,12 +64,16 @@ class Frozen(nn.Module):
                 input = step.one_by_one(self._prepared(input) if step.modules[0] is head else input)
         return input.contiguous() if restore else input
 
+    def _head(self) -> nn.Module | None:
+        """The model's first convolution, if it is here."""
+        return self._modules.get(self._plan.head or "")
+
     def _prepared(self, input: Any) -> Any:
         """For the first convolution to get what a plain one takes."""
-        head = None if self._plan.head is None else self._layers().get(self._plan.head)
+        head = self._head()
         if not isinstance(head, nn.Conv2d) or not isinstance(input, Tensor):
             return input
-        return images.prepared(input, next(head.parameters()).dtype, self._plan.bytes_to)
+        return images.prepared(input, head.weight.dtype, self._plan.bytes_to)
 
     def _current(self) -> Packed:
         """The steps, made anew where the children are not what they were."""
@@ -96,6 +102,8 @@ class FrozenSequential(Frozen, FusedSequential):
 
     def forward(self, input: Any) -> Any:
         if not _is_undisturbed(input):
+            if is_capturing():  # which packs chains of torch's calls, beyond one Sequential
+                return nn.Sequential.forward(self, self._prepared(input))
             return super().forward(self._prepared(input))
         packed = self._current()
         steps, leading = packed.steps, packed.leading
@@ -133,6 +141,9 @@ class FrozenLayer(Frozen):
         """What runs in its place. Where it has become another class since, as parametrizations make it, that is it."""
         return self._current().steps[0]
 
+    def _head(self) -> nn.Module | None:
+        return None if self._plan.head is None else self
+
     def _layers(self) -> dict[str, Any]:
         """torch's own layer, which is this one but for the class: all else they share."""
         layer: nn.Module = object.__new__(type(self).__bases__[-1])
@@ -140,8 +151,9 @@ class FrozenLayer(Frozen):
         return {"": layer}
 
     def extra_repr(self) -> str:
-        step = self.step()
-        return ", ".join([super().extra_repr(), *([step.describe()] if isinstance(step, PackedRun) else [])])
+        packed = _PACKED.get(self)  # of one in a captured graph nothing, mostly
+        steps = [] if packed is None else [step for step in packed.steps if isinstance(step, PackedRun)]
+        return ", ".join([super().extra_repr(), *(step.describe() for step in steps)])
 
 
 class PackedConv2d(FrozenLayer, nn.Conv2d):
@@ -158,6 +170,26 @@ FROZEN: dict[type, type[Frozen]] = {
     nn.Conv2d: PackedConv2d,
     nn.Linear: PackedLinear,
 }
+
+
+_thread = threading.local()
+
+
+@contextmanager
+def capturing() -> Iterator[None]:
+    """For what torch.compile traces in this thread to be a snapshot's own graph (alexkern/frozen/captured.py)."""
+    before, _thread.captures = is_capturing(), True
+    try:
+        yield
+    finally:
+        _thread.captures = before
+
+
+def is_capturing() -> bool:
+    return torch.compiler.is_compiling() and getattr(_thread, "captures", False)
+
+
+is_capturing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _is_undisturbed(input: Any) -> bool:
@@ -206,7 +238,7 @@ def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
     first, *rest = children
     kind = type(first)
     convolves = kind is nn.Conv2d and symmetric_padding(first) is not None and first.in_channels > 0
-    norm = rest.pop(0) if convolves and rest and folds(rest[0]) else None
+    norm = rest.pop(0) if rest and (convolves or kind is nn.Linear) and folds(rest[0], kind) else None
     run, found, why_plain = (first,), None, match([first, *rest], 0, changed_layers())
     if isinstance(why_plain, Match):
         run, found, why_plain = why_plain.modules, why_plain, ""
@@ -216,7 +248,7 @@ def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
     if convolves:
         return FrozenConvolution(first, norm, found, name, plan)
     if kind is nn.Linear:
-        return FrozenLinear(first, found)
+        return FrozenLinear(first, norm, found)
     if kind in (nn.Dropout, nn.AdaptiveAvgPool2d):
         return Passing(first, why_plain="hands on its input")
     why_plain = (misfit_of(first) or "padding") if kind is nn.Conv2d else why_plain

@@ -62,12 +62,12 @@ def conv2d_relu_max_pool2d(
     if has_torch_function_variadic(input, weight, bias):
         keywords: dict[str, Any] = dict(zip(POOLING, pooling, strict=True))
         return handle_torch_function(conv2d_relu_max_pool2d, of[:3], *of, **keywords)
-    *args, larger = convolution_arguments(name, *of, pooling=pooling)
-    if larger:  # windows that reach beyond the convolution's output are no kernel's
+    args = convolution_arguments(name, *of, pooling)
+    if args[-1]:  # windows that reach beyond the convolution's output are no kernel's
         return max_pool2d(conv2d_relu(*of), *pooling[:3], ceil_mode=True)
     if args[0].dim() == 3:
-        return unbatched(OPERATOR(args[0].unsqueeze(0), *args[1:], False))
-    return OPERATOR(*args, False)
+        return unbatched(OPERATOR(args[0].unsqueeze(0), *args[1:]))
+    return OPERATOR(*args)  # whose last, save_offsets, is False as well
 
 
 class Conv2dReluMaxPool2d(Operator):

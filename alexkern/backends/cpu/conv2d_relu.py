@@ -51,7 +51,7 @@ def tiled(
     """The convolution in fewer products, or None where it has to be torch's."""
     channels_last = is_channels_last(input) or is_channels_last(weight)
     of = convolution(input, weight, stride, padding, dilation, groups)
-    if not in_tiles("forward", of, channels_last):
+    if input.dtype != torch.float32 or not in_tiles("forward", of, channels_last):
         return None
     return winograd.convolve(input, winograd.pack(weight, of), bias, relu, channels_last)
 
@@ -73,10 +73,11 @@ def gradients(
     if gate is not None and any(needs[1:]):
         grad, gate = torch.ops.aten.threshold_backward(grad, gate, 0), None
     input_grad = weight_grad = bias_grad = None
-    if needs[0] and in_tiles("input_grad", winograd.of_input_grad(of), channels_last):
+    has_kernels = grad.dtype == torch.float32
+    if has_kernels and needs[0] and in_tiles("input_grad", winograd.of_input_grad(of), channels_last):
         filters = winograd.pack(weight, of, for_input_grad=True)
         input_grad = winograd.convolve(grad, filters, None, False, channels_last, gate)
-    if needs[1] and in_tiles("weight_grad", of, channels_last):
+    if has_kernels and needs[1] and in_tiles("weight_grad", of, channels_last):
         weight_grad = winograd.weight_grad(grad, input, of, channels_last)
         bias_grad = grad.sum((0, 2, 3)) if weight_grad is not None and needs[2] else None
     found = input_grad, weight_grad, bias_grad

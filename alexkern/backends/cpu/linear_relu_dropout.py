@@ -56,12 +56,11 @@ def backward(
     theirs = [need and not mine for need, mine in zip(needs, ours, strict=True)]
     found: list[Tensor | None] = [None, None, None]
     if any(theirs):
-        masked = definition.masked(grad, mask, seed, p)
+        masked = definition.masked(grad, mask, seed, p) if seed is None else dropout.masked(grad, mask, p)
         rows, inputs = definition.matrix(masked), definition.matrix(input)
-        shape = tuple(weight.shape)
         found = [
             (masked @ weight) if theirs[0] else None,
-            torch.mm(rows.t(), inputs, out=_dense(shape)) if theirs[1] else None,
+            torch.mm(rows.t(), inputs, out=_dense(tuple(weight.shape), weight.dtype)) if theirs[1] else None,
             rows.sum(0) if theirs[2] else None,
         ]
     if any(ours):
@@ -77,8 +76,8 @@ def _sizes(input: Tensor, weight: Tensor) -> Sizes:
     return math.prod(input.shape[:-1]), C, K
 
 
-def _dense(shape: tuple[int, ...]) -> Tensor:
-    return empty(Spec(tuple(shape), contiguous_strides(shape), torch.float32))
+def _dense(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    return empty(Spec(shape, contiguous_strides(shape), dtype))
 
 
 def _workspace(sizes: Sizes, threads: int) -> Tensor:

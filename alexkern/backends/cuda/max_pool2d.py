@@ -6,8 +6,16 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cuda import launch
+from alexkern.backends.cuda.wide import OFFSETS, Wide
 from alexkern.geometry import Geometry, Pair, pooling
 from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled, strides
+
+WIDE = (
+    Wide(r"strip_kernel<\w+, [48], false>", frozenset(), frozenset()),
+    Wide(r"strip_kernel<\w+, [48], true>", frozenset(), OFFSETS),
+    Wide(r"window_kernel<\w+, unsigned char, [48]>", frozenset(), OFFSETS),
+    Wide(r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset()),
+)
 
 
 def forward(
