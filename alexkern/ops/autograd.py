@@ -35,7 +35,7 @@ def eager_function(op: Description, definition: ModuleType) -> Callable[..., Any
     Those come as one: torch looks at each, and wants a gradient back for it. Of the tensors it sees those that may have
     a gradient.
     """
-    has_offsets, save, count = op.has_offsets, op.save, op.num_differentiable
+    has_offsets, save = op.has_offsets, op.save
 
     def forward(ctx: Any, call: tuple[ModuleType, tuple[Any, ...]], *tensors: Tensor | None) -> Tensor:
         backend, args = call
