@@ -74,7 +74,8 @@ def unfuse(model: M) -> M:
             captured.release(module)
         if type(module) in TORCHS:
             module.__class__ = TORCHS[type(module)]
-            vars(module).pop("_plan", None)
+            for name in ("_plan", "_gains"):
+                vars(module).pop(name, None)
     return model
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends.cpu import dropout, native
-from alexkern.backends.cpu.crossovers import is_ours
+from alexkern.backends.cpu.crossovers import PRODUCTS, is_ours, served
 from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import linear_relu_dropout as definition
 from alexkern.backends.torch.dropout import scale
@@ -36,6 +36,11 @@ def forward(
     mask = empty(packed_bits(output.numel())) if save_mask else None
     dropout.run(output, output, mask, seed, p, relu=True)
     return output, mask
+
+
+def gains(weight: Tensor) -> bool:
+    """Whether a product of some number of rows may be ours."""
+    return any(weight.numel() >= one.least for product in PRODUCTS for one in served(product))
 
 
 def backward(
