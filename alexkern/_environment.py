@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 Backend = Literal["auto", "cpu", "cuda", "triton", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 SWITCHABLE = tuple(name for name in BACKENDS if name not in ("auto", "torch"))
-CPU_ISAS = ("portable", "avx2", "avx512")
+CPU_ISAS = ("portable", "avx2", "avx512", "avx512bf16")
 MINIMUM_ARCH = 80  # of the kernels: 10 * compute capability
 _SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _SWITCHES = f"one of {', '.join(_SWITCH)}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -19,10 +19,12 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
-from alexkern import dispatch
+from alexkern import captures, dispatch
 from alexkern.errors import argument_error
 from alexkern.nn import Match, gains_by_channels_last, longest, to_channels_last
 from alexkern.ops.checks import FLOATING
+from alexkern.ops.layer import Layer, Reader, example, hinted
+from alexkern.ops.registry import spellings
 from alexkern.plan import is_channels_last
 
 RESTS = ("eager", "inductor")
@@ -44,7 +46,9 @@ def compile_graph(
     rest = (options or {}).get("rest", "inductor" if on_gpu or mode is not None else "eager")
     if rest not in RESTS:
         raise argument_error("compiler", "options['rest']", f"{rest!r}", " or ".join(map(repr, RESTS)))
-    Rewriting(module.graph, compiled=rest == "inductor").run()
+    rewriting = Rewriting(module.graph, inputs, compiled=rest == "inductor")
+    rewriting.run()
+    captures.keep((value for value in inputs if isinstance(value, nn.Parameter)), rewriting.runs)
     module.recompile()
     if rest == "eager":
         return module.forward
@@ -55,30 +59,6 @@ def compile_graph(
     return cast(Callable[..., Any], compiled)
 
 
-class Layer(SimpleNamespace):
-    """A call, read as the module that would make it: with the settings of one of `kind`, `_parameters` being nodes."""
-
-    kind: type[nn.Module]
-    input: fx.Node
-    inplace = False
-
-    @property
-    def weight(self) -> Tensor:
-        return hinted(example(self._parameters["weight"]))
-
-
-def conv2d(
-    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> Layer:
-    settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": "zeros"}
-    parameters = {"weight": weight, "bias": bias}
-    return Layer(kind=nn.Conv2d, _parameters=parameters, in_channels=example(weight).shape[1] * groups, **settings)
-
-
-def linear(input: Any, weight: Any, bias: Any = None) -> Layer:
-    return Layer(kind=nn.Linear, _parameters={"weight": weight, "bias": bias})
-
-
 def relu(input: Any, inplace: bool = False) -> Layer:
     return Layer(kind=nn.ReLU, inplace=inplace)
 
@@ -87,65 +67,39 @@ def relu_(input: Any) -> Layer:
     return Layer(kind=nn.ReLU, inplace=True)
 
 
-def max_pool2d(
-    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Layer:  # fmt: skip
-    settings = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
-    stride = kernel_size if stride is None or stride in ((), []) else stride
-    return Layer(kind=nn.MaxPool2d, stride=stride, return_indices=return_indices, **settings)
-
-
-def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Layer:
-    return Layer(kind=nn.Dropout, p=p, training=training, inplace=inplace)
-
-
-def local_response_norm(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Layer:
-    return Layer(kind=nn.LocalResponseNorm, size=size, alpha=alpha, beta=beta, k=k)
-
-
 def batch_norm(
     input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Layer:  # fmt: skip
-    statistics = (running_mean, running_var, weight, bias)
-    return Layer(kind=nn.BatchNorm2d, statistics=statistics, training=training, eps=eps)
+    kind = nn.BatchNorm2d if example(input).dim() == 4 else nn.BatchNorm1d
+    parameters, buffers = {"weight": weight, "bias": bias}, {"running_mean": running_mean, "running_var": running_var}
+    return Layer(kind=kind, _parameters=parameters, _buffers=buffers, training=training, momentum=momentum, eps=eps)
 
 
-# What a call in a graph is a call of, as dynamo leaves it: torch's functions, by whatever name, and a tensor's methods.
-READERS: dict[Any, Callable[..., Layer]] = {
-    torch.conv2d: conv2d,
-    F.conv2d: conv2d,
-    F.linear: linear,
+# Of layers that are no operator's own: torch's functions, by whatever name, and a tensor's methods.
+OTHERS: dict[Any, Reader] = {
     F.relu: relu,
     torch.relu: relu,
     "relu": relu,
     F.relu_: relu_,
     torch.relu_: relu_,
     "relu_": relu_,
-    F.max_pool2d: max_pool2d,
-    torch.max_pool2d: max_pool2d,
-    F.dropout: dropout,
-    F.local_response_norm: local_response_norm,
     F.batch_norm: batch_norm,
 }
-SIGNATURES = {reader: inspect.signature(reader) for reader in READERS.values()}
 # What may stand between two calls of a run, besides the calls that are read: nothing is changed by it.
 PURE = (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, "size", "dim")
 
 
-def example(node: fx.Node) -> Any:
-    """What dynamo computed the node with: a fake tensor, mostly."""
-    return node.meta.get("example_value")
+signature = cache(inspect.signature)
 
 
 def read(node: fx.Node) -> Layer | None:
     """The node as a layer on plain tensors with settings that are constants of the graph; None where it is none."""
-    reader = READERS.get(node.target) if node.op in ("call_function", "call_method") else None
-    if reader is None:
+    reader = OTHERS.get(node.target) or spellings().get(node.target)
+    if reader is None or node.op not in ("call_function", "call_method"):
         return None
     try:
-        given = SIGNATURES[reader].bind(*node.args, **node.kwargs).arguments
+        given = signature(reader).bind(*node.args, **node.kwargs).arguments
     except TypeError:  # another form of the call
         return None
     for name, value in given.items():
@@ -163,6 +117,12 @@ def layers_in(graph: fx.Graph) -> dict[fx.Node, Layer]:
     return {node: layer for node in graph.nodes if (layer := read(node)) is not None}
 
 
+def path(node: fx.Node, layer: Layer) -> str:
+    """Where the module stands that makes the call, from the captured one on; "" where none does."""
+    where, kind = next(reversed((node.meta.get("nn_module_stack") or {"": ("", object)}).values()))
+    return where.partition(".")[2] if isinstance(kind, type) and issubclass(kind, layer.kind) else ""
+
+
 def nodes_in(value: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
     fx.map_arg(value, found.append)
@@ -175,17 +135,10 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def hinted(value: Tensor) -> Tensor:
-    """Without numbers, in the shape of the call that is compiled for: to ask a symbolic size would be a guard."""
-    places: list[Any] = [value.shape, value.stride()]
-    shape, stride = ([size if isinstance(size, int) else size.node.hint or 1 for size in place] for place in places)
-    return torch.empty_strided(shape, stride, dtype=value.dtype, device="meta")
-
-
 def folds(norm: Layer, layer: Layer, output: Tensor) -> bool:
     """Whether a call behind a layer is a scale and a shift of its channels, of which the filters have fewer numbers."""
-    if layer.kind not in (nn.Conv2d, nn.Linear) or norm.kind is not nn.BatchNorm2d:
-        return False
+    if (layer.kind, norm.kind, output.dim()) not in ((nn.Conv2d, nn.BatchNorm2d, 4), (nn.Linear, nn.BatchNorm1d, 2)):
+        return False  # of an image alone, or of a sequence of rows, the second dimension is normalised, and is another
     return not norm.training and layer.weight.numel() <= hinted(output).numel()
 
 
@@ -209,8 +162,10 @@ class Rewriting:
     compiled: whether a compiler is to get the rest, which is then better off with the calls that torch would serve.
     """
 
-    def __init__(self, graph: fx.Graph, compiled: bool):
+    def __init__(self, graph: fx.Graph, inputs: list[Any], *, compiled: bool):
         self.graph, self.compiled = graph, compiled
+        self.inputs = dict(zip(graph.find_nodes(op="placeholder"), inputs, strict=True))
+        self.runs: list[captures.Run] = []
         self.own: set[fx.Node] = set()  # calls that were not there before
         self.restored: dict[fx.Node, fx.Node] = {}  # contiguous, as torch gives it: of what is channels_last
 
@@ -246,10 +201,25 @@ class Rewriting:
         serves = dispatch.resolve_name(found.operator.name, input)
         if self.compiled and serves == "torch" and not (found.operator.pools and input.is_cpu):
             return
+        if not self.compiled and all(type(size) is int for size in input.shape) and not found.gains(input):
+            return
         del nodes[len(found.modules) + (norm is not None) :]
-        last = nodes[-1]
-        with self.graph.inserting_before(last):
+        name = found.operator.name
+        self.keep(nodes, lambda like: [(len(nodes), name, dispatch.resolve_name(name, like), "")])
+        with self.graph.inserting_before(nodes[-1]):
             result = self.emit(found, norm)
+        self.put(result, nodes)
+
+    def keep(self, nodes: list[fx.Node], serving: Callable[[Tensor], Any]) -> None:
+        """For a report."""
+        layers = [self.layers[node] for node in nodes]
+        weights = [id(self.inputs.get(layer._parameters.get("weight"), 0)) for layer in layers]
+        paths, names = map(path, nodes, layers), (layer.kind.__name__ for layer in layers)
+        self.runs.append(captures.Run(tuple(names), tuple(paths), tuple(weights), serving))
+
+    def put(self, result: fx.Node, nodes: list[fx.Node]) -> None:
+        """In the place of a run of calls."""
+        last = nodes[-1]
         for value in (result, self.restored.get(result, result)):
             value.meta |= last.meta
         last.replace_all_uses_with(result)
@@ -281,7 +251,7 @@ class Rewriting:
     def is_pure(self, node: fx.Node) -> bool:
         if node in self.layers:
             layer = self.layers[node]
-            return not layer.inplace and not (layer.kind is nn.BatchNorm2d and layer.training)
+            return not layer.inplace and not (layer._buffers and layer.training)
         return node.op in ("placeholder", "get_attr") or node.target in PURE or node in self.own
 
     def emit(self, found: Match, norm: Layer | None) -> fx.Node:
@@ -290,7 +260,8 @@ class Rewriting:
         input = layer.input
         restore = input in self.restored and all(map(self.only_reads, input.users))
         if norm is not None:
-            pair = self.call(folded, arguments["weight"], arguments["bias"], *norm.statistics, norm.eps)
+            statistics = norm._buffers | norm._parameters
+            pair = self.call(folded, arguments["weight"], arguments["bias"], *statistics.values(), norm.eps)
             arguments["weight"], arguments["bias"] = (self.call(operator.getitem, pair, index) for index in (0, 1))
         if restore:
             input = self.restored[input]

@@ -12,8 +12,8 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from alexkern import trusted
 from alexkern._environment import BACKENDS, Backend, read
 from alexkern.arithmetic import DTYPES
+from alexkern.backends.way import Way
 from alexkern.errors import BackendUnavailable
 
 # In the order in which "auto" takes them where nothing is known of their times. Each package has one module an
@@ -128,6 +129,24 @@ def definition(operator: str) -> ModuleType:
     return implementation("torch", operator)
 
 
+@functools.cache
+def ways(layer: str) -> tuple[type[Way], ...]:
+    """The backends' ways to run a snapshot's layer, "conv2d" or "linear", in the order in which they are asked."""
+    return tuple(way for module in _packed(layer) for way in module.WAYS)
+
+
+def settled(layer: str, weight: Tensor) -> Tensor:
+    """A layer's weight where the backends' ways want it to lie."""
+    for module in _packed(layer):
+        weight = module.settled(weight)
+    return weight
+
+
+def _packed(layer: str) -> list[ModuleType]:
+    names = [f"{package}.packed_{layer}" for package in PACKAGES.values()]
+    return [importlib.import_module(name) for name in names if importlib.util.find_spec(name) is not None]
+
+
 def serving(
     setting: str, operator: str, device: torch.device, dtype: torch.dtype, arithmetic: str | None = None
 ) -> str:
@@ -224,9 +243,12 @@ def _taken(reasons: dict[str, str | None]) -> str:
     return next(name for name, reason in reasons.items() if reason is None)
 
 
-class Explanation(NamedTuple):
-    """The backend that "auto" takes for an operator, why each of the others is not taken, and in which dtypes that
-    holds: none are named where it holds in all."""
+@dataclass(frozen=True)
+class Explanation:
+    """The backend that "auto" takes for an operator, and why each of the others is not taken.
+
+    dtypes: where that holds ("tf32" in the place of "float32" where torch multiplies so); empty where it holds in all.
+    """
 
     operator: str
     backend: str
@@ -235,7 +257,7 @@ class Explanation(NamedTuple):
 
 
 def explain(operators: Iterable[str], device: torch.device | None = None) -> list[Explanation]:
-    """What "auto" takes here for each of the operators, with one explanation or, on a GPU, some for a few dtypes each.
+    """What "auto" takes here for each of the operators, with one Explanation or, on a GPU, some for a few dtypes each.
 
     float32 is multiplied as torch's settings are now.
     """

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from alexkern import captures
 from alexkern.console import printable, table
+from alexkern.frozen import captured
 from alexkern.frozen.modules import FrozenLayer, FrozenSequential, PackedConv2d, PackedLinear
 from alexkern.frozen.step import ByOperator, Step
-from alexkern.nn import Dropout, FusedSequential, LocalResponseNorm, Match, MaxPool2d, changed_layers, match, watcher
+from alexkern.nn import Alone, FusedSequential, Match, changed_layers, match, watcher
 from alexkern.ops import registry
 
 M = TypeVar("M", bound=nn.Module)
 OWN_FORWARD = "called by a forward of its parent's own"
+NOT_FUSED = "not in a FusedSequential"
+NO_RUN = "in no run of the captured graphs"
 REACHED = 'torch.compile(model, backend="alexkern") reaches layers that a forward of one\'s own calls'
-LAYERS = (MaxPool2d, Dropout, LocalResponseNorm)  # each has torch's class for its base
+LAYERS = tuple(Alone.__subclasses__())  # those of alexkern.nn: each has torch's class for its base
 TORCHS: dict[type, Any] = {FrozenSequential: nn.Sequential} | {
     kind: kind.__bases__[-1] for kind in (*LAYERS, FusedSequential, PackedConv2d, PackedLinear)
 }
+
+
+COULD_BE = {kind.__name__ for kind in registry.runs()}
 
 
 def fuse(model: M) -> M:
@@ -63,9 +70,12 @@ def unfuse(model: M) -> M:
         The same model.
     """
     for module in _modules("unfuse", model):
+        if isinstance(module, captured.Captured):
+            captured.release(module)
         if type(module) in TORCHS:
             module.__class__ = TORCHS[type(module)]
-            vars(module).pop("_plan", None)
+            for name in ("_plan", "_gains"):
+                vars(module).pop(name, None)
     return model
 
 
@@ -118,7 +128,9 @@ def fusion_report(model: nn.Module) -> FusionReport:
     Returns:
         A :class:`FusionReport`: an entry for every run of children that is fused, and for every layer of a kind that
         could be (Conv2d, Linear, MaxPool2d, Dropout, LocalResponseNorm) and is not. Of those that a forward of one's
-        own calls it says so, and what reaches them.
+        own calls it says so, and what reaches them. Of a model that torch.compile has captured for the backend
+        "alexkern", and of a snapshot that was made with an example, it has what their graphs run at once, as of the
+        newest: a layer that a function stands for, as F.relu does, has no child's name.
 
     Raises:
         TypeError: model is no module.
@@ -132,24 +144,70 @@ def fusion_report(model: nn.Module) -> FusionReport:
     return FusionReport(tuple(_entries("", root, like, watcher(like), changed_layers())))
 
 
+def _captured_entries(path: str, model: nn.Module, like: Tensor) -> list[Entry]:
+    """What the graphs of a compiled or captured module run at once; of each child what the newest of them does."""
+    graphs = captured.report(model)
+    if graphs is None:
+        compiled = type(model).__name__ == "OptimizedModule" or model._compiled_call_impl is not None
+        graphs = captures.kept(model.parameters()) if compiled else []
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for own, tensor in module._parameters.items():
+            layer = isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d))
+            owners[id(tensor)] = path + (name if layer else f"{name}.{own}".removeprefix("."))
+    found: list[Entry] = []
+    prefix = ""  # of what was captured: a part of the model, or all of it
+    for runs in graphs:
+        newer = [*found]
+        claimed = {name for entry in newer for name in entry.children}
+        for run in runs:
+            names = [owners.get(weight, "") for weight in run.weights]
+            parts = [*zip(names, run.paths, strict=True)]
+            prefix = next((name.removesuffix(part) for name, part in parts if part and name.endswith(part)), prefix)
+            names = [name or (prefix + part if part else "") for name, part in parts]
+            index = 0
+            for count, *what in run.serving(like):
+                part = slice(index, index := index + count)
+                entry = Entry(tuple(filter(None, names[part])), run.layers[part], *what)
+                counts = entry.operator or (entry.children and COULD_BE.intersection(entry.layers))
+                if counts and (claimed.isdisjoint(entry.children) if entry.children else entry not in newer):
+                    found.append(entry)
+    return found
+
+
+def _merged(model: nn.Module, path: str, found: list[Entry], rest: Iterator[Entry]) -> list[Entry]:
+    """What graphs do, and the other children, in the order of the children."""
+    claimed = {name for entry in found for name in entry.children}
+    for entry in rest:
+        if claimed.isdisjoint(entry.children):
+            plain = entry.why_plain in (OWN_FORWARD, NOT_FUSED)
+            found.append(replace(entry, why_plain=NO_RUN) if plain else entry)
+    order = {f"{path}{name}": index for index, (name, _) in enumerate(model.named_modules())}
+    return sorted(
+        found, key=lambda entry: min((order.get(name, len(order)) for name in entry.children), default=len(order))
+    )
+
+
 def _entries(
-    path: str, parent: nn.Module, like: Tensor, watching: str | None, changed: tuple[type, ...]
+    path: str, parent: nn.Module, like: Tensor, watching: str | None, changed: tuple[type, ...], own: bool = True
 ) -> Iterator[Entry]:
+    """own: whether Sequentials and packed layers run by themselves, and not as parts of a captured graph."""
     forward, children = getattr(parent.forward, "__func__", None), tuple(parent._modules.values())
-    own: Iterator[Step] = iter(())  # of a snapshot
-    if isinstance(parent, FrozenSequential) and forward is FrozenSequential.forward and watching is None:
-        own = iter(parent._current().steps)
+    steps: Iterator[Step] = iter(())  # of a snapshot
+    packed = own and watching is None
+    if packed and isinstance(parent, FrozenSequential) and forward is FrozenSequential.forward:
+        steps = iter(parent._current().steps)
     names = iter([f"{path}{name}" for name in parent._modules])
     index = 0
     while index < len(children):
-        child, step = children[index], next(own, None)
+        child, step = children[index], next(steps, None)
         of_its_own = forward not in (nn.Sequential.forward, FusedSequential.forward, FrozenSequential.forward)
-        found: Match | str = OWN_FORWARD if of_its_own else "not in a FusedSequential"
-        if type(child) in LAYERS:
-            found, step = Match(registry.runs()[type(child).__base__][0][1], (child,)), None  # type: ignore[index]
-        elif isinstance(child, FrozenLayer) and watching is None:
+        found: Match | str = OWN_FORWARD if of_its_own or not own else NOT_FUSED
+        if isinstance(child, Alone) and type(child) in LAYERS:
+            found, step = Match(child.operator, (child,)), None
+        elif isinstance(child, FrozenLayer) and packed:
             step = child.step()
-        elif forward in (FusedSequential.forward, FrozenSequential.forward):
+        elif own and forward in (FusedSequential.forward, FrozenSequential.forward):
             found = watching or match(children, index, changed)
         if step is None:
             step = ByOperator(found) if isinstance(found, Match) else Step(child, why_plain=found)
@@ -158,7 +216,11 @@ def _entries(
         if operator or isinstance(child, tuple(registry.runs())):
             yield Entry(where, tuple(type(module).__name__ for module in step.modules), operator, backend, why_plain)
         if not operator and child is not None:
-            yield from _entries(f"{where[0]}." if where[0] else "", child, like, watching, changed)
+            path_of = f"{where[0]}." if where[0] else ""
+            graphs = _captured_entries(path_of, child, like) if watching is None else []
+            alone = own and not (graphs and isinstance(child, captured.Captured))
+            rest = _entries(path_of, child, like, watching, changed, alone)
+            yield from _merged(child, path_of, graphs, rest) if graphs else rest
         index += len(step.modules)
 
 

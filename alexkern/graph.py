@@ -85,8 +85,8 @@ class Graphed:
 
     def replay(self, *values: Tensor) -> Any:
         """Run it on these values; what comes back lies where the next replay will write."""
-        for place, value in zip(self.inputs, values, strict=True):
-            place.copy_(value, non_blocking=True)
+        for input, value in zip(self.inputs, values, strict=True):
+            input.copy_(value, non_blocking=True)
         self.graph.replay()
         return self.outputs
 

@@ -18,20 +18,9 @@ from alexkern._nvcc import PLACES, find_nvcc, too_old
 from alexkern._version import __version__
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import memory
-from alexkern.backends.cpu.crossovers import CONVOLUTIONS
-
-
-@dataclass(frozen=True)
-class Service:
-    """The backend that serves an operator here, and why each of the others does not.
-
-    dtypes: where that holds ("tf32" in the place of "float32" where torch multiplies so); empty where it holds in all.
-    """
-
-    operator: str
-    backend: str
-    why_not: dict[str, str]
-    dtypes: tuple[str, ...] = ()
+from alexkern.backends.cpu.crossovers import CONVOLUTIONS, kernels
+from alexkern.dispatch import Explanation, explain
+from alexkern.ops.registry import served
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,7 +35,7 @@ class Info:
     native: dict[str, str]
     snapshots: str
     memory: str
-    services: tuple[Service, ...]
+    services: tuple[Explanation, ...]
 
     @property
     def head(self) -> list[str]:
@@ -86,9 +75,6 @@ def info() -> Info:
     Starts nvcc and nvidia-smi where they are there, and never fails for what is missing. Print the result, or read
     its fields.
     """
-    from alexkern.dispatch import explain
-    from alexkern.ops.registry import served
-
     smi = _nvidia_smi()
     return Info(
         versions=_versions(),
@@ -99,13 +85,13 @@ def info() -> Info:
         native={"_cpu": _cpu_module(), "_cuda": _cuda_module()},
         snapshots=_snapshots(),
         memory=memory.describe(),
-        services=tuple(Service(*row) for row in explain(served())),
+        services=tuple(explain(served())),
     )
 
 
 def _snapshots() -> str:
     reason = cpu.missing("cpu", torch.float32)
-    if reason is None and "packed" not in CONVOLUTIONS[cpu.native().isa()]:
+    if reason is None and "packed" not in CONVOLUTIONS[kernels()]:
         reason = f"others do not pay with {cpu.native().isa()}"
     if reason is None:
         return "on a CPU with 3x3 and 5x5 convolutions in fewer products"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn.modules import module as module_globals
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from alexkern import functional
+from alexkern import dispatch
 from alexkern.ops import registry
 from alexkern.ops.checks import FLOATING
 from alexkern.ops.operator import Operator
@@ -22,38 +22,66 @@ from alexkern.plan import is_channels_last
 __all__ = ["Dropout", "FusedSequential", "LocalResponseNorm", "MaxPool2d"]
 
 
-class MaxPool2d(nn.MaxPool2d):
+MOST_SHAPES = 64  # of inputs that a module keeps in mind
+
+
+class Alone(nn.Module):
+    """A layer of torch's that is an operator by itself."""
+
+    operator: ClassVar[Operator]
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.operator.function(input, **self.operator.arguments(self))
+
+
+class MaxPool2d(Alone, nn.MaxPool2d):
     """:class:`torch.nn.MaxPool2d` through :func:`alexkern.functional.max_pool2d`; return_indices is not supported."""
+
+    operator = registry.alone(nn.MaxPool2d)
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.return_indices:
             raise ValueError("alexkern.nn.MaxPool2d: return_indices must be False: it keeps offsets in windows")
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
-
-class Dropout(nn.Dropout):
+class Dropout(Alone, nn.Dropout):
     """:class:`torch.nn.Dropout` through :func:`alexkern.functional.dropout`; inplace is not supported."""
+
+    operator = registry.alone(nn.Dropout)
 
     def __init__(self, p: float = 0.5, inplace: bool = False):
         super().__init__(p, inplace)
         if inplace:
             raise ValueError("alexkern.nn.Dropout: inplace must be False")
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.dropout(input, self.p, self.training)
+
+class LocalResponseNorm(Alone, nn.LocalResponseNorm):
+    """:class:`torch.nn.LocalResponseNorm` through alexkern.functional."""
+
+    operator = registry.alone(nn.LocalResponseNorm)
 
 
-class LocalResponseNorm(nn.LocalResponseNorm):
-    """:class:`torch.nn.LocalResponseNorm` through :func:`alexkern.functional.local_response_norm`."""
+class Weighed(nn.Module):
+    """A module that keeps in mind, by what comes in, whether it gains anything over torch's own calls of its layers.
 
-    def forward(self, input: Tensor) -> Tensor:
-        return functional.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+    Those are as right as what it does itself, whatever has happened to it since.
+    """
+
+    _gains: dict[Any, bool] = {}
+
+    def _key(self, input: Any) -> tuple[Any, ...] | None:
+        """What decides whether it gains; None where it does."""
+        if type(input) is not Tensor or torch.compiler.is_dynamo_compiling() or not input.is_cpu:
+            return None
+        return input.shape, input.dtype, torch.is_grad_enabled(), dispatch.current_backend()
+
+    def _keep(self, key: Any, gains: bool) -> None:
+        # A new dictionary: another thread may be looking through the old one, and a copy of the module has it too.
+        self._gains = dict([*self._gains.items()][1 - MOST_SHAPES :]) | {key: gains}
 
 
-class FusedSequential(nn.Sequential):
+class FusedSequential(Weighed, nn.Sequential):
     """An :class:`torch.nn.Sequential` that runs its children in fused groups.
 
     It has the same children, the same state_dict keys and the same slices as the Sequential it stands for. On the way
@@ -67,6 +95,7 @@ class FusedSequential(nn.Sequential):
     Images are channels_last between fused convolutions where that gains, and come out in the format that torch gives.
     Under FX tracing, torch.jit.trace and torch.export, and while a mode of torch function or torch dispatch watches,
     the children run one by one: node names stay, what is exported needs no alexkern, and who counts sees torch's calls.
+    So they do with images for which no operator saves more than its call costs, as a first call with their shape found.
     """
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -74,6 +103,18 @@ class FusedSequential(nn.Sequential):
         raise RuntimeError(f"alexkern.{name}: torch.jit.script is not supported; use torch.compile or torch.export")
 
     def forward(self, input: Any) -> Any:
+        key = self._key(input)
+        known = key is None or self._gains.get(key)
+        return self._fused(input, key if known is None else None) if known is not False else self._plain(input)
+
+    def _plain(self, input: Any) -> Any:
+        for module in self._modules.values():
+            input = module(input)
+        return input
+
+    def _fused(self, input: Any, key: Any = None) -> Any:
+        """key: that of an input of which it is not known yet whether anything gains."""
+        gains = False
         fuses = watcher(input) is None
         changed = changed_layers()
         children = tuple(self._modules.values())
@@ -88,16 +129,19 @@ class FusedSequential(nn.Sequential):
                 index += 1
                 continue
             module = found.modules[0]
+            gains = gains or (key is not None and found.gains(input))
             if isinstance(module, nn.Conv2d) and input.dim() == 4:
-                gains = torch.compiler.is_compiling() or gains_by_channels_last(found, input.device, input.shape)
-                if gains and not is_channels_last(input):
+                converts = torch.compiler.is_compiling() or gains_by_channels_last(found, input.device, input.shape)
+                if converts and not is_channels_last(input):
                     # torch answers in channels_last where the weight is, whatever the input's format
                     restore = not is_channels_last(module.weight)
                     input = to_channels_last(input)
-                elif restore and not gains:
+                elif restore and not converts:
                     input, restore = input.contiguous(), False
             input = found(input)
             index += len(found.modules)
+        if key is not None and fuses:
+            self._keep(key, gains)
         return input.contiguous() if restore else input
 
 
@@ -165,6 +209,16 @@ class Match(NamedTuple):
     def __call__(self, input: Tensor) -> Tensor:
         return self.operator.function(input, **self.operator.arguments(*self.modules))
 
+    def gains(self, input: Tensor) -> bool:
+        """Whether the operator saves more time than its call costs over torch's own.
+
+        Only "auto" weighs that, and on a CPU alone: what was asked for by name is called.
+        """
+        name = self.operator.name
+        if dispatch.current_backend() != "auto" or dispatch.resolve_name(name, input) != "cpu":
+            return True
+        return self.operator.gains(dispatch.implementation("cpu", name), input.shape, *self.modules)
+
 
 def match(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:
     """The longest run from `index` on that one operator stands for, or why the child has to run as it is."""
@@ -229,7 +283,7 @@ def _functions(kind: type) -> list[tuple[Any, str]]:
 
 
 _LAYERS = {kind for operator in registry.OPERATORS.values() for layers in operator.layers for kind in layers}
-_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d, nn.BatchNorm2d)}
+_KINDS = {kind: _functions(kind) for kind in (*_LAYERS, nn.AdaptiveAvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d)}
 _PLACES = sorted({place for places in _KINDS.values() for place in places}, key=str)
 _OWNERS, _NAMES = zip(*_PLACES, strict=True)
 _IMPORTED = list(map(getattr, _OWNERS, _NAMES))  # torch's, as alexkern was imported

@@ -81,9 +81,10 @@ def is_channels_last(tensor: Tensor) -> bool:
     """
     if tensor.dim() != 4:
         return False
-    shape, stride = tensor.shape, tensor.stride()
-    if stride[1] == 0:
+    stride = tensor.stride()
+    if stride[1] > stride[3] or stride[1] == 0:  # most images are contiguous: that much says so
         return False
+    shape = tensor.shape
     smallest = 0
     for d in (1, 3, 2, 0):
         if shape[d] == 0 or stride[d] < smallest:

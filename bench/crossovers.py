@@ -1,15 +1,16 @@
 """Where csrc/cpu's linear layers, convolutions and poolings pay: writes alexkern/backends/cpu/crossovers.py's tables.
 
-    ALEXKERN_CPU_ISA=avx512 python -m alexkern.bench.crossovers linear|convolution|pooling [RUNS]
+    ALEXKERN_CPU_ISA=avx512 python -m alexkern.bench.crossovers linear|convolution|pooling|all [RUNS]
 
 Ours of that instruction set and torch's product by turns on one thread, by processor time, the least of RUNS. Both
-write a weight's gradient to memory that they have. For AVX2, MKL_ENABLE_INSTRUCTIONS=AVX2 and ONEDNN_MAX_CPU_ISA=AVX2
-hold torch's products to it too.
+write a weight's gradient to memory that they have. With ALEXKERN_CPU_ISA=avx2 torch's kernels are held to AVX2 too.
+What is printed without # goes into crossovers.py as it is, in place of that set's entry.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,12 @@ WINDOWS, POOLED = (1, 2, 3, 4, 6, 8), (2, 4, 8, 12, 16, 24, 32)  # windows in a 
 VALUES = 2**17  # of the images that are pooled, about
 AHEAD = 1.05  # of torch's time over ours, from which on ours serves: less is lost in noise
 SHORT_S = 2e-3  # a sample lasts so long at least
+
+LONG_S = 1.0  # of sampling one pair, beyond which it is not sampled again
+# What holds torch to an instruction set: read when its libraries first compute.
+HELD = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+}
 
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
@@ -83,6 +90,11 @@ def pooling(C: int, Q: int, layout: torch.memory_format, forward: bool) -> Pair:
     return partial(max_pool2d.backward, *arguments), partial(torchs_max_pool2d.backward, *arguments)
 
 
+def entry(table: str, measured: object) -> None:
+    """Of the set that was measured, as crossovers.py has it."""
+    print(f"# {table}:\n    {crossovers.kernels()!r}: {measured!r},")
+
+
 def from_on(counts: tuple[int, ...], ratios: list[float]) -> int:
     """The least count from which on ours is ahead at all; sys.maxsize where it is behind at the last."""
     behind = [place for place, one in enumerate(ratios) if one < AHEAD]
@@ -91,8 +103,10 @@ def from_on(counts: tuple[int, ...], ratios: list[float]) -> int:
 
 def ratio(one: Callable[[], object], other: Callable[[], object], runs: int) -> float:
     """The other's time over this one's."""
-    best = [float("inf")] * 2
-    for _ in range(runs):
+    best, begin = [float("inf")] * 2, time.process_time()
+    for run in range(runs):
+        if run > 0 and time.process_time() - begin > LONG_S:
+            break
         for place, call in enumerate((one, other)):
             call()
             start, calls = time.process_time(), 0
@@ -171,15 +185,18 @@ def convolutions(runs: int) -> None:
             least = min((tiles for tiles in ratios if tiles > max(behind, default=0)), default=None)
             if least is not None:
                 table.setdefault(name, []).append(Tiled(R, channels, least))
-    print({cpu.native().isa(): {name: tuple(map(tuple, served)) for name, served in table.items()}})
+    entry("CONVOLUTIONS", {name: tuple(served) for name, served in table.items()})
 
 
 def main(what: str, runs: int) -> None:
-    torch.set_num_threads(1)
     reason = cpu.missing("cpu", torch.float32)
     if reason is not None:
         sys.exit(f"no cpu backend to measure: {reason}")
-    {"linear": linear, "convolution": convolutions, "pooling": poolings}[what](runs)
+    os.environ.update(HELD.get(crossovers.kernels(), {}))
+    torch.set_num_threads(1)
+    measured = {"pooling": poolings, "linear": linear, "convolution": convolutions}
+    for one in measured if what == "all" else (what,):
+        measured[one](runs)
 
 
 def linear(runs: int) -> None:
@@ -192,17 +209,17 @@ def linear(runs: int) -> None:
         for name, ratios in found.items():
             print(f"# {K} x {C}, {name}:", *(f"{N}: {r:.2f}" for N, r in zip(ROWS, ratios, strict=True)))
             table[name].append(Served(C * K, stretches([one >= AHEAD for one in ratios])))
-    print({cpu.native().isa(): {name: tuple(map(tuple, served)) for name, served in table.items()}})
+    entry("TABLE", {name: tuple(served) for name, served in table.items()})
 
 
 def poolings(runs: int) -> None:
-    isa = cpu.native().isa()
+    isa = crossovers.kernels()
     crossovers.POOLED[isa] = Pooled(0, 0)  # all of them ours, to be measured
     windows = [ratio(*pooling(64, Q, torch.contiguous_format, True), runs) for Q in WINDOWS]
     channels = [ratio(*pooling(C, 27, torch.channels_last, False), runs) for C in POOLED]
     for what, counts, ratios in (("windows in a row", WINDOWS, windows), ("channels", POOLED, channels)):
         print(f"# {what}:", *(f"{count}: {r:.2f}" for count, r in zip(counts, ratios, strict=True)))
-    print({isa: tuple(Pooled(from_on(WINDOWS, windows), from_on(POOLED, channels)))})
+    entry("POOLED", Pooled(from_on(WINDOWS, windows), from_on(POOLED, channels)))
 
 
 if __name__ == "__main__":

@@ -57,14 +57,14 @@ def colors(entries: Iterable[Entry]) -> dict[str, str]:
 
 def layers(record: Record, arithmetic: str, model: str) -> Figure | None:
     """The share of the limit that every variant reaches on each layer; None where the record has no layers."""
-    panels = {
+    plots = {
         title: [entry for entry in select(record, arithmetic, model, direction) if entry.floor and _measured(entry)]
         for direction, title in (
             ("forward", "forward (longer is better)"),
             ("forward+backward", "forward + backward"),
         )
     }
-    every = sorted((entry for panel in panels.values() for entry in panel), key=_place)
+    every = sorted((entry for entries in plots.values() for entry in entries), key=_place)
     if not every:
         return None
     # Groups side by side are of the same height: that of the one with more bars.
@@ -83,9 +83,9 @@ def layers(record: Record, arithmetic: str, model: str) -> Figure | None:
     heading = f"How close each layer comes to the limit: {model}, {arithmetic}, batch {_batch(every[0])}"
     figure = _figure(record, heading, ROW * (end + math.ceil((len(palette) + 1) / ACROSS)) + 1)
     both = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, (title, panel) in zip(both, panels.items(), strict=True):
-        bars = [[(one.name, _share(entry, one), _time(one)) for one in _measured(entry)] for entry in panel]
-        _bars(axes, [(places[_layer(entry)], found) for entry, found in zip(panel, bars, strict=True)], palette)
+    for axes, (title, entries) in zip(both, plots.items(), strict=True):
+        bars = [[(one.name, _share(entry, one), _time(one)) for one in _measured(entry)] for entry in entries]
+        _bars(axes, [(places[_layer(entry)], found) for entry, found in zip(entries, bars, strict=True)], palette)
         axes.axvline(1, color=LIMIT, label="the limit: 100%")
         axes.set_title(title, loc="left", fontweight="bold")
     _names(both[0], names, end)

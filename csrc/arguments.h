@@ -9,19 +9,10 @@
 #include <utility>
 
 #include "geometry.h"
+#include "plain.h"
 
 namespace alexkern {
 
-using Address = std::uintptr_t;  // data_ptr(), a stream's handle
-
-template <typename T = void>
-T* pointer(Address address) {
-    return reinterpret_cast<T*>(address);
-}
-
-// Numbers of a Python tuple, and of nothing else: pybind11's own std::array takes any sequence, ten times as slowly.
-template <typename T, std::size_t kCount>
-struct Tuple : std::array<T, kCount> {};
 using Shape = Tuple<int, 4>;             // N, C, H, W
 using Strides = Tuple<std::int64_t, 4>;  // of the same, in elements
 using Two = Tuple<int, 2>;

@@ -124,6 +124,8 @@ def test_anything_but_one_function_is_refused(text: str, complaint: str) -> None
         (100, 32, 227 * 1024 + 1, 4, 0),
         (89, 32, 0, 1, 24),
         (86, 32, 0, 4, 12),  # by warps: 48
+        (120, 32, 99 * 1024, 4, 1),
+        (120, 32, 99 * 1024 + 1, 4, 0),
     ],
 )
 def test_occupancy(target: int, registers: int, shared: int, warps: int, blocks: int) -> None:

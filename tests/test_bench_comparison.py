@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from alexkern import dispatch
 from alexkern.backends import cpu
+from alexkern.backends.cpu import crossovers
 from alexkern.bench import bench_conv2d_relu_max_pool2d
 from alexkern.bench.budget import UNLIMITED
 from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms
@@ -56,7 +57,7 @@ def test_ours_names_the_kernels_that_ran():
     trial = Trial(lambda name: calls[name], lambda name, result: None)
     subject = dataclasses.replace(subject, kind=Kind.OPERATOR, target=CPU, variants=variants, setup=lambda: trial)
     outcomes = compare(subject, [*calls], CpuTimer(), UNLIMITED)
-    isa = cpu.native().isa()
+    isa = crossovers.kernels()
     pools = f"max_pool2d forward, NCHW, {isa}"
     names = {name: outcome.kernel for name, outcome in outcomes.items()}
     assert names == {"torch": None, "pools": pools, "both": f"dropout, {isa}; {pools}", "adds": "torch"}

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alexkern import models
 from alexkern.backends import cpu
+from alexkern.backends.cpu import crossovers
 from alexkern.bench import ceilings, work
 from alexkern.bench.ceilings import Ceilings, measure_ceilings
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
@@ -138,7 +139,7 @@ def test_ceilings_are_the_best_of_a_product_and_of_a_copy(monkeypatch):
 def test_ceilings_of_a_cpu_are_those_of_registers_and_of_memory(monkeypatch):
     monkeypatch.setattr(ceilings, "MULTIPLY_ADDS", 5)
     monkeypatch.setattr(ceilings, "COPIED", {"cpu": 1 << 12})
-    lanes = {"portable": 4, "avx2": 8, "avx512": 16}[cpu.native().isa()]
+    lanes = {"portable": 4, "avx2": 8, "avx512": 16}[crossovers.kernels()]
     operations = 2 * lanes * 12 * 8 * torch.get_num_threads()  # of 12 chains, in 8 pieces a thread
     assert measure_ceilings(CPU, TwoCalls()) == Ceilings(5 * operations / 2.0, 2 * (1 << 12) / 0.25)
     source = torch.arange(64.0)

@@ -20,6 +20,7 @@ from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.augmentation import CROPS, IMAGENET_STD
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import crossovers
+from alexkern.backends.cpu import dropout as cpu_dropout
 from alexkern.backends.cpu import linear_relu_dropout as cpu_linear
 from alexkern.backends.torch import bits
 from alexkern.functional import augment
@@ -30,7 +31,9 @@ from support.canaries import canaries
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(ROOT.glob("csrc/cpu/*/*.cpp"))  # for every set
 MISSING = cpu.missing("cpu", torch.float32)
-ISAS = () if extension.cpu.module is None else tuple(extension.cpu.module.isas)
+# Of kernels: avx512bf16 has those of avx512.
+ISAS = () if extension.cpu.module is None else tuple(set for set in extension.cpu.module.isas if set != "avx512bf16")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # on every set, whether it serves both or not
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 FLAGS = {
     "portable": [],
@@ -38,6 +41,11 @@ FLAGS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
 }
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no cpu backend: {MISSING}")
+
+
+@pytest.fixture(params=DTYPES.values(), ids=DTYPES.keys())
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
 
 
 @pytest.fixture(params=ISAS)
@@ -75,6 +83,7 @@ def test_pooling_has_torchs_bits(
     case: tuple,
     layout: torch.memory_format,
     special: bool,
+    dtype: torch.dtype,
     isa: str,
     generator: torch.Generator,
     monkeypatch: pytest.MonkeyPatch,
@@ -86,12 +95,12 @@ def test_pooling_has_torchs_bits(
     if special:
         table = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40])
         values = table[torch.randint(len(table), shape, generator=generator)]
-    image = values.contiguous(memory_format=layout)
+    image = values.to(dtype).contiguous(memory_format=layout)
     with canaries():
         output, offsets = ours.forward(image, *window, True)
         ran("max_pool2d forward", isa)
         without, nothing = ours.forward(image, *window, False)
-        grad = torch.randn(output.shape, generator=generator)
+        grad = torch.randn(output.shape, generator=generator).to(dtype)
         (gradient,) = ours.backward(grad, offsets, shape, is_channels_last(image), *window, (True,))
         ran("max_pool2d backward", isa)
     wanted, wanted_offsets = torchs.forward(image, *window, True)
@@ -99,8 +108,13 @@ def test_pooling_has_torchs_bits(
     assert_same(output, wanted, "output")
     assert_same(without, wanted, "output without offsets")
     assert offsets.dtype == wanted_offsets.dtype and torch.equal(offsets, wanted_offsets)
-    (wanted_gradient,) = torchs.backward(grad, offsets, shape, is_channels_last(image), *window, (True,))
-    assert torch.equal(gradient, wanted_gradient) and gradient.stride() == wanted_gradient.stride()
+    backward = (offsets, shape, is_channels_last(image), *window, (True,))
+    (wanted_gradient,) = torchs.backward(grad, *backward)
+    assert gradient.stride() == wanted_gradient.stride()
+    if dtype == torch.float32:
+        assert torch.equal(gradient, wanted_gradient)
+    else:  # added up in float32, where torch rounds every sum
+        assert_accurate(gradient, torchs.backward(grad.double(), *backward)[0], wanted_gradient)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +130,11 @@ def test_rows_of_few_windows_of_large_images_are_torchs(shape: tuple[int, ...], 
 
 @pytest.mark.parametrize("p", [0.0, 1e-12, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("count", [1, 3, 7, 31, 32, 33, 64, 127, 1000])
-def test_dropout_has_torchs_bits(count: int, p: float, isa: str, generator: torch.Generator) -> None:
+def test_dropout_has_torchs_bits(
+    count: int, p: float, dtype: torch.dtype, isa: str, generator: torch.Generator
+) -> None:
     ours, torchs = (dispatch.implementation(name, "dropout") for name in ("cpu", "torch"))
-    table = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40])
+    table = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40], dtype=dtype)
     input = table[torch.randint(len(table), (count,), generator=generator)]
     for seed in ((3, 5), (-1, -2), (2**63 - 1, 2**32 - 3)):
         place = torch.tensor(seed)
@@ -130,7 +146,7 @@ def test_dropout_has_torchs_bits(count: int, p: float, isa: str, generator: torc
         dispatch.implementation("cpu", "linear_relu_dropout"),
         dispatch.implementation("torch", "linear_relu_dropout"),
     )
-    weight = torch.ones(1, 1)
+    weight = torch.ones(1, 1, dtype=dtype)
     column = input.unsqueeze(1)
     with canaries():
         first, mask = linear[0].forward(column, weight, None, torch.tensor((3, 5)), p, True)
@@ -138,6 +154,20 @@ def test_dropout_has_torchs_bits(count: int, p: float, isa: str, generator: torc
     second, wanted = linear[1].forward(column, weight, None, torch.tensor((3, 5)), p, True)
     assert_same(first, second, "behind a linear layer")
     assert torch.equal(mask, wanted)
+    grad = input.flip(0).unsqueeze(1)
+    with canaries():
+        passed = cpu_dropout.masked(grad, mask, p)
+    ran("dropout's mask", isa)
+    assert_same(passed, linear[1].masked(grad, mask, torch.tensor((3, 5)), p), "the gradient")
+
+
+def test_every_bfloat16(isa: str) -> None:
+    """Read, multiplied, rounded and written as torch does, denormals and ties among them."""
+    ours, torchs = (dispatch.implementation(name, "dropout") for name in ("cpu", "torch"))
+    values = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    for p in (0.0, 0.3, 0.75):
+        seed = torch.tensor((3, 5))
+        assert_same(ours.forward(values, seed, p), torchs.forward(values, seed, p))
 
 
 # Rows, in_features, out_features: a row alone, rows that fill no tile, columns and filters that fill no vector.
@@ -281,10 +311,12 @@ def test_products_that_the_table_does_not_name_are_torchs(
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 @pytest.mark.parametrize("C", [1, 3, 5, 7, 16, 17, 48])
 def test_local_response_norm(
-    C: int, size: int, layout: torch.memory_format, isa: str, generator: torch.Generator
+    C: int, size: int, layout: torch.memory_format, dtype: torch.dtype, isa: str, generator: torch.Generator
 ) -> None:
     ours, torchs = (dispatch.implementation(name, "local_response_norm") for name in ("cpu", "torch"))
-    image, grad = (torch.randn(2, C, 5, 7, generator=generator).contiguous(memory_format=layout) for _ in range(2))
+    image, grad = (
+        torch.randn(2, C, 5, 7, generator=generator).to(dtype).contiguous(memory_format=layout) for _ in range(2)
+    )
     for beta in (0.75, 0.6):
         parameters = (size, 0.4, beta, 2.0)
         with canaries():
@@ -306,14 +338,17 @@ def test_a_channel_that_is_not_there_gives_nothing(isa: str) -> None:
         assert gradient.isfinite().all()
 
 
-def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Generator, every_product: None) -> None:
+def test_the_same_bits_for_any_number_of_threads(
+    dtype: torch.dtype, isa: str, generator: torch.Generator, every_product: None
+) -> None:
     pool, drop, norm, linear = (
         dispatch.implementation("cpu", name)
         for name in ("max_pool2d", "dropout", "local_response_norm", "linear_relu_dropout")
     )
     rows = {N: torch.randn(N, 3000, generator=generator) for N in (3, 8, 40)}
     weight, bias = torch.randn(200, 3000, generator=generator), torch.randn(200, generator=generator)
-    image = torch.randn(3, 37, 61, 57, generator=generator)
+    image = torch.randn(3, 37, 61, 57, generator=generator).to(dtype)
+    mask = torch.randint(256, (-(-image.numel() // 8),), generator=generator, dtype=torch.uint8)
     seed = torch.tensor((1, 2))
     window = ((3, 3), (2, 2), (1, 1), (1, 1), False)
 
@@ -322,7 +357,9 @@ def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Gene
         grad = pool.backward(output, offsets, image.shape, is_channels_last(image), *window, (True,))[0]
         normed = norm.forward(image, 5, 0.5, 0.75, 2.0)
         norm_grad = norm.backward(normed, image, 5, 0.5, 0.75, 2.0, (True,))[0]
-        return [output, offsets, grad, normed, norm_grad, drop.forward(image, seed, 0.3), *products()]
+        alone = [drop.forward(image, seed, 0.3), cpu_dropout.masked(image, mask, 0.3)]
+        # Products in bfloat16 are torch's, which go by its threads.
+        return [output, offsets, grad, normed, norm_grad, *alone, *(products() if dtype == torch.float32 else ())]
 
     def products() -> Iterator[Tensor]:
         for input in rows.values():
@@ -342,20 +379,59 @@ def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Gene
         torch.set_num_threads(before)
 
 
-def test_a_convolution_is_pooled_behind_its_relu(isa: str, generator: torch.Generator) -> None:
+def test_a_convolution_is_pooled_behind_its_relu(dtype: torch.dtype, isa: str, generator: torch.Generator) -> None:
     """The winners too are those of the values that the ReLU let pass."""
     ours, torchs = (dispatch.implementation(name, "conv2d_relu_max_pool2d") for name in ("cpu", "torch"))
     arguments = ((1, 1), (1, 1), (1, 1), 1, (3, 3), (2, 2), (1, 1), True)
-    weight, bias = torch.randn(19, 3, 3, 3, generator=generator), torch.full((19,), -3.0)
+    weight, bias = torch.randn(19, 3, 3, 3, generator=generator).to(dtype), torch.full((19,), -3.0, dtype=dtype)
     for layout in LAYOUTS.values():
-        image = torch.randn(2, 3, 13, 12, generator=generator).contiguous(memory_format=layout)
+        image = torch.randn(2, 3, 13, 12, generator=generator).to(dtype).contiguous(memory_format=layout)
         output, offsets = ours.forward(image, weight, bias, *arguments)
         wanted, wanted_offsets = torchs.forward(image, weight, bias, *arguments)
         assert bool((wanted == 0).any()) and torch.equal(output, wanted) and torch.equal(offsets, wanted_offsets)
-        grad = torch.randn(output.shape, generator=generator).contiguous(memory_format=layout)
-        backward = (grad, image, weight, offsets, *arguments[:-1], (True, True, True))
-        for one, other in zip(ours.backward(*backward), torchs.backward(*backward), strict=True):
-            torch.testing.assert_close(one, other)
+        grad = torch.randn(output.shape, generator=generator).to(dtype).contiguous(memory_format=layout)
+        rest = (offsets, *arguments[:-1], (True, True, True))
+        gradients, others = (one.backward(grad, image, weight, *rest) for one in (ours, torchs))
+        references = torchs.backward(grad.double(), image.double(), weight.double(), *rest)
+        for one, reference, other in zip(gradients, references, others, strict=True):
+            assert_accurate(one, reference, other)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_a_linear_layer_in_bfloat16_is_torchs_product(rows: int, p: float, generator: torch.Generator) -> None:
+    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    shapes = ((2, rows, 37), (19, 37), (19,), (2, rows, 19))
+    input, weight, bias, grad = (torch.randn(shape, generator=generator).bfloat16() for shape in shapes)
+    seed = torch.tensor((3, 5)) if p else None
+    (output, mask), (wanted, wanted_mask) = (one.forward(input, weight, bias, seed, p, True) for one in (ours, torchs))
+    assert_same(output, wanted)
+    mask, wanted_mask = (output, wanted) if seed is None else (mask, wanted_mask)
+    assert torch.equal(mask, wanted_mask)
+    backward = (grad.expand_as(output), input, weight, mask, seed, p, (True, True, True))
+    for one, other in zip(ours.backward(*backward), torchs.backward(*backward), strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.skipif("avx512bf16" not in getattr(extension.cpu.module, "isas", ()), reason="no AVX512_BF16 here")
+def test_bfloat16_is_served_with_instructions_for_it_alone(generator: torch.Generator) -> None:
+    image, before = torch.randn(1, 3, 9, 9, generator=generator).bfloat16(), cpu.native().isa()
+    try:
+        for isa, served in (("avx512bf16", True), ("avx512", False), ("portable", False)):
+            cpu.native().use(isa)
+            dispatch.forget()
+            taken = dispatch.serving("auto", "max_pool2d", image.device, image.dtype)
+            assert taken == ("cpu" if served else "torch")
+            with alexkern.backend("cpu"):
+                if served:
+                    alexkern.functional.max_pool2d(image, 3)
+                    assert cpu.native().last_kernel() == "max_pool2d forward, NCHW, avx512"
+                else:
+                    with pytest.raises(alexkern.BackendUnavailable, match=f"with avx512bf16, not with {isa}$"):
+                        alexkern.functional.max_pool2d(image, 3)
+    finally:
+        cpu.native().use(before)
+        dispatch.forget()
 
 
 def test_environment_names_the_instruction_set() -> None:

@@ -218,18 +218,33 @@ def test_the_peak_of_a_call_counts_what_is_ours() -> None:
     def call() -> Tensor:
         first = block(4)
         del first  # and stays on the list
-        return torch.cat([block(2), torch.ones(MIB, dtype=torch.uint8)])
+        return torch.cat([block(1), torch.ones(MIB, dtype=torch.uint8)])
 
-    assert 10 * MIB <= peak_bytes(call, before.device) < 10.1 * MIB  # the result's 3 MiB and torch's ones among them
+    assert 8 * MIB <= peak_bytes(call, before.device) < 8.1 * MIB  # the result's 2 MiB and torch's ones among them
 
 
-def test_a_block_serves_what_is_an_eighth_smaller() -> None:
+def test_a_block_serves_what_is_half_as_large() -> None:
     tensor = block(18)
     address = tensor.data_ptr()
     del tensor
-    assert block(16).data_ptr() == address
-    assert block(15.9).data_ptr() != address
-    assert block(18.1).data_ptr() != address
+    assert block(9).data_ptr() == address
+    assert block(8.9).data_ptr() != address
+    large, small = block(18), block(10)
+    del large, small
+    assert block(9.5).data_ptr() != address  # the smallest of those that are large enough
+
+
+def test_a_block_grows_to_what_is_twice_as_large() -> None:
+    """Its pages are the first of the new one, and nothing of the old one is left."""
+    smaller, tensor = block(11), block(18).fill_(7)
+    address = tensor.data_ptr()
+    del smaller, tensor
+    larger = block(36)
+    assert use()[0] == 11 * MIB and use()[1] >= 36 * MIB
+    assert bool((larger[: 18 * MIB] == 7).all()) and not bool(larger[18 * MIB :].any())
+    assert larger.data_ptr() != address and larger.data_ptr() % (2 * MIB) == 0
+    beyond = block(22.1)
+    assert use()[0] == 11 * MIB and not bool(beyond.any())
 
 
 def test_switched_off(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""The documents: links lead somewhere, snippets run, commands exist.
+"""The documents: links lead somewhere, snippets run, commands exist, figures are those that their comments compute.
 
-The tables of docs/alexnet.md and docs/kernels.md are computed here; those of docs/tables by the tests of what they are
-about.
+The tables of docs/alexnet.md, docs/kernels.md, docs/pooling.md and docs/training.md are computed here; those of
+docs/tables by the tests of what they are about. What was timed is a record, and stays as it was.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from alexkern import accuracy, cli, functional
 from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
 from alexkern.ranges import RANGES
+from support import figures
+from support.optional import need
 
 ROOT = Path(__file__).resolve().parent.parent
 LADDER = ROOT / "examples" / "ladder" / "README.md"
@@ -132,6 +134,23 @@ def test_python_runs(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert alexkern.current_backend() == backend, "a snippet left another backend behind"
 
 
+@every_document
+def test_figures_are_what_is_counted(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    if "alexkern.kernels" in text:
+        need("triton")
+    assert text.count("<!-- counted") == len(figures.COMMENT.findall(text)), f"{document.name}: a comment is not closed"
+    assert not figures.wrong(text)
+
+
+def test_a_wrong_figure_is_found() -> None:
+    text = "# A\n\n7 days\n\n## B\n\nA tile has 1,024 values, 2.5 KiB.\n<!-- counted\nside = 32\n{}\n-->\n"
+    for right in ('f"{side**2:,}"', 'f"{side * 80 / 1024} KiB"', '"A tile"', "side == 32"):
+        assert not figures.wrong(text.format(right))
+    for slip in ('f"{side * 33:,}"', '"24"', '"5 KiB"', '"2"', '"7 days"', '"a tile"', "side == 33"):
+        assert len(figures.wrong(text.format(slip))) == 1, slip
+
+
 def commands(document: Path) -> Iterator[list[str]]:
     """The commands of a document's sh blocks, word by word; `a && b` are two."""
     for block in blocks(document.read_text(encoding="utf-8")):
@@ -170,6 +189,17 @@ def test_readme_installs_as_ci_does() -> None:
     ]
 
 
+def test_readme_leads_to_the_kernels_page_and_that_along_the_path() -> None:
+    (section,) = re.findall(r"^## Learn from it\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert re.findall(r"\]\((.*?)\)", section)[:2] == ["docs/kernels.md", "examples/ladder/README.md"]
+    (path,) = re.findall(r"^## A reading path\n(.*?)^## ", KERNELS.read_text(), re.M | re.S)
+    wanted = ["../examples/ladder/", "../kernels/", "../csrc/cuda/", "../csrc/cuda/sm90/", "../csrc/emulator/"]
+    for number, folder in enumerate(wanted, 1):
+        assert re.search(rf"^{number}\. \*\*[^(]*\]\({folder}", path, re.M), folder
+    for program in ("gemm.cu", "pipeline.cu"):
+        assert f"](../csrc/emulator/tests/{program})" in path
+
+
 def test_readme_names_every_command() -> None:
     used = {words[1] for words in commands(ROOT / "README.md") if words[0] == "alexkern"}
     assert used == set(cli.COMMANDS)
@@ -194,6 +224,8 @@ def test_contributing_lists_the_files_that_name_an_operator() -> None:
     naming = [path.relative_to(ROOT) for path in files if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))]
     patterns = {re.sub("/NAME/.*", "/NAME/", path.as_posix().replace(name, "NAME")) for path in naming}
     assert patterns == set(listed.split())
+    in_tests = [path for path in naming if path.parts[0] == "tests"]
+    assert len(naming) - len(in_tests) <= 14 and len(in_tests) <= 8, naming
 
 
 def test_contributing_quotes_the_accuracy_rule() -> None:

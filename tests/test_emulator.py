@@ -46,6 +46,7 @@ SM90 = [
     "wgmma_bf16",
     "wgmma_transposed_fp16",
     "wgmma_transposed_bf16",
+    "stmatrix",
     "registers",
 ]
 # Of no kernel, for PTX's description leaves it open.
@@ -53,7 +54,7 @@ OPEN = ["narrow_boxes", "store_in_front"]
 CLUSTER = ["cluster", "tma_multicast"]
 GEMM = ["whole_tiles", "partial_tiles", "few_steps", "conv3"]
 CORRECT = ["turn", "ring", "swizzle", "sum", "halo", "rounds", "lanes", "blocks", "access", "named"]
-ORDERS = ["product", "base", "load", "global"]
+ORDERS = ["product", "base", "staged", "load", "global"]
 
 RACE = r"kernel \w+: data race .* by .*block \(\d+, 0, 0\), thread \(\d+, 0, 0\), and before it, unordered, a"
 WRONG = "wrong result"
@@ -184,6 +185,8 @@ BROKEN += [
     ),
     ("product.rows_begin_anywhere", "plain", HERE + "wgmma.mma_async: rows of 128 bytes that are not aligned to eight"),
     ("base.taken_for_granted", "plain", HERE + r"ldmatrix.x1: bytes -\d+ to -\d+ of shared memory"),
+    ("staged.no_swizzle", "plain", "bank conflicts: 112"),
+    ("staged.no_barrier", "thread", RACE),
     ("load.fenced_by_another", "plain", HERE + "cp.async.bulk.tensor load: its barrier .* no fence.mbarrier_init"),
     ("load.word_by_the_cluster", "thread", RACE),
     ("global.written_and_loaded", "thread", r"data race .* a read of .* by a bulk load, by the async proxy"),

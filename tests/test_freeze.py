@@ -16,9 +16,7 @@ from torch.nn.utils import prune
 import alexkern
 from alexkern.backends import cpu
 from alexkern.backends.cpu import crossovers
-from alexkern.frozen import FrozenSequential
-from alexkern.frozen.convolution import FrozenConvolution
-from alexkern.frozen.linear import (
+from alexkern.backends.cpu.packed_linear import (
     EXCHANGED_ROWS,
     FEWEST_ROWS,
     LARGE,
@@ -26,6 +24,8 @@ from alexkern.frozen.linear import (
     Exchanged,
     FewRows,
 )
+from alexkern.frozen import FrozenSequential
+from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.frozen.modules import CHUNK_BYTES
 from support.networks import NETWORKS, small_alexnet
 
@@ -232,7 +232,7 @@ def test_linear_layers_exchange_their_operands_where_it_pays(
 ) -> None:
     model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 3), nn.ReLU()).to(dtype).eval()
     frozen = alexkern.freeze(model)
-    if not steps(frozen)[0].by_onednn:
+    if not any(isinstance(way, Exchanged) for way in steps(frozen)[0].ways):
         pytest.skip(f"oneDNN does not compute in {dtype} on this processor")
     exchanged: list[tuple[int, int]] = []
     own = Exchanged.__call__
@@ -253,7 +253,7 @@ def test_linear_layers_of_few_rows_are_csrc_cpus(generator: torch.Generator, mon
     """With a ReLU and without, by the crossovers of its table."""
     model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 1024, bias=False)).eval()
     frozen = alexkern.freeze(model)
-    monkeypatch.setattr(crossovers, "TABLE", {cpu.native().isa(): {"forward": ((2**20, ((3, 40),)),)}})
+    monkeypatch.setattr(crossovers, "TABLE", {crossovers.kernels(): {"forward": ((2**20, ((3, 40),)),)}})
     served: list[int] = []
     own = FewRows.__call__
     monkeypatch.setattr(FewRows, "__call__", lambda way, rows: served.append(len(rows)) or own(way, rows))

@@ -17,8 +17,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
 import alexkern
+from alexkern.backends.cpu.packed_conv2d import LARGE, MOST_SIZES
 from alexkern.frozen import FrozenSequential
-from alexkern.frozen.convolution import LARGE, MOST_SIZES
 from alexkern.frozen.modules import PackedConv2d, PackedLinear
 from alexkern.frozen.step import PackedRun
 
@@ -76,16 +76,12 @@ def exact(model: nn.Module, image: Tensor, **flags: Any) -> Any:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("with_example", [False, True])
-def test_every_layer_is_packed_and_right(
-    channels_last: bool, with_example: bool, model: Written, image: Tensor, ran: list[int]
-) -> None:
+def test_every_layer_is_packed_and_right(channels_last: bool, model: Written, image: Tensor, ran: list[int]) -> None:
     if channels_last:
         image = image.contiguous(memory_format=torch.channels_last)
         model.to(memory_format=torch.channels_last)
         model.block.append(nn.Flatten(start_dim=0))  # for view to find memory that it can take
-    frozen = alexkern.freeze(model, image if with_example else None)
-    ran.clear()
+    frozen = alexkern.freeze(model)
     for batch in (image, image[:1], torch.cat([image, image])):
         for found, wanted in zip(frozen(batch, tap=True), exact(model, batch, tap=True), strict=True):
             torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
@@ -145,9 +141,10 @@ SAME = {"parametrized", "double"}  # numbers
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_is_changed_is_seen_at_the_next_call(change: str, model: Written, image: Tensor) -> None:
+@pytest.mark.parametrize("captured", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_what_is_changed_is_seen_at_the_next_call(captured: bool, change: str, model: Written, image: Tensor) -> None:
     state = {name: value + 0.25 for name, value in model.state_dict().items()}
-    frozen = alexkern.freeze(model, image)
+    frozen = alexkern.freeze(model, image if captured else None)
     before = frozen(image)
     for network in (model, frozen):
         torch.manual_seed(9)
@@ -207,7 +204,7 @@ def test_freeze_does_not_call_train(model: Written, image: Tensor) -> None:
 
 def test_what_is_packed_goes_with_its_layer(model: Written, image: Tensor) -> None:
     """By count of references: no cycle keeps weights until a collection."""
-    frozen = alexkern.freeze(model, image)
+    frozen = alexkern.freeze(model)
     weights = [weakref.ref(frozen.fc1.step().weight), weakref.ref(frozen.conv1.step().weight), weakref.ref(frozen.fc1)]
     del frozen
     assert [weight() for weight in weights] == [None] * 3
@@ -217,7 +214,7 @@ def test_the_first_convolution_takes_bytes_and_rounds(model: Written, generator:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     images = torch.randint(256, (2, 3, 24, 24), generator=generator, dtype=torch.uint8)
     columns = [torch.tensor(row).view(3, 1, 1) for row in (mean, std)]
-    frozen = alexkern.freeze(model, images, mean=mean, std=std)
+    frozen = alexkern.freeze(model, mean=mean, std=std)
     wanted = exact(model, (images / 255 - columns[0]) / columns[1]).float()
     torch.testing.assert_close(frozen(images), wanted, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # and by torch's own layers

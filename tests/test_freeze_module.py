@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import sys
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -19,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import alexkern
 from alexkern.frozen import FrozenSequential
+from alexkern.frozen.convolution import FrozenConvolution
+from alexkern.frozen.linear import FrozenLinear
 from alexkern.frozen.step import PackedRun
 from support.networks import NETWORKS, small_alexnet
 
@@ -155,6 +158,19 @@ def test_hooks_see_what_they_would_and_leave_no_trace(model: nn.Sequential, imag
     with nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module)):
         frozen(image)
     assert ran == PACKED and len(seen) == 1 + len(list(model.modules()))
+
+
+@pytest.mark.parametrize("kind", [FrozenConvolution, FrozenLinear])
+def test_a_snapshot_that_an_older_version_pickled_says_freeze_again(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had modules of these names in place of its children."""
+    old = type(kind.__name__, (nn.Module,), {"__module__": kind.__module__})
+    monkeypatch.setattr(sys.modules[kind.__module__], kind.__name__, old)
+    pickled = pickle.dumps(FrozenSequential(old()))
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="alexkern.freeze: a snapshot of another version .*; freeze the model again"):
+        pickle.loads(pickled)
 
 
 def test_a_hook_that_was_frozen_goes_on_seeing(model: nn.Sequential, image: Tensor, ran: list[int]) -> None:

@@ -6,8 +6,10 @@ Imports inside functions and for types alone count too. Nothing imports upwards,
 from __future__ import annotations
 
 import ast
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {"alexkern": "alexkern", "kernels": "alexkern.kernels", "bench": "alexkern.bench"}  # folder: package
@@ -15,14 +17,15 @@ ROOMS = {"alexkern": "alexkern", "kernels": "alexkern.kernels", "bench": "alexke
 ORDER = (
     ("_cxx", "_environment", "_nvcc", "_sources", "_trees", "_version", "arithmetic", "files", "geometry", "ranges"),
     ("plan", "errors", "augmentation", "accuracy", "cost", "cache", "console", "drawing", "optional", "processor"),
+    ("backends.torch.philox",),
     ("measure", "references", "resampling", "verified"),
-    ("backends.building", "backends.extension"),
+    ("backends.building", "backends.extension", "backends.way"),
     ("backends.torch", "backends.cpu", "backends.cuda", "kernels"),
     ("backends",),
     ("trusted", "measure.memory"),
     ("dispatch",),
     ("ops",),
-    ("functional",),
+    ("functional", "captures"),
     ("nn",),
     ("fuse", "frozen", "compiler"),
     ("compare", "info", "graph", "models", "verify"),
@@ -37,6 +40,8 @@ ORDER = (
 # Where a module of ours may be imported by a name that is put together.
 COMPUTED = {"alexkern.dispatch", "alexkern.backends.extension", "alexkern.cli"}
 OTHERS = {"alexkern.optional"}  # imports what is not ours
+# Above dispatch, who names a backend: what says which memory the CPU's holds, and what only developers run.
+NAMING = ("", "info", "cost.__main__", "commands.tune", "tools", "bench")
 
 
 def modules() -> dict[str, Path]:
@@ -57,8 +62,11 @@ def imports(path: Path) -> set[str]:
     for node in nodes(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif called(node) and isinstance(node.args[0], ast.Constant):
+            names = [str(node.args[0].value)]
         else:
             continue
         for name in names:
@@ -78,20 +86,44 @@ def nodes(path: Path) -> list[ast.AST]:
     return [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
 
 
-def place(name: str) -> int:
-    """The place of a module in the order: that of the longest entry that it falls under."""
+PLACES = {entry: place for place, entries in enumerate(ORDER) for entry in entries}
+
+
+def entry(name: str, entries: Container[str]) -> str | None:
+    """The longest of the entries that a module falls under; "" is the package's own face alone."""
     inner = name.removeprefix("alexkern").removeprefix(".")
-    places = {entry: place for place, entries in enumerate(ORDER) for entry in entries}
-    while inner not in places:
-        assert inner, f"{name} has no place in the order"
+    while inner not in entries:
         inner = inner.rpartition(".")[0]
-        assert inner, f"{name} has no place in the order"
-    return places[inner]
+        if not inner:
+            return None
+    return inner
+
+
+def place(name: str) -> int:
+    found = entry(name, PLACES)
+    assert found is not None, f"{name} has no place in the order"
+    return PLACES[found]
 
 
 def test_nothing_imports_upwards() -> None:
     above = {(name, other) for name, others in graph().items() for other in others if place(other) > place(name)}
     assert not above, above
+
+
+def test_above_dispatch_no_backend_is_imported_by_name() -> None:
+    backends = tuple(f"alexkern.{name}" for name in ORDER[place("alexkern.backends.cpu")])
+    named = {
+        name
+        for name, others in graph().items()
+        if place(name) > place("alexkern.dispatch") and any(other.startswith(backends) for other in others)
+    }
+    assert not (found := {name for name in named if entry(name, NAMING) is None}), found
+
+
+def test_tools_are_for_commands_and_the_bench_alone() -> None:
+    users = {name for name, others in graph().items() if any(other.startswith("alexkern.tools") for other in others)}
+    found = {name for name in users if entry(name, ("commands", "cost.__main__", "bench", "tools")) is None}
+    assert users and not found, found
 
 
 def test_there_are_no_circles() -> None:
@@ -101,14 +133,17 @@ def test_there_are_no_circles() -> None:
     assert not left, {name: others for name, others in left.items()}
 
 
+def called(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Whether it is a call of import_module or __import__."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    return name in ("import_module", "__import__")
+
+
 def computed_imports(path: Path) -> bool:
     """Whether a file calls import_module or __import__ with anything but a whole name."""
-    for node in nodes(path):
-        if isinstance(node, ast.Call):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in ("import_module", "__import__") and not isinstance(node.args[0], ast.Constant):
-                return True
-    return False
+    return any(called(node) and not isinstance(node.args[0], ast.Constant) for node in nodes(path))
 
 
 def test_modules_of_ours_have_computed_names_in_few_places() -> None:
@@ -119,8 +154,11 @@ def test_modules_of_ours_have_computed_names_in_few_places() -> None:
 
 def test_a_planted_import_is_found(tmp_path: Path) -> None:
     lazy = tmp_path / "lazy.py"
-    lazy.write_text("def call():\n    from alexkern.ops import conv2d_relu\n    import alexkern.nn as n\n")
-    assert imports(lazy) == {"alexkern.ops.conv2d_relu", "alexkern.nn"}
+    lazy.write_text(
+        "def call():\n    from alexkern.ops import conv2d_relu\n    import alexkern.nn as n\n"
+        "    import_module('alexkern.fuse')\n"
+    )
+    assert imports(lazy) == {"alexkern.ops.conv2d_relu", "alexkern.nn", "alexkern.fuse"}
     nodes.cache_clear()
     lazy.write_text("import importlib\nimportlib.import_module(f'alexkern.{1}')\n")
     assert computed_imports(lazy)

@@ -29,7 +29,7 @@ ORDERS: dict[str, tuple[list[Any], list[str], list[int]]] = {
     "conv, ReLU, BN, pool": ([CONV, RELU, NORM, POOL], ["conv2d_relu", LONE], [2, 1, 1]),
     "conv, ReLU, LRN, pool": ([CONV, RELU, LRN, POOL], ["conv2d_relu", NORMALISED, LONE], [2, 1, 1]),
     "dropout, linear, ReLU": ([lambda: nn.Dropout(0.0), LINEAR, RELU], ["dropout", "linear_relu_dropout"], [1, 2]),
-    "linear, BN, ReLU": ([LINEAR, lambda: nn.BatchNorm1d(8), RELU], [], [1, 1, 1]),
+    "linear, BN, ReLU": ([LINEAR, lambda: nn.BatchNorm1d(8), RELU], [], [3]),
     "linear, ReLU, BN": ([LINEAR, RELU, lambda: nn.BatchNorm1d(8)], ["linear_relu_dropout"], [2, 1]),
 }
 

@@ -15,8 +15,18 @@ from alexkern.accuracy import assert_accurate
 from alexkern.nn import FusedSequential
 from support.backends import DEVICE, serving
 
+
+def compiled(plain: nn.Sequential) -> nn.Module:
+    torch._dynamo.reset()  # of one forward's code it compiles eight versions at most
+    return torch.compile(plain, backend="alexkern", fullgraph=True)
+
+
 Ways = dict[str, Callable[[nn.Sequential], nn.Module]]
-WAYS: Ways = {"fused": lambda plain: FusedSequential(*plain), "frozen": alexkern.freeze}
+WAYS: Ways = {
+    "fused": lambda plain: FusedSequential(*plain),
+    "frozen": alexkern.freeze,
+    "compiled": compiled,
+}
 # The convolution's settings and the window's, each pair with two numbers, none of which is another's.
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "kernel": ({"kernel_size": (3, 5)}, {"kernel_size": (2, 3)}),

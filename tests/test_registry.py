@@ -8,19 +8,25 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 import alexkern
 from alexkern import dispatch, functional
+from alexkern.arithmetic import DTYPES
+from alexkern.backends import cuda
 from alexkern.bench import bench_overhead, static_report
 from alexkern.bench.layers import LAYERS, Layers, Modules, Normalization
 from alexkern.commands import tune
+from alexkern.compiler import compile_graph
 from alexkern.nn import Match, match
 from alexkern.ops.registry import OPERATORS, served
+from alexkern.references.reference import Case, Reference
+from alexkern.tools import rehearsal
 from alexkern.tools.workloads import having, workloads
 from support import oracle, routes, seventh
 from support.backends import serving
@@ -48,7 +54,7 @@ LACKING = f"this version of alexkern has no {{}} kernel for {seventh.NAME}"
 
 def test_dispatch_and_info_have_it(planted: str) -> None:
     others = {name: LACKING.format(name) for name in dispatch.PACKAGES if name != "torch"}
-    assert dispatch.explain(OPERATORS, torch.device("cpu"))[-1] == (planted, "torch", others, ())
+    assert dispatch.explain(OPERATORS, torch.device("cpu"))[-1] == dispatch.Explanation(planted, "torch", others)
     assert serving(planted) == ["torch"]
     report = str(alexkern.info())
     assert f"\n{planted}\n  served by torch\n" in report and all(why in report for why in others.values())
@@ -86,6 +92,30 @@ def test_fused_layers_have_it(planted: str, operators: list[str]) -> None:
     assert operators == [planted, "conv2d_relu", planted]  # the snapshot's convolution is oneDNN's
 
 
+def test_the_compilers_backend_has_it(planted: str) -> None:
+    """Called as a module or as a function, in a network of any style."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.sign = nn.Conv2d(3, 4, 3), nn.Softsign()
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return F.softsign(self.sign(self.conv(image)).flatten(1))
+
+    net, image, graphs = Net(), torch.randn(1, 3, 8, 8), []
+
+    def backend(module: fx.GraphModule, inputs: list[Any]) -> Any:
+        graphs.append(module.graph)
+        return compile_graph(module, inputs)
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(net, backend=backend)(image), net(image))
+    (graph,) = graphs
+    assert [node.target for node in graph.nodes].count(seventh.softsign) == 2
+
+
 def test_the_conformance_suite_has_it(planted: str) -> None:
     """From its entry it knows a case, which fails until the oracle says what is right."""
     (case,) = cases(planted)
@@ -108,6 +138,21 @@ def test_the_bench_has_it(planted: str) -> None:
         trial = bench_overhead._trial(planted, route, CPU)
         for variant in ("alexkern", "backend alone"):
             trial.check(variant, trial.prepare(variant)())
+
+
+def test_the_rehearsal_of_launches_has_it(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cuda backend does: the cases of its reference, in every dtype and both memory formats."""
+    assert not any(OPERATORS[planted] in call.args for call in rehearsed())
+    monkeypatch.setattr(cuda, "__path__", [*cuda.__path__, seventh.PLACE])
+    monkeypatch.setattr(seventh.Softsign, "reference", Reference((Case("small", ((1, 8, 9, 9),)),), (), F.softsign))
+    calls = [call for call in rehearsed() if OPERATORS[planted] in call.args]
+    assert len(calls) == 2 * len(DTYPES)
+    for call in calls:
+        call()
+
+
+def rehearsed() -> list[Any]:
+    return list(rehearsal._calls())
 
 
 @dataclass(frozen=True)

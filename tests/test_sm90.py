@@ -22,7 +22,7 @@ from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import sm90 as model
 from alexkern.cost.chips import CHIPS, Chip, like
-from alexkern.cost.sm90 import Choice, Work, block_k_of, choose, modelled_cycles
+from alexkern.cost.sm90 import BLOCK_N, Choice, Work, block_k_of, choose, modelled_cycles
 from alexkern.geometry import Geometry
 from support import oracle, routes, sm90_page
 from support.backends import DEVICE, HALVES, serving
@@ -294,6 +294,24 @@ def test_nan_and_infinities_stay_where_they_belong(generator: torch.Generator) -
     wanted = reference.forward(x.float(), w.float(), None, *args)
     assert torch.equal(output.isnan(), wanted.isnan())
     assert torch.equal(output.isinf(), wanted.isinf())
+
+
+@pytest.mark.parametrize("block_n", BLOCK_N)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_the_same_bits_where_sums_are_exact(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, block_n: int, generator: torch.Generator
+) -> None:
+    """Bias, ReLU, one rounding, and every value in its place: of NaN a NaN, of negatives +0, however small they are."""
+    force(monkeypatch, block_n, 1)
+    pixels = torch.randint(-4, 5, (1, 64, 10, 15), generator=generator).double()
+    filters = torch.randint(-1, 2, (block_n + 8, 64, 1, 1), generator=generator).double()
+    biases = torch.tensor([0.0, -0.0, 0.3, -1e-7, 1e-7, 1000.1, math.inf, -math.inf, math.nan, -7.3, 2.5])
+    x, w = (tensor.to(dtype).to(DEVICE, memory_format=torch.channels_last) for tensor in (pixels, filters))
+    b = biases.repeat(25)[: block_n + 8].to(dtype).to(DEVICE)
+    output = conv2d_relu.forward(x, w, b, (1, 1), (0, 0), (1, 1), 1)
+    wanted = (torch.einsum("nchw,kcij->nkhw", x.float(), w.float()) + b.float().view(-1, 1, 1)).relu().to(dtype)
+    assert torch.equal(output.isnan(), wanted.isnan())
+    assert torch.equal(output.nan_to_num().view(torch.int16), wanted.nan_to_num().view(torch.int16))
 
 
 FALLBACKS = {

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 import alexkern
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import winograd
-from alexkern.backends.cpu.crossovers import CONVOLUTIONS
-from alexkern.frozen.convolution import FrozenConvolution, InTiles
+from alexkern.backends.cpu.crossovers import CONVOLUTIONS, kernels
+from alexkern.backends.cpu.packed_conv2d import InTiles
+from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.geometry import Geometry
 
 MISSING = cpu.missing("cpu", torch.float32)
-ISA = None if MISSING is not None else cpu.native().isa()
+ISA = None if MISSING is not None else kernels()
 served = pytest.mark.skipif(
     ISA is None or "packed" not in CONVOLUTIONS[ISA], reason=f"no convolution in fewer products: {MISSING or ISA}"
 )

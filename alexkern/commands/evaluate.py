@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print it; 1 where an image cannot be read or the picture not be drawn."""
-    place = device(args.device)
-    model = network(args.weights, args.model).to(place).eval()
+    on = device(args.device)
+    model = network(args.weights, args.model).to(on).eval()
     problems: list[tuple[str, str]] = []
     try:
         samples = _samples(args.data, model)
@@ -50,15 +50,12 @@ def run(args: argparse.Namespace) -> int:
             size=seen.crop_size, resize=seen.resize_size, mean=seen.mean, std=seen.std, ten_crops=args.ten_crops
         )
         order = BatchOrder(len(samples), args.batch_size, shuffle=False)
-        loader = Loader(samples, order, bound=settings.decoded_size, workers=max(0, args.workers), device=place)
+        loader = Loader(samples, order, bound=settings.decoded_size, workers=max(0, args.workers), device=on)
         found = confusion(model, samples.classes, loader, settings, problems.extend)
     except (DataError, TrainingError) as error:
         raise CommandError(str(error)) from None
     except RuntimeError as error:
-        reason = cause(error)
-        if reason is None:
-            raise
-        raise CommandError(reason, EXIT_PARTLY) from None
+        raise CommandError(cause(error), EXIT_PARTLY) from None
     for path, reason in problems:
         print(printable(f"alexkern evaluate: {path}: {reason}; left out"), file=sys.stderr)
     if args.json:
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _samples(source: str, model: AlexNet) -> Samples:
-    """The images, with labels in the order of the network's classes: by their names, or by place where it has none."""
+    """The images, with labels in the order of the network's classes: by their names, or by number where it has none."""
     samples = find_samples(source, model.classes)
     count = len(model.get_parameter(f"{HEAD}.bias"))
     if len(samples.classes) != count:

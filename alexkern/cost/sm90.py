@@ -20,9 +20,9 @@ SMALL_BLOCK_K, LARGE_BLOCK_K = 48, 64
 MOST_BLOCK_N = 128  # of a tile whose steps are small
 
 START_CYCLES, LAUNCH_CYCLES = 1500.0, 4000.0  # that no tile overlaps: of a launch, and of one more
-# Of a tile's end, while nothing is multiplied, and of each of its columns: 45 instructions and 2.65 a column, of two
+# Of a tile's end, while nothing is multiplied, and of each of its columns: 50 instructions and 2.35 a column, of two
 # warps that take turns.
-FINISH_CYCLES, FINISH_COLUMN_CYCLES = 90.0, 5.3
+FINISH_CYCLES, FINISH_COLUMN_CYCLES = 100.0, 4.7
 MOST_SPLITS = 64
 LEAST_STEPS = 4  # of a split
 WORTH_A_CLUSTER = 0.95  # of the time without: blocks that wait for each other are not in the model

@@ -85,6 +85,6 @@ def collate(items: Sequence[Item]) -> Batch:
     else:  # as torch's own collate does; new shared memory is zero
         shared = torch.UntypedStorage._new_shared(math.prod(shape))
         images = torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
-    for place, (pixels, _) in zip(images.numpy(), good, strict=True):
-        place[: pixels.shape[0], : pixels.shape[1]] = pixels
+    for slot, (pixels, _) in zip(images.numpy(), good, strict=True):
+        slot[: pixels.shape[0], : pixels.shape[1]] = pixels
     return Batch(images, sizes, torch.tensor([label for _, label in good], dtype=torch.int64), damaged)

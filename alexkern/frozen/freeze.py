@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from alexkern.errors import argument_error
-from alexkern.frozen import images
+from alexkern.frozen import captured, images
 from alexkern.frozen.convolution import Plan
 from alexkern.frozen.linear import settle
-from alexkern.frozen.modules import FROZEN, FrozenSequential
+from alexkern.frozen.modules import FROZEN, Frozen, FrozenSequential
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -28,8 +28,9 @@ def freeze(
     """An inference snapshot of a model: the same modules, run by weights packed for the device.
 
     Every nn.Sequential and FusedSequential in a copy of the model becomes a FrozenSequential, with the same children,
-    in which ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` run at once. Every other nn.Conv2d
-    and nn.Linear, wherever the model's own code calls it, becomes a subclass and runs alone. On a CPU, filters of
+    in which ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, BatchNorm1d][, ReLU]`` run at once. Every
+    other nn.Conv2d and nn.Linear, wherever the model's own code calls it, becomes a subclass and runs alone, or, with
+    an example, in the runs of the graph that torch.compile captures of it (docs/any-network.md). On a CPU, filters of
     float32 and bfloat16 are reordered into the blocks that oneDNN's kernels read, and 3x3 and 5x5 ones of float32 also
     for a convolution in fewer products (docs/snapshots.md); elsewhere they are laid out channels_last and run by
     alexkern.functional. The numbers stay those of the model's dtype. Images are channels_last from the first step to
@@ -48,7 +49,8 @@ def freeze(
 
     Args:
         model: any module, in any mode. It is not changed.
-        example: a batch as the model will get it; weights are then laid out for its sizes now, not at the first call.
+        example: a batch as the model will get it; weights are then laid out for its sizes now, not at the first call,
+            and a module whose own forward calls its layers is captured.
         mean, std: of each channel, in units of 0 to 1: a byte x becomes (x / 255 - mean) / std, and the convolution's
             padding is 0 behind that. The model has to hand its images to its first nn.Conv2d as they are.
 
@@ -80,13 +82,26 @@ def freeze(
             head = next((name for name, child in children if child is first), None)
             heads += head is not None
             module.__class__, module._plan = kind, Plan(head, bytes_to)
+    whole = [] if example is None else [*captured.outermost(snapshot)]
+    for module in whole:
+        module.__class__ = captured.captured(type(module))
+    later = {child for module in whole for child in module.modules()}  # by the runs that the graph has
+    for module in modules:
+        if isinstance(module, Frozen) and module not in later:
             module._current()
     if not heads and (mean is not None or std is not None):
         want = "None where the model has no nn.Conv2d that takes its images"
         raise argument_error("freeze", "std" if mean is None else "mean", repr(std if mean is None else mean), want)
     if example is not None:
-        with torch.inference_mode():
-            snapshot(example)
+        for mode in (torch.inference_mode, torch.no_grad) if whole else (torch.inference_mode,):
+            with mode():  # each has a graph of its own
+                snapshot(example)
+        alone = [module for module in whole if not captured.has_packed(module)]
+        for module in alone:
+            captured.release(module)
+        if alone:
+            with torch.inference_mode():
+                snapshot(example)
     return snapshot
 
 

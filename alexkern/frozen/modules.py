@@ -4,7 +4,9 @@ stand outside of them."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, takewhile
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -16,10 +18,10 @@ from torch.autograd import forward_ad
 
 from alexkern import dispatch
 from alexkern.frozen import images
-from alexkern.frozen.convolution import FrozenConvolution, Plan, folds, symmetric_padding
+from alexkern.frozen.convolution import FrozenConvolution, Plan, symmetric_padding
 from alexkern.frozen.linear import FrozenLinear, settle
-from alexkern.frozen.step import ByOperator, PackedRun, Passing, Run, Step, tensors_of
-from alexkern.nn import FusedSequential, Match, changed_layers, match, watcher, why_not_bare
+from alexkern.frozen.step import ByOperator, PackedRun, Passing, Run, Step, folds, tensors_of
+from alexkern.nn import FusedSequential, Match, Weighed, changed_layers, match, watcher, why_not_bare
 from alexkern.ops.convolution import misfit_of
 from alexkern.plan import is_channels_last
 
@@ -29,7 +31,7 @@ from alexkern.plan import is_channels_last
 CHUNK_BYTES = 12 * 2**20
 
 
-class Frozen(nn.Module):
+class Frozen(Weighed):
     """A module that runs by packed weights. Made by :func:`freeze`.
 
     It and its children are the model's, and may be looked at, called, hooked, changed and loaded as ever. Steps stand
@@ -44,11 +46,14 @@ class Frozen(nn.Module):
         """What steps are to be made of."""
         return self._modules
 
-    def _run(self, steps: list[Any], input: Any) -> Any:
+    def _run(self, steps: list[Any], input: Any, gains: list[bool] | None = None) -> Any:
+        """gains: of the steps, to be added to where somebody wants to know."""
         restore = False  # whether the value is channels_last only because we made it so
-        head = self._modules.get(self._plan.head or "")
+        head = self._head()
         for step in steps:
             if step.takes(input):
+                if gains is not None:
+                    gains.append(step.gains(input))
                 if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
                     restore = not step.channels_last
                     if step.images is None:
@@ -62,17 +67,22 @@ class Frozen(nn.Module):
                 input = step.one_by_one(self._prepared(input) if step.modules[0] is head else input)
         return input.contiguous() if restore else input
 
+    def _head(self) -> nn.Module | None:
+        """The model's first convolution, if it is here."""
+        return self._modules.get(self._plan.head or "")
+
     def _prepared(self, input: Any) -> Any:
         """For the first convolution to get what a plain one takes."""
-        head = None if self._plan.head is None else self._layers().get(self._plan.head)
+        head = self._head()
         if not isinstance(head, nn.Conv2d) or not isinstance(input, Tensor):
             return input
-        return images.prepared(input, next(head.parameters()).dtype, self._plan.bytes_to)
+        return images.prepared(input, head.weight.dtype, self._plan.bytes_to)
 
     def _current(self) -> Packed:
         """The steps, made anew where the children are not what they were."""
         packed = _PACKED.get(self)
         if packed is None or not packed.is_current(list(self._modules.values()) or packed.children):
+            self._gains = {}
             with torch.inference_mode(False), torch.no_grad():
                 packed = _PACKED[self] = Packed(self._layers(), self._plan)
         return packed
@@ -95,8 +105,14 @@ class FrozenSequential(Frozen, FusedSequential):
     """A FusedSequential that runs by packed weights, made of its children."""
 
     def forward(self, input: Any) -> Any:
+        key = self._key(input)
+        known = key is None or self._gains.get(key)
+        if known is False:
+            return self._plain(input)
         if not _is_undisturbed(input):
-            return super().forward(self._prepared(input))
+            if is_capturing():  # which packs chains of torch's calls, beyond one Sequential
+                return self._plain(self._prepared(input))
+            return self._fused(self._prepared(input))
         packed = self._current()
         steps, leading = packed.steps, packed.leading
         if leading and input.dim() == 4 and len(input) > 1 and input.device.type == "cpu":
@@ -104,7 +120,11 @@ class FrozenSequential(Frozen, FusedSequential):
             if chunks > 1:
                 input = torch.cat([self._run(steps[:leading], images) for images in input.chunk(chunks)])
                 steps = steps[leading:]
-        return self._run(steps, input)
+        gains: list[bool] = []
+        output = self._run(steps, input, gains)
+        if known is None:
+            self._keep(key, any(gains) or steps is not packed.steps)
+        return output
 
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)
@@ -125,13 +145,20 @@ class FrozenLayer(Frozen):
     __prepare_scriptable__ = FusedSequential.__prepare_scriptable__
 
     def forward(self, input: Any) -> Any:
-        if _is_undisturbed(input) and (step := self.step()).takes(input):
+        key = self._key(input)
+        known = key is None or self._gains.get(key)
+        if known is not False and _is_undisturbed(input) and (step := self.step()).takes(input):
+            if known is None:
+                self._keep(key, step.gains(input))
             return self._run([step], input)
         return super().forward(self._prepared(input))
 
     def step(self) -> Any:
         """What runs in its place. Where it has become another class since, as parametrizations make it, that is it."""
         return self._current().steps[0]
+
+    def _head(self) -> nn.Module | None:
+        return None if self._plan.head is None else self
 
     def _layers(self) -> dict[str, Any]:
         """torch's own layer, which is this one but for the class: all else they share."""
@@ -140,8 +167,9 @@ class FrozenLayer(Frozen):
         return {"": layer}
 
     def extra_repr(self) -> str:
-        step = self.step()
-        return ", ".join([super().extra_repr(), *([step.describe()] if isinstance(step, PackedRun) else [])])
+        packed = _PACKED.get(self)  # of one in a captured graph nothing, mostly
+        steps = [] if packed is None else [step for step in packed.steps if isinstance(step, PackedRun)]
+        return ", ".join([super().extra_repr(), *(step.describe() for step in steps)])
 
 
 class PackedConv2d(FrozenLayer, nn.Conv2d):
@@ -158,6 +186,26 @@ FROZEN: dict[type, type[Frozen]] = {
     nn.Conv2d: PackedConv2d,
     nn.Linear: PackedLinear,
 }
+
+
+_thread = threading.local()
+
+
+@contextmanager
+def capturing() -> Iterator[None]:
+    """For what torch.compile traces in this thread to be a snapshot's own graph (alexkern/frozen/captured.py)."""
+    before, _thread.captures = is_capturing(), True
+    try:
+        yield
+    finally:
+        _thread.captures = before
+
+
+def is_capturing() -> bool:
+    return torch.compiler.is_compiling() and getattr(_thread, "captures", False)
+
+
+is_capturing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _is_undisturbed(input: Any) -> bool:
@@ -206,7 +254,7 @@ def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
     first, *rest = children
     kind = type(first)
     convolves = kind is nn.Conv2d and symmetric_padding(first) is not None and first.in_channels > 0
-    norm = rest.pop(0) if convolves and rest and folds(rest[0]) else None
+    norm = rest.pop(0) if rest and (convolves or kind is nn.Linear) and folds(rest[0], kind) else None
     run, found, why_plain = (first,), None, match([first, *rest], 0, changed_layers())
     if isinstance(why_plain, Match):
         run, found, why_plain = why_plain.modules, why_plain, ""
@@ -216,7 +264,7 @@ def _step(children: Sequence[Any], name: str, plan: Plan) -> Step:
     if convolves:
         return FrozenConvolution(first, norm, found, name, plan)
     if kind is nn.Linear:
-        return FrozenLinear(first, found)
+        return FrozenLinear(first, norm, found)
     if kind in (nn.Dropout, nn.AdaptiveAvgPool2d):
         return Passing(first, why_plain="hands on its input")
     why_plain = (misfit_of(first) or "padding") if kind is nn.Conv2d else why_plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,36 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from alexkern import dispatch
+from alexkern.backends.way import Way
 from alexkern.errors import argument_error
-from alexkern.nn import Match
+from alexkern.nn import Match, is_bare
 from alexkern.ops.checks import FLOATING
-
-
-class Way:
-    """One way to run a layer, made for it by `pack`."""
-
-    weight: Tensor  # as this way reads it
-    words: str  # for the repr
-
-    @classmethod
-    def pack(cls, step: Any, weight: Tensor, /) -> Way | None:
-        """For a step with a weight as torch has it; None where this way is not for such a layer, or not to be had."""
-        return cls(step, weight)  # type: ignore[call-arg]
-
-    def serves(self, input: Tensor, /) -> bool:
-        """Whether the way may be taken, and pays."""
-        return True
-
-    def __call__(self, input: Tensor, /) -> Tensor | None:
-        """The step's output; None where it has to come from a later way after all."""
-        raise NotImplementedError
-
-
-def onednn_serves(weight: Tensor) -> bool:
-    """Whether oneDNN's operators take such weights."""
-    half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return bool(on_cpu and (weight.dtype == torch.float32 or half))
 
 
 class Step:
@@ -50,8 +24,16 @@ class Step:
     def __init__(self, *modules: Any, why_plain: str = ""):
         self.modules, self.why_plain = modules, why_plain
 
+    def __setstate__(self, state: object) -> None:
+        """No copy has steps. Older snapshots had: modules, in place of their children."""
+        raise RuntimeError("alexkern.freeze: a snapshot of another version of alexkern; freeze the model again")
+
     def takes(self, input: Any) -> bool:
         """Whether the step runs at once, in place of its children."""
+        return False
+
+    def gains(self, input: Tensor) -> bool:
+        """Whether that saves more time than it costs over torch's own calls, on a CPU."""
         return False
 
     def one_by_one(self, input: Any) -> Any:
@@ -88,7 +70,7 @@ class ByOperator(Run):
 
     def __init__(self, found: Match):
         super().__init__(*found.modules)
-        self.name = found.operator.name
+        self.name, self.gains = found.operator.name, found.gains  # type: ignore[method-assign]
         self.pools = type(found.modules[0]) is nn.MaxPool2d
         self.by_image = self.pools or type(found.modules[0]) is nn.LocalResponseNorm
         arguments = found.operator.arguments(*found.modules)
@@ -116,18 +98,44 @@ class Passing(Run):
         return input
 
 
+NORMS = {nn.Conv2d: nn.BatchNorm2d, nn.Linear: nn.BatchNorm1d}
+
+
+def folds(norm: Any, layer: type) -> bool:
+    """Whether a module behind a layer of a class is a scale and a shift of its channels."""
+    return type(norm) is NORMS.get(layer) and is_bare(norm) and not norm.training and norm.running_var is not None
+
+
+def folded(layer: nn.Conv2d | nn.Linear, norm: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer with the normalisation behind it, rounded once."""
+    weight, bias = layer.weight.detach(), layer.bias
+    if norm is None:
+        return weight, bias
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = ((0 if bias is None else bias.double()) - norm.running_mean.double()) * scale
+    shift = shift if norm.bias is None else shift + norm.bias
+    filters = weight.double() * scale.view(-1, *(1 for _ in weight.shape[1:]))
+    return filters.to(weight.dtype), shift.to(weight.dtype)
+
+
 class PackedRun(Run):
     """A layer with a weight, and what follows it. found: what they are without a normalisation; None for it alone."""
 
-    ALONE: ClassVar[str]  # the function of a layer with nothing behind it
-    WAYS: ClassVar[Sequence[type[Way]]]  # in the order in which they are asked; the last serves everything
+    LAYER: ClassVar[str]  # the function of a layer with nothing behind it
+    PLAIN: ClassVar[type[Way]]  # asked behind those of the backends, if none of these serves everything
 
     def __init__(self, weight: Tensor, bias: Tensor | None, found: Match | None, *modules: Any):
         super().__init__(*modules)
         self.found, self.relu = found, found is not None
         self.bias = None if bias is None else bias.detach().contiguous()
-        self.by_onednn = onednn_serves(weight)
-        self.ways = [way for kind in self.WAYS if (way := kind.pack(self, weight)) is not None]
+        self.ways: list[Way] = []
+        for kind in (*dispatch.ways(self.LAYER), self.PLAIN):
+            way = kind.pack(self, weight)
+            self.ways += [] if way is None else [way]
+            if way is not None and way.serves_all:
+                break
+        self.trusting = any(way.trusts for way in self.ways)
 
     @property
     def weight(self) -> Tensor:
@@ -144,7 +152,7 @@ class PackedRun(Run):
         raise AssertionError("the last way serves everything")
 
     def check(self, input: Tensor, channels: int, dimension: int) -> None:
-        """oneDNN's operators and csrc/cpu trust their arguments."""
+        """What a way that trusts its input may count on."""
         if input.dtype != self.weight.dtype or input.device != self.weight.device:
             want = f"{self.weight.dtype} on {self.weight.device}, as frozen"
             raise argument_error("freeze", "input", f"{input.dtype} on {input.device}", want)
@@ -160,4 +168,4 @@ class PackedRun(Run):
         operator = None if self.found is None else self.found.operator.name
         plain = "torch" if operator is None else dispatch.resolve_name(operator, self.weight)
         ways = " or ".join(plain if way.words == "plain" else way.words for way in self.ways)
-        return operator or self.ALONE, ways, ""
+        return operator or self.LAYER, ways, ""

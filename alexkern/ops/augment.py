@@ -110,7 +110,7 @@ def augment(
         dtype=dtype,
         space_to_depth=bool(space_to_depth),
     )
-    place = _seed(seed, images.device)
+    drawn = _seed(seed, images.device)
     shapes = _sizes(sizes, images)
     if len(images) == 0:
         return torch.empty(policy.shape(0), dtype=dtype, device=images.device, memory_format=torch.channels_last)
@@ -118,7 +118,7 @@ def augment(
     setting = "torch" if torch._C._are_functorch_transforms_active() else dispatch.current_backend()
     serving = dispatch.serving(setting, NAME, images.device, dtype)
     with torch.no_grad():
-        batch: Tensor = dispatch.implementation(serving, NAME).forward(images, shapes, place, policy)
+        batch: Tensor = dispatch.implementation(serving, NAME).forward(images, shapes, drawn, policy)
     return batch
 
 
@@ -133,8 +133,8 @@ def pad(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     sizes = torch.tensor([image.shape[:2] for image in images])
     most = sizes.amax(dim=0).tolist()
     batch = torch.zeros((len(images), *most, 3), dtype=torch.uint8, device=images[0].device)
-    for place, image in zip(batch, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
+    for slot, image in zip(batch, images, strict=True):
+        slot[: image.shape[0], : image.shape[1]] = image
     return batch, sizes.to(batch.device)
 
 

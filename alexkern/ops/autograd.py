@@ -30,30 +30,27 @@ def is_derived(grad: Tensor) -> bool:
 
 
 def eager_function(op: Description, definition: ModuleType) -> Callable[..., Any]:
-    """Route 2. apply(backend, params, *tensors) -> output
+    """Route 2. apply(call, *tensors) -> output; call: the backend, and all its arguments.
 
-    The parameters come as one argument: torch looks at every one, and wants a gradient for each back.
+    Those come as one: torch looks at each, and wants a gradient back for it. Of the tensors it sees those that may have
+    a gradient.
     """
     has_offsets, save = op.has_offsets, op.save
-    padding = (None,) * (op.num_tensors - op.num_differentiable)  # gradients of the tensors that have none
 
-    def forward(ctx: Any, backend: ModuleType, params: tuple[Any, ...], *tensors: Tensor | None) -> Tensor:
-        args = (*tensors, *params)
+    def forward(ctx: Any, call: tuple[ModuleType, tuple[Any, ...]], *tensors: Tensor | None) -> Tensor:
+        backend, args = call
         outputs = backend.forward(*args)
         if not has_offsets:
             outputs = (outputs,)
         saved, params = save(args, outputs)
-        while saved[-1] is None:  # who draws the graph asks whatever is saved for its size
-            saved, params = saved[:-1], (None, *params)
         ctx.save_for_backward(*saved)
-        ctx.backend, ctx.params = backend, params
+        ctx.call = backend, params
         return outputs[0]
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[2 : 2 + op.num_differentiable]
-        backend, grad = (definition, grad) if is_derived(grad) else (ctx.backend, grad.resolve_neg())
-        grads = backend.backward(grad, *ctx.saved_tensors, *ctx.params, needs)
-        return (None, None, *grads, *padding)
+        (backend, params), needs = ctx.call, ctx.needs_input_grad[1:]
+        backend, grad = (definition, grad) if is_derived(grad) else (backend, grad.resolve_neg())
+        return (None, *backend.backward(grad, *ctx.saved_tensors, *params, needs))
 
     class_name = "".join(part.capitalize() for part in op.name.split("_"))
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}

@@ -25,23 +25,39 @@ def floating(operator: str, argument: str, value: Any) -> None:
         raise TypeError(f"alexkern.{operator}: {argument} must be a Tensor, got {type(value).__name__}")
     if value.dtype not in FLOATING:
         raise argument_error(operator, f"{argument}'s dtype", value.dtype, "float32, float16, bfloat16 or float64")
-    if value.layout != torch.strided:
+    if value.layout is not torch.strided:
         raise argument_error(operator, f"{argument}'s layout", value.layout, "torch.strided")
+
+
+def operands(operator: str, input: Any, weight: Any, bias: Any) -> None:
+    """Strided tensors of one dtype that the operators compute in, on one device; bias may be None."""
+    if isinstance(input, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor)):
+        dtype, strided = input.dtype, torch.strided
+        if (
+            dtype in FLOATING
+            and input.layout is strided
+            and weight.dtype is dtype
+            and weight.layout is strided
+            and (bias is None or (bias.dtype is dtype and bias.layout is strided))
+        ):
+            # Devices are slow to make and compare.
+            if input.is_cpu and weight.is_cpu and (bias is None or bias.is_cpu):
+                return
+            if input.device == weight.device and (bias is None or input.device == bias.device):
+                return
+    floating(operator, "input", input)
+    like_input(operator, "weight", weight, input)
+    if bias is not None:
+        like_input(operator, "bias", bias, input)
 
 
 def like_input(operator: str, argument: str, value: Any, input: Tensor) -> None:
     """`value` is a strided tensor with `input`'s dtype on `input`'s device; `input` has been found to be a good one."""
-    if (
-        isinstance(value, Tensor)
-        and value.dtype is input.dtype
-        and ((value.is_cpu and input.is_cpu) or value.device == input.device)  # devices are slow to make and compare
-        and value.layout is torch.strided
-    ):
-        return
     floating(operator, argument, value)
     if value.dtype != input.dtype:
         raise argument_error(operator, f"{argument}'s dtype", value.dtype, f"input's, {input.dtype}")
-    raise argument_error(operator, f"{argument}'s device", value.device, f"input's, {input.device}")
+    if value.device != input.device:
+        raise argument_error(operator, f"{argument}'s device", value.device, f"input's, {input.device}")
 
 
 def pair(operator: str, argument: str, value: Any, minimum: int) -> Pair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from alexkern.errors import argument_error
 from alexkern.geometry import Geometry, Pair
 from alexkern.ops import checks
 from alexkern.ops.autocast import autocast
+from alexkern.ops.layer import Layer, example
 from alexkern.ops.pooling import rounded_up, window_arguments
 
 Shape = tuple[int, ...]
@@ -26,26 +28,45 @@ def convolution_of(conv: nn.Conv2d) -> dict[str, Any]:
             "padding": conv.padding, "dilation": conv.dilation, "groups": conv.groups}  # fmt: skip
 
 
+def read(
+    input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Layer:
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "padding_mode": "zeros"}
+    parameters = {"weight": weight, "bias": bias}
+    return Layer(kind=nn.Conv2d, _parameters=parameters, in_channels=example(weight).shape[1] * groups, **settings)
+
+
+SPELLINGS = {torch.conv2d: read, F.conv2d: read}
+
+
+def geometry_of(images: Sequence[int], conv: Any) -> Geometry:
+    """Of a layer over images of a shape; padding "same" as if it were symmetric."""
+    N, C, H, W = images if len(images) == 4 else (1, *images)
+    K, _, R, S = conv.weight.shape
+    stride, dilation = (checks.pair("conv2d", name, getattr(conv, name), 1) for name in ("stride", "dilation"))
+    padding = conv.padding if conv.padding != "valid" else 0
+    padding = (dilation[0] * (R - 1) // 2, dilation[1] * (S - 1) // 2) if padding == "same" else padding
+    return Geometry(N, C, H, W, K, R, S, stride, checks.pair("conv2d", "padding", padding, 0), dilation, conv.groups)
+
+
 def misfit_of(conv: nn.Conv2d) -> str | None:
     """What keeps a layer from being one of the operators' convolutions; without channels in, torch's has none out."""
     return "padding_mode" if conv.padding_mode != "zeros" else None if conv.in_channels else "in_channels"
 
 
 def convolution_arguments(
-    operator: str, input: Any, weight: Any, bias: Any, *numbers: Any, pooling: Pooling | None = None
-) -> tuple[Any, ...]:
+    operator: str, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any,
+    pooling: Pooling | None = None,
+) -> tuple[Any, ...]:  # fmt: skip
     """The arguments as the kernels want them: autocast applied, pairs of ints.
 
-    numbers: stride, padding, dilation, groups. pooling: of what follows, for which the output has to be large enough;
-    it comes last in the result, ceil_mode as whether it makes a difference.
+    pooling: of what follows, for which the output has to be large enough; it comes last in the result, ceil_mode as
+    whether it makes a difference.
     """
-    stride, padding, dilation, groups = numbers
-    checks.floating(operator, "input", input)
     if torch._C._is_any_autocast_enabled():
+        checks.floating(operator, "input", input)
         input, weight, bias = autocast(input, weight, bias)
-    checks.like_input(operator, "weight", weight, input)
-    if bias is not None:
-        checks.like_input(operator, "bias", bias, input)
+    checks.operands(operator, input, weight, bias)
     # Numbers that can be looked up as they are, the usual ones, become pairs where they are first seen.
     if not type(stride) is type(padding) is type(dilation) is type(groups) is int:
         groups = checks.integer(operator, "groups", groups)
@@ -57,10 +78,20 @@ def convolution_arguments(
             padding = checks.pair(operator, "padding", padding, 0)
     if pooling is not None and not type(pooling[0]) is type(pooling[1]) is type(pooling[2]) is int:
         pooling = *window_arguments(operator, *pooling[:3], 1, prefix="pool_")[:3], pooling[3]
-    shapes = input.shape, weight.shape, None if bias is None else bias.shape
-    key = (operator, *shapes, pooling, stride, padding, dilation, groups)
+    filters = weight.shape
+    key = (
+        operator,
+        input.shape,
+        filters,
+        None if bias is None else bias.shape,
+        pooling,
+        stride,
+        padding,
+        dilation,
+        groups,
+    )
     checked = checks.remembered(_checked_numbers, input, key)
-    if shapes[1][1] == 0:  # no products: the bias alone, as of one channel of zeros a group
+    if filters[1] == 0:  # no products: the bias alone, as of one channel of zeros a group
         input, weight = F.pad(input, (0, 0, 0, 0, 0, groups)), F.pad(weight, (0, 0, 0, 0, 0, 1))
     return input, weight, bias, *checked
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from alexkern.ops.layer import Reader
 from alexkern.plan import Spec, like
 from alexkern.references.reference import Reference
 
@@ -41,6 +43,8 @@ class Description:
     multiplies: ClassVar[bool]  # whether it is a matrix product
 
     layers: ClassVar[tuple[Layers, ...]]  # the runs of a Sequential's children that it stands for
+    # torch's functions and methods for the first of those, each with what reads a call of it in a graph.
+    spellings: ClassVar[Mapping[Any, Reader]] = {}
     example: ClassVar[Example]
     reference: ClassVar[Reference | None] = None  # what `alexkern verify` holds its backends to
 
@@ -58,12 +62,16 @@ class Description:
         """What the public function takes behind the input, for a run of such layers."""
         raise NotImplementedError
 
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        """Whether a backend, with a `gains` of its own, saves more than a call costs over torch's, for such layers."""
+        return True
+
     def plan(self, *args: Any) -> tuple[Spec, ...]:
-        """The outputs' places, offsets included."""
+        """How the outputs lie in memory, offsets included."""
         return (like(args[0]),)
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
-        """The gradients' places, for everything that may have one: those of input, weight and bias, if not others."""
+        """How the gradients lie in memory, of all that may have one: as input, weight and bias, if not others."""
         if not self.multiplies:
             return (like(args[0]),)
         input, weight, *_ = args

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.ops import checks, seed
 from alexkern.ops.description import ROWS, Example
+from alexkern.ops.layer import Layer
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec
 from alexkern.references.dropout import REFERENCE
@@ -45,11 +48,16 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return OPERATOR(input, seed.draw(input.device), p)
 
 
+def read(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Layer:
+    return Layer(kind=nn.Dropout, p=p, training=training, inplace=inplace)
+
+
 class Dropout(Operator):
     name = "dropout"
     schema = "Tensor input, Tensor seed, float p"
     backward_schema = "Tensor seed, SymInt[] output_stride, float p"
     layers = ((nn.Dropout,),)
+    spellings = {F.dropout: read}
     reference = REFERENCE
     example = Example((ROWS,), (0.5,), (0.5,), seeded=True)
 
@@ -58,6 +66,9 @@ class Dropout(Operator):
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         return {"p": modules[0].p, "training": modules[0].training}
+
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        return bool(modules[0].training)  # else it hands on its input
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         _, output_stride, _ = args

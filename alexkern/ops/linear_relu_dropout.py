@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from alexkern.errors import argument_error
 from alexkern.ops import checks, seed
 from alexkern.ops.autocast import autocast
 from alexkern.ops.description import MATRIX, ROWS, Example
+from alexkern.ops.layer import Layer
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, linear_relu_dropout_output, packed_bits
 from alexkern.references.linear_relu_dropout import REFERENCE
@@ -48,20 +50,18 @@ def linear_relu_dropout(
     name = "linear_relu_dropout"
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(linear_relu_dropout, (input, weight, bias), input, weight, bias, p, training)
-    checks.floating(name, "input", input)
     if torch._C._is_any_autocast_enabled():
+        checks.floating(name, "input", input)
         input, weight, bias = autocast(input, weight, bias)
-    checks.like_input(name, "weight", weight, input)
+    checks.operands(name, input, weight, bias)
     if weight.dim() != 2:
         raise argument_error(name, "weight", f"shape {tuple(weight.shape)}", "(out_features, in_features)")
     if input.dim() == 0 or input.shape[-1] != weight.shape[1]:
         raise argument_error(
             name, "input", f"shape {tuple(input.shape)}", f"(*, {weight.shape[1]}) for weight {tuple(weight.shape)}"
         )
-    if bias is not None:
-        checks.like_input(name, "bias", bias, input)
-        if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
-            raise argument_error(name, "bias", f"shape {tuple(bias.shape)}", f"({weight.shape[0]},)")
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[0]):
+        raise argument_error(name, "bias", f"shape {tuple(bias.shape)}", f"({weight.shape[0]},)")
     if weight.shape[1] == 0:  # no products: the bias alone, as of one feature that is zero
         input, weight = F.pad(input, (0, 1)), F.pad(weight, (0, 1))
     p = checks.probability(name, p)
@@ -69,11 +69,16 @@ def linear_relu_dropout(
     return OPERATOR(input, weight, bias, seed.draw(input.device) if drops else None, p if drops else 0.0, False)
 
 
+def read(input: Any, weight: Any, bias: Any = None) -> Layer:
+    return Layer(kind=nn.Linear, _parameters={"weight": weight, "bias": bias})
+
+
 class LinearReluDropout(Operator):
     name = "linear_relu_dropout"
     schema = "Tensor input, Tensor weight, Tensor? bias, Tensor? seed, float p, bool save_mask"
     backward_schema = "Tensor input, Tensor weight, Tensor mask, Tensor? seed, float p"
     layers = ((nn.Linear, nn.ReLU, nn.Dropout), (nn.Linear, nn.ReLU))
+    spellings = {F.linear: read}
     reference = REFERENCE
     example = Example((ROWS, MATRIX, (16,)), (0.0,), (None, 0.0, False))
 
@@ -82,6 +87,10 @@ class LinearReluDropout(Operator):
         drops = {"p": dropouts[0].p, "training": dropouts[0].training} if dropouts else {"p": 0.0, "training": False}
         return {"weight": linear._parameters["weight"], "bias": linear._parameters["bias"], **drops}
 
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        linear, _, *dropouts = modules
+        return any(layer.training and layer.p for layer in dropouts) or bool(backend.gains(linear.weight))
+
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         input, weight, _, seed, _, save_mask = args
         output = linear_relu_dropout_output(input, weight)
@@ -89,8 +98,11 @@ class LinearReluDropout(Operator):
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         input, weight, _, seed, p, _ = args
-        # torch's ReLU saves its output too: nobody may edit it in place. Behind a dropout anybody may.
-        return (input, weight, outputs[0] if seed is None else outputs[1], seed), (p,)
+        if (
+            seed is None
+        ):  # torch's ReLU saves its output too: nobody may edit it in place. Behind a dropout anybody may.
+            return (input, weight, outputs[0]), (None, p)
+        return (input, weight, outputs[1], seed), (p,)
 
 
 OPERATOR = LinearReluDropout()

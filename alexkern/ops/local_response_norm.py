@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.errors import argument_error
 from alexkern.ops import checks
 from alexkern.ops.autocast import autocast
 from alexkern.ops.description import IMAGE, Example
+from alexkern.ops.layer import Layer
 from alexkern.ops.operator import Operator
 from alexkern.references.local_response_norm import REFERENCE
 
@@ -48,10 +50,15 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     size = checks.integer(name, "size", size)
     if not 1 <= size <= checks.MOST:
         raise argument_error(name, "size", size, "at least 1 and at most 2**28")
-    alpha, beta, k = (checks.number(name, key, value) for key, value in (("alpha", alpha), ("beta", beta), ("k", k)))
+    alpha, beta = checks.number(name, "alpha", alpha), checks.number(name, "beta", beta)
+    k = checks.number(name, "k", k)
     if torch._C._is_any_autocast_enabled():
         (input,) = autocast(input, dtype=torch.float32)
     return OPERATOR(input, size, alpha, beta, k)
+
+
+def read(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Layer:
+    return Layer(kind=nn.LocalResponseNorm, size=size, alpha=alpha, beta=beta, k=k)
 
 
 class LocalResponseNorm(Operator):
@@ -59,6 +66,7 @@ class LocalResponseNorm(Operator):
     schema = "Tensor input, int size, float alpha, float beta, float k"
     backward_schema = "Tensor input, int size, float alpha, float beta, float k"
     layers = ((nn.LocalResponseNorm,),)
+    spellings = {F.local_response_norm: read}
     reference = REFERENCE
     example = Example((IMAGE,), (5, 0.5, 0.75, 2.0), (5, 0.5, 0.75, 2.0))
 

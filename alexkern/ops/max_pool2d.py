@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.errors import argument_error
 from alexkern.geometry import Pair, pooling
 from alexkern.ops import checks
 from alexkern.ops.description import IMAGE, Example
+from alexkern.ops.layer import Layer
 from alexkern.ops.operator import Operator
-from alexkern.ops.pooling import rounded_up, unbatched, window_arguments
+from alexkern.ops.pooling import Window, rounded_up, unbatched, window_arguments
 from alexkern.plan import Spec, is_channels_last, nchw, pooled
 from alexkern.references.max_pool2d import REFERENCE
 
@@ -52,18 +56,30 @@ def max_pool2d(
         return handle_torch_function(max_pool2d, (input,), input, kernel_size, stride, padding, dilation, ceil_mode)
     checks.floating("max_pool2d", "input", input)
     checks.image("max_pool2d", input.shape)
-    kernel_size, stride, padding, dilation = window_arguments("max_pool2d", kernel_size, stride, padding, dilation)
-    ceil_mode = bool(ceil_mode)
-    C, H, W = input.shape[-3:]
-    if C == 0:
-        raise argument_error("max_pool2d", "input", f"shape {tuple(input.shape)}", "of at least one channel")
-    key = ("max_pool2d", (H, W), kernel_size, stride, padding, dilation, ceil_mode)
-    checks.remembered(rounded_up, input, key)
+    window = window_arguments("max_pool2d", kernel_size, stride, padding, dilation)
+    args = checks.remembered(_checked_shape, input, (input.shape, window, bool(ceil_mode)))
     if input.dim() == 3:
         # Unbatched results are contiguous in torch, whatever the input's strides.
-        batch = input.contiguous().unsqueeze(0)
-        return unbatched(OPERATOR(batch, kernel_size, stride, padding, dilation, ceil_mode, False))
-    return OPERATOR(input, kernel_size, stride, padding, dilation, ceil_mode, False)
+        return unbatched(OPERATOR(input.contiguous().unsqueeze(0), *args))
+    return OPERATOR(input, *args)
+
+
+def _checked_shape(shape: tuple[int, ...], window: Window, ceil_mode: bool) -> tuple[Any, ...]:
+    """What the operator takes behind images, once their shape and the windows are found to fit."""
+    C, H, W = shape[-3:]
+    if C == 0:
+        raise argument_error("max_pool2d", "input", f"shape {tuple(shape)}", "of at least one channel")
+    rounded_up("max_pool2d", (H, W), *window, ceil_mode)
+    return *window, ceil_mode, False
+
+
+def read(
+    input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Layer:  # fmt: skip
+    settings = {"kernel_size": kernel_size, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    stride = kernel_size if stride is None or stride in ((), []) else stride
+    return Layer(kind=nn.MaxPool2d, stride=stride, return_indices=return_indices, **settings)
 
 
 class MaxPool2d(Operator):
@@ -71,6 +87,7 @@ class MaxPool2d(Operator):
     schema = f"Tensor input, {WINDOW}, bool save_offsets"
     backward_schema = f"Tensor offsets, SymInt[4] input_shape, bool channels_last, {WINDOW}"
     layers = ((nn.MaxPool2d,),)
+    spellings = {F.max_pool2d: read, torch.max_pool2d: read}
     reference = REFERENCE
     example = Example((IMAGE,), (3, 2), ((3, 3), (2, 2), (0, 0), (1, 1), False, False))
 
@@ -81,6 +98,9 @@ class MaxPool2d(Operator):
         (pool,) = modules
         return {"kernel_size": pool.kernel_size, "stride": pool.stride, "padding": pool.padding,
                 "dilation": pool.dilation, "ceil_mode": pool.ceil_mode}  # fmt: skip
+
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        return bool(backend.gains(images))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         input, *window, ceil_mode, save_offsets = args

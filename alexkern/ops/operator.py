@@ -45,14 +45,17 @@ class Operator(Description):
             input.is_meta or torch._C._len_torch_dispatch_stack() > 0
         ):
             return self.through_dispatcher(dispatch.resolve_name(self.name, input), args)
-        for tensor in args[: self.num_tensors]:
-            if tensor is not None and tensor.is_neg():  # kernels read what lies in memory
-                return self(*(value.resolve_neg() if isinstance(value, Tensor) else value for value in args))
+        trains = False
+        tensors = args[: self.num_differentiable]
+        for tensor in tensors:
+            if tensor is not None:
+                if tensor.is_neg():  # kernels read what lies in memory
+                    return self(*(value.resolve_neg() if isinstance(value, Tensor) else value for value in args))
+                if tensor.requires_grad:
+                    trains = True
         backend = dispatch.resolve(self.name, input)
-        if self.wants_gradient(args):
-            count = self.num_tensors
-            params = (*args[count:-1], True) if self.has_offsets else args[count:]
-            return self.eager(backend, params, *args[:count])
+        if trains and torch.is_grad_enabled():
+            return self.eager((backend, self.training(args)), *tensors)
         outputs = backend.forward(*args)
         return outputs[0] if self.has_offsets else outputs
 

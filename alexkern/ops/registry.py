@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from alexkern.ops import (
     max_pool2d,
 )
 from alexkern.ops.description import Description, Layers
+from alexkern.ops.layer import Reader
 from alexkern.ops.operator import Operator
 
 ENTRIES = conv2d_relu, conv2d_relu_max_pool2d, max_pool2d, dropout, linear_relu_dropout, local_response_norm
@@ -29,11 +31,21 @@ def served() -> dict[str, Description]:
     return {**OPERATORS, augment.NAME: augment.OPERATOR}
 
 
+def alone(layer: type) -> Operator:
+    """The operator that a layer of torch's is by itself."""
+    return next(operator for operator in OPERATORS.values() if (layer,) in operator.layers)
+
+
 def runs() -> dict[type, list[tuple[Layers, Operator, str]]]:
     """The runs of layers that operators stand for, by their first layer, the longest first; and what others lack."""
     # Dynamo traces what is cached, and warns of the cache.
     found = _runs.__wrapped__ if torch.compiler.is_compiling() else _runs
     return found(*OPERATORS.values())
+
+
+def spellings() -> dict[Any, Reader]:
+    """What reads a call of torch's functions in a graph, of all operators."""
+    return {name: reader for operator in OPERATORS.values() for name, reader in operator.spellings.items()}
 
 
 @lru_cache(maxsize=8)

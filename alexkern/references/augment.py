@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from alexkern import augmentation as A
 from alexkern.augmentation import Policy
-from alexkern.references import philox
+from alexkern.backends.torch import philox
 from alexkern.references.reference import Case, Reference, Shape
 
 
@@ -40,7 +40,7 @@ class Batch(Case):
 def forward(images: Tensor, sizes: Tensor, seed: Tensor, policy: Policy) -> Tensor:
     """In float64 if that is the policy's dtype, else in float32, rounded at the end."""
     dtype = torch.promote_types(policy.dtype, torch.float32)
-    words = philox.words(seed, 4 * A.BLOCKS * len(images)).view(-1, A.BLOCKS, 4)
+    words = philox.words(seed.cpu(), 4 * A.BLOCKS * len(images)).view(-1, A.BLOCKS, 4)
     parts = zip(images, sizes.tolist(), words, strict=True)
     batch = torch.stack([picture(image[:H, :W].to(dtype), word, policy) for image, (H, W), word in parts])
     batch = batch.to(policy.dtype).permute(0, 3, 1, 2)

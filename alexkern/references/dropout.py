@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.references import philox
+from alexkern.backends.torch import philox
 from alexkern.references.reference import SEED, Case, Reference
 
 
 def dropped(value: Tensor, seed: Tensor | None, p: float) -> Tensor:
     if seed is None:
         return value
-    return (value * philox.keep(seed, p, value)) * (1 / (1 - p) if p < 1 else 0.0)
+    # On the CPU, by the definition, whose bits known answers of others hold.
+    keep = philox.keep(seed.cpu(), p, tuple(value.shape), torch.empty_like(value).stride()).to(value.device)
+    return (value * keep) * (1 / (1 - p) if p < 1 else 0.0)
 
 
 def plain(input: Tensor, seed: Tensor, p: float) -> Tensor:

@@ -37,6 +37,7 @@ REFERENCE = Reference(
         Case("no dropout", ((5, 48), (40, 48), (40,), None), (0.0, True)),
         Case("ragged", ((2, 3, 33), (17, 33), (17,), SEED), (0.2, True)),
         Case("no bias", ((3, 9), (11, 9), None, SEED), (0.5, True)),
+        Case("twelve rows", ((12, 64), (24, 64), (24,), None), (0.0, True)),
     ),
     layers=(
         Case("alexnet fc6", ((32, 9216), (4096, 9216), (4096,), SEED), (0.5, True)),

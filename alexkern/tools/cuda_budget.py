@@ -6,43 +6,13 @@ Those for all are shared with the Triton kernels (alexkern/tools/triton_budget.p
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from alexkern import dispatch
+from alexkern.backends.cuda.wide import Wide
 from alexkern.tools import triton_budget as budget
 from alexkern.tools.instantiations import Instantiation
 
-
-@dataclass(frozen=True)
-class Wide:
-    """Kernels whose time is that of their bytes, in the instantiations that serve whole vectors.
-
-    Every one loads and stores 128 bits at a time, but for `runs`; what else it may load and store is given as widths in
-    bits, None for any: the branch for a tensor's ragged end, or the edges of a window, which the compiler trims.
-    """
-
-    operator: str
-    name: str  # a regular expression
-    loads: frozenset[int] | None = None
-    stores: frozenset[int] | None = None
-    runs: bool = False  # loads are runs of four values of the source, be they 4, 8 or 16 bytes
-
-
 RETURN = {"EXIT", "BRA", "NOP", "LDC", "IMAD", "MOV"}  # what an empty kernel is made of
-OFFSETS = frozenset({32, 64})  # one byte a value: of four, of eight
-WIDE = (
-    Wide("max_pool2d", r"strip_kernel<\w+, [48], false>", frozenset(), frozenset()),
-    Wide("max_pool2d", r"strip_kernel<\w+, [48], true>", frozenset(), OFFSETS),
-    Wide("max_pool2d", r"window_kernel<\w+, unsigned char, [48]>", frozenset(), OFFSETS),
-    Wide("max_pool2d", r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset()),
-    Wide("conv2d_relu_max_pool2d", r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset({32})),
-    Wide("dropout", r"dropout_kernel<\w+>"),
-    Wide("linear_relu_dropout", r"(forward|backward|sum)_kernel<\w+, \w+>"),
-    # A mark is a byte.
-    Wide("space_to_depth", r"relayout_kernel<[\w ]+, \w+>", None, frozenset({8}), runs=True),
-    Wide("local_response_norm", r"(forward|backward)_kernel<Traits<\w+, [35], true> ?>", None, frozenset()),
-)
-
-
 # Instructions of kernels whose threads do little: what is divided there is divided by multiplying.
 MOST_INSTRUCTIONS = {("conv2d_relu", r"reduce_kernel<\w+, \d>"): 320}
 MOST_OF_A_STEP = 52  # instructions of sm90's main loop, four of them products
@@ -56,15 +26,15 @@ def violations(kernel: Instantiation) -> list[str]:
     elif kernel.launched:
         broken += budget.resources(kernel)
     else:
-        broken.append("no launch of it is known, nor its shared memory: alexkern/tools/rehearsal.py has to make one")
+        broken.append("no launch of it is known, nor its shared memory: a case of its reference has to make one")
     if kernel.spilled:
         broken.append(f"{kernel.spilled} bytes of spilled registers, at {kernel.registers} registers")
     if "mma::" in kernel.kernel:
         broken += _product(kernel)
     if _is_of_sm90(kernel) and kernel.target == 90:
         broken += _asynchronous_product(kernel)
-    for rule in WIDE:
-        if matches(rule, kernel):
+    for rule in rules(kernel.operator):
+        if re.fullmatch(rule.name, kernel.kernel):
             broken += _wide("stores", kernel.stores, rule.stores)
             if not rule.runs:
                 broken += _wide("loads", kernel.loads, rule.loads)
@@ -76,8 +46,9 @@ def violations(kernel: Instantiation) -> list[str]:
     return [f"{kernel.operator}: {kernel.kernel} on sm_{kernel.target}: {line}" for line in broken]
 
 
-def matches(rule: Wide, kernel: Instantiation) -> bool:
-    return rule.operator == kernel.operator and re.fullmatch(rule.name, kernel.kernel) is not None
+def rules(operator: str) -> tuple[Wide, ...]:
+    """Of the folder of csrc/cuda: what its launcher says of it."""
+    return getattr(dispatch.implementation("cuda", operator), "WIDE", ())
 
 
 def _is_of_sm90(kernel: Instantiation) -> bool:

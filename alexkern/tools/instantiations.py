@@ -47,11 +47,11 @@ def demangled(names: Sequence[str]) -> list[str]:
 def _short(name: str) -> str:
     for noise in ("void ", "(anonymous namespace)::", "alexkern::", "ptx::"):
         name = name.replace(noise, "")
-    depth = 0  # of angle brackets: an argument of a template may have parentheses
-    for place, letter in enumerate(name):
-        depth += {"<": 1, ">": -1}.get(letter, 0)
-        if letter == "(" and depth == 0:
-            return name[:place]
+    nested = 0  # of angle brackets: an argument of a template may have parentheses
+    for index, letter in enumerate(name):
+        nested += {"<": 1, ">": -1}.get(letter, 0)
+        if letter == "(" and nested == 0:
+            return name[:index]
     return name
 
 

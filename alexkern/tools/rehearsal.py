@@ -25,16 +25,14 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from alexkern import dispatch
 from alexkern.arithmetic import DTYPES
 from alexkern.backends.building import EXPORTS, HIDING, SOURCES, digest, load_module, locked, make, offers, run
 from alexkern.backends.cuda import (
     conv2d_relu,
     conv2d_relu_max_pool2d,
-    dropout,
     emulated,
     linear_relu_dropout,
-    local_response_norm,
-    max_pool2d,
     sm90,
     space_to_depth,
 )
@@ -43,10 +41,14 @@ from alexkern.cost import sm80
 from alexkern.cost import sm90 as cost
 from alexkern.cost.sm80_pooled import Plan
 from alexkern.geometry import Geometry
+from alexkern.ops.operator import Operator
+from alexkern.ops.registry import OPERATORS
+from alexkern.references.reference import Case
 from alexkern.tools.objects import launchers, nvcc
 from alexkern.tools.objects import missing as missing_objects
+from alexkern.verify.trials import Call, gradient_like
 
-MODULE = "alexkern_rehearsal"
+MODULE, CPU = "alexkern_rehearsal", torch.device("cpu")
 ONE, NONE, TWO, THREE, FOUR, WIDE = (1, 1), (0, 0), (2, 2), (3, 3), (4, 4), (17, 17)
 LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint), ctypes.c_size_t)
 
@@ -132,17 +134,20 @@ def _calls() -> Iterator[Callable[[], None]]:
         yield partial(_add_one_by_one, dtype)
     for dtype in DTYPES[1:]:
         yield partial(_drop_on_sm90, dtype)
-    for dtype, size in itertools.product(DTYPES, (3, 4, 5)):
-        for images in (_images(dtype, 8), _images(dtype, 3)):
-            yield partial(_normalise, images, size)
     for source, dtype in itertools.product(space_to_depth.SOURCES, DTYPES):
         yield partial(_convolve_in_depth, source, dtype)
-    for dtype in DTYPES:
-        yield partial(_drop, dtype)
-        for images, (window, stride) in itertools.product(
-            (_images(dtype, 8), _images(dtype, 3)), ((THREE, TWO), (TWO, TWO), (WIDE, ONE))
-        ):
-            yield partial(_pool, images, window, stride)
+    for operator in OPERATORS.values():
+        cases = () if operator.reference is None or dispatch.absent("cuda", operator.name) else operator.reference.cases
+        for case, dtype, channels_last in itertools.product(cases, DTYPES, (False, True)):
+            yield partial(_as_verified, operator, case, dtype, channels_last)
+
+
+def _as_verified(operator: Operator, case: Case, dtype: torch.dtype, channels_last: bool) -> None:
+    call = Call(operator, dispatch.implementation("cuda", operator.name), case.draw(dtype, CPU, channels_last))
+    if operator.has_offsets:
+        call.module.forward(*call.args[:-1], False)
+    outputs = call.forward()
+    call.backward(outputs, gradient_like(outputs[0]))
 
 
 def _images(dtype: torch.dtype, channels: int) -> Tensor:
@@ -198,30 +203,6 @@ def _convolve_in_depth(source: torch.dtype, dtype: torch.dtype) -> None:
     filters = torch.zeros((8, 3, 3, 48), dtype=dtype)
     geometry = Geometry(2, 3, 19, 19, 8, 11, 11, FOUR, ONE, ONE, 1)
     conv2d_relu.convolve_in_depth(images, filters, None, output, geometry)
-
-
-def _pool(images: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> None:
-    arguments = (window, stride, NONE, ONE, False)
-    for training in (False, True):
-        pooled, offsets = max_pool2d.forward(images, *arguments, training)
-    assert offsets is not None
-    channels_last = images.stride(1) == 1
-    max_pool2d.backward(pooled, offsets, tuple(images.shape), channels_last, *arguments, needs=(True,))  # type: ignore[arg-type]
-
-
-def _normalise(images: Tensor, size: int) -> None:
-    arguments = (size, 1e-4, 0.75, 1.0)
-    local_response_norm.backward(local_response_norm.forward(images, *arguments), images, *arguments, needs=(True,))
-
-
-def _drop(dtype: torch.dtype) -> None:
-    rows, weight, draw = torch.zeros((4, 8), dtype=dtype), torch.zeros((8, 8), dtype=dtype), torch.zeros(2).long()
-    linear_relu_dropout.forward(torch.zeros((16, 8), dtype=dtype), weight, None, None, 0.5, False)
-    dropout.forward(rows, draw, 0.5)
-    for seed in (draw, None):
-        output, mask = linear_relu_dropout.forward(rows, weight, None, seed, 0.5, True)
-        saved = output if mask is None else mask
-        linear_relu_dropout.backward(rows, rows, weight, saved, seed, 0.5, (True, False, False))
 
 
 def _drop_on_sm90(dtype: torch.dtype) -> None:

@@ -56,11 +56,11 @@ def probabilities(model: nn.Module, batch: Batch, settings: Settings) -> Tensor:
     """(N, classes), float32: the mean over the crops, which is how [Krizhevsky 2012, section 4.1] joins them."""
     crops = TEN_CROPS if settings.ten_crops else TEN_CROPS[:1]
     dtype = PRECISIONS[settings.precision]
-    place = torch.zeros(2, dtype=torch.int64, device=batch.images.device)  # nothing is left to chance
+    seed = torch.zeros(2, dtype=torch.int64, device=batch.images.device)  # nothing is left to chance
     total: Tensor | float = 0.0
     for crop, flip in crops:
         images = augment(
-            batch.images, sizes=batch.sizes, crop=crop, flip=flip, seed=place, dtype=dtype or torch.float32,
+            batch.images, sizes=batch.sizes, crop=crop, flip=flip, seed=seed, dtype=dtype or torch.float32,
             **settings.preparation,
         )  # fmt: skip
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):

@@ -17,7 +17,7 @@ from alexkern.training.log import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PANELS = {"loss": ("train_loss", "val_loss"), "top-1": ("train_top1", "val_top1")}  # columns of the log
+PLOTS = {"loss": ("train_loss", "val_loss"), "top-1": ("train_top1", "val_top1")}  # columns of the log
 LINES = {"training": ("#0072b2", "-"), "validation": ("#d55e00", "--")}
 
 
@@ -34,7 +34,7 @@ def write_curves(rows: Sequence[Row], path: Path) -> None:
 def curves(rows: Sequence[Row]) -> Figure:
     """The loss on the left, the share of right first guesses on the right, by epoch."""
     figure = blank(8.4, 3, "Loss and share of right first guesses by epoch")
-    for axes, (title, columns) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+    for axes, (title, columns) in zip(figure.subplots(1, 2), PLOTS.items(), strict=True):
         for column, (name, (color, dashes)) in zip(columns, LINES.items(), strict=True):
             points = [(row.epoch, getattr(row, column)) for row in rows if math.isfinite(getattr(row, column))]
             if points:

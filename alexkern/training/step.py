@@ -56,9 +56,9 @@ class Step:
     def pictures(self, batch: Batch, first_image: int) -> Tensor:
         """The batch, augmented: image i of the run is augmented alike however many processes share the run."""
         numbers = (self.settings.seed + STREAM, 16 * first_image)
-        place = torch.tensor(numbers, dtype=torch.int64, device=batch.images.device)
+        seed = torch.tensor(numbers, dtype=torch.int64, device=batch.images.device)
         dtype = PRECISIONS[self.settings.precision] or torch.float32
-        return augment(batch.images, sizes=batch.sizes, seed=place, dtype=dtype, **self.settings.augmentation)
+        return augment(batch.images, sizes=batch.sizes, seed=seed, dtype=dtype, **self.settings.augmentation)
 
     def new_gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """As `gradients`, where none are left from before."""

@@ -69,16 +69,16 @@ def join(device: str | None) -> World:
     if size > 1 and name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', rank)}"
     try:
-        place = torch.device(name)
-        torch.zeros(1, device=place).item()
+        here = torch.device(name)
+        torch.zeros(1, device=here).item()
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(f"--device {name}: {first_line(error)}") from None
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
     if size > 1:
-        backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
         distributed.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=30))
-    return World(rank, size, place)
+    return World(rank, size, here)
 
 
 def average_gradients_of(model: torch.nn.Module, world: World) -> torch.nn.Module:

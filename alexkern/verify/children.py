@@ -83,10 +83,10 @@ class Children:
             while True:
                 if not select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))[0]:
                     raise Stopped(f"hangs: no answer for {limit():g} s")
-                chunk = os.read(descriptor, 1 << 16)
-                if not chunk:
+                read = os.read(descriptor, 1 << 16)
+                if not read:
                     break
-                *whole, rest = (rest + chunk).split(b"\n")
+                *whole, rest = (rest + read).split(b"\n")
                 for line in whole:
                     yield line.decode(errors="replace")
                     deadline = time.monotonic() + limit()

@@ -37,6 +37,7 @@ ON_HOPPER = (
     ("wgmma layouts in bf16", "sm90", "wgmma_bf16"),
     ("wgmma layouts in fp16, transposed", "sm90", "wgmma_transposed_fp16"),
     ("wgmma layouts in bf16, transposed", "sm90", "wgmma_transposed_bf16"),
+    ("stmatrix", "sm90", "stmatrix"),
     ("arrivals across a cluster", "cluster", "cluster"),
     ("cluster multicast", "cluster", "tma_multicast"),
 )

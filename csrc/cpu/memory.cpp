@@ -14,8 +14,8 @@ namespace {
 
 constexpr std::size_t HUGE_PAGE = std::size_t(2) << 20;
 
-// Of what is kept, a block may serve that is larger than what is asked for by this share of it at most.
-constexpr std::size_t SLACK = 8;
+// Of what is kept, a block may serve what is smaller by this factor at most, or grow to what is as much larger.
+constexpr std::size_t SLACK = 2;
 
 struct List {
     std::mutex mutex;
@@ -83,6 +83,28 @@ void* map(std::size_t bytes) {
     return start;
 }
 
+// The kept block that serves: the smallest that is large enough, else the largest that may grow. Of equal ones the
+// last: more of it may lie in a cache.
+std::size_t nearest(const List& from, std::size_t bytes) {
+    std::size_t best = from.kept.size();
+    for (std::size_t i = 0; i < from.kept.size(); ++i) {
+        const std::size_t size = from.kept[i].bytes;
+        if (size / SLACK > bytes || size < bytes / SLACK) continue;
+        const std::size_t found = best < from.kept.size() ? from.kept[best].bytes : 0;
+        if (size >= bytes ? size <= found || found < bytes : size >= found) best = i;
+    }
+    return best;
+}
+
+// Whether the pages of `block` are now the first of the larger mapping at `start`, and the block itself is none.
+#ifdef MREMAP_FIXED
+bool moved(Block block, void* start, std::size_t bytes) {
+    return mremap(block.start, block.bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, start) != MAP_FAILED;
+}
+#else
+bool moved(Block, void*, std::size_t) { return false; }
+#endif
+
 }  // namespace
 
 Block take(std::size_t bytes) {
@@ -90,17 +112,9 @@ Block take(std::size_t bytes) {
     const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     bytes = (bytes + page - 1) / page * page;
     const std::lock_guard<std::mutex> held(from.mutex);
-    std::size_t best = from.kept.size();
-    for (std::size_t i = 0; i < from.kept.size(); ++i) {
-        const std::size_t size = from.kept[i].bytes;
-        // Of equal ones the last: more of it may lie in a cache.
-        if (size >= bytes && size - bytes <= bytes / SLACK &&
-            (best == from.kept.size() || size <= from.kept[best].bytes)) {
-            best = i;
-        }
-    }
+    std::size_t best = nearest(from, bytes);
     Block block{nullptr, bytes};
-    if (best < from.kept.size()) {
+    if (best < from.kept.size() && from.kept[best].bytes >= bytes) {
         block = remove(from, best);
     } else {
         from.kept.reserve(from.blocks + 1);
@@ -110,7 +124,11 @@ Block take(std::size_t bytes) {
             block.start = map(bytes);
         }
         if (block.start == nullptr) return block;
-        ++from.blocks;
+        if (best < from.kept.size() && moved(from.kept[best], block.start, bytes)) {
+            remove(from, best);
+        } else {
+            ++from.blocks;
+        }
     }
     from.use.lent += block.bytes;
     return block;

@@ -39,7 +39,18 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef std::int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef std::uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef std::uint64_t Longs __attribute__((vector_size(4 * LANES)));  // of half as many
+typedef std::uint16_t Halves __attribute__((vector_size(2 * LANES)));
 typedef std::uint8_t Bytes __attribute__((vector_size(LANES)));
+
+struct BFloat16 {
+    std::uint16_t bits;  // the upper half of a float's
+};
+
+// run(T()) with the type of a tensor's numbers. Kernels compute in float32 whatever it is.
+template <typename Run>
+inline void on_numbers(bool bfloat16, const Run& run) {
+    bfloat16 ? run(BFloat16()) : run(float());
+}
 
 // From and to any address.
 template <typename Vector>
@@ -53,6 +64,44 @@ template <typename Vector>
 inline void store(void* to, const Vector& value) {
     __builtin_memcpy(to, &value, sizeof(value));
 }
+
+inline float widen(float x) { return x; }
+
+inline float widen(BFloat16 x) {
+    const std::uint32_t word = std::uint32_t(x.bits) << 16;
+    float value;
+    __builtin_memcpy(&value, &word, sizeof(value));
+    return value;
+}
+
+inline Floats widen(Halves x) {
+#if defined(__AVX512F__)
+    return Floats(Words(_mm512_maskz_cvtepu16_epi32(0xFFFF, __m256i(x))) << 16);
+#elif defined(__AVX2__)
+    return Floats(Words(_mm256_cvtepu16_epi32(__m128i(x))) << 16);
+#else
+    return Floats(__builtin_convertvector(x, Words) << 16);
+#endif
+}
+
+// To the nearest, of two as near the even one. The instruction for it takes denormals for zeros.
+inline Halves narrow(Floats x) {
+    const Words bits = Words(x), rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    const Words words = x == x ? rounded : bits >> 16 | 0x40u;
+#if defined(__AVX512F__)
+    return Halves(_mm512_maskz_cvtepi32_epi16(0xFFFF, __m512i(words)));
+#elif defined(__AVX2__)
+    const __m256i both = __m256i(words);
+    return Halves(_mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+#else
+    return __builtin_convertvector(words, Halves);
+#endif
+}
+
+// Numbers of a tensor.
+inline Floats load(const float* from) { return load<Floats>(from); }
+inline Floats load(const BFloat16* from) { return widen(load<Halves>(from)); }
+inline void store(BFloat16* to, Floats value) { store<Halves>(to, narrow(value)); }
 
 // To an aligned address that nobody reads soon, past the caches: in order with what follows from end_of_stream on.
 inline void stream(float* to, Floats value) {
@@ -98,13 +147,34 @@ inline void store_part(float* to, Floats value, int count) {
 #endif
 }
 
+inline Floats load_part(const BFloat16* from, int count) {
+#if defined(__AVX512F__)
+    return widen(Halves(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from)));
+#else
+    Halves value = {};
+    for (int i = 0; i < count; ++i) value[i] = from[i].bits;
+    return widen(value);
+#endif
+}
+
+inline void store_part(BFloat16* to, Floats value, int count) {
+    const Halves halves = narrow(value);
+#if defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1), __m256i(halves));
+#else
+    for (int i = 0; i < count; ++i) to[i].bits = halves[i];
+#endif
+}
+
 // A vector of which `count` numbers are there: none where it is below 1.
-inline Floats load_some(const float* from, std::int64_t count) {
-    if (count >= LANES) return load<Floats>(from);
+template <typename T>
+inline Floats load_some(const T* from, std::int64_t count) {
+    if (count >= LANES) return load(from);
     return count > 0 ? load_part(from, static_cast<int>(count)) : Floats{};
 }
 
-inline void store_some(float* to, Floats value, std::int64_t count) {
+template <typename T>
+inline void store_some(T* to, Floats value, std::int64_t count) {
     if (count >= LANES) {
         store(to, value);
     } else if (count > 0) {

@@ -142,6 +142,8 @@ void run(const Launch& launch) {
     for (const Statistics& part : statistics) {
         sum.ldmatrix += part.ldmatrix;
         sum.ldmatrix_bank_conflicts += part.ldmatrix_bank_conflicts;
+        sum.stmatrix += part.stmatrix;
+        sum.stmatrix_bank_conflicts += part.stmatrix_bank_conflicts;
         sum.mma += part.mma;
         sum.async_copies += part.async_copies;
         sum.wgmma += part.wgmma;

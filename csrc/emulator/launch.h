@@ -38,6 +38,8 @@ Options& options();
 struct Statistics {
     std::uint64_t ldmatrix = 0;                 // instructions, each of one warp
     std::uint64_t ldmatrix_bank_conflicts = 0;  // extra passes over the banks that they took
+    std::uint64_t stmatrix = 0;                 // likewise
+    std::uint64_t stmatrix_bank_conflicts = 0;
     std::uint64_t mma = 0;
     std::uint64_t async_copies = 0;
     std::uint64_t wgmma = 0;        // instructions, each of one warp's quarter

@@ -1,4 +1,4 @@
-// ldmatrix and mma.sync. Layouts: PTX ISA, "Matrix fragments for mma.m16n8k16", "... m16n8k8", "ldmatrix".
+// ldmatrix, stmatrix and mma.sync. Layouts: PTX ISA, "Matrix fragments for mma.m16n8k16", "... m16n8k8", "ldmatrix".
 #include "tensor_core.h"
 
 #include <algorithm>
@@ -18,20 +18,36 @@ struct Row {
     std::uint32_t address;
 };
 
-// Eight rows are read in one pass if they lie in different vectors of the 128-byte bank line, or are the same.
-template <int kMatrices>
-void count_bank_conflicts(Deposits& deposits, Statistics& statistics) {
-    ++statistics.ldmatrix;
-    for (int matrix = 0; matrix < kMatrices; ++matrix) {
+// Passes over the banks beyond the first that the rows of matrices take, whose lanes deposited their addresses at
+// `offset`: eight rows take one if they lie in different vectors of the 128-byte bank line, or are the same.
+std::uint64_t bank_conflicts(const Deposits& deposits, std::size_t offset, int matrices) {
+    std::uint64_t conflicts = 0;
+    for (int matrix = 0; matrix < matrices; ++matrix) {
         std::uint32_t addresses[8];
         unsigned passes[8] = {}, most = 0;
         for (int row = 0; row < 8; ++row) {
-            std::memcpy(&addresses[row], deposits.of[8 * matrix + row] + offsetof(Row, address), sizeof(std::uint32_t));
+            std::memcpy(&addresses[row], deposits.of[8 * matrix + row] + offset, sizeof(std::uint32_t));
             if (std::find(addresses, addresses + row, addresses[row]) != addresses + row) continue;
             most = std::max(most, ++passes[addresses[row] / kRowBytes % 8]);
         }
-        statistics.ldmatrix_bank_conflicts += most - 1;
+        conflicts += most - 1;
     }
+    return conflicts;
+}
+
+template <int kMatrices>
+void count_loads(Deposits& deposits, Statistics& statistics) {
+    ++statistics.ldmatrix;
+    statistics.ldmatrix_bank_conflicts += bank_conflicts(deposits, offsetof(Row, address), kMatrices);
+}
+
+struct Quarters {
+    std::uint32_t registers[4], address;
+};
+
+void count_stores(Deposits& deposits, Statistics& statistics) {
+    ++statistics.stmatrix;
+    statistics.stmatrix_bank_conflicts += bank_conflicts(deposits, offsetof(Quarters, address), 4);
 }
 
 struct Operands {
@@ -118,9 +134,7 @@ void load_matrices(std::uint32_t* registers, int matrices, bool transposed, std:
         __builtin_memcpy(mine.bytes, row, kRowBytes);
         mine.address = row_address;
     }
-    const auto count = matrices == 1   ? count_bank_conflicts<1>
-                       : matrices == 2 ? count_bank_conflicts<2>
-                                       : count_bank_conflicts<4>;
+    const auto count = matrices == 1 ? count_loads<1> : matrices == 2 ? count_loads<2> : count_loads<4>;
     const Deposits& rows = meet_whole_warp({name}, &mine, sizeof mine, count);
     const unsigned g = lane >> 2, t = lane & 3;
     for (int matrix = 0; matrix < matrices; ++matrix) {
@@ -130,6 +144,19 @@ void load_matrices(std::uint32_t* registers, int matrices, bool transposed, std:
         std::memcpy(&high, transposed ? row[2 * t + 1] + 2 * g : row[g] + 4 * t + 2, sizeof high);
         registers[matrix] = static_cast<std::uint32_t>(high) << 16 | low;
     }
+}
+
+void store_matrices(std::uint32_t row_address, const std::uint32_t (&registers)[4]) {
+    const char* const name = "stmatrix.x4";
+    unsigned char* const row = shared_pointer(row_address, kRowBytes, kRowBytes, name);
+    Quarters mine;
+    std::memcpy(mine.registers, registers, sizeof registers);
+    mine.address = row_address;
+    const Deposits& all = meet_whole_warp({name}, &mine, sizeof mine, count_stores);
+    const unsigned matrix = this_thread().lane / 8,
+                   first = this_thread().lane % 8 * 4;  // of the lanes that have the row
+    race::write(row, kRowBytes);
+    for (unsigned t = 0; t < 4; ++t) __builtin_memcpy(row + 4 * t, all.of[first + t] + 4 * matrix, 4);
 }
 
 void multiply_m16n8k16(Element element, float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 
 from alexkern import dispatch
-from alexkern.backends.torch import philox as reference
-from support import philox
+from alexkern.backends.torch import philox
 from support.backends import DEVICE, serving
 
 # The known answers of Salmon et al.'s Random123 for philox4x32-10: (counter, key, result).
@@ -28,19 +30,33 @@ SEEDS = [(0, 0), (1, 0), (-1, -2), (2**63 - 1, 2**62), (-(2**63), 2**32 - 3), (5
 
 
 @pytest.mark.parametrize(("counter", "key", "wanted"), KNOWN)
-def test_known_answers_of_the_oracle(counter: tuple, key: tuple, wanted: tuple) -> None:
-    assert philox.block(key, counter) == wanted
+def test_known_answers(counter: tuple, key: tuple, wanted: tuple) -> None:
+    """Of integers, and of tensors of them: there what is given stays as it was."""
+    assert philox.block(*counter, *key) == wanted
+    tensors = [torch.tensor([0, number, number], device=DEVICE) for number in (*counter, *key)]
+    found = philox.block(*tensors)
+    assert [words[2].item() for words in found] == [words[1].item() for words in found] == [*wanted]
+    assert [tensor[1].item() for tensor in tensors] == [*counter, *key]
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=str)
-def test_words_of_the_torch_backend(seed: tuple[int, int]) -> None:
+def test_words(seed: tuple[int, int]) -> None:
     """Word i is word i % 4 of counter offset + i // 4 modulo 2**64, for every seed, across the wrap as well."""
     key, offset = (value % 2**64 for value in seed)
-    words = reference.words(torch.tensor(seed, device=DEVICE), 23).tolist()
+    words = philox.words(torch.tensor(seed, device=DEVICE), 23).tolist()
     for index, word in enumerate(words):
         counter = (offset + index // 4) % 2**64
-        block = philox.block((key & 0xFFFFFFFF, key >> 32), (counter & 0xFFFFFFFF, counter >> 32, 0, 0))
-        assert word == block[index % 4]
+        assert word == philox.block(counter & 0xFFFFFFFF, counter >> 32, 0, 0, key, key >> 32)[index % 4]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_elements_are_numbered_as_they_lie_in_memory(p: float) -> None:
+    seed = torch.tensor((-(2**62) + 7, 2**63 - 3), device=DEVICE)  # the counter wraps
+    words, shape, strides = philox.words(seed, 90).tolist(), (2, 5, 3, 3), (45, 1, 15, 5)  # channels_last
+    keep = philox.keep(seed, p, shape, strides)
+    for index in itertools.product(*map(range, shape)):
+        place = sum(at * stride for at, stride in zip(index, strides, strict=True))
+        assert keep[index].item() == (words[place] >= math.floor(p * 2**32))
 
 
 @pytest.mark.parametrize("backend", serving("dropout"))
@@ -58,9 +74,9 @@ def test_same_elements_on_every_backend(backend: str, p: float, seed: tuple[int,
         "sliced": torch.ones(2, 6, 3, 5, device=DEVICE)[:, 1:4, :, ::2],
     }
     for label, input in inputs.items():
-        keep = philox.keep(place, p, input)
         output = operator.forward(input, place, p)
         assert output.stride() == torch.empty_like(input).stride(), label
+        keep = philox.keep(place, p, tuple(input.shape), output.stride())
         assert torch.equal(output != 0, keep), label
         grad = torch.ones_like(input)
         (gradient,) = operator.backward(grad, place, output.stride(), p, (True,))
@@ -75,7 +91,7 @@ def test_linear_drops_the_same_elements(backend: str, p: float) -> None:
     input = torch.eye(6, device=DEVICE)
     weight = torch.ones(9, 6, device=DEVICE)
     output, mask = operator.forward(input, weight, None, place, p, True)
-    keep = philox.keep(place, p, output)
+    keep = philox.keep(place, p, tuple(output.shape), output.stride())
     assert torch.equal(output != 0, keep)
     gradient, _, bias_gradient = operator.backward(
         torch.ones_like(output), input, weight, mask, place, p, (True, False, True)
@@ -92,7 +108,7 @@ def test_a_word_that_is_the_limit_is_kept(backend: str, operator: str) -> None:
     if backend not in serving(operator):
         pytest.skip(f"{backend} has no {operator}")
     place = torch.tensor((2012, 7), device=DEVICE)
-    ones, words = torch.ones(6, 9, device=DEVICE), reference.words(place, 54).view(6, 9)
+    ones, words = torch.ones(6, 9, device=DEVICE), philox.words(place, 54).view(6, 9)
     module = dispatch.implementation(backend, operator)
 
     def kept(p: float) -> torch.Tensor:

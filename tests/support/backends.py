@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from alexkern import dispatch
+from alexkern.backends import cpu
 from alexkern.ops.registry import OPERATORS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -18,7 +19,7 @@ def dtypes(backend: str) -> tuple[torch.dtype, ...]:
     if backend == "torch":
         return (torch.float32, *HALVES, torch.float64)
     if backend == "cpu":
-        return (torch.float32,)
+        return tuple(dtype for dtype in (torch.float32, torch.bfloat16) if cpu.missing("cpu", dtype) is None)
     if backend == "triton" and DEVICE.type == "cpu":
         # Triton's interpreter computes bfloat16 wrong, without a word.
         return (torch.float32, torch.float16)

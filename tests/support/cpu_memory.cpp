@@ -2,6 +2,7 @@
 // is.
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 #include "augment/augment.h"
@@ -30,27 +31,61 @@ std::vector<float> floats(std::int64_t count) {
     return values;
 }
 
-template <typename Offset>
-void pool(const max_pool2d::Windows& at, bool channels_last, bool relu) {
+// The upper halves of those: bfloat16.
+std::vector<std::uint16_t> halves(std::int64_t count) {
+    std::vector<std::uint16_t> values;
+    for (const float value : floats(count)) {
+        std::uint32_t word;
+        std::memcpy(&word, &value, sizeof(word));
+        values.push_back(word >> 16);
+    }
+    return values;
+}
+
+template <typename Number>
+std::vector<Number> numbers(std::int64_t count) {
+    if constexpr (sizeof(Number) == 2) {
+        return halves(count);
+    } else {
+        return floats(count);
+    }
+}
+
+template <typename Number>
+constexpr bool NARROW = sizeof(Number) == 2;
+
+template <typename Number, typename Offset>
+void pool_in(const max_pool2d::Windows& at, bool channels_last, bool relu) {
     const std::int64_t pixels = at.N * at.C * at.H * at.W, windows = at.N * at.C * at.P * at.Q;
     const bool wide = sizeof(Offset) == 4;
-    std::vector<float> input = floats(pixels), output(windows), gradient(pixels);
+    const bool narrow = NARROW<Number>;
+    std::vector<Number> input = numbers<Number>(pixels), output(windows), gradient(pixels);
+    std::vector<float> sums(channels_last || !narrow ? 0 : THREADS * at.H * at.W);
     std::vector<float> workspace(channels_last ? 0 : THREADS * max_pool2d::workspace<OWN>(at));
     std::vector<Offset> offsets(windows);
+    max_pool2d::forward<OWN>({at, channels_last, narrow, relu, wide, input.data(), output.data(), offsets.data(),
+                              workspace.data(), THREADS});
     max_pool2d::forward<OWN>(
-        {at, channels_last, relu, wide, input.data(), output.data(), offsets.data(), workspace.data(), THREADS});
-    max_pool2d::forward<OWN>(
-        {at, channels_last, relu, wide, input.data(), output.data(), nullptr, workspace.data(), 1});
-    max_pool2d::backward<OWN>({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
+        {at, channels_last, narrow, relu, wide, input.data(), output.data(), nullptr, workspace.data(), 1});
+    max_pool2d::backward<OWN>(
+        {at, channels_last, narrow, wide, output.data(), offsets.data(), gradient.data(), sums.data(), THREADS});
     for (Offset& offset : offsets) offset = static_cast<Offset>(-1);  // names no pixel
-    max_pool2d::backward<OWN>({at, channels_last, wide, output.data(), offsets.data(), gradient.data(), THREADS});
-    for (const float value : gradient) {
+    max_pool2d::backward<OWN>(
+        {at, channels_last, narrow, wide, output.data(), offsets.data(), gradient.data(), sums.data(), THREADS});
+    for (const Number value : gradient) {
         if (value != 0) std::abort();
     }
 }
 
-void norm(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, bool channels_last, float beta) {
-    std::vector<float> input = floats(N * C * L), grad = floats(N * C * L), result(N * C * L);
+template <typename Offset>
+void pool(const max_pool2d::Windows& at, bool channels_last, bool relu) {
+    pool_in<float, Offset>(at, channels_last, relu);
+    pool_in<std::uint16_t, Offset>(at, channels_last, relu);
+}
+
+template <typename Number>
+void norm_in(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, bool channels_last, float beta) {
+    std::vector<Number> input = numbers<Number>(N * C * L), grad = input, result(N * C * L);
     local_response_norm::Call call{N,
                                    C,
                                    L,
@@ -61,6 +96,7 @@ void norm(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, boo
                                    0.1f,
                                    beta,
                                    2,
+                                   NARROW<Number>,
                                    input.data(),
                                    nullptr,
                                    result.data(),
@@ -71,6 +107,22 @@ void norm(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, boo
     local_response_norm::run<OWN>(call);
     call.grad = grad.data();
     local_response_norm::run<OWN>(call);
+}
+
+void norm(std::int64_t N, std::int64_t C, std::int64_t L, std::int64_t size, bool channels_last, float beta) {
+    norm_in<float>(N, C, L, size, channels_last, beta);
+    norm_in<std::uint16_t>(N, C, L, size, channels_last, beta);
+}
+
+template <typename Number>
+void drop(std::int64_t count) {
+    std::vector<Number> input = numbers<Number>(count), output(count);
+    std::vector<std::uint8_t> mask((count + 7) / 8);
+    const bool narrow = NARROW<Number>;
+    dropout::run<OWN>(
+        {narrow, input.data(), output.data(), mask.data(), count, 5, ~0ull, 1ull << 31, 2, count % 2 == 0, THREADS});
+    dropout::run<OWN>({narrow, input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
+    dropout::run<OWN>(dropout::Masked{narrow, input.data(), output.data(), mask.data(), count, 2, THREADS});
 }
 
 void linear(std::int64_t N, std::int64_t C, std::int64_t K) {
@@ -158,11 +210,8 @@ int main() {
         }
     }
     for (const std::int64_t count : {1, 3, 63, 64, 65, 100003}) {
-        std::vector<float> input = floats(count), output(count);
-        std::vector<std::uint8_t> mask((count + 7) / 8);
-        dropout::run<OWN>(
-            {input.data(), output.data(), mask.data(), count, 5, ~0ull, 1ull << 31, 2, count % 2 == 0, THREADS});
-        dropout::run<OWN>({input.data(), input.data(), nullptr, count, 5, 7, 1ull << 32, 0, false, THREADS});
+        drop<float>(count);
+        drop<std::uint16_t>(count);
     }
     for (const std::int64_t N : {1, 4, 5, 8, 9, 33, 128}) {
         for (const std::int64_t C : {1, 3, 17, 48, 385, 800}) {

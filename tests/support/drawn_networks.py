@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexkern.ops.registry import alone
+
 STYLES = ("sequential", "attributes", "functional", "methods", "mixed")
 # Of a convolution, and of a linear layer; "activation" is a ReLU mostly.
 BLOCKS = (
@@ -44,6 +46,16 @@ def _twice(x: Tensor, m: nn.ReLU) -> Tensor:
     return x
 
 
+def _alone(kind: type[nn.Module]) -> dict[str, tuple[Callable[[Tensor, Any], Tensor], ...]]:
+    """As the entry of the operator that such a layer is has it spelled."""
+    operator = alone(kind)
+
+    def spelled(function: Any) -> Callable[[Tensor, Any], Tensor]:
+        return lambda x, m: function(x, **operator.arguments(m))
+
+    return {"functional": tuple(map(spelled, operator.spellings))}
+
+
 # How a forward can say what a module of a class says, the module's own settings and parameters taken.
 SPELLINGS: dict[type[nn.Module], dict[str, tuple[Callable[[Tensor, Any], Tensor], ...]]] = {
     nn.Conv2d: {
@@ -72,8 +84,8 @@ SPELLINGS: dict[type[nn.Module], dict[str, tuple[Callable[[Tensor, Any], Tensor]
         ),
         "methods": (lambda x, m: torch.max_pool2d(x, *_pool(m)),),
     },
-    nn.Dropout: {"functional": (lambda x, m: F.dropout(x, m.p, m.training),)},
-    nn.LocalResponseNorm: {"functional": (lambda x, m: F.local_response_norm(x, m.size, m.alpha, m.beta, m.k),)},
+    nn.Dropout: _alone(nn.Dropout),
+    nn.LocalResponseNorm: _alone(nn.LocalResponseNorm),
     nn.BatchNorm2d: {"functional": (_norm,)},
     nn.Flatten: {
         "functional": (lambda x, m: torch.flatten(x, 1),),

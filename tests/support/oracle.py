@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern import dispatch
+from alexkern.backends.torch import philox
 from alexkern.geometry import CLIPPED
 from alexkern.ops import seed as seeds
-from support import philox
 from support.cases import Case
 
 Tensors = list[Tensor | None]
@@ -68,7 +68,7 @@ def keep(case: Case, tensors: Tensors) -> Tensor | None:
     torch.manual_seed(0)
     seed = seeds.draw(input.device)
     like = input if case.operator == "dropout" else F.linear(*tensors)  # type: ignore[arg-type]
-    return philox.keep(seed, p, like)
+    return philox.keep(seed, p, tuple(like.shape), torch.empty_like(like).stride())
 
 
 def winners(case: Case, tensors: Tensors, backend: str) -> Tensor:

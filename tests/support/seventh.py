@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from alexkern.backends import torch as definitions
 from alexkern.ops.description import IMAGE, Example
+from alexkern.ops.layer import Layer
 from alexkern.ops.operator import Operator
 from alexkern.ops.registry import OPERATORS
 
@@ -29,6 +31,7 @@ class Softsign(Operator):
     schema = "Tensor input"
     backward_schema = "Tensor input"
     layers = ((nn.Softsign,),)
+    spellings = {F.softsign: lambda input: Layer(kind=nn.Softsign)}  # noqa: RUF012
     example = Example((IMAGE,), (), ())
 
     def arguments(self, *modules: Any) -> dict[str, Any]:

@@ -13,13 +13,21 @@ from torch import Tensor
 from alexkern.backends.cpu import winograd
 from alexkern.backends.cpu.crossovers import in_tiles
 from alexkern.backends.torch import conv2d_relu as definition
-from alexkern.geometry import Pair, convolution
+from alexkern.geometry import Geometry, Pair, convolution
 from alexkern.plan import is_channels_last
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
     output = tiled(input, weight, bias, *args, relu=True)
     return definition.forward(input, weight, bias, *args) if output is None else output
+
+
+def gains(of: Geometry) -> bool:
+    """Whether anything is done in fewer products: else torch's own calls are as quick, and quicker to make."""
+    products = [("forward", of)]
+    if torch.is_grad_enabled():
+        products += [("input_grad", winograd.of_input_grad(of)), ("weight_grad", of)]
+    return any(in_tiles(product, by, True) for product, by in products)
 
 
 def backward(
@@ -51,7 +59,7 @@ def tiled(
     """The convolution in fewer products, or None where it has to be torch's."""
     channels_last = is_channels_last(input) or is_channels_last(weight)
     of = convolution(input, weight, stride, padding, dilation, groups)
-    if not in_tiles("forward", of, channels_last):
+    if input.dtype != torch.float32 or not in_tiles("forward", of, channels_last):
         return None
     return winograd.convolve(input, winograd.pack(weight, of), bias, relu, channels_last)
 
@@ -73,10 +81,11 @@ def gradients(
     if gate is not None and any(needs[1:]):
         grad, gate = torch.ops.aten.threshold_backward(grad, gate, 0), None
     input_grad = weight_grad = bias_grad = None
-    if needs[0] and in_tiles("input_grad", winograd.of_input_grad(of), channels_last):
+    has_kernels = grad.dtype == torch.float32
+    if has_kernels and needs[0] and in_tiles("input_grad", winograd.of_input_grad(of), channels_last):
         filters = winograd.pack(weight, of, for_input_grad=True)
         input_grad = winograd.convolve(grad, filters, None, False, channels_last, gate)
-    if needs[1] and in_tiles("weight_grad", of, channels_last):
+    if has_kernels and needs[1] and in_tiles("weight_grad", of, channels_last):
         weight_grad = winograd.weight_grad(grad, input, of, channels_last)
         bias_grad = grad.sum((0, 2, 3)) if weight_grad is not None and needs[2] else None
     found = input_grad, weight_grad, bias_grad

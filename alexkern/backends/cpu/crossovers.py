@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from alexkern.backends.cpu import native, winograd
@@ -48,18 +49,27 @@ class Pooled(NamedTuple):
 POOLED = {"portable": Pooled(3, 16), "avx2": Pooled(2, 16), "avx512": Pooled(3, 12)}  # measured in the same way
 
 
+def kernels() -> str:
+    """The instruction set whose kernels are in use."""
+    return native().isa().removesuffix("bf16")
+
+
 def pooled() -> Pooled:
-    return POOLED[native().isa()]
+    return POOLED[kernels()]
 
 
 def is_ours(product: str, weight: Tensor, rows: int) -> bool:
     """Of so many rows with a weight as it lies in memory."""
-    if not weight.is_contiguous():
+    if not weight.is_contiguous() or weight.dtype != torch.float32:
         return False
-    for least, served in TABLE[native().isa()].get(product, ()):
+    for least, ours in served(product):
         if weight.numel() >= least:
-            return any(first <= rows <= last for first, last in served)
+            return any(first <= rows <= last for first, last in ours)
     return False
+
+
+def served(product: str) -> tuple[Served, ...]:
+    return TABLE[kernels()].get(product, ())
 
 
 class Tiled(NamedTuple):
@@ -97,13 +107,13 @@ WORTH_PACKED = 1.4
 def least_tiles(product: str, of: Geometry, channels_last: bool) -> int | None:
     """From how many tiles on a product with such filters may be csrc/cpu/winograd's; None for none. `of` is the
     convolution that computes it."""
-    return _least(CONVOLUTIONS[native().isa()].get(product, ()), product, of, channels_last)
+    return _least(CONVOLUTIONS[kernels()].get(product, ()), product, of, channels_last)
 
 
 def in_tiles(product: str, of: Geometry, channels_last: bool) -> bool:
     """Whether a product over such images is csrc/cpu/winograd's."""
     worth = WORTH_PACKED if product == "packed" and of.R == 3 else WORTH
-    return _in_tiles(CONVOLUTIONS[native().isa()].get(product, ()), worth, product, of, channels_last)
+    return _in_tiles(CONVOLUTIONS[kernels()].get(product, ()), worth, product, of, channels_last)
 
 
 def _least(served: tuple[Tiled, ...], product: str, of: Geometry, channels_last: bool) -> int | None:

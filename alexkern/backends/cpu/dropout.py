@@ -9,7 +9,7 @@ from alexkern.backends.cpu import native
 from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch.dropout import scale
 from alexkern.backends.torch.philox import threshold
-from alexkern.plan import Spec, like
+from alexkern.plan import Spec, conform, contiguous_strides, like
 
 
 def forward(input: Tensor, seed: Tensor, p: float) -> Tensor:
@@ -36,6 +36,7 @@ def run(input: Tensor, output: Tensor, mask: Tensor | None, seed: Tensor, p: flo
     """Into output, which has input's dense memory order, or is input itself; of relu(input) with `relu`, and then mask
     gets a bit for each element that passes (plan.packed_bits)."""
     native().dropout(
+        input.dtype == torch.bfloat16,
         input.data_ptr(),
         output.data_ptr(),
         0 if mask is None else mask.data_ptr(),
@@ -46,3 +47,20 @@ def run(input: Tensor, output: Tensor, mask: Tensor | None, seed: Tensor, p: flo
         relu,
         torch.get_num_threads(),
     )
+
+
+def masked(grad: Tensor, mask: Tensor, p: float) -> Tensor:
+    """The contiguous gradient of what `run` dropped behind a ReLU, by the mask that it made."""
+    shape = tuple(grad.shape)
+    spec = Spec(shape, contiguous_strides(shape), grad.dtype)
+    grad, output = conform(grad, spec), empty(spec)
+    native().dropout_masked(
+        grad.dtype == torch.bfloat16,
+        grad.data_ptr(),
+        output.data_ptr(),
+        mask.contiguous().data_ptr(),
+        grad.numel(),
+        scale(p),
+        torch.get_num_threads(),
+    )
+    return output

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends.cpu import dropout, native
-from alexkern.backends.cpu.crossovers import is_ours
+from alexkern.backends.cpu.crossovers import PRODUCTS, is_ours, served
 from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import linear_relu_dropout as definition
 from alexkern.backends.torch.dropout import scale
@@ -38,6 +38,11 @@ def forward(
     return output, mask
 
 
+def gains(weight: Tensor) -> bool:
+    """Whether a product of some number of rows may be ours."""
+    return any(weight.numel() >= one.least for product in PRODUCTS for one in served(product))
+
+
 def backward(
     grad: Tensor,
     input: Tensor,
@@ -56,12 +61,11 @@ def backward(
     theirs = [need and not mine for need, mine in zip(needs, ours, strict=True)]
     found: list[Tensor | None] = [None, None, None]
     if any(theirs):
-        masked = definition.masked(grad, mask, seed, p)
+        masked = definition.masked(grad, mask, seed, p) if seed is None else dropout.masked(grad, mask, p)
         rows, inputs = definition.matrix(masked), definition.matrix(input)
-        shape = tuple(weight.shape)
         found = [
             (masked @ weight) if theirs[0] else None,
-            torch.mm(rows.t(), inputs, out=_dense(shape)) if theirs[1] else None,
+            _weight_grad(rows, inputs, weight) if theirs[1] else None,
             rows.sum(0) if theirs[2] else None,
         ]
     if any(ours):
@@ -77,8 +81,15 @@ def _sizes(input: Tensor, weight: Tensor) -> Sizes:
     return math.prod(input.shape[:-1]), C, K
 
 
-def _dense(shape: tuple[int, ...]) -> Tensor:
-    return empty(Spec(tuple(shape), contiguous_strides(shape), torch.float32))
+def _weight_grad(rows: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    left = rows.t()
+    if weight.dtype == torch.bfloat16:
+        left = left.contiguous()  # small, and oneDNN takes twice as long where it lies the other way
+    return torch.mm(left, inputs, out=_dense(tuple(weight.shape), weight.dtype))
+
+
+def _dense(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    return empty(Spec(shape, contiguous_strides(shape), dtype))
 
 
 def _workspace(sizes: Sizes, threads: int) -> Tensor:

@@ -41,6 +41,7 @@ def _run(input: Tensor, grad: Tensor | None, size: int, alpha: float, beta: floa
         alpha / size,
         beta,
         k,
+        x.dtype == torch.bfloat16,
         x.data_ptr(),
         0 if dy is None else dy.data_ptr(),
         result.data_ptr(),

@@ -35,23 +35,31 @@ class Call(NamedTuple):
     workspace: Spec | None  # of all threads, in the forward
 
 
-def _called(shape: Sequence[int], channels_last: bool, window: Window, relu: bool, threads: int) -> Call:
+def _called(
+    shape: Sequence[int], dtype: torch.dtype, channels_last: bool, window: Window, relu: bool, threads: int
+) -> Call:
     kernel_size, stride, padding, dilation, ceil_mode = window
     # torch's dispatcher hands pairs over as lists.
     pairs = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
-    return _call(tuple(shape), channels_last, pairs, ceil_mode, relu, threads)
+    return _call(tuple(shape), dtype, channels_last, pairs, ceil_mode, relu, threads)
 
 
 @lru_cache(maxsize=1024)
 def _call(
-    shape: tuple[int, ...], channels_last: bool, pairs: tuple[Pair, ...], ceil_mode: bool, relu: bool, threads: int
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    channels_last: bool,
+    pairs: tuple[Pair, ...],
+    ceil_mode: bool,
+    relu: bool,
+    threads: int,
 ) -> Call:
     windows = pooling(shape, *pairs)
-    values, offsets = pooled(windows, torch.float32, channels_last, ceil_mode, True, relu)
+    values, offsets = pooled(windows, dtype, channels_last, ceil_mode, True, relu)
     P, Q = values.shape[2:]
     floats = 0 if channels_last else threads * native().max_pool2d_workspace(windows, (P, Q))
     workspace = Spec((floats,), (1,), torch.float32) if floats else None
-    return Call(windows, (P, Q), values, offsets, nchw(windows[:4], torch.float32, channels_last), workspace)
+    return Call(windows, (P, Q), values, offsets, nchw(windows[:4], dtype, channels_last), workspace)
 
 
 def forward(
@@ -71,7 +79,7 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
     say CLIPPED."""
     channels_last = is_channels_last(input)
     threads = torch.get_num_threads()
-    call = _called(input.shape, channels_last, window, relu, threads)
+    call = _called(input.shape, input.dtype, channels_last, window, relu, threads)
     if not channels_last and input.numel() >= SMALL and call.values.shape[3] < pooled_by_ours().windows:
         return definition.forward(input.relu() if relu else input, *window, save_offsets, relu)
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -82,6 +90,7 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
         call.windows,
         call.pooled_size,
         channels_last,
+        input.dtype == torch.bfloat16,
         relu,
         call.offsets.dtype == torch.int32,
         input.data_ptr(),
@@ -91,6 +100,11 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
         threads,
     )
     return output, offsets
+
+
+def gains(images: Sequence[int]) -> bool:
+    """Whether the images of a network are large enough for this to be worth a call of ours."""
+    return math.prod(images) >= SMALL
 
 
 def torch_scatters(input_shape: Sequence[int], channels_last: bool) -> bool:
@@ -115,17 +129,21 @@ def backward(
     if torch_scatters(input_shape, channels_last):
         return definition.backward(grad, offsets, input_shape, channels_last, *window, needs)
     threads = torch.get_num_threads()
-    call = _called(input_shape, channels_last, window, False, threads)
-    input_grad = empty(call.images)
+    call = _called(input_shape, grad.dtype, channels_last, window, False, threads)
+    input_grad, narrow = empty(call.images), grad.dtype == torch.bfloat16
+    sums = Spec((threads, *input_shape[2:]), (math.prod(input_shape[2:]), input_shape[3], 1), torch.float32)
+    workspace = empty(sums) if narrow and not channels_last else None
     grad, offsets = conform(grad, call.values), conform(offsets, call.offsets._replace(dtype=offsets.dtype))
     native().max_pool2d_backward(
         call.windows,
         call.pooled_size,
         channels_last,
+        narrow,
         offsets.dtype == torch.int32,
         grad.data_ptr(),
         offsets.data_ptr(),
         input_grad.data_ptr(),
+        0 if workspace is None else workspace.data_ptr(),
         threads,
     )
     return (input_grad,)

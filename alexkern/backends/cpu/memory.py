@@ -17,9 +17,10 @@ from alexkern.plan import Spec
 
 # Bytes. Of smaller ones the C library keeps its pages itself, and a tensor of ours takes longer to make than torch's.
 LARGE = 2**20
-LARGEST_OF_GLIBC = 2**25 - 2**13  # and the rest of its chunk
+LARGEST_OF_GLIBC = 2**25 - 2**13  # with what it keeps for itself
 DEVICE = torch.device("cpu")
-CODES = {torch.float32: (2, 32), torch.int32: (0, 32), torch.uint8: (1, 8)}  # as DLPack has them
+# As DLPack has them.
+CODES = {torch.float32: (2, 32), torch.bfloat16: (4, 16), torch.int32: (0, 32), torch.uint8: (1, 8)}
 
 
 def empty(spec: Spec) -> Tensor:

@@ -14,9 +14,12 @@ from torch import Tensor
 from alexkern.backends.cuda import chip_of, conv2d_relu, launch, max_pool2d
 from alexkern.backends.cuda.conv2d_relu import CHUNKS_AT_ONCE
 from alexkern.backends.cuda.layout import COPY_BYTES, Packed, operands, padded, workspace
+from alexkern.backends.cuda.wide import OFFSETS, Wide
 from alexkern.cost.sm80_pooled import Plan, Problem, compare
 from alexkern.geometry import Geometry, Pair, convolution, pooling
 from alexkern.plan import Spec, conform, empty, is_channels_last, pooled, strides
+
+WIDE = (Wide(r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset({32})),)
 
 FUSED_WINDOW = ((3, 3), (2, 2), (0, 0))  # kernel_size, stride, padding: what the fused kernel is written for
 CHUNKS = 1024  # of pixels, at most: a gradient's blocks, and the parts of the bias's gradient

@@ -5,9 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from alexkern.backends.cuda import launch
+from alexkern.backends.cuda.wide import Wide
 from alexkern.backends.torch.dropout import scale
 from alexkern.backends.torch.philox import threshold
 from alexkern.plan import Spec, empty, like
+
+WIDE = (Wide(r"dropout_kernel<\w+>"),)
 
 
 def forward(input: Tensor, seed: Tensor, p: float) -> Tensor:

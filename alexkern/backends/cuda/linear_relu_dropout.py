@@ -17,9 +17,12 @@ from torch import Tensor
 
 from alexkern.backends.cuda import launch, sm90
 from alexkern.backends.cuda.layout import packed
+from alexkern.backends.cuda.wide import Wide
 from alexkern.backends.torch.dropout import scale
 from alexkern.backends.torch.philox import threshold
 from alexkern.plan import Spec, contiguous_strides, empty, like, linear_relu_dropout_output, packed_bits
+
+WIDE = (Wide(r"(forward|backward|sum)_kernel<\w+, \w+>"),)
 
 FEW_ROWS = 16
 VALUES_PER_COPY = 8  # of 16 bits

@@ -13,9 +13,12 @@ from torch import Tensor
 
 from alexkern.backends.cuda import chip_of, compiled, launch, sm90
 from alexkern.backends.cuda.layout import copy_bytes_of, is_packed
+from alexkern.backends.cuda.wide import Wide
 from alexkern.cost.sm80 import FACTOR, first_layer_times
 from alexkern.geometry import Geometry, Pair
 from alexkern.plan import Spec, contiguous_strides, empty, strides
+
+WIDE = (Wide(r"relayout_kernel<[\w ]+, \w+>", None, frozenset({8}), runs=True),)  # a mark is a byte
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # of bytes, a mean and a deviation a channel, in 0 to 1
 

@@ -73,8 +73,10 @@ inline void store_bits(std::uint8_t* mask, std::uint64_t passing, int count) {
     for (int i = 0; 8 * i < count; ++i) mask[i] = static_cast<std::uint8_t>(passing >> 8 * i);
 }
 
-template <bool RELU>
+template <typename T, bool RELU>
 void drop_all(const Call& call) {
+    const T* input = static_cast<const T*>(call.input);
+    T* output = static_cast<T*>(call.output);
     const Keys keys(call.seed);
     const Words limit = static_cast<std::uint32_t>(call.limit) - Words{};  // for p = 1 all are kept, times 0
     const Floats scale = all(call.scale);
@@ -90,8 +92,8 @@ void drop_all(const Call& call) {
             std::uint64_t passing[UNIT / 64] = {}, some = 0;
 #pragma GCC unroll 32
             for (int at = 0; at < UNIT; at += LANES) {
-                const Floats value = load<Floats>(call.input + i + at);
-                store(call.output + i + at, drop<RELU>(value, words[at / LANES], limit, scale, some));
+                const Floats value = load(input + i + at);
+                store(output + i + at, drop<RELU>(value, words[at / LANES], limit, scale, some));
                 passing[at / 64] |= some << at % 64;
             }
             if (RELU && call.mask) {
@@ -105,12 +107,29 @@ void drop_all(const Call& call) {
             for (int half = 0; half < 2 && i + half * LANES < stop; ++half) {
                 const std::int64_t at = i + half * LANES;
                 const int count = stop - at < LANES ? static_cast<int>(stop - at) : LANES;
-                const Floats value = load_part(call.input + at, count);
-                store_part(call.output + at, drop<RELU>(value, words[half], limit, scale, some), count);
+                const Floats value = load_part(input + at, count);
+                store_part(output + at, drop<RELU>(value, words[half], limit, scale, some), count);
                 passing |= some << half * LANES;
             }
             const std::int64_t left = stop - i;
             if (RELU && call.mask) store_bits(call.mask + i / 8, passing, left < STEP ? static_cast<int>(left) : STEP);
+        }
+    });
+}
+
+template <typename T>
+void mask_all(const Masked& call) {
+    const T* grad = static_cast<const T*>(call.grad);
+    T* output = static_cast<T*>(call.output);
+    Ints places;
+    for (int i = 0; i < LANES; ++i) places[i] = 1 << i;
+    const std::int64_t bytes = (call.count + 7) / 8;
+    parallel(call.threads, (call.count + UNIT - 1) / UNIT, UNIT, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin * UNIT; i < end * UNIT && i < call.count; i += LANES) {
+            std::int32_t bits = call.mask[i / 8] >> i % 8;
+            if (LANES > 8 && i / 8 + 1 < bytes) bits |= call.mask[i / 8 + 1] << 8;
+            const Floats value = load_some(grad + i, call.count - i) * call.scale;
+            store_some(output + i, (all(bits) & places) != 0 ? value : Floats{}, call.count - i);
         }
     });
 }
@@ -120,7 +139,16 @@ void drop_all(const Call& call) {
 template <>
 void run<Isa::ALEXKERN_ISA>(const Call& call) {
     ran(call.relu ? "ReLU and dropout, " ALEXKERN_ISA_NAME : "dropout, " ALEXKERN_ISA_NAME);
-    call.relu ? drop_all<true>(call) : drop_all<false>(call);
+    on_numbers(call.bfloat16, [&](auto number) {
+        using T = decltype(number);
+        call.relu ? drop_all<T, true>(call) : drop_all<T, false>(call);
+    });
+}
+
+template <>
+void run<Isa::ALEXKERN_ISA>(const Masked& call) {
+    ran("dropout's mask, " ALEXKERN_ISA_NAME);
+    on_numbers(call.bfloat16, [&](auto number) { mask_all<decltype(number)>(call); });
 }
 
 }  // namespace alexkern::dropout

@@ -1,4 +1,4 @@
-// Dropout of a dense float32 tensor: alexkern/backends/torch/philox.py says which elements are kept.
+// Dropout of a dense tensor: alexkern/backends/torch/philox.py says which elements are kept.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,9 @@
 namespace alexkern::dropout {
 
 struct Call {
-    const float* input;
-    float* output;       // input itself, or apart from it
+    bool bfloat16;  // else float32
+    const void* input;
+    void* output;        // input itself, or apart from it
     std::uint8_t* mask;  // a bit an element: neither clipped by the ReLU nor dropped; or null
     std::int64_t count;
     std::uint64_t seed, offset;
@@ -21,5 +22,19 @@ struct Call {
 
 template <Isa>
 void run(const Call& call);
+
+// The gradient where a mask of such a call lets it pass, times scale.
+struct Masked {
+    bool bfloat16;  // else float32
+    const void* grad;
+    void* output;  // dense as grad
+    const std::uint8_t* mask;
+    std::int64_t count;
+    float scale;
+    int threads;
+};
+
+template <Isa>
+void run(const Masked& call);
 
 }  // namespace alexkern::dropout

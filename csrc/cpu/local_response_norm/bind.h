@@ -11,8 +11,8 @@ const Binding binding([](pybind11::module_& module) {
     });
     module.def("local_response_norm",
                [](std::int64_t N, std::int64_t C, std::int64_t L, const Tuple<std::int64_t, 3>& strides,
-                  std::int64_t size, float alpha, float beta, float k, Address input, Address grad, Address result,
-                  Address workspace, int threads) {
+                  std::int64_t size, float alpha, float beta, float k, bool bfloat16, Address input, Address grad,
+                  Address result, Address workspace, int threads) {
                    const Call call{N,
                                    C,
                                    L,
@@ -23,9 +23,10 @@ const Binding binding([](pybind11::module_& module) {
                                    alpha,
                                    beta,
                                    k,
-                                   pointer<const float>(input),
-                                   pointer<const float>(grad),
-                                   pointer<float>(result),
+                                   bfloat16,
+                                   pointer(input),
+                                   pointer(grad),
+                                   pointer(result),
                                    pointer<float>(workspace),
                                    threads};
                    const pybind11::gil_scoped_release released;

@@ -88,29 +88,33 @@ void normalise(const Call& call, const Bundle& bundle, const float* x, const flo
 }
 
 // From a tensor to a bundle: `pixels` of them where its step is LANES, one where it is 1.
-inline void read(const Call& call, const Bundle& bundle, const float* tensor, float* buffer, int pixels) {
+template <typename T>
+inline void read(const Call& call, const Bundle& bundle, const T* tensor, float* buffer, int pixels) {
     if (bundle.step == 1) {
-        __builtin_memcpy(buffer, tensor, call.C * sizeof(float));
+        for (Index c = 0; c < call.C; c += LANES) store_some(buffer + c, load_some(tensor + c, call.C - c), call.C - c);
         return;
     }
     for (Index c = 0; c < call.C; ++c, tensor += call.stride_c, buffer += LANES) {
-        store(buffer, pixels == LANES ? load<Floats>(tensor) : load_part(tensor, pixels));
+        store(buffer, load_some(tensor, pixels));
     }
 }
 
 // And back.
-inline void write(const Call& call, const Bundle& bundle, const float* buffer, float* tensor, int pixels) {
+template <typename T>
+inline void write(const Call& call, const Bundle& bundle, const float* buffer, T* tensor, int pixels) {
     if (bundle.step == 1) {
-        __builtin_memcpy(tensor, buffer, call.C * sizeof(float));
+        for (Index c = 0; c < call.C; c += LANES) store_some(tensor + c, load_some(buffer + c, call.C - c), call.C - c);
         return;
     }
     for (Index c = 0; c < call.C; ++c, tensor += call.stride_c, buffer += LANES) {
-        store_part(tensor, load<Floats>(buffer), pixels);
+        store_some(tensor, load(buffer), pixels);
     }
 }
 
-template <bool THREE_QUARTERS>
+template <bool THREE_QUARTERS, typename T>
 void normalise_all(const Call& call, const Bundle& bundle) {
+    const T *input = static_cast<const T*>(call.input), *grad = static_cast<const T*>(call.grad);
+    T* output = static_cast<T*>(call.result);
     const Index bundles = (call.L + bundle.step - 1) / bundle.step;
     parallel(call.threads, call.N * bundles, 8 * call.C * bundle.step, [&](Index begin, Index end) {
 #if defined(_OPENMP)
@@ -124,10 +128,10 @@ void normalise_all(const Call& call, const Bundle& bundle) {
             const Index pixel = unit % bundles * bundle.step;
             const Index at = unit / bundles * call.stride_n + pixel * call.stride_l;
             const int pixels = static_cast<int>(smaller(bundle.step, call.L - pixel));
-            read(call, bundle, call.input + at, x, pixels);
-            if (call.grad) read(call, bundle, call.grad + at, dy, pixels);
-            normalise<THREE_QUARTERS>(call, bundle, x, call.grad ? dy : nullptr, result, squares);
-            write(call, bundle, result, call.result + at, pixels);
+            read(call, bundle, input + at, x, pixels);
+            if (grad) read(call, bundle, grad + at, dy, pixels);
+            normalise<THREE_QUARTERS>(call, bundle, x, grad ? dy : nullptr, result, squares);
+            write(call, bundle, result, output + at, pixels);
         }
     });
 }
@@ -150,7 +154,10 @@ void run<Isa::ALEXKERN_ISA>(const Call& call) {
         ran(channels ? "local_response_norm forward, NHWC, " ALEXKERN_ISA_NAME
                      : "local_response_norm forward, NCHW, " ALEXKERN_ISA_NAME);
     }
-    call.beta == 0.75f ? normalise_all<true>(call, bundle) : normalise_all<false>(call, bundle);
+    on_numbers(call.bfloat16, [&](auto number) {
+        using T = decltype(number);
+        call.beta == 0.75f ? normalise_all<true, T>(call, bundle) : normalise_all<false, T>(call, bundle);
+    });
 }
 
 }  // namespace alexkern::local_response_norm

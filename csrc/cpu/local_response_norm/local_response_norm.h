@@ -1,4 +1,4 @@
-// Local response normalisation of float32, and its gradient.
+// Local response normalisation, and its gradient.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +12,10 @@ struct Call {
     std::int64_t N, C, L, stride_n, stride_c, stride_l;
     std::int64_t size;
     float alpha, beta, k;  // alpha already divided by size
-    const float* input;
-    const float* grad;  // null: the output is wanted, else the input's gradient
-    float* result;
+    bool bfloat16;         // else float32: the next three
+    const void* input;
+    const void* grad;  // null: the output is wanted, else the input's gradient
+    void* result;
     float* workspace;  // `workspace` floats a thread
     int threads;
 };

@@ -17,29 +17,36 @@ const Binding binding([](pybind11::module_& module) {
         return on_isa([&](auto isa) { return workspace<isa>(windows(geometry, pooled)); });
     });
     module.def("max_pool2d_forward",
-               [](const WideGeometry& geometry, const PooledSize& pooled, bool channels_last, bool relu,
+               [](const WideGeometry& geometry, const PooledSize& pooled, bool channels_last, bool bfloat16, bool relu,
                   bool wide_offsets, Address input, Address output, Address offsets, Address workspace, int threads) {
                    const Forward call{windows(geometry, pooled),
                                       channels_last,
+                                      bfloat16,
                                       relu,
                                       wide_offsets,
-                                      pointer<const float>(input),
-                                      pointer<float>(output),
+                                      pointer(input),
+                                      pointer(output),
                                       pointer(offsets),
                                       pointer<float>(workspace),
                                       threads};
                    const pybind11::gil_scoped_release released;
                    on_isa([&](auto isa) { forward<isa>(call); });
                });
-    module.def(
-        "max_pool2d_backward", [](const WideGeometry& geometry, const PooledSize& pooled, bool channels_last,
-                                  bool wide_offsets, Address grad, Address offsets, Address input_grad, int threads) {
-            const Backward call{
-                windows(geometry, pooled),  channels_last, wide_offsets, pointer<const float>(grad), pointer(offsets),
-                pointer<float>(input_grad), threads};
-            const pybind11::gil_scoped_release released;
-            on_isa([&](auto isa) { backward<isa>(call); });
-        });
+    module.def("max_pool2d_backward", [](const WideGeometry& geometry, const PooledSize& pooled, bool channels_last,
+                                         bool bfloat16, bool wide_offsets, Address grad, Address offsets,
+                                         Address input_grad, Address workspace, int threads) {
+        const Backward call{windows(geometry, pooled),
+                            channels_last,
+                            bfloat16,
+                            wide_offsets,
+                            pointer(grad),
+                            pointer(offsets),
+                            pointer(input_grad),
+                            pointer<float>(workspace),
+                            threads};
+        const pybind11::gil_scoped_release released;
+        on_isa([&](auto isa) { backward<isa>(call); });
+    });
 });
 
 }  // namespace alexkern::max_pool2d

@@ -81,9 +81,9 @@ inline Ints load_offsets(const std::uint8_t* from, int count) { return widen(loa
 inline Ints load_offsets(const std::int32_t* from, int count) { return load_part(from, count); }
 
 // One window, in BLOCKS * LANES channels, or in the first `part` of LANES.
-template <bool RELU, int BLOCKS, typename Offset>
-inline void reduce(const Forward& call, const float* image, Index h, Index w, const Inside& r, const Inside& s,
-                   Index to, int part) {
+template <typename T, bool RELU, int BLOCKS, typename Offset>
+inline void reduce(const Forward& call, const T* image, Index h, Index w, const Inside& r, const Inside& s, Index to,
+                   int part) {
     const Windows& at = call.windows;
     const bool whole = part == LANES;
     // torch starts from the first pixel inside, and no pixel of -inf wins over it.
@@ -91,41 +91,41 @@ inline void reduce(const Forward& call, const float* image, Index h, Index w, co
     Best best[BLOCKS];
     for (int b = 0; b < BLOCKS; ++b) best[b] = {all(-__builtin_inff()), first};
     for (Index i = r.first; i < r.end; ++i) {
-        const float* row = image + ((h + i * at.dilation_h) * at.W + w) * at.C;
+        const T* row = image + ((h + i * at.dilation_h) * at.W + w) * at.C;
         for (Index j = s.first; j < s.end; ++j) {
-            const float* pixel = row + j * at.dilation_w * at.C;
+            const T* pixel = row + j * at.dilation_w * at.C;
             for (int b = 0; b < BLOCKS; ++b) {
-                const Floats value = whole ? load<Floats>(pixel + b * LANES) : load_part(pixel, part);
+                const Floats value = whole ? load(pixel + b * LANES) : load_part(pixel, part);
                 meet(best[b], pass<RELU>(value), static_cast<std::int32_t>(i * at.S + j));
             }
         }
     }
     for (int b = 0; b < BLOCKS; ++b) {
-        store_first(call.output + to + b * LANES, best[b].value, part);
+        store_first(static_cast<T*>(call.output) + to + b * LANES, best[b].value, part);
         if (call.offsets) store_offsets<RELU, Offset>(call.offsets, to + b * LANES, best[b], part);
     }
 }
 
-template <bool RELU, typename Offset>
+template <typename T, bool RELU, typename Offset>
 void forward_nhwc(const Forward& call) {
     const Windows& at = call.windows;
     parallel(call.threads, at.N * at.P, at.Q * at.C * smaller(at.R * at.S, 16), [&](Index begin, Index end) {
         for (Index unit = begin; unit < end; ++unit) {
             const Index h = unit % at.P * at.stride_h - at.padding_h;
             const Inside r(h, at.H, at.R, at.dilation_h);
-            const float* image = call.input + unit / at.P * at.H * at.W * at.C;
+            const T* image = static_cast<const T*>(call.input) + unit / at.P * at.H * at.W * at.C;
             for (Index q = 0; q < at.Q; ++q) {
                 const Index w = q * at.stride_w - at.padding_w, to = (unit * at.Q + q) * at.C;
                 const Inside s(w, at.W, at.S, at.dilation_w);
                 Index c = 0;
                 for (; c + 4 * LANES <= at.C; c += 4 * LANES) {
-                    reduce<RELU, 4, Offset>(call, image + c, h, w, r, s, to + c, LANES);
+                    reduce<T, RELU, 4, Offset>(call, image + c, h, w, r, s, to + c, LANES);
                 }
                 for (; c + LANES <= at.C; c += LANES) {
-                    reduce<RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, LANES);
+                    reduce<T, RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, LANES);
                 }
                 if (c < at.C) {
-                    reduce<RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, static_cast<int>(at.C - c));
+                    reduce<T, RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, static_cast<int>(at.C - c));
                 }
             }
         }
@@ -143,7 +143,7 @@ struct Parts {
     Index size() const { return rows * residues * length + windows; }
 };
 
-template <bool RELU, typename Offset>
+template <typename T, bool RELU, typename Offset>
 void forward_nchw(const Forward& call) {
     const Windows& at = call.windows;
     const Parts parts(at);
@@ -169,7 +169,7 @@ void forward_nchw(const Forward& call) {
             const Inside r(h, at.H, at.R, at.dilation_h);
             const Index last = h + (r.end - 1) * at.dilation_h;
             for (next = larger(next, larger(h, 0)); next <= last; ++next) {
-                const float* from = call.input + (plane * at.H + next) * at.W;
+                const T* from = static_cast<const T*>(call.input) + (plane * at.H + next) * at.W;
                 for (Index residue = 0; residue < parts.residues; ++residue) {
                     float* to = space + (next % parts.rows * parts.residues + residue) * parts.length;
                     const Index shift = residue - at.padding_w;
@@ -178,9 +178,9 @@ void forward_nchw(const Forward& call) {
                         shift < at.W ? larger(low, smaller(ceil_div(at.W - shift, at.stride_w), parts.length)) : low;
                     for (Index j = 0; j < low; ++j) to[j] = -__builtin_inff();
                     if (at.stride_w == 2) {
-                        for (Index j = low; j < high; ++j) to[j] = pass<RELU>(from[2 * j + shift]);
+                        for (Index j = low; j < high; ++j) to[j] = pass<RELU>(widen(from[2 * j + shift]));
                     } else {
-                        for (Index j = low; j < high; ++j) to[j] = pass<RELU>(from[j * at.stride_w + shift]);
+                        for (Index j = low; j < high; ++j) to[j] = pass<RELU>(widen(from[j * at.stride_w + shift]));
                     }
                     for (Index j = high; j < parts.length; ++j) to[j] = -__builtin_inff();
                 }
@@ -198,19 +198,19 @@ void forward_nchw(const Forward& call) {
                     }
                 }
                 const int count = static_cast<int>(smaller(LANES, at.Q - q));
-                store_first(call.output + unit * at.Q + q, best.value, count);
+                store_first(static_cast<T*>(call.output) + unit * at.Q + q, best.value, count);
                 if (call.offsets) store_offsets<RELU, Offset>(call.offsets, unit * at.Q + q, best, count);
             }
         }
     });
 }
 
-template <bool RELU>
+template <typename T, bool RELU>
 void forward_all(const Forward& call) {
     if (call.channels_last) {
-        call.wide_offsets ? forward_nhwc<RELU, std::int32_t>(call) : forward_nhwc<RELU, std::uint8_t>(call);
+        call.wide_offsets ? forward_nhwc<T, RELU, std::int32_t>(call) : forward_nhwc<T, RELU, std::uint8_t>(call);
     } else {
-        call.wide_offsets ? forward_nchw<RELU, std::int32_t>(call) : forward_nchw<RELU, std::uint8_t>(call);
+        call.wide_offsets ? forward_nchw<T, RELU, std::int32_t>(call) : forward_nchw<T, RELU, std::uint8_t>(call);
     }
 }
 
@@ -232,12 +232,12 @@ struct Sources {
 };
 
 // Adds what BLOCKS * LANES channels of the pixel get, or the first `part` of LANES, to `sum`.
-template <int BLOCKS, typename Offset>
-inline void gather(const Sources& sources, const float* grad, const Offset* offsets, float* sum, bool first, int part) {
+template <int BLOCKS, typename T, typename Offset>
+inline void gather(const Sources& sources, const T* grad, const Offset* offsets, T* sum, bool first, int part) {
     const bool whole = part == LANES;
     Floats sums[BLOCKS];
     for (int b = 0; b < BLOCKS; ++b) {
-        sums[b] = first ? Floats{} : whole ? load<Floats>(sum + b * LANES) : load_part(sum, part);
+        sums[b] = first ? Floats{} : whole ? load(sum + b * LANES) : load_part(sum, part);
     }
     for (int i = 0; i < sources.count; ++i) {
         const Index from = sources.from[i];
@@ -245,7 +245,7 @@ inline void gather(const Sources& sources, const float* grad, const Offset* offs
         for (int b = 0; b < BLOCKS; ++b) {
             const Index at = from + b * LANES;
             const Ints named = whole ? load_offsets(offsets + at) : load_offsets(offsets + at, part);
-            const Floats value = whole ? load<Floats>(grad + at) : load_part(grad + at, part);
+            const Floats value = whole ? load(grad + at) : load_part(grad + at, part);
             sums[b] += named == own ? value : Floats{};
         }
     }
@@ -258,31 +258,32 @@ inline void gather(const Sources& sources, const float* grad, const Offset* offs
     }
 }
 
-template <typename Offset>
-inline void gather_all(const Sources& sources, Index C, const float* grad, const Offset* offsets, float* sum,
-                       bool first) {
+template <typename T, typename Offset>
+inline void gather_all(const Sources& sources, Index C, const T* grad, const Offset* offsets, T* sum, bool first) {
     Index c = 0;
     for (; c + 4 * LANES <= C; c += 4 * LANES) gather<4>(sources, grad + c, offsets + c, sum + c, first, LANES);
     for (; c + LANES <= C; c += LANES) gather<1>(sources, grad + c, offsets + c, sum + c, first, LANES);
     if (c < C) gather<1>(sources, grad + c, offsets + c, sum + c, first, static_cast<int>(C - c));
 }
 
-constexpr Index PHASES = 4;
+constexpr Index RESIDUES = 4;
 
-template <typename Offset>
+template <typename T, typename Offset>
 void backward_nhwc(const Backward& call, const Offset* offsets) {
     const Windows& at = call.windows;
+    const T* grad = static_cast<const T*>(call.grad);
     const Index reach_h = at.dilation_h * (at.R - 1), reach_w = at.dilation_w * (at.S - 1);
-    const Index phases = at.stride_w <= PHASES ? at.stride_w : 1;  // columns of a stride, each with a list of its own
+    const Index residues = at.stride_w <= RESIDUES ? at.stride_w : 1;  // of columns: each has a list of its own
     parallel(call.threads, at.N * at.H, at.W * at.C, [&](Index begin, Index end) {
-        Sources kept[PHASES];
+        Sources kept[RESIDUES];
         for (Index unit = begin; unit < end; ++unit) {
             const Index n = unit / at.H, h = unit % at.H + at.padding_h;
             const Over p(h, at.stride_h, reach_h);
             for (Sources& sources : kept) sources.moves = false;
-            for (Index column = 0, phase = 0; column < at.W; ++column, phase = phase + 1 < phases ? phase + 1 : 0) {
-                Sources& sources = kept[phase];
-                float* sum = call.input_grad + (unit * at.W + column) * at.C;
+            for (Index column = 0, residue = 0; column < at.W;
+                 ++column, residue = residue + 1 < residues ? residue + 1 : 0) {
+                Sources& sources = kept[residue];
+                T* sum = static_cast<T*>(call.input_grad) + (unit * at.W + column) * at.C;
                 bool first = true;
                 if (sources.moves && sources.last + 1 < at.Q) {
                     ++sources.last;
@@ -298,7 +299,7 @@ void backward_nhwc(const Backward& call, const Offset* offsets) {
                             const Index across = w - j * at.stride_w, s = across / at.dilation_w;
                             if (s * at.dilation_w != across) continue;
                             if (sources.count == Sources::MOST) {
-                                gather_all(sources, at.C, call.grad, offsets, sum, first);
+                                gather_all(sources, at.C, grad, offsets, sum, first);
                                 first = false;
                                 sources.count = 0;
                             }
@@ -306,10 +307,10 @@ void backward_nhwc(const Backward& call, const Offset* offsets) {
                             sources.own[sources.count++] = static_cast<std::int32_t>(r * at.S + s);
                         }
                     }
-                    sources.moves = first && phases == at.stride_w && q.first >= 0 && q.last < at.Q;
+                    sources.moves = first && residues == at.stride_w && q.first >= 0 && q.last < at.Q;
                     sources.last = q.last;
                 }
-                gather_all(sources, at.C, call.grad, offsets, sum, first);
+                gather_all(sources, at.C, grad, offsets, sum, first);
             }
         }
     });
@@ -324,9 +325,12 @@ struct Pixel {
     Pixel() = default;
 };
 
-template <typename Offset>
+template <typename T, typename Offset>
 void backward_nchw(const Backward& call, const Offset* offsets) {
     const Windows& at = call.windows;
+    const Index area = at.H * at.W;
+    const T* grads = static_cast<const T*>(call.grad);
+    T* input_grad = static_cast<T*>(call.input_grad);
     Pixel pixels[256];  // of bytes
     Index steps[256];   // the same in a flat image, and 0 for what names no pixel
     for (std::uint32_t offset = 0; offset < 256; ++offset) {
@@ -337,10 +341,19 @@ void backward_nchw(const Backward& call, const Offset* offsets) {
     const Index reach_h = at.dilation_h * (at.R - 1), spare = at.W - 1 - at.dilation_w * (at.S - 1) + at.padding_w;
     const Index low = smaller(ceil_div(at.padding_w, at.stride_w), at.Q);
     const Index high = larger(low, spare < 0 ? 0 : smaller(spare / at.stride_w + 1, at.Q));
-    parallel(call.threads, at.N * at.C, at.H * at.W, [&](Index begin, Index end) {
+    parallel(call.threads, at.N * at.C, area, [&](Index begin, Index end) {
         for (Index plane = begin; plane < end; ++plane) {
-            float* gradient = call.input_grad + plane * at.H * at.W;
-            __builtin_memset(gradient, 0, at.H * at.W * sizeof(float));
+            float* gradient;  // sums are those of float32
+            if constexpr (sizeof(T) == sizeof(float)) {
+                gradient = input_grad + plane * area;
+            } else {
+#if defined(_OPENMP)
+                gradient = call.workspace + omp_get_thread_num() * area;
+#else
+                gradient = call.workspace;
+#endif
+            }
+            __builtin_memset(gradient, 0, area * sizeof(float));
             for (Index p = 0; p < at.P; ++p) {
                 const Index top = p * at.stride_h - at.padding_h, row = (plane * at.P + p) * at.Q;
                 const auto scatter = [&](Index first, Index last) {
@@ -348,7 +361,7 @@ void backward_nchw(const Backward& call, const Offset* offsets) {
                         const auto offset = static_cast<std::uint32_t>(offsets[row + q]);
                         const Pixel pixel = sizeof(Offset) == 1 ? pixels[offset & 255] : Pixel(at, offset);
                         const Index h = top + pixel.h, w = q * at.stride_w - at.padding_w + pixel.w;
-                        if (h >= 0 && h < at.H && w >= 0 && w < at.W) gradient[h * at.W + w] += call.grad[row + q];
+                        if (h >= 0 && h < at.H && w >= 0 && w < at.W) gradient[h * at.W + w] += widen(grads[row + q]);
                     }
                 };
                 if (sizeof(Offset) > 1 || top < 0 || top + reach_h >= at.H) {
@@ -358,10 +371,15 @@ void backward_nchw(const Backward& call, const Offset* offsets) {
                 scatter(0, low);
                 for (Index q = low; q < high; ++q) {
                     const auto offset = static_cast<std::uint32_t>(offsets[row + q]) & 255;
-                    const float grad = offset < at.R * at.S ? call.grad[row + q] : 0;
+                    const float grad = offset < at.R * at.S ? widen(grads[row + q]) : 0;
                     gradient[top * at.W + q * at.stride_w - at.padding_w + steps[offset]] += grad;
                 }
                 scatter(high, at.Q);
+            }
+            if constexpr (sizeof(T) < sizeof(float)) {
+                for (Index i = 0; i < area; i += LANES) {
+                    store_some(input_grad + plane * area + i, load_some(gradient + i, area - i), area - i);
+                }
             }
         }
     });
@@ -378,7 +396,10 @@ template <>
 void forward<Isa::ALEXKERN_ISA>(const Forward& call) {
     ran(call.channels_last ? "max_pool2d forward, NHWC, " ALEXKERN_ISA_NAME
                            : "max_pool2d forward, NCHW, " ALEXKERN_ISA_NAME);
-    call.relu ? forward_all<true>(call) : forward_all<false>(call);
+    on_numbers(call.bfloat16, [&](auto number) {
+        using T = decltype(number);
+        call.relu ? forward_all<T, true>(call) : forward_all<T, false>(call);
+    });
 }
 
 template <>
@@ -387,11 +408,14 @@ void backward<Isa::ALEXKERN_ISA>(const Backward& call) {
                            : "max_pool2d backward, NCHW, " ALEXKERN_ISA_NAME);
     const auto* bytes = static_cast<const std::uint8_t*>(call.offsets);
     const auto* words = static_cast<const std::int32_t*>(call.offsets);
-    if (call.channels_last) {
-        call.wide_offsets ? backward_nhwc(call, words) : backward_nhwc(call, bytes);
-    } else {
-        call.wide_offsets ? backward_nchw(call, words) : backward_nchw(call, bytes);
-    }
+    on_numbers(call.bfloat16, [&](auto number) {
+        using T = decltype(number);
+        if (call.channels_last) {
+            call.wide_offsets ? backward_nhwc<T>(call, words) : backward_nhwc<T>(call, bytes);
+        } else {
+            call.wide_offsets ? backward_nchw<T>(call, words) : backward_nchw<T>(call, bytes);
+        }
+    });
 }
 
 }  // namespace alexkern::max_pool2d

@@ -1,4 +1,4 @@
-// Max-pooling of float32 images, and its gradient.
+// Max-pooling of images, and its gradient.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,11 @@ struct Windows {
 struct Forward {
     Windows windows;
     bool channels_last;
+    bool bfloat16;      // else float32: input and output
     bool relu;          // of the input, as it is read; the offset of a winner that it clips is -1, in a byte 255
     bool wide_offsets;  // int32 instead of uint8
-    const float* input;
-    float* output;
+    const void* input;
+    void* output;
     void* offsets;     // null: none are wanted
     float* workspace;  // `workspace` floats a thread, for NCHW
     int threads;
@@ -28,10 +29,12 @@ struct Forward {
 struct Backward {
     Windows windows;
     bool channels_last;
+    bool bfloat16;  // else float32: grad and input_grad
     bool wide_offsets;
-    const float* grad;
+    const void* grad;
     const void* offsets;
-    float* input_grad;
+    void* input_grad;
+    float* workspace;  // H * W floats a thread, for NCHW of bfloat16
     int threads;
 };
 

@@ -1,20 +1,18 @@
 #pragma once
 
 #include "../../binding.h"
-#include "local_response_norm.h"
 
-namespace alexkern {
+namespace alexkern::local_response_norm {
 
-const Binding local_response_norm_binding([](pybind11::module_& module) {
-    module.def("local_response_norm_needs_workspace", &local_response_norm::needs_workspace);
-    module.def("local_response_norm", [](int element, Address input, Address grad, Address result, Address shared,
-                                         std::int64_t N, int C, std::int64_t L, const Tuple<std::int64_t, 3>& strides,
-                                         int size, float alpha, float beta, float k, Address stream) {
-        local_response_norm::run(
-            {static_cast<Element>(element), pointer(input), pointer(grad), pointer(result), pointer<float>(shared), N,
-             L, C, strides[0], strides[1], strides[2], size, alpha, beta, k},
-            pointer<CUstream_st>(stream));
-    });
+// As local_response_norm.cu has them.
+bool needs_workspace(int size, float beta);
+void run(int element, Address input, Address grad, Address result, Address shared, std::int64_t N, int C,
+         std::int64_t L, const Tuple<std::int64_t, 3>& strides, int size, float alpha, float beta, float k,
+         Address stream);
+
+const Binding binding([](pybind11::module_& module) {
+    module.def("local_response_norm_needs_workspace", &needs_workspace);
+    module.def("local_response_norm", &run);
 });
 
-}  // namespace alexkern
+}  // namespace alexkern::local_response_norm

@@ -1,17 +1,38 @@
+// local_response_norm across channels: y = x * w with w = e**-beta, and
+//     e[c] = k + alpha * sum of x[i]**2 over i from c - size / 2 to c + (size - 1) / 2, those that exist.
+// Gradient, written (=) once: dx[c] = dy[c] * w[c] - 2 * alpha * beta * x[c] * sum of dy[i] * y[i] / e[i] over the
+// channels i whose window c stands in. Sums run from the lowest channel up, in fp32; one rounding at the end.
+//
 // A thread owns a run of neighbouring channels of one pixel and keeps them in registers, with the channels around that
 // its windows reach. Channels innermost: three vectors (the run before, the run, the run after), of which the compiler
 // loads 128 bits of the middle one and what the windows reach of the outer two, mostly from L1; one 128-bit store.
 // Channels apart, or no whole vectors: one load a channel, consecutive pixels in a warp. Backward
 // computes e again on the neighbourhood instead of reading it.
+#include "../../plain.h"
 #include "../divider.h"
 #include "../elements.cuh"
+#include "../elements.h"
 #include "../ptx/launch.cuh"
-#include "local_response_norm.h"
 
 namespace alexkern::local_response_norm {
 namespace {
 
 constexpr int kThreads = 256;
+
+// Every tensor is (N, C, L): L pixels of one stride. All have the strides below, in elements.
+struct Params {
+    const void* input;
+    const void* grad;  // null for the output
+    void* result;      // the output, or the input's gradient
+    float* shared;     // dy * y / e: a workspace of backward, where needs_workspace asks for one, else null
+    std::int64_t N, L;
+    int C;
+    std::int64_t stride_n, stride_c, stride_l;
+    int size;
+    float alpha, beta, k;  // alpha already divided by size
+};
+
+bool in_registers(int size, float beta) { return (size == 5 || size == 3) && beta == 0.75f; }
 
 // kInner: channels lie innermost, and a run is a vector.
 template <typename T_, int kSize_, bool kInner_>
@@ -206,7 +227,7 @@ void launch_elements(const char* name, const Params& params, Stream stream) {
 
 template <typename T>
 void launch(const Params& params, Stream stream) {
-    if (!needs_workspace(params.size, params.beta)) {
+    if (in_registers(params.size, params.beta)) {
         params.size == 5 ? launch_runs_of<T, 5>(params, stream) : launch_runs_of<T, 3>(params, stream);
     } else if (params.grad == nullptr) {
         launch_elements<T, Stage::output>("local_response_norm_forward", params, stream);
@@ -218,10 +239,30 @@ void launch(const Params& params, Stream stream) {
 
 }  // namespace
 
-bool needs_workspace(int size, float beta) { return (size != 5 && size != 3) || beta != 0.75f; }
+// Whether backward takes two passes with the workspace between them: for sizes and exponents that no kernel keeps in
+// registers.
+bool needs_workspace(int size, float beta) { return !in_registers(size, beta); }
 
-void run(const Params& params, Stream stream) {
-    with_type(params.element, [&](auto type) { launch<decltype(type)>(params, stream); });
+// The output, or the gradient where there is a `grad`.
+void run(int element, Address input, Address grad, Address result, Address shared, std::int64_t N, int C,
+         std::int64_t L, const Tuple<std::int64_t, 3>& strides, int size, float alpha, float beta, float k,
+         Address stream) {
+    const Params params{pointer(input),
+                        pointer(grad),
+                        pointer(result),
+                        pointer<float>(shared),
+                        N,
+                        L,
+                        C,
+                        strides[0],
+                        strides[1],
+                        strides[2],
+                        size,
+                        alpha,
+                        beta,
+                        k};
+    with_type(static_cast<Element>(element),
+              [&](auto type) { launch<decltype(type)>(params, pointer<CUstream_st>(stream)); });
 }
 
 }  // namespace alexkern::local_response_norm

@@ -5,6 +5,7 @@
 // multiply finish a tile, the warp that fetches is stages ahead in the next. The two blocks of a cluster take tiles
 // that lie below one another and share the filters; where GEMM_M is an odd number of tiles the last one lies beyond
 // it. Its rung is examples/ladder/6_hopper.cu; it adds larger tiles, registers shared out, tile after tile, clusters.
+#include "../ptx/stmatrix.cuh"
 #include "drop.cuh"
 #include "launch.cuh"
 
@@ -33,8 +34,7 @@ struct Staging {
     static constexpr ptx::Swizzle kSwizzle = kFilters == 64 ? ptx::Swizzle::bytes_128 : ptx::Swizzle::bytes_64;
     static constexpr int kBiases = 4 * kBuffer, kBytes = kBiases + 2 * kBlockN * static_cast<int>(sizeof(float));
 
-    // Of a multiple of eight filters: from here j eights of filters further on it is this ^ 16 j, and eight pixels
-    // below this + 8 kRow, since the permutation goes by a pixel's number among eight.
+    // Of a multiple of eight filters: j eights further on, from a multiple of as many, it is this ^ 16 j.
     static __device__ __forceinline__ int at(int pixel, int filter) {
         const int byte = pixel * kRow + 2 * filter;
         return byte ^ (byte >> 7 & (kRow / 16 - 1)) << 4;
@@ -90,7 +90,8 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
     const std::uint32_t staging = ring.shared + Stages::kStaging + warpgroup * 2 * Out::kBuffer;
     unsigned char* const staged = memory + Stages::kStaging + warpgroup * 2 * Out::kBuffer;
     float* const biases = reinterpret_cast<float*>(memory + Stages::kStaging + Out::kBiases) + warpgroup * kBlockN;
-    const int place = Out::at(row, pair);  // in a buffer
+    // The row that this lane stores; buffers are aligned to a swizzle's rows, so what is said of Out::at holds for it.
+    const std::uint32_t own_row = staging + Out::at(thread / 32 * 16 + lane % 16, lane / 16 * 8);
     int buffer = 0;
     float sum[kBlockN / 2] = {};
     for (unsigned tile = blockIdx.x / kCluster; tile < p.tiles.count; tile += gridDim.x / kCluster) {
@@ -126,14 +127,15 @@ __global__ void __launch_bounds__(kThreads, 1) convolve_kernel(const __grid_cons
                 both[j] = *reinterpret_cast<const float2*>(biases + part * Out::kFilters + 8 * j + pair);
             }
 #pragma unroll
-            for (int j = 0; j < Out::kFilters / 8; ++j) {
-                unsigned char* const upper = staged + buffer * Out::kBuffer + (place ^ 16 * j);
+            for (int j = 0; j < Out::kFilters / 8; j += 2) {
+                std::uint32_t pairs[4];  // of eight filters upper and lower rows, and so of the next eight
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const int number = 4 * (part * Out::kFilters / 8 + j) + 2 * half;
-                    *reinterpret_cast<std::uint32_t*>(upper + half * 8 * Out::kRow) = ptx::pack<T>(
-                        finished(sum[number] + both[j].x, p.relu), finished(sum[number + 1] + both[j].y, p.relu));
+                for (int i = 0; i < 4; ++i) {
+                    const int number = 4 * (part * Out::kFilters / 8 + j) + 2 * i;
+                    pairs[i] = ptx::pack<T>(finished(sum[number] + both[j + i / 2].x, p.relu),
+                                            finished(sum[number + 1] + both[j + i / 2].y, p.relu));
                 }
+                ptx::stmatrix_x4((own_row + buffer * Out::kBuffer) ^ 16 * j, pairs);
             }
             if (p.rule.seed != nullptr) {
                 ptx::bar_sync(1 + warpgroup, kWarpgroup);

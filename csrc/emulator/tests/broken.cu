@@ -310,14 +310,14 @@ enum class Access {
     endless_loop
 };
 
-__device__ unsigned deep(unsigned depth, unsigned value) {
+__device__ unsigned deep(unsigned calls, unsigned value) {
     volatile unsigned frame[64];
-    frame[depth % 64] = value;
-    return depth == 0 ? frame[0] : deep(depth - 1, frame[depth % 64] + 1) + frame[depth % 64];
+    frame[calls % 64] = value;
+    return calls == 0 ? frame[0] : deep(calls - 1, frame[calls % 64] + 1) + frame[calls % 64];
 }
 
 template <Access kAccess>
-__global__ void access_kernel(const unsigned* input, unsigned* output, unsigned depth) {
+__global__ void access_kernel(const unsigned* input, unsigned* output, unsigned calls) {
     auto* words = ptx::dynamic_shared_memory<unsigned>();  // [128]
     const unsigned bad = threadIdx.x == 9 ? 1 : 0;
     const std::uint32_t address = ptx::shared_address(words);
@@ -328,7 +328,7 @@ __global__ void access_kernel(const unsigned* input, unsigned* output, unsigned 
     ptx::cp_async_wait_group<0>();
     __syncthreads();
     if (kAccess == Access::address_of_global && bad) output[0] = ptx::shared_address(input);
-    if (kAccess == Access::stack_overflow && bad) output[0] = deep(depth, 1);
+    if (kAccess == Access::stack_overflow && bad) output[0] = deep(calls, 1);
     if (kAccess == Access::null_pointer && bad) output = nullptr;
     if (kAccess == Access::endless_loop && bad) {
         while (*static_cast<volatile const unsigned*>(input) != 0) {

@@ -3,6 +3,7 @@
 #include "../../cuda/ptx/cluster.cuh"
 #include "../../cuda/ptx/ldmatrix.cuh"
 #include "../../cuda/ptx/mbarrier.cuh"
+#include "../../cuda/ptx/stmatrix.cuh"
 #include "../../cuda/ptx/tma.cuh"
 #include "../../cuda/ptx/wgmma.cuh"
 #include "harness.h"
@@ -79,6 +80,56 @@ void base() {
     std::vector<unsigned> wanted;
     for (unsigned i = 0; i < 32; ++i) wanted.push_back(i);
     expect_equal(output.download(), wanted, "word");
+}
+
+// ---- a warp stores 16 rows of 64 or 32 values as a product leaves them, in vectors of 16 bytes; another reads them
+
+enum class Staged { right, no_swizzle, no_barrier };
+
+// As TMA's swizzle for rows of so many bytes has it.
+template <Staged kStaged, unsigned kRowBytes>
+__device__ unsigned vector_offset(unsigned row, unsigned vector) {
+    const unsigned byte = kRowBytes * row + 16 * vector;
+    return kStaged == Staged::no_swizzle ? byte : byte ^ (byte >> 7 & (kRowBytes / 16 - 1)) << 4;
+}
+
+template <Staged kStaged, unsigned kRowBytes>
+__global__ void staged_kernel(unsigned* output) {
+    auto* const tile = ptx::dynamic_shared_memory<unsigned char>();
+    const unsigned lane = threadIdx.x % 32;
+    constexpr unsigned kWords = kRowBytes / 4;
+    for (unsigned vector = 0; threadIdx.x < 32 && vector < kWords / 4; vector += 2) {
+        std::uint32_t registers[4];
+        for (unsigned j = 0; j < 4; ++j) {
+            registers[j] = kWords * (j % 2 * 8 + lane / 4) + 4 * (vector + j / 2) + lane % 4;
+        }
+        const unsigned offset = vector_offset<kStaged, kRowBytes>(lane % 16, vector + lane / 16);
+        ptx::stmatrix_x4(ptx::shared_address(tile) + offset, registers);
+    }
+    if (kStaged != Staged::no_barrier) __syncthreads();
+    for (unsigned i = lane; threadIdx.x >= 32 && i < 16 * kWords; i += 32) {
+        const unsigned offset = vector_offset<kStaged, kRowBytes>(i / kWords, i % kWords / 4) + i % 4 * 4;
+        output[i] = *reinterpret_cast<const unsigned*>(tile + offset);
+    }
+}
+
+template <Staged kStaged, unsigned kRowBytes>
+void staged_rows() {
+    DeviceArray<unsigned> output(std::vector<unsigned>(4 * kRowBytes));
+    ptx::launch("staged", staged_kernel<kStaged, kRowBytes>, 1, 64, 16 * kRowBytes, nullptr, output.data());
+    std::vector<unsigned> wanted;
+    for (unsigned i = 0; i < 4 * kRowBytes; ++i) wanted.push_back(i);
+    expect_equal(output.download(), wanted, "word");
+#ifndef __CUDACC__
+    const auto conflicts = emulator::statistics().stmatrix_bank_conflicts;
+    if (conflicts != 0) throw std::runtime_error("bank conflicts: " + std::to_string(conflicts));
+#endif
+}
+
+template <Staged kStaged>
+void staged() {
+    staged_rows<kStaged, 128>();
+    staged_rows<kStaged, 64>();
 }
 
 // ---- a block loads eight rows of 64 values by TMA, and one thread's word goes to another beside them
@@ -202,6 +253,9 @@ int main(int argc, char** argv) {
                                {"product.rows_begin_anywhere", product<Product::rows_begin_anywhere>},
                                {"base", base<Base::right>},
                                {"base.taken_for_granted", base<Base::taken_for_granted>},
+                               {"staged", staged<Staged::right>},
+                               {"staged.no_swizzle", staged<Staged::no_swizzle>},
+                               {"staged.no_barrier", staged<Staged::no_barrier>},
                                {"load", load<Load::right>},
                                {"load.fenced_by_another", load<Load::fenced_by_another>},
                                {"load.word_by_the_cluster", load<Load::word_by_the_cluster>},

@@ -13,6 +13,7 @@
 #include "../../cuda/ptx/ldmatrix.cuh"
 #include "../../cuda/ptx/mbarrier.cuh"
 #include "../../cuda/ptx/mma.cuh"
+#include "../../cuda/ptx/stmatrix.cuh"
 #include "../../cuda/ptx/tma.cuh"
 #include "../../cuda/ptx/warpgroup.cuh"
 #include "../../cuda/ptx/wgmma.cuh"
@@ -127,6 +128,7 @@ std::vector<Wrapper> wrappers() {
         {"ldmatrix_x1_trans", [](const Call& c) { load(c, ptx::ldmatrix_x1_trans); }},
         {"ldmatrix_x2_trans", [](const Call& c) { load(c, ptx::ldmatrix_x2_trans); }},
         {"ldmatrix_x4_trans", [](const Call& c) { load(c, ptx::ldmatrix_x4_trans); }},
+        {"stmatrix_x4", [](const Call& c) { ptx::stmatrix_x4(c.shared(0), {c[1], c[2], c[3], c[4]}); }},
         {"mbarrier_init", [](const Call& c) { ptx::mbarrier_init(c.shared(0), c[1]); }},
         {"fence_mbarrier_init", [](const Call&) { ptx::fence_mbarrier_init(); }},
         {"mbarrier_arrive", [](const Call& c) { ptx::mbarrier_arrive(c.shared(0)); }},

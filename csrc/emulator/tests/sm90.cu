@@ -1,9 +1,10 @@
-// What each wrapper of csrc/cuda/ptx for sm_90a does, against plain scalar code: mbarrier, TMA, wgmma. Runs on the
-// emulator and, compiled by nvcc, on a GPU: the two must agree.
+// What each wrapper of csrc/cuda/ptx for sm_90a does, against plain scalar code: mbarrier, TMA, wgmma, stmatrix. Runs
+// on the emulator and, compiled by nvcc, on a GPU: the two must agree.
 #include <algorithm>
 
 #include "../../cuda/ptx/barrier.cuh"
 #include "../../cuda/ptx/mbarrier.cuh"
+#include "../../cuda/ptx/stmatrix.cuh"
 #include "../../cuda/ptx/tma.cuh"
 #include "../../cuda/ptx/warpgroup.cuh"
 #include "../../cuda/ptx/wgmma.cuh"
@@ -412,6 +413,32 @@ void test_wgmma_transposed() {
     multiply<T, 64, Swizzle::bytes_32, true>(16);
 }
 
+// ---- stmatrix: element (row, column) of matrix j is 64 j + 8 row + column; rows go to every third place, last first
+
+constexpr int row_at(int row) { return 3 * (31 - row); }  // of all matrices, in 16 bytes
+
+__global__ void stmatrix_kernel(std::uint16_t* output) {
+    auto* const values = ptx::dynamic_shared_memory<std::uint16_t>();
+    for (int i = threadIdx.x; i < 8 * 96; i += 32) values[i] = 0xeeee;
+    __syncthreads();
+    std::uint32_t registers[4];
+    for (unsigned j = 0; j < 4; ++j) {
+        const unsigned first = 64 * j + 8 * (threadIdx.x / 4) + 2 * (threadIdx.x % 4);
+        registers[j] = (first + 1) << 16 | first;
+    }
+    ptx::stmatrix_x4(ptx::shared_address(values) + 16 * row_at(static_cast<int>(threadIdx.x)), registers);
+    __syncthreads();
+    for (int i = threadIdx.x; i < 8 * 96; i += 32) output[i] = values[i];
+}
+
+void test_stmatrix() {
+    DeviceArray<std::uint16_t> output(std::vector<std::uint16_t>(8 * 96));
+    ptx::launch("stmatrix", stmatrix_kernel, 1, 32, 16 * 96, nullptr, output.data());
+    std::vector<std::uint16_t> wanted(8 * 96, 0xeeee);
+    for (int i = 0; i < 8 * 32; ++i) wanted[8 * row_at(i / 8) + i % 8] = static_cast<std::uint16_t>(i);
+    expect_equal(output.download(), wanted, "value");
+}
+
 // ---- setmaxnreg: what two warpgroups give back, the third takes; elect.sync
 
 __global__ void __launch_bounds__(384) registers_kernel(unsigned* output) {
@@ -448,5 +475,6 @@ int main(int argc, char** argv) {
                                {"wgmma_bf16", test_wgmma<bfloat16>},
                                {"wgmma_transposed_fp16", test_wgmma_transposed<float16>},
                                {"wgmma_transposed_bf16", test_wgmma_transposed<bfloat16>},
+                               {"stmatrix", test_stmatrix},
                                {"registers", test_registers}});
 }

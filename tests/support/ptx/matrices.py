@@ -1,8 +1,9 @@
-"""The instructions that move and multiply matrices: ldmatrix and mma (9.7.14.5), wgmma (9.7.15)."""
+"""The instructions that move and multiply matrices: ldmatrix, stmatrix and mma (9.7.14.5), wgmma (9.7.15)."""
 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,28 @@ def ldmatrix(x: Execution) -> Steps:
         for lane, frame in enumerate(x.frames):
             low, high = rows[lane // 4][lane % 4 * 2 : lane % 4 * 2 + 2]
             frame.write(into[j], high << 16 | low)
+    return
+    yield
+
+
+def stmatrix(x: Execution) -> Steps:
+    """9.7.14.5.16: lane L gives the row L % 8 of matrix L / 8, and has of each the row L / 4, two columns."""
+    *_, number, transposed, _, _ = x.modifiers(
+        "sync", "aligned", "m8n8", "x1|x2|x4", "?trans", "shared|shared::cta", "b16"
+    )
+    x.whole_warp()
+    count = int(number[1])
+    given = registers(x.instruction.terms[1], count, x.instruction.name)
+    for j in range(count):
+        rows = [[0] * 8 for _ in range(8)]
+        for lane, frame in enumerate(x.frames):
+            word, column = frame.read(given[j]), lane % 4 * 2
+            rows[lane // 4][column : column + 2] = word & 0xFFFF, word >> 16
+        if transposed:
+            rows = [list(column) for column in zip(*rows, strict=True)]
+        for frame, row in zip(x.frames[8 * j : 8 * j + 8], rows, strict=True):
+            block, offset = x.machine.shared_at(frame.thread, x.address(frame, 0), 16)
+            block.shared[offset : offset + 16] = struct.pack("<8H", *row)
     return
     yield
 

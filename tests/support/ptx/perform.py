@@ -13,17 +13,17 @@ from .copies import cp, prefetch
 from .header import Assembly, Wrapper
 from .isa import Execution, Frame, Steps, cvt, mapa, mov, selp, setp
 from .machine import GLOBAL, SHARED, Fault, Machine, Thread, Warp, as_float, as_word, check
-from .matrices import ldmatrix, mma, wgmma
+from .matrices import ldmatrix, mma, stmatrix, wgmma
 from .script import Outcome, Script
 from .text import Program, parse
 
 HANDLERS: dict[str, Callable[[Execution], Steps]] = {
     one.__name__: one
     for one in (bar, barrier, cp, cvt, elect, fence, ldmatrix, mapa, mbarrier, mma, mov, prefetch, selp, setmaxnreg)
-    + (setp, wgmma)
+    + (setp, stmatrix, wgmma)
 }
 # What touches memory or orders accesses to it: the compiler has to know.
-ORDERS_MEMORY = {"bar", "barrier", "cp", "fence", "ldmatrix", "mbarrier", "prefetch"}
+ORDERS_MEMORY = {"bar", "barrier", "cp", "fence", "ldmatrix", "mbarrier", "prefetch", "stmatrix"}
 LONGEST = 1000  # instructions of one piece of assembly, waits apart
 # How a wrapper's operands stand in a script, in the order of its parameters: a place in shared memory, in global
 # memory, a tensor map, a signed number, a word, 16 bits, a float.
@@ -247,6 +247,8 @@ def bind(
         return {"d": thread.sums}
     if name.startswith("mma"):
         return {"d": [as_float(word) for word in operands[6:10]], "a": list(operands[:4]), "b": list(operands[4:6])}
+    if name.startswith("stmatrix"):
+        return {"row_address": SHARED + operands[0], "registers": list(operands[1:])}
     if name.startswith("ldmatrix"):
         return {"registers": [None] * 4, "row_address": SHARED + operands[0]}
     kinds = SIGNATURES[name]

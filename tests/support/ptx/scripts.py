@@ -49,6 +49,18 @@ def ldmatrix(draw: random.Random) -> list[Script]:
     return [script]
 
 
+def stmatrix(draw: random.Random) -> list[Script]:
+    """32 rows, each in a place of its own among 48."""
+    script = Script("stmatrix", shared_bytes=16 * 48)
+    store_bytes(script, bytes([0xEE] * 16 * 48))
+    script.step("syncthreads")
+    rows, words = draw.sample(range(48), 32), [draw.getrandbits(32) for _ in range(4 * 32)]
+    script.each("stmatrix_x4", lambda t: (16 * rows[t], *words[4 * t : 4 * t + 4]))
+    script.step("syncthreads")
+    load_all(script, 4 * 48)
+    return [script]
+
+
 def mma(draw: random.Random) -> list[Script]:
     script = Script("mma")
     for name, element in (("m16n8k16", "float16"), ("m16n8k16", "bfloat16"), ("m16n8k8_tf32", "")):
@@ -328,5 +340,6 @@ def all_scripts() -> list[Script]:
         clusters,
         registers,
         wgmma,
+        stmatrix,
     )
     return [script for part in parts for script in part(draw)]

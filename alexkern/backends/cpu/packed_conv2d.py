@@ -1,0 +1,104 @@
+"""A snapshot's convolution on a CPU: in tiles by csrc/cpu/winograd, or by oneDNN, with filters in its blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexkern.backends import cpu
+from alexkern.backends.cpu import winograd
+from alexkern.backends.cpu.crossovers import in_tiles, least_tiles
+from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.backends.way import Way
+from alexkern.geometry import convolution
+
+# Pixels of images from which on oneDNN reads the same blocks for all sizes: below 11 some layers' are others, and to
+# bring them into order takes up to 45 ms a call. And for how many sizes there are blocks at a time.
+LARGE, MOST_SIZES = 17, 4
+
+
+class _OneDnn(Way):
+    """What InTiles and InBlocks share: the pooling behind a convolution of 4-D images in channels_last."""
+
+    def __init__(self, step: Any, weight: Tensor):
+        super().__init__(step, weight)
+        self.pool = step.pool
+
+    def __call__(self, images: Tensor) -> Tensor | None:
+        if self.pool is None:
+            return self.convolved(images, self.relu)
+        value = self.convolved(images, False)
+        if value is None:
+            return None
+        # The largest value survives the ReLU wherever it is applied: a quarter of the work behind the pooling.
+        pooled = self.pool(value)
+        return pooled.relu_() if self.relu else pooled
+
+    def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
+        raise NotImplementedError
+
+
+class InTiles(_OneDnn):
+    """In fewer products (csrc/cpu/winograd), where that pays."""
+
+    def __init__(self, step: Any, filters: winograd.Filters):
+        super().__init__(step, filters.packed)
+        self.filters, self.words = filters, f"for {filters.describe()}"
+
+    @classmethod
+    def pack(cls, step: Any, weight: Tensor) -> InTiles | None:
+        if (
+            weight.dtype != torch.float32
+            or not cpu.onednn_serves(weight)
+            or cpu.missing("cpu", weight.dtype) is not None
+        ):
+            return None
+        one_pixel = torch.empty((1, step.channels, 1, 1), device="meta")
+        of = convolution(one_pixel, weight, step.stride, step.padding, step.dilation, step.groups)
+        if least_tiles("packed", of, True) is None:
+            return None
+        filters = winograd.pack(weight, of)
+        return cls(step, filters._replace(packed=in_huge_pages(filters.packed)))
+
+    def serves(self, images: Tensor) -> bool:
+        return in_tiles("packed", self.filters.over(images), True)
+
+    def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
+        return winograd.convolve(images, self.filters, self.bias, relu, True)
+
+
+class InBlocks(_OneDnn):
+    """By oneDNN, with filters in the blocks that its kernels read for images of the sizes that come."""
+
+    words, serves_all = "in oneDNN blocks", True
+
+    def __init__(self, step: Any, weight: Tensor):
+        super().__init__(step, weight)
+        self.geometry = (step.padding, step.stride, step.dilation, step.groups)
+        self.packed: dict[tuple[int, ...], Tensor] = {}  # by the sizes of small images
+
+    @classmethod
+    def pack(cls, step: Any, weight: Tensor) -> InBlocks | None:
+        return cls(step, weight) if cpu.onednn_serves(weight) else None
+
+    def convolved(self, images: Tensor, relu: bool) -> Tensor:
+        size = tuple(images.shape[1:])
+        key = size if min(size[1:]) < LARGE else ()
+        packed = self.packed.get(key)
+        if packed is None:
+            padding, stride, dilation, groups = self.geometry
+            of = convolution(images, self.weight, stride, padding, dilation, groups)
+            sizes = (1, *size) if of.P > 0 and of.Q > 0 else None  # of too few pixels torch says so below
+            packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, sizes)
+            # A new dictionary: another thread may be looking through the old one.
+            self.packed = dict([*self.packed.items()][1 - MOST_SIZES :]) | {key: packed}
+        # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
+        value: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            images, packed, self.bias, *self.geometry, "none", [], ""
+        )
+        return value.relu_() if relu else value
+
+
+WAYS = (InTiles, InBlocks)
