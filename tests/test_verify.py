@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,29 @@ def test_a_device_that_does_not_answer(
     plant("os.abort()")
     assert cli.main(["verify", "--operator", "dropout"]) == 2
     assert capsys.readouterr().err == "alexkern verify: the cpu device crashes: SIGABRT (starting)\n"
+
+
+@pytest.mark.parametrize("gibibytes, processes", [(0, 1), (7, 1), (8, 2), (600, 16)])
+def test_a_gpu_has_memory_for_so_many_processes(
+    gibibytes: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = []
+
+    class Nothing(nullcontext[None]):
+        def __init__(self, cores: int) -> None:
+            shared.append(cores)
+
+        def __enter__(self) -> Nothing:
+            return self
+
+        def task(self, *_: object, **__: object) -> list[dict]:
+            missing = {"torch": {"dropout": {"float32": "not here"}}}
+            return [{"memory": gibibytes * 2**30, "missing": missing, "capability": None, "identity": {}}]
+
+    monkeypatch.setattr("alexkern.verify.Children", Nothing)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(32), raising=False)
+    verify(["dropout"], ["torch"])
+    assert shared == [32, 32 // processes]
 
 
 def test_times_of_a_gpu_and_a_crash_meanwhile(plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
