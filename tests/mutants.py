@@ -191,7 +191,7 @@ def runs(path: str) -> list[list[str]]:
         level = {name for name, others in house.graph().items() if others & level}
     chosen = [str(t.relative_to(ROOT)) for t in dict.fromkeys((*named, *(t for t in tests if t in importing)))]
     found = [chosen[:5]] if chosen else []
-    if room == "cpu" and parts[0] == "csrc":
+    if room == "cpu":
         found.append(["tests/test_cpu.py"])
     if operator:
         rooms = f" and {room}" if room in of_rooms else ""
