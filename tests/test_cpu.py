@@ -547,7 +547,7 @@ def test_local_response_norm_of_images_over_2_to_the_31_values_apart(isa: str) -
     images.fill_(3.0)
     workspace, native = torch.empty(100), cpu.native()
     assert native.local_response_norm_workspace(1, 1, 1) <= len(workspace)
-    places = (images.data_ptr(), 0, result.data_ptr(), workspace.data_ptr())
+    places = (False, images.data_ptr(), 0, result.data_ptr(), workspace.data_ptr())
     native.local_response_norm(2, 1, 8, (step, 1, 1), 1, 1.0, 1.0, 0.0, *places, 1)
     torch.testing.assert_close(result, torch.full((2, 1, 4, 2), 1 / 3))
 
