@@ -201,6 +201,8 @@ class Rewriting:
         serves = dispatch.resolve_name(found.operator.name, input)
         if self.compiled and serves == "torch" and not (found.operator.pools and input.is_cpu):
             return
+        if not self.compiled and all(type(size) is int for size in input.shape) and not found.gains(input):
+            return
         del nodes[len(found.modules) + (norm is not None) :]
         name = found.operator.name
         self.keep(nodes, lambda like: [(len(nodes), name, dispatch.resolve_name(name, like), "")])

@@ -257,7 +257,7 @@ class Explanation:
 
 
 def explain(operators: Iterable[str], device: torch.device | None = None) -> list[Explanation]:
-    """What "auto" takes here for each of the operators, with one explanation or, on a GPU, some for a few dtypes each.
+    """What "auto" takes here for each of the operators, with one Explanation or, on a GPU, some for a few dtypes each.
 
     float32 is multiplied as torch's settings are now.
     """

@@ -74,7 +74,8 @@ def unfuse(model: M) -> M:
             captured.release(module)
         if type(module) in TORCHS:
             module.__class__ = TORCHS[type(module)]
-            vars(module).pop("_plan", None)
+            for name in ("_plan", "_gains"):
+                vars(module).pop(name, None)
     return model
 
 
@@ -157,7 +158,8 @@ def _captured_entries(path: str, model: nn.Module, like: Tensor) -> list[Entry]:
     found: list[Entry] = []
     prefix = ""  # of what was captured: a part of the model, or all of it
     for runs in graphs:
-        claimed = {name for entry in found for name in entry.children}
+        newer = [*found]
+        claimed = {name for entry in newer for name in entry.children}
         for run in runs:
             names = [owners.get(weight, "") for weight in run.weights]
             parts = [*zip(names, run.paths, strict=True)]
@@ -167,9 +169,10 @@ def _captured_entries(path: str, model: nn.Module, like: Tensor) -> list[Entry]:
             for count, *what in run.serving(like):
                 part = slice(index, index := index + count)
                 entry = Entry(tuple(filter(None, names[part])), run.layers[part], *what)
-                if claimed.isdisjoint(entry.children) and (entry.operator or COULD_BE.intersection(entry.layers)):
+                counts = entry.operator or (entry.children and COULD_BE.intersection(entry.layers))
+                if counts and (claimed.isdisjoint(entry.children) if entry.children else entry not in newer):
                     found.append(entry)
-    return [entry for entry in found if entry.children or entry.operator]
+    return found
 
 
 def _merged(model: nn.Module, path: str, found: list[Entry], rest: Iterator[Entry]) -> list[Entry]:

@@ -13,12 +13,16 @@ from torch.nn.modules import module as module_globals
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
+from alexkern import dispatch
 from alexkern.ops import registry
 from alexkern.ops.checks import FLOATING
 from alexkern.ops.operator import Operator
 from alexkern.plan import is_channels_last
 
 __all__ = ["Dropout", "FusedSequential", "LocalResponseNorm", "MaxPool2d"]
+
+
+MOST_SHAPES = 64  # of inputs that a module keeps in mind
 
 
 class Alone(nn.Module):
@@ -58,7 +62,26 @@ class LocalResponseNorm(Alone, nn.LocalResponseNorm):
     operator = registry.alone(nn.LocalResponseNorm)
 
 
-class FusedSequential(nn.Sequential):
+class Weighed(nn.Module):
+    """A module that keeps in mind, by what comes in, whether it gains anything over torch's own calls of its layers.
+
+    Those are as right as what it does itself, whatever has happened to it since.
+    """
+
+    _gains: dict[Any, bool] = {}
+
+    def _key(self, input: Any) -> tuple[Any, ...] | None:
+        """What decides whether it gains; None where it does."""
+        if type(input) is not Tensor or torch.compiler.is_dynamo_compiling() or not input.is_cpu:
+            return None
+        return input.shape, input.dtype, torch.is_grad_enabled(), dispatch.current_backend()
+
+    def _keep(self, key: Any, gains: bool) -> None:
+        # A new dictionary: another thread may be looking through the old one, and a copy of the module has it too.
+        self._gains = dict([*self._gains.items()][1 - MOST_SHAPES :]) | {key: gains}
+
+
+class FusedSequential(Weighed, nn.Sequential):
     """An :class:`torch.nn.Sequential` that runs its children in fused groups.
 
     It has the same children, the same state_dict keys and the same slices as the Sequential it stands for. On the way
@@ -72,6 +95,7 @@ class FusedSequential(nn.Sequential):
     Images are channels_last between fused convolutions where that gains, and come out in the format that torch gives.
     Under FX tracing, torch.jit.trace and torch.export, and while a mode of torch function or torch dispatch watches,
     the children run one by one: node names stay, what is exported needs no alexkern, and who counts sees torch's calls.
+    So they do with images for which no operator saves more than its call costs, as a first call with their shape found.
     """
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -79,6 +103,18 @@ class FusedSequential(nn.Sequential):
         raise RuntimeError(f"alexkern.{name}: torch.jit.script is not supported; use torch.compile or torch.export")
 
     def forward(self, input: Any) -> Any:
+        key = self._key(input)
+        known = key is None or self._gains.get(key)
+        return self._fused(input, key if known is None else None) if known is not False else self._plain(input)
+
+    def _plain(self, input: Any) -> Any:
+        for module in self._modules.values():
+            input = module(input)
+        return input
+
+    def _fused(self, input: Any, key: Any = None) -> Any:
+        """key: that of an input of which it is not known yet whether anything gains."""
+        gains = False
         fuses = watcher(input) is None
         changed = changed_layers()
         children = tuple(self._modules.values())
@@ -93,16 +129,19 @@ class FusedSequential(nn.Sequential):
                 index += 1
                 continue
             module = found.modules[0]
+            gains = gains or (key is not None and found.gains(input))
             if isinstance(module, nn.Conv2d) and input.dim() == 4:
-                gains = torch.compiler.is_compiling() or gains_by_channels_last(found, input.device, input.shape)
-                if gains and not is_channels_last(input):
+                converts = torch.compiler.is_compiling() or gains_by_channels_last(found, input.device, input.shape)
+                if converts and not is_channels_last(input):
                     # torch answers in channels_last where the weight is, whatever the input's format
                     restore = not is_channels_last(module.weight)
                     input = to_channels_last(input)
-                elif restore and not gains:
+                elif restore and not converts:
                     input, restore = input.contiguous(), False
             input = found(input)
             index += len(found.modules)
+        if key is not None and fuses:
+            self._keep(key, gains)
         return input.contiguous() if restore else input
 
 
@@ -169,6 +208,16 @@ class Match(NamedTuple):
 
     def __call__(self, input: Tensor) -> Tensor:
         return self.operator.function(input, **self.operator.arguments(*self.modules))
+
+    def gains(self, input: Tensor) -> bool:
+        """Whether the operator saves more time than its call costs over torch's own.
+
+        Only "auto" weighs that, and on a CPU alone: what was asked for by name is called.
+        """
+        name = self.operator.name
+        if dispatch.current_backend() != "auto" or dispatch.resolve_name(name, input) != "cpu":
+            return True
+        return self.operator.gains(dispatch.implementation("cpu", name), input.shape, *self.modules)
 
 
 def match(children: Sequence[nn.Module | None], index: int, changed: Container[type]) -> Match | str:

@@ -1,6 +1,8 @@
 """What a call costs on the host beyond its backend's own work, and beyond torch's own call, on tensors so small that
 little else is left.
 
+The last rows are a network's, as torch.compile calls it by our backend and by inductor.
+
 "backend alone" is the same call of the backend's forward, dropout's draw of a seed included. linear_relu_dropout drops
 nothing here: in torch operators the random bits take forty times as long as its route, whose cost would drown in their
 spread.
@@ -11,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from alexkern import dispatch
 from alexkern.bench.checks import WrongResult
@@ -25,7 +28,8 @@ from alexkern.ops.registry import OPERATORS
 
 SECONDS, LEAST_S = 0.3, 0.1
 ROUTES = ("no grad", "grad", "dispatcher")
-ALONE, TORCH = "backend alone", "torch's own call"
+ALONE, TORCH, INDUCTOR = "backend alone", "torch's own call", "compiled by inductor"
+TINY = (1, 3, 8, 8)  # images of a network of which a compiled call is host work alone
 
 
 def overheads(options: Options) -> Iterable[Comparison]:
@@ -43,6 +47,46 @@ def overheads(options: Options) -> Iterable[Comparison]:
                 least_s=LEAST_S,
                 priority=FIRST["overhead"],
             )
+
+    for route in ROUTES[:2]:
+        yield Comparison(
+            kind=Kind.OVERHEAD,
+            section="host overhead per call",
+            what=f"tiny network, {route}, over inductor",
+            variants=(Variant("alexkern", ours=True), Variant(INDUCTOR)),
+            setup=partial(_compiled, route, options.target),
+            seconds=SECONDS,
+            least_s=LEAST_S,
+            priority=FIRST["overhead"],
+        )
+
+
+def _compiled(route: str, target: Target) -> Trial:
+    torch.manual_seed(0)
+    layers = (
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(72, 16),
+        nn.ReLU(),
+        nn.Linear(16, 4),
+    )
+    network = nn.Sequential(*layers).to(target.device, target.dtype)
+    images = target.randn(*TINY)
+    with torch.no_grad():
+        wanted = network(images)
+
+    def prepare(variant: str) -> Call:
+        compiled = torch.compile(network, backend="inductor" if variant == INDUCTOR else "alexkern", dynamic=False)
+        return torch.set_grad_enabled(route == "grad")(lambda: compiled(images))
+
+    def check(variant: str, result: object) -> None:
+        output = _first(result)
+        if output.requires_grad != (route == "grad") or not torch.allclose(output, wanted, rtol=1e-2, atol=1e-2):
+            raise WrongResult(f"off by {float((output - wanted).abs().max())}")
+
+    return Trial(prepare, check)
 
 
 def _trial(name: str, route: str, target: Target) -> Trial:

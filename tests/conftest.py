@@ -32,6 +32,7 @@ from torch import Tensor  # noqa: E402
 
 import alexkern  # noqa: E402
 from alexkern.bench.storage import make_no_empty_folder  # noqa: E402
+from alexkern.nn import Match, Weighed  # noqa: E402
 from alexkern.ops.operator import Operator  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
 from support import interpreter, shadow, state  # noqa: E402
@@ -81,6 +82,13 @@ def pytest_collection_finish() -> None:
     """What is there before the first test stays: no collection of garbage has to look at it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def small_networks_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs large networks is tested on small ones; test_small_maps.py is about those themselves."""
+    monkeypatch.setattr(Weighed, "_key", lambda *_: None)
+    monkeypatch.setattr(Match, "gains", lambda *_: True)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from alexkern.ops.checks import pair
 from alexkern.ops.convolution import convolution_of
 from alexkern.plan import is_channels_last
 
+SMALL = 2**12  # values of an image of which oneDNN's blocks do not gain what its call costs
+
 
 class Plan(NamedTuple):
     """What freeze was told."""
@@ -95,6 +97,11 @@ class FrozenConvolution(PackedRun):
         if self.trusting:
             self.check(input, self.channels, -3)
         return self.run(input)
+
+    def gains(self, input: Tensor) -> bool:
+        # What torch convolves without oneDNN, which takes a while to call: one image, filters of up to three rows.
+        small = input.numel() < SMALL and input.dim() == 4 and len(input) == 1
+        return not small or self.groups > 1 or min(self.weight.shape[2:]) > 3 or input.dtype != self.weight.dtype
 
     def image_bytes(self, input: Tensor) -> int:
         """Of one image in front of the convolution or behind it, the larger."""

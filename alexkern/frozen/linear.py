@@ -13,6 +13,8 @@ from alexkern.backends.way import Way
 from alexkern.frozen.step import PackedRun, folded
 from alexkern.nn import Match
 
+LARGE = 2**20  # elements of a weight of which a way other than torch's may be quicker
+
 
 class Plain(Way):
     """As torch does, or alexkern.functional."""
@@ -35,6 +37,9 @@ class FrozenLinear(PackedRun):
         norms, rest = () if norm is None else (norm,), () if found is None else found.modules[1:]
         super().__init__(dispatch.settled(self.LAYER, weight.contiguous()), bias, found, linear, *norms, *rest)
         self.of_rows = norm is not None  # of more dimensions it normalises another than the last
+
+    def gains(self, input: Tensor) -> bool:
+        return self.weight.numel() >= LARGE or self.of_rows
 
     def takes(self, input: Any) -> bool:
         return super().takes(input) and (input.dim() == 2 or not self.of_rows)

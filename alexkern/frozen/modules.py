@@ -21,7 +21,7 @@ from alexkern.frozen import images
 from alexkern.frozen.convolution import FrozenConvolution, Plan, symmetric_padding
 from alexkern.frozen.linear import FrozenLinear, settle
 from alexkern.frozen.step import ByOperator, PackedRun, Passing, Run, Step, folds, tensors_of
-from alexkern.nn import FusedSequential, Match, changed_layers, match, watcher, why_not_bare
+from alexkern.nn import FusedSequential, Match, Weighed, changed_layers, match, watcher, why_not_bare
 from alexkern.ops.convolution import misfit_of
 from alexkern.plan import is_channels_last
 
@@ -31,7 +31,7 @@ from alexkern.plan import is_channels_last
 CHUNK_BYTES = 12 * 2**20
 
 
-class Frozen(nn.Module):
+class Frozen(Weighed):
     """A module that runs by packed weights. Made by :func:`freeze`.
 
     It and its children are the model's, and may be looked at, called, hooked, changed and loaded as ever. Steps stand
@@ -46,11 +46,14 @@ class Frozen(nn.Module):
         """What steps are to be made of."""
         return self._modules
 
-    def _run(self, steps: list[Any], input: Any) -> Any:
+    def _run(self, steps: list[Any], input: Any, gains: list[bool] | None = None) -> Any:
+        """gains: of the steps, to be added to where somebody wants to know."""
         restore = False  # whether the value is channels_last only because we made it so
         head = self._head()
         for step in steps:
             if step.takes(input):
+                if gains is not None:
+                    gains.append(step.gains(input))
                 if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
                     restore = not step.channels_last
                     if step.images is None:
@@ -79,6 +82,7 @@ class Frozen(nn.Module):
         """The steps, made anew where the children are not what they were."""
         packed = _PACKED.get(self)
         if packed is None or not packed.is_current(list(self._modules.values()) or packed.children):
+            self._gains = {}
             with torch.inference_mode(False), torch.no_grad():
                 packed = _PACKED[self] = Packed(self._layers(), self._plan)
         return packed
@@ -101,10 +105,14 @@ class FrozenSequential(Frozen, FusedSequential):
     """A FusedSequential that runs by packed weights, made of its children."""
 
     def forward(self, input: Any) -> Any:
+        key = self._key(input)
+        known = key is None or self._gains.get(key)
+        if known is False:
+            return self._plain(input)
         if not _is_undisturbed(input):
             if is_capturing():  # which packs chains of torch's calls, beyond one Sequential
-                return nn.Sequential.forward(self, self._prepared(input))
-            return super().forward(self._prepared(input))
+                return self._plain(self._prepared(input))
+            return self._fused(self._prepared(input))
         packed = self._current()
         steps, leading = packed.steps, packed.leading
         if leading and input.dim() == 4 and len(input) > 1 and input.device.type == "cpu":
@@ -112,7 +120,11 @@ class FrozenSequential(Frozen, FusedSequential):
             if chunks > 1:
                 input = torch.cat([self._run(steps[:leading], images) for images in input.chunk(chunks)])
                 steps = steps[leading:]
-        return self._run(steps, input)
+        gains: list[bool] = []
+        output = self._run(steps, input, gains)
+        if known is None:
+            self._keep(key, any(gains) or steps is not packed.steps)
+        return output
 
     def __getitem__(self, index: Any) -> Any:
         part = super().__getitem__(index)
@@ -133,7 +145,11 @@ class FrozenLayer(Frozen):
     __prepare_scriptable__ = FusedSequential.__prepare_scriptable__
 
     def forward(self, input: Any) -> Any:
-        if _is_undisturbed(input) and (step := self.step()).takes(input):
+        key = self._key(input)
+        known = key is None or self._gains.get(key)
+        if known is not False and _is_undisturbed(input) and (step := self.step()).takes(input):
+            if known is None:
+                self._keep(key, step.gains(input))
             return self._run([step], input)
         return super().forward(self._prepared(input))
 

@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 from alexkern.compiler import Layer, Rewriting, path
 from alexkern.frozen.modules import FrozenSequential
 
-Owner = Callable[[], Any]  # a Capture
+Owner = Callable[[], Any]  # the Capture that keeps what is packed: the graph itself may live on for a while
 
 
 def pack(module: fx.GraphModule, inputs: list[Any], owner: Owner) -> Callable[..., Any]:
-    """What runs for the graph, whose owner keeps what is packed: the graph itself may live on for a while."""
+    """What runs for a captured graph."""
     packing = Packing(module.graph, inputs, owner)
     packing.run()
     owner().runs.append(packing.runs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.geometry import Pair
-from alexkern.ops.convolution import SETTINGS, SPELLINGS, convolution_arguments, convolution_of, misfit_of
+from alexkern.ops.convolution import SETTINGS, SPELLINGS, convolution_arguments, convolution_of, geometry_of, misfit_of
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.operator import Operator
 from alexkern.plan import Spec, conv2d_relu_output
@@ -71,6 +72,9 @@ class Conv2dRelu(Operator):
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         return convolution_of(modules[0])
+
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        return bool(backend.gains(geometry_of(images, modules[0])))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return (conv2d_relu_output(*args),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from alexkern.geometry import Pair
 from alexkern.ops.conv2d_relu import conv2d_relu
-from alexkern.ops.convolution import SETTINGS, convolution_arguments, convolution_of, misfit_of
+from alexkern.ops.convolution import SETTINGS, convolution_arguments, convolution_of, geometry_of, misfit_of
 from alexkern.ops.description import FILTER, IMAGE, Example
 from alexkern.ops.max_pool2d import max_pool2d
 from alexkern.ops.operator import Operator
@@ -88,6 +89,9 @@ class Conv2dReluMaxPool2d(Operator):
         conv, pool = _without_relu(*modules)
         values = pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode
         return convolution_of(conv) | dict(zip(POOLING, values, strict=True))
+
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        return bool(backend.gains(geometry_of(images, modules[0])))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return conv2d_relu_max_pool2d_outputs(*args)

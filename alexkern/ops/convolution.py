@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,6 +37,16 @@ def read(
 
 
 SPELLINGS = {torch.conv2d: read, F.conv2d: read}
+
+
+def geometry_of(images: Sequence[int], conv: Any) -> Geometry:
+    """Of a layer over images of a shape; padding "same" as if it were symmetric."""
+    N, C, H, W = images if len(images) == 4 else (1, *images)
+    K, _, R, S = conv.weight.shape
+    stride, dilation = (checks.pair("conv2d", name, getattr(conv, name), 1) for name in ("stride", "dilation"))
+    padding = conv.padding if conv.padding != "valid" else 0
+    padding = (dilation[0] * (R - 1) // 2, dilation[1] * (S - 1) // 2) if padding == "same" else padding
+    return Geometry(N, C, H, W, K, R, S, stride, checks.pair("conv2d", "padding", padding, 0), dilation, conv.groups)
 
 
 def misfit_of(conv: nn.Conv2d) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -61,6 +61,10 @@ class Description:
     def arguments(self, *modules: Any) -> dict[str, Any]:
         """What the public function takes behind the input, for a run of such layers."""
         raise NotImplementedError
+
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        """Whether a backend, with a `gains` of its own, saves more than a call costs over torch's, for such layers."""
+        return True
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         """How the outputs lie in memory, offsets included."""

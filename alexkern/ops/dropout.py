@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,6 +66,9 @@ class Dropout(Operator):
 
     def arguments(self, *modules: Any) -> dict[str, Any]:
         return {"p": modules[0].p, "training": modules[0].training}
+
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        return bool(modules[0].training)  # else it hands on its input
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         _, output_stride, _ = args

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -85,6 +86,10 @@ class LinearReluDropout(Operator):
         linear, _, *dropouts = modules
         drops = {"p": dropouts[0].p, "training": dropouts[0].training} if dropouts else {"p": 0.0, "training": False}
         return {"weight": linear._parameters["weight"], "bias": linear._parameters["bias"], **drops}
+
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        linear, _, *dropouts = modules
+        return any(layer.training and layer.p for layer in dropouts) or bool(backend.gains(linear.weight))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         input, weight, _, seed, _, save_mask = args

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -97,6 +98,9 @@ class MaxPool2d(Operator):
         (pool,) = modules
         return {"kernel_size": pool.kernel_size, "stride": pool.stride, "padding": pool.padding,
                 "dilation": pool.dilation, "ceil_mode": pool.ceil_mode}  # fmt: skip
+
+    def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
+        return bool(backend.gains(images))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         input, *window, ceil_mode, save_offsets = args

@@ -13,13 +13,21 @@ from torch import Tensor
 from alexkern.backends.cpu import winograd
 from alexkern.backends.cpu.crossovers import in_tiles
 from alexkern.backends.torch import conv2d_relu as definition
-from alexkern.geometry import Pair, convolution
+from alexkern.geometry import Geometry, Pair, convolution
 from alexkern.plan import is_channels_last
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
     output = tiled(input, weight, bias, *args, relu=True)
     return definition.forward(input, weight, bias, *args) if output is None else output
+
+
+def gains(of: Geometry) -> bool:
+    """Whether anything is done in fewer products: else torch's own calls are as quick, and quicker to make."""
+    products = [("forward", of)]
+    if torch.is_grad_enabled():
+        products += [("input_grad", winograd.of_input_grad(of)), ("weight_grad", of)]
+    return any(in_tiles(product, by, True) for product, by in products)
 
 
 def backward(

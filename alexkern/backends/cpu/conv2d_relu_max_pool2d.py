@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alexkern.backends.cpu import conv2d_relu, max_pool2d
 from alexkern.backends.torch import conv2d_relu_max_pool2d as definition
-from alexkern.geometry import Pair, convolution
+from alexkern.geometry import Geometry, Pair, convolution
 from alexkern.plan import is_channels_last
 
 
@@ -21,6 +21,10 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> t
     if convolved is None:
         convolved = torch.conv2d(input, weight, bias, *convolution)
     return max_pool2d.reduce(convolved, window, save_offsets, relu=True)
+
+
+def gains(of: Geometry) -> bool:
+    return conv2d_relu.gains(of) or max_pool2d.gains((of.N, of.K, of.P, of.Q))
 
 
 def backward(

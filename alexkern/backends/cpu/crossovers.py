@@ -62,10 +62,14 @@ def is_ours(product: str, weight: Tensor, rows: int) -> bool:
     """Of so many rows with a weight as it lies in memory."""
     if not weight.is_contiguous() or weight.dtype != torch.float32:
         return False
-    for least, served in TABLE[kernels()].get(product, ()):
+    for least, ours in served(product):
         if weight.numel() >= least:
-            return any(first <= rows <= last for first, last in served)
+            return any(first <= rows <= last for first, last in ours)
     return False
+
+
+def served(product: str) -> tuple[Served, ...]:
+    return TABLE[kernels()].get(product, ())
 
 
 class Tiled(NamedTuple):

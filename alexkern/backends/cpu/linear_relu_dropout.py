@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern.backends.cpu import dropout, native
-from alexkern.backends.cpu.crossovers import is_ours
+from alexkern.backends.cpu.crossovers import PRODUCTS, is_ours, served
 from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import linear_relu_dropout as definition
 from alexkern.backends.torch.dropout import scale
@@ -38,6 +38,11 @@ def forward(
     return output, mask
 
 
+def gains(weight: Tensor) -> bool:
+    """Whether a product of some number of rows may be ours."""
+    return any(weight.numel() >= one.least for product in PRODUCTS for one in served(product))
+
+
 def backward(
     grad: Tensor,
     input: Tensor,
@@ -60,7 +65,7 @@ def backward(
         rows, inputs = definition.matrix(masked), definition.matrix(input)
         found = [
             (masked @ weight) if theirs[0] else None,
-            torch.mm(rows.t(), inputs, out=_dense(tuple(weight.shape), weight.dtype)) if theirs[1] else None,
+            _weight_grad(rows, inputs, weight) if theirs[1] else None,
             rows.sum(0) if theirs[2] else None,
         ]
     if any(ours):
@@ -74,6 +79,13 @@ def backward(
 def _sizes(input: Tensor, weight: Tensor) -> Sizes:
     K, C = weight.shape
     return math.prod(input.shape[:-1]), C, K
+
+
+def _weight_grad(rows: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    left = rows.t()
+    if weight.dtype == torch.bfloat16:
+        left = left.contiguous()  # small, and oneDNN takes twice as long where it lies the other way
+    return torch.mm(left, inputs, out=_dense(tuple(weight.shape), weight.dtype))
 
 
 def _dense(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

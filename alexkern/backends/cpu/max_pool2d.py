@@ -102,6 +102,11 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
     return output, offsets
 
 
+def gains(images: Sequence[int]) -> bool:
+    """Whether the images of a network are large enough for this to be worth a call of ours."""
+    return math.prod(images) >= SMALL
+
+
 def torch_scatters(input_shape: Sequence[int], channels_last: bool) -> bool:
     """Whether the gradient of such images is torch's."""
     return channels_last and math.prod(input_shape) >= SMALL and input_shape[1] < pooled_by_ours().channels
