@@ -260,8 +260,8 @@ class Rewriting:
         if self.compiled and serves == "torch" and not (found.operator.pools and input.is_cpu):
             return
         del nodes[len(found.modules) + (norm is not None) :]
-        name = found.operator.name
-        self.keep(nodes, lambda like: [(len(nodes), name, dispatch.resolve_name(name, like), "")])
+        name, count = found.operator.name, len(nodes)
+        self.keep(nodes, lambda like: [(count, name, dispatch.resolve_name(name, like), "")])
         with self.graph.inserting_before(nodes[-1]):
             result = self.emit(found, norm)
         self.put(result, nodes)
