@@ -82,7 +82,7 @@ def freeze(
             head = next((name for name, child in children if child is first), None)
             heads += head is not None
             module.__class__, module._plan = kind, Plan(head, bytes_to)
-    whole = [module for module in modules if isinstance(module, captured.Captured)]  # of a snapshot
+    whole: list[Any] = [module for module in modules if isinstance(module, captured.Captured)]  # of a snapshot
     whole = whole if example is None else [*captured.outermost(snapshot)]
     for module in whole:
         module.__class__ = captured.captured(type(module))
