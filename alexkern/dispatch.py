@@ -12,8 +12,8 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -243,9 +243,12 @@ def _taken(reasons: dict[str, str | None]) -> str:
     return next(name for name, reason in reasons.items() if reason is None)
 
 
-class Explanation(NamedTuple):
-    """The backend that "auto" takes for an operator, why each of the others is not taken, and in which dtypes that
-    holds: none are named where it holds in all."""
+@dataclass(frozen=True)
+class Explanation:
+    """The backend that "auto" takes for an operator, and why each of the others is not taken.
+
+    dtypes: where that holds ("tf32" in the place of "float32" where torch multiplies so); empty where it holds in all.
+    """
 
     operator: str
     backend: str
@@ -254,7 +257,7 @@ class Explanation(NamedTuple):
 
 
 def explain(operators: Iterable[str], device: torch.device | None = None) -> list[Explanation]:
-    """What "auto" takes here for each of the operators, with one explanation or, on a GPU, some for a few dtypes each.
+    """What "auto" takes here for each of the operators, with one Explanation or, on a GPU, some for a few dtypes each.
 
     float32 is multiplied as torch's settings are now.
     """

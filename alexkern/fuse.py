@@ -15,17 +15,7 @@ from alexkern.console import printable, table
 from alexkern.frozen import captured
 from alexkern.frozen.modules import FrozenLayer, FrozenSequential, PackedConv2d, PackedLinear
 from alexkern.frozen.step import ByOperator, Step
-from alexkern.nn import (
-    Alone,
-    Dropout,
-    FusedSequential,
-    LocalResponseNorm,
-    Match,
-    MaxPool2d,
-    changed_layers,
-    match,
-    watcher,
-)
+from alexkern.nn import Alone, FusedSequential, Match, changed_layers, match, watcher
 from alexkern.ops import registry
 
 M = TypeVar("M", bound=nn.Module)
@@ -33,7 +23,7 @@ OWN_FORWARD = "called by a forward of its parent's own"
 NOT_FUSED = "not in a FusedSequential"
 NO_RUN = "in no run of the captured graphs"
 REACHED = 'torch.compile(model, backend="alexkern") reaches layers that a forward of one\'s own calls'
-LAYERS = (MaxPool2d, Dropout, LocalResponseNorm)  # each has torch's class for its base
+LAYERS = tuple(Alone.__subclasses__())  # those of alexkern.nn: each has torch's class for its base
 TORCHS: dict[type, Any] = {FrozenSequential: nn.Sequential} | {
     kind: kind.__bases__[-1] for kind in (*LAYERS, FusedSequential, PackedConv2d, PackedLinear)
 }
@@ -168,7 +158,8 @@ def _captured_entries(path: str, model: nn.Module, like: Tensor) -> list[Entry]:
     found: list[Entry] = []
     prefix = ""  # of what was captured: a part of the model, or all of it
     for runs in graphs:
-        claimed = {name for entry in found for name in entry.children}
+        newer = [*found]
+        claimed = {name for entry in newer for name in entry.children}
         for run in runs:
             names = [owners.get(weight, "") for weight in run.weights]
             parts = [*zip(names, run.paths, strict=True)]
@@ -178,9 +169,10 @@ def _captured_entries(path: str, model: nn.Module, like: Tensor) -> list[Entry]:
             for count, *what in run.serving(like):
                 part = slice(index, index := index + count)
                 entry = Entry(tuple(filter(None, names[part])), run.layers[part], *what)
-                if claimed.isdisjoint(entry.children) and (entry.operator or COULD_BE.intersection(entry.layers)):
+                counts = entry.operator or (entry.children and COULD_BE.intersection(entry.layers))
+                if counts and (claimed.isdisjoint(entry.children) if entry.children else entry not in newer):
                     found.append(entry)
-    return [entry for entry in found if entry.children or entry.operator]
+    return found
 
 
 def _merged(model: nn.Module, path: str, found: list[Entry], rest: Iterator[Entry]) -> list[Entry]:

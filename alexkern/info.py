@@ -19,19 +19,8 @@ from alexkern._version import __version__
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import memory
 from alexkern.backends.cpu.crossovers import CONVOLUTIONS, kernels
-
-
-@dataclass(frozen=True)
-class Service:
-    """The backend that serves an operator here, and why each of the others does not.
-
-    dtypes: where that holds ("tf32" in the place of "float32" where torch multiplies so); empty where it holds in all.
-    """
-
-    operator: str
-    backend: str
-    why_not: dict[str, str]
-    dtypes: tuple[str, ...] = ()
+from alexkern.dispatch import Explanation, explain
+from alexkern.ops.registry import served
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,7 +35,7 @@ class Info:
     native: dict[str, str]
     snapshots: str
     memory: str
-    services: tuple[Service, ...]
+    services: tuple[Explanation, ...]
 
     @property
     def head(self) -> list[str]:
@@ -86,9 +75,6 @@ def info() -> Info:
     Starts nvcc and nvidia-smi where they are there, and never fails for what is missing. Print the result, or read
     its fields.
     """
-    from alexkern.dispatch import explain
-    from alexkern.ops.registry import served
-
     smi = _nvidia_smi()
     return Info(
         versions=_versions(),
@@ -99,7 +85,7 @@ def info() -> Info:
         native={"_cpu": _cpu_module(), "_cuda": _cuda_module()},
         snapshots=_snapshots(),
         memory=memory.describe(),
-        services=tuple(Service(*row) for row in explain(served())),
+        services=tuple(explain(served())),
     )
 
 

@@ -19,7 +19,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
 import re
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +29,7 @@ import torch
 from alexkern import processor
 from alexkern._version import __version__
 from alexkern.cache import cache_folder, distrusted, wanted_folder
+from alexkern.files import whole
 
 KIND = "verified"
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -98,10 +98,9 @@ def write(identity: dict[str, str], operators: dict[str, dict[str, Any]]) -> Pat
     path = cache_folder(KIND) / file_name(identity)
     before = (read(identity) or {"operators": {}})["operators"]
     together = {name: before.get(name, {}) | operators.get(name, {}) for name in {**before, **operators}}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    text = json.dumps({"identity": identity, "operators": together}, indent=1)
-    partial.write_text(f"{text}\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        text = json.dumps({"identity": identity, "operators": together}, indent=1)
+        partial.write_text(f"{text}\n", encoding="utf-8")
     return path
 
 

@@ -21,9 +21,11 @@ from alexkern.bench.priority import LATE
 
 BATCH = {"cpu": 16, "cuda": 128}
 CLASSES = 1000
+Convolutions = tuple[tuple[int, int, int, int, bool], ...]
 # Of torchvision's AlexNet: filters, their size, stride and padding, and whether a pooling follows.
-CONVOLUTIONS = ((64, 11, 4, 2, True), (192, 5, 1, 2, True), (384, 3, 1, 1, False), (256, 3, 1, 1, False),
-                (256, 3, 1, 1, True))  # fmt: skip
+CONVOLUTIONS: Convolutions = ((64, 11, 4, 2, True), (192, 5, 1, 2, True), (384, 3, 1, 1, False),
+                              (256, 3, 1, 1, False), (256, 3, 1, 1, True))  # fmt: skip
+SMALL = ((64, 3, 2, 1, True), *((filters, 3, 1, 1, pools) for filters, *_, pools in CONVOLUTIONS[1:]))
 
 
 class Attributes(nn.Module):
@@ -53,30 +55,21 @@ def classifier(features: int) -> list[nn.Module]:
     return [nn.Flatten(), nn.Dropout(), *hidden, nn.Linear(4096, CLASSES)]
 
 
-def with_norms() -> nn.Sequential:
+def of_sequentials(convolutions: Convolutions, window: int, norms: bool, features: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     channels = 3
-    for filters, size, stride, padding, pools in CONVOLUTIONS:
-        layers += [nn.Conv2d(channels, filters, size, stride, padding), nn.BatchNorm2d(filters), nn.ReLU(True)]
-        layers += [nn.MaxPool2d(3, 2)] if pools else []
+    for filters, size, stride, padding, pools in convolutions:
+        layers += [nn.Conv2d(channels, filters, size, stride, padding)]
+        layers += [nn.BatchNorm2d(filters), nn.ReLU(True)] if norms else [nn.ReLU(True)]
+        layers += [nn.MaxPool2d(window, 2)] if pools else []
         channels = filters
-    return nn.Sequential(*layers, *classifier(9216))
-
-
-def of_32_pixels() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    channels = 3
-    for filters, _, _, _, pools in CONVOLUTIONS:
-        layers += [nn.Conv2d(channels, filters, 3, 2 if channels == 3 else 1, 1), nn.ReLU(True)]
-        layers += [nn.MaxPool2d(2)] if pools else []
-        channels = filters
-    return nn.Sequential(*layers, *classifier(1024))
+    return nn.Sequential(*layers, *classifier(features))
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "layers as attributes": (Attributes, 224),
-    "batch normalisation": (with_norms, 224),
-    "32 pixels": (of_32_pixels, 32),
+    "batch normalisation": (partial(of_sequentials, CONVOLUTIONS, 3, True, 9216), 224),
+    "32 pixels": (partial(of_sequentials, SMALL, 2, False, 1024), 32),
 }
 
 

@@ -4,12 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from alexkern.bench.comparison import compares
-from alexkern.bench.operators import Operator
-from alexkern.functional import conv2d_relu
-
-
-def ours(layer, input, weight, bias):
-    return conv2d_relu(input, weight, bias, layer.stride, layer.padding, groups=layer.groups)
+from alexkern.bench.operators import Operator, by_entry
 
 
 def plain(layer, input, weight, bias):
@@ -21,4 +16,6 @@ def cudnn(layer, input, weight, bias):
     return torch.cudnn_convolution_relu(input, weight, bias, stride, padding, dilation, layer.groups)
 
 
-bench_conv2d_relu = compares(Operator("conv2d_relu", lambda layers: layers.convolutions, ours, plain, cudnn=cudnn))
+bench_conv2d_relu = compares(
+    Operator("conv2d_relu", lambda layers: layers.convolutions, by_entry("conv2d_relu"), plain, cudnn=cudnn)
+)

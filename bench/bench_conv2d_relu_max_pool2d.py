@@ -4,12 +4,7 @@ from torch.nn import functional as F
 
 from alexkern.bench import bench_conv2d_relu as convolution
 from alexkern.bench.comparison import compares
-from alexkern.bench.operators import Operator
-from alexkern.functional import conv2d_relu_max_pool2d
-
-
-def ours(layer, input, weight, bias):
-    return conv2d_relu_max_pool2d(input, weight, bias, layer.stride, layer.padding, groups=layer.groups)
+from alexkern.bench.operators import Operator, by_entry
 
 
 def plain(layer, input, weight, bias):
@@ -33,7 +28,7 @@ bench_conv2d_relu_max_pool2d = compares(
     Operator(
         "conv2d_relu_max_pool2d",
         lambda layers: layers.pooled_convolutions,
-        ours,
+        by_entry("conv2d_relu_max_pool2d"),
         plain,
         reference=rounded,
         rounds=True,

@@ -3,14 +3,9 @@
 from torch.nn import functional as F
 
 from alexkern.bench.comparison import compares
-from alexkern.bench.operators import Operator
-from alexkern.functional import linear_relu_dropout
+from alexkern.bench.operators import Operator, by_entry
 
 P = 0.5
-
-
-def ours(layer, input, weight, bias):
-    return linear_relu_dropout(input, weight, bias, P)
 
 
 def plain(layer, input, weight, bias):
@@ -22,5 +17,12 @@ def kept(layer, input, weight, bias):
 
 
 bench_linear_relu_dropout = compares(
-    Operator("linear_relu_dropout", lambda layers: layers.linears, ours, plain, reference=kept, p=P)
+    Operator(
+        "linear_relu_dropout",
+        lambda layers: layers.linears,
+        by_entry("linear_relu_dropout"),
+        plain,
+        reference=kept,
+        p=P,
+    )
 )

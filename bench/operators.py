@@ -19,6 +19,8 @@ from alexkern.bench.peers.eager import LAYOUTS as TORCH
 from alexkern.bench.priority import importance
 from alexkern.bench.work import Work, layer_work
 from alexkern.measure.timing import Call
+from alexkern.ops.registry import OPERATORS
+from alexkern.tools.workloads import served
 
 SECONDS = {"cpu": 1.0, "cuda": 0.3}  # of measuring, for one row
 LEAST_S = {"cpu": 0.3, "cuda": 0.1}  # of its inputs, and of what its calls take beyond their work
@@ -88,6 +90,17 @@ class Operator:
     def _work(self, layer: Layer, batch: int, direction: str, target: Target) -> Work:
         work = layer_work(self.name, layer, batch, target.dtype.itemsize, backward=direction != "forward")
         return work[1:] if direction == "backward" else work
+
+
+def by_entry(name: str) -> Callable[..., Tensor]:
+    """The public function on a layer's tensors, with the settings that the operator's entry reads off its modules."""
+    operator = OPERATORS[name]
+    settings = {
+        layer: {key: value for key, value in operator.arguments(*modules).items() if not isinstance(value, Tensor)}
+        for model in LAYERS
+        for layer, modules in served(name, model).items()
+    }
+    return lambda layer, *tensors: operator.function(*tensors, **settings[layer])
 
 
 def _trial(operator: Operator, layer: Layer, batch: int, direction: str, target: Target) -> Trial:

@@ -152,18 +152,36 @@ def draw(number: int, rng: random.Random) -> Slip:
             return slip
 
 
+def including(source: Path) -> list[Path]:
+    """The file, and those that include it, at whatever depth."""
+    found = [source]
+    for file in found:
+        for other in (*source.parent.parent.glob("*/*.cu*"), *source.parent.parent.glob("*/*.cpp")):
+            included = re.findall(r'#include "(.+)"', other.read_text())
+            if other not in found and file in [(other.parent / name).resolve() for name in included]:
+                found.append(other)
+    return found
+
+
 def runs(path: str) -> list[list[str]]:
     """What to hand to pytest, run after run: the tests that are named after the file or import it, then conformance."""
     parts = Path(path).with_suffix("").parts
     stem, room = parts[-1], {"kernels": "triton", "alexkern": "torch"}.get(parts[0], parts[1])
     room = parts[2] if parts[1] == "backends" and parts[2] in ("cpu", "cuda") else room
-    operator = next((name for name in sorted(OPERATORS, key=len)[::-1] if name in path), None)
+    operator = next((name for name in sorted(OPERATORS, key=len)[::-1] if name in path), "")
+    if room == "triton" and not operator:
+        using = {
+            name.rpartition(".")[2] for name, others in house.graph().items() if f"alexkern.kernels.{stem}" in others
+        }
+        operator = " or ".join(sorted(using & {*OPERATORS}))
     tests = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda test: test.stat().st_size)
-    of_rooms = {"triton": "test_triton_", "cuda": "test_native_"}  # the others' cannot see it
-    others = tuple(prefix for other, prefix in of_rooms.items() if room in ("triton", "cpu", "cuda") and other != room)
+    of_rooms = {"triton": "test_triton_", "cuda": "test_native_", "cpu": "test_cpu_"}  # the others' cannot see it
+    others = tuple(prefix for other, prefix in of_rooms.items() if room in of_rooms and other != room)
     tests = [test for test in tests if not test.stem.startswith(others)] if others else tests
     words = {stem, *parts[2:-1]} - {"__init__", "torch", "cpu", "cuda", "commands", "training", "ops"}
-    named = [test for test in tests if any(word in test.stem for word in words)]
+    if parts[0] == "csrc":  # and after those who include it; test_geometry.py calls every binding
+        words |= {file.parent.name for file in including(ROOT / path)} | ({"geometry"} if stem == "bind" else set())
+    named = [test for test in tests if any(re.search(rf"_{word}(_|$)", test.stem) for word in words)]
     level, importing = {name for name, file in house.MODULES.items() if file == ROOT / path}, set[Path]()
     while level and not importing:
         importing = {test for test in tests if house.imports(test) & level}
@@ -173,8 +191,8 @@ def runs(path: str) -> list[list[str]]:
     if room == "cpu" and parts[0] == "csrc":
         found.append(["tests/test_cpu.py"])
     if operator:
-        rooms = f" and {room}" if room in ("triton", "cpu", "cuda") else ""
-        found.append(["tests/conformance", "-k", f"{operator}{rooms}"])
+        rooms = f" and {room}" if room in of_rooms else ""
+        found.append(["tests/conformance", "-k", f"({operator}){rooms}" if " " in operator else f"{operator}{rooms}"])
     whole = [["tests/test_emulator.py"], ["tests/test_sm90.py"]] if room == "cuda" else [["tests/conformance"]]
     return found or whole
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -166,6 +167,16 @@ def norm_folds(net: Any, image: Tensor) -> Tensor:
     return net.pool(net.relu(net.norm(net.conv(image))))
 
 
+def norm_of_a_sequence(net: Any, image: Tensor) -> Tensor:
+    rows = image.flatten(0, 1)[:, :5].repeat(9, 1, 1)  # of which not the features are normalised, and there are as many
+    return F.relu(net.rows(net.linear(rows)))
+
+
+def norm_of_one_image(net: Any, image: Tensor) -> Tensor:
+    value = net.conv(torch.cat([image[0, :, :6]] * 9, 2))  # of 4 channels and 4 rows, and the rows are normalised
+    return F.relu(F.batch_norm(value, net.norm.running_mean, net.norm.running_var))
+
+
 def computed_setting(net: Any, image: Tensor) -> Tensor:
     return F.dropout(F.relu(net.linear(image)), p=float(image.shape[0]) * 0, training=True)
 
@@ -180,6 +191,8 @@ FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Any], list[str], list[str]]] =
     "pool relu": (lambda net, x: net.pool(net.conv(x)).relu(), [COMBINED], [COMBINED]),
     "norm pool relu": (lambda net, x: torch.relu(net.pool(net.norm(net.conv(x)))), [POOL], [COMBINED]),
     "linear norm relu": (lambda net, x: F.relu(net.rows(net.linear(x.flatten(0, 2)))), [], [LINEAR]),
+    "norm of a sequence": (norm_of_a_sequence, [], []),
+    "norm of one image": (norm_of_one_image, [], []),
     "relu norm pool": (lambda net, x: net.pool(net.norm(net.relu(net.conv(x)))), [CONV, POOL], [CONV, POOL]),
     "relu lrn pool": (
         lambda net, x: net.pool(net.lrn(net.conv(x).relu_())),
@@ -246,6 +259,7 @@ def test_images_stay_channels_last_between_convolutions() -> None:
     watched = Watched()
     assert_like_eager(model, image.contiguous(memory_format=torch.channels_last), watched)
     assert not {"to_channels_last", "contiguous"} & {*watched.calls}
+    assert_like_eager(model.to(memory_format=torch.channels_last), image, Watched())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -258,6 +272,51 @@ def test_autocast(dtype: torch.dtype) -> None:
         exact = copy.deepcopy(model).double()(image.double())
     allowed = 2 * (wanted - exact).abs().max() + torch.finfo(dtype).eps * exact.abs().max()
     assert float((found - exact).abs().max()) <= allowed
+
+
+def test_gradients_under_autocast_are_eager_modes() -> None:
+    model, image = Net(norm_folds), torch.randn(2, 3, 9, 9)
+    for mode in (True, False):
+        found = []
+        for network in (model.train(mode), torch.compile(copy.deepcopy(model), backend=Watched())):
+            with torch.autocast("cpu", torch.bfloat16):
+                output = network(image)
+            parameters = [parameter for name, parameter in network.named_parameters() if "conv." in name]
+            found.append([output, *torch.autograd.grad(output.float().square().sum(), parameters)])
+        torch.testing.assert_close(*found, rtol=4e-2, atol=4e-1)
+        torch._dynamo.reset()
+
+
+def in_a_loop(net: Any, image: Tensor) -> Tensor:
+    for _ in range(2):
+        torch._dynamo.graph_break()  # of which dynamo skips the whole frame
+        image = F.relu(net.conv(image)).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    return image
+
+
+def too_many_kinds(net: Any, image: Tensor) -> Tensor:
+    return F.relu(net.conv(image)) * net.factor
+
+
+@pytest.mark.parametrize("forward", [in_a_loop, too_many_kinds])
+def test_what_dynamo_does_not_capture_runs_as_torch_runs_it(
+    forward: Callable[[Any, Tensor], Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With torch's own message once, as for any backend."""
+    said, image = [], torch.randn(2, 3, 9, 9)
+    for backend in ("eager", "alexkern"):
+        model = Net(forward).eval()
+        compiled = torch.compile(model, backend=backend)
+        caplog.clear()
+        with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for factor in range(torch._dynamo.config.recompile_limit + 3):
+                model.factor = factor + 0.5
+                torch.testing.assert_close(compiled(image), model(image))
+        records = [record.msg for record in caplog.records if record.levelname == "WARNING"]
+        said.append((records, [str(warning.message) for warning in caught]))
+        torch._dynamo.reset()
+    assert said[0] == said[1] and len(said[0][0]) <= 1
 
 
 def test_sizes_that_change_compile_as_often_as_torch_does() -> None:

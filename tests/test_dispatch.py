@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 import warnings
@@ -169,3 +170,16 @@ def test_a_type_checker_knows_the_names(tmp_path: Path) -> None:
     assert len(found["wrong.py"]) == 2 and all(
         "[arg-type]" in line and "Literal['auto'" in line for line in found["wrong.py"]
     )
+
+
+@pytest.mark.parametrize("backend", dispatch.PACKAGES)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_backends_take_the_same_arguments(name: str, backend: str) -> None:
+    """Those of the operator's schema: of the backward behind the gradient, and before what is wanted."""
+    assert dispatch.absent(backend, name) is None
+    module, operator = dispatch.implementation(backend, name), OPERATORS[name]
+    for function, schema, more in (
+        (module.forward, operator.schema, 0),
+        (module.backward, operator.backward_schema, 2),
+    ):
+        inspect.signature(function).bind(*[None] * (schema.count(",") + 1 + more))

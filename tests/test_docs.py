@@ -189,6 +189,17 @@ def test_readme_installs_as_ci_does() -> None:
     ]
 
 
+def test_readme_leads_to_the_kernels_page_and_that_along_the_path() -> None:
+    (section,) = re.findall(r"^## Learn from it\n(.*?)^## ", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert re.findall(r"\]\((.*?)\)", section)[:2] == ["docs/kernels.md", "examples/ladder/README.md"]
+    (path,) = re.findall(r"^## A reading path\n(.*?)^## ", KERNELS.read_text(), re.M | re.S)
+    wanted = ["../examples/ladder/", "../kernels/", "../csrc/cuda/", "../csrc/cuda/sm90/", "../csrc/emulator/"]
+    for number, folder in enumerate(wanted, 1):
+        assert re.search(rf"^{number}\. \*\*[^(]*\]\({folder}", path, re.M), folder
+    for program in ("gemm.cu", "pipeline.cu"):
+        assert f"](../csrc/emulator/tests/{program})" in path
+
+
 def test_readme_names_every_command() -> None:
     used = {words[1] for words in commands(ROOT / "README.md") if words[0] == "alexkern"}
     assert used == set(cli.COMMANDS)

@@ -44,8 +44,13 @@ class Net(nn.Module):
     def __init__(self, forward: Callable[[Any, Tensor], Any]) -> None:
         super().__init__()
         torch.manual_seed(5)
-        self.conv, self.norm, self.other = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1)
-        self.relu, self.pool, self.part = nn.ReLU(True), nn.MaxPool2d(2), nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU())
+        self.conv, self.other = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.norm, self.relu, self.pool, self.part = (
+            nn.BatchNorm2d(6),
+            nn.ReLU(True),
+            nn.MaxPool2d(2),
+            nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU()),
+        )
         self.fc, self.rows, self.last = nn.Linear(6, 7), nn.BatchNorm1d(7), nn.Linear(7, 5)
         self.never, self.flag, self.seen, self.given = nn.Conv2d(2, 2, 1), False, [], forward
         for norm in (self.norm, self.rows):
@@ -138,7 +143,8 @@ def test_copies_capture_again_and_edits_are_seen(ran: list[int]) -> None:
     model, image = Net(attributes).eval(), torch.randn(2, 3, 9, 8)
     frozen = alexkern.freeze(model, image)
     wanted, lengths = frozen(image), FORWARDS["attributes"][1]
-    for again in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen)), copy.copy(frozen), alexkern.freeze(frozen)):
+    copies = (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen)), copy.copy(frozen), alexkern.freeze(frozen))
+    for again in copies:
         ran.clear()
         assert torch.equal(again(image), wanted) and ran == lengths
         assert isinstance(again, captured.Captured) and list(again.state_dict()) == list(model.state_dict())
@@ -232,9 +238,9 @@ def test_only_layers_outside_of_sequentials_are_captured() -> None:
     code = """
 import sys, torch, alexkern
 from torch import nn
-for model in (alexkern.models.alexnet_2012(num_classes=3), nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Conv2d(3, 4, 3)):
-    kind = type(model)
-    assert isinstance(alexkern.freeze(model.eval(), torch.randn(1, 3, 63, 63)), kind) and "torch._dynamo" not in sys.modules
+image, conv = torch.randn(1, 3, 63, 63), nn.Conv2d(3, 4, 3)
+for model in (alexkern.models.alexnet_2012(num_classes=3), nn.Sequential(conv, nn.ReLU()), conv):
+    assert isinstance(alexkern.freeze(model.eval(), image), type(model)) and "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     model = Net(lambda net, image: image * net.conv.weight.sum())  # which has none that could be packed
@@ -248,9 +254,10 @@ def test_what_is_packed_goes_with_its_module() -> None:
     """By count of references: no cycle keeps weights until a collection."""
     frozen = alexkern.freeze(Net(attributes), torch.randn(2, 3, 9, 8))
     packed = captured._CAPTURES[frozen].packed.values()
-    kept = [weakref.ref(step.weight) for made in packed for step in made._current().steps if isinstance(step, PackedRun)]
+    steps = [step for made in packed for step in made._current().steps if isinstance(step, PackedRun)]
+    kept = [weakref.ref(step.weight) for step in steps]
     kept += [weakref.ref(frozen), weakref.ref(frozen.conv)]
-    del frozen, packed
+    del frozen, packed, steps
     assert len(kept) == 7 and not any(reference() is not None for reference in kept)
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, prune
 
 import alexkern
 from alexkern import dispatch, models
-from alexkern.fuse import OWN_FORWARD, REACHED, FusionReport
+from alexkern.fuse import NO_RUN, OWN_FORWARD, REACHED, FusionReport
 from alexkern.nn import FusedSequential
 from alexkern.ops.operator import Operator
 from alexkern.ops.registry import OPERATORS
@@ -273,3 +273,70 @@ def test_fuse_warns_where_it_finds_nothing() -> None:
             alexkern.fuse(ByHand()),
         ):
             alexkern.fuse(silent)
+
+
+class Mixed(nn.Module):
+    """A module's call, a function's, a normalisation, a layer with nothing behind it, one that nobody calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.norm, self.relu, self.never = ByHand(), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(1, 1, 1)
+        self.conv, self.last, self.w = nn.Conv2d(4, 4, 1), nn.Linear(4, 2), nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, image: Tensor) -> Tensor:
+        value = torch.nn.functional.max_pool2d(self.part(image) + 1, 2)
+        value = self.relu(self.norm(self.conv(value)))
+        if self.training:
+            torch._dynamo.graph_break()
+        return self.last(torch.relu(torch.nn.functional.linear(value.amax((2, 3)), self.w)))
+
+
+def found(model: nn.Module) -> list[tuple[Any, ...]]:
+    return [(entry.children, entry.operator) for entry in alexkern.fusion_report(model).fused]
+
+
+def test_what_graphs_run_at_once() -> None:
+    torch._dynamo.reset()
+    model, image = Mixed(), torch.randn(2, 3, 9, 9)
+    ours = torch.compile(model, backend="alexkern")
+    plain = alexkern.fusion_report(ours).plain
+    assert plain["_orig_mod.conv"] == plain["_orig_mod.part.conv"] == OWN_FORWARD  # it has not been called
+    assert REACHED in str(alexkern.fusion_report(ours))
+    ours(image)  # in training, as two graphs
+    root = "_orig_mod."
+    parts = [((f"{root}part.conv", f"{root}part.relu"), "conv2d_relu")]
+    parts += [((f"{root}part.part.0", f"{root}part.part.1"), "conv2d_relu")]
+    ends = [((f"{root}w",), "linear_relu_dropout"), ((), "max_pool2d")]
+    assert found(ours)[:2] == parts and sorted(found(ours), key=str) == sorted([*parts, *ends], key=str)
+    model.eval()
+    ours(image)
+    norm = ((f"{root}conv", f"{root}norm", f"{root}relu"), "conv2d_relu")
+    assert found(ours)[:3] == [*parts, norm] and sorted(found(ours), key=str) == sorted([*parts, norm, *ends], key=str)
+    report = alexkern.fusion_report(ours)
+    assert report.plain == {f"{root}never": NO_RUN, f"{root}last": NO_RUN} and REACHED not in str(report)
+    assert {entry.backend for entry in report.fused} == {dispatch.resolve_name("conv2d_relu", image)}
+    assert found(model) == []  # which is called without its graphs
+    model.compile(backend="alexkern")
+    assert [children for children, _ in found(model)][:1] == [("part.conv", "part.relu")]
+
+
+def test_what_the_graphs_of_a_snapshot_run_at_once() -> None:
+    torch._dynamo.reset()
+    model, image = nn.Sequential(Mixed().eval(), nn.Linear(2, 2)), torch.randn(2, 3, 9, 9)
+    snapshot = alexkern.freeze(model, image)
+    wanted = [
+        (("0.part.conv", "0.part.relu"), "conv2d_relu"),
+        (("0.part.part.0", "0.part.part.1"), "conv2d_relu"),
+        (("0.conv", "0.norm", "0.relu"), "conv2d_relu"),
+        (("0.last",), "linear"),
+        (("0.w",), "linear_relu_dropout"),
+        ((), "max_pool2d"),
+        (("1",), "linear"),
+    ]
+    assert found(snapshot)[:2] == wanted[:2] and sorted(found(snapshot), key=str) == sorted(wanted, key=str)
+    assert alexkern.fusion_report(snapshot).plain == {"0.never": NO_RUN}
+    snapshot[0].relu.register_forward_hook(lambda *_: None)  # which its graphs do not call
+    report = alexkern.fusion_report(snapshot)
+    assert {"0.conv", "0.never", "0.last", "0.part.conv"} <= {entry.children[0] for entry in report.fused}
+    alexkern.unfuse(snapshot)
+    assert found(snapshot) == [] and type(snapshot[0]) is Mixed

@@ -120,6 +120,12 @@ def test_above_dispatch_no_backend_is_imported_by_name() -> None:
     assert not (found := {name for name in named if entry(name, NAMING) is None}), found
 
 
+def test_tools_are_for_commands_and_the_bench_alone() -> None:
+    users = {name for name, others in graph().items() if any(other.startswith("alexkern.tools") for other in others)}
+    found = {name for name in users if entry(name, ("commands", "cost.__main__", "bench", "tools")) is None}
+    assert users and not found, found
+
+
 def test_there_are_no_circles() -> None:
     left = {name: set(others) for name, others in graph().items()}
     while leaves := {name for name, others in left.items() if not others}:

@@ -119,8 +119,8 @@ def test_a_reason_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "alexkern._cuda was not built: at the install ALEXKERN_SKIP_CUDA was set"
     cpu = "alexkern._cpu was not built: at the install ALEXKERN_SKIP_CPU was set"
     other = "Triton is asleep"
-    services = [info_module.Service(name, "torch", {"cuda": reason, "triton": other}) for name in OPERATORS]
-    services[2] = info_module.Service(list(OPERATORS)[2], "triton", {"cuda": reason, "torch": "triton is tried first"})
+    services = [dispatch.Explanation(name, "torch", {"cuda": reason, "triton": other}) for name in OPERATORS]
+    services[2] = dispatch.Explanation(list(OPERATORS)[2], "triton", {"cuda": reason, "torch": "triton is tried first"})
     report = str(
         info_module.Info(
             {},

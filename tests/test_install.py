@@ -287,11 +287,14 @@ def test_wheel_works_away_from_the_tree(built_tree: Path, tmp_path: Path) -> Non
         print(alexkern.__file__, alexkern.kernels.__file__, alexkern.bench.__file__)
         print(alexkern.info())
     """
-    done = run(make_venv(tmp_path / "venv"), "-c", textwrap.dedent(code), cwd=tmp_path, PYTHONPATH=target)
+    interpreter = make_venv(tmp_path / "venv")
+    done = run(interpreter, "-c", textwrap.dedent(code), cwd=tmp_path, PYTHONPATH=target)
     assert done.returncode == 0, done.stdout
     for file in ("alexkern/__init__.py", "alexkern/kernels/__init__.py", "alexkern/bench/__init__.py"):
         assert str(target / file) in done.stdout
     assert "for sm_80, compute_80; needs a driver for CUDA" in done.stdout
+    done = run(interpreter, "-m", "alexkern", "learn", "4", cwd=tmp_path, PYTHONPATH=target)
+    assert done.returncode == 2 and "alexkern learn: the ladder is in the source tree" in done.stdout
 
 
 @pytest.mark.full

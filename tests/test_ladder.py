@@ -73,6 +73,24 @@ def test_step_has_no_race(name: str) -> None:
     machine.check(STEPS[name], inputs, machine.run(STEPS[name], inputs, name="thread").outputs)
 
 
+@needs_emulator
+def test_what_a_step_prints(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    monkeypatch.setattr(lesson, "CONV2", steps.SMALL)
+    monkeypatch.setattr(lesson, "find_nvcc", lambda: None)  # whose part has a test of its own
+    status, said, errors = run("4")
+    assert (status, errors) == (0, [])
+    lines = said.splitlines()
+    assert lines[0] == "Step 4, examples/ladder/4_tensor_core.cu: cp.async, swizzle, ldmatrix, mma.sync"
+    assert lines[2 : 2 + len(pictures.PICTURES["4"]())] == ["  " + line for line in pictures.PICTURES["4"]()]
+    whole = lines.index("A 4 x 4 image, channel 0 and filter 0; all other channels are 0")
+    assert lines[whole + 1].split() == ["x", "w", "conv", "pooled"] and lines[whole + 2].startswith("   1  2  0  1 ")
+    assert all(f"  {name:6} right: error " in said for name in ("conv", "pooled"))
+    assert re.search(r"counted: ldmatrix [1-9][\d,]*, conflicts 0, mma [1-9][\d,]*, wgmma 0, cp.async [1-9]", said)
+    assert f"global bytes: {STEPS['4'].bytes}\n" in said
+    assert f"= {steps.value(STEPS['4'].bytes, steps.SMALL):,}\n" in said
+    assert re.search(r"predicted on an H100, 128 images: [\d,]+ us \(by alexkern.cost; not measured\)", said)
+
+
 def test_step_in_triton_is_right() -> None:
     done = interpreted("7")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -134,6 +152,9 @@ def test_file_is_short_and_its_head_has_the_picture(name: str) -> None:
     picture = ["    " + line for line in pictures.PICTURES[name]()]
     start = head.index(picture[0])
     assert head[start : start + len(picture)] == picture
+    assert re.search(r"(thread|lane|program) \(?\d+", " ".join(picture)), "no thread's numbers"
+    assert any(re.search(r"\w\[.*\] \+?= .", line) for line in head), "no formula"
+    assert name == "1" or any(re.match(r"New since steps? \d", line) for line in head)
     assert any(line.startswith("Exercise: ") for line in head)
     assert name == "7" or steps.added_lines(step) <= steps.DIFFERENCE
 
@@ -276,6 +297,86 @@ def test_without_a_gpu_it_says_so(run: Any) -> None:
     assert status == 2 and errors == [
         "alexkern learn: --gpu needs an NVIDIA GPU that torch can use, and there is none here"
     ]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Has torch tell of a GPU of this compute capability."""
+
+    def gpu(*capability: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+
+    return gpu
+
+
+@pytest.mark.parametrize("factor", [1, 0])
+@pytest.mark.parametrize(
+    ("name", "capability", "target"),
+    [("1", (8, 6), "86"), ("4", (9, 0), "90a"), ("4", (12, 0), "120"), ("6", (9, 0), "90a")],
+)
+def test_for_a_gpu_it_is_compiled_held_to_torch_and_timed(
+    name: str,
+    capability: tuple[int, int],
+    target: str,
+    factor: int,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: Any,
+    run: Any,
+) -> None:
+    """Up to the program itself, in whose place something stands that is right, or (times 0) wrong."""
+    gpu(*capability)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(lesson, "CONV2", steps.SMALL)
+    monkeypatch.setattr(machine, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setattr(machine, "make", lambda command, *_: commands.append(command))
+
+    def ran(program: Path, inputs: Any, seed: int) -> Any:
+        found = machine.torchs(inputs, torch.float64)
+        return machine.Ran({name: (value * factor).half() for name, value in found.items()}, {"microseconds": 1234.56})
+
+    monkeypatch.setattr(machine, "_run_program", ran)
+    status, said, errors = run(name, "--gpu")
+    (command,) = commands
+    assert f"-gencode=arch=compute_{target},code=sm_{target}" in command
+    assert str(STEPS[name].path) in command and str(steps.FOLDER / "main.cu") in command
+    if factor == 1:
+        assert (status, errors) == (0, [])
+        assert said.startswith(f"Step {name} on A GPU: 128 x ") and "right; 1,234.6 us, the best of " in said
+    else:
+        assert (status, said, len(errors)) == (1, "", 1) and "wrong result: conv[" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "words"),
+    [
+        ("6", (8, 0), "step 6 is for compute capability 9.0, and the GPU here has 8.0"),
+        ("4", (9, 0), "--gpu needs nvcc, which was not found"),
+        ("7", (9, 0), "TRITON_INTERPRET=1 is set, and an interpreter's times say nothing; unset it"),
+    ],
+)
+def test_what_a_gpu_run_lacks_is_one_line(
+    name: str, capability: tuple[int, int], words: str, monkeypatch: pytest.MonkeyPatch, gpu: Any, run: Any
+) -> None:
+    gpu(*capability)
+    monkeypatch.setattr(lesson, "CONV2", steps.SMALL)
+    monkeypatch.setattr(machine, "find_nvcc", lambda: None)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert run(name, "--gpu") == (2, "", [f"alexkern learn: {words}"])
+
+
+@pytest.mark.full
+@pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", CUDA)
+def test_nvcc_makes_a_program_that_says_that_there_is_no_gpu(
+    name: str, monkeypatch: pytest.MonkeyPatch, gpu: Any, run: Any
+) -> None:
+    gpu(9, 0)
+    monkeypatch.setattr(lesson, "CONV2", steps.SMALL)
+    status, said, errors = run(name, "--gpu")
+    assert (status, said, len(errors)) == (1, "", 1) and "CUDA" in errors[0]
 
 
 @pytest.mark.gpu

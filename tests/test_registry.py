@@ -17,12 +17,16 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import dispatch, functional
+from alexkern.arithmetic import DTYPES
+from alexkern.backends import cuda
 from alexkern.bench import bench_overhead, static_report
 from alexkern.bench.layers import LAYERS, Layers, Modules, Normalization
 from alexkern.commands import tune
 from alexkern.compiler import compile_graph
 from alexkern.nn import Match, match
 from alexkern.ops.registry import OPERATORS, served
+from alexkern.references.reference import Case, Reference
+from alexkern.tools import rehearsal
 from alexkern.tools.workloads import having, workloads
 from support import oracle, routes, seventh
 from support.backends import serving
@@ -50,7 +54,7 @@ LACKING = f"this version of alexkern has no {{}} kernel for {seventh.NAME}"
 
 def test_dispatch_and_info_have_it(planted: str) -> None:
     others = {name: LACKING.format(name) for name in dispatch.PACKAGES if name != "torch"}
-    assert dispatch.explain(OPERATORS, torch.device("cpu"))[-1] == (planted, "torch", others, ())
+    assert dispatch.explain(OPERATORS, torch.device("cpu"))[-1] == dispatch.Explanation(planted, "torch", others)
     assert serving(planted) == ["torch"]
     report = str(alexkern.info())
     assert f"\n{planted}\n  served by torch\n" in report and all(why in report for why in others.values())
@@ -134,6 +138,21 @@ def test_the_bench_has_it(planted: str) -> None:
         trial = bench_overhead._trial(planted, route, CPU)
         for variant in ("alexkern", "backend alone"):
             trial.check(variant, trial.prepare(variant)())
+
+
+def test_the_rehearsal_of_launches_has_it(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cuda backend does: the cases of its reference, in every dtype and both memory formats."""
+    assert not any(OPERATORS[planted] in call.args for call in rehearsed())
+    monkeypatch.setattr(cuda, "__path__", [*cuda.__path__, seventh.PLACE])
+    monkeypatch.setattr(seventh.Softsign, "reference", Reference((Case("small", ((1, 8, 9, 9),)),), (), F.softsign))
+    calls = [call for call in rehearsed() if OPERATORS[planted] in call.args]
+    assert len(calls) == 2 * len(DTYPES)
+    for call in calls:
+        call()
+
+
+def rehearsed() -> list[Any]:
+    return list(rehearsal._calls())
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from alexkern.augmentation import CROPS
 from alexkern.commands import CommandError, add_number
+from alexkern.commands.classify import find_images
 from alexkern.console import first_line
-from alexkern.data.decode import MAX_PIXELS, UnreadableImage, decode, images_in
+from alexkern.data.decode import MAX_PIXELS, UnreadableImage, decode
 from alexkern.functional import augment
 from alexkern.training.pictures import sheet
 
@@ -67,20 +68,13 @@ def _pictures(images: list[Tensor], args: argparse.Namespace) -> Tensor:
 
 
 def _read(arguments: list[str], most: int, bound: int) -> list[Tensor]:
+    files, absent = find_images(arguments)
+    for path, reason in absent.items():
+        raise CommandError(f"{path}: {reason}")
     images: list[Tensor] = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            found = images_in(path)
-            if not found:
-                raise CommandError(f"{path}: no images in this folder")
-        elif path.exists():
-            found = [path]
-        else:
-            raise CommandError(f"{path}: no such file or folder")
-        for file in found[: most - len(images)]:
-            try:
-                images.append(decode(file, bound))
-            except UnreadableImage as error:
-                raise CommandError(f"{file}: {error}") from None
+    for file in files[:most]:
+        try:
+            images.append(decode(file, bound))
+        except UnreadableImage as error:
+            raise CommandError(f"{file}: {error}") from None
     return images

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """
     model = network(args.weights, args.model).to(device(args.device)).eval()
     names = _class_names(args.labels, model)
-    paths, absent = _find_images(args.images)
+    paths, absent = find_images(args.images)
     show = FORMS[args.form]()
     for path, reason in absent.items():
         _report(path, reason)
@@ -147,7 +147,7 @@ def _class_names(labels: str | None, model: AlexNet) -> Sequence[str]:
     return names
 
 
-def _find_images(arguments: Sequence[str]) -> tuple[list[Path], dict[Path, str]]:
+def find_images(arguments: Sequence[str]) -> tuple[list[Path], dict[Path, str]]:
     """The files that the arguments name, folders walked in sorted order, and why there is none for some of them."""
     paths: list[Path] = []
     absent = {}

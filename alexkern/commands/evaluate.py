@@ -55,10 +55,7 @@ def run(args: argparse.Namespace) -> int:
     except (DataError, TrainingError) as error:
         raise CommandError(str(error)) from None
     except RuntimeError as error:
-        reason = cause(error)
-        if reason is None:
-            raise
-        raise CommandError(reason, EXIT_PARTLY) from None
+        raise CommandError(cause(error), EXIT_PARTLY) from None
     for path, reason in problems:
         print(printable(f"alexkern evaluate: {path}: {reason}; left out"), file=sys.stderr)
     if args.json:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from alexkern.backends.building import SOURCES
-from alexkern.commands import EXIT_PARTLY, CommandError
-from alexkern.console import first_line
+from alexkern.commands import CommandError
 
 HELP = "one layer in seven steps, each run and counted here, and what finds a fault in it"
 DESCRIPTION = (
@@ -29,25 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the step; 1 where it is wrong, or where a planted fault was not found."""
-    lesson = _lesson()
-    try:
-        return EXIT_PARTLY if lesson.learn(args.step, args.fault, args.gpu, print) else 0
-    except lesson.NotHere as error:
-        raise CommandError(str(error)) from None
-    except lesson.machine.Wrong as error:
-        raise CommandError(str(error), EXIT_PARTLY) from None
-    except RuntimeError as error:  # the compiler's
-        raise CommandError(first_line(error).removeprefix("alexkern: ")) from None
+    return _lesson().learn(args.step, args.fault, args.gpu, print)
 
 
 def _lesson() -> Any:
     if not LADDER.is_dir():
         raise CommandError("the ladder is in the source tree (examples/ladder), which is not here: use a checkout")
-    name = "alexkern_ladder"
-    if name not in sys.modules:
-        start, places = LADDER / "__init__.py", [str(LADDER)]
-        spec = importlib.util.spec_from_file_location(name, start, submodule_search_locations=places)
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return importlib.import_module(f"{name}.lesson")
+    package = ModuleType("alexkern_ladder")
+    package.__path__ = [str(LADDER)]
+    sys.modules.setdefault(package.__name__, package)
+    return import_module("alexkern_ladder.lesson")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from inspect import signature
 from itertools import chain
+from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -28,6 +29,8 @@ from alexkern.nn import FusedSequential, watcher
 
 # Snapshots of one class share a forward, and in torch before 2.13 its number of graphs too; from then on packed alone.
 ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
+TORCHS = {kind for file in vars(nn.modules).values() if isinstance(file, ModuleType)
+          for kind in vars(file).values() if isinstance(kind, type) and issubclass(kind, nn.Module)}  # fmt: skip
 MOST_CHANGES = 8  # of modules, after each of which a graph is captured anew
 
 
@@ -72,7 +75,7 @@ def outermost(module: nn.Module) -> Iterator[nn.Module]:
     kind = type(module)
     if isinstance(module, FrozenLayer):
         return
-    if kind is FrozenSequential or kind.forward is nn.Module.forward or kind.__module__.startswith("torch.nn.modules."):
+    if kind is FrozenSequential or kind.forward is nn.Module.forward or kind in TORCHS:
         yield from chain.from_iterable(map(outermost, module.children()))
         return
     modules = [*module.modules()]

@@ -28,8 +28,9 @@ def freeze(
     """An inference snapshot of a model: the same modules, run by weights packed for the device.
 
     Every nn.Sequential and FusedSequential in a copy of the model becomes a FrozenSequential, with the same children,
-    in which ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, ReLU]`` run at once. Every other nn.Conv2d
-    and nn.Linear, wherever the model's own code calls it, becomes a subclass and runs alone. On a CPU, filters of
+    in which ``Conv2d[, BatchNorm2d][, ReLU[, MaxPool2d]]`` and ``Linear[, BatchNorm1d][, ReLU]`` run at once. Every
+    other nn.Conv2d and nn.Linear, wherever the model's own code calls it, becomes a subclass and runs alone, or, with
+    an example, in the runs of the graph that torch.compile captures of it (docs/any-network.md). On a CPU, filters of
     float32 and bfloat16 are reordered into the blocks that oneDNN's kernels read, and 3x3 and 5x5 ones of float32 also
     for a convolution in fewer products (docs/snapshots.md); elsewhere they are laid out channels_last and run by
     alexkern.functional. The numbers stay those of the model's dtype. Images are channels_last from the first step to
@@ -48,7 +49,8 @@ def freeze(
 
     Args:
         model: any module, in any mode. It is not changed.
-        example: a batch as the model will get it; weights are then laid out for its sizes now, not at the first call.
+        example: a batch as the model will get it; weights are then laid out for its sizes now, not at the first call,
+            and a module whose own forward calls its layers is captured.
         mean, std: of each channel, in units of 0 to 1: a byte x becomes (x / 255 - mean) / std, and the convolution's
             padding is 0 behind that. The model has to hand its images to its first nn.Conv2d as they are.
 

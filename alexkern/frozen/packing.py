@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
 from alexkern.compiler import Layer, Rewriting, path
 from alexkern.frozen.modules import FrozenSequential
 
-if TYPE_CHECKING:
-    from alexkern.frozen.captured import Capture
+Owner = Callable[[], Any]  # the Capture that keeps what is packed: the graph itself may live on for a while
 
 
-def pack(module: fx.GraphModule, inputs: list[Any], owner: Callable[[], Capture]) -> Callable[..., Any]:
-    """What runs for the graph, whose owner keeps what is packed: the graph itself may live on for a while."""
+def pack(module: fx.GraphModule, inputs: list[Any], owner: Owner) -> Callable[..., Any]:
+    """What runs for a captured graph."""
     packing = Packing(module.graph, inputs, owner)
     packing.run()
     owner().runs.append(packing.runs)
@@ -27,7 +26,7 @@ def pack(module: fx.GraphModule, inputs: list[Any], owner: Callable[[], Capture]
 class Packing(Rewriting):
     """Chains of layers with tensors of the module's become calls of what was packed for them, other runs operators."""
 
-    def __init__(self, graph: fx.Graph, inputs: list[Any], owner: Callable[[], Capture]):
+    def __init__(self, graph: fx.Graph, inputs: list[Any], owner: Owner):
         super().__init__(graph, inputs, compiled=False)
         self.owner, there = owner, owner().tensors()
         self.tensors = {node for node, value in self.inputs.items() if id(value) in there}

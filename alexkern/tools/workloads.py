@@ -42,8 +42,8 @@ class Workload:
         Arguments are drawn once, or only described where the device is meta.
         A pooling operator's forward pass differs in training, where it keeps offsets. Backward asks for all gradients.
         """
-        served = _served(self.operator, self.model).items()
-        layer, modules = next((layer, modules) for layer, modules in served if layer.name == self.layer)
+        items = served(self.operator, self.model).items()
+        layer, modules = next((layer, modules) for layer, modules in items if layer.name == self.layer)
         tensors = layer.inputs(self.batch, Target(device, ARITHMETIC[self.arithmetic][0]))
         images = [
             tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor for tensor in tensors
@@ -92,7 +92,7 @@ def workloads(
 
 def layers(operator: str, model: str) -> tuple[Any, ...]:
     """The layers of a model that an operator serves."""
-    return tuple(_served(operator, model))
+    return tuple(served(operator, model))
 
 
 def having(backend: str, operators: Iterable[str]) -> list[str]:
@@ -104,7 +104,7 @@ def having(backend: str, operators: Iterable[str]) -> list[str]:
     return [operator for operator, reason in absent.items() if reason is None]
 
 
-def _served(operator: str, model: str) -> dict[Any, Modules]:
+def served(operator: str, model: str) -> dict[Any, Modules]:
     """Those that are one of the runs of modules that the operator stands for, with these modules."""
     definition = OPERATORS[operator]
     return {

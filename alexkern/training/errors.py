@@ -34,8 +34,8 @@ class Interrupted(Exception):
         self.status = status
 
 
-def cause(error: RuntimeError) -> str | None:
-    """In one line, what of the machine has ended a step; None where it is a fault of ours."""
+def cause(error: RuntimeError) -> str:
+    """In one line, what of the machine has ended a step. Raises the error itself where it is a fault of ours."""
     text = first_line(error)
     if gone := WORKER_GONE.match(text):
         how = f" ({gone[2].strip()})" if gone[2] else ""
@@ -44,4 +44,4 @@ def cause(error: RuntimeError) -> str | None:
         return f"the memory does not suffice, a smaller --batch-size needs less ({text})"
     if isinstance(error, torch.distributed.DistError) or "gloo" in text:
         return f"another process of the run is gone ({text})"
-    return None
+    raise error

@@ -199,12 +199,9 @@ class Trainer:
         try:
             yield
         except RuntimeError as error:
-            reason = cause(error)
-            if reason is None:
-                raise
             path = self.folder / checkpoint.NAME
             kept = f"{path} is the last checkpoint" if path.exists() else "there is no checkpoint yet"
-            raise RunFailed(f"{reason}; stopped after step {self.progress.step}, {kept}") from None
+            raise RunFailed(f"{cause(error)}; stopped after step {self.progress.step}, {kept}") from None
 
     def _fit(self, request: StopRequest) -> list[log.Row]:
         settings, progress, path = self.settings, self.progress, self.folder / LOG

@@ -1,5 +1,8 @@
 // Step 3: implicit. The matrix is never written: a block gathers the part of it that it needs into shared memory.
 //
+// sums[m, k] += the sum over 64 channels c of a[m, c] * b[k, c], once for every step of GEMM_K
+// conv[m, k] = relu(bias[k] + sums[m, k])
+//
 // A tile of 64 pixels x 64 filters a block; a step of GEMM_K is 64 channels of one tap:
 //
 //                64 filters

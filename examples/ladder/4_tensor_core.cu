@@ -1,5 +1,7 @@
 // Step 4: tensor cores. A warp multiplies 16 x 16 by 16 x 8 in one instruction, if its lanes bring the right numbers.
 //
+// sums[16 x 8] += a[16 x 16] * b[16 x 8]: mma.sync, 32 of them a warp and step; conv[m, k] = relu(bias[k] + sums[m, k])
+//
 // The tile and its steps are those of step 3, in halves now; a row of 64 of them is 128 bytes, all 32 banks once.
 //
 // time   ->  step 0         step 1         step 2

@@ -1,5 +1,7 @@
 // Step 5: fused. The pooling is in the epilogue, and the convolution's output never reaches memory.
 //
+// pooled[n, p, q, k] = the largest of conv[n, 2 p + r, 2 q + s, k], r and s 0 to 2; place = 3 r + s, or 255 for a 0
+//
 // A block has 64 filters of one image and a strip of 15 windows: 31 columns. It walks down, two rows of the
 // convolution at a time, 2 x 32 = 64 pixels, the tile of step 4:
 //

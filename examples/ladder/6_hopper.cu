@@ -1,5 +1,7 @@
 // Step 6: Hopper. Hardware gathers (TMA), hardware counts (mbarriers), and four warps multiply at once (wgmma).
 //
+// sums[64 x 64] += a[64 x 16] * b[16 x 64]: wgmma, four of them a step; conv[m, k] = relu(bias[k] + sums[m, k])
+//
 // warp 4, one thread      full[stage]        warps 0 to 3
 //   awaits empty                               await full
 //   announces bytes  -->  counts bytes  -->    wgmma: 64 x 64 += a b, both from shared memory

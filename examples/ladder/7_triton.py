@@ -1,5 +1,7 @@
 """Steps 3 and 5 in Triton: what a block does, without its threads.
 
+    acc[m, k] += a[m, c] b[c, k]; conv = relu(bias + acc), rounded; pooled = the largest of a window's nine
+
 implicit_kernel: a program has 64 pixels x 64 filters. multiply() is the loop of step 3: a step gathers a [64
 pixels, 64 channels of a tap] and b [64 channels, 64 filters], and tl.dot adds their product to acc. The compiler
 makes of it what step 4 (on Ampere) and step 6 (on Hopper) spell out: copies ahead, swizzles, fragments.
@@ -12,9 +14,14 @@ columns (carry) in place of the row itself: a window is carry, upper row, lower 
       row        0    0    0    0    0    1    1    1
       q          0    0    1    1   15    0    0   15
       column     0    1    2    3   31    0    1   31
+    program (2, 0, 0), p = 3, m = 35: row 8, column 3, filters 128 to 191;
+    its q = 1 stores window 1: columns 2, 3, 4 of rows 6, 7, 8
 
 So even and odd columns are a dimension of 2 that tl.split takes apart, and the third column of a window is the next
 q's even one, which tl.gather brings; the last q has no next one, and stores nothing.
+
+New since steps 3 and 5: no thread, no shared memory, no barrier. What a block has is a tensor, and a layout that the
+compiler chooses says which thread has which of its numbers. In return nobody can say what a thread does next.
 
 Exercise: what does the compiler have to move between threads for tl.gather, and how does the order of m in
 kernels/conv2d_relu_max_pool2d.py make splitting free on Ampere?

@@ -16,6 +16,7 @@ import torch
 from alexkern import accuracy
 from alexkern._nvcc import find_nvcc
 from alexkern.backends.building import run as run_command
+from alexkern.commands import EXIT_PARTLY, CommandError
 from alexkern.console import first_line, table
 
 from . import machine
@@ -31,33 +32,43 @@ NOTABLE = ("FFMA", "HMMA", "HGMMA", "LDG", "LDGSTS", "LDS", "LDSM", "UTMALDG", "
 Tell = Callable[[str], None]
 
 
-class NotHere(Exception):
+class NotHere(CommandError):
     """What a lesson needs and this machine lacks, or what does not exist; in one line."""
 
 
-def learn(name: str | None, fault_name: str | None, gpu: bool, tell: Tell) -> bool:
-    """What the command does; whether a planted fault was not found.
+def learn(name: str | None, fault_name: str | None, gpu: bool, tell: Tell) -> int:
+    """What the command does, and its exit status: EXIT_PARTLY where a planted fault was not found.
 
     Raises:
-        NotHere: there is no such step or fault, or something that it needs is missing.
+        NotHere: there is no such step or fault, or something that it needs is missing, or the compiler failed.
         machine.Wrong: a step is.
     """
+    try:
+        found = take(name, fault_name, gpu, tell)
+    except RuntimeError as error:  # the compiler's
+        raise NotHere(first_line(error).removeprefix("alexkern: ")) from None
+    return 0 if found else EXIT_PARTLY
+
+
+def take(name: str | None, fault_name: str | None, gpu: bool, tell: Tell) -> bool:
+    """A step, or the list of them; whether a fault that was planted was found, if there was one."""
     if name is None:
         if fault_name or gpu:
             raise NotHere(f"which step? There are {', '.join(NAMES)}")
         show_list(tell)
-        return False
+        return True
     step, fault = find(name, fault_name)
     if step is None:
         runpy.run_path(str(FOLDER / "dropout.py"), run_name="__main__")
-        return False
+        return True
     if gpu:
-        return show_on_gpu(step, tell)
+        show_on_gpu(step, tell)
+        return True
     prepare(step)
     if fault is not None:
-        return not break_it(step, fault, tell)
+        return break_it(step, fault, tell)
     show(step, tell)
-    return False
+    return True
 
 
 def show_list(tell: Tell) -> None:
@@ -187,16 +198,12 @@ def break_it(step: Step, fault: Fault, tell: Tell) -> bool:
     return False
 
 
-def show_on_gpu(step: Step, tell: Tell) -> bool:
+def show_on_gpu(step: Step, tell: Tell) -> None:
     """The layer at a batch, timed; Raises NotHere where there is no GPU that can run it."""
     if not torch.cuda.is_available():
         raise NotHere("--gpu needs an NVIDIA GPU that torch can use, and there is none here")
     inputs = Inputs.drawn(CONV2.of_batch(BATCH))
-    try:
-        ran = machine.run_on_gpu(step, inputs)
-    except RuntimeError as error:
-        raise NotHere(first_line(error)) from None
+    ran = machine.run_on_gpu(step, inputs)
     machine.check(step, inputs, ran.outputs)
     tell(f"Step {step.name} on {torch.cuda.get_device_name()}: {inputs.shape}")
     tell(f"  right; {ran.counted['microseconds']:,.1f} us, the best of twenty")
-    return False

@@ -20,6 +20,7 @@ from alexkern._nvcc import find_nvcc
 from alexkern.backends.building import digest, locked, make, remove_old
 from alexkern.backends.cuda import emulated
 from alexkern.cache import cache_folder
+from alexkern.commands import EXIT_PARTLY, CommandError
 from alexkern.files import whole
 from alexkern.geometry import CLIPPED as ALL_CLIPPED
 
@@ -31,8 +32,11 @@ CLIPPED = ALL_CLIPPED[torch.uint8]
 BUILDS = (("1", 9, "the emulator"), ("thread", 3, "the race detector"))
 
 
-class Wrong(Exception):
+class Wrong(CommandError):
     """What a step did wrong, in one line: the emulator's words, or where its result is not torch's."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, EXIT_PARTLY)
 
 
 @dataclass(frozen=True)
@@ -147,16 +151,14 @@ def build(step: Step, fault: Fault | None = None, name: str = "1") -> Path:
         RuntimeError: the compiler failed; with its words.
     """
     folder, include = cache_folder("emulator"), f"-I{FOLDER}"
-    ours = emulated.objects_of(folder, [source(step, fault), FOLDER / "main.cu"], name, FOLDER / "layer.h")
-    emulators = emulated.objects_of(folder, sorted((emulated.SOURCES / "emulator").glob("*.cpp")), name)
-    objects = list(map(str, (*ours.values(), *emulators.values())))
-    program = cache_folder("ladder") / f"{step.path.stem}-{digest(*objects)}.out"
-    if not program.exists():
-        with locked(folder / "lock"):
-            emulated.compile_absent(emulators, name)
-            emulated.compile_absent(ours, name, include)
+    with locked(folder / "lock"):
+        emulators = emulated.objects_of(folder, sorted((emulated.SOURCES / "emulator").glob("*.cpp")), name)
+        sources = [source(step, fault), FOLDER / "main.cu"]
+        objects = [*emulators, *emulated.objects_of(folder, sources, name, include, headers=[FOLDER / "layer.h"])]
+        program = cache_folder("ladder") / f"{step.path.stem}-{digest(*map(str, objects))}.out"
+        if not program.exists():
             link = [*shlex.split(emulated.compiler()), "-pthread", *emulated.BUILDS[name].link]
-            make([*link, *objects], program, "linking a step of the ladder")
+            make([*link, *map(str, objects)], program, "linking a step of the ladder")
             remove_old(program.parent, {program})
     return program
 

@@ -154,14 +154,18 @@ def hopper() -> list[str]:
 
 
 def in_triton() -> list[str]:
-    """What m is in the fused kernel."""
-    ms = [0, 1, 2, 3, 31, 32, 33, 63]
+    """What m is in the fused kernel; one of its programs."""
+    ms, block, p, m = [0, 1, 2, 3, 31, 32, 33, 63], 2, 3, 35
+    q, rows = m % 32 // 2, f"{2 * p}, {2 * p + 1}, {2 * p + 2}"
     return [
         "m of the fused kernel: two rows of 32 columns, in pairs:",
         _row("  m      ", [*ms], 5),
         _row("  row    ", [m // 32 for m in ms], 5),
         _row("  q      ", [m % 32 // 2 for m in ms], 5),
         _row("  column ", [m % 32 for m in ms], 5),
+        f"program ({block}, 0, 0), p = {p}, m = {m}: row {2 * p + 1 + m // 32}, column {m % 32}, "
+        f"filters {64 * block} to {64 * block + 63};",
+        f"its q = {q} stores window {q}: columns {2 * q}, {2 * q + 1}, {2 * q + 2} of rows {rows}",
     ]
 
 

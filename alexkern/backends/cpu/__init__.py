@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alexkern._environment import read
 from alexkern.backends import extension
@@ -31,6 +32,13 @@ def missing(device_type: str, dtype: torch.dtype) -> str | None:
     if dtype == torch.bfloat16 and native().isa() != "avx512bf16":
         return f"csrc/cpu computes in {dtype} with avx512bf16, not with {native().isa()}"
     return None
+
+
+def onednn_serves(weight: Tensor) -> bool:
+    """Whether oneDNN's operators, which a snapshot's layers have too, take such weights."""
+    half = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return bool(on_cpu and (weight.dtype == torch.float32 or half))
 
 
 def native() -> Any:

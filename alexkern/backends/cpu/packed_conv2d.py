@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alexkern.backends import cpu
-from alexkern.backends.cpu import onednn, winograd
+from alexkern.backends.cpu import winograd
 from alexkern.backends.cpu.crossovers import in_tiles, least_tiles
 from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.backends.way import Way
@@ -49,7 +49,11 @@ class InTiles(_OneDnn):
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> InTiles | None:
-        if weight.dtype != torch.float32 or not onednn.serves(weight) or cpu.missing("cpu", weight.dtype) is not None:
+        if (
+            weight.dtype != torch.float32
+            or not cpu.onednn_serves(weight)
+            or cpu.missing("cpu", weight.dtype) is not None
+        ):
             return None
         one_pixel = torch.empty((1, step.channels, 1, 1), device="meta")
         of = convolution(one_pixel, weight, step.stride, step.padding, step.dilation, step.groups)
@@ -77,7 +81,7 @@ class InBlocks(_OneDnn):
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> InBlocks | None:
-        return cls(step, weight) if onednn.serves(weight) else None
+        return cls(step, weight) if cpu.onednn_serves(weight) else None
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor:
         size = tuple(images.shape[1:])

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from alexkern.backends import cpu
-from alexkern.backends.cpu import onednn
 from alexkern.backends.cpu.crossovers import is_ours
 from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.backends.cpu.linear_relu_dropout import product
@@ -32,7 +31,7 @@ class Exchanged(Way):
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> Exchanged | None:
-        return cls(step, weight) if onednn.serves(weight) and weight.numel() >= LARGE else None
+        return cls(step, weight) if cpu.onednn_serves(weight) and weight.numel() >= LARGE else None
 
     def serves(self, input: Tensor) -> bool:
         return FEWEST_ROWS[self.weight.dtype] <= math.prod(input.shape[:-1]) <= MOST_ROWS

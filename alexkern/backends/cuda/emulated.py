@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -151,35 +151,29 @@ def _load() -> ModuleType:
 
 def build(folder: Path) -> Path:
     """The module's file in `folder`, at once if the sources have not changed since it was built."""
-    objects = objects_of(folder, _sources(), chosen())
-    link = [*shlex.split(compiler()), "-shared", "-pthread", *BUILDS[chosen()].link]
-    module = folder / f"{MODULE}-{digest(*link, EXPORTS.read_bytes(), *(path.name for path in objects.values()))}.so"
-    if module.exists():
-        return module
     with locked(folder / "lock"):
-        compile_absent(objects, chosen())
+        objects = objects_of(folder, _sources(), chosen())
+        link = [*shlex.split(compiler()), "-shared", "-pthread", *BUILDS[chosen()].link]
+        module = folder / f"{MODULE}-{digest(*link, EXPORTS.read_bytes(), *(path.name for path in objects))}.so"
         if not module.exists():
-            make([*link, *HIDING, *map(str, objects.values())], module, WHAT)
-        remove_old(folder, {module, *objects.values()})
+            make([*link, *HIDING, *map(str, objects)], module, WHAT)
+            remove_old(folder, {module, *objects})
     return module
 
 
-def objects_of(folder: Path, sources: list[Path], name: str, *includes: Path) -> dict[Path, Path]:
-    """What a build's objects of these sources are called: wherever they lie, of two equal copies one is compiled."""
-    common = digest(_version(), *(path.read_bytes() for path in (*_headers(), *includes)))
-    commands = {source: repr(_placeless(_command(source, name))) for source in sources}
-    return {
-        source: folder / f"{source.stem}-{digest(common, command, source.read_bytes())}.o"
-        for source, command in commands.items()
-    }
+def objects_of(folder: Path, sources: list[Path], name: str, *options: str, headers: Sequence[Path] = ()) -> list[Path]:
+    """A build's objects of these sources, which have headers of their own; what is not there yet is compiled.
 
-
-def compile_absent(objects: dict[Path, Path], name: str, *options: str) -> None:
-    """Those that are not there yet."""
-    absent = [source for source, path in objects.items() if not path.exists()]
-    in_parallel(
-        lambda source: make([*_command(source, name), *options, "-c", str(source)], objects[source], WHAT), absent
-    )
+    Wherever they lie, of two equal copies one is compiled.
+    """
+    common = digest(_version(), *(path.read_bytes() for path in (*_headers(), *headers)))
+    commands = {}
+    for source in sources:
+        command = _command(source, name)
+        path = folder / f"{source.stem}-{digest(common, repr(_placeless(command)), source.read_bytes())}.o"
+        commands[path] = [*command, *options, "-c", str(source)]
+    in_parallel(lambda path: make(commands[path], path, WHAT), [path for path in commands if not path.exists()])
+    return list(commands)
 
 
 def _sources() -> list[Path]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from alexkern.backends.cuda import launch
 from alexkern.backends.cuda.wide import OFFSETS, Wide
-from alexkern.geometry import Pair, pooling
+from alexkern.geometry import Geometry, Pair, pooling
 from alexkern.plan import Spec, conform, empty, is_channels_last, nchw, pooled, strides
 
 WIDE = (
@@ -16,8 +16,6 @@ WIDE = (
     Wide(r"window_kernel<\w+, unsigned char, [48]>", frozenset(), OFFSETS),
     Wide(r"backward_kernel<\w+, unsigned char, [48], \w+>", OFFSETS, frozenset()),
 )
-
-NOTHING = (0, 0, 0, 0)  # the strides of offsets that are not saved
 
 
 def forward(
@@ -38,20 +36,7 @@ def forward(
     offsets = empty(offsets_spec, input.device) if save_offsets else None
     if output.numel() == 0:
         return output, offsets
-    launch(
-        "max_pool2d_forward",
-        input,
-        offsets_spec.dtype == torch.int32,
-        behind_relu,
-        windows,
-        output_spec.shape[2:],
-        input.data_ptr(),
-        strides(input),
-        output.data_ptr(),
-        strides(output),
-        0 if offsets is None else offsets.data_ptr(),
-        NOTHING if offsets is None else strides(offsets),
-    )
+    _run("max_pool2d_forward", windows, offsets_spec.dtype, behind_relu, input, output, offsets)
     return output, offsets
 
 
@@ -73,18 +58,27 @@ def backward(
         return (input_grad,)
     # Every gradient is read up to four times: in the order of the offsets, which is that of what is written.
     grad = conform(grad, Spec(tuple(grad.shape), offsets.stride(), grad.dtype))
-    launch(
-        "max_pool2d_backward",
-        grad,
-        offsets.dtype == torch.int32,
-        False,
-        pooling(input_shape, kernel_size, stride, padding, dilation),
-        grad.shape[2:],
-        input_grad.data_ptr(),
-        strides(input_grad),
-        grad.data_ptr(),
-        strides(grad),
-        offsets.data_ptr(),
-        strides(offsets),
-    )
+    windows = pooling(input_shape, kernel_size, stride, padding, dilation)
+    _run("max_pool2d_backward", windows, offsets.dtype, False, input_grad, grad, offsets)
     return (input_grad,)
+
+
+def _run(
+    kernel: str, windows: Geometry, kept: torch.dtype, behind_relu: bool,
+    pixels: Tensor, values: Tensor, offsets: Tensor | None,
+) -> None:  # fmt: skip
+    """pixels are (N, C, H, W), values and offsets, of dtype `kept`, (N, C, P, Q)."""
+    launch(
+        kernel,
+        pixels,
+        kept == torch.int32,
+        behind_relu,
+        windows,
+        values.shape[2:],
+        pixels.data_ptr(),
+        strides(pixels),
+        values.data_ptr(),
+        strides(values),
+        0 if offsets is None else offsets.data_ptr(),
+        (0, 0, 0, 0) if offsets is None else strides(offsets),
+    )

@@ -139,7 +139,7 @@ void forward_dots(const Forward& call) {
 
 // Meanwhile as many filters from `next` on are fetched, a line at a time: all at once they would hold up the tile.
 template <int COUNT>
-inline void add_product(const float* filters, Index C, const float* columns, Index rows, Index depth, const float* next,
+inline void add_product(const float* filters, Index C, const float* columns, Index rows, Index terms, const float* next,
                         Index next_step, float* totals) {
     constexpr Index EVERY = LINE / 4 / ROWS;
     Floats sums[ROWS][COUNT];
@@ -147,7 +147,7 @@ inline void add_product(const float* filters, Index C, const float* columns, Ind
         if (j == 0 && s % EVERY == 0) fetch(next + s / EVERY % ROWS * next_step + s / (LINE / 4) * (LINE / 4));
         return load<Floats>(columns + s * rows + j * LANES);
     };
-    multiply(filters, C, 1, depth, column, sums);
+    multiply(filters, C, 1, terms, column, sums);
     add(totals, rows, sums);
 }
 
@@ -164,36 +164,36 @@ void forward_lanes(const Forward& call) {
             }
         }
     });
-    constexpr int DEEPEST = 128;  // of a sum
-    const Index depth = smaller(DEEPEST, NEAR / rows / 16 * 16);
+    constexpr int MOST_TERMS = 128;  // of a sum
+    const Index terms = smaller(MOST_TERMS, NEAR / rows / 16 * 16);
     parallel(call.threads, ceil_div(K, FILTERS), FILTERS * C, [&](Index begin, Index end) {
-        alignas(LINE) float totals[FILTERS * MOST_ROWS], edge[ROWS * DEEPEST] = {};
+        alignas(LINE) float totals[FILTERS * MOST_ROWS], edge[ROWS * MOST_TERMS] = {};
         for (Index k0 = begin * FILTERS; k0 < smaller(end * FILTERS, K); k0 += FILTERS) {
             const Index last = smaller(k0 + FILTERS, K);
             for (Index i = 0; i < FILTERS * rows; ++i) totals[i] = 0;
-            for (Index c = 0; c < C; c += depth) {
-                const Index deep = smaller(depth, C - c), ahead = c + depth < C ? depth : FILTERS * C - c;
+            for (Index c = 0; c < C; c += terms) {
+                const Index some = smaller(terms, C - c), ahead = c + terms < C ? terms : FILTERS * C - c;
                 for (Index k = k0; k < last; k += ROWS) {
                     const float* filters = call.weight + k * C + c;
                     Index step = C;
                     const float* here = filters;
                     if (k + ROWS > last) {
                         for (Index i = 0; i < last - k; ++i) {
-                            for (Index s = 0; s < deep; ++s) edge[i * DEEPEST + s] = filters[i * C + s];
+                            for (Index s = 0; s < some; ++s) edge[i * MOST_TERMS + s] = filters[i * C + s];
                         }
                         filters = edge;
-                        step = DEEPEST;
+                        step = MOST_TERMS;
                     }
                     for (Index n = 0; n < rows; n += WIDE) {
                         const float* next = n == 0 ? here + ahead : here;  // once
                         const float* beside = columns + c * rows + n;
                         float* to = totals + (k - k0) * rows + n;
                         if (rows - n >= WIDE) {
-                            add_product<VECTORS>(filters, step, beside, rows, deep, next, C, to);
+                            add_product<VECTORS>(filters, step, beside, rows, some, next, C, to);
                         } else if (rows - n > LANES) {
-                            add_product<2>(filters, step, beside, rows, deep, next, C, to);
+                            add_product<2>(filters, step, beside, rows, some, next, C, to);
                         } else {
-                            add_product<1>(filters, step, beside, rows, deep, next, C, to);
+                            add_product<1>(filters, step, beside, rows, some, next, C, to);
                         }
                     }
                 }

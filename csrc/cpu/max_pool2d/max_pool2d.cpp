@@ -272,22 +272,23 @@ inline void gather_all(const Sources& sources, Index C, const T* grad, const Off
     if (c < C) gather<1>(sources, grad + c, offsets + c, sum + c, first, static_cast<int>(C - c));
 }
 
-constexpr Index PHASES = 4;
+constexpr Index RESIDUES = 4;
 
 template <typename T, typename Offset>
 void backward_nhwc(const Backward& call, const Offset* offsets) {
     const Windows& at = call.windows;
     const T* grad = static_cast<const T*>(call.grad);
     const Index reach_h = at.dilation_h * (at.R - 1), reach_w = at.dilation_w * (at.S - 1);
-    const Index phases = at.stride_w <= PHASES ? at.stride_w : 1;  // columns of a stride, each with a list of its own
+    const Index residues = at.stride_w <= RESIDUES ? at.stride_w : 1;  // of columns: each has a list of its own
     parallel(call.threads, at.N * at.H, at.W * at.C, [&](Index begin, Index end) {
-        Sources kept[PHASES];
+        Sources kept[RESIDUES];
         for (Index unit = begin; unit < end; ++unit) {
             const Index n = unit / at.H, h = unit % at.H + at.padding_h;
             const Over p(h, at.stride_h, reach_h);
             for (Sources& sources : kept) sources.moves = false;
-            for (Index column = 0, phase = 0; column < at.W; ++column, phase = phase + 1 < phases ? phase + 1 : 0) {
-                Sources& sources = kept[phase];
+            for (Index column = 0, residue = 0; column < at.W;
+                 ++column, residue = residue + 1 < residues ? residue + 1 : 0) {
+                Sources& sources = kept[residue];
                 T* sum = static_cast<T*>(call.input_grad) + (unit * at.W + column) * at.C;
                 bool first = true;
                 if (sources.moves && sources.last + 1 < at.Q) {
@@ -312,7 +313,7 @@ void backward_nhwc(const Backward& call, const Offset* offsets) {
                             sources.own[sources.count++] = static_cast<std::int32_t>(r * at.S + s);
                         }
                     }
-                    sources.moves = first && phases == at.stride_w && q.first >= 0 && q.last < at.Q;
+                    sources.moves = first && residues == at.stride_w && q.first >= 0 && q.last < at.Q;
                     sources.last = q.last;
                 }
                 gather_all(sources, at.C, grad, offsets, sum, first);
