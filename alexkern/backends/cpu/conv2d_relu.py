@@ -16,7 +16,6 @@ from alexkern.backends.torch import conv2d_relu as definition
 from alexkern.geometry import Geometry, Pair, convolution
 from alexkern.plan import is_channels_last
 
-
 LEAST = 2**25  # multiply-adds of a convolution whose backward pass gains what it costs to come through Python
 
 
