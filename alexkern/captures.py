@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import NamedTuple
 
 from torch import Tensor
@@ -20,16 +21,18 @@ class Run(NamedTuple):
     serving: Callable[[Tensor], Iterable[tuple[int, str, str, str]]]  # how many by an operator, its backend, or why not
 
 
-_graphs = WeakIdKeyDictionary()  # for a parameter, of the graphs that read it
+_graphs = WeakIdKeyDictionary()  # for a parameter, of the graphs that read it, numbered
+_numbers = count()
 
 
 def keep(parameters: Iterable[Tensor], runs: list[Run]) -> None:
     """The runs of a graph with these parameters."""
+    graph = next(_numbers), runs
     for parameter in parameters:
-        _graphs[parameter] = [*_graphs.get(parameter, ()), runs][-MOST_GRAPHS:]
+        _graphs[parameter] = [*_graphs.get(parameter, ()), graph][-MOST_GRAPHS:]
 
 
 def kept(parameters: Iterable[Tensor]) -> list[list[Run]]:
     """The graphs of a module with these parameters, the newest first."""
-    found = {id(runs): runs for parameter in parameters for runs in _graphs.get(parameter, ())}
-    return [*found.values()][::-1]
+    found = dict(graph for parameter in parameters for graph in _graphs.get(parameter, ()))
+    return [found[number] for number in sorted(found, reverse=True)]

@@ -204,8 +204,8 @@ class Rewriting:
         if not self.compiled and all(type(size) is int for size in input.shape) and not found.gains(input):
             return
         del nodes[len(found.modules) + (norm is not None) :]
-        name = found.operator.name
-        self.keep(nodes, lambda like: [(len(nodes), name, dispatch.resolve_name(name, like), "")])
+        name, count = found.operator.name, len(nodes)
+        self.keep(nodes, lambda like: [(count, name, dispatch.resolve_name(name, like), "")])
         with self.graph.inserting_before(nodes[-1]):
             result = self.emit(found, norm)
         self.put(result, nodes)

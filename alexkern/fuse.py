@@ -158,8 +158,8 @@ def _captured_entries(path: str, model: nn.Module, like: Tensor) -> list[Entry]:
     found: list[Entry] = []
     prefix = ""  # of what was captured: a part of the model, or all of it
     for runs in graphs:
-        newer = [*found]
-        claimed = {name for entry in newer for name in entry.children}
+        claimed = {name for entry in found for name in entry.children}
+        own_runs: list[Entry] = []
         for run in runs:
             names = [owners.get(weight, "") for weight in run.weights]
             parts = [*zip(names, run.paths, strict=True)]
@@ -169,9 +169,11 @@ def _captured_entries(path: str, model: nn.Module, like: Tensor) -> list[Entry]:
             for count, *what in run.serving(like):
                 part = slice(index, index := index + count)
                 entry = Entry(tuple(filter(None, names[part])), run.layers[part], *what)
-                counts = entry.operator or (entry.children and COULD_BE.intersection(entry.layers))
-                if counts and (claimed.isdisjoint(entry.children) if entry.children else entry not in newer):
-                    found.append(entry)
+                if entry.operator or (entry.children and COULD_BE.intersection(entry.layers)):
+                    own_runs.append(entry)
+        new = [entry for entry in own_runs if claimed.isdisjoint(entry.children)]
+        if any(entry.children for entry in new) or not any(entry.children for entry in own_runs):
+            found += [entry for entry in new if entry.children or entry not in found]
     return found
 
 

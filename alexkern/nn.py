@@ -129,7 +129,6 @@ class FusedSequential(Weighed, nn.Sequential):
                 index += 1
                 continue
             module = found.modules[0]
-            gains = gains or (key is not None and found.gains(input))
             if isinstance(module, nn.Conv2d) and input.dim() == 4:
                 converts = torch.compiler.is_compiling() or gains_by_channels_last(found, input.device, input.shape)
                 if converts and not is_channels_last(input):
@@ -138,7 +137,9 @@ class FusedSequential(Weighed, nn.Sequential):
                     input = to_channels_last(input)
                 elif restore and not converts:
                     input, restore = input.contiguous(), False
-            input = found(input)
+            output = found(input)
+            gains = gains or (key is not None and found.gains(input))
+            input = output
             index += len(found.modules)
         if key is not None and fuses:
             self._keep(key, gains)

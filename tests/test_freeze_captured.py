@@ -45,12 +45,8 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(5)
         self.conv, self.other = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
-        self.norm, self.relu, self.pool, self.part = (
-            nn.BatchNorm2d(6),
-            nn.ReLU(True),
-            nn.MaxPool2d(2),
-            nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU()),
-        )
+        self.norm, self.relu, self.pool = nn.BatchNorm2d(6), nn.ReLU(True), nn.MaxPool2d(2)
+        self.part = nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU(), nn.MaxPool2d(2))
         self.fc, self.rows, self.last = nn.Linear(6, 7), nn.BatchNorm1d(7), nn.Linear(7, 5)
         self.never, self.flag, self.seen, self.given = nn.Conv2d(2, 2, 1), False, [], forward
         for norm in (self.norm, self.rows):
@@ -103,7 +99,7 @@ def computed(net: Any, image: Tensor) -> Tensor:
 
 # A forward, and the lengths of what runs packed.
 FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Any], list[int]]] = {
-    "attributes": (attributes, [4, 2, 2, 3, 1]),
+    "attributes": (attributes, [4, 2, 3, 3, 1]),
     "functions": (functions, [3, 2, 3, 1]),
     "twice": (twice, [2, 2, 1]),
     "taps": (taps, [1, 3]),
@@ -162,6 +158,9 @@ def test_copies_capture_again_and_edits_are_seen(ran: list[int]) -> None:
 def test_who_watches_meets_the_layers(ran: list[int]) -> None:
     model, image = Net(attributes).eval(), torch.randn(2, 3, 9, 8)
     frozen = alexkern.freeze(model, image)
+    ran.clear()
+    assert not frozen(image).requires_grad and ran == FORWARDS["attributes"][1]  # with gradients on, which nobody wants
+    torch.testing.assert_close(torch.func.vmap(frozen)(image[None]), model(image)[None])
     gradients = []
     for network in (model, frozen):
         leaf = image.clone().requires_grad_()
@@ -183,6 +182,7 @@ def test_who_watches_meets_the_layers(ran: list[int]) -> None:
     assert ran == []
     with torch.no_grad():
         assert_right(torch.compile(frozen, backend="eager"), model, image)
+        assert_right(frozen, model, image)
         seen: list[Tensor] = []
         handle = frozen.relu.register_forward_hook(lambda module, args, output: seen.append(output))
         assert_right(frozen, model, image)
@@ -193,15 +193,29 @@ def test_who_watches_meets_the_layers(ran: list[int]) -> None:
     assert ran == FORWARDS["attributes"][1]
 
 
+class Stem(nn.Module):
+    """The first convolution in a Sequential, what follows outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Conv2d(4, 5, 3)
+
+    def forward(self, image: Tensor) -> Any:
+        return (F.relu(self.conv(self.stem(image))),)
+
+
+@pytest.mark.parametrize(("make", "lengths"), [(lambda: Net(taps), FORWARDS["taps"][1]), (Stem, [2, 2])])
 @torch.no_grad()
-def test_the_first_convolution_takes_bytes_and_rounds(ran: list[int]) -> None:
+def test_the_first_convolution_takes_bytes_and_rounds(
+    make: Callable[[], nn.Module], lengths: list[int], ran: list[int]
+) -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    model, images = Net(taps).eval(), torch.randint(256, (2, 3, 9, 8)).byte()
+    model, images = make().eval(), torch.randint(256, (2, 3, 9, 8)).byte()
     columns = [torch.tensor(row).view(3, 1, 1) for row in (mean, std)]
     frozen = alexkern.freeze(model, images, mean=mean, std=std)
     wanted = exact(model, (images / 255 - columns[0]) / columns[1])
     torch.testing.assert_close(frozen(images), tuple(value.float() for value in wanted), rtol=1e-4, atol=1e-4)
-    assert ran[-2:] == FORWARDS["taps"][1]
+    assert ran[-2:] == lengths
     frozen, image = alexkern.freeze(copy.deepcopy(model).bfloat16(), torch.randn(2, 3, 9, 8)), torch.randn(2, 3, 9, 8)
     for ours, truth in zip(frozen(image), exact(model, image), strict=True):
         torch.testing.assert_close(ours.double(), truth, rtol=5e-2, atol=5e-2)

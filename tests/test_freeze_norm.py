@@ -155,3 +155,31 @@ def test_torchvisions_vgg11_bn(generator: torch.Generator) -> None:
         exact = copy.deepcopy(model).double()(image.double())
         torch.testing.assert_close(frozen(image).double(), exact, rtol=1e-4, atol=1e-5 * exact.abs().max().item())
     assert (normalisations(model, image), normalisations(frozen, image)) == (8, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_is_folded_behind_a_linear_layer(bias: bool, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Of rows. Of sequences it normalises another dimension, which is as long here."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(40, 24, bias), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(), nn.Linear(24, 3))
+    nn.init.normal_(model[1].running_mean)  # type: ignore[arg-type]
+    nn.init.uniform_(model[1].running_var, 0.1, 2)  # type: ignore[arg-type]
+    nn.init.normal_(model[1].weight)  # type: ignore[arg-type]
+    model = model.to(DEVICE, dtype).eval()
+    frozen = alexkern.freeze(model)
+    for shape, norms in (((5, 40), 0), ((2, 24, 40), 1)):
+        rows = torch.randn(shape, generator=generator).to(DEVICE, dtype)
+        with torch.no_grad():
+            exact, wanted = copy.deepcopy(model).double()(rows.double()), model(rows)
+            if dtype == torch.float64:
+                torch.testing.assert_close(frozen(rows), wanted, rtol=1e-12, atol=1e-12)
+            else:
+                assert_accurate(frozen(rows), exact, wanted)
+        assert normalisations(frozen, rows) == norms
+    assert torch.equal(frozen[0].weight, model[0].weight)
+    with torch.no_grad():
+        for network_ in (frozen, model):
+            network_[1].bias.add_(1)  # type: ignore[operator,union-attr]
+        rows = rows[0]
+        torch.testing.assert_close(frozen(rows), model(rows), rtol=2e-2, atol=2e-2)

@@ -186,6 +186,7 @@ def test_production_kernels_name_their_rungs() -> None:
     files = [root / "kernels" / f"{name}.py" for name in (*products, "max_pool2d", "dropout", "linear_relu_dropout")]
     rooms = ("conv2d_relu/convolve", "conv2d_relu/weight_gradient", "conv2d_relu_max_pool2d/forward")
     rooms += ("max_pool2d/forward", "dropout/dropout", "sm90/convolve", "sm90/weight_gradient")
+    rooms += ("conv2d_relu_max_pool2d/backward", "max_pool2d/backward", "linear_relu_dropout/few_rows")
     files += [root / "csrc" / "cuda" / f"{name}.cu" for name in rooms]
     for file in files:
         named = re.findall(r"examples/ladder/\w+\.\w+", " ".join(file.read_text(encoding="utf-8").split("\n")))

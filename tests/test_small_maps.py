@@ -28,7 +28,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-SMALL, LARGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.ones(64, 3, 8, 8)
+SMALL, LARGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.ones(128, 3, 8, 8)
 
 
 def test_operators_run_where_they_gain(operators: list[str]) -> None:

@@ -47,7 +47,7 @@ class Captured(nn.Module):
 
 def captured(kind: type[nn.Module]) -> type[Captured]:
     """A model's class, with a forward that captures."""
-    for other in kind.__subclasses__():
+    for other in (kind, *kind.__subclasses__()):
         if issubclass(other, Captured):
             return other
     own: Callable[..., Any] = kind.forward
@@ -83,7 +83,7 @@ def outermost(module: nn.Module) -> Iterator[nn.Module]:
     weights = tensors_of(each._parameters for each in modules if each not in inside)
     # One that says itself how it is pickled, as a GraphModule does, knows nothing of this.
     pickled = (kind.__reduce_ex__, kind.__reduce__) == (object.__reduce_ex__, object.__reduce__)
-    if pickled and any(weight.dim() > 1 for weight in weights):
+    if (pickled or issubclass(kind, Captured)) and any(weight.dim() > 1 for weight in weights):
         yield module
 
 

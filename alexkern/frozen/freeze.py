@@ -82,7 +82,8 @@ def freeze(
             head = next((name for name, child in children if child is first), None)
             heads += head is not None
             module.__class__, module._plan = kind, Plan(head, bytes_to)
-    whole = [] if example is None else [*captured.outermost(snapshot)]
+    whole: list[Any] = [module for module in modules if isinstance(module, captured.Captured)]  # of a snapshot
+    whole = whole if example is None else [*captured.outermost(snapshot)]
     for module in whole:
         module.__class__ = captured.captured(type(module))
     later = {child for module in whole for child in module.modules()}  # by the runs that the graph has
@@ -93,8 +94,8 @@ def freeze(
         want = "None where the model has no nn.Conv2d that takes its images"
         raise argument_error("freeze", "std" if mean is None else "mean", repr(std if mean is None else mean), want)
     if example is not None:
-        for mode in (torch.inference_mode, torch.no_grad) if whole else (torch.inference_mode,):
-            with mode():  # each has a graph of its own
+        for mode in (torch.no_grad, torch.inference_mode)[not whole :]:  # each has a graph of its own
+            with mode():
                 snapshot(example)
         alone = [module for module in whole if not captured.has_packed(module)]
         for module in alone:

@@ -22,7 +22,7 @@ def forward(images: Tensor, sizes: Tensor, seed: Tensor, policy: Policy) -> Tens
 
 def pictures(images: Tensor, table: Tensor, policy: Policy, output: Tensor) -> None:
     """As the torch backend's."""
-    if reference.colours(policy):
+    if reference.colours(policy) or output.dtype != torch.float32:
         shape = (len(images), *policy.size, 3)
         pixels = empty(Spec(shape, contiguous_strides(shape), torch.float32), images.device)
         _sample(images, table, policy, pixels, (1 / 255,) * 3, (0.0,) * 3)

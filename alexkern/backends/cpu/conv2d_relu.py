@@ -16,6 +16,8 @@ from alexkern.backends.torch import conv2d_relu as definition
 from alexkern.geometry import Geometry, Pair, convolution
 from alexkern.plan import is_channels_last
 
+LEAST = 2**25  # multiply-adds of a convolution whose backward pass gains what it costs to come through Python
+
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
     output = tiled(input, weight, bias, *args, relu=True)
@@ -24,10 +26,11 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> T
 
 def gains(of: Geometry) -> bool:
     """Whether anything is done in fewer products: else torch's own calls are as quick, and quicker to make."""
-    products = [("forward", of)]
-    if torch.is_grad_enabled():
-        products += [("input_grad", winograd.of_input_grad(of)), ("weight_grad", of)]
-    return any(in_tiles(product, by, True) for product, by in products)
+    if not torch.is_grad_enabled():
+        return in_tiles("forward", of, True)
+    products = ("forward", of), ("input_grad", winograd.of_input_grad(of)), ("weight_grad", of)
+    enough = of.GEMM_M * of.K * of.GEMM_K >= LEAST
+    return enough and any(in_tiles(product, by, True) for product, by in products)
 
 
 def backward(

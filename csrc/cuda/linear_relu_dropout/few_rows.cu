@@ -3,7 +3,8 @@
 // A block has 16 filters and eight warps that share out GEMM_K in runs of 32 values. Filters are the left operand of
 // mma.sync and rows of x the right one: no product has a row to waste but where there are fewer than eight. A lane
 // loads 16 bytes of two filters and of a row of x, straight from memory: mma takes any order of GEMM_K that both
-// operands share, here the one in which each lane's eight values lie side by side.
+// operands share, here the one in which each lane's eight values lie side by side. Its rung is
+// examples/ladder/4_tensor_core.cu; it does without shared memory, since nobody reads a filter again.
 #include "../elements.cuh"
 #include "../ptx/launch.cuh"
 #include "../ptx/mma.cuh"

@@ -1,4 +1,5 @@
-// The gradient of every input pixel, gathered from the windows that it lies in: those whose saved place names it.
+// The gradient of every input pixel, gathered from the windows that it lies in: those whose saved place names it, the
+// byte of examples/ladder/5_fused.cu.
 #include "../ptx/launch.cuh"
 #include "gather.cuh"
 #include "max_pool2d.h"

@@ -415,8 +415,6 @@ void test_wgmma_transposed() {
 
 // ---- stmatrix: element (row, column) of matrix j is 64 j + 8 row + column; rows go to every third place, last first
 
-constexpr int row_at(int row) { return 3 * (31 - row); }  // of all matrices, in 16 bytes
-
 __global__ void stmatrix_kernel(std::uint16_t* output) {
     auto* const values = ptx::dynamic_shared_memory<std::uint16_t>();
     for (int i = threadIdx.x; i < 8 * 96; i += 32) values[i] = 0xeeee;
@@ -426,7 +424,7 @@ __global__ void stmatrix_kernel(std::uint16_t* output) {
         const unsigned first = 64 * j + 8 * (threadIdx.x / 4) + 2 * (threadIdx.x % 4);
         registers[j] = (first + 1) << 16 | first;
     }
-    ptx::stmatrix_x4(ptx::shared_address(values) + 16 * row_at(static_cast<int>(threadIdx.x)), registers);
+    ptx::stmatrix_x4(ptx::shared_address(values + 8 * 3 * (31 - threadIdx.x)), registers);
     __syncthreads();
     for (int i = threadIdx.x; i < 8 * 96; i += 32) output[i] = values[i];
 }
@@ -435,7 +433,7 @@ void test_stmatrix() {
     DeviceArray<std::uint16_t> output(std::vector<std::uint16_t>(8 * 96));
     ptx::launch("stmatrix", stmatrix_kernel, 1, 32, 16 * 96, nullptr, output.data());
     std::vector<std::uint16_t> wanted(8 * 96, 0xeeee);
-    for (int i = 0; i < 8 * 32; ++i) wanted[8 * row_at(i / 8) + i % 8] = static_cast<std::uint16_t>(i);
+    for (int i = 0; i < 8 * 32; ++i) wanted[8 * 3 * (31 - i / 8) + i % 8] = static_cast<std::uint16_t>(i);
     expect_equal(output.download(), wanted, "value");
 }
 
