@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from alexkern import functional
 from alexkern.backends import cpu
-from alexkern.backends.cpu import winograd
+from alexkern.backends.cpu import max_pool2d, winograd
+from alexkern.backends.cpu.conv2d_relu_max_pool2d import by_image
 from alexkern.backends.cpu.crossovers import in_tiles, least_tiles
 from alexkern.backends.cpu.huge_pages import in_huge_pages
 from alexkern.frozen import images as taken
@@ -91,6 +92,11 @@ class InTiles(_OneDnn):
     def __init__(self, step: FrozenConvolution, filters: winograd.Filters):
         super().__init__(step)
         self.filters, self.weight, self.words = filters, filters.packed, f"for {filters.describe()}"
+        self.pooled: max_pool2d.Window | None = None
+        if self.window is not None:
+            kernel_size, stride, padding = (pair("freeze", "pool", number, 0) for number in self.window[:3])
+            if all(2 * pad <= size for pad, size in zip(padding, kernel_size, strict=True)):  # else torch's error
+                self.pooled = (kernel_size, stride, padding, (1, 1), self.window[4])
 
     @classmethod
     def pack(cls, step: FrozenConvolution, weight: Tensor) -> InTiles | None:
@@ -105,6 +111,13 @@ class InTiles(_OneDnn):
 
     def serves(self, images: Tensor) -> bool:
         return in_tiles("packed", self.filters.over(images), True)
+
+    def __call__(self, images: Tensor) -> Tensor | None:
+        if self.pooled is not None:
+            found = by_image(images, self.filters, self.bias, self.pooled, True, relu=self.relu, save_offsets=False)
+            if found is not None:
+                return found[0]
+        return super().__call__(images)
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
         return winograd.convolve(images, self.filters, self.bias, relu, True)
