@@ -33,8 +33,9 @@ from alexkern.geometry import Geometry
 # (in_features, out_features): those of a table's line and all larger ones, up to the next.
 WEIGHTS = ((4096, 4096), (2048, 2048), (1024, 1024))
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-CHANNELS = (16, 32, 64, 128)  # and filters of a convolution
-IMAGES = ((1, 8), (1, 14), (2, 14), (4, 14), (8, 14), (32, 14), (32, 28))  # how many, and of which size
+FILTERS = ((3, 1), (5, 1), (11, 4))  # sizes and strides
+CHANNELS = (16, 32, 64, 128)  # and filters of a convolution; with a stride there are 3 channels
+IMAGES = ((1, 8), (1, 14), (2, 14), (4, 14), (8, 14), (32, 14), (32, 28))  # how many, and outputs of which size
 WINDOWS, POOLED = (1, 2, 3, 4, 6, 8), (2, 4, 8, 12, 16, 24, 32)  # windows in a row and channels of poolings
 VALUES = 2**17  # of the images that are pooled, about
 AHEAD = 1.05  # of torch's time over ours, from which on ours serves: less is lost in noise
@@ -145,7 +146,7 @@ def convolution_pairs(
         torch.conv2d(input, weight, bias, *settings).relu_()
 
     def input_grad() -> None:
-        back = winograd.pack(weight, of, for_input_grad=True)
+        back = winograd.to_pack(weight, of, for_input_grad=True)
         winograd.convolve(grad, back, None, False, channels_last, gate)
 
     def their_input_grad() -> None:
@@ -161,20 +162,26 @@ def convolution_pairs(
         torchs.convolution_gradients(masked, input, weight, *settings, (False, True, True))
 
     found = {
-        "forward": (lambda: forward(winograd.pack(weight, of)), theirs),
-        "input_grad": (input_grad, their_input_grad),
+        "forward": (lambda: forward(winograd.to_pack(weight, of)), theirs),
         "packed": (lambda: forward(filters), theirs),
     }
-    return found | ({"weight_grad": (weight_grad, their_weight_grad)} if of.R == 3 else {})
+    if of.stride == (1, 1):
+        found["input_grad"] = (input_grad, their_input_grad)
+    if of.R != 5:
+        found["weight_grad"] = (weight_grad, their_weight_grad)
+    return found if of.stride == (1, 1) else {f"{name} of blocks": one for name, one in found.items()}
 
 
 def convolutions(runs: int) -> None:
     table: dict[str, list[Tiled]] = {}
-    for R, channels in product(winograd.SIZES, CHANNELS):
+    for (R, stride), channels in product(FILTERS, CHANNELS):
         found: dict[str, dict[int, float]] = {}
+        strided = stride > 1
         for N, size in IMAGES:
-            of = Geometry(N, channels, size, size, channels, R, R, (1, 1), (R // 2, R // 2), (1, 1), 1)
-            for channels_last in (False, True):
+            pad, length = R // 2, size * stride
+            shape = (N, 3 if strided else channels, length, length, channels, R, R)
+            of = Geometry(*shape, (stride, stride), (pad, pad), (1, 1), 1)
+            for channels_last in (True,) if strided else (False, True):
                 for name, (mine, theirs) in convolution_pairs(of, channels_last).items():
                     by_tiles = found.setdefault(name, {})
                     tiles = N * (-(-size // 2)) ** 2
@@ -184,7 +191,7 @@ def convolutions(runs: int) -> None:
             behind = [tiles for tiles, one in ratios.items() if one < AHEAD]
             least = min((tiles for tiles in ratios if tiles > max(behind, default=0)), default=None)
             if least is not None:
-                table.setdefault(name, []).append(Tiled(R, channels, least))
+                table.setdefault(name, []).append(Tiled(-(-R // stride), channels, least))
     entry("CONVOLUTIONS", {name: tuple(served) for name, served in table.items()})
 
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from alexkern import dispatch
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends import cpu, extension
-from alexkern.backends.cpu import crossovers, winograd
+from alexkern.backends.cpu import crossovers, max_pool2d, winograd
+from alexkern.backends.cpu.conv2d_relu_max_pool2d import by_image
 from alexkern.backends.cpu.crossovers import Tiled
 from alexkern.geometry import convolution
 from alexkern.plan import is_channels_last
@@ -39,8 +40,9 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that can be done in tiles is left to torch."""
-    everything = dict.fromkeys(("forward", "input_grad", "packed"), tuple(Tiled(R, 1, 1) for R in winograd.SIZES))
-    everything["weight_grad"] = (Tiled(3, 1, 1),)
+    products = ("forward", "input_grad", "packed", "forward of blocks")
+    everything = dict.fromkeys(products, tuple(Tiled(R, 1, 1) for R in winograd.SIZES))
+    everything |= dict.fromkeys(("weight_grad", "weight_grad of blocks"), (Tiled(3, 1, 1),))
     monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(ISAS, everything))
     for limit in ("WORTH", "WORTH_PACKED"):
         monkeypatch.setattr(crossovers, limit, math.inf)
@@ -54,10 +56,10 @@ def ran(isa: str) -> bool:
 
 
 class Layer:
-    """Operands of a convolution of stride 1 and of its backward, and what torch makes of them."""
+    """Operands of a convolution and of its backward, and what torch makes of them."""
 
     def __init__(self, case: tuple, generator: torch.Generator, layouts: tuple[str, str] = ("contiguous",) * 2) -> None:
-        N, C, K, H, W, R, padding, groups = case
+        N, C, K, H, W, R, padding, groups, *strides = case
         image = torch.randn(N, C * groups, H, W, generator=generator)
         weight = torch.randn(K * groups, C, R, R, generator=generator) / math.sqrt(C * R * R)
         self.image, self.weight = (
@@ -65,7 +67,8 @@ class Layer:
             for tensor, layout in zip((image, weight), layouts, strict=True)
         )
         self.bias = torch.randn(K * groups, generator=generator)
-        self.settings = ((1, 1), padding, (1, 1), groups)
+        stride = strides[0] if strides else 1
+        self.settings = ((stride, stride), padding, (1, 1), groups)
         shape = F.conv2d(self.image, self.weight, None, *self.settings).shape
         self.grad, self.output = (torch.randn(shape, generator=generator) for _ in range(2))
 
@@ -92,8 +95,9 @@ class Layer:
         return F.conv2d(image, weight, self.bias.abs(), *self.settings), *back[:2]
 
 
-# N, C and K of a group, H, W, R, padding, groups: channels and filters that fill no vector, images of one pixel,
-# padding beyond the filter, tiles that reach beyond the image, runs and blocks of many tiles.
+# N, C and K of a group, H, W, R, padding, groups, stride: channels and filters that fill no vector, images of one
+# pixel, padding beyond the filter, tiles that reach beyond the image, runs and blocks of many tiles; blocks of pixels
+# that the filter fills in part, that lie in the padding, that the image ends in.
 CASES = [
     (2, 3, 5, 7, 9, 3, (1, 1), 1),
     (1, 1, 1, 1, 1, 3, (1, 1), 1),
@@ -105,6 +109,10 @@ CASES = [
     (2, 1, 7, 5, 5, 5, (0, 2), 3),
     (9, 40, 36, 6, 5, 3, (1, 1), 1),
     (1, 150, 3, 5, 2, 3, (1, 1), 1),
+    (2, 3, 33, 47, 151, 11, (2, 2), 1, 4),
+    (1, 5, 7, 12, 9, 5, (3, 0), 1, 2),
+    (2, 2, 3, 30, 31, 13, (0, 9), 1, 3),
+    (1, 1, 5, 16, 21, 9, (7, 8), 1, 4),
 ]
 
 
@@ -113,15 +121,18 @@ def test_any_convolution(case: tuple, isa: str, generator: torch.Generator, ever
     """Of few channels torch's error may be a small one by luck: that of the terms' magnitudes is the measure."""
     for layouts in product(LAYOUTS, repeat=2):
         layer = Layer(case, generator, layouts)
+        channels_last = is_channels_last(layer.image) or is_channels_last(layer.weight)
+        strided = layer.settings[0] != (1, 1)
         with canaries() as buffers:
             output = layer.forward("cpu").clone()
-            assert ran(isa) and len(buffers) >= 3  # filters, output and workspace
+            assert ran(isa) == (not strided or channels_last)
+            assert len(buffers) >= 3 or (strided and not channels_last)  # filters, output and workspace
             gradient = layer.input_grad("cpu").clone()
-            # Of 5x5 over contiguous images the gradient is always torch's.
-            assert ran(isa) != (case[5] == 5 and not (is_channels_last(layer.image) or is_channels_last(layer.weight)))
+            # With a stride the gradient is always torch's, and of 5x5 over contiguous images.
+            assert ran(isa) == (not strided and (case[5] != 5 or channels_last))
         with canaries():
             weight_gradient = layer.weight_grad("cpu").clone()
-            assert ran(isa) == (case[5] == 3)
+            assert ran(isa) == (channels_last and -(-case[5] // case[8]) == 3 if strided else case[5] == 3)
         found, names = (output, gradient, weight_gradient), ("forward", "input_grad", "weight_grad")
         for one, what, magnitude in zip(found, names, layer.magnitudes(), strict=True):
             reference, torchs = (getattr(layer, what)("torch", dtype) for dtype in (torch.float64, torch.float32))
@@ -154,6 +165,15 @@ def test_the_accuracy_rule(name: str, layout: str, isa: str, generator: torch.Ge
         of = convolution(layer.image, layer.weight, *layer.settings)
         of = winograd.of_input_grad(of) if what == "input_grad" else of
         assert ran(isa) == crossovers.in_tiles(what, of, layout == "channels_last")
+
+
+def test_the_accuracy_rule_over_blocks(isa: str, generator: torch.Generator, every_product: None) -> None:
+    """AlexNet's conv1, over smaller images than those that it serves by default."""
+    layer = Layer((1, 3, 64, 103, 99, 11, (2, 2), 1, 4), generator, ("channels_last",) * 2)
+    for what in ("forward", "weight_grad"):
+        ours, reference, torchs = (getattr(layer, what)(*of) for of in (("cpu",), ("torch", torch.float64), ("torch",)))
+        assert ran(isa)
+        assert_accurate(ours, reference, torchs, what)
 
 
 @pytest.mark.parametrize("R", winograd.SIZES)
@@ -233,7 +253,8 @@ def test_any_strides(isa: str, generator: torch.Generator, every_product: None) 
 def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Generator, every_product: None) -> None:
     before = torch.get_num_threads()
     try:
-        for case, layout in product([(9, 40, 96, 13, 12, 3, (1, 1), 1), (2, 16, 40, 9, 9, 5, (2, 2), 2)], LAYOUTS):
+        cases = (9, 40, 96, 13, 12, 3, (1, 1), 1), (2, 16, 40, 9, 9, 5, (2, 2), 2), (3, 3, 70, 60, 61, 11, (2, 2), 1, 4)
+        for case, layout in product(cases, LAYOUTS):
             layer = Layer(case, generator, (layout, layout))
             torch.set_num_threads(1)
             wanted = layer.forward("cpu"), *layer.backward("cpu", EVERY)
@@ -264,6 +285,47 @@ def test_pooled_at_once(isa: str, generator: torch.Generator, every_product: Non
         assert ran(isa)
         for one, other in zip(gradients, torchs.backward(*backward), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
+        image[1, 2, 3, 4] = math.inf
+        found, wanted = (of.forward(image, weight, bias, *arguments) for of in (ours, torchs))
+        assert_same(found[0], wanted[0])
+
+
+# As CASES, and the threads.
+BY_IMAGE = [
+    ((3, 5, 40, 13, 12, 3, (1, 1), 1), 1),
+    ((1, 40, 70, 9, 8, 3, (1, 1), 1), 1),
+    ((4, 7, 33, 21, 24, 3, (0, 1), 2), 2),
+    ((2, 16, 40, 9, 9, 5, (2, 2), 1), 2),
+    ((2, 3, 33, 47, 39, 11, (2, 2), 1, 4), 1),
+]
+
+
+@pytest.mark.parametrize(("case", "threads"), BY_IMAGE, ids=str)
+def test_image_by_image_the_bits_of_two_passes(
+    case: tuple, threads: int, isa: str, generator: torch.Generator, every_product: None
+) -> None:
+    """Filters packed beforehand or on the way, with and without ReLU and offsets."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for layout in LAYOUTS if len(case) == 8 else ("channels_last",):
+            layer, channels_last = Layer(case, generator, (layout, layout)), layout == "channels_last"
+            of = convolution(layer.image, layer.weight, *layer.settings)
+            packed = winograd.pack(layer.weight, of)
+            convolved = winograd.convolve(layer.image, packed, layer.bias, False, channels_last)
+            assert convolved is not None
+            windows = ((3, 3), (2, 2), (0, 0), (1, 1), False), ((2, 3), (1, 2), (1, 1), (1, 1), True)
+            for window, relu in product(windows, (False, True)):
+                wanted = max_pool2d.reduce(convolved, window, True, relu=relu)
+                for filters, save in ((packed, True), (winograd.to_pack(layer.weight, of), False)):
+                    ran(isa)
+                    with canaries():
+                        args = layer.image, filters, layer.bias, window, channels_last
+                        found = by_image(*args, relu=relu, save_offsets=save)
+                    assert ran(isa) and found is not None and torch.equal(found[0], wanted[0])
+                    assert torch.equal(found[1], wanted[1]) if save else found[1] is None
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_the_table_does_not_name_is_torchs(isa: str, generator: torch.Generator, monkeypatch) -> None:

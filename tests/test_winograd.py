@@ -63,6 +63,7 @@ def test_only_plain_float32_convolutions_of_enough_channels() -> None:
 
     assert tiled(32, 32, 3) and tiled(33, 47, 5) and tiled(64, 64, 5, groups=2)
     assert not any(tiled(*sizes) for sizes in ((32, 32, 1), (32, 32, 7), (31, 32, 3), (32, 31, 3)))
+    assert tiled(3, 32, 11, stride=4) and not tiled(3, 31, 11, stride=4) and not tiled(3, 32, 8, stride=4)
     assert not tiled(32, 32, 3, stride=2) and not tiled(32, 32, 3, dilation=2) and not tiled(32, 32, 3, groups=2)
     assert not tiled(32, 32, 3, dtype=torch.float64) and not tiled(32, 32, 3, dtype=torch.bfloat16)
 
@@ -96,13 +97,13 @@ def image(generator: torch.Generator) -> Tensor:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The filters' sizes, for every convolution that a snapshot did so."""
     sizes: list[int] = []
-    convolved = InTiles.convolved
+    convolved = InTiles.__call__
 
-    def noted(self: InTiles, images: Tensor, relu: bool) -> Tensor | None:
+    def noted(self: InTiles, images: Tensor) -> Tensor | None:
         sizes.append(self.filters.geometry.R)
-        return convolved(self, images, relu)
+        return convolved(self, images)
 
-    monkeypatch.setattr(InTiles, "convolved", noted)
+    monkeypatch.setattr(InTiles, "__call__", noted)
     yield sizes
 
 
@@ -123,6 +124,20 @@ def test_a_snapshot_takes_it(model: nn.Sequential, image: Tensor, calls: list[in
         assert repr(copied) == repr(frozen) and torch.equal(copied(image), output)
     size = len(pickle.dumps(frozen))
     assert size < 2 * len(pickle.dumps(model)), "filters are packed anew, not stored twice"
+
+
+@served
+def test_a_snapshot_pools_image_by_image(generator: torch.Generator) -> None:
+    """AlexNet's first layer, over blocks of pixels. What is not finite goes to the convolution."""
+    model = nn.Sequential(nn.Conv2d(3, 32, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)).eval()
+    image = torch.randn(torch.get_num_threads(), 3, 99, 95, generator=generator)  # one for each
+    frozen = alexkern.freeze(model)
+    assert "F(2x2, 3x3) of 4x4 pixels" in repr(frozen)
+    for first, kernel in ((0, "winograd"), (math.nan, "max_pool2d")):
+        image[0, 0, 0, 0] = first
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(image), model(image), equal_nan=True)
+        assert cpu.native().last_kernel().startswith(kernel)
 
 
 @served

@@ -73,8 +73,9 @@ class FrozenConvolution(PackedRun):
         rest = () if found is None else found.modules[1:]
         pool: Any = next((layer for layer in rest if type(layer) is nn.MaxPool2d), None)
         self.pools = pool is not None
-        window = (pool.kernel_size, pool.stride, pool.padding, 1, pool.ceil_mode) if self.pools else None
-        self.window = window
+        self.numbers = (pool.kernel_size, pool.stride, pool.padding) if self.pools else ()
+        pairs = [pair("freeze", "pool", number, 0) for number in self.numbers]
+        self.window = window = (*pairs, (1, 1), pool.ceil_mode) if self.pools else None
         self.pool = None if window is None else lambda images: functional.max_pool2d(images, *window)
         weight, bias = folded(conv, norm)
         super().__init__(weight, bias, found, conv, *(() if norm is None else (norm,)), *rest)
@@ -109,6 +110,6 @@ class FrozenConvolution(PackedRun):
         return max(math.prod(input.shape[1:]), of.K * of.P * of.Q) * self.weight.dtype.itemsize
 
     def describe(self) -> str:
-        pool = "" if self.window is None else f", max_pool={self.window[:3]}"
+        pool = f", max_pool={self.numbers}" if self.pools else ""
         images = "" if self.images is None else self.images.describe()
         return f"{super().describe()}{pool}{images}"

@@ -64,7 +64,7 @@ def tiled(
     of = convolution(input, weight, stride, padding, dilation, groups)
     if input.dtype != torch.float32 or not in_tiles("forward", of, channels_last):
         return None
-    return winograd.convolve(input, winograd.pack(weight, of), bias, relu, channels_last)
+    return winograd.convolve(input, winograd.to_pack(weight, of), bias, relu, channels_last)
 
 
 def gradients(
@@ -86,7 +86,7 @@ def gradients(
     input_grad = weight_grad = bias_grad = None
     has_kernels = grad.dtype == torch.float32
     if has_kernels and needs[0] and in_tiles("input_grad", winograd.of_input_grad(of), channels_last):
-        filters = winograd.pack(weight, of, for_input_grad=True)
+        filters = winograd.to_pack(weight, of, for_input_grad=True)
         input_grad = winograd.convolve(grad, filters, None, False, channels_last, gate)
     if has_kernels and needs[1] and in_tiles("weight_grad", of, channels_last):
         weight_grad = winograd.weight_grad(grad, input, of, channels_last)

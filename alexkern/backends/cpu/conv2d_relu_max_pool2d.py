@@ -1,5 +1,5 @@
 """conv2d_relu_max_pool2d by a convolution as conv2d_relu's and csrc/cpu/max_pool2d, which applies the ReLU to what it
-reads."""
+reads: of one in fewer products image by image, so that what lies between is never written."""
 
 from __future__ import annotations
 
@@ -8,23 +8,74 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexkern.backends.cpu import conv2d_relu, max_pool2d
+from alexkern.backends.cpu import conv2d_relu, max_pool2d, native, winograd
+from alexkern.backends.cpu.crossovers import in_tiles
+from alexkern.backends.cpu.memory import empty
 from alexkern.backends.torch import conv2d_relu_max_pool2d as definition
 from alexkern.geometry import Geometry, Pair, convolution
-from alexkern.plan import is_channels_last
+from alexkern.plan import Spec, conform, is_channels_last, nchw
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
-    *convolution, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
+    *settings, pool_kernel_size, pool_stride, pool_padding, save_offsets = args
     window = (pool_kernel_size, pool_stride, pool_padding, (1, 1), False)
-    convolved = conv2d_relu.tiled(input, weight, bias, *convolution, relu=False)
+    of = convolution(input, weight, *settings)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    if input.dtype == torch.float32 and in_tiles("forward", of, channels_last):
+        filters = winograd.to_pack(weight, of)
+        found = by_image(input, filters, bias, window, channels_last, relu=True, save_offsets=save_offsets)
+        if found is not None:
+            return found
+    convolved = conv2d_relu.tiled(input, weight, bias, *settings, relu=False)
     if convolved is None:
-        convolved = torch.conv2d(input, weight, bias, *convolution)
+        convolved = torch.conv2d(input, weight, bias, *settings)
     return max_pool2d.reduce(convolved, window, save_offsets, relu=True)
 
 
 def gains(of: Geometry) -> bool:
     return conv2d_relu.gains(of) or max_pool2d.gains((of.N, of.K, of.P, of.Q))
+
+
+def by_image(
+    images: Tensor,
+    filters: winograd.Filters,
+    bias: Tensor | None,
+    window: max_pool2d.Window,
+    channels_last: bool,
+    *,
+    relu: bool,
+    save_offsets: bool,
+) -> tuple[Tensor, Tensor | None] | None:
+    """What max_pool2d.reduce makes of the convolution's output; None where either is torch's, as an output that is not
+    finite, and where a thread would be left without images."""
+    of, threads = filters.over(images), torch.get_num_threads()
+    call = max_pool2d.called((of.N, of.K, of.P, of.Q), images.dtype, channels_last, window, relu)
+    if call is None or min(call.pooled_size) < 1 or (of.N % threads != 0 and of.N < 8 * threads):
+        return None
+    images = conform(images, nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last))
+    bias = None if bias is None else bias.contiguous()
+    output, offsets = empty(call.values), empty(call.offsets) if save_offsets else None
+    floats = native().winograd_pooled_workspace(of, channels_last, call.windows, call.pooled_size)
+    workspace = empty(Spec((threads * floats,), (1,), images.dtype))
+    address, steps, _ = filters.to_pack()
+    finite = native().winograd_convolve_pooled(
+        of,
+        channels_last,
+        images.data_ptr(),
+        filters.packed.data_ptr(),
+        address,
+        steps,
+        0 if bias is None else bias.data_ptr(),
+        call.windows,
+        call.pooled_size,
+        relu,
+        call.offsets.dtype == torch.int32,
+        output.data_ptr(),
+        0 if offsets is None else offsets.data_ptr(),
+        workspace.data_ptr(),
+        threads,
+    )
+    return (output, offsets) if finite else None
 
 
 def backward(

@@ -73,14 +73,15 @@ def served(product: str) -> tuple[Served, ...]:
 
 
 class Tiled(NamedTuple):
-    """Filters of R x R, with so many channels and filters in a group and so many tiles of outputs at least."""
+    """Filters of R x R pixels or blocks of pixels, with so many channels and filters in a group and so many tiles of
+    outputs at least."""
 
     R: int
     channels: int
     tiles: int
 
 
-# As above, by bench/crossovers.py. "packed" is a forward whose filters a snapshot has packed.
+# As above, by bench/crossovers.py. "packed": of filters that a snapshot has packed; "of blocks": with strides.
 CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
     "portable": {},
     "avx2": {
@@ -88,12 +89,18 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
         "input_grad": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
         "weight_grad": (Tiled(3, 128, 98),),
         "packed": (Tiled(3, 32, 98), Tiled(5, 32, 16)),
+        "forward of blocks": (Tiled(3, 32, 3136),),
+        "packed of blocks": (Tiled(3, 32, 98),),
+        "weight_grad of blocks": (Tiled(3, 48, 6272),),
     },
     "avx512": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
         "input_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
         "weight_grad": (Tiled(3, 128, 98),),
         "packed": (Tiled(3, 32, 4), Tiled(5, 32, 16)),
+        "forward of blocks": (Tiled(3, 32, 3136),),
+        "packed of blocks": (Tiled(3, 32, 98),),
+        "weight_grad of blocks": (Tiled(3, 48, 6272),),
     },
 }
 # The products in tiles have to be at most this share of the convolution's, for the way to the points and back not to
@@ -107,24 +114,31 @@ WORTH_PACKED = 1.4
 def least_tiles(product: str, of: Geometry, channels_last: bool) -> int | None:
     """From how many tiles on a product with such filters may be csrc/cpu/winograd's; None for none. `of` is the
     convolution that computes it."""
-    return _least(CONVOLUTIONS[kernels()].get(product, ()), product, of, channels_last)
+    return _least(_served(product, of), product, of, channels_last)
 
 
 def in_tiles(product: str, of: Geometry, channels_last: bool) -> bool:
     """Whether a product over such images is csrc/cpu/winograd's."""
     worth = WORTH_PACKED if product == "packed" and of.R == 3 else WORTH
-    return _in_tiles(CONVOLUTIONS[kernels()].get(product, ()), worth, product, of, channels_last)
+    return _in_tiles(_served(product, of), worth, product, of, channels_last)
+
+
+def _served(product: str, of: Geometry) -> tuple[Tiled, ...]:
+    return CONVOLUTIONS[kernels()].get(product if of.stride == (1, 1) else f"{product} of blocks", ())
 
 
 def _least(served: tuple[Tiled, ...], product: str, of: Geometry, channels_last: bool) -> int | None:
-    if not winograd.has_tiles(of) or (product == "input_grad" and of.R == 5 and not channels_last):
+    if not winograd.has_tiles(of) or (of.stride != (1, 1) and not channels_last):
+        return None
+    blocks = of.in_depth(of.stride[0])
+    if product == "input_grad" and blocks.R == 5 and not channels_last:
         return None  # of contiguous images torch's gradient for 5x5 rounds off less than half as much
-    channels = min(of.C, of.K) // of.groups
-    return min((one.tiles for one in served if of.R == one.R and channels >= one.channels), default=None)
+    channels = min(blocks.C, blocks.K) // of.groups
+    return min((one.tiles for one in served if blocks.R == one.R and channels >= one.channels), default=None)
 
 
 @functools.lru_cache(maxsize=1024)  # asked at every call
 def _in_tiles(served: tuple[Tiled, ...], worth: float, product: str, of: Geometry, channels_last: bool) -> bool:
     least = _least(served, product, of, channels_last)
     tiles = of.N * -(-of.P // 2) * -(-of.Q // 2)
-    return least is not None and tiles >= least and winograd.share((of.H, of.W), of.R, of.padding) <= worth
+    return least is not None and tiles >= least and winograd.share(of) <= worth

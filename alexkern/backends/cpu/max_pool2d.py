@@ -74,13 +74,19 @@ def forward(
     return reduce(input, (kernel_size, stride, padding, dilation, ceil_mode), save_offsets, relu=False)
 
 
+def called(shape: Sequence[int], dtype: torch.dtype, channels_last: bool, window: Window, relu: bool) -> Call | None:
+    """What pooling such images takes; None where torch does it."""
+    call = _called(shape, dtype, channels_last, window, relu, torch.get_num_threads())
+    few = not channels_last and call.values.shape[3] < pooled_by_ours().windows
+    return None if few and math.prod(shape) >= SMALL else call
+
+
 def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> tuple[Tensor, Tensor | None]:
     """The maxima and their offsets; of relu(input) with `relu`, which no one else has to write then, and offsets that
     say CLIPPED."""
-    channels_last = is_channels_last(input)
-    threads = torch.get_num_threads()
-    call = _called(input.shape, input.dtype, channels_last, window, relu, threads)
-    if not channels_last and input.numel() >= SMALL and call.values.shape[3] < pooled_by_ours().windows:
+    channels_last, threads = is_channels_last(input), torch.get_num_threads()
+    call = called(input.shape, input.dtype, channels_last, window, relu)
+    if call is None:
         return definition.forward(input.relu() if relu else input, *window, save_offsets, relu)
     input = input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     output = empty(call.values)

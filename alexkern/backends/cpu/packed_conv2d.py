@@ -9,8 +9,10 @@ from torch import Tensor
 
 from alexkern.backends import cpu
 from alexkern.backends.cpu import winograd
+from alexkern.backends.cpu.conv2d_relu_max_pool2d import by_image
 from alexkern.backends.cpu.crossovers import in_tiles, least_tiles
 from alexkern.backends.cpu.huge_pages import in_huge_pages
+from alexkern.backends.cpu.max_pool2d import Window
 from alexkern.backends.way import Way
 from alexkern.geometry import convolution
 
@@ -46,6 +48,11 @@ class InTiles(_OneDnn):
     def __init__(self, step: Any, filters: winograd.Filters):
         super().__init__(step, filters.packed)
         self.filters, self.words = filters, f"for {filters.describe()}"
+        self.window: Window | None = step.window
+        if self.window is not None and any(
+            2 * pad > size for pad, size in zip(self.window[2], self.window[0], strict=True)
+        ):
+            self.window = None  # torch's error
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> InTiles | None:
@@ -64,6 +71,13 @@ class InTiles(_OneDnn):
 
     def serves(self, images: Tensor) -> bool:
         return in_tiles("packed", self.filters.over(images), True)
+
+    def __call__(self, images: Tensor) -> Tensor | None:
+        if self.window is not None:
+            found = by_image(images, self.filters, self.bias, self.window, True, relu=self.relu, save_offsets=False)
+            if found is not None:
+                return found[0]
+        return super().__call__(images)
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
         return winograd.convolve(images, self.filters, self.bias, relu, True)

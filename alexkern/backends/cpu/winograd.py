@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from alexkern.backends.cpu import native
 from alexkern.backends.cpu.memory import empty
-from alexkern.geometry import Geometry, Pair
+from alexkern.geometry import Geometry
 from alexkern.plan import Spec, conform, contiguous_strides, nchw
 
-SIZES = (3, 5)  # of filters
+SIZES = (3, 5)  # of filters, in blocks of stride x stride pixels
 
 
 class Filters(NamedTuple):
     """Filters of one size, as csrc/cpu/winograd reads them."""
 
-    packed: Tensor  # (groups, panels of filters, (R + 1)^2, C / groups, filters of a panel)
+    packed: Tensor  # (groups, panels of filters, (R + 1)^2, C / groups, filters of a panel), R and C of blocks
     geometry: Geometry  # over images of some size
+    weight: Tensor | None = None  # that the convolution has to pack first
+    steps: tuple[int, int, int, int] = (0, 0, 0, 0)  # in it from group, filter, channel and tap to the next
+    flipped: bool = False
+
+    def to_pack(self) -> tuple[int, tuple[int, int, int, int], bool]:
+        return 0 if self.weight is None else self.weight.data_ptr(), self.steps, self.flipped
 
     def over(self, images: Tensor) -> Geometry:
         N, _, H, W = images.shape
         return self.geometry._replace(N=N, H=H, W=W)
 
     def describe(self) -> str:
-        return f"F(2x2, {self.geometry.R}x{self.geometry.R})"
+        R, stride = self.geometry.in_depth(self.geometry.stride[0]).R, self.geometry.stride[0]
+        return f"F(2x2, {R}x{R})" + (f" of {stride}x{stride} pixels" if stride > 1 else "")
 
 
 def has_tiles(of: Geometry) -> bool:
-    """Whether this kind of convolution can be done so."""
-    return of.stride == of.dilation == (1, 1) and of.R == of.S and of.R in SIZES
+    """Whether this kind of convolution can be done so: with a stride, over blocks of stride x stride pixels."""
+    (stride, across), R = of.stride, -(-of.R // of.stride[0])
+    square = of.R == of.S and stride == across and of.dilation == (1, 1)
+    return square and R in SIZES and (stride == 1 or of.groups == 1)
 
 
 def of_input_grad(of: Geometry) -> Geometry:
@@ -42,31 +51,57 @@ def of_input_grad(of: Geometry) -> Geometry:
     return of._replace(C=of.K, H=of.P, W=of.Q, K=of.C, padding=padding)
 
 
-def pack(weight: Tensor, of: Geometry, *, for_input_grad: bool = False) -> Filters:
-    """A convolution's filters (K, C / groups, R, R); for_input_grad: for `of_input_grad` of it."""
+def in_blocks(weight: Tensor, stride: int) -> Tensor:
+    """Filters (K, C, R, R) over blocks of pixels, filled up with zeros."""
+    K, C, size, _ = weight.shape
+    R = -(-size // stride)
+    whole = F.pad(weight, (0, stride * R - size) * 2).reshape(K, C, R, stride, R, stride)
+    return whole.permute(0, 3, 5, 1, 2, 4).reshape(K, -1, R, R)
+
+
+def out_of_blocks(weight: Tensor, of: Geometry) -> Tensor:
+    """The other way round."""
+    stride, R = of.stride[0], weight.shape[2]
+    whole = weight.reshape(of.K, stride, stride, of.C, R, R).permute(0, 3, 4, 1, 5, 2)
+    cut = whole.reshape(of.K, of.C, stride * R, stride * R)[:, :, : of.R, : of.S]
+    return cut.contiguous(memory_format=torch.channels_last)
+
+
+def pack(weight: Tensor, of: Geometry) -> Filters:
+    """A convolution's filters (K, C / groups, R, R)."""
+    filters = to_pack(weight, of)
+    native().winograd_pack(of, *filters.to_pack(), filters.packed.data_ptr(), torch.get_num_threads())
+    return filters._replace(weight=None)
+
+
+def to_pack(weight: Tensor, of: Geometry, *, for_input_grad: bool = False) -> Filters:
+    """As `pack`, but left to the one convolution that takes them. for_input_grad: for `of_input_grad`."""
+    if of.stride[0] > 1:
+        weight = in_blocks(weight, of.stride[0])
     filter, channel, _, tap = weight.stride()
-    if weight.stride(2) != of.S * tap or 1 not in (filter, channel, tap):
-        return pack(weight.contiguous(), of, for_input_grad=for_input_grad)
+    if weight.stride(2) != weight.shape[3] * tap or 1 not in (filter, channel, tap):
+        weight = weight.contiguous()
+        filter, channel, _, tap = weight.stride()
     steps = (of.K // of.groups * filter, filter, channel, tap)
     if for_input_grad:
         of = of_input_grad(of)
         steps = (steps[0], channel, filter, tap)
-    panel = native().winograd_filters
-    shape = (of.groups, -(-(of.K // of.groups) // panel), (of.R + 1) ** 2, of.C // of.groups, panel)
+    panel, R, C = native().winograd_filters, weight.shape[2], of.C // of.groups * of.stride[0] ** 2
+    shape = (of.groups, -(-(of.K // of.groups) // panel), (R + 1) ** 2, C, panel)
     packed = empty(Spec(shape, contiguous_strides(shape), weight.dtype))
-    threads = torch.get_num_threads()
-    native().winograd_pack(of, weight.data_ptr(), steps, for_input_grad, packed.data_ptr(), threads)
-    return Filters(packed, of)
+    return Filters(packed, of, weight, steps, for_input_grad)
 
 
-@lru_cache(maxsize=1024)
-def share(size: Pair, R: int, padding: Pair) -> float:
+def share(of: Geometry) -> float:
     """Products here for one of the convolution's, which leaves out what lies in the padding."""
-    share = 1.0
-    for length, pad in zip(size, padding, strict=True):
-        outputs = length + 2 * pad - R + 1
-        taps = sum(max(0, min(outputs, length + pad - r) - max(0, pad - r)) for r in range(R))
-        share *= (R + 1) * -(-outputs // 2) / taps if taps > 0 else math.inf
+    share, stride, points = 1.0, of.stride[0], of.in_depth(of.stride[0]).R + 1
+    for length, pad, outputs in zip((of.H, of.W), of.padding, (of.P, of.Q), strict=True):
+        # Outputs whose pixel under a tap is one of the image's.
+        taps = sum(
+            max(0, min(outputs, (length + pad - r - 1) // stride + 1) - max(0, -((r - pad) // stride)))
+            for r in range(of.R)
+        )
+        share *= stride * points * -(-outputs // 2) / taps if taps > 0 else math.inf
     return share
 
 
@@ -90,6 +125,7 @@ def convolve(
         images.data_ptr(),
         0 if gate is None else gate.data_ptr(),
         filters.packed.data_ptr(),
+        *filters.to_pack(),
         0 if bias is None else bias.data_ptr(),
         relu,
         output.data_ptr(),
@@ -100,13 +136,16 @@ def convolve(
 
 
 def weight_grad(grad: Tensor, images: Tensor, of: Geometry, channels_last: bool) -> Tensor | None:
-    """The gradient of 3x3 filters, (K, C / groups, 3, 3); None if not every number in it is finite, as above."""
+    """The gradient of filters of 3x3 pixels or blocks; None if not every number in it is finite, as above."""
     images = conform(images, nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last))
     grad = conform(grad, nchw((of.N, of.K, of.P, of.Q), grad.dtype, channels_last))
-    result = empty(nchw((of.K, of.C // of.groups, of.R, of.S), grad.dtype, channels_last))
+    blocks = of if of.stride[0] == 1 else of.in_depth(of.stride[0])
+    result = empty(nchw((of.K, blocks.C // of.groups, blocks.R, blocks.S), grad.dtype, channels_last))
     threads = torch.get_num_threads()
     floats = threads * native().winograd_weight_grad_workspace(of, threads)
     workspace = empty(Spec((floats,), (1,), grad.dtype))
     tensors = (images, grad, result, workspace)
     finite = native().winograd_weight_grad(of, channels_last, *(one.data_ptr() for one in tensors), threads)
-    return result if finite else None
+    if not finite:
+        return None
+    return result if blocks is of else out_of_blocks(result, of)

@@ -1,40 +1,85 @@
 #pragma once
 
 #include "../../binding.h"
+#include "../max_pool2d/bind.h"
 #include "winograd.h"
 
 namespace alexkern::winograd {
 
 inline Shape shape_of(const WideGeometry& of) {
-    return {of.N, of.C / of.groups, of.H, of.W, of.K / of.groups, of.R, of.padding[0], of.padding[1], of.groups};
+    const Index stride = of.stride[0], C = stride * stride * of.C / of.groups, R = (of.R + stride - 1) / stride;
+    return {of.N, C, of.H, of.W, of.K / of.groups, R, of.padding[0], of.padding[1], of.groups, stride, of.P(), of.Q()};
+}
+
+using Steps = Tuple<Index, 4>;  // of a group, a filter, a channel, a tap
+using max_pool2d::PooledSize;
+
+inline Weight weight_of(Address data, const Steps& steps, bool flipped) {
+    return {pointer<const float>(data), steps[0], steps[1], steps[2], steps[3], flipped};
+}
+
+// The pooling of a convolution's images, one by one, on a thread.
+inline max_pool2d::Forward one_image(const WideGeometry& of, const PooledSize& pooled, bool channels_last, bool relu,
+                                     bool wide_offsets, Address output, Address offsets) {
+    max_pool2d::Windows windows = max_pool2d::windows(of, pooled);
+    windows.N = 1;
+    return {windows, channels_last, relu, wide_offsets, nullptr, pointer<float>(output), pointer(offsets), nullptr, 1};
 }
 
 const Binding binding([](pybind11::module_& module) {
-    using Steps = Tuple<Index, 4>;  // of a group, a filter, a channel, a tap
     module.attr("winograd_filters") = FILTERS;
-    module.def("winograd_workspace", [](const WideGeometry& geometry) {
-        return on_isa([&](auto isa) { return workspace<isa>(shape_of(geometry)); });
-    });
     module.def("winograd_pack", [](const WideGeometry& geometry, Address weight, const Steps& steps, bool flipped,
                                    Address filters, int threads) {
-        const Weight of{pointer<const float>(weight), steps[0], steps[1], steps[2], steps[3], flipped};
-        const Pack call{shape_of(geometry), of, pointer<float>(filters), threads};
+        const Pack call{shape_of(geometry), weight_of(weight, steps, flipped), pointer<float>(filters), threads};
         const pybind11::gil_scoped_release released;
         on_isa([&](auto isa) { pack<isa>(call); });
     });
-    module.def("winograd_convolve",
-               [](const WideGeometry& geometry, bool channels_last, Address input, Address gate, Address filters,
-                  Address bias, bool relu, Address output, Address workspace, int threads) {
+    module.def("winograd_workspace", [](const WideGeometry& geometry) {
+        return on_isa([&](auto isa) { return workspace<isa>(shape_of(geometry), nullptr); });
+    });
+    module.def("winograd_pooled_workspace", [](const WideGeometry& geometry, bool channels_last,
+                                               const WideGeometry& windows, const PooledSize& pooled) {
+        const max_pool2d::Forward pool = one_image(windows, pooled, channels_last, false, false, 0, 0);
+        return on_isa([&](auto isa) { return workspace<isa>(shape_of(geometry), &pool); });
+    });
+    module.def("winograd_convolve", [](const WideGeometry& geometry, bool channels_last, Address input, Address gate,
+                                       Address filters, Address weight, const Steps& steps, bool flipped, Address bias,
+                                       bool relu, Address output, Address workspace, int threads) {
+        const Weight from = weight_of(weight, steps, flipped);
+        const Convolution call{shape_of(geometry),
+                               channels_last,
+                               pointer<const float>(input),
+                               pointer<const float>(gate),
+                               pointer<float>(filters),
+                               from.data ? &from : nullptr,
+                               pointer<const float>(bias),
+                               relu,
+                               pointer<float>(output),
+                               pointer<float>(workspace),
+                               threads,
+                               nullptr};
+        const pybind11::gil_scoped_release released;
+        return on_isa([&](auto isa) { return convolve<isa>(call); });
+    });
+    module.def("winograd_convolve_pooled",
+               [](const WideGeometry& geometry, bool channels_last, Address input, Address filters, Address weight,
+                  const Steps& steps, Address bias, const WideGeometry& windows, const PooledSize& pooled, bool relu,
+                  bool wide_offsets, Address output, Address offsets, Address workspace, int threads) {
+                   const Weight from = weight_of(weight, steps, false);
+                   const max_pool2d::Forward pool =
+                       one_image(windows, pooled, channels_last, relu, wide_offsets, output, offsets);
                    const Convolution call{shape_of(geometry),
                                           channels_last,
                                           pointer<const float>(input),
-                                          pointer<const float>(gate),
-                                          pointer<const float>(filters),
+                                          nullptr,
+                                          pointer<float>(filters),
+                                          from.data ? &from : nullptr,
                                           pointer<const float>(bias),
-                                          relu,
-                                          pointer<float>(output),
+                                          false,
+                                          nullptr,
                                           pointer<float>(workspace),
-                                          threads};
+                                          threads,
+                                          &pool};
                    const pybind11::gil_scoped_release released;
                    return on_isa([&](auto isa) { return convolve<isa>(call); });
                });

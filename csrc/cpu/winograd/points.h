@@ -1,4 +1,5 @@
-// From pixels to points: images are read here, in either memory format, a run of neighbouring tiles at a time.
+// From pixels to points: images are read here, in either memory format, a run of neighbouring tiles at a time. Of a
+// stride above 1 pixels are gathered to blocks first.
 #pragma once
 
 #include "matrices.h"
@@ -30,6 +31,10 @@ struct Images {
         return gate ? load_some(gate + place, count) <= Floats{} ? Floats{} : value : value;
     }
 };
+
+inline Images images_of(const float* data, const float* gate, bool channels_last, const winograd::Shape& of) {
+    return {data, gate, channels_last, of.groups * of.C / (of.stride * of.stride), of.H, of.W};
+}
 
 // Tiles of 2x2 in rows, image after image.
 struct Tiles {
@@ -104,6 +109,60 @@ __attribute__((always_inline)) inline void to_points(const double (&M)[COUNT][FR
 #pragma GCC unroll 8
             for (int j = 0; j < COUNT; ++j) store(points + (i * COUNT + j) * step + t * CHANNELS, result[j]);
         }
+    }
+}
+
+// Floats that the blocks of a run take.
+inline Index gathered_size(const winograd::Shape& of) {
+    return of.stride == 1 ? 0 : (of.R + 1) * (2 * LONGEST + of.R - 1) * of.C;
+}
+
+// Blocks of stride x stride pixels in channels_last, of which the first begins at pixel (h, w), to (rows, columns,
+// block).
+inline void gather(const Images& from, Index stride, Index n, Index h, Index w, Index rows, Index columns, float* to) {
+    const Index length = stride * from.C;  // of a row of a block, which lies side by side
+    const auto copy = [](const float* from, Index count, float* to) {
+        for (Index k = 0; k < count; k += LANES) store_some(to + k, load_some(from + k, count - k), count - k);
+    };
+    for (Index row = 0; row < rows * stride; ++row) {
+        const bool inside = h + row >= 0 && h + row < from.H;
+        const float* const pixels = from.data + (inside ? from.place(n, 0, h + row, 0) : 0);
+        float* line = to + (row / stride * columns * stride + row % stride) * length;
+        for (Index j = 0; j < columns;) {
+            const Index x = w + j * stride, begin = larger(0, -x), end = inside ? smaller(stride, from.W - x) : 0;
+            if (end - begin == stride) {
+                const Index last = smaller(columns, j + (from.W - x) / stride);
+                for (const float* block = pixels + x * from.C; j < last;
+                     ++j, block += length, line += stride * length) {
+                    copy(block, length, line);
+                }
+            } else {
+                for (Index k = 0; k < length; k += LANES) store_some(line + k, Floats{}, length - k);
+                if (begin < end) copy(pixels + (x + begin) * from.C, (end - begin) * from.C, line + begin * from.C);
+                ++j, line += stride * length;
+            }
+        }
+    }
+}
+
+// The points of all channels of a run, `channels` from c on, whose first tile begins at (row, column) of the outputs;
+// those of CHANNELS further ones lie `apart`.
+template <int COUNT, int FROM>
+__attribute__((always_inline)) inline void all_to_points(const double (&M)[COUNT][FROM], const Images& images,
+                                                         const winograd::Shape& of, Index n, Index c, Index channels,
+                                                         Index row, Index column, Index tiles, float* gathered,
+                                                         float* points, Index apart, Index step) {
+    Index h = row * of.stride - of.padding_h, w = column * of.stride - of.padding_w;
+    Images from = images;
+    if (of.stride > 1) {
+        const Index columns = 2 * tiles + FROM - 2;
+        gather(images, of.stride, n, h, w, FROM, columns, gathered);
+        from = {gathered, nullptr, true, of.C, FROM, columns};
+        n = h = w = 0;
+    }
+    for (Index first = 0; first < channels; first += LANES) {
+        float* to = points + first / CHANNELS * apart + first % CHANNELS;
+        to_points(M, from, n, c + first, channels - first, h, w, tiles, to, step);
     }
 }
 

@@ -4,7 +4,7 @@
 //
 //   inputs  [P][P][channels / 16][block][16]   B^T d B
 //   grads   [P][P][filters / 16][block][16]    A dy A^T
-//   totals  [P][P][channels][filters]          += inputs x grads, summed up over DEPTH tiles in registers
+//   totals  [P][P][channels][filters]          += inputs x grads, summed up over TERMS tiles in registers
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -23,7 +23,7 @@ constexpr int ROWS = LANES == 16 ? 8 : 4;  // channels in registers
 constexpr int VECTORS = 2;                 // and vectors of filters
 constexpr int WIDE = VECTORS * LANES;
 constexpr int BLOCK = 64;  // tiles
-constexpr int DEPTH = 32;
+constexpr int TERMS = 32;
 constexpr int MOST_CHANNELS = 64, MOST_FILTERS = 128, LEAST_FILTERS = VECTORS * MOST_LANES;
 
 // A and G the other way round.
@@ -44,6 +44,7 @@ struct Share {
     Index channels = MOST_CHANNELS, filters = MOST_FILTERS;
 
     Share(const Shape& of, Index threads) {
+        if (threads == 1) return;
         while (count(of) < 2 * threads && filters > LEAST_FILTERS) filters /= 2;
         while (count(of) < 2 * threads && channels > CHANNELS) channels /= 2;
     }
@@ -52,9 +53,9 @@ struct Share {
 
 // totals (ROWS, WIDE) += inputs (count, ROWS) transposed @ grads (count, WIDE), tile by tile.
 void add_products(Index count, const float* inputs, const float* grads, float* totals, Index row) {
-    for (Index first = 0; first < count; first += DEPTH) {
+    for (Index first = 0; first < count; first += TERMS) {
         Floats sums[ROWS][VECTORS] = {};
-        for (Index t = first; t < smaller(first + DEPTH, count); ++t) {
+        for (Index t = first; t < smaller(first + TERMS, count); ++t) {
             Floats beside[VECTORS];
             for (int j = 0; j < VECTORS; ++j) {
                 const int k = j * LANES;
@@ -117,25 +118,24 @@ void to_taps(const WeightGrad& call, const float* totals, Index step, Index row,
 // Whether the gradient for some channels and filters of a group is finite.
 bool take_share(const WeightGrad& call, Index group, Index c0, Index channels, Index k0, Index filters, float* space) {
     const Shape& of = call.shape;
-    const Images images{call.input, nullptr, call.channels_last, of.groups * of.C, of.H, of.W};
-    const Images outputs{call.grad, nullptr, call.channels_last, of.groups * of.K, of.height(), of.width()};
-    const Tiles tiles(of.height(), of.width());
+    const Images images = images_of(call.input, nullptr, call.channels_last, of);
+    const Images outputs{call.grad, nullptr, call.channels_last, of.groups * of.K, of.P, of.Q};
+    const Tiles tiles(of.P, of.Q);
     const Index count = of.N * tiles.down * tiles.across, row = padded(filters, WIDE);
     const Index inputs_step = padded(channels, CHANNELS) * BLOCK, grads_step = padded(row, CHANNELS) * BLOCK;
     const Index step = padded(channels, ROWS) * row;
     float *totals = space, *inputs = totals + P * P * step, *grads = inputs + P * P * inputs_step;
+    float* gathered = grads + P * P * grads_step;
     __builtin_memset(totals, 0, P * P * step * sizeof(float));
     for (Index first = 0; first < count; first += BLOCK) {
         const Index length = smaller(BLOCK, count - first);
         const auto place = [](float* points, Index c) {
             return points + c / CHANNELS * CHANNELS * BLOCK + c % CHANNELS;
         };
-        for (Index c = 0; c < channels; c += LANES) {
-            tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-                to_points(matrices<R>.B, images, n, group * of.C + c0 + c, channels - c, h - of.padding_h,
-                          w - of.padding_w, run, place(inputs, c) + tile * CHANNELS, inputs_step);
-            });
-        }
+        tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
+            all_to_points(matrices<R>.B, images, of, n, group * of.C + c0, channels, h, w, run, gathered,
+                          inputs + tile * CHANNELS, CHANNELS * BLOCK, inputs_step);
+        });
         for (Index k = 0; k < filters; k += LANES) {
             tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
                 to_points(transposed.A, outputs, n, group * of.K + k0 + k, filters - k, h, w, run,
@@ -166,7 +166,7 @@ bool take_share(const WeightGrad& call, Index group, Index c0, Index channels, I
 template <>
 Index weight_grad_workspace<Isa::ALEXKERN_ISA>(const Shape& of, int threads) {
     const Share share(of, threads);
-    return P * P * (share.channels * share.filters + (share.channels + share.filters) * BLOCK);
+    return P * P * (share.channels * share.filters + (share.channels + share.filters) * BLOCK) + gathered_size(of);
 }
 
 template <>
@@ -176,7 +176,7 @@ bool weight_grad<Isa::ALEXKERN_ISA>(const WeightGrad& call) {
     const Share share(of, call.threads);
     const Index across_k = ceil_div(of.K, share.filters), across_c = ceil_div(of.C, share.channels);
     const Index size = weight_grad_workspace<Isa::ALEXKERN_ISA>(of, call.threads);
-    const Index numbers = share.channels * share.filters * of.N * of.height() * of.width();
+    const Index numbers = share.channels * share.filters * of.N * of.P * of.Q;
     bool finite = true;
     parallel(call.threads, share.count(of), numbers, [&](Index begin, Index end) {
 #if defined(_OPENMP)

@@ -9,7 +9,7 @@
 // by [C, 32], as many tiles at a time as registers hold sums for two vectors of channels. Filters, [K /
 // 32][P][P][C][32], are read in order, once a block, and fetched into the L2 cache one [C, 32] ahead of their use.
 //
-// Most of the rounding error comes of adding up C products: a sum goes on for DEPTH of them, and is then added to those
+// Most of the rounding error comes of adding up C products: a sum goes on for TERMS of them, and is then added to those
 // before. docs/cpu.md has the errors in figures.
 #include "winograd.h"
 
@@ -19,7 +19,7 @@
 #endif
 
 #include "../parallel.h"
-#include "points.h"
+#include "pack.h"
 
 namespace alexkern::winograd {
 
@@ -33,43 +33,68 @@ constexpr int WIDE = VECTORS * LANES;
 constexpr int LONGEST_BLOCK = 56;  // tiles: reading the filters once a block then costs little
 constexpr int NEAR = 128;          // channels: their filters and two products' points stay in the L1
 template <int R>
-constexpr int DEPTH = R == 3 ? 32 : 16;
+constexpr int TERMS = R == 3 ? 32 : 16;
 
 // Blocks as long as the cache allows, and then of equal length.
-Index block_length(const Shape& of) {
+Index block_length(const Shape& of, Index count) {
     Index l2_bytes = 0;
 #if defined(_SC_LEVEL2_CACHE_SIZE)
     l2_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it is not known
 #endif
-    const Tiles tiles(of.height(), of.width());
     const Index bytes_of_tile = (of.R + 1) * (of.R + 1) * padded(of.C, CHANNELS) * Index(sizeof(float));
     const Index allowed = larger(l2_bytes, Index(1) << 20) / 2 / bytes_of_tile;
     const Index longest = smaller(larger(allowed, ROWS), LONGEST_BLOCK);
-    const Index count = larger(1, of.N * tiles.down * tiles.across), blocks = ceil_div(count, longest);
+    const Index blocks = ceil_div(count, longest);
     return padded(ceil_div(count, blocks), ROWS / 2);
+}
+
+// The tiles that are cut into blocks: of all images, or where they are pooled, of one.
+Index tiles_of(const Shape& of, const max_pool2d::Forward* pool) {
+    const Tiles tiles(of.P, of.Q);
+    return larger(1, (pool ? 1 : of.N) * tiles.down * tiles.across);
+}
+
+// Floats that a thread needs for one block after the other, and with an image's outputs.
+Index blocks_size(const Shape& of, Index block) {
+    return (of.R + 1) * (of.R + 1) * block * (padded(of.C, CHANNELS) + FILTERS) + gathered_size(of);
+}
+
+Index workspace_size(const Shape& of, const max_pool2d::Forward* pool) {
+    const Index size = blocks_size(of, block_length(of, tiles_of(of, pool)));
+    return pool ? size + of.groups * of.K * of.P * of.Q : size;
 }
 
 // A call, with the sizes that follow from its shape.
 struct Call {
     const Convolution& of;
     const Shape& shape = of.shape;
-    Images images{of.input, of.gate, of.channels_last, shape.groups * shape.C, shape.H, shape.W};
-    Images outputs{of.output, nullptr, of.channels_last, shape.groups * shape.K, shape.height(), shape.width()};
-    Tiles tiles{shape.height(), shape.width()};
-    Index count = shape.N * tiles.down * tiles.across, block = block_length(shape);
+    Images images = images_of(of.input, of.gate, of.channels_last, shape);
+    Images outputs{of.output, nullptr, of.channels_last, shape.groups * shape.K, shape.P, shape.Q};
+    Tiles tiles{shape.P, shape.Q};
+    Index count = tiles_of(shape, of.pool), block = block_length(shape, count);
     Index panels = ceil_div(shape.K, FILTERS), C = padded(shape.C, CHANNELS);
+    Index workspace = workspace_size(shape, of.pool);
+    // Filters that are read once are packed panel by panel, and stay in the cache until then.
+    bool packs = of.weight && count <= block && (!of.pool || shape.N == 1);
+};
+
+// Some tiles and panels of a group, and where their outputs go: image n lies at place n - `image` there.
+struct Part {
+    Index first, tiles, group, panel, panels_end;
+    float* output;
+    Index image;
 };
 
 // products (COUNT, WIDE) = points (COUNT, C) @ filters (C, WIDE), or are added to, behind the first channels. Meanwhile
 // the points of the `next` such product are fetched to the L1, and lines from `ahead` on, some with every CHANNELS, to
 // the L2.
-template <int COUNT, int DEPTH>
+template <int COUNT, int TERMS>
 void multiply_tiles(bool add, Index C, const float* points, const float* next, Index block, const float* filters,
                     const float* ahead, Index lines, float* products) {
     constexpr int LINE = 16;
-    for (Index first = 0; first < C; first += DEPTH) {
+    for (Index first = 0; first < C; first += TERMS) {
         Floats sums[COUNT][VECTORS] = {};
-        for (Index c = first; c < smaller(first + DEPTH, C); c += CHANNELS) {
+        for (Index c = first; c < smaller(first + TERMS, C); c += CHANNELS) {
             for (Index line = 0; line < lines; ++line, ahead += LINE) __builtin_prefetch(ahead, 0, 2);
             for (int t = 0; t < COUNT; ++t) __builtin_prefetch(next + t * CHANNELS);
             for (Index k = 0; k < smaller(CHANNELS, C - c); ++k, filters += FILTERS) {
@@ -97,12 +122,11 @@ void multiply_tiles(bool add, Index C, const float* points, const float* next, I
 // The outputs of a run of tiles, of which the first begins at (row, column), in up to LANES channels from k on: A^T
 // products A + bias, ReLU. `check` becomes NaN where one is not finite.
 template <int R>
-void to_outputs(const Call& call, Index tiles, Index n, Index row, Index column, Index k, Index filters,
+void to_outputs(const Call& call, float* output, Index tiles, Index n, Index row, Index column, Index k, Index filters,
                 const float* products, Floats& check) {
     constexpr int P = R + 1;
     constexpr auto& A = matrices<R>.A;
     const Images& to = call.outputs;
-    float* const output = call.of.output;
     const Floats bias = call.of.bias ? load_some(call.of.bias + k, filters) : Floats{};
     const Index rows = smaller(2, to.H - row), columns = smaller(2 * tiles, to.W - column);
     alignas(64) float lines[2][2 * LONGEST * LANES];
@@ -143,28 +167,30 @@ void to_outputs(const Call& call, Index tiles, Index n, Index row, Index column,
     }
 }
 
-// The block of tiles from `first` on, for some panels of a group's filters. Whether all is finite.
+// A block of tiles. Whether all is finite.
 template <int R>
-bool convolve_block(const Call& call, Index first, Index group, Index panel, Index panels_end, float* points) {
+bool convolve_block(const Call& call, const Part& part, float* points) {
     constexpr int P = R + 1;
     const Shape& shape = call.shape;
-    const Index C = shape.C, tiles = smaller(call.block, call.count - first);
+    const Index C = shape.C, first = part.first, tiles = part.tiles, group = part.group;
     const Index panel_size = C * FILTERS, points_size = call.C * call.block;
-    float* products = points + P * P * points_size;
-    for (Index c = 0; c < C; c += LANES) {
-        float* to = points + c / CHANNELS * CHANNELS * call.block + c % CHANNELS;
-        call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
-            to_points(matrices<R>.B, call.images, n, group * C + c, C - c, row - shape.padding_h,
-                      column - shape.padding_w, count, to + tile * CHANNELS, points_size);
-        });
-    }
+    float *products = points + P * P * points_size, *gathered = products + P * P * call.block * FILTERS;
+    call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
+        all_to_points(matrices<R>.B, call.images, shape, n, group * C, C, row, column, count, gathered,
+                      points + tile * CHANNELS, CHANNELS * call.block, points_size);
+    });
 
     // The panel after the one in use is fetched in as many equal parts as there are passes over that.
     const Index passes = ceil_div(tiles, ROWS), lines = ceil_div(2 * CHANNELS, passes * FILTERS / WIDE);
     Floats check = {};
-    for (; panel < panels_end; ++panel) {
+    for (Index panel = part.panel; panel < part.panels_end; ++panel) {
+        const Index place = group * call.panels + (call.packs ? part.panel : panel);
+        float* const packed = call.of.filters + place * P * P * panel_size;
+        if (call.packs) {
+            for (int k = 0; k < FILTERS; k += LANES) pack_lanes<R>(shape, *call.of.weight, group, panel, k, packed);
+        }
         for (int p = 0; p < P * P; ++p) {
-            const float* filters = call.of.filters + ((group * call.panels + panel) * P * P + p) * panel_size;
+            const float* filters = packed + p * panel_size;
             const float* ahead = filters + panel_size;
             for (Index c = 0; c < C; c += NEAR) {
                 const Index channels = smaller(NEAR, C - c);
@@ -176,8 +202,8 @@ bool convolve_block(const Call& call, Index first, Index group, Index panel, Ind
                     for (int k = 0; k < FILTERS; k += WIDE, ahead += lines * channels) {
                         float* to = products + (p * call.block + t) * FILTERS + k;
                         (tiles - t > ROWS / 2
-                             ? multiply_tiles<ROWS, DEPTH<R>>
-                             : multiply_tiles<ROWS / 2, DEPTH<R>>)(c > 0, channels, from, next, call.block,
+                             ? multiply_tiles<ROWS, TERMS<R>>
+                             : multiply_tiles<ROWS / 2, TERMS<R>>)(c > 0, channels, from, next, call.block,
                                                                    filters + c * FILTERS + k, ahead, lines, to);
                     }
                 }
@@ -185,7 +211,7 @@ bool convolve_block(const Call& call, Index first, Index group, Index panel, Ind
         }
         for (Index k = panel * FILTERS; k < smaller((panel + 1) * FILTERS, shape.K); k += LANES) {
             call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
-                to_outputs<R>(call, count, n, row, column, group * shape.K + k, shape.K - k,
+                to_outputs<R>(call, part.output, count, n - part.image, row, column, group * shape.K + k, shape.K - k,
                               products + tile * FILTERS + k % FILTERS, check);
             });
         }
@@ -193,26 +219,62 @@ bool convolve_block(const Call& call, Index first, Index group, Index panel, Ind
     return bits(check != check) == 0;
 }
 
+float* own_workspace(const Call& call) {
+#if defined(_OPENMP)
+    return call.of.workspace + omp_get_thread_num() * call.workspace;
+#else
+    return call.of.workspace;
+#endif
+}
+
+// Image by image, whose outputs stay in the cache until they are pooled.
+template <int R>
+bool pool_all(const Call& call) {
+    const Shape& of = call.shape;
+    const max_pool2d::Forward& pool = *call.of.pool;
+    const Index size = of.groups * of.K * pool.windows.P * pool.windows.Q, bytes = pool.wide_offsets ? 4 : 1;
+    bool finite = true;
+    const Index numbers = call.count * of.groups * of.C * call.panels * FILTERS;
+    parallel(call.of.threads, of.N, numbers, [&](Index begin, Index end) {
+        float *own = own_workspace(call), *outputs = own + blocks_size(of, call.block);
+        max_pool2d::Forward one = pool;
+        one.input = outputs;
+        one.workspace = call.of.workspace + call.of.threads * call.workspace;  // of all threads, as it counts them too
+        for (Index n = begin; n < end; ++n) {
+            for (Index unit = 0; unit < of.groups * ceil_div(call.count, call.block); ++unit) {
+                const Index first = unit / of.groups * call.block, tiles = smaller(call.block, call.count - first);
+                const Part part{n * call.count + first, tiles, unit % of.groups, 0, call.panels, outputs, n};
+                if (!convolve_block<R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+            }
+            one.output = pool.output + n * size;
+            one.offsets = pool.offsets ? static_cast<char*>(pool.offsets) + n * size * bytes : nullptr;
+            max_pool2d::forward<Isa::ALEXKERN_ISA>(one);
+        }
+    });
+    return finite;
+}
+
 template <int R>
 bool convolve_all(const Call& call) {
     const Index groups = call.shape.groups, panels = call.panels, threads = call.of.threads;
-    const Index blocks = ceil_div(call.count, call.block), size = workspace<Isa::ALEXKERN_ISA>(call.shape);
+    const Index blocks = ceil_div(call.count, call.block);
     // Few blocks are shared out by their filters as well, though each part then goes to the points for itself.
     Index parts = 1;
     while (blocks * groups * parts % threads != 0 && blocks * groups * parts < 4 * threads && parts < panels) ++parts;
     bool finite = true;
     const Index numbers = call.block * call.shape.C * panels / parts * FILTERS;
     parallel(call.of.threads, blocks * groups * parts, numbers, [&](Index begin, Index end) {
-#if defined(_OPENMP)
-        float* own = call.of.workspace + omp_get_thread_num() * size;
-#else
-        float* own = call.of.workspace;
-#endif
+        float* own = own_workspace(call);
         for (Index unit = begin; unit < end; ++unit) {
-            const Index part = unit % parts, group = unit / parts % groups, first = unit / parts / groups * call.block;
-            if (!convolve_block<R>(call, first, group, part * panels / parts, (part + 1) * panels / parts, own)) {
-                __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
-            }
+            const Index place = unit % parts, first = unit / parts / groups * call.block;
+            const Part part{first,
+                            smaller(call.block, call.count - first),
+                            unit / parts % groups,
+                            place * panels / parts,
+                            (place + 1) * panels / parts,
+                            call.of.output,
+                            0};
+            if (!convolve_block<R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
         }
     });
     return finite;
@@ -221,15 +283,19 @@ bool convolve_all(const Call& call) {
 }  // namespace
 
 template <>
-Index workspace<Isa::ALEXKERN_ISA>(const Shape& of) {
-    return (of.R + 1) * (of.R + 1) * block_length(of) * (padded(of.C, CHANNELS) + FILTERS);
+Index workspace<Isa::ALEXKERN_ISA>(const Shape& of, const max_pool2d::Forward* pool) {
+    const bool rows = pool && !pool->channels_last;
+    return workspace_size(of, pool) + (rows ? max_pool2d::workspace<Isa::ALEXKERN_ISA>(pool->windows) : 0);
 }
 
 template <>
 bool convolve<Isa::ALEXKERN_ISA>(const Convolution& of) {
-    ran(of.channels_last ? "winograd, NHWC, " ALEXKERN_ISA_NAME : "winograd, NCHW, " ALEXKERN_ISA_NAME);
     const Call call{of};
-    return of.shape.R == 3 ? convolve_all<3>(call) : convolve_all<5>(call);
+    if (of.weight && !call.packs) pack<Isa::ALEXKERN_ISA>({of.shape, *of.weight, of.filters, of.threads});
+    const bool finite = of.pool ? (of.shape.R == 3 ? pool_all<3> : pool_all<5>)(call)
+                                : (of.shape.R == 3 ? convolve_all<3> : convolve_all<5>)(call);
+    ran(of.channels_last ? "winograd, NHWC, " ALEXKERN_ISA_NAME : "winograd, NCHW, " ALEXKERN_ISA_NAME);
+    return finite;
 }
 
 }  // namespace alexkern::winograd

@@ -1,22 +1,23 @@
-// Convolution of stride 1 with bias and ReLU on the host's processor, for 3x3 and 5x5 filters in 4/9 and 9/25 of the
-// products, and the gradient of its input, which is such a convolution too.
+// Convolution with bias and ReLU on the host's processor, for 3x3 and 5x5 filters at stride 1 in 4/9 and 9/25 of the
+// products, and the gradient of its input, which is such a convolution too. A larger stride's is one over blocks of
+// stride x stride pixels, whose numbers are its channels: 11x11 filters at stride 4 are 3x3 of these, for 16/30.
 #pragma once
 
 #include <cstdint>
 
 #include "../isa.h"
+#include "../max_pool2d/max_pool2d.h"
 
 namespace alexkern::winograd {
 
 using Index = std::int64_t;
 
 struct Shape {
-    Index N, C, H, W, K;  // C and K of one group
-    Index R;              // of square filters: 3 or 5
+    Index N, C, H, W, K;  // C and K of one group; C of a block, of whose numbers channels lie side by side
+    Index R;              // of square filters, in blocks: 3 or 5
     Index padding_h, padding_w, groups;
-
-    Index height() const { return H + 2 * padding_h - R + 1; }
-    Index width() const { return W + 2 * padding_w - R + 1; }
+    Index stride;  // above 1 there is one group, and channels come last
+    Index P, Q;    // of outputs
 };
 
 constexpr int FILTERS = 32;  // of a panel: K is filled up to a multiple of it, in every group
@@ -43,15 +44,17 @@ struct Convolution {
     bool channels_last;
     const float* input;
     const float* gate;  // or null: where it is <= 0 the input counts as 0, as behind a ReLU's gradient
-    const float* filters;
-    const float* bias;  // or null
+    float* filters;
+    const Weight* weight;  // that filters have to be packed of first, or null
+    const float* bias;     // or null
     bool relu;
     float* output;
     float* workspace;  // `workspace` floats a thread
     int threads;
+    const max_pool2d::Forward* pool;  // or null: takes an image's outputs, which go nowhere else
 };
 
-// The gradient of a 3x3 weight, (groups K, C, 3, 3) or with the channels last, as the images.
+// The gradient of a 3x3 weight, (groups K, C, 3, 3) of blocks, or with the channels last, as the images.
 struct WeightGrad {
     Shape shape;  // of the convolution
     bool channels_last;
@@ -65,7 +68,7 @@ struct WeightGrad {
 template <Isa>
 void pack(const Pack& call);
 template <Isa>
-Index workspace(const Shape& shape);
+Index workspace(const Shape& shape, const max_pool2d::Forward* pool);
 // Returns false if a number was not finite before the ReLU: where an infinity is in a tile, the other outputs of the
 // tile are not the convolution's.
 template <Isa>
