@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import alexkern
 from alexkern.frozen import captured
 from alexkern.frozen.step import PackedRun
+from support.backends import serving
 from support.drawn_networks import Drawn
 
 
@@ -202,6 +203,16 @@ class Stem(nn.Module):
 
     def forward(self, image: Tensor) -> Any:
         return (F.relu(self.conv(self.stem(image))),)
+
+
+@torch.no_grad()
+def test_sequentials_inside_are_captured_whatever_serves_their_operators(ran: list[int]) -> None:
+    model, image = Stem().eval(), torch.randn(2, 3, 9, 8)
+    with alexkern.backend(next(name for name in serving("conv2d_relu") if name != "torch")):  # type: ignore[arg-type]
+        frozen = alexkern.freeze(model, image)
+        ran.clear()
+        assert_right(frozen, model, image)
+    assert ran == [2, 2]
 
 
 @pytest.mark.parametrize(("make", "lengths"), [(lambda: Net(taps), FORWARDS["taps"][1]), (Stem, [2, 2])])
