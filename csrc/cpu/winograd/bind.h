@@ -23,7 +23,16 @@ inline max_pool2d::Forward one_image(const WideGeometry& of, const PooledSize& p
                                      bool wide_offsets, Address output, Address offsets) {
     max_pool2d::Windows windows = max_pool2d::windows(of, pooled);
     windows.N = 1;
-    return {windows, channels_last, relu, wide_offsets, nullptr, pointer<float>(output), pointer(offsets), nullptr, 1};
+    return {.windows = windows,
+            .channels_last = channels_last,
+            .bfloat16 = false,
+            .relu = relu,
+            .wide_offsets = wide_offsets,
+            .input = nullptr,
+            .output = pointer(output),
+            .offsets = pointer(offsets),
+            .workspace = nullptr,
+            .threads = 1};
 }
 
 const Binding binding([](pybind11::module_& module) {

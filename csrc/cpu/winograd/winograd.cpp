@@ -246,7 +246,7 @@ bool pool_all(const Call& call) {
                 const Part part{n * call.count + first, tiles, unit % of.groups, 0, call.panels, outputs, n};
                 if (!convolve_block<R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
             }
-            one.output = pool.output + n * size;
+            one.output = static_cast<float*>(pool.output) + n * size;
             one.offsets = pool.offsets ? static_cast<char*>(pool.offsets) + n * size * bytes : nullptr;
             max_pool2d::forward<Isa::ALEXKERN_ISA>(one);
         }
