@@ -48,6 +48,8 @@ def violations(kernel: Instantiation) -> list[str]:
 
 def rules(operator: str) -> tuple[Wide, ...]:
     """Of the folder of csrc/cuda: what its launcher says of it."""
+    if dispatch.absent("cuda", operator) is not None:
+        return ()
     return getattr(dispatch.implementation("cuda", operator), "WIDE", ())
 
 

@@ -47,8 +47,10 @@ def blocks(seed: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Block i has key = seed and counter (low, high, 0, 0) of offset + i modulo 2**64. The host reads
     nothing back.
     """
-    counter = torch.arange(count, device=seed.device).add_(seed[1])
-    return block(counter & WORD, counter >> 32, 0, 0, seed[0], seed[0] >> 32)
+    high = torch.arange(count, device=seed.device).add_(seed[1])  # the counter, and then its upper half
+    low = high & WORD
+    high >>= 32
+    return block(low, high, 0, 0, seed[0], seed[0] >> 32)
 
 
 def words(seed: Tensor, count: int) -> Tensor:
