@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from alexkern import dispatch
 from alexkern.bench.checks import WrongResult
-from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares
+from alexkern.bench.comparison import Comparison, Kind, Trial, Variant, compares, threads
 from alexkern.bench.layers import Target
 from alexkern.bench.options import Options
 from alexkern.bench.priority import FIRST
@@ -53,7 +53,7 @@ def overheads(options: Options) -> Iterable[Comparison]:
             kind=Kind.OVERHEAD,
             section="host overhead per call",
             what=f"tiny network, {route}, over inductor",
-            variants=(Variant("alexkern", ours=True), Variant(INDUCTOR)),
+            variants=(Variant("alexkern", ours=True, prepare_s=1), Variant(INDUCTOR, prepare_s=2)),
             setup=partial(_compiled, route, options.target),
             seconds=SECONDS,
             least_s=LEAST_S,
@@ -79,7 +79,10 @@ def _compiled(route: str, target: Target) -> Trial:
 
     def prepare(variant: str) -> Call:
         compiled = torch.compile(network, backend="inductor" if variant == INDUCTOR else "alexkern", dynamic=False)
-        return torch.set_grad_enabled(route == "grad")(lambda: compiled(images))
+        call = torch.set_grad_enabled(route == "grad")(lambda: compiled(images))
+        with threads(1):  # as overheads are timed: dynamo compiles anew for each number
+            call()
+        return call
 
     def check(variant: str, result: object) -> None:
         output = _first(result)
