@@ -26,9 +26,9 @@ class Served(NamedTuple):
 TABLE: dict[str, dict[str, tuple[Served, ...]]] = {
     "portable": {},
     "avx2": {
-        "forward": (Served(2**22, ((2, 96),)), Served(2**20, ((2, 8), (16, 64)))),
-        "input_grad": (Served(2**24, ((2, 48),)), Served(2**22, ((4, 32),))),
-        "weight_grad": (Served(2**24, ((1, 1),)), Served(2**22, ((1, 2),)), Served(2**20, ((1, 4),))),
+        "forward": (Served(2**22, ((2, 96),)), Served(2**20, ((2, 24), (48, 96)))),
+        "input_grad": (Served(2**24, ((2, 64),)), Served(2**20, ((8, 8), (16, 16)))),
+        "weight_grad": (Served(2**24, ((1, 1),)), Served(2**20, ((2, 4),))),
     },
     "avx512": {
         "forward": (Served(2**20, ((4, 64),)),),
@@ -46,7 +46,7 @@ class Pooled(NamedTuple):
     channels: int
 
 
-POOLED = {"portable": Pooled(3, 16), "avx2": Pooled(2, 16), "avx512": Pooled(3, 12)}  # measured in the same way
+POOLED = {"portable": Pooled(3, 16), "avx2": Pooled(3, 16), "avx512": Pooled(3, 12)}  # measured in the same way
 
 
 def kernels() -> str:
@@ -86,7 +86,7 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
     "portable": {},
     "avx2": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
-        "input_grad": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
+        "input_grad": (Tiled(3, 32, 98), Tiled(5, 64, 49)),
         "weight_grad": (Tiled(3, 128, 98),),
         "packed": (Tiled(3, 32, 98), Tiled(5, 32, 16)),
         "forward of blocks": (Tiled(3, 32, 3136),),
