@@ -57,8 +57,12 @@ def assert_as_torch(plain: nn.Sequential, way: str, backend: str, *shape: int) -
             assert_accurate(WAYS[way](plain.float())(input), wanted, torchs, f"{way} on {backend}")
 
 
-@pytest.mark.parametrize("backend", serving("conv2d_relu"))
-@pytest.mark.parametrize("way", WAYS)
+# What the compile backend reads of a call does not depend on who serves it.
+BACKENDS = serving("conv2d_relu")
+SERVED = [(way, name) for way in WAYS for name in BACKENDS if way != "compiled" or name in ("torch", "cpu")]
+
+
+@pytest.mark.parametrize(("way", "backend"), SERVED)
 @pytest.mark.parametrize("name", PAIRS)
 def test_both_sides(name: str, way: str, backend: str) -> None:
     convolution, pool = PAIRS[name]

@@ -109,8 +109,10 @@ def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> 
 
 
 def gains(images: Sequence[int]) -> bool:
-    """Whether the images of a network are large enough for this to be worth a call of ours. Of more channels than pixels
-    torch's convolution before it takes longer over channels_last."""
+    """Whether the images of a network are large enough for this to be worth a call of ours.
+
+    Where they have more channels than pixels, torch's convolution before it takes longer over channels_last.
+    """
     _, channels, *sizes = images
     return math.prod(images) >= (4 * SMALL if torch.is_grad_enabled() or channels > math.prod(sizes) else SMALL)
 
