@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -407,6 +408,17 @@ def test_export_is_plain_aten() -> None:
     program = torch.export.export(model, (torch.randn(2, 3, 63, 63),))
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert any("conv2d" in target for target in targets) and not any("alexkern" in target for target in targets)
+
+
+@pytest.mark.full
+def test_aotinductor_compiles_plain_aten(tmp_path: Path) -> None:
+    """What it writes runs where alexkern is not: fused and compiled for our backend before it was exported."""
+    fused, images = alexkern.fuse(small_alexnet().eval()), torch.randn(2, 3, 63, 63)
+    program = torch.export.export(torch.compile(fused, backend="alexkern"), (images,))
+    written = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    torch.testing.assert_close(
+        torch._inductor.aoti_load_package(written)(images), fused(images).detach(), rtol=1e-4, atol=1e-4
+    )
 
 
 def pooled_network(kernel: int, size: int, relu: bool, view: bool) -> nn.Module:
