@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from alexkern import dispatch
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends import cpu, extension
-from alexkern.backends.cpu import crossovers, max_pool2d, winograd
+from alexkern.backends.cpu import conv2d_relu_max_pool2d, crossovers, max_pool2d, winograd
 from alexkern.backends.cpu.conv2d_relu_max_pool2d import by_image
 from alexkern.backends.cpu.crossovers import Tiled
 from alexkern.geometry import convolution
@@ -46,6 +46,7 @@ def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(ISAS, everything))
     for limit in ("WORTH", "WORTH_PACKED"):
         monkeypatch.setattr(crossovers, limit, math.inf)
+    monkeypatch.setattr(conv2d_relu_max_pool2d, "LEAST_TILES", 1)
 
 
 def ran(isa: str) -> bool:
