@@ -243,6 +243,20 @@ def test_filters_are_packed_for_the_sizes_that_come(alone: bool, generator: torc
             torch.testing.assert_close(found.double(), reference, rtol=1e-5, atol=1e-5)
             assert found.stride() == wanted.stride()
     if hasattr(blocks, "packed"):  # oneDNN is there
-        assert list(blocks.packed) == [*((24, *size) for size in sizes[2 - MOST_SIZES :]), (), (24, *sizes[0])]
+        assert list(blocks.packed) == [*((1, 24, *size) for size in sizes[2 - MOST_SIZES :]), (), (1, 24, *sizes[0])]
         with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
             alexkern.freeze(nn.Conv2d(24, 40, 3))(torch.zeros(1, 24, 1, 1))
+
+
+def test_filters_of_bfloat16_are_packed_for_the_batch_too(generator: torch.Generator) -> None:
+    """Its blocks are others for one or two images than for more: wrong ones are put in order at every call."""
+    torch.manual_seed(1)
+    model = nn.Conv2d(24, 40, 3, padding=1).bfloat16()
+    frozen = alexkern.freeze(model)
+    (blocks,) = frozen.step().ways[-1:]
+    for batch in (0, 1, 3, 1):
+        image = torch.randn(batch, 24, 19, 20, generator=generator).bfloat16()
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(image), model(image))
+    if hasattr(blocks, "packed"):
+        assert list(blocks.packed) == [(1, 24, 19, 20), (3, 24, 19, 20)]

@@ -17,7 +17,8 @@ from alexkern.backends.way import Way
 from alexkern.geometry import convolution
 
 # Pixels of images from which on oneDNN reads the same blocks for all sizes: below 11 some layers' are others, and to
-# bring them into order takes up to 45 ms a call. And for how many sizes there are blocks at a time.
+# bring them into order takes up to 45 ms a call. In bfloat16 they are others for one or two images than for more, and
+# 80 ms are lost on AlexNet's third layer. And for how many sizes there are blocks at a time.
 LARGE, MOST_SIZES = 17, 4
 
 
@@ -91,21 +92,22 @@ class InBlocks(_OneDnn):
     def __init__(self, step: Any, weight: Tensor):
         super().__init__(step, weight)
         self.geometry = (step.padding, step.stride, step.dilation, step.groups)
-        self.packed: dict[tuple[int, ...], Tensor] = {}  # by the sizes of small images
+        self.packed: dict[tuple[int, ...], Tensor] = {}  # by the sizes of images, where they matter
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> InBlocks | None:
         return cls(step, weight) if cpu.onednn_serves(weight) else None
 
     def convolved(self, images: Tensor, relu: bool) -> Tensor:
-        size = tuple(images.shape[1:])
-        key = size if min(size[1:]) < LARGE else ()
+        by_batch = self.weight.dtype == torch.bfloat16
+        sizes = (max(len(images), 1) if by_batch else 1, *images.shape[1:])
+        key = sizes if by_batch or min(sizes[2:]) < LARGE else ()
         packed = self.packed.get(key)
         if packed is None:
             padding, stride, dilation, groups = self.geometry
             of = convolution(images, self.weight, stride, padding, dilation, groups)
-            sizes = (1, *size) if of.P > 0 and of.Q > 0 else None  # of too few pixels torch says so below
-            packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, sizes)
+            right = sizes if of.P > 0 and of.Q > 0 else None  # of too few pixels torch says so below
+            packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, right)
             # A new dictionary: another thread may be looking through the old one.
             self.packed = dict([*self.packed.items()][1 - MOST_SIZES :]) | {key: packed}
         # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
