@@ -32,6 +32,7 @@ from torch import Tensor  # noqa: E402
 
 import alexkern  # noqa: E402
 from alexkern.bench.storage import make_no_empty_folder  # noqa: E402
+from alexkern.frozen.step import PackedRun  # noqa: E402
 from alexkern.nn import Match, Weighed  # noqa: E402
 from alexkern.ops.operator import Operator  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
@@ -103,6 +104,15 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for operator in OPERATORS.values():
         monkeypatch.setattr(operator, "function", recording(operator))
     return calls
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many children each layer with a packed weight stood for, in a run."""
+    lengths: list[int] = []
+    run = PackedRun.run
+    monkeypatch.setattr(PackedRun, "run", lambda step, input: lengths.append(len(step.modules)) or run(step, input))
+    return lengths
 
 
 @pytest.hookimpl(wrapper=True)

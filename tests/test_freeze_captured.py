@@ -30,15 +30,6 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many layers each packed run stood for."""
-    lengths: list[int] = []
-    run = PackedRun.run
-    monkeypatch.setattr(PackedRun, "run", lambda step, input: lengths.append(len(step.modules)) or run(step, input))
-    return lengths
-
-
 class Net(nn.Module):
     """Layers as attributes, and a forward to be given."""
 

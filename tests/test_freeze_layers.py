@@ -20,7 +20,6 @@ import alexkern
 from alexkern.backends.cpu.packed_conv2d import LARGE, MOST_SIZES
 from alexkern.frozen import FrozenSequential
 from alexkern.frozen.modules import PackedConv2d, PackedLinear
-from alexkern.frozen.step import PackedRun
 
 
 class Written(nn.Module):
@@ -61,14 +60,6 @@ def model() -> Written:
 @pytest.fixture
 def image(generator: torch.Generator) -> Tensor:
     return torch.randn(2, 3, 24, 24, generator=generator)
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    lengths: list[int] = []
-    run = PackedRun.run
-    monkeypatch.setattr(PackedRun, "run", lambda step, input: lengths.append(len(step.modules)) or run(step, input))
-    return lengths
 
 
 def exact(model: nn.Module, image: Tensor, **flags: Any) -> Any:

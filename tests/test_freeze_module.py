@@ -22,7 +22,6 @@ import alexkern
 from alexkern.frozen import FrozenSequential
 from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.frozen.linear import FrozenLinear
-from alexkern.frozen.step import PackedRun
 from support.networks import NETWORKS, small_alexnet
 
 
@@ -35,15 +34,6 @@ def model() -> nn.Sequential:
 @pytest.fixture
 def image(generator: torch.Generator) -> Tensor:
     return torch.randn(2, 3, 63, 63, generator=generator)
-
-
-@pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many children each layer with a packed weight stood for, in a run."""
-    lengths: list[int] = []
-    run = PackedRun.run
-    monkeypatch.setattr(PackedRun, "run", lambda step, input: lengths.append(len(step.modules)) or run(step, input))
-    return lengths
 
 
 PACKED = [3, 2, 2, 2, 3, 2, 1]
