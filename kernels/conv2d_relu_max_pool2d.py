@@ -11,7 +11,7 @@ image x BLOCK_N filters. It walks down the image, two rows of the convolution's 
 A row is convolved once in a program, so what is computed twice is one row a segment of ROWS and one column a tile. The
 convolution's output never reaches memory. m, the index of a pixel in A, is laid out so that the two rows and the two
 column parities stand in bits of m that mma's accumulators keep within a thread (sm_80); wgmma's (sm_90) keep the
-parities, and the rows cost two layout conversions.
+parities, and the rows are brought together through shared memory.
 
 Its rung is fused_kernel of examples/ladder/7_triton.py; it adds segments, any convolution, and the choice below.
 
