@@ -126,11 +126,13 @@ def sums(block_m: int, block_n: int, num_warps: int) -> int:
 def register_limit(block_m: int, block_n: int, num_warps: int, chip: Chip) -> dict[str, int]:
     """Triton's launch option maxnreg, where a kernel spills without it.
 
-    For a small tile on sm_100 ptxas aims at more blocks than shared memory admits, and spills a few numbers to get
-    there. Told that a thread may have all of its registers, it takes the 85 to 160 that it needs.
+    For a small tile ptxas aims at more blocks than shared memory admits, and spills a few numbers to get there, on
+    sm_100 and where a block has less than 100 KiB. Told that a thread may have all of its registers, it takes the 85 to
+    160 that it needs.
     """
     small = sums(block_m, block_n, num_warps) <= 32 and num_warps <= 4
-    return {"maxnreg": 255} if small and chip.capability[0] == 10 else {}
+    spills = chip.capability[0] == 10 or chip.shared_memory < 100 * 1024
+    return {"maxnreg": 255} if small and spills else {}
 
 
 def step_cycles(tile: Tile, product: Product, chip: Chip) -> float:
