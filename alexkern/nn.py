@@ -62,21 +62,25 @@ class LocalResponseNorm(Alone, nn.LocalResponseNorm):
     operator = registry.alone(nn.LocalResponseNorm)
 
 
-class Weighed(nn.Module):
-    """A module that keeps in mind, by what comes in, whether it gains anything over torch's own calls of its layers.
+class Weighed:
+    """What keeps in mind, by what comes in, whether it gains anything over torch's own calls of its layers.
 
     Those are as right as what it does itself, whatever has happened to it since.
     """
 
-    _gains: dict[Any, bool] = {}
+    _gains: dict[Any, int] = {}  # 0: nothing
 
-    def _key(self, input: Any) -> tuple[Any, ...] | None:
+    def _key(self, *inputs: Any) -> tuple[Any, ...] | None:
         """What decides whether it gains; None where it does."""
-        if type(input) is not Tensor or torch.compiler.is_dynamo_compiling() or not input.is_cpu:
+        if torch.compiler.is_dynamo_compiling():
             return None
-        return input.shape, input.dtype, torch.is_grad_enabled(), dispatch.current_backend()
+        for input in inputs:
+            if type(input) is not Tensor or not input.is_cpu:
+                return None
+        of = [(input.shape, input.dtype) for input in inputs]
+        return *of, torch.is_grad_enabled(), dispatch.current_backend()
 
-    def _keep(self, key: Any, gains: bool) -> None:
+    def _keep(self, key: Any, gains: int) -> None:
         # A new dictionary: another thread may be looking through the old one, and a copy of the module has it too.
         self._gains = dict([*self._gains.items()][1 - MOST_SHAPES :]) | {key: gains}
 
@@ -104,8 +108,8 @@ class FusedSequential(Weighed, nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         key = self._key(input)
-        known = key is None or self._gains.get(key)
-        return self._fused(input, key if known is None else None) if known is not False else self._plain(input)
+        known = 1 if key is None else self._gains.get(key)
+        return self._plain(input) if known == 0 else self._fused(input, key if known is None else None)
 
     def _plain(self, input: Any) -> Any:
         for module in self._modules.values():

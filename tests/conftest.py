@@ -111,7 +111,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many children each layer with a packed weight stood for, in a run."""
     lengths: list[int] = []
     run = PackedRun.run
-    monkeypatch.setattr(PackedRun, "run", lambda step, input: lengths.append(len(step.modules)) or run(step, input))
+    monkeypatch.setattr(PackedRun, "run", lambda step, *of: lengths.append(len(step.modules)) or run(step, *of))
     return lengths
 
 

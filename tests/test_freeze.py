@@ -169,7 +169,9 @@ def test_large_batches_go_in_chunks(
     sizes: dict[Any, list[int]] = {step.modules[0]: [] for step in steps(frozen)}
     call = FrozenConvolution.__call__
     monkeypatch.setattr(
-        FrozenConvolution, "__call__", lambda step, rows: sizes[step.modules[0]].append(len(rows)) or call(step, rows)
+        FrozenConvolution,
+        "__call__",
+        lambda step, rows, *how: sizes[step.modules[0]].append(len(rows)) or call(step, rows, *how),
     )
     whole = frozen(image)
     chunks = math.ceil(64 * 112 * 112 * 4 * 7 / CHUNK_BYTES)

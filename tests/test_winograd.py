@@ -7,6 +7,7 @@ import io
 import math
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ import alexkern
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import winograd
 from alexkern.backends.cpu.crossovers import CONVOLUTIONS, kernels
-from alexkern.backends.cpu.packed_conv2d import InTiles
+from alexkern.backends.cpu.packed_conv2d import InBlocks, InTiles
 from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.geometry import Geometry
+from alexkern.plan import is_channels_last
 
 MISSING = cpu.missing("cpu", torch.float32)
 ISA = None if MISSING is not None else kernels()
@@ -99,9 +101,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     sizes: list[int] = []
     convolved = InTiles.__call__
 
-    def noted(self: InTiles, images: Tensor) -> Tensor | None:
+    def noted(self: InTiles, *of: Any) -> Tensor | None:
         sizes.append(self.filters.geometry.R)
-        return convolved(self, images)
+        return convolved(self, *of)
 
     monkeypatch.setattr(InTiles, "__call__", noted)
     yield sizes
@@ -138,6 +140,44 @@ def test_a_snapshot_pools_image_by_image(generator: torch.Generator) -> None:
         with torch.no_grad():
             torch.testing.assert_close(frozen(image), model(image), equal_nan=True)
         assert cpu.native().last_kernel().startswith(kernel)
+
+
+@served
+@pytest.mark.parametrize("behind", ["nothing", "convolution", "pooling", "average"])
+@pytest.mark.parametrize("channels", [32, 16])  # in tiles, and not
+def test_one_by_itself_stays_contiguous(
+    behind: str, channels: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To channels_last and back takes longer than one layer's blocks save, and its tiles are as quick without."""
+    layers = {
+        "nothing": [],
+        "convolution": [nn.Dropout().eval(), nn.Conv2d(channels, 8, 1)],
+        "pooling": [nn.MaxPool2d(2)],
+        "average": [nn.AdaptiveAvgPool2d(2)],
+    }[behind]
+    model = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), *layers)
+    images = torch.randn(3, channels, 16, 16, generator=generator)
+    frozen, by_itself = alexkern.freeze(model), behind in ("nothing", "average")
+    first = frozen._current().steps[0]
+    ways: list[tuple[type, bool]] = []
+    for way in first.ways:
+        call = type(way).__call__
+
+        def noted(self: Any, images: Tensor, channels_last: bool = True, call: Any = call) -> Any:
+            ways.append((type(self), channels_last))
+            assert is_channels_last(images) is channels_last
+            return call(self, images, channels_last)
+
+        monkeypatch.setattr(type(way), "__call__", noted)
+    reference = copy.deepcopy(model).double()(images.double()).float()
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(images), reference)
+        assert ways[0] == (InTiles if channels == 32 else InBlocks, not by_itself)
+        if by_itself:
+            assert not first.ways[-1].packed
+            last = images.contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(frozen(last), reference)
+            assert ways[1] == (ways[0][0], True)
 
 
 @served

@@ -23,10 +23,10 @@ class Way:
         """For a step with a weight as torch has it; None where this way is not for such a layer, or not to be had."""
         return cls(step, weight)
 
-    def serves(self, input: Tensor, /) -> bool:
-        """Whether the way may be taken, and pays."""
+    def serves(self, input: Tensor, /, *how: Any) -> bool:
+        """Whether the way may be taken, and pays. how: of a convolution, whether images are to be channels_last."""
         return True
 
-    def __call__(self, input: Tensor, /) -> Tensor | None:
+    def __call__(self, input: Tensor, /, *how: Any) -> Tensor | None:
         """The step's output; None where it has to come from a later way after all."""
         raise NotImplementedError

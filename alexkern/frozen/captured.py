@@ -25,8 +25,9 @@ from alexkern.captures import Run
 from alexkern.frozen.convolution import Plan
 from alexkern.frozen.modules import Frozen, FrozenLayer, FrozenSequential, capturing
 from alexkern.frozen.step import tensors_of
-from alexkern.nn import FusedSequential, watcher
+from alexkern.nn import FusedSequential, Weighed, watcher
 
+LEAST = 2**22  # multiply-adds of the steps that gain, from which on they save more than dynamo's guards take
 # Snapshots of one class share a forward, and in torch before 2.13 its number of graphs too; from then on packed alone.
 ISOLATED = {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
 TORCHS = {kind for file in vars(nn.modules).values() if isinstance(file, ModuleType)
@@ -98,7 +99,7 @@ def has_packed(module: nn.Module) -> bool:
     return capture is not None and not capture.failed and len(capture.packed) > 0
 
 
-class Capture:
+class Capture(Weighed):
     """The graphs of a module, and the chains that were packed for them."""
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any]):
@@ -112,6 +113,9 @@ class Capture:
     def begin(self) -> None:
         """For the modules that are there now. Their parameters, modes and attributes are dynamo's guards' to watch."""
         modules = [*self.module.modules()]
+        for each in (self, *modules):
+            if isinstance(each, Weighed):
+                each._gains = {}
         self.children = [module._modules for module in modules if module._modules]
         self.own = [module.__dict__ for module in modules]  # which grow where a forward is set
         kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -142,6 +146,10 @@ class Capture:
         return [*chain.from_iterable(map(dict.values, self.children)), *map(len, self.own)]
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        key = self._key(*args, *kwargs.values())
+        known = 1 if key is None else self._gains.get(key)
+        if known == 0:
+            return self.forward(module, *args, **kwargs)
         if self.state_of() != self.state:
             self.changes += 1
             self.begin()
@@ -150,8 +158,11 @@ class Capture:
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            with capturing():
-                return self.run(module, *args, **kwargs)
+            with capturing() as gains:
+                output = self.run(module, *args, **kwargs)
+            if known is None:
+                self._keep(key, int(any(self.runs)) or sum(gains) // LEAST)
+            return output
         except TorchDynamoException as error:
             said = str(error)
         output = self.forward(module, *args, **kwargs)

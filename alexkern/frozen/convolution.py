@@ -55,8 +55,9 @@ class Plain(Way):
         self.settings = settings | {"weight": self.weight, "bias": step.bias}
         self.function: Callable[..., Tensor] = F.conv2d if found is None else found.operator.function
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.function(images, **self.settings)
+    def __call__(self, images: Tensor, channels_last: bool = True) -> Tensor:
+        output = self.function(images, **self.settings)
+        return output if channels_last else output.contiguous()
 
 
 class FrozenConvolution(PackedRun):
@@ -64,6 +65,7 @@ class FrozenConvolution(PackedRun):
 
     LAYER, PLAIN = "conv2d", Plain
     by_image = True
+    last = True  # of those that work image by image, one behind the other
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None, found: Match | None, name: str, plan: Plan):
         self.stride = pair("freeze", "stride", conv.stride, 1)
@@ -85,7 +87,7 @@ class FrozenConvolution(PackedRun):
             in_depth = taken.in_depth(weight, self.stride, self.padding, self.dilation, self.groups) if deep else None
             self.images = taken.Images(weight.dtype, self.channels, plan.bytes_to, in_depth)
 
-    def __call__(self, input: Tensor) -> Tensor:
+    def __call__(self, input: Tensor, channels_last: bool = True) -> Tensor:
         if input.dim() == 3 and (self.images is not None or self.trusting):
             return self(input.unsqueeze(0)).squeeze(0).contiguous()
         if self.images is not None:
@@ -93,16 +95,31 @@ class FrozenConvolution(PackedRun):
             if value is not None:
                 return value if self.pool is None else self.pool(value)
             input = taken.prepared(input, self.images.dtype, self.images.bytes_to)
-            if input.dim() == 4:
+            if input.dim() == 4 and channels_last:
                 input = input.contiguous(memory_format=torch.channels_last)
         if self.trusting:
             self.check(input, self.channels, -3)
-        return self.run(input)
+        return self.run(input, channels_last)
 
-    def gains(self, input: Tensor) -> bool:
+    def stands_alone(self, input: Tensor) -> bool:
+        """Whether neither what comes in nor what takes the output is channels_last, on a CPU: to bring float32 images
+        there and back takes longer than any order of one layer's filters saves."""
+        contiguous = input.dim() == 4 and input.is_cpu and not is_channels_last(input)
+        by_itself = self.last and not (self.pools or self.channels_last)
+        return contiguous and by_itself and self.weight.dtype == torch.float32
+
+    def gains(self, input: Tensor) -> int:
         # What torch convolves without oneDNN, which takes a while to call: one image, filters of up to three rows.
         small = input.numel() < SMALL and input.dim() == 4 and len(input) == 1
-        return not small or self.groups > 1 or min(self.weight.shape[2:]) > 3 or input.dtype != self.weight.dtype
+        gains = not small or self.groups > 1 or min(self.weight.shape[2:]) > 3
+        if gains and self.stands_alone(input):
+            gains = len(self.modules) > 1 + self.relu or any(way.serves(input, False) for way in self.ways[:-1])
+        return self.multiply_adds(input) if gains or input.dtype != self.weight.dtype else 0
+
+    def multiply_adds(self, input: Tensor) -> int:
+        """About so many, 1 at least."""
+        images, pixels = math.prod(input.shape[:-3]), math.prod(input.shape[-2:])
+        return max(images * pixels * self.weight.numel() // math.prod(self.stride), 1)
 
     def image_bytes(self, input: Tensor) -> int:
         """Of one image in front of the convolution or behind it, the larger."""

@@ -38,8 +38,9 @@ class FrozenLinear(PackedRun):
         super().__init__(dispatch.settled(self.LAYER, weight.contiguous()), bias, found, linear, *norms, *rest)
         self.of_rows = norm is not None  # of more dimensions it normalises another than the last
 
-    def gains(self, input: Tensor) -> bool:
-        return self.weight.numel() >= LARGE or self.of_rows
+    def gains(self, input: Tensor) -> int:
+        gains = self.weight.numel() >= LARGE or self.of_rows
+        return self.weight.shape[0] * max(input.numel(), 1) if gains else 0
 
     def takes(self, input: Any) -> bool:
         return super().takes(input) and (input.dim() == 2 or not self.of_rows)

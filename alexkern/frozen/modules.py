@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, takewhile
+from itertools import chain, pairwise, takewhile
 from operator import attrgetter, itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,7 +31,7 @@ from alexkern.plan import is_channels_last
 CHUNK_BYTES = 12 * 2**20
 
 
-class Frozen(Weighed):
+class Frozen(Weighed, nn.Module):
     """A module that runs by packed weights. Made by :func:`freeze`.
 
     It and its children are the model's, and may be looked at, called, hooked, changed and loaded as ever. Steps stand
@@ -46,7 +46,7 @@ class Frozen(Weighed):
         """What steps are to be made of."""
         return self._modules
 
-    def _run(self, steps: list[Any], input: Any, gains: list[bool] | None = None) -> Any:
+    def _run(self, steps: list[Any], input: Any, gains: list[int] | None = None) -> Any:
         """gains: of the steps, to be added to where somebody wants to know."""
         restore = False  # whether the value is channels_last only because we made it so
         head = self._head()
@@ -54,6 +54,9 @@ class Frozen(Weighed):
             if step.takes(input):
                 if gains is not None:
                     gains.append(step.gains(input))
+                if isinstance(step, FrozenConvolution) and step.stands_alone(input):
+                    input, restore = step(input, False), False
+                    continue
                 if isinstance(step, FrozenConvolution) and input.dim() == 4 and not is_channels_last(input):
                     restore = not step.channels_last
                     if step.images is None:
@@ -106,8 +109,8 @@ class FrozenSequential(Frozen, FusedSequential):
 
     def forward(self, input: Any) -> Any:
         key = self._key(input)
-        known = key is None or self._gains.get(key)
-        if known is False:
+        known = 1 if key is None else self._gains.get(key)
+        if known == 0:
             return self._plain(input)
         if not _is_undisturbed(input):
             if is_capturing():  # which packs chains of torch's calls, beyond one Sequential
@@ -120,10 +123,13 @@ class FrozenSequential(Frozen, FusedSequential):
             if chunks > 1:
                 input = torch.cat([self._run(steps[:leading], images) for images in input.chunk(chunks)])
                 steps = steps[leading:]
-        gains: list[bool] = []
+        gains = [int(steps is not packed.steps)]
         output = self._run(steps, input, gains)
         if known is None:
-            self._keep(key, any(gains) or steps is not packed.steps)
+            known = sum(gains)
+            self._keep(key, known)
+        if _thread.gains is not None:
+            _thread.gains.append(known)
         return output
 
     def __getitem__(self, index: Any) -> Any:
@@ -146,8 +152,8 @@ class FrozenLayer(Frozen):
 
     def forward(self, input: Any) -> Any:
         key = self._key(input)
-        known = key is None or self._gains.get(key)
-        if known is not False and _is_undisturbed(input) and (step := self.step()).takes(input):
+        known = 1 if key is None else self._gains.get(key)
+        if known != 0 and _is_undisturbed(input) and (step := self.step()).takes(input):
             if known is None:
                 self._keep(key, step.gains(input))
             return self._run([step], input)
@@ -188,21 +194,25 @@ FROZEN: dict[type, type[Frozen]] = {
 }
 
 
-_thread = threading.local()
+class _Thread(threading.local):
+    gains: list[int] | None = None  # of the FrozenSequentials in a captured call
+
+
+_thread = _Thread()
 
 
 @contextmanager
-def capturing() -> Iterator[None]:
+def capturing() -> Iterator[list[int]]:
     """For what torch.compile traces in this thread to be a snapshot's own graph (alexkern/frozen/captured.py)."""
-    before, _thread.captures = is_capturing(), True
+    before, _thread.gains = _thread.gains, []
     try:
-        yield
+        yield _thread.gains
     finally:
-        _thread.captures = before
+        _thread.gains = before
 
 
 def is_capturing() -> bool:
-    return torch.compiler.is_compiling() and getattr(_thread, "captures", False)
+    return torch.compiler.is_compiling() and _thread.gains is not None
 
 
 is_capturing._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -227,6 +237,9 @@ class Packed:
         while (index := sum(len(step.modules) for step in self.steps)) < len(self.children):
             self.steps.append(_step(self.children[index:], [*modules][index], plan))
         self.leading = _by_image(self.steps)
+        for step, behind in pairwise(filter(lambda step: type(step) is not Passing, self.steps)):
+            if isinstance(step, FrozenConvolution):
+                step.last = not behind.by_image
         there = [module for module in self.children if module is not None]
         self.owners = [owner for step in self.steps if isinstance(step, Run) for owner in step.owners]
         self.own = [module.__dict__ for module in there]  # which grow where a forward is set

@@ -23,23 +23,23 @@ LARGE, MOST_SIZES = 17, 4
 
 
 class _OneDnn(Way):
-    """What InTiles and InBlocks share: the pooling behind a convolution of 4-D images in channels_last."""
+    """What InTiles and InBlocks share: the pooling behind a convolution of 4-D images, channels_last or contiguous."""
 
     def __init__(self, step: Any, weight: Tensor):
         super().__init__(step, weight)
         self.pool = step.pool
 
-    def __call__(self, images: Tensor) -> Tensor | None:
+    def __call__(self, images: Tensor, channels_last: bool = True) -> Tensor | None:
         if self.pool is None:
-            return self.convolved(images, self.relu)
-        value = self.convolved(images, False)
+            return self.convolved(images, self.relu, channels_last)
+        value = self.convolved(images, False, channels_last)
         if value is None:
             return None
         # The largest value survives the ReLU wherever it is applied: a quarter of the work behind the pooling.
         pooled = self.pool(value)
         return pooled.relu_() if self.relu else pooled
 
-    def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
+    def convolved(self, images: Tensor, relu: bool, channels_last: bool) -> Tensor | None:
         raise NotImplementedError
 
 
@@ -70,22 +70,22 @@ class InTiles(_OneDnn):
         filters = winograd.pack(weight, of)
         return cls(step, filters._replace(packed=in_huge_pages(filters.packed)))
 
-    def serves(self, images: Tensor) -> bool:
-        return in_tiles("packed", self.filters.over(images), True)
+    def serves(self, images: Tensor, channels_last: bool = True) -> bool:
+        return in_tiles("packed", self.filters.over(images), channels_last)
 
-    def __call__(self, images: Tensor) -> Tensor | None:
-        if self.window is not None:
+    def __call__(self, images: Tensor, channels_last: bool = True) -> Tensor | None:
+        if self.window is not None and channels_last:
             found = by_image(images, self.filters, self.bias, self.window, True, relu=self.relu, save_offsets=False)
             if found is not None:
                 return found[0]
-        return super().__call__(images)
+        return super().__call__(images, channels_last)
 
-    def convolved(self, images: Tensor, relu: bool) -> Tensor | None:
-        return winograd.convolve(images, self.filters, self.bias, relu, True)
+    def convolved(self, images: Tensor, relu: bool, channels_last: bool) -> Tensor | None:
+        return winograd.convolve(images, self.filters, self.bias, relu, channels_last)
 
 
 class InBlocks(_OneDnn):
-    """By oneDNN, with filters in the blocks that its kernels read for images of the sizes that come."""
+    """By oneDNN, with filters in the blocks that its kernels read for channels_last images of the sizes that come."""
 
     words, serves_all = "in oneDNN blocks", True
 
@@ -98,22 +98,23 @@ class InBlocks(_OneDnn):
     def pack(cls, step: Any, weight: Tensor) -> InBlocks | None:
         return cls(step, weight) if cpu.onednn_serves(weight) else None
 
-    def convolved(self, images: Tensor, relu: bool) -> Tensor:
+    def convolved(self, images: Tensor, relu: bool, channels_last: bool) -> Tensor:
+        padding, stride, dilation, groups = self.geometry
+        if not channels_last:
+            value = torch.conv2d(images, self.weight, self.bias, stride, padding, dilation, groups)
+            return value.relu_() if relu else value
         by_batch = self.weight.dtype == torch.bfloat16
         sizes = (max(len(images), 1) if by_batch else 1, *images.shape[1:])
         key = sizes if by_batch or min(sizes[2:]) < LARGE else ()
         packed = self.packed.get(key)
         if packed is None:
-            padding, stride, dilation, groups = self.geometry
             of = convolution(images, self.weight, stride, padding, dilation, groups)
             right = sizes if of.P > 0 and of.Q > 0 else None  # of too few pixels torch says so below
             packed = torch.ops.aten.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *self.geometry, right)
             # A new dictionary: another thread may be looking through the old one.
             self.packed = dict([*self.packed.items()][1 - MOST_SIZES :]) | {key: packed}
         # oneDNN's own ReLU would turn NaN into 0: attr "none", and ReLU in place.
-        value: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            images, packed, self.bias, *self.geometry, "none", [], ""
-        )
+        value = torch.ops.mkldnn._convolution_pointwise(images, packed, self.bias, *self.geometry, "none", [], "")
         return value.relu_() if relu else value
 
 
