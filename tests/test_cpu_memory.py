@@ -358,7 +358,10 @@ def test_modes(generator: torch.Generator) -> None:
     assert torch.equal(pool(image), F.max_pool2d(image, 2) + 1)
 
 
-@pytest.mark.parametrize("names", memory_scenarios.TOGETHER, ids=" ".join)
+ALEXNET = pytest.param(("alexnet",), marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize("names", [*memory_scenarios.TOGETHER, ALEXNET], ids=" ".join)
 def test_a_process_of_its_own(names: tuple[str, ...], tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ALEXKERN_BACKEND": "cpu", "GLOO_SOCKET_IFNAME": "lo"}
     environment.pop("ALEXKERN_CPU_MEMORY", None)

@@ -59,6 +59,22 @@ def training() -> None:
     assert before - in_use() > 32 * MIB
 
 
+def alexnet() -> None:
+    """Training steps of AlexNet: once glibc's part has grown to what a step needs, hardly a page of one is fresh."""
+    model = alexkern.fuse(alexkern.models.AlexNet(dropout=0.5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    images, labels, counts = torch.randn(32, 3, 224, 224), torch.randint(1000, (32,)), [0]
+    for _ in range(16):
+        optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        counts.append(faults())
+    steps = [after - before for before, after in zip(counts, counts[1:], strict=False)]
+    if platform.libc_ver()[0] == "glibc":  # torch's own: 75,000
+        assert max(steps[8:]) < 1000, steps
+    assert sum(steps[8:]) < 8 * 36864, steps  # fc6's gradient alone, if it were fresh
+
+
 def malloc() -> None:
     """What torch takes of malloc and frees stays in the process: of the 48 MiB of a turn hardly a page is fresh."""
     if platform.libc_ver()[0] != "glibc":
