@@ -179,6 +179,7 @@ LINEARS = [
     (33, 385, 1),
     (40, 131, 24),
     (128, 97, 19),
+    (128, 4133, 37),  # more of the input than stays in the L2
 ]
 
 
@@ -490,6 +491,15 @@ def test_augment(isa: str, seed: int) -> None:
         torch.set_num_threads(before)
     assert (found - wanted).abs().max() * min(IMAGENET_STD) <= 4e-6  # a thousandth of a grey level
     assert_same(found, again)
+
+
+@pytest.mark.parametrize("program", ["cpu_memory.cpp", "memory_list.cpp"])
+def test_what_the_sanitizers_run_keeps_up_with_csrc(program: str) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not there")
+    flags = ["-std=c++17", "-fsyntax-only", "-DALEXKERN_ISA=portable", f"-I{ROOT / 'csrc/cpu'}"]
+    subprocess.run([compiler, *flags, ROOT / "tests/support" / program], check=True)
 
 
 @pytest.mark.full

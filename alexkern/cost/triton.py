@@ -126,13 +126,14 @@ def sums(block_m: int, block_n: int, num_warps: int) -> int:
 def register_limit(block_m: int, block_n: int, num_warps: int, chip: Chip) -> dict[str, int]:
     """Triton's launch option maxnreg, where a kernel spills without it.
 
-    For a small tile ptxas aims at more blocks than shared memory admits, and spills a few numbers to get there, on
-    sm_100 and where a block has less than 100 KiB. Told that a thread may have all of its registers, it takes the 85 to
-    160 that it needs.
+    For a small tile ptxas aims at more blocks than it has registers for, and spills a few numbers to get there. On
+    sm_100 shared memory would not admit them either: told that a thread may have all of its registers, it takes the 85
+    to 160 that it needs. With mma.sync it spills at 32 sums: there four blocks may have all registers between them.
     """
-    small = sums(block_m, block_n, num_warps) <= 32 and num_warps <= 4
-    spills = chip.capability[0] == 10 or chip.shared_memory < 100 * 1024
-    return {"maxnreg": 255} if small and spills else {}
+    most = sums(block_m, block_n, num_warps)
+    if chip.capability[0] == 10:
+        return {"maxnreg": 255} if most <= 32 and num_warps <= 4 else {}
+    return {"maxnreg": 128} if most == 32 and num_warps == 4 and not chip.multiplies_shared_memory else {}
 
 
 def step_cycles(tile: Tile, product: Product, chip: Chip) -> float:

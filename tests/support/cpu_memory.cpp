@@ -155,25 +155,53 @@ void cut_out(std::int64_t H, std::int64_t W, const augment::Part& part, std::int
     }
 }
 
-// All orders of a weight in memory, both formats of images, with and without what may be missing.
+// Of filters of R x R pixels, or with a stride of as many blocks but for a row and a column.
+winograd::Shape shape(std::int64_t N, std::int64_t C, std::int64_t H, std::int64_t W, std::int64_t K, std::int64_t R,
+                      std::int64_t padding_h, std::int64_t padding_w, std::int64_t groups, std::int64_t stride = 1) {
+    const std::int64_t size = stride == 1 ? R : R * stride - 1;
+    const std::int64_t P = (H + 2 * padding_h - size) / stride + 1, Q = (W + 2 * padding_w - size) / stride + 1;
+    return {N, C * stride * stride, H, W, K, R, padding_h, padding_w, groups, stride, P, Q};
+}
+
+// All orders of a weight in memory, packed before or by the convolution, both formats of images, with and without what
+// may be missing, and what is pooled image by image.
 void convolve(const winograd::Shape& at) {
-    const std::int64_t taps = at.R * at.R, points = (at.R + 1) * (at.R + 1), C = at.groups * at.C, K = at.groups * at.K;
-    const std::int64_t pixels = at.N * C * at.H * at.W, outputs = at.N * K * at.height() * at.width();
+    const std::int64_t taps = at.R * at.R, points = (at.R + 1) * (at.R + 1), K = at.groups * at.K;
+    const std::int64_t pixels = at.N * at.groups * at.C / (at.stride * at.stride) * at.H * at.W;
     const std::int64_t panels = (at.K + winograd::FILTERS - 1) / winograd::FILTERS;
     const std::vector<float> input = floats(pixels), weight = floats(K * at.C * taps), bias = floats(K);
-    std::vector<float> filters(at.groups * panels * points * at.C * winograd::FILTERS), output(outputs);
-    std::vector<float> workspace(THREADS * winograd::workspace<OWN>(at));
+    std::vector<float> filters(at.groups * panels * points * at.C * winograd::FILTERS), output(at.N * K * at.P * at.Q);
+    std::vector<float> workspace(THREADS * winograd::workspace<OWN>(at, nullptr));
     const std::int64_t steps[][3] = {
         {at.C * taps, taps, 1}, {at.C * taps, 1, at.C}, {taps, at.K * taps, 1}, {1, at.K * taps, at.K}};
-    for (const auto& step : steps) {
-        const winograd::Weight of{weight.data(), at.K * at.C * taps, step[0], step[1], step[2], step[0] == taps};
-        winograd::pack<OWN>({at, of, filters.data(), THREADS});
-    }
     for (const bool channels_last : {false, true}) {
-        winograd::convolve<OWN>({at, channels_last, input.data(), input.data(), filters.data(), bias.data(), true,
-                                 output.data(), workspace.data(), THREADS});
-        winograd::convolve<OWN>({at, channels_last, input.data(), nullptr, filters.data(), nullptr, false,
-                                 output.data(), workspace.data(), 1});
+        if (at.stride > 1 && !channels_last) continue;
+        winograd::Convolution call{at,      channels_last, input.data(),  input.data(),     filters.data(), nullptr,
+                                   nullptr, true,          output.data(), workspace.data(), THREADS,        nullptr};
+        for (const auto& step : steps) {
+            const winograd::Weight of{weight.data(), at.K * at.C * taps, step[0], step[1], step[2], step[0] == taps};
+            winograd::pack<OWN>({at, of, filters.data(), THREADS});
+            call.weight = &of;
+            winograd::convolve<OWN>(call);
+        }
+        call.weight = nullptr;
+        call.gate = nullptr;
+        call.bias = bias.data();
+        call.relu = false;
+        call.threads = 1;
+        winograd::convolve<OWN>(call);
+        const std::int64_t R = at.P > 1 ? 2 : 1, S = at.Q > 2 ? 3 : 1, P = at.P - R + 1, Q = at.Q - S + 1;
+        std::vector<float> pooled(at.N * K * P * Q);
+        std::vector<std::uint8_t> offsets(pooled.size());
+        const max_pool2d::Windows windows{1, K, at.P, at.Q, P, Q, R, S, 1, 1, 0, 0, 1, 1};
+        const max_pool2d::Forward pool{windows, channels_last, false,          true,    false,
+                                       nullptr, pooled.data(), offsets.data(), nullptr, 1};
+        std::vector<float> image(THREADS * winograd::workspace<OWN>(at, &pool));
+        call.pool = &pool;
+        call.output = nullptr;
+        call.workspace = image.data();
+        call.threads = THREADS;
+        winograd::convolve<OWN>(call);
         if (at.R != 3) continue;
         std::vector<float> weight_grad(weight.size());
         std::vector<float> space(THREADS * winograd::weight_grad_workspace<OWN>(at, THREADS));
@@ -220,14 +248,16 @@ int main() {
     }
     for (const std::int64_t R : {3, 5}) {
         for (const std::int64_t C : {1, 3, 17, 40}) {
-            for (const std::int64_t K : {1, 7, 33}) convolve({2, C, 7, 9, K, R, R / 2, R / 2, 2});
-            convolve({1, C, R, R, 5, R, 0, 0, 1});
-            convolve({1, C, R, 2, 5, R, R + 1, R + 2, 1});
-            convolve({2, C, 6, 5, 5, R, -1, 0, 1});  // of the gradient, with padding beyond the filter
+            for (const std::int64_t K : {1, 7, 33}) convolve(shape(2, C, 7, 9, K, R, R / 2, R / 2, 2));
+            convolve(shape(1, C, R, R, 5, R, 0, 0, 1));
+            convolve(shape(1, C, R, 2, 5, R, R + 1, R + 2, 1));
+            convolve(shape(2, C, 6, 5, 5, R, -1, 0, 1));  // of the gradient, with padding beyond the filter
         }
-        convolve({3, 48, 14, 41, 40, R, R / 2, R / 2, 1});
+        convolve(shape(3, 48, 14, 41, 40, R, R / 2, R / 2, 1));
+        convolve(shape(2, 3, 39, 31, 33, R, 2, 1, 1, 4));
     }
     linear(3, 2048, 1024);  // past the caches, at an address that may be none for it
+    linear(128, 4133, 37);  // an input in three parts
     std::vector<float> from = floats(1000), to(1024);
     float* line = to.data();
     while (reinterpret_cast<std::uintptr_t>(line) % 64 != 0) ++line;

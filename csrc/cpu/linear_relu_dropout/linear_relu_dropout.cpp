@@ -29,6 +29,7 @@ constexpr int WRITTEN = 32;      // filters whose gradients meet a block of the 
 constexpr int BLOCK = 384;       // columns, whole tiles
 constexpr int NEAR = 6144;       // numbers that stay in the L1
 constexpr int TOTALS = 1 << 17;  // numbers that stay in the L2
+constexpr int INPUTS = 1 << 18;  // numbers of the input that stay there while a weight passes through
 constexpr int LINE = 64;         // bytes
 
 inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }  // to the L2
@@ -158,15 +159,19 @@ void forward_lanes(const Forward& call) {
             }
         }
     });
-    constexpr int MOST_TERMS = 128;  // of a sum
-    const Index terms = smaller(MOST_TERMS, NEAR / rows / 16 * 16);
+    float* totals = columns + C * rows;  // (K, rows)
+    constexpr int MOST_TERMS = 128;      // of a sum
+    const Index terms = smaller(MOST_TERMS, NEAR / rows / 16 * 16), range = INPUTS / rows / terms * terms;
     parallel(call.threads, ceil_div(K, FILTERS), FILTERS * C, [&](Index begin, Index end) {
-        alignas(LINE) float totals[FILTERS * MOST_ROWS], edge[ROWS * MOST_TERMS] = {};
-        for (Index k0 = begin * FILTERS; k0 < smaller(end * FILTERS, K); k0 += FILTERS) {
-            const Index last = smaller(k0 + FILTERS, K);
-            for (Index i = 0; i < FILTERS * rows; ++i) totals[i] = 0;
-            for (Index c = 0; c < C; c += terms) {
-                const Index some = smaller(terms, C - c), ahead = c + terms < C ? terms : FILTERS * C - c;
+        alignas(LINE) float edge[ROWS * MOST_TERMS] = {};
+        __builtin_memset(totals + begin * FILTERS * rows, 0, (end - begin) * FILTERS * rows * sizeof(float));
+        const Index units = end - begin, ranges = ceil_div(C, range);
+        for (Index unit = 0; unit < ranges * units; ++unit) {
+            const Index first = unit / units * range, beyond = smaller(first + range, C);
+            const Index k0 = (begin + unit % units) * FILTERS, last = smaller(k0 + FILTERS, K);
+            for (Index c = first; c < beyond; c += terms) {
+                const Index some = smaller(terms, beyond - c);
+                const Index ahead = c + terms < beyond ? terms : FILTERS * C - (c - first);
                 for (Index k = k0; k < last; k += ROWS) {
                     const float* filters = call.weight + k * C + c;
                     Index step = C;
@@ -181,7 +186,7 @@ void forward_lanes(const Forward& call) {
                     for (Index n = 0; n < rows; n += WIDE) {
                         const float* next = n == 0 ? here + ahead : here;  // once
                         const float* beside = columns + c * rows + n;
-                        float* to = totals + (k - k0) * rows + n;
+                        float* to = totals + k * rows + n;
                         if (rows - n >= WIDE) {
                             add_product<VECTORS>(filters, step, beside, rows, some, next, C, to);
                         } else if (rows - n > LANES) {
@@ -192,10 +197,9 @@ void forward_lanes(const Forward& call) {
                     }
                 }
             }
+            if (beyond < C) continue;
             for (Index n = 0; n < N; ++n) {
-                for (Index k = k0; k < last; ++k) {
-                    call.output[n * K + k] = finish(totals[(k - k0) * rows + n], call, k);
-                }
+                for (Index k = k0; k < last; ++k) call.output[n * K + k] = finish(totals[k * rows + n], call, k);
             }
         }
     });
@@ -285,16 +289,19 @@ void weight_gradient(const Backward& call, const float* grad, Index rows, float*
     Index block = BLOCK;
     while (block * N > NEAR) block /= 2;
     pack_rows(call.sizes, call.input, N, block, packed, call.threads);
+    const Index range = INPUTS / N / block * block;
     parallel(call.threads, ceil_div(K, WRITTEN), WRITTEN * C, [&](Index begin, Index end) {
         alignas(LINE) float left[MOST_ROWS * WRITTEN];  // gradients, (N, WRITTEN)
-        for (Index k0 = begin * WRITTEN; k0 < smaller(end * WRITTEN, K); k0 += WRITTEN) {
-            const Index last = smaller(k0 + WRITTEN, K);
+        const Index units = end - begin, ranges = ceil_div(C, range);
+        for (Index unit = 0; unit < ranges * units; ++unit) {
+            const Index first = unit / units * range, beyond = smaller(first + range, C);
+            const Index k0 = (begin + unit % units) * WRITTEN, last = smaller(k0 + WRITTEN, K);
             for (Index i = 0; i < WRITTEN; ++i) {
                 for (Index n = 0; n < N; ++n) left[n * WRITTEN + i] = k0 + i < last ? grad[(k0 + i) * rows + n] : 0;
             }
-            for (Index c0 = 0; c0 < C; c0 += block) {
+            for (Index c0 = first; c0 < beyond; c0 += block) {
                 for (Index k = k0; k < last; k += ROWS) {
-                    for (Index c = c0; c < smaller(c0 + block, C); c += WIDE) {
+                    for (Index c = c0; c < smaller(c0 + block, beyond); c += WIDE) {
                         const float* columns = packed + c0 * N + c - c0;
                         const auto column = [&](Index s, int j) {
                             return load<Floats>(columns + s * block + j * LANES);
