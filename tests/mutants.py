@@ -181,7 +181,7 @@ def runs(path: str) -> list[list[str]]:
     words = {stem, *parts[2:-1]} - {"__init__", "torch", "cpu", "cuda", "commands", "training", "ops"}
     if parts[0] == "csrc":  # and after those who include it; test_geometry.py calls every binding
         words |= {file.parent.name for file in including(ROOT / path)} | ({"geometry"} if stem == "bind" else set())
-    words |= {"cli"} if "commands" in parts else set()
+    words |= {"cli"} if "commands" in parts else {"verify"} if "references" in parts else set()
     named = [test for test in tests if any(re.search(rf"_{word}(_|$)", test.stem) for word in words)]
     files = {path} | {f"alexkern/backends/{room}/{word}.py" for word in words if parts[:2] == ("csrc", "cpu")}
     level = {name for name, file in house.MODULES.items() if str(file.relative_to(ROOT)) in files}

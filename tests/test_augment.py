@@ -323,6 +323,11 @@ def test_dtypes_and_layout(backend: str, dtype: torch.dtype, generator: torch.Ge
     assert buffers or backend == "torch"
 
 
+def test_images_go_to_depth_where_that_is_asked_for() -> None:
+    assert Policy((20, 24)).shape(2) == (2, 3, 20, 24)
+    assert Policy((20, 24), space_to_depth=True).shape(2) == (2, 48, 6, 7)
+
+
 @every_backend
 @pytest.mark.parametrize("size", [(63, 64), (65, 70)])
 def test_space_to_depth_is_the_first_layers_input(

@@ -9,7 +9,7 @@ import pytest
 
 from alexkern.bench import session
 from alexkern.bench.budget import ALWAYS_S
-from alexkern.bench.comparison import Comparison, Failure, Kind, Trial, Variant
+from alexkern.bench.comparison import Comparison, Failure, Kind, Trial, Variant, prepare_checked
 from alexkern.bench.priority import LATE
 from alexkern.bench.schedule import Schedule, least
 from alexkern.bench.session import Run
@@ -93,6 +93,17 @@ def test_more_time_brings_more_peers_and_more_rounds():
     least = [3 if one.kind is Kind.OPERATOR else 2 for one in runs[0].comparisons.values()]  # both of torch's formats
     assert peers[0] == sum(least) and peers[-1] == len(found[-1])
     assert all(len(outcome.seconds) >= ENOUGH for outcome in found[-1] if outcome.median < CERTAIN_S)
+
+
+def test_where_no_call_was_timed_a_peer_is_judged_by_its_preparation():
+    seconds = {"alexkern": 1.0, "a": 2.0, "b": 3.0}
+    variants = tuple(Variant(name, name == "alexkern", prepare_s=prepare) for name, prepare in seconds.items())
+    trial = Trial(lambda name: lambda: None, lambda name, result: None)
+    budget = mock.Mock(affords=mock.Mock(return_value=False), late="late")
+    comparison = Comparison(Kind.NETWORK, "section", "row", variants, lambda: trial, 1.0)
+    calls, failures, _ = prepare_checked(comparison, ["b", "a", "alexkern"], budget, FakeTime().now)
+    assert [*calls] == ["alexkern", "a"] and failures == {"b": Failure("late")}
+    budget.affords.assert_called_once_with(3.0, 0.0)
 
 
 def test_operators_get_rounds_enough_where_a_run_keeps_to_its_time():

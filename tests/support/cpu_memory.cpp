@@ -251,7 +251,7 @@ int main() {
             for (const std::int64_t K : {1, 7, 33}) convolve(shape(2, C, 7, 9, K, R, R / 2, R / 2, 2));
             convolve(shape(1, C, R, R, 5, R, 0, 0, 1));
             convolve(shape(1, C, R, 2, 5, R, R + 1, R + 2, 1));
-            convolve(shape(2, C, 6, 5, 5, R, -1, 0, 1));  // of the gradient, with padding beyond the filter
+            convolve(shape(2, C, R + 3, 5, 5, R, -1, 0, 1));  // of the gradient, with padding beyond the filter
         }
         convolve(shape(3, 48, 14, 41, 40, R, R / 2, R / 2, 1));
         convolve(shape(2, 3, 39, 31, 33, R, 2, 1, 1, 4));

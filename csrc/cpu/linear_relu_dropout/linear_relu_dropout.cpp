@@ -11,6 +11,7 @@
 #include <omp.h>
 #endif
 
+#include "../cache.h"
 #include "../parallel.h"
 #include "../simd.h"
 
@@ -29,8 +30,10 @@ constexpr int WRITTEN = 32;      // filters whose gradients meet a block of the 
 constexpr int BLOCK = 384;       // columns, whole tiles
 constexpr int NEAR = 6144;       // numbers that stay in the L1
 constexpr int TOTALS = 1 << 17;  // numbers that stay in the L2
-constexpr int INPUTS = 1 << 18;  // numbers of the input that stay there while a weight passes through
 constexpr int LINE = 64;         // bytes
+
+// Columns of the input, whole `parts`, that fill half of the L2 while a weight passes through.
+inline Index columns_near(Index rows, Index part) { return l2_bytes() / 2 / Index(sizeof(float)) / rows / part * part; }
 
 inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }  // to the L2
 
@@ -161,7 +164,7 @@ void forward_lanes(const Forward& call) {
     });
     float* totals = columns + C * rows;  // (K, rows)
     constexpr int MOST_TERMS = 128;      // of a sum
-    const Index terms = smaller(MOST_TERMS, NEAR / rows / 16 * 16), range = INPUTS / rows / terms * terms;
+    const Index terms = smaller(MOST_TERMS, NEAR / rows / 16 * 16), range = columns_near(rows, terms);
     parallel(call.threads, ceil_div(K, FILTERS), FILTERS * C, [&](Index begin, Index end) {
         alignas(LINE) float edge[ROWS * MOST_TERMS] = {};
         __builtin_memset(totals + begin * FILTERS * rows, 0, (end - begin) * FILTERS * rows * sizeof(float));
@@ -289,7 +292,7 @@ void weight_gradient(const Backward& call, const float* grad, Index rows, float*
     Index block = BLOCK;
     while (block * N > NEAR) block /= 2;
     pack_rows(call.sizes, call.input, N, block, packed, call.threads);
-    const Index range = INPUTS / N / block * block;
+    const Index range = columns_near(N, block);
     parallel(call.threads, ceil_div(K, WRITTEN), WRITTEN * C, [&](Index begin, Index end) {
         alignas(LINE) float left[MOST_ROWS * WRITTEN];  // gradients, (N, WRITTEN)
         const Index units = end - begin, ranges = ceil_div(C, range);

@@ -9,6 +9,7 @@
 #include <omp.h>
 #endif
 
+#include "../cache.h"
 #include "../parallel.h"
 #include "points.h"
 
@@ -22,9 +23,10 @@ constexpr int R = 3, P = R + 1, TAPS = R * R;
 constexpr int ROWS = LANES == 16 ? 8 : 4;  // channels in registers
 constexpr int VECTORS = 2;                 // and vectors of filters
 constexpr int WIDE = VECTORS * LANES;
-constexpr int BLOCK = 64;  // tiles
+constexpr int BLOCK = 32;  // tiles
 constexpr int TERMS = 32;
-constexpr int MOST_CHANNELS = 64, MOST_FILTERS = 128, LEAST_FILTERS = VECTORS * MOST_LANES;
+constexpr int MOST_FILTERS = 128, LEAST_FILTERS = VECTORS * MOST_LANES;
+constexpr Index LARGE_CACHE = Index(1) << 21;  // bytes, of which half hold the sums of as many channels as filters
 
 // A and G the other way round.
 struct Transposed {
@@ -41,7 +43,7 @@ constexpr Transposed transposed;
 
 // A thread's share, smaller where there would not be one for each.
 struct Share {
-    Index channels = MOST_CHANNELS, filters = MOST_FILTERS;
+    Index channels = l2_bytes() < LARGE_CACHE ? MOST_FILTERS / 2 : MOST_FILTERS, filters = MOST_FILTERS;
 
     Share(const Shape& of, Index threads) {
         if (threads == 1) return;

@@ -13,11 +13,11 @@
 // before. docs/cpu.md has the errors in figures.
 #include "winograd.h"
 
-#include <unistd.h>
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
 
+#include "../cache.h"
 #include "../parallel.h"
 #include "pack.h"
 
@@ -37,12 +37,8 @@ constexpr int TERMS = R == 3 ? 32 : 16;
 
 // Blocks as long as the cache allows, and then of equal length.
 Index block_length(const Shape& of, Index count) {
-    Index l2_bytes = 0;
-#if defined(_SC_LEVEL2_CACHE_SIZE)
-    l2_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it is not known
-#endif
     const Index bytes_of_tile = (of.R + 1) * (of.R + 1) * padded(of.C, CHANNELS) * Index(sizeof(float));
-    const Index allowed = larger(l2_bytes, Index(1) << 20) / 2 / bytes_of_tile;
+    const Index allowed = l2_bytes() / 2 / bytes_of_tile;
     const Index longest = smaller(larger(allowed, ROWS), LONGEST_BLOCK);
     const Index blocks = ceil_div(count, longest);
     return padded(ceil_div(count, blocks), ROWS / 2);
