@@ -18,6 +18,7 @@ from alexkern.backends import cuda
 from alexkern.backends.cuda import conv2d_relu, conv2d_relu_max_pool2d, dropout, emulated, max_pool2d, sm90
 from alexkern.backends.cuda.layout import Packed
 from alexkern.bench import bench_launch
+from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import Target
 from alexkern.cost.sm80_pooled import Plan
 from alexkern.tools import rehearsal
@@ -51,6 +52,17 @@ def test_the_bench_of_launches_passes_what_the_binding_takes(kernel: Callable[[T
     with rehearsal.rehearsing() as launches:
         cuda.launch(name, x, *arguments)
     assert len(launches) == 1
+
+
+def test_the_bench_of_launches_finds_a_wrong_result() -> None:
+    output = torch.ones(3)
+    trial = bench_launch._trial(lambda target: ("none", output, (), output), Target(torch.device("cpu"), torch.float32))
+    for variant in ("alexkern", "torch.relu_"):
+        trial.check(variant, None)
+    output[1] = 2
+    trial.check("torch.relu_", None)
+    with pytest.raises(WrongResult):
+        trial.check("alexkern", None)
 
 
 def test_blocks_run_together_where_the_kernel_shares_tiles() -> None:
