@@ -311,3 +311,21 @@ def test_convolution_and_pooling(
     assert max(x.numel(), y.numel()) > LIMIT
     assert_same(y[-1, -16:, 2:], wanted[0, :, 2:])
     assert_same(offsets[-1, -16:, 2:], wanted_offsets[0, :, 2:])
+
+
+@interpreted
+def test_pooling_of_a_row_that_long(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """An output row alone has over 2**31 elements."""
+    config = conv2d_relu_max_pool2d.Config(True, 2, 8, 16, 16, 4, 3, 1)
+    monkeypatch.setattr(conv2d_relu_max_pool2d, "_configuration", lambda *_: config)
+    K, Q = 1024, 2**21 + 7
+    x, w = sparse_images(1, 16, 3, 2 * Q + 1), whole((K, 16, 1, 1), generator)
+    x[..., -33:] = whole((1, 16, 3, 33), generator)
+    arguments = (None, *POINT, *POOL, True)
+    wanted, wanted_offsets = conv2d_relu_max_pool2d.forward(x[..., -33:], w[-16:], *arguments)
+    last_program(monkeypatch, conv2d_relu_max_pool2d, "conv2d_relu_max_pool2d_kernel")
+    y, offsets = conv2d_relu_max_pool2d.forward(x, w, *arguments)
+    windows = (Q - 1) % 7 + 1  # of the last program
+    assert K * (Q - windows) > LIMIT
+    assert_same(y[0, -16:, 0, -windows:], wanted[0, :, 0, -windows:])
+    assert_same(offsets[0, -16:, 0, -windows:], wanted_offsets[0, :, 0, -windows:])
