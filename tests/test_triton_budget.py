@@ -111,10 +111,10 @@ def test_the_other_targets(cache: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("target", "layer"), [("100", "alexnet,--layer,conv5"), ("80,89", "alexnet_2012,--layer,conv1")])
+@pytest.mark.parametrize(("target", "layer"), [("100", "alexnet conv5"), ("80,89", "alexnet_2012 conv1")])
 def test_small_tiles(target: str, layer: str, cache: Path) -> None:
     """ptxas spills them for the sake of occupancy unless it is told not to."""
-    layer = f"--operator,conv2d_relu,--model,{layer},--batch,1"
+    layer = "--operator,conv2d_relu,--batch,1,--model,{},--layer,{}".format(*layer.split())
     assert_budget(compiled(cache, f"{layer},--dtype,float16,bfloat16,--target,{target}"))
 
 

@@ -84,7 +84,8 @@ def test_small_tiles_are_told_how_many_registers_they_may_have() -> None:
     limits = {target: [model.register_limit(*tile, TARGETS[target]) for tile in tiles] for target in TARGETS}
     assert limits.pop(100) == [{"maxnreg": 255}, {"maxnreg": 255}, {}, {}]
     assert limits.pop(90) == [{}] * 4
-    assert limits.keys() == {80, 86, 89, 120} and all(limit == [{}, {"maxnreg": 128}, {}, {}] for limit in limits.values())
+    assert limits.keys() == {80, 86, 89, 120}
+    assert all(limit == [{}, {"maxnreg": 128}, {}, {}] for limit in limits.values())
 
 
 def test_configurations_of_alexnet() -> None:
