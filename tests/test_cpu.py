@@ -493,6 +493,20 @@ def test_augment(isa: str, seed: int) -> None:
     assert_same(found, again)
 
 
+@pytest.mark.parametrize("name", [name for name in ISAS if name != "portable"])
+def test_the_limit_computes_every_chain_that_it_counts(name: str) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not there")
+    source = ROOT / "csrc/cpu/limits/limits.cpp"
+    flags = ["-std=c++17", "-O3", "-fopenmp", f"-DALEXKERN_ISA={name}", *FLAGS[name]]
+    done = subprocess.run([compiler, *flags, "-S", source, "-o", "-"], check=True, capture_output=True, text=True)
+    chains = re.search(r"CHAINS = (\d+)", source.read_text())
+    assert chains is not None
+    loops = re.split(r"^\.L\w+:$", done.stdout, flags=re.M)
+    assert max(loop.count("vfmadd") for loop in loops) >= int(chains[1])
+
+
 @pytest.mark.parametrize("program", ["cpu_memory.cpp", "memory_list.cpp"])
 def test_what_the_sanitizers_run_keeps_up_with_csrc(program: str) -> None:
     compiler = shutil.which("g++")
