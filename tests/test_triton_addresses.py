@@ -296,6 +296,18 @@ def test_offsets_of_max_pooling(generator: torch.Generator) -> None:
 
 
 @interpreted
+@pytest.mark.parametrize("padding", [0, 1])  # a kernel each
+def test_channels_of_max_pooling(padding: int, generator: torch.Generator) -> None:
+    """As above, of one image."""
+    shape, strides = (1, 3, 5, 5), (1, LIMIT // 2 + 64, 5, 1)
+    near, window = whole(shape, generator, -9, 9), ((3, 3), (2, 2), (padding, padding), (1, 1), False, True)
+    far = sparse(2 * strides[1] + 64).as_strided(shape, strides).copy_(near)
+    for found, wanted in zip(max_pool2d.forward(far, *window), max_pool2d.forward(near, *window), strict=True):
+        assert found is not None and wanted is not None
+        assert_same(found, wanted)
+
+
+@interpreted
 @pytest.mark.parametrize(("N", "C", "K"), [(414300, 64, 16), (131100, 16, 1024)], ids=["input", "output"])
 def test_convolution_and_pooling(
     N: int, C: int, K: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator

@@ -320,3 +320,13 @@ def test_missing_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for capability, there in (((7, 5), False), ((8, 0), True), ((12, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, found=capability: found)
         assert (kernels.missing("cuda", torch.float32) is None) == there
+
+
+@pytest.mark.parametrize(("device", "cuda"), [("cuda", None), ("xpu", "13.0")])
+def test_compiled_kernels_want_cuda_and_a_torch_that_has_it(
+    device: str, cuda: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(kernels, "unusable", lambda *_: None)
+    assert f"a torch built for CUDA, not {device}" in str(kernels.missing(device, torch.float32))
