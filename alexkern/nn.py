@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Sequence
 from types import MethodType
 from typing import Any, ClassVar, NamedTuple
@@ -99,7 +100,7 @@ class FusedSequential(Weighed, nn.Sequential):
     Images are channels_last between fused convolutions where that gains, and come out in the format that torch gives.
     Under FX tracing, torch.jit.trace and torch.export, and while a mode of torch function or torch dispatch watches,
     the children run one by one: node names stay, what is exported needs no alexkern, and who counts sees torch's calls.
-    So they do with images for which no operator saves more than its call costs, as a first call with their shape found.
+    So do those whose operator, with images of a shape, saves less than its call costs, as a first call with it finds.
     """
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -108,24 +109,24 @@ class FusedSequential(Weighed, nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         key = self._key(input)
-        known = 1 if key is None else self._gains.get(key)
-        return self._plain(input) if known == 0 else self._fused(input, key if known is None else None)
+        known = None if key is None else self._gains.get(key)
+        return self._plain(input) if known == 0 else self._fused(input, key, known)
 
     def _plain(self, input: Any) -> Any:
         for module in self._modules.values():
             input = module(input)
         return input
 
-    def _fused(self, input: Any, key: Any = None) -> Any:
-        """key: that of an input of which it is not known yet whether anything gains."""
-        gains = False
+    def _fused(self, input: Any, key: Any = None, known: int | None = None) -> Any:
+        """known: what is under the key, or None. Bit i of it: whether the run gains that begins with child i."""
+        gains, runs = 0, -1 if known is None else known
         fuses = watcher(input) is None
         changed = changed_layers()
         children = tuple(self._modules.values())
         restore = False  # whether the value is channels_last only because we made it so
         index = 0
         while index < len(children):
-            found = match(children, index, changed) if fuses and _is_plain(input) else None
+            found = match(children, index, changed) if fuses and runs >> index & 1 and _is_plain(input) else None
             if type(found) is not Match:
                 if restore:
                     input, restore = input.contiguous(), False
@@ -142,10 +143,11 @@ class FusedSequential(Weighed, nn.Sequential):
                 elif restore and not converts:
                     input, restore = input.contiguous(), False
             output = found(input)
-            gains = gains or (key is not None and found.gains(input))
+            if key is not None and known is None and found.gains(input):
+                gains |= 1 << index
             input = output
             index += len(found.modules)
-        if key is not None and fuses:
+        if key is not None and known is None and fuses:
             self._keep(key, gains)
         return input.contiguous() if restore else input
 
@@ -160,7 +162,7 @@ def gains_by_channels_last(found: Match, device: torch.device, images: Sequence[
     if device.type != "cpu" or is_channels_last(weight):
         return True
     N, _, H, W = images
-    return len(found.modules) == 3 and N > 1 and 2 * N * H * W >= weight[0].numel()
+    return len(found.modules) == 3 and N > 1 and 2 * N * H * W >= math.prod(weight.shape[1:])
 
 
 def to_channels_last(input: Tensor) -> Tensor:
@@ -263,7 +265,7 @@ def why_not_bare(module: nn.Module, changed: Container[type]) -> str | None:
     kind, own = type(module), module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return f"{kind.__name__} has a hook"
-    for name in SHADOWING:
+    for name in () if own.keys().isdisjoint(SHADOWING) else SHADOWING:
         # The class's own method, as it is left behind by who had replaced it, is nothing new.
         if name in own and not (type(own[name]) is MethodType and own[name] == getattr(kind, name).__get__(module)):
             return f"{kind.__name__} has a {name} of its own"

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern.backends import extension
+from alexkern.backends.cpu.crossovers import is_ours, served
 from alexkern.frozen.captured import _CAPTURES
 from alexkern.nn import FusedSequential, Match, Weighed
 
@@ -35,11 +36,24 @@ SMALL, LARGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1
 
 def test_operators_run_where_they_gain(operators: list[str]) -> None:
     fused = alexkern.fuse(network())
-    for images, times in ((SMALL, 1), (LARGE, 2)):  # of small ones the first call finds it out
-        for _ in range(2):
-            fused(images)
-        assert operators == ["conv2d_relu_max_pool2d", "linear_relu_dropout"] * times
+    for images, gaining in ((SMALL, []), (LARGE, ["conv2d_relu_max_pool2d"])):
+        fused(images)  # finds it out
+        assert operators == ["conv2d_relu_max_pool2d", "linear_relu_dropout"]
         operators.clear()
+        fused(images)
+        assert operators == gaining
+        operators.clear()
+
+
+def test_a_linear_layer_runs_where_a_product_of_its_rows_gains(operators: list[str]) -> None:
+    fused = alexkern.fuse(nn.Sequential(nn.Linear(1024, 1024), nn.ReLU()))
+    ours = is_ours("forward", fused[0].weight, 16)
+    for rows, grad, gains in ((1, False, False), (16, False, ours), (1, True, bool(served("weight_grad")))):
+        with torch.set_grad_enabled(grad):
+            for _ in range(2):
+                operators.clear()
+                fused(torch.ones(rows, 1024))
+        assert bool(operators) is gains, (rows, grad)
 
 
 def test_what_was_asked_for_by_name_runs(operators: list[str]) -> None:

@@ -101,7 +101,7 @@ class Conv2dReluMaxPool2d(Operator):
 
 
 def _without_relu(conv: Any, *behind: Any) -> tuple[Any, Any]:
-    return conv, next(layer for layer in behind if hasattr(layer, "kernel_size"))
+    return conv, next(layer for layer in behind if "kernel_size" in vars(layer))  # hasattr takes twenty times as long
 
 
 OPERATOR = Conv2dReluMaxPool2d()

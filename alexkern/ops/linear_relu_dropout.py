@@ -89,7 +89,8 @@ class LinearReluDropout(Operator):
 
     def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
         linear, _, *dropouts = modules
-        return any(layer.training and layer.p for layer in dropouts) or bool(backend.gains(linear.weight))
+        drops = any(layer.training and layer.p for layer in dropouts)
+        return drops or bool(backend.gains(linear.weight, math.prod(images[:-1])))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         input, weight, _, seed, _, save_mask = args

@@ -38,8 +38,10 @@ def forward(
     return output, mask
 
 
-def gains(weight: Tensor) -> bool:
-    """Whether a product of some number of rows may be ours."""
+def gains(weight: Tensor, rows: int) -> bool:
+    """Whether a product of so many rows is ours, or comes to lie in memory of ours."""
+    if not torch.is_grad_enabled():
+        return is_ours("forward", weight, rows)
     return any(weight.numel() >= one.least for product in PRODUCTS for one in served(product))
 
 
