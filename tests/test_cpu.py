@@ -19,14 +19,16 @@ from alexkern import dispatch
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.augmentation import CROPS, IMAGENET_STD
 from alexkern.backends import cpu, extension
-from alexkern.backends.cpu import crossovers
+from alexkern.backends.cpu import crossovers, winograd
 from alexkern.backends.cpu import dropout as cpu_dropout
 from alexkern.backends.cpu import linear_relu_dropout as cpu_linear
 from alexkern.backends.torch import bits
 from alexkern.functional import augment
+from alexkern.geometry import convolution
 from alexkern.plan import is_channels_last
 from support import zygote
 from support.canaries import canaries
+from support.guarded import at_the_end
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(ROOT.glob("csrc/cpu/*/*.cpp"))  # for every set
@@ -337,6 +339,39 @@ def test_a_channel_that_is_not_there_gives_nothing(isa: str) -> None:
         image = torch.ones(1, 5, 2, 3).contiguous(memory_format=layout)
         (gradient,) = norm.backward(image, image, 5, 1.0, 0.75, 0.0, (True,))
         assert gradient.isfinite().all()
+
+
+def test_nothing_is_read_beyond_an_array(isa: str, generator: torch.Generator, every_product: None) -> None:
+    pool, drop, norm, linear = (
+        dispatch.implementation("cpu", name)
+        for name in ("max_pool2d", "dropout", "local_response_norm", "linear_relu_dropout")
+    )
+
+    def put(*shape: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        return at_the_end(torch.randn(shape, generator=generator).contiguous(memory_format=layout))
+
+    for N, C, K in LINEARS:
+        input, weight, bias, grad = put(N, C), put(K, C), put(K), put(N, K)
+        output, _ = linear.forward(input, weight, bias, None, 0.0, True)
+        linear.backward(grad, input, weight, at_the_end(output), None, 0.0, (True, True, True))
+    for shape, *window in POOLS[:-1]:
+        for layout in LAYOUTS.values():
+            images = put(*shape, layout=layout)
+            output, offsets = pool.forward(images, *window, True)
+            last = is_channels_last(images)
+            pool.backward(at_the_end(output), at_the_end(offsets), shape, last, *window, (True,))
+            norm.backward(norm.forward(images, 5, 0.5, 0.75, 2.0), images, 5, 0.5, 0.75, 2.0, (True,))
+    for count in (1, 63, 129, 5000):
+        drop.forward(put(count), torch.tensor((1, 2)), 0.3)
+    winograd_cases = [(2, 33, 9, 7, 35, 3), (1, 40, 8, 13, 64, 5)]
+    for N, C, H, W, K, R in winograd_cases:
+        for layout in LAYOUTS.values():
+            images, weight = put(N, C, H, W, layout=layout), put(K, C, R, R, layout=layout)
+            of, last = convolution(images, weight, (1, 1), (1, 1), (1, 1), 1), layout is torch.channels_last
+            output = winograd.convolve(images, winograd.to_pack(weight, of), put(K), True, last)
+            assert output is not None
+            if R == 3:
+                winograd.weight_grad(at_the_end(output), images, of, last)
 
 
 def test_the_same_bits_for_any_number_of_threads(
