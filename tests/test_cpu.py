@@ -393,7 +393,9 @@ def test_the_same_bits_for_any_number_of_threads(
         grad = pool.backward(output, offsets, image.shape, is_channels_last(image), *window, (True,))[0]
         normed = norm.forward(image, 5, 0.5, 0.75, 2.0)
         norm_grad = norm.backward(normed, image, 5, 0.5, 0.75, 2.0, (True,))[0]
-        alone = [drop.forward(image, seed, 0.3), cpu_dropout.masked(image, mask, 0.3)]
+        alone = [drop.forward(image, seed, 0.3), cpu_dropout.masked(image, mask, 0.3), image.clone()]
+        cpu_dropout.run(alone[2], alone[2], None, seed, 0.3, relu=False)  # in place
+        assert_same(alone[2], alone[0])
         # Products in bfloat16 are torch's, which go by its threads.
         return [output, offsets, grad, normed, norm_grad, *alone, *(products() if dtype == torch.float32 else ())]
 
