@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 
 import alexkern
-from alexkern import dispatch
+from alexkern import dispatch, plan
 from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.augmentation import CROPS, IMAGENET_STD
 from alexkern.backends import cpu, extension
-from alexkern.backends.cpu import crossovers, winograd
+from alexkern.backends.cpu import crossovers, memory, winograd
 from alexkern.backends.cpu import dropout as cpu_dropout
 from alexkern.backends.cpu import linear_relu_dropout as cpu_linear
 from alexkern.backends.torch import bits
@@ -28,7 +29,7 @@ from alexkern.geometry import convolution
 from alexkern.plan import is_channels_last
 from support import zygote
 from support.canaries import canaries
-from support.guarded import at_the_end
+from support.guarded import ALIGNED, at_the_end, room
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(ROOT.glob("csrc/cpu/*/*.cpp"))  # for every set
@@ -341,7 +342,12 @@ def test_a_channel_that_is_not_there_gives_nothing(isa: str) -> None:
         assert gradient.isfinite().all()
 
 
-def test_nothing_is_read_beyond_an_array(isa: str, generator: torch.Generator, every_product: None) -> None:
+def test_nothing_is_read_beyond_an_array(
+    isa: str, generator: torch.Generator, every_product: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given, or planned by the backend: results and workspaces."""
+    monkeypatch.setattr(plan, "_allocate", lambda shape, stride, dtype, device: room(shape, stride, dtype, ALIGNED))
+    monkeypatch.setattr(memory, "LARGE", sys.maxsize)
     pool, drop, norm, linear = (
         dispatch.implementation("cpu", name)
         for name in ("max_pool2d", "dropout", "local_response_norm", "linear_relu_dropout")
