@@ -102,6 +102,7 @@ def test_every_other_operator(cache: Path) -> None:
     assert ("linear_relu_dropout", "forward", 100) in calls
 
 
+@pytest.mark.full
 def test_the_other_targets(cache: Path) -> None:
     """Consumer chips are alike but for their compilers: one of them is enough here."""
     layer = "--operator,conv2d_relu,--model,alexnet,--layer,conv3,--dtype,float16"
