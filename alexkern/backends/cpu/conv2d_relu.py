@@ -20,7 +20,10 @@ LEAST = 2**25  # multiply-adds of a convolution whose backward pass gains what i
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
-    output = tiled(input, weight, bias, *args, relu=True)
+    channels_last = is_channels_last(input) or is_channels_last(weight)
+    of, output = convolution(input, weight, *args), None
+    if input.dtype == torch.float32 and in_tiles("forward", of, channels_last):
+        output = winograd.convolve(input, winograd.to_pack(weight, of), bias, True, channels_last)
     return definition.forward(input, weight, bias, *args) if output is None else output
 
 
@@ -46,25 +49,6 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight and bias, those that `needs` asks for."""
     return gradients(grad, output, input, weight, stride, padding, dilation, groups, needs)
-
-
-def tiled(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    *,
-    relu: bool,
-) -> Tensor | None:
-    """The convolution in fewer products, or None where it has to be torch's."""
-    channels_last = is_channels_last(input) or is_channels_last(weight)
-    of = convolution(input, weight, stride, padding, dilation, groups)
-    if input.dtype != torch.float32 or not in_tiles("forward", of, channels_last):
-        return None
-    return winograd.convolve(input, winograd.to_pack(weight, of), bias, relu, channels_last)
 
 
 def gradients(

@@ -23,12 +23,13 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> t
     window = (pool_kernel_size, pool_stride, pool_padding, (1, 1), False)
     of = convolution(input, weight, *settings)
     channels_last = is_channels_last(input) or is_channels_last(weight)
+    convolved = None
     if input.dtype == torch.float32 and in_tiles("forward", of, channels_last):
         filters = winograd.to_pack(weight, of)
         found = by_image(input, filters, bias, window, channels_last, relu=True, save_offsets=save_offsets)
         if found is not None:
             return found
-    convolved = conv2d_relu.tiled(input, weight, bias, *settings, relu=False)
+        convolved = winograd.convolve(input, filters, bias, False, channels_last)
     if convolved is None:
         convolved = torch.conv2d(input, weight, bias, *settings)
     return max_pool2d.reduce(convolved, window, save_offsets, relu=True)
