@@ -265,7 +265,7 @@ def why_not_bare(module: nn.Module, changed: Container[type]) -> str | None:
     kind, own = type(module), module.__dict__
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return f"{kind.__name__} has a hook"
-    for name in () if own.keys().isdisjoint(SHADOWING) else SHADOWING:
+    for name in SHADOWING:
         # The class's own method, as it is left behind by who had replaced it, is nothing new.
         if name in own and not (type(own[name]) is MethodType and own[name] == getattr(kind, name).__get__(module)):
             return f"{kind.__name__} has a {name} of its own"
