@@ -74,16 +74,15 @@ def assert_budget(reports: list[Report]) -> None:
 
 
 def test_convolutions(cache: Path) -> None:
-    """The first layer and one in groups on sm_90, and one in between on sm_80."""
+    """The first layer and one in groups on sm_90; one in between on other targets is left to the long half."""
     reports = compiled(
         cache,
         "--operator,conv2d_relu,--model,alexnet,--layer,conv1",
         "--operator,conv2d_relu,--model,alexnet_2012,--layer,conv2",
-        "--operator,conv2d_relu,--model,alexnet,--layer,conv3,--dtype,float16,--target,80",
     )
     assert_budget(reports)
     layers = {(*report.workload.split()[1:3], report.target) for report in reports}
-    assert layers == {("alexnet", "conv1", 90), ("alexnet_2012", "conv2", 90), ("alexnet", "conv3", 80)}
+    assert layers == {("alexnet", "conv1", 90), ("alexnet_2012", "conv2", 90)}
     assert {report.call for report in reports} == {"forward", "backward"}
 
 
