@@ -73,6 +73,7 @@ def assert_budget(reports: list[Report]) -> None:
     assert not broken, "\n".join(broken)
 
 
+@pytest.mark.full  # the quick half compiles the pooled one's
 def test_convolutions(cache: Path) -> None:
     """The first layer and one in groups on sm_90; one in between on other targets is left to the long half."""
     reports = compiled(
