@@ -204,7 +204,7 @@ void convolve(const winograd::Shape& at) {
         winograd::convolve<OWN>(call);
         if (at.R != 3) continue;
         std::vector<float> weight_grad(weight.size());
-        std::vector<float> space(THREADS * winograd::weight_grad_workspace<OWN>(at, THREADS));
+        std::vector<float> space(winograd::weight_grad_workspace<OWN>(at, THREADS));
         winograd::weight_grad<OWN>(
             {at, channels_last, input.data(), output.data(), weight_grad.data(), space.data(), THREADS});
     }

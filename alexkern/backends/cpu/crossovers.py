@@ -91,7 +91,7 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
         "packed": (Tiled(3, 32, 98), Tiled(5, 32, 16)),
         "forward of blocks": (Tiled(3, 32, 3136),),
         "packed of blocks": (Tiled(3, 32, 98),),
-        "weight_grad of blocks": (Tiled(3, 48, 6272),),
+        "weight_grad of blocks": (Tiled(3, 48, 784),),
     },
     "avx512": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
@@ -100,7 +100,7 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
         "packed": (Tiled(3, 32, 4), Tiled(5, 32, 16)),
         "forward of blocks": (Tiled(3, 32, 3136),),
         "packed of blocks": (Tiled(3, 32, 98),),
-        "weight_grad of blocks": (Tiled(3, 48, 25088),),
+        "weight_grad of blocks": (Tiled(3, 48, 3136),),
     },
 }
 # The products in tiles have to be at most this share of the convolution's, for the way to the points and back not to

@@ -9,6 +9,7 @@ namespace alexkern::ALEXKERN_ISA {
 
 constexpr int CHANNELS = 16;  // of points that lie side by side
 constexpr int LONGEST = 16;   // tiles of a run
+constexpr int SKEW = 16;      // floats between two points: else all of a tile's lie in the same few sets of the L1
 
 // Vectors read(0), read(1), ... of the lines that are there become lanes, one beside the other.
 template <typename Read>

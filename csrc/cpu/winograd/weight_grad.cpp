@@ -1,10 +1,13 @@
 // The gradient of a 3x3 filter, G^T [sum over tiles of (B^T d B) (A dy A^T)] G for a tile's pixels d and its outputs'
-// gradients dy: Winograd's F(2x2, 3x3), transposed. A thread takes some channels and some filters, as many as have
-// their sums in the L2 cache, and goes through all tiles, a block at a time:
+// gradients dy: Winograd's F(2x2, 3x3), transposed. A thread takes a share, some channels and some filters, as many as
+// have their sums in the L2 cache, and goes through all tiles, a block at a time:
 //
 //   inputs  [P][P][channels / 16][block][16]   B^T d B
 //   grads   [P][P][filters / 16][block][16]    A dy A^T
 //   totals  [P][P][channels][filters]          += inputs x grads, summed up over TERMS tiles in registers
+//
+// A gradient of few shares, as of a network's first layer, has its tiles cut into parts as well, with totals of their
+// own, which are added up at the end: smaller shares would take all pixels and gradients to their points once each.
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -27,6 +30,8 @@ constexpr int BLOCK = 32;  // tiles
 constexpr int TERMS = 32;
 constexpr int MOST_FILTERS = 128, LEAST_FILTERS = VECTORS * MOST_LANES;
 constexpr Index LARGE_CACHE = Index(1) << 21;  // bytes, of which half hold the sums of as many channels as filters
+constexpr Index LEAST_SHARES = 4, PARTS = 8;   // of fewer, parts of shares to come to
+constexpr Index LEAST_BLOCKS = 8;              // of a part
 
 // A and G the other way round.
 struct Transposed {
@@ -41,16 +46,41 @@ struct Transposed {
 };
 constexpr Transposed transposed;
 
-// A thread's share, smaller where there would not be one for each.
-struct Share {
+// How the work is shared out. Parts depend on the shape alone, so that bits do not depend on threads.
+struct Cut {
+    const Shape& of;
+    Tiles tiles{of.P, of.Q};
+    Index blocks = ceil_div(of.N * tiles.down * tiles.across, BLOCK), parts = 1;
     Index channels = l2_bytes() < LARGE_CACHE ? MOST_FILTERS / 2 : MOST_FILTERS, filters = MOST_FILTERS;
 
-    Share(const Shape& of, Index threads) {
+    Cut(const Shape& of, Index threads) : of(of) {
+        if (shares() < LEAST_SHARES) parts = smaller(PARTS / shares(), larger(1, blocks / LEAST_BLOCKS));
         if (threads == 1) return;
-        while (count(of) < 2 * threads && filters > LEAST_FILTERS) filters /= 2;
-        while (count(of) < 2 * threads && channels > CHANNELS) channels /= 2;
+        // Smaller shares, where there would not be one for each thread.
+        while (shares() * parts < 2 * threads && filters > LEAST_FILTERS) filters /= 2;
+        while (shares() * parts < 2 * threads && channels > CHANNELS) channels /= 2;
     }
-    Index count(const Shape& of) const { return of.groups * ceil_div(of.C, channels) * ceil_div(of.K, filters); }
+    Index across_c() const { return ceil_div(of.C, channels); }
+    Index across_k() const { return ceil_div(of.K, filters); }
+    Index shares() const { return of.groups * across_c() * across_k(); }
+
+    // Floats of a block's points, and of a share's totals.
+    Index points() const { return P * P * ((channels + filters) * BLOCK + 2 * SKEW) + gathered_size(of); }
+    Index totals() const { return P * P * channels * filters; }
+};
+
+struct Share {
+    Index group, c, channels, k, filters;  // from c and k on
+
+    Share(const Cut& cut, Index index)
+        : group(index / cut.across_k() / cut.across_c()),
+          c(index / cut.across_k() % cut.across_c() * cut.channels),
+          channels(smaller(cut.channels, cut.of.C - c)),
+          k(index % cut.across_k() * cut.filters),
+          filters(smaller(cut.filters, cut.of.K - k)) {}
+
+    Index row() const { return padded(filters, WIDE); }            // of totals
+    Index step() const { return padded(channels, ROWS) * row(); }  // from a point's totals to the next one's
 };
 
 // totals (ROWS, WIDE) += inputs (count, ROWS) transposed @ grads (count, WIDE), tile by tile.
@@ -79,16 +109,20 @@ void add_products(Index count, const float* inputs, const float* grads, float* t
     }
 }
 
-// Totals of up to LANES channels from c on, and of the filters from k on that are there, to the gradient itself.
-void to_taps(const WeightGrad& call, const float* totals, Index step, Index row, Index k, Index filters, Index c,
-             Index channels, Floats& check) {
-    const Index C = call.shape.C;
+// Up to LANES channels from c on, and the filters from k on that are there, of a share's totals, those of its parts
+// added up, to the gradient itself.
+void to_taps(const WeightGrad& call, const Cut& cut, const Share& share, const float* totals, Index c, Index k,
+             Floats& check) {
+    const Index C = call.shape.C, channels = smaller(LANES, share.channels - c), filters = share.filters - k;
     alignas(64) float taps[LANES * TAPS * LANES];  // a channel's taps side by side, or a tap's channels
     for (Index d = 0; d < channels; ++d) {
         Floats half[R][P];  // G^T totals
         for (int j = 0; j < P; ++j) {
-            Floats column[P], result[R];
-            for (int i = 0; i < P; ++i) column[i] = load<Floats>(totals + (i * P + j) * step + d * row);
+            Floats column[P] = {}, result[R];
+            for (Index part = 0; part < cut.parts; ++part) {
+                const float* from = totals + part * cut.totals() + (c + d) * share.row() + k;
+                for (int i = 0; i < P; ++i) column[i] += load<Floats>(from + (i * P + j) * share.step());
+            }
             multiply(transposed.G, column, result);
             for (int r = 0; r < R; ++r) half[r][j] = result[r];
         }
@@ -109,56 +143,57 @@ void to_taps(const WeightGrad& call, const float* totals, Index step, Index row,
             for (Index f = 0; f < smaller(LANES, filters); ++f) store_some(to + f * C * TAPS + m, x[f], length - m);
         }
     };
-    float* to = call.weight_grad + k * C * TAPS;
+    float* to = call.weight_grad + (share.group * call.shape.K + share.k + k) * C * TAPS;
     if (call.channels_last) {
-        for (Index tap = 0; tap < TAPS; ++tap) write(taps + tap * channels * LANES, channels, to + tap * C + c);
+        for (Index tap = 0; tap < TAPS; ++tap)
+            write(taps + tap * channels * LANES, channels, to + tap * C + share.c + c);
     } else {
-        write(taps, channels * TAPS, to + c * TAPS);
+        write(taps, channels * TAPS, to + (share.c + c) * TAPS);
     }
 }
 
-// Whether the gradient for some channels and filters of a group is finite.
-bool take_share(const WeightGrad& call, Index group, Index c0, Index channels, Index k0, Index filters, float* space) {
+// The totals of some blocks.
+void add_up(const WeightGrad& call, const Share& share, Index begin, Index end, float* space, float* totals) {
     const Shape& of = call.shape;
     const Images images = images_of(call.input, nullptr, call.channels_last, of);
     const Images outputs{call.grad, nullptr, call.channels_last, of.groups * of.K, of.P, of.Q};
     const Tiles tiles(of.P, of.Q);
-    const Index count = of.N * tiles.down * tiles.across, row = padded(filters, WIDE);
-    const Index inputs_step = padded(channels, CHANNELS) * BLOCK, grads_step = padded(row, CHANNELS) * BLOCK;
-    const Index step = padded(channels, ROWS) * row;
-    float *totals = space, *inputs = totals + P * P * step, *grads = inputs + P * P * inputs_step;
-    float* gathered = grads + P * P * grads_step;
+    const Index count = of.N * tiles.down * tiles.across, row = share.row(), step = share.step();
+    const Index inputs_step = padded(share.channels, CHANNELS) * BLOCK + SKEW;
+    const Index grads_step = padded(row, CHANNELS) * BLOCK + SKEW;
+    float *inputs = space, *grads = inputs + P * P * inputs_step, *gathered = grads + P * P * grads_step;
     __builtin_memset(totals, 0, P * P * step * sizeof(float));
-    for (Index first = 0; first < count; first += BLOCK) {
+    for (Index first = begin * BLOCK; first < smaller(end * BLOCK, count); first += BLOCK) {
         const Index length = smaller(BLOCK, count - first);
         const auto place = [](float* points, Index c) {
             return points + c / CHANNELS * CHANNELS * BLOCK + c % CHANNELS;
         };
         tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-            all_to_points(matrices<R>.B, images, of, n, group * of.C + c0, channels, h, w, run, gathered,
-                          inputs + tile * CHANNELS, CHANNELS * BLOCK, inputs_step);
+            all_to_points(matrices<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w, run,
+                          gathered, inputs + tile * CHANNELS, CHANNELS * BLOCK, inputs_step);
         });
-        for (Index k = 0; k < filters; k += LANES) {
+        for (Index k = 0; k < share.filters; k += LANES) {
             tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-                to_points(transposed.A, outputs, n, group * of.K + k0 + k, filters - k, h, w, run,
+                to_points(transposed.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h, w, run,
                           place(grads, k) + tile * CHANNELS, grads_step);
             });
         }
         for (int p = 0; p < P * P; ++p) {
-            for (Index k = 0; k < filters; k += WIDE) {
-                for (Index c = 0; c < channels; c += ROWS) {
+            for (Index k = 0; k < share.filters; k += WIDE) {
+                for (Index c = 0; c < share.channels; c += ROWS) {
                     add_products(length, place(inputs + p * inputs_step, c), place(grads + p * grads_step, k),
                                  totals + p * step + c * row + k, row);
                 }
             }
         }
     }
+}
+
+// Whether the gradient of a share is finite.
+bool finish(const WeightGrad& call, const Cut& cut, const Share& share, const float* totals) {
     Floats check = {};
-    for (Index k = 0; k < filters; k += LANES) {
-        for (Index c = 0; c < channels; c += LANES) {
-            to_taps(call, totals + c * row + k, step, row, group * of.K + k0 + k, filters - k, c0 + c,
-                    smaller(LANES, channels - c), check);
-        }
+    for (Index k = 0; k < share.filters; k += LANES) {
+        for (Index c = 0; c < share.channels; c += LANES) to_taps(call, cut, share, totals, c, k, check);
     }
     return bits(check != check) == 0;
 }
@@ -167,32 +202,37 @@ bool take_share(const WeightGrad& call, Index group, Index c0, Index channels, I
 
 template <>
 Index weight_grad_workspace<Isa::ALEXKERN_ISA>(const Shape& of, int threads) {
-    const Share share(of, threads);
-    return P * P * (share.channels * share.filters + (share.channels + share.filters) * BLOCK) + gathered_size(of);
+    const Cut cut(of, threads);
+    return threads * cut.points() + (cut.parts == 1 ? threads : cut.shares() * cut.parts) * cut.totals();
 }
 
 template <>
 bool weight_grad<Isa::ALEXKERN_ISA>(const WeightGrad& call) {
     ran("winograd, weight's gradient, " ALEXKERN_ISA_NAME);
-    const Shape& of = call.shape;
-    const Share share(of, call.threads);
-    const Index across_k = ceil_div(of.K, share.filters), across_c = ceil_div(of.C, share.channels);
-    const Index size = weight_grad_workspace<Isa::ALEXKERN_ISA>(of, call.threads);
-    const Index numbers = share.channels * share.filters * of.N * of.P * of.Q;
+    const Cut cut(call.shape, call.threads);
+    const Index parts = cut.parts, numbers = cut.totals() / (P * P) * cut.blocks / parts * BLOCK;
+    float* const totals = call.workspace + call.threads * cut.points();
     bool finite = true;
-    parallel(call.threads, share.count(of), numbers, [&](Index begin, Index end) {
+    const auto finished = [&](Index index, const float* from) {
+        if (!finish(call, cut, Share(cut, index), from)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+    };
+    parallel(call.threads, cut.shares() * parts, numbers, [&](Index begin, Index end) {
 #if defined(_OPENMP)
-        float* own = call.workspace + omp_get_thread_num() * size;
+        const Index thread = omp_get_thread_num();
 #else
-        float* own = call.workspace;
+        const Index thread = 0;
 #endif
         for (Index unit = begin; unit < end; ++unit) {
-            const Index k = unit % across_k * share.filters, c = unit / across_k % across_c * share.channels;
-            if (!take_share(call, unit / across_k / across_c, c, smaller(share.channels, of.C - c), k,
-                            smaller(share.filters, of.K - k), own)) {
-                __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
-            }
+            const Index index = unit / parts, part = unit % parts;
+            float* own = totals + (parts == 1 ? thread : unit) * cut.totals();
+            add_up(call, Share(cut, index), cut.blocks * part / parts, cut.blocks * (part + 1) / parts,
+                   call.workspace + thread * cut.points(), own);
+            if (parts == 1) finished(index, own);
         }
+    });
+    if (parts == 1) return finite;
+    parallel(call.threads, cut.shares(), parts * cut.totals(), [&](Index begin, Index end) {
+        for (Index index = begin; index < end; ++index) finished(index, totals + index * parts * cut.totals());
     });
     return finite;
 }

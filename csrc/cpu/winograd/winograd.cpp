@@ -52,7 +52,7 @@ Index tiles_of(const Shape& of, const max_pool2d::Forward* pool) {
 
 // Floats that a thread needs for one block after the other, and with an image's outputs.
 Index blocks_size(const Shape& of, Index block) {
-    return (of.R + 1) * (of.R + 1) * block * (padded(of.C, CHANNELS) + FILTERS) + gathered_size(of);
+    return (of.R + 1) * (of.R + 1) * (block * (padded(of.C, CHANNELS) + FILTERS) + SKEW) + gathered_size(of);
 }
 
 Index workspace_size(const Shape& of, const max_pool2d::Forward* pool) {
@@ -169,7 +169,7 @@ bool convolve_block(const Call& call, const Part& part, float* points) {
     constexpr int P = R + 1;
     const Shape& shape = call.shape;
     const Index C = shape.C, first = part.first, tiles = part.tiles, group = part.group;
-    const Index panel_size = C * FILTERS, points_size = call.C * call.block;
+    const Index panel_size = C * FILTERS, points_size = call.C * call.block + SKEW;
     float *products = points + P * P * points_size, *gathered = products + P * P * call.block * FILTERS;
     call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
         all_to_points(matrices<R>.B, call.images, shape, n, group * C, C, row, column, count, gathered,

@@ -61,7 +61,7 @@ struct WeightGrad {
     const float* input;
     const float* grad;  // as an output
     float* weight_grad;
-    float* workspace;  // `weight_grad_workspace` floats a thread
+    float* workspace;  // `weight_grad_workspace` floats
     int threads;
 };
 
