@@ -27,6 +27,10 @@ struct Images {
     Index place(Index n, Index c, Index h, Index w) const {
         return channels_last ? ((n * H + h) * W + w) * C + c : ((n * C + c) * H + h) * W + w;
     }
+    void fetch(Index place) const {
+        __builtin_prefetch(data + place);
+        if (gate) __builtin_prefetch(gate + place);
+    }
     Floats read(Index place, Index count) const {
         const Floats value = load_some(data + place, count);
         return gate ? load_some(gate + place, count) <= Floats{} ? Floats{} : value : value;
@@ -79,7 +83,10 @@ __attribute__((always_inline)) inline void to_points(const double (&M)[COUNT][FR
     if (from.channels_last) {
         down([&](int i, Index j) {
             const bool inside = is_inside(h + i, from.H) && is_inside(w + j, from.W);
-            return inside ? from.read(from.place(n, c, h + i, w + j), channels) : Floats{};
+            if (!inside) return Floats{};
+            const Index place = from.place(n, c, h + i, w + j);
+            from.fetch(place + LANES);  // the next channels: a pixel's lie side by side, which are too few to foresee
+            return from.read(place, channels);
         });
     } else {
         alignas(64) float rows[FROM][(WIDEST + LANES) * LANES];
