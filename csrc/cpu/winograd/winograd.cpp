@@ -30,6 +30,7 @@ using namespace ALEXKERN_ISA;
 constexpr int ROWS = LANES == 16 ? 14 : 6;  // tiles in registers
 constexpr int VECTORS = 2;
 constexpr int WIDE = VECTORS * LANES;
+constexpr int PIECES = 64;         // a thread, of a block or an image each
 constexpr int LONGEST_BLOCK = 56;  // tiles: reading the filters once a block then costs little
 constexpr int NEAR = 128;          // channels: their filters and two products' points stay in the L1
 template <int R>
@@ -231,7 +232,7 @@ bool pool_all(const Call& call) {
     const Index size = of.groups * of.K * pool.windows.P * pool.windows.Q, bytes = pool.wide_offsets ? 4 : 1;
     bool finite = true;
     const Index numbers = call.count * of.groups * of.C * call.panels * FILTERS;
-    parallel(call.of.threads, of.N, numbers, [&](Index begin, Index end) {
+    parallel<PIECES>(call.of.threads, of.N, numbers, [&](Index begin, Index end) {
         float *own = own_workspace(call), *outputs = own + blocks_size(of, call.block);
         max_pool2d::Forward one = pool;
         one.input = outputs;
@@ -259,7 +260,7 @@ bool convolve_all(const Call& call) {
     while (blocks * groups * parts % threads != 0 && blocks * groups * parts < 4 * threads && parts < panels) ++parts;
     bool finite = true;
     const Index numbers = call.block * call.shape.C * panels / parts * FILTERS;
-    parallel(call.of.threads, blocks * groups * parts, numbers, [&](Index begin, Index end) {
+    parallel<PIECES>(call.of.threads, blocks * groups * parts, numbers, [&](Index begin, Index end) {
         float* own = own_workspace(call);
         for (Index unit = begin; unit < end; ++unit) {
             const Index place = unit % parts, first = unit / parts / groups * call.block;
