@@ -68,23 +68,47 @@ __attribute__((always_inline)) inline void to_points(const double (&M)[COUNT][FR
                                                      float* points, Index step) {
     constexpr Index WIDEST = 2 * LONGEST + FROM - 2;
     const Index columns = 2 * tiles + FROM - 2;
-    alignas(64) float half[WIDEST * COUNT * LANES];  // M d: its columns, which neighbours share
-    const auto down = [&](const auto& pixel) {
-        for (Index j = 0; j < columns; ++j) {
-            Floats column[FROM], result[COUNT];
+    const auto transform = [&](const auto& pixel) {
+        Floats half[FROM][COUNT];  // M d of a tile: its columns, the first of which it shares with the tile before
+        const auto go_down = [&](Index from, int to) {
+            Floats column[FROM];
 #pragma GCC unroll 8
-            for (int i = 0; i < FROM; ++i) column[i] = pixel(i, j);
-            multiply(M, column, result);
+            for (int i = 0; i < FROM; ++i) column[i] = pixel(i, from);
+            multiply(M, column, half[to]);
+        };
 #pragma GCC unroll 8
-            for (int i = 0; i < COUNT; ++i) store(half + (j * COUNT + i) * LANES, result[i]);
+        for (int j = 0; j < FROM - 2; ++j) go_down(j, j + 2);
+        for (Index t = 0; t < tiles; ++t) {
+#pragma GCC unroll 8
+            for (int j = 0; j < FROM - 2; ++j) {
+#pragma GCC unroll 8
+                for (int i = 0; i < COUNT; ++i) half[j][i] = half[j + 2][i];
+            }
+#pragma GCC unroll 8
+            for (int j = FROM - 2; j < FROM; ++j) go_down(2 * t + j, j);
+#pragma GCC unroll 8
+            for (int i = 0; i < COUNT; ++i) {
+                Floats row[FROM], result[COUNT];
+#pragma GCC unroll 8
+                for (int j = 0; j < FROM; ++j) row[j] = half[j][i];
+                multiply(M, row, result);
+#pragma GCC unroll 8
+                for (int j = 0; j < COUNT; ++j) store(points + (i * COUNT + j) * step + t * CHANNELS, result[j]);
+            }
         }
     };
     const auto is_inside = [](Index at, Index size) { return at >= 0 && at < size; };
     if (from.channels_last) {
-        down([&](int i, Index j) {
-            const bool inside = is_inside(h + i, from.H) && is_inside(w + j, from.W);
-            if (!inside) return Floats{};
-            const Index place = from.place(n, c, h + i, w + j);
+        Index lines[FROM];  // where the pixels of a row begin
+        bool has[FROM];
+#pragma GCC unroll 8
+        for (int i = 0; i < FROM; ++i) {
+            lines[i] = from.place(n, c, h + i, w);
+            has[i] = is_inside(h + i, from.H);
+        }
+        transform([&](int i, Index j) {
+            if (!has[i] || !is_inside(w + j, from.W)) return Floats{};
+            const Index place = lines[i] + j * from.C;
             from.fetch(place + LANES);  // the next channels: a pixel's lie side by side, which are too few to foresee
             return from.read(place, channels);
         });
@@ -105,18 +129,7 @@ __attribute__((always_inline)) inline void to_points(const double (&M)[COUNT][FR
             for (Index j = 0; j < begin; ++j) store(rows[i] + j * LANES, Floats{});
             for (Index j = last; j < columns; ++j) store(rows[i] + j * LANES, Floats{});
         }
-        down([&](int i, Index j) { return load<Floats>(rows[i] + j * LANES); });
-    }
-    for (Index t = 0; t < tiles; ++t) {
-#pragma GCC unroll 8
-        for (int i = 0; i < COUNT; ++i) {
-            Floats row[FROM], result[COUNT];
-#pragma GCC unroll 8
-            for (int j = 0; j < FROM; ++j) row[j] = load<Floats>(half + ((2 * t + j) * COUNT + i) * LANES);
-            multiply(M, row, result);
-#pragma GCC unroll 8
-            for (int j = 0; j < COUNT; ++j) store(points + (i * COUNT + j) * step + t * CHANNELS, result[j]);
-        }
+        transform([&](int i, Index j) { return load<Floats>(rows[i] + j * LANES); });
     }
 }
 
