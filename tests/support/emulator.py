@@ -15,17 +15,17 @@ EMULATOR = ROOT / "csrc" / "emulator"
 CACHE = Path(os.environ.get("EMULATOR_BUILD_DIR", ROOT / "build" / "emulator"))
 
 CXX = os.environ.get("CXX", "g++")
-COMMON = ["-std=c++17", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+COMMON = ["-std=c++17", "-g1", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
 TRAP_MISALIGNED = ["-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"]
 # Of each build: the flags for kernels, and those for the emulator's own sources.
 MODES = {
-    "plain": (["-O1", *TRAP_MISALIGNED], ["-O2"]),
+    "plain": (["-O1", *TRAP_MISALIGNED], ["-O1"]),
     "address": (
         ["-O1", "-fsanitize=address", "-fno-omit-frame-pointer", *TRAP_MISALIGNED],
-        ["-O2", "-fsanitize=address"],
+        ["-O1", "-fsanitize=address"],
     ),
-    "thread": (["-O1", "-fsanitize=thread"], ["-O2", "-DEMULATOR_RACES"]),
-    "portable": (["-O2", *TRAP_MISALIGNED], ["-O2", "-DEMULATOR_PORTABLE_FIBERS"]),
+    "thread": (["-O1", "-fsanitize=thread"], ["-O1", "-DEMULATOR_RACES"]),
+    "portable": (["-O1", *TRAP_MISALIGNED], ["-O1", "-DEMULATOR_PORTABLE_FIBERS"]),
 }
 SEEDS = {"plain": 12, "address": 6, "thread": 3, "portable": 6}
 
