@@ -326,18 +326,24 @@ def test_convolution_and_pooling(
 
 
 @interpreted
-def test_pooling_of_a_row_that_long(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    """An output row alone has over 2**31 elements."""
+@pytest.mark.parametrize("axis", [2, 3])
+def test_pooling_of_a_side_that_long(axis: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """An output row, or column, alone has over 2**31 elements."""
     config = conv2d_relu_max_pool2d.Config(True, 2, 8, 16, 16, 4, 3, 1)
     monkeypatch.setattr(conv2d_relu_max_pool2d, "_configuration", lambda *_: config)
-    K, Q = 1024, 2**21 + 7
-    x, w = sparse_images(1, 16, 3, 2 * Q + 1), whole((K, 16, 1, 1), generator)
-    x[..., -33:] = whole((1, 16, 3, 33), generator)
+    K, length = 1024, 2**21 + 7
+    long, short = [1, 16, 3, 3], [1, 16, 3, 3]
+    long[axis], short[axis] = 2 * length + 1, 33
+    x, w = sparse_images(*long), whole((K, 16, 1, 1), generator)
+    end = x.narrow(axis, long[axis] - 33, 33).copy_(whole(tuple(short), generator))
     arguments = (None, *POINT, *POOL, True)
-    wanted, wanted_offsets = conv2d_relu_max_pool2d.forward(x[..., -33:], w[-16:], *arguments)
+    wanted = conv2d_relu_max_pool2d.forward(end, w[-16:], *arguments)
     last_program(monkeypatch, conv2d_relu_max_pool2d, "conv2d_relu_max_pool2d_kernel")
-    y, offsets = conv2d_relu_max_pool2d.forward(x, w, *arguments)
-    windows = (Q - 1) % 7 + 1  # of the last program
-    assert K * (Q - windows) > LIMIT
-    assert_same(y[0, -16:, 0, -windows:], wanted[0, :, 0, -windows:])
-    assert_same(offsets[0, -16:, 0, -windows:], wanted_offsets[0, :, 0, -windows:])
+    found = conv2d_relu_max_pool2d.forward(x, w, *arguments)
+    windows = (length - 1) % (2 if axis == 2 else 7) + 1  # of the last program
+    assert K * (length - windows) > LIMIT
+    for one, other in zip(found, wanted, strict=True):
+        assert one is not None and other is not None
+        assert_same(
+            one[0, -16:].narrow(axis - 1, length - windows, windows), other[0].narrow(axis - 1, 16 - windows, windows)
+        )
