@@ -142,12 +142,13 @@ def test_any_convolution(case: tuple, isa: str, generator: torch.Generator, ever
             torch.testing.assert_close(one.double(), reference, rtol=0, atol=bound.item(), msg=f"{what}, {layouts}")
 
 
-# AlexNet's conv2 to conv5, and one with two groups.
+# AlexNet's conv2 to conv5, one of few channels, and one with two groups.
 LAYERS = {
     "conv2": (1, 64, 192, 27, 27, 5, (2, 2), 1),
     "conv3": (2, 192, 384, 13, 13, 3, (1, 1), 1),
     "conv4": (2, 384, 256, 13, 13, 3, (1, 1), 1),
     "conv5": (2, 256, 256, 13, 13, 3, (1, 1), 1),
+    "narrow": (8, 32, 64, 28, 28, 3, (1, 1), 1),
     "groups": (2, 48, 128, 27, 27, 5, (2, 2), 2),
 }
 

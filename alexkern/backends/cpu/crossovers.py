@@ -87,7 +87,7 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
     "avx2": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
         "input_grad": (Tiled(3, 32, 98), Tiled(5, 64, 49)),
-        "weight_grad": (Tiled(3, 128, 98),),
+        "weight_grad": (Tiled(3, 32, 49),),
         "packed": (Tiled(3, 32, 98), Tiled(5, 32, 16)),
         "forward of blocks": (Tiled(3, 32, 3136),),
         "packed of blocks": (Tiled(3, 32, 98),),
@@ -96,7 +96,7 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
     "avx512": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
         "input_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
-        "weight_grad": (Tiled(3, 128, 98),),
+        "weight_grad": (Tiled(3, 32, 49),),
         "packed": (Tiled(3, 32, 4), Tiled(5, 32, 16)),
         "forward of blocks": (Tiled(3, 32, 3136),),
         "packed of blocks": (Tiled(3, 32, 98),),
