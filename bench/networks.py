@@ -195,7 +195,7 @@ def reference_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> l
 
 
 def training_step(network: nn.Module, forward: Call, labels: Tensor) -> Call:
-    """One step of SGD with momentum on the network's own parameters, in one pass over them as `alexkern train` has it."""
+    """One step of SGD with momentum on the network's own parameters, in one pass over them as in `alexkern train`."""
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
     def step() -> Tensor:

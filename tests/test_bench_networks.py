@@ -15,7 +15,7 @@ from alexkern import models
 from alexkern.bench import bench_dropout, bench_training, history
 from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import LAYERS, Target
-from alexkern.bench.networks import contenders, plain, training_trial
+from alexkern.bench.networks import contenders, plain, training_trial, variant
 from alexkern.bench.operators import _expression
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.peers.cudnn import fuse_pairs
@@ -243,3 +243,11 @@ def test_on_a_gpu_ours_are_also_measured_by_name_whatever_auto_takes(monkeypatch
     for name, backend in (("alexkern", "auto"), ("alexkern cuda", "cuda")):
         of = dataclasses.replace(operator, ours=lambda layer, input: alexkern.current_backend())
         assert _expression(of, name)(None, torch.zeros(1)) == backend
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_only_on_a_cpu_a_peer_has_threads_that_go_on_spinning(device):
+    """And only one that has them: for the others a run would wait at every sample."""
+    target = dataclasses.replace(options().target, device=torch.device(device))
+    restless = {peer.name for peer in PEERS if variant(peer, target).restless}
+    assert restless == ({"onnxruntime", "openvino"} if device == "cpu" else set())

@@ -316,6 +316,12 @@ def test_the_stages_are_those_of_its_page() -> None:
     assert named == [one.name for one in chip.STAGES]
 
 
+def test_what_a_stage_has_at_its_limit_is_a_result_where_it_goes_from_piece_to_piece() -> None:
+    """A build and a verification that were cut off have found nothing; nor have the kernels' own tests."""
+    whole = [one.name for one in chip.STAGES if not one.open_ended]
+    assert whole == ["build", "without-cuda", "verify", "tests"]
+
+
 def test_the_stages_call_what_there_is(tmp_path: Path) -> None:
     for one in chip.STAGES:
         command = list(one.command(tmp_path, 100.0))

@@ -256,7 +256,11 @@ def test_the_same_bits_for_any_number_of_threads(isa: str, generator: torch.Gene
     before = torch.get_num_threads()
     try:
         # The first and the last have tiles enough for a filter's gradient in two parts.
-        cases = (13, 40, 96, 13, 12, 3, (1, 1), 1), (2, 16, 40, 9, 9, 5, (2, 2), 2), (10, 3, 70, 60, 61, 11, (2, 2), 1, 4)
+        cases = (
+            (13, 40, 96, 13, 12, 3, (1, 1), 1),
+            (2, 16, 40, 9, 9, 5, (2, 2), 2),
+            (10, 3, 70, 60, 61, 11, (2, 2), 1, 4),
+        )
         for case, layout in product(cases, LAYOUTS):
             layer = Layer(case, generator, (layout, layout))
             torch.set_num_threads(1)
