@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from alexkern import captures, dispatch
 from alexkern.errors import argument_error
-from alexkern.nn import Match, gains_by_channels_last, longest, to_channels_last
+from alexkern.nn import Match, folded, gains_by_channels_last, longest, to_channels_last
 from alexkern.ops.checks import FLOATING
 from alexkern.ops.layer import Layer, Reader, example, hinted
 from alexkern.ops.registry import spellings
@@ -140,20 +140,6 @@ def folds(norm: Layer, layer: Layer, output: Tensor) -> bool:
     if (layer.kind, norm.kind, output.dim()) not in ((nn.Conv2d, nn.BatchNorm2d, 4), (nn.Linear, nn.BatchNorm1d, 2)):
         return False  # of an image alone, or of a sequence of rows, the second dimension is normalised, and is another
     return not norm.training and layer.weight.numel() <= hinted(output).numel()
-
-
-def folded(
-    weight: Tensor, bias: Tensor | None, mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Weight and bias of a layer with a normalisation by running statistics behind it, rounded once."""
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    factor = (variance.to(wide) + eps).rsqrt()
-    factor = factor if scale is None else factor * scale
-    offset = ((0 if bias is None else bias) - mean.to(wide)) * factor
-    offset = offset if shift is None else offset + shift
-    filters = weight * factor.view(-1, *(1 for _ in weight.shape[1:]))
-    return filters.to(weight.dtype), offset.to(weight.dtype)
 
 
 class Rewriting:

@@ -171,6 +171,21 @@ def to_channels_last(input: Tensor) -> Tensor:
     return input.contiguous(memory_format=torch.channels_last)
 
 
+def folded(
+    weight: Tensor, bias: Tensor | None, mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor | None,
+    eps: float, wide: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weight and bias of a layer with a normalisation by running statistics behind it, computed in `wide` at least and
+    rounded once."""
+    wide = torch.promote_types(weight.dtype, wide)
+    factor = (variance.to(wide) + eps).rsqrt()
+    factor = factor if scale is None else factor * scale
+    offset = ((0 if bias is None else bias) - mean.to(wide)) * factor
+    offset = offset if shift is None else offset + shift
+    filters = weight * factor.view(-1, *(1 for _ in weight.shape[1:]))
+    return filters.to(weight.dtype), offset.to(weight.dtype)
+
+
 def _is_plain(value: Any) -> bool:
     """A dense floating tensor, and no subclass with a behaviour of its own."""
     return (

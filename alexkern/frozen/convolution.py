@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from alexkern import functional
 from alexkern.backends.way import Way
 from alexkern.frozen import images as taken
-from alexkern.frozen.step import PackedRun, folded
+from alexkern.frozen.step import PackedRun, with_norm
 from alexkern.geometry import Pair, convolution
 from alexkern.nn import Match
 from alexkern.ops.checks import pair
@@ -79,7 +79,7 @@ class FrozenConvolution(PackedRun):
         pairs = [pair("freeze", "pool", number, 0) for number in self.numbers]
         self.window = window = (*pairs, (1, 1), pool.ceil_mode) if self.pools else None
         self.pool = None if window is None else lambda images: functional.max_pool2d(images, *window)
-        weight, bias = folded(conv, norm)
+        weight, bias = with_norm(conv, norm)
         super().__init__(weight, bias, found, conv, *(() if norm is None else (norm,)), *rest)
         self.images: taken.Images | None = None  # of the model's first: float32 is rounded, and bytes are normalised
         if name == plan.head:

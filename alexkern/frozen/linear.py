@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from alexkern import dispatch, functional
 from alexkern.backends.way import Way
-from alexkern.frozen.step import PackedRun, folded
+from alexkern.frozen.step import PackedRun, with_norm
 from alexkern.nn import Match
 
 LARGE = 2**20  # elements of a weight of which a way other than torch's may be quicker
@@ -33,7 +33,7 @@ class FrozenLinear(PackedRun):
     LAYER, PLAIN = "linear", Plain
 
     def __init__(self, linear: nn.Linear, norm: nn.Module | None, found: Match | None):
-        weight, bias = folded(linear, norm)
+        weight, bias = with_norm(linear, norm)
         norms, rest = () if norm is None else (norm,), () if found is None else found.modules[1:]
         super().__init__(dispatch.settled(self.LAYER, weight.contiguous()), bias, found, linear, *norms, *rest)
         self.of_rows = norm is not None  # of more dimensions it normalises another than the last

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alexkern import dispatch
 from alexkern.backends.way import Way
 from alexkern.errors import argument_error
-from alexkern.nn import Match, is_bare
+from alexkern.nn import Match, folded, is_bare
 from alexkern.ops.checks import FLOATING
 
 
@@ -107,17 +107,13 @@ def folds(norm: Any, layer: type) -> bool:
     return type(norm) is NORMS.get(layer) and is_bare(norm) and not norm.training and norm.running_var is not None
 
 
-def folded(layer: nn.Conv2d | nn.Linear, norm: Any) -> tuple[Tensor, Tensor | None]:
+def with_norm(layer: nn.Conv2d | nn.Linear, norm: Any) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a layer with the normalisation behind it, rounded once."""
     weight, bias = layer.weight.detach(), layer.bias
     if norm is None:
         return weight, bias
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = ((0 if bias is None else bias.double()) - norm.running_mean.double()) * scale
-    shift = shift if norm.bias is None else shift + norm.bias
-    filters = weight.double() * scale.view(-1, *(1 for _ in weight.shape[1:]))
-    return filters.to(weight.dtype), shift.to(weight.dtype)
+    statistics = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    return folded(weight, bias, *statistics, norm.eps, torch.float64)
 
 
 class PackedRun(Run):
