@@ -56,6 +56,14 @@ def test_a_linear_layer_runs_where_a_product_of_its_rows_gains(operators: list[s
         assert bool(operators) is gains, (rows, grad)
 
 
+def test_what_torch_is_behind_in_at_any_size_runs(operators: list[str]) -> None:
+    fused = alexkern.fuse(nn.Sequential(nn.LocalResponseNorm(3), nn.Dropout(0.5)))
+    for _ in range(2):
+        operators.clear()
+        fused(SMALL)
+    assert operators == ["local_response_norm", "dropout"]
+
+
 def test_what_was_asked_for_by_name_runs(operators: list[str]) -> None:
     fused = alexkern.fuse(network())
     fused(SMALL), fused(SMALL)

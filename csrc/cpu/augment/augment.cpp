@@ -36,10 +36,7 @@ struct Axis {
         const Index first = smaller(low, size - taps);
         double sum = 0;
         for (Index j = low; j < high; ++j) sum += weight(j, centre);
-        for (Index tap = 0; tap < taps; ++tap) {
-            const Index j = first + tap;
-            weights[tap] = j < low || j >= high ? 0.0f : static_cast<float>(weight(j, centre) / sum);
-        }
+        for (Index tap = 0; tap < taps; ++tap) weights[tap] = static_cast<float>(weight(first + tap, centre) / sum);
         return first;
     }
 
