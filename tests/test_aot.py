@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from support.optional import need
@@ -9,7 +11,7 @@ from support.optional import need
 need("triton")
 
 from alexkern.cost.model import blocks_per_multiprocessor, limits  # noqa: E402
-from alexkern.tools import sass  # noqa: E402
+from alexkern.tools import aot, sass  # noqa: E402
 
 # A product as cuobjdump lists it, cut down: a prologue with its own copies, a loop that waits, the main loop with a
 # loop around it, and an epilogue.
@@ -139,3 +141,19 @@ def test_occupancy_counts_tensor_memory() -> None:
 def test_occupancy_knows_its_targets() -> None:
     with pytest.raises(ValueError, match="target must be one of 80, 86, 89, 90, 100, 120, got 75"):
         limits(75)
+
+
+def test_the_table_has_a_row_for_each_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = SimpleNamespace(
+        workload="conv1", call="forward", kernel="conv_kernel", target=90, tile="128 x 64", registers=168, stack=8,
+        local=4, shared=49152, blocks=2, main_loop={"HGMMA": 4, "LDSM": 2}, products=3, copies=(16,), loads=(),
+        stores=(4, 8),
+    )  # fmt: skip
+    monkeypatch.setattr(aot, "reports", lambda *_: [made, made])
+    assert aot.main([]) == 0
+    head, *rows = [[cell.strip() for cell in line.split(" | ")] for line in capsys.readouterr().out.splitlines()]
+    assert tuple(head) == aot.COLUMNS and len(rows) == 2
+    counts = "6/3 HGMMA 4, LDSM 2 LDGSTS.16 STG.8"
+    assert rows[0] == ["conv1", "forward", "conv_kernel", "90", "128 x 64", "168", "12", "49152", "2", counts]

@@ -247,6 +247,9 @@ def test_bad_arguments(backend: str) -> None:
     for other in (nn.Linear(3, 3), nn.ModuleList([type("Own", (nn.Conv2d,), {})(3, 4, 11, 4)])):
         with pytest.raises(alexkern.ArgumentError, match="the model has no nn.Conv2d that takes its images"):
             alexkern.freeze(other, mean=MEAN, std=STD)
+    for name, numbers in (("mean", MEAN), ("std", STD)):
+        with pytest.raises(alexkern.ArgumentError, match=f"{name} must be None where the model has no nn.Conv2d"):
+            alexkern.freeze(nn.Linear(3, 3), **{name: numbers})  # type: ignore[arg-type]
 
 
 def test_bad_images(backend: str) -> None:
