@@ -81,7 +81,8 @@ class Tiled(NamedTuple):
     tiles: int
 
 
-# As above, by bench/crossovers.py. "packed": of filters that a snapshot has packed; "of blocks": with strides.
+# As above, by bench/crossovers.py; filters' gradients, whose shares depend on the threads, with one thread and two.
+# "packed": of filters that a snapshot has packed; "of blocks": with strides.
 CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
     "portable": {},
     "avx2": {

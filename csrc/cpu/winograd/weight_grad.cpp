@@ -50,7 +50,7 @@ constexpr Transposed transposed;
 struct Cut {
     const Shape& of;
     Tiles tiles{of.P, of.Q};
-    Index blocks = ceil_div(of.N * tiles.down * tiles.across, BLOCK), parts = 1;
+    Index count = of.N * tiles.down * tiles.across, blocks = ceil_div(count, BLOCK), parts = 1;
     Index channels = l2_bytes() < LARGE_CACHE ? MOST_FILTERS / 2 : MOST_FILTERS, filters = MOST_FILTERS;
 
     Cut(const Shape& of, Index threads) : of(of) {
@@ -145,35 +145,36 @@ void to_taps(const WeightGrad& call, const Cut& cut, const Share& share, const f
     };
     float* to = call.weight_grad + (share.group * call.shape.K + share.k + k) * C * TAPS;
     if (call.channels_last) {
-        for (Index tap = 0; tap < TAPS; ++tap)
+        for (Index tap = 0; tap < TAPS; ++tap) {
             write(taps + tap * channels * LANES, channels, to + tap * C + share.c + c);
+        }
     } else {
         write(taps, channels * TAPS, to + (share.c + c) * TAPS);
     }
 }
 
 // The totals of some blocks.
-void add_up(const WeightGrad& call, const Share& share, Index begin, Index end, float* space, float* totals) {
+void add_up(const WeightGrad& call, const Cut& cut, const Share& share, Index begin, Index end, float* space,
+            float* totals) {
     const Shape& of = call.shape;
     const Images images = images_of(call.input, nullptr, call.channels_last, of);
     const Images outputs{call.grad, nullptr, call.channels_last, of.groups * of.K, of.P, of.Q};
-    const Tiles tiles(of.P, of.Q);
-    const Index count = of.N * tiles.down * tiles.across, row = share.row(), step = share.step();
+    const Index row = share.row(), step = share.step();
     const Index inputs_step = padded(share.channels, CHANNELS) * BLOCK + SKEW;
     const Index grads_step = padded(row, CHANNELS) * BLOCK + SKEW;
     float *inputs = space, *grads = inputs + P * P * inputs_step, *gathered = grads + P * P * grads_step;
     __builtin_memset(totals, 0, P * P * step * sizeof(float));
-    for (Index first = begin * BLOCK; first < smaller(end * BLOCK, count); first += BLOCK) {
-        const Index length = smaller(BLOCK, count - first);
+    for (Index first = begin * BLOCK; first < smaller(end * BLOCK, cut.count); first += BLOCK) {
+        const Index length = smaller(BLOCK, cut.count - first);
         const auto place = [](float* points, Index c) {
             return points + c / CHANNELS * CHANNELS * BLOCK + c % CHANNELS;
         };
-        tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
+        cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
             all_to_points(matrices<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w, run,
                           gathered, inputs + tile * CHANNELS, CHANNELS * BLOCK, inputs_step);
         });
         for (Index k = 0; k < share.filters; k += LANES) {
-            tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
+            cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
                 to_points(transposed.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h, w, run,
                           place(grads, k) + tile * CHANNELS, grads_step);
             });
@@ -225,7 +226,7 @@ bool weight_grad<Isa::ALEXKERN_ISA>(const WeightGrad& call) {
         for (Index unit = begin; unit < end; ++unit) {
             const Index index = unit / parts, part = unit % parts;
             float* own = totals + (parts == 1 ? thread : unit) * cut.totals();
-            add_up(call, Share(cut, index), cut.blocks * part / parts, cut.blocks * (part + 1) / parts,
+            add_up(call, cut, Share(cut, index), cut.blocks * part / parts, cut.blocks * (part + 1) / parts,
                    call.workspace + thread * cut.points(), own);
             if (parts == 1) finished(index, own);
         }
