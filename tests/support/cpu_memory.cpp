@@ -253,7 +253,7 @@ int main() {
             convolve(shape(1, C, R, 2, 5, R, R + 1, R + 2, 1));
             convolve(shape(2, C, R + 3, 5, 5, R, -1, 0, 1));  // of the gradient, with padding beyond the filter
         }
-        convolve(shape(3, 48, 14, 41, 40, R, R / 2, R / 2, 1));
+        convolve(shape(4, 48, 14, 41, 40, R, R / 2, R / 2, 1));  // tiles enough for two parts of a gradient
         convolve(shape(2, 3, 39, 31, 33, R, 2, 1, 1, 4));
     }
     linear(3, 2048, 1024);  // past the caches, at an address that may be none for it
