@@ -18,7 +18,7 @@ from alexkern._nvcc import PLACES, find_nvcc, too_old
 from alexkern._version import __version__
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import memory
-from alexkern.backends.cpu.crossovers import CONVOLUTIONS, kernels
+from alexkern.backends.cpu.crossovers import CONVOLUTIONS, measured
 from alexkern.dispatch import Explanation, explain
 from alexkern.ops.registry import served
 
@@ -91,7 +91,7 @@ def info() -> Info:
 
 def _snapshots() -> str:
     reason = cpu.missing("cpu", torch.float32)
-    if reason is None and "packed" not in CONVOLUTIONS[kernels()]:
+    if reason is None and "packed" not in CONVOLUTIONS[measured()]:
         reason = f"others do not pay with {cpu.native().isa()}"
     if reason is None:
         return "on a CPU with 3x3 and 5x5 convolutions in fewer products"

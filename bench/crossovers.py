@@ -92,8 +92,8 @@ def pooling(C: int, Q: int, layout: torch.memory_format, forward: bool) -> Pair:
 
 
 def entry(table: str, measured: object) -> None:
-    """Of the set that was measured, as crossovers.py has it."""
-    print(f"# {table}:\n    {crossovers.kernels()!r}: {measured!r},")
+    """Of the processor and the set that were measured, as crossovers.py has it."""
+    print(f"# {table}:\n    {crossovers.measured()!r}: {measured!r},")
 
 
 def from_on(counts: tuple[int, ...], ratios: list[float]) -> int:
@@ -220,8 +220,7 @@ def linear(runs: int) -> None:
 
 
 def poolings(runs: int) -> None:
-    isa = crossovers.kernels()
-    crossovers.POOLED[isa] = Pooled(0, 0)  # all of them ours, to be measured
+    crossovers.POOLED[crossovers.measured()] = Pooled(0, 0)  # all of them ours, to be measured
     windows = [ratio(*pooling(64, Q, torch.contiguous_format, True), runs) for Q in WINDOWS]
     channels = [ratio(*pooling(C, 27, torch.channels_last, False), runs) for C in POOLED]
     for what, counts, ratios in (("windows in a row", WINDOWS, windows), ("channels", POOLED, channels)):

@@ -93,7 +93,8 @@ def test_pooling_has_torchs_bits(
 ) -> None:
     shape, *window = case
     ours, torchs = (dispatch.implementation(name, "max_pool2d") for name in ("cpu", "torch"))
-    monkeypatch.setattr(crossovers, "POOLED", {isa: crossovers.Pooled(0, 0)})  # no shape is left to torch
+    nothing_is_torchs = dict.fromkeys(crossovers.POOLED, crossovers.Pooled(0, 0))
+    monkeypatch.setattr(crossovers, "POOLED", nothing_is_torchs)
     values = torch.randn(shape, generator=generator)
     if special:
         table = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40])
@@ -176,7 +177,9 @@ def test_every_bfloat16(isa: str) -> None:
 # Rows, in_features, out_features: a row alone, rows that fill no tile, columns and filters that fill no vector.
 LINEARS = [
     *((N, C, 5) for N in (1, 3, 4, 5, 8, 9, 17) for C in (1, 3, 5, 7, 17)),
+    (1, 801, 14),  # more than one block of columns, filters that fill no unit
     (2, 48, 48),
+    (3, 785, 25),
     (8, 400, 33),
     (9, 769, 40),
     (33, 385, 1),
@@ -190,7 +193,7 @@ LINEARS = [
 def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left to torch."""
     everything = dict.fromkeys(crossovers.PRODUCTS, ((1, ((1, cpu.native().linear_most_rows),)),))
-    monkeypatch.setattr(crossovers, "TABLE", dict.fromkeys(ISAS, everything))
+    monkeypatch.setattr(crossovers, "TABLE", dict.fromkeys(crossovers.TABLE, everything))
 
 
 @pytest.mark.parametrize("case", LINEARS, ids=str)
@@ -287,7 +290,7 @@ def test_products_that_the_table_does_not_name_are_torchs(
         "input_grad": ((1000, ((1, 9),)), (1, ((3, 3),))),
         "weight_grad": ((1, ((1, 1),)),),
     }
-    monkeypatch.setattr(crossovers, "TABLE", {isa: table})
+    monkeypatch.setattr(crossovers, "TABLE", {crossovers.measured(): table})
     weight = torch.randn(20, 11, generator=generator)
 
     def served(product: str, rows: int, weight: Tensor) -> bool:
@@ -309,6 +312,17 @@ def test_products_that_the_table_does_not_name_are_torchs(
         for one, other in zip(gradients, others, strict=True):
             torch.testing.assert_close(one, other)
         assert ours.backward(*arguments, (False, False, False)) == (None, None, None)
+
+
+def test_whose_a_product_is_goes_by_the_processors_maker(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, keys = torch.empty(4, 4), (isa, f"{isa} on AMD")
+    assert all({*keys} <= of.keys() for of in (crossovers.TABLE, crossovers.POOLED, crossovers.CONVOLUTIONS))
+    monkeypatch.setattr(crossovers, "TABLE", {key: {"forward": ((1, ((n, n),)),)} for n, key in enumerate(keys)})
+    monkeypatch.setattr(crossovers, "POOLED", dict(zip(keys, range(2), strict=True)))
+    for place, amd in enumerate((False, True)):
+        monkeypatch.setattr(cpu.native(), "amd", amd)
+        assert [N for N in range(5) if crossovers.is_ours("forward", weight, N)] == [place]
+        assert crossovers.pooled() == place
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())

@@ -43,7 +43,7 @@ def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     products = ("forward", "input_grad", "packed", "forward of blocks")
     everything = dict.fromkeys(products, tuple(Tiled(R, 1, 1) for R in winograd.SIZES))
     everything |= dict.fromkeys(("weight_grad", "weight_grad of blocks"), (Tiled(3, 1, 1),))
-    monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(ISAS, everything))
+    monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(crossovers.CONVOLUTIONS, everything))
     for limit in ("WORTH", "WORTH_PACKED"):
         monkeypatch.setattr(crossovers, limit, math.inf)
     monkeypatch.setattr(conv2d_relu_max_pool2d, "LEAST_TILES", 1)
@@ -338,7 +338,7 @@ def test_image_by_image_the_bits_of_two_passes(
 def test_what_the_table_does_not_name_is_torchs(isa: str, generator: torch.Generator, monkeypatch) -> None:
     """To the bit."""
     table = {"forward": (Tiled(3, 4, 20),), "input_grad": (Tiled(5, 4, 20), Tiled(5, 9, 1))}
-    monkeypatch.setattr(crossovers, "CONVOLUTIONS", {isa: table})
+    monkeypatch.setattr(crossovers, "CONVOLUTIONS", {crossovers.measured(): table})
 
     def served(case: tuple) -> tuple[bool, bool]:
         cpu.native().forget_kernel()

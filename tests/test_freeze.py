@@ -255,7 +255,7 @@ def test_linear_layers_of_few_rows_are_csrc_cpus(generator: torch.Generator, mon
     """With a ReLU and without, by the crossovers of its table."""
     model = nn.Sequential(nn.Linear(1024, 1500), nn.ReLU(), nn.Linear(1500, 1024, bias=False)).eval()
     frozen = alexkern.freeze(model)
-    monkeypatch.setattr(crossovers, "TABLE", {crossovers.kernels(): {"forward": ((2**20, ((3, 40),)),)}})
+    monkeypatch.setattr(crossovers, "TABLE", {crossovers.measured(): {"forward": ((2**20, ((3, 40),)),)}})
     served: list[int] = []
     own = FewRows.__call__
     monkeypatch.setattr(FewRows, "__call__", lambda way, rows: served.append(len(rows)) or own(way, rows))

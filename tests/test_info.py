@@ -170,6 +170,7 @@ def test_gpus_that_only_the_driver_sees(empty_path: Path, monkeypatch: pytest.Mo
     native = SimpleNamespace(
         __version__="1",
         compiler="GCC 7",
+        amd=False,
         isa=lambda: "avx2",
         isas=["portable", "avx2"],
         memory_use=lambda: (2**30, 3 * 2**20),

@@ -20,6 +20,7 @@ PYBIND11_MODULE(ALEXKERN_MODULE, m) {
     m.attr("compiler") = COMPILER;
     m.attr("geometry") = alexkern::geometry_fields();
     m.attr("isas") = alexkern::isas();  // the best last
+    m.attr("amd") = alexkern::amd();
     m.def("isa", &alexkern::isa_name);
     m.def("use", &alexkern::use);
     m.def("last_kernel", [] { return alexkern::last_kernel; });  // since it was forgotten, or ""

@@ -34,6 +34,14 @@ Named in_use = here().back();
 Isa isa() { return in_use.isa; }
 const char* isa_name() { return in_use.name; }
 
+bool amd() {
+#ifdef ALEXKERN_X86
+    return __builtin_cpu_is("amd");
+#else
+    return false;
+#endif
+}
+
 std::vector<std::string> isas() {
     std::vector<std::string> names;
     for (const Named& one : here()) names.emplace_back(one.name);

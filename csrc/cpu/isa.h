@@ -15,6 +15,9 @@ enum class Isa { portable, avx2, avx512 };
 Isa isa();
 const char* isa_name();
 
+// Whether AMD made the processor: the libraries that kernels are measured against run other code there.
+bool amd();
+
 // Those that this processor has and the module was built for, the best last.
 std::vector<std::string> isas();
 

@@ -65,6 +65,14 @@ inline void store(void* to, const Vector& value) {
     __builtin_memcpy(to, &value, sizeof(value));
 }
 
+// In a register from here on: what is used several times GCC would otherwise read for each, as an operand of every use.
+inline Floats in_register(Floats x) {
+#if defined(__x86_64__)
+    asm("" : "+v"(x));
+#endif
+    return x;
+}
+
 inline float widen(float x) { return x; }
 
 inline float widen(BFloat16 x) {

@@ -21,19 +21,31 @@ class Served(NamedTuple):
     rows: tuple[tuple[int, int], ...]
 
 
-# By instruction set, by product, the largest weights first: what bench/crossovers.py wrote on a Xeon (Sapphire Rapids),
-# for AVX2 with torch's products held to AVX2.
+# Tables go by instruction set and maker, as bench/crossovers.py wrote them on a Xeon (Sapphire Rapids) and on an EPYC
+# (Zen 4), for AVX2 with torch's products held to AVX2. This one by product, the largest weights first; one row, where
+# two threads gain more than one, with two as well.
 TABLE: dict[str, dict[str, tuple[Served, ...]]] = {
     "portable": {},
+    "portable on AMD": {},
     "avx2": {
         "forward": (Served(2**22, ((2, 96),)), Served(2**20, ((2, 24), (48, 96)))),
         "input_grad": (Served(2**24, ((2, 64),)), Served(2**20, ((8, 8), (16, 16)))),
         "weight_grad": (Served(2**24, ((1, 1),)), Served(2**20, ((2, 4),))),
     },
+    "avx2 on AMD": {
+        "forward": (Served(2**24, ((1, 128),)), Served(2**22, ((1, 96),)), Served(2**20, ((2, 96),))),
+        "input_grad": (Served(2**24, ((1, 128),)), Served(2**22, ((2, 128),)), Served(2**20, ((4, 32),))),
+        "weight_grad": (Served(2**24, ((2, 24),)), Served(2**20, ((2, 16),))),
+    },
     "avx512": {
         "forward": (Served(2**20, ((4, 64),)),),
         "input_grad": (Served(2**24, ((2, 128),)), Served(2**22, ((16, 128),))),
         "weight_grad": (Served(2**22, ((1, 8), (48, 96))),),
+    },
+    "avx512 on AMD": {
+        "forward": (Served(2**20, ((1, 128),)),),
+        "input_grad": (Served(2**24, ((2, 128),)), Served(2**22, ((4, 128),)), Served(2**20, ((4, 48),))),
+        "weight_grad": (Served(2**24, ((1, 128),)), Served(2**22, ((2, 128),)), Served(2**20, ((2, 24),))),
     },
 }
 
@@ -46,7 +58,14 @@ class Pooled(NamedTuple):
     channels: int
 
 
-POOLED = {"portable": Pooled(3, 16), "avx2": Pooled(3, 16), "avx512": Pooled(3, 12)}  # measured in the same way
+POOLED = {
+    "portable": Pooled(3, 16),
+    "portable on AMD": Pooled(3, 16),
+    "avx2": Pooled(3, 16),
+    "avx2 on AMD": Pooled(2, 24),
+    "avx512": Pooled(3, 12),
+    "avx512 on AMD": Pooled(2, 16),
+}
 
 
 def kernels() -> str:
@@ -54,8 +73,14 @@ def kernels() -> str:
     return native().isa().removesuffix("bf16")
 
 
+def measured() -> str:
+    """Which entry of the tables stands for this processor. MKL, whose products torch's linear layers are, runs other
+    code on AMD's."""
+    return kernels() + (" on AMD" if native().amd else "")
+
+
 def pooled() -> Pooled:
-    return POOLED[kernels()]
+    return POOLED[measured()]
 
 
 def is_ours(product: str, weight: Tensor, rows: int) -> bool:
@@ -69,7 +94,7 @@ def is_ours(product: str, weight: Tensor, rows: int) -> bool:
 
 
 def served(product: str) -> tuple[Served, ...]:
-    return TABLE[kernels()].get(product, ())
+    return TABLE[measured()].get(product, ())
 
 
 class Tiled(NamedTuple):
@@ -81,10 +106,22 @@ class Tiled(NamedTuple):
     tiles: int
 
 
-# As above, by bench/crossovers.py; filters' gradients, whose shares depend on the threads, with one thread and two.
-# "packed": of filters that a snapshot has packed; "of blocks": with strides.
+# As above; filters' gradients, whose shares depend on the threads, with one thread and two. "packed": of filters that a
+# snapshot has packed; "of blocks": with strides.
+ZEN: dict[str, tuple[Tiled, ...]] = {
+    "forward": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
+    "input_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
+    "weight_grad": (Tiled(3, 32, 49),),
+    "packed": (Tiled(3, 32, 16), Tiled(5, 32, 16)),
+    "forward of blocks": (Tiled(3, 32, 392),),
+    "packed of blocks": (Tiled(3, 32, 16),),
+    "weight_grad of blocks": (Tiled(3, 32, 392),),
+}
 CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
     "portable": {},
+    "portable on AMD": {},
+    "avx2 on AMD": ZEN,
+    "avx512 on AMD": ZEN,
     "avx2": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
         "input_grad": (Tiled(3, 32, 98), Tiled(5, 64, 49)),
@@ -125,7 +162,7 @@ def in_tiles(product: str, of: Geometry, channels_last: bool) -> bool:
 
 
 def _served(product: str, of: Geometry) -> tuple[Tiled, ...]:
-    return CONVOLUTIONS[kernels()].get(product if of.stride == (1, 1) else f"{product} of blocks", ())
+    return CONVOLUTIONS[measured()].get(product if of.stride == (1, 1) else f"{product} of blocks", ())
 
 
 def _least(served: tuple[Tiled, ...], product: str, of: Geometry, channels_last: bool) -> int | None:

@@ -84,29 +84,31 @@ inline float finish(float sum, const Forward& call, Index k) {
     return call.relu && sum < 0 ? 0 : sum;
 }
 
-// Up to ROWS rows: dot products, columns in the lanes.
+// Up to COUNT rows: dot products, columns in the lanes. The fewer rows, the less stands between the weight and memory's
+// speed.
+template <int COUNT>
 void forward_dots(const Forward& call) {
     const Index N = call.sizes.N, C = call.sizes.C, K = call.sizes.K;
     constexpr int UNIT = 4 * VECTORS;  // filters that meet a block of the input before the next does
-    pack_rows(call.sizes, call.input, ROWS, BLOCK, call.workspace, call.threads);
+    pack_rows(call.sizes, call.input, COUNT, BLOCK, call.workspace, call.threads);
     parallel(call.threads, ceil_div(K, UNIT), UNIT * C, [&](Index begin, Index end) {
         for (Index k0 = begin * UNIT; k0 < end * UNIT; k0 += UNIT) {
-            Floats totals[UNIT][ROWS] = {};
+            Floats totals[UNIT][COUNT] = {};
             for (Index c0 = 0; c0 < C; c0 += BLOCK) {
                 const Index width = smaller(BLOCK, C - c0), ahead = c0 + BLOCK < C ? BLOCK : UNIT * C - c0;
-                const float* rows = call.workspace + c0 * ROWS;
+                const float* rows = call.workspace + c0 * COUNT;
                 for (int first = 0; first < UNIT; first += VECTORS) {
                     const float* filters[VECTORS];  // the last again, beyond the last
                     for (int j = 0; j < VECTORS; ++j) {
                         filters[j] = call.weight + smaller(k0 + first + j, K - 1) * C + c0;
                     }
-                    Floats sums[ROWS][VECTORS] = {};
+                    Floats sums[COUNT][VECTORS] = {};
                     const auto step = [&](Index c, const auto& read) {
                         Floats beside[VECTORS];
                         for (int j = 0; j < VECTORS; ++j) beside[j] = read(filters[j] + c);
 #pragma GCC unroll 8
-                        for (int i = 0; i < ROWS; ++i) {
-                            const Floats row = load<Floats>(rows + i * BLOCK + c);
+                        for (int i = 0; i < COUNT; ++i) {
+                            const Floats row = in_register(load<Floats>(rows + i * BLOCK + c));
                             for (int j = 0; j < VECTORS; ++j) sums[i][j] += row * beside[j];
                         }
                     };
@@ -116,7 +118,7 @@ void forward_dots(const Forward& call) {
                         step(c, [](const float* from) { return load<Floats>(from); });
                     }
                     if (c < width) step(c, [&](const float* from) { return load_some(from, width - c); });
-                    for (int i = 0; i < ROWS; ++i) {
+                    for (int i = 0; i < COUNT; ++i) {
                         for (int j = 0; j < VECTORS; ++j) totals[first + j][i] += sums[i][j];
                     }
                 }
@@ -363,7 +365,15 @@ void forward<Isa::ALEXKERN_ISA>(const Forward& call) {
     const bool dots = call.sizes.N <= ROWS;
     ran(dots ? "linear_relu_dropout forward, dot products, " ALEXKERN_ISA_NAME
              : "linear_relu_dropout forward, rows in lanes, " ALEXKERN_ISA_NAME);
-    dots ? forward_dots(call) : forward_lanes(call);
+    if (!dots) {
+        forward_lanes(call);
+    } else if (call.sizes.N == 1) {
+        forward_dots<1>(call);
+    } else if (call.sizes.N <= ROWS / 2) {
+        forward_dots<ROWS / 2>(call);
+    } else {
+        forward_dots<ROWS>(call);
+    }
 }
 
 template <>
