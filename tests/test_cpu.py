@@ -193,6 +193,7 @@ LINEARS = [
 def every_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left to torch."""
     everything = dict.fromkeys(crossovers.PRODUCTS, ((1, ((1, cpu.native().linear_most_rows),)),))
+    everything["forward, bfloat16"] = ((1, ((1, cpu.native().linear_most_rows_bfloat16),)),)
     monkeypatch.setattr(crossovers, "TABLE", dict.fromkeys(crossovers.TABLE, everything))
 
 
@@ -228,6 +229,30 @@ def test_linear_layers_of_few_rows(
         theirs = torchs.backward(grad, input, weight, saved, *arguments[1:3], (True, True, True))
         for one, reference, other, magnitude in zip(gradients, references, theirs, magnitudes, strict=True):
             assert_accurate(one, reference, other, "gradient", magnitude)
+
+
+@pytest.mark.parametrize("case", [case for case in LINEARS if case[0] <= 4], ids=str)
+def test_linear_layers_of_few_rows_in_bfloat16(
+    case: tuple[int, int, int], isa: str, generator: torch.Generator, every_product: None
+) -> None:
+    """Added up in float32, with the bias, and rounded once."""
+    N, C, K = case
+    input, weight, bias = (
+        torch.randn(shape, generator=generator).to(torch.bfloat16) for shape in ((N, C), (K, C), (K,))
+    )
+    linear, seed = dispatch.implementation("cpu", "linear_relu_dropout"), torch.tensor((3, 5))
+    for given in (None, bias):
+        with canaries() as buffers:
+            output, _ = linear.forward(input, weight, given, None, 0.0, False)
+            ran("linear_relu_dropout forward, dot products", isa)
+        assert buffers
+        added = torch.zeros(K) if given is None else given
+        reference = (input.double() @ weight.double().t() + added.double()).relu()
+        magnitude = input.abs().double() @ weight.abs().double().t() + added.abs().double()
+        assert ((output - reference).abs() <= reference * 2**-8 + magnitude * C * 2**-24).all()
+        dropped, mask = linear.forward(input, weight, given, seed, 0.4, True)
+        kept = bits.unpack(mask, (N, K))
+        torch.testing.assert_close(dropped, torch.where(kept, output / 0.6, 0).to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("C", [1008, 1009])

@@ -132,12 +132,17 @@ void linear(std::int64_t N, std::int64_t C, std::int64_t K) {
     std::vector<float> workspace(linear_relu_dropout::workspace<OWN>(at, THREADS));
     const std::vector<std::uint8_t> mask((N * K + 7) / 8, 0x5A);
     for (const bool relu : {false, true}) {
-        linear_relu_dropout::forward<OWN>({at, input.data(), weight.data(), relu ? bias.data() : nullptr, relu,
+        linear_relu_dropout::forward<OWN>({at, false, input.data(), weight.data(), relu ? bias.data() : nullptr, relu,
                                            output.data(), workspace.data(), THREADS});
         linear_relu_dropout::backward<OWN>(
             {at, grad.data(), relu ? output.data() : nullptr, relu ? nullptr : mask.data(), 2, input.data(),
              weight.data(), input_grad.data(), weight_grad.data(), bias_grad.data(), workspace.data(), THREADS});
     }
+    if (N > linear_relu_dropout::MOST_ROWS_BFLOAT16) return;
+    const std::vector<std::uint16_t> half_input = halves(N * C), half_weight = halves(K * C), half_bias = halves(K);
+    std::vector<std::uint16_t> half_output(N * K);
+    linear_relu_dropout::forward<OWN>({at, true, half_input.data(), half_weight.data(), half_bias.data(), true,
+                                       half_output.data(), workspace.data(), THREADS});
 }
 
 void cut_out(std::int64_t H, std::int64_t W, const augment::Part& part, std::int64_t P, std::int64_t Q) {

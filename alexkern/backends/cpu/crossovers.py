@@ -44,6 +44,7 @@ TABLE: dict[str, dict[str, tuple[Served, ...]]] = {
     },
     "avx512 on AMD": {
         "forward": (Served(2**20, ((1, 128),)),),
+        "forward, bfloat16": (Served(2**24, ((1, 4),)), Served(2**20, ((1, 1),))),
         "input_grad": (Served(2**24, ((2, 128),)), Served(2**22, ((4, 128),)), Served(2**20, ((4, 48),))),
         "weight_grad": (Served(2**24, ((1, 128),)), Served(2**22, ((2, 128),)), Served(2**20, ((2, 24),))),
     },
@@ -85,9 +86,9 @@ def pooled() -> Pooled:
 
 def is_ours(product: str, weight: Tensor, rows: int) -> bool:
     """Of so many rows with a weight as it lies in memory."""
-    if not weight.is_contiguous() or weight.dtype != torch.float32:
+    if not weight.is_contiguous():
         return False
-    for least, ours in served(product):
+    for least, ours in served(product if weight.dtype == torch.float32 else f"{product}, bfloat16"):
         if weight.numel() >= least:
             return any(first <= rows <= last for first, last in ours)
     return False

@@ -106,6 +106,7 @@ def product(input: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool) -
     workspace = _workspace(sizes, threads)
     native().linear_relu_dropout_forward(
         sizes,
+        weight.dtype == torch.bfloat16,
         input.data_ptr(),
         weight.data_ptr(),
         0 if bias is None else bias.data_ptr(),

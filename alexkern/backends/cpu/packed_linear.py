@@ -55,7 +55,7 @@ class FewRows(Way):
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> FewRows | None:
         reason = cpu.missing(weight.device.type, weight.dtype)
-        return cls(step, weight) if reason is None and weight.dtype == torch.float32 else None
+        return cls(step, weight) if reason is None else None
 
     def serves(self, input: Tensor) -> bool:
         rows = math.prod(input.shape[:-1])

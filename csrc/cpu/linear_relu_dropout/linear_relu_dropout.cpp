@@ -35,7 +35,7 @@ constexpr int LINE = 64;         // bytes
 // Columns of the input, whole `parts`, that fill half of the L2 while a weight passes through.
 inline Index columns_near(Index rows, Index part) { return l2_bytes() / 2 / Index(sizeof(float)) / rows / part * part; }
 
-inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }  // to the L2
+inline void fetch(const void* from) { __builtin_prefetch(from, 0, 2); }  // to the L2
 
 // sums[i][j] = the sum of left[s * step + i * row] * right(s, j) over s < count.
 template <int COUNT, typename Right>
@@ -67,7 +67,8 @@ __attribute__((always_inline)) inline void add(float* totals, Index row, const F
 }
 
 // The input as (blocks of `width` columns, rows, width), zeros beyond its last column and row.
-void pack_rows(const Sizes& at, const float* input, Index rows, Index width, float* packed, int threads) {
+template <typename T>
+void pack_rows(const Sizes& at, const T* input, Index rows, Index width, float* packed, int threads) {
     parallel(threads, ceil_div(at.C, width), rows * width, [&](Index begin, Index end) {
         for (Index unit = begin * rows; unit < end * rows; ++unit) {
             const Index n = unit % rows, c0 = unit / rows * width;
@@ -79,18 +80,26 @@ void pack_rows(const Sizes& at, const float* input, Index rows, Index width, flo
     });
 }
 
-inline float finish(float sum, const Forward& call, Index k) {
-    if (call.bias) sum += call.bias[k];
-    return call.relu && sum < 0 ? 0 : sum;
+// Outputs from their sums: `count` of them, which `bias` and `to` begin with.
+template <typename T>
+inline void finish(const float* sums, const T* bias, bool relu, Index count, T* to) {
+    for (Index k = 0; k < count; k += LANES) {
+        Floats value = load_some(sums + k, count - k);
+        if (bias) value += load_some(bias + k, count - k);
+        if (relu) value = value < Floats{} ? Floats{} : value;
+        store_some(to + k, value, count - k);
+    }
 }
 
 // Up to COUNT rows: dot products, columns in the lanes. The fewer rows, the less stands between the weight and memory's
 // speed.
-template <int COUNT>
+template <typename T, int COUNT>
 void forward_dots(const Forward& call) {
     const Index N = call.sizes.N, C = call.sizes.C, K = call.sizes.K;
+    const T *weight = static_cast<const T*>(call.weight), *bias = static_cast<const T*>(call.bias);
+    T* const output = static_cast<T*>(call.output);
     constexpr int UNIT = 4 * VECTORS;  // filters that meet a block of the input before the next does
-    pack_rows(call.sizes, call.input, COUNT, BLOCK, call.workspace, call.threads);
+    pack_rows(call.sizes, static_cast<const T*>(call.input), COUNT, BLOCK, call.workspace, call.threads);
     parallel(call.threads, ceil_div(K, UNIT), UNIT * C, [&](Index begin, Index end) {
         for (Index k0 = begin * UNIT; k0 < end * UNIT; k0 += UNIT) {
             Floats totals[UNIT][COUNT] = {};
@@ -98,9 +107,9 @@ void forward_dots(const Forward& call) {
                 const Index width = smaller(BLOCK, C - c0), ahead = c0 + BLOCK < C ? BLOCK : UNIT * C - c0;
                 const float* rows = call.workspace + c0 * COUNT;
                 for (int first = 0; first < UNIT; first += VECTORS) {
-                    const float* filters[VECTORS];  // the last again, beyond the last
+                    const T* filters[VECTORS];  // the last again, beyond the last
                     for (int j = 0; j < VECTORS; ++j) {
-                        filters[j] = call.weight + smaller(k0 + first + j, K - 1) * C + c0;
+                        filters[j] = weight + smaller(k0 + first + j, K - 1) * C + c0;
                     }
                     Floats sums[COUNT][VECTORS] = {};
                     const auto step = [&](Index c, const auto& read) {
@@ -114,24 +123,26 @@ void forward_dots(const Forward& call) {
                     };
                     Index c = 0;
                     for (; c + LANES <= width; c += LANES) {
-                        for (const float* filter : filters) fetch(filter + c + ahead);
-                        step(c, [](const float* from) { return load<Floats>(from); });
+                        for (const T* filter : filters) fetch(filter + c + ahead);
+                        step(c, [](const T* from) { return load(from); });
                     }
-                    if (c < width) step(c, [&](const float* from) { return load_some(from, width - c); });
+                    if (c < width) step(c, [&](const T* from) { return load_some(from, width - c); });
                     for (int i = 0; i < COUNT; ++i) {
                         for (int j = 0; j < VECTORS; ++j) totals[first + j][i] += sums[i][j];
                     }
                 }
             }
             for (Index n = 0; n < N; ++n) {
-                for (Index k = k0; k < smaller(k0 + UNIT, K); ++k) {
+                float sums[UNIT];
+                for (int k = 0; k < UNIT; ++k) {
                     float lanes[LANES];
-                    store(lanes, totals[k - k0][n]);
+                    store(lanes, totals[k][n]);
                     for (int half = LANES / 2; half > 0; half /= 2) {
                         for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
                     }
-                    call.output[n * K + k] = finish(lanes[0], call, k);
+                    sums[k] = lanes[0];
                 }
+                finish(sums, bias ? bias + k0 : nullptr, call.relu, smaller(UNIT, K - k0), output + n * K + k0);
             }
         }
     });
@@ -154,12 +165,14 @@ inline void add_product(const float* filters, Index C, const float* columns, Ind
 // More rows: they lie in the lanes, and no sum goes across.
 void forward_lanes(const Forward& call) {
     const Index N = call.sizes.N, C = call.sizes.C, K = call.sizes.K, rows = padded(N, LANES);
+    const float *input = static_cast<const float*>(call.input), *weight = static_cast<const float*>(call.weight);
+    const float* const bias = static_cast<const float*>(call.bias);
     float* columns = call.workspace;  // the input transposed: (C, rows)
     parallel(call.threads, ceil_div(C, LANES), rows * LANES, [&](Index begin, Index end) {
         for (Index c = begin * LANES; c < smaller(end * LANES, C); c += LANES) {
             for (Index n = 0; n < rows; ++n) {
                 float lanes[LANES];
-                store(lanes, n < N ? load_some(call.input + n * C + c, C - c) : Floats{});
+                store(lanes, n < N ? load_some(input + n * C + c, C - c) : Floats{});
                 for (Index i = 0; i < smaller(LANES, C - c); ++i) columns[(c + i) * rows + n] = lanes[i];
             }
         }
@@ -178,7 +191,7 @@ void forward_lanes(const Forward& call) {
                 const Index some = smaller(terms, beyond - c);
                 const Index ahead = c + terms < beyond ? terms : FILTERS * C - (c - first);
                 for (Index k = k0; k < last; k += ROWS) {
-                    const float* filters = call.weight + k * C + c;
+                    const float* filters = weight + k * C + c;
                     Index step = C;
                     const float* here = filters;
                     if (k + ROWS > last) {
@@ -204,7 +217,10 @@ void forward_lanes(const Forward& call) {
             }
             if (beyond < C) continue;
             for (Index n = 0; n < N; ++n) {
-                for (Index k = k0; k < last; ++k) call.output[n * K + k] = finish(totals[k * rows + n], call, k);
+                float sums[FILTERS];
+                for (Index k = k0; k < last; ++k) sums[k - k0] = totals[k * rows + n];
+                finish(sums, bias ? bias + k0 : nullptr, call.relu, last - k0,
+                       static_cast<float*>(call.output) + n * K + k0);
             }
         }
     });
@@ -365,15 +381,13 @@ void forward<Isa::ALEXKERN_ISA>(const Forward& call) {
     const bool dots = call.sizes.N <= ROWS;
     ran(dots ? "linear_relu_dropout forward, dot products, " ALEXKERN_ISA_NAME
              : "linear_relu_dropout forward, rows in lanes, " ALEXKERN_ISA_NAME);
-    if (!dots) {
-        forward_lanes(call);
-    } else if (call.sizes.N == 1) {
-        forward_dots<1>(call);
-    } else if (call.sizes.N <= ROWS / 2) {
-        forward_dots<ROWS / 2>(call);
-    } else {
-        forward_dots<ROWS>(call);
-    }
+    static_assert(MOST_ROWS_BFLOAT16 <= ROWS, "rows in lanes are float32");
+    if (!dots) return forward_lanes(call);
+    on_numbers(call.bfloat16, [&](auto number) {
+        using T = decltype(number);
+        if (call.sizes.N == 1) return forward_dots<T, 1>(call);
+        call.sizes.N <= ROWS / 2 ? forward_dots<T, ROWS / 2>(call) : forward_dots<T, ROWS>(call);
+    });
 }
 
 template <>

@@ -1,4 +1,5 @@
-// A linear layer of few rows and its gradients: input (N, C), weight (K, C), output (N, K), all contiguous float32.
+// A linear layer of few rows and its gradients: input (N, C), weight (K, C), output (N, K), all contiguous. float32; or
+// of the forward bfloat16, whose sums are float32's.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +13,16 @@ struct Sizes {
 };
 
 constexpr int MOST_ROWS = 128;
+constexpr int MOST_ROWS_BFLOAT16 = 4;
 
 struct Forward {
     Sizes sizes;
-    const float* input;
-    const float* weight;
-    const float* bias;  // or null
+    bool bfloat16;
+    const void* input;
+    const void* weight;
+    const void* bias;  // or null
     bool relu;
-    float* output;
+    void* output;
     float* workspace;  // `workspace` floats
     int threads;
 };
