@@ -164,11 +164,10 @@ def convolution_pairs(
     found = {
         "forward": (lambda: forward(winograd.to_pack(weight, of)), theirs),
         "packed": (lambda: forward(filters), theirs),
+        "weight_grad": (weight_grad, their_weight_grad),
     }
     if of.stride == (1, 1):
         found["input_grad"] = (input_grad, their_input_grad)
-    if of.R != 5:
-        found["weight_grad"] = (weight_grad, their_weight_grad)
     return found if of.stride == (1, 1) else {f"{name} of blocks": one for name, one in found.items()}
 
 

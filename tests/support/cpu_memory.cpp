@@ -207,7 +207,6 @@ void convolve(const winograd::Shape& at) {
         call.workspace = image.data();
         call.threads = THREADS;
         winograd::convolve<OWN>(call);
-        if (at.R != 3) continue;
         std::vector<float> weight_grad(weight.size());
         std::vector<float> space(winograd::weight_grad_workspace<OWN>(at, THREADS));
         winograd::weight_grad<OWN>(

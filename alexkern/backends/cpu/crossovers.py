@@ -112,7 +112,7 @@ class Tiled(NamedTuple):
 ZEN: dict[str, tuple[Tiled, ...]] = {
     "forward": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
     "input_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
-    "weight_grad": (Tiled(3, 32, 49),),
+    "weight_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
     "packed": (Tiled(3, 32, 16), Tiled(5, 32, 16)),
     "forward of blocks": (Tiled(3, 32, 392),),
     "packed of blocks": (Tiled(3, 32, 16),),
@@ -180,4 +180,4 @@ def _least(served: tuple[Tiled, ...], product: str, of: Geometry, channels_last:
 def _in_tiles(served: tuple[Tiled, ...], worth: float, product: str, of: Geometry, channels_last: bool) -> bool:
     least = _least(served, product, of, channels_last)
     tiles = of.N * -(-of.P // 2) * -(-of.Q // 2)
-    return least is not None and tiles >= least and winograd.share(of) <= worth
+    return least is not None and tiles >= least and winograd.share(product, of) <= worth

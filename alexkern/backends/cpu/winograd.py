@@ -92,9 +92,10 @@ def to_pack(weight: Tensor, of: Geometry, *, for_input_grad: bool = False) -> Fi
     return Filters(packed, of, weight, steps, for_input_grad)
 
 
-def share(of: Geometry) -> float:
+def share(product: str, of: Geometry) -> float:
     """Products here for one of the convolution's, which leaves out what lies in the padding."""
-    share, stride, points = 1.0, of.stride[0], of.in_depth(of.stride[0]).R + 1
+    share, stride, R = 1.0, of.stride[0], of.in_depth(of.stride[0]).R
+    points = 7 if product == "weight_grad" and R == 5 else R + 1  # for two outputs side by side
     for length, pad, outputs in zip((of.H, of.W), of.padding, (of.P, of.Q), strict=True):
         # Outputs whose pixel under a tap is one of the image's.
         taps = sum(
@@ -136,7 +137,7 @@ def convolve(
 
 
 def weight_grad(grad: Tensor, images: Tensor, of: Geometry, channels_last: bool) -> Tensor | None:
-    """The gradient of filters of 3x3 pixels or blocks; None if not every number in it is finite, as above."""
+    """The gradient of filters of 3x3 or 5x5 pixels or blocks; None if not every number in it is finite, as above."""
     images = conform(images, nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last))
     grad = conform(grad, nchw((of.N, of.K, of.P, of.Q), grad.dtype, channels_last))
     blocks = of if of.stride[0] == 1 else of.in_depth(of.stride[0])

@@ -16,6 +16,11 @@ template <int R>
 struct Points;
 
 template <>
+struct Points<2> {
+    static constexpr double finite[] = {0, 1};
+};
+
+template <>
 struct Points<3> {
     static constexpr double finite[] = {0, 1, -1};
 };

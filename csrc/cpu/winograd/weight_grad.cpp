@@ -1,10 +1,14 @@
-// The gradient of a 3x3 filter, G^T [sum over tiles of (B^T d B) (A dy A^T)] G for a tile's pixels d and its outputs'
-// gradients dy: Winograd's F(2x2, 3x3), transposed. A thread takes a share, some channels and some filters, as many as
-// have their sums in the L2 cache, and goes through all tiles, a block at a time:
+// The gradient of a filter, G^T [sum over tiles of (B^T d B) (A dy A^T)] G for a tile's pixels d and its outputs'
+// gradients dy: of 3x3 Winograd's F(2x2, 3x3), transposed, for 16 of 36 products. Of 5 taps the first three come of the
+// tile's first four pixels in this way and the last two of its last three, by F(2, 2): 7 x 7 products for 100. Those of
+// F(2x2, 5x5), 6 x 6, have three times the rounding error. A gradient's points serve both.
 //
-//   inputs  [P][P][channels / 16][block][16]   B^T d B
-//   grads   [P][P][filters / 16][block][16]    A dy A^T
-//   totals  [P][P][channels][filters]          += inputs x grads, summed up over TERMS tiles in registers
+// A thread takes a share, some channels and some filters, as many as have their sums in the L2 cache, and goes through
+// all tiles, a block at a time; I = 4 or 7:
+//
+//   inputs  [I][I][channels / 16][block][16]   B^T d B
+//   grads   [4][4][filters / 16][block][16]    A dy A^T
+//   totals  [I][I][channels][filters]          += inputs x grads, summed up over TERMS tiles in registers
 //
 // A gradient of few shares, as of a network's first layer, has its tiles cut into parts as well, with totals of their
 // own, which are added up at the end: smaller shares would take all pixels and gradients to their points once each.
@@ -22,38 +26,56 @@ namespace {
 
 using namespace ALEXKERN_ISA;
 
-constexpr int R = 3, P = R + 1, TAPS = R * R;
 constexpr int ROWS = LANES == 16 ? 8 : 4;  // channels in registers
 constexpr int VECTORS = 2;                 // and vectors of filters
 constexpr int WIDE = VECTORS * LANES;
 constexpr int BLOCK = 32;  // tiles
 constexpr int TERMS = 32;
-constexpr int MOST_FILTERS = 128, LEAST_FILTERS = VECTORS * MOST_LANES;
-constexpr Index LARGE_CACHE = Index(1) << 21;  // bytes, of which half hold the sums of as many channels as filters
-constexpr Index LEAST_SHARES = 4, PARTS = 8;   // of fewer, parts of shares to come to
-constexpr Index LEAST_BLOCKS = 8;              // of a part
+constexpr Index MOST = 128, LEAST_FILTERS = VECTORS * MOST_LANES;              // channels or filters of a share
+constexpr Index MOST_TOTALS = Index(1) << 18, LEAST_TOTALS = MOST_TOTALS / 2;  // of those that fill the L2
+constexpr Index LEAST_SHARES = 4, PARTS = 8;                                   // of fewer, parts of shares to come to
+constexpr Index LEAST_BLOCKS = 8;                                              // of a part
 
-// A and G the other way round.
-struct Transposed {
-    double A[P][2] = {}, G[R][P] = {};
+// The points of two gradients: of F(2, 3), those of F(2, 2) among them.
+constexpr int GRADS = 4;
 
-    constexpr Transposed() {
-        for (int i = 0; i < P; ++i) {
-            for (int j = 0; j < 2; ++j) A[i][j] = matrices<R>.A[j][i];
-            for (int j = 0; j < R; ++j) G[j][i] = matrices<R>.G[i][j];
+template <int R>
+struct Gradient {
+    static constexpr int inputs = R == 3 ? 4 : 7;
+    double A[GRADS][2] = {}, G[R][inputs] = {}, B[inputs][R + 1] = {};
+    int grads[inputs] = {};  // which of their points an input's is multiplied by
+
+    constexpr Gradient() {
+        for (int i = 0; i < GRADS; ++i) {
+            for (int j = 0; j < 2; ++j) A[i][j] = matrices<3>.A[j][i];
+        }
+        add<3>(0, 0);
+        if (R == 5) add<2>(4, 3);
+    }
+
+    // Taps from `tap` on, by as many points and one more, from `point` on.
+    template <int TAPS>
+    constexpr void add(int point, int tap) {
+        for (int i = 0; i <= TAPS; ++i) {
+            for (int j = 0; j <= TAPS; ++j) B[point + i][tap + j] = matrices<TAPS>.B[i][j];
+            for (int j = 0; j < TAPS; ++j) G[tap + j][point + i] = matrices<TAPS>.G[i][j];
+            grads[point + i] = i < TAPS ? i : GRADS - 1;  // the last is infinity
         }
     }
 };
-constexpr Transposed transposed;
+template <int R>
+inline constexpr Gradient<R> gradient{};
 
 // How the work is shared out. Parts depend on the shape alone, so that bits do not depend on threads.
 struct Cut {
     const Shape& of;
     Tiles tiles{of.P, of.Q};
     Index count = of.N * tiles.down * tiles.across, blocks = ceil_div(count, BLOCK), parts = 1;
-    Index channels = l2_bytes() < LARGE_CACHE ? MOST_FILTERS / 2 : MOST_FILTERS, filters = MOST_FILTERS;
+    Index inputs = of.R == 3 ? gradient<3>.inputs : gradient<5>.inputs, channels = MOST, filters = MOST;
 
     Cut(const Shape& of, Index threads) : of(of) {
+        const Index near = smaller(larger(l2_bytes() / Index(sizeof(float)), LEAST_TOTALS), MOST_TOTALS);
+        while (totals() > near) (channels < filters ? filters : channels) /= 2;
         if (shares() < LEAST_SHARES) parts = smaller(PARTS / shares(), larger(1, blocks / LEAST_BLOCKS));
         if (threads == 1) return;
         // Smaller shares, where there would not be one for each thread.
@@ -65,8 +87,11 @@ struct Cut {
     Index shares() const { return of.groups * across_c() * across_k(); }
 
     // Floats of a block's points, and of a share's totals.
-    Index points() const { return P * P * ((channels + filters) * BLOCK + 2 * SKEW) + gathered_size(of); }
-    Index totals() const { return P * P * channels * filters; }
+    Index points() const {
+        return inputs * inputs * (channels * BLOCK + SKEW) + GRADS * GRADS * (filters * BLOCK + SKEW) +
+               gathered_size(of);
+    }
+    Index totals() const { return inputs * inputs * channels * filters; }
 };
 
 struct Share {
@@ -111,8 +136,10 @@ void add_products(Index count, const float* inputs, const float* grads, float* t
 
 // Up to LANES channels from c on, and the filters from k on that are there, of a share's totals, those of its parts
 // added up, to the gradient itself.
+template <int R>
 void to_taps(const WeightGrad& call, const Cut& cut, const Share& share, const float* totals, Index c, Index k,
              Floats& check) {
+    constexpr int P = gradient<R>.inputs, TAPS = R * R;
     const Index C = call.shape.C, channels = smaller(LANES, share.channels - c), filters = share.filters - k;
     alignas(64) float taps[LANES * TAPS * LANES];  // a channel's taps side by side, or a tap's channels
     for (Index d = 0; d < channels; ++d) {
@@ -123,12 +150,12 @@ void to_taps(const WeightGrad& call, const Cut& cut, const Share& share, const f
                 const float* from = totals + part * cut.totals() + (c + d) * share.row() + k;
                 for (int i = 0; i < P; ++i) column[i] += load<Floats>(from + (i * P + j) * share.step());
             }
-            multiply(transposed.G, column, result);
+            multiply(gradient<R>.G, column, result);
             for (int r = 0; r < R; ++r) half[r][j] = result[r];
         }
         for (int r = 0; r < R; ++r) {
             Floats result[R];
-            multiply(transposed.G, half[r], result);
+            multiply(gradient<R>.G, half[r], result);
             for (int s = 0; s < R; ++s) {
                 check += result[s] * 0.0f;
                 const Index tap = r * R + s;
@@ -154,15 +181,18 @@ void to_taps(const WeightGrad& call, const Cut& cut, const Share& share, const f
 }
 
 // The totals of some blocks.
+template <int R>
 void add_up(const WeightGrad& call, const Cut& cut, const Share& share, Index begin, Index end, float* space,
             float* totals) {
+    constexpr int P = gradient<R>.inputs;
+    constexpr auto& q = gradient<R>.grads;
     const Shape& of = call.shape;
     const Images images = images_of(call.input, nullptr, call.channels_last, of);
     const Images outputs{call.grad, nullptr, call.channels_last, of.groups * of.K, of.P, of.Q};
     const Index row = share.row(), step = share.step();
     const Index inputs_step = padded(share.channels, CHANNELS) * BLOCK + SKEW;
     const Index grads_step = padded(row, CHANNELS) * BLOCK + SKEW;
-    float *inputs = space, *grads = inputs + P * P * inputs_step, *gathered = grads + P * P * grads_step;
+    float *inputs = space, *grads = inputs + P * P * inputs_step, *gathered = grads + GRADS * GRADS * grads_step;
     __builtin_memset(totals, 0, P * P * step * sizeof(float));
     for (Index first = begin * BLOCK; first < smaller(end * BLOCK, cut.count); first += BLOCK) {
         const Index length = smaller(BLOCK, cut.count - first);
@@ -170,19 +200,20 @@ void add_up(const WeightGrad& call, const Cut& cut, const Share& share, Index be
             return points + c / CHANNELS * CHANNELS * BLOCK + c % CHANNELS;
         };
         cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-            all_to_points(matrices<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w, run,
+            all_to_points(gradient<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w, run,
                           gathered, inputs + tile * CHANNELS, CHANNELS * BLOCK, inputs_step);
         });
         for (Index k = 0; k < share.filters; k += LANES) {
             cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-                to_points(transposed.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h, w, run,
+                to_points(gradient<R>.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h, w, run,
                           place(grads, k) + tile * CHANNELS, grads_step);
             });
         }
         for (int p = 0; p < P * P; ++p) {
+            float* const beside = grads + (q[p / P] * GRADS + q[p % P]) * grads_step;
             for (Index k = 0; k < share.filters; k += WIDE) {
                 for (Index c = 0; c < share.channels; c += ROWS) {
-                    add_products(length, place(inputs + p * inputs_step, c), place(grads + p * grads_step, k),
+                    add_products(length, place(inputs + p * inputs_step, c), place(beside, k),
                                  totals + p * step + c * row + k, row);
                 }
             }
@@ -191,12 +222,43 @@ void add_up(const WeightGrad& call, const Cut& cut, const Share& share, Index be
 }
 
 // Whether the gradient of a share is finite.
+template <int R>
 bool finish(const WeightGrad& call, const Cut& cut, const Share& share, const float* totals) {
     Floats check = {};
     for (Index k = 0; k < share.filters; k += LANES) {
-        for (Index c = 0; c < share.channels; c += LANES) to_taps(call, cut, share, totals, c, k, check);
+        for (Index c = 0; c < share.channels; c += LANES) to_taps<R>(call, cut, share, totals, c, k, check);
     }
     return bits(check != check) == 0;
+}
+
+template <int R>
+bool gradient_of(const WeightGrad& call) {
+    const Cut cut(call.shape, call.threads);
+    const Index parts = cut.parts, numbers = cut.channels * cut.filters * cut.blocks / parts * BLOCK;
+    float* const totals = call.workspace + call.threads * cut.points();
+    bool finite = true;
+    const auto finished = [&](Index index, const float* from) {
+        if (!finish<R>(call, cut, Share(cut, index), from)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+    };
+    parallel(call.threads, cut.shares() * parts, numbers, [&](Index begin, Index end) {
+#if defined(_OPENMP)
+        const Index thread = omp_get_thread_num();
+#else
+        const Index thread = 0;
+#endif
+        for (Index unit = begin; unit < end; ++unit) {
+            const Index index = unit / parts, part = unit % parts;
+            float* own = totals + (parts == 1 ? thread : unit) * cut.totals();
+            add_up<R>(call, cut, Share(cut, index), cut.blocks * part / parts, cut.blocks * (part + 1) / parts,
+                      call.workspace + thread * cut.points(), own);
+            if (parts == 1) finished(index, own);
+        }
+    });
+    if (parts == 1) return finite;
+    parallel(call.threads, cut.shares(), parts * cut.totals(), [&](Index begin, Index end) {
+        for (Index index = begin; index < end; ++index) finished(index, totals + index * parts * cut.totals());
+    });
+    return finite;
 }
 
 }  // namespace
@@ -210,32 +272,7 @@ Index weight_grad_workspace<Isa::ALEXKERN_ISA>(const Shape& of, int threads) {
 template <>
 bool weight_grad<Isa::ALEXKERN_ISA>(const WeightGrad& call) {
     ran("winograd, weight's gradient, " ALEXKERN_ISA_NAME);
-    const Cut cut(call.shape, call.threads);
-    const Index parts = cut.parts, numbers = cut.totals() / (P * P) * cut.blocks / parts * BLOCK;
-    float* const totals = call.workspace + call.threads * cut.points();
-    bool finite = true;
-    const auto finished = [&](Index index, const float* from) {
-        if (!finish(call, cut, Share(cut, index), from)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
-    };
-    parallel(call.threads, cut.shares() * parts, numbers, [&](Index begin, Index end) {
-#if defined(_OPENMP)
-        const Index thread = omp_get_thread_num();
-#else
-        const Index thread = 0;
-#endif
-        for (Index unit = begin; unit < end; ++unit) {
-            const Index index = unit / parts, part = unit % parts;
-            float* own = totals + (parts == 1 ? thread : unit) * cut.totals();
-            add_up(call, cut, Share(cut, index), cut.blocks * part / parts, cut.blocks * (part + 1) / parts,
-                   call.workspace + thread * cut.points(), own);
-            if (parts == 1) finished(index, own);
-        }
-    });
-    if (parts == 1) return finite;
-    parallel(call.threads, cut.shares(), parts * cut.totals(), [&](Index begin, Index end) {
-        for (Index index = begin; index < end; ++index) finished(index, totals + index * parts * cut.totals());
-    });
-    return finite;
+    return call.shape.R == 3 ? gradient_of<3>(call) : gradient_of<5>(call);
 }
 
 }  // namespace alexkern::winograd

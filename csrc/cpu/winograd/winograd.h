@@ -54,7 +54,7 @@ struct Convolution {
     const max_pool2d::Forward* pool;  // or null: takes an image's outputs, which go nowhere else
 };
 
-// The gradient of a 3x3 weight, (groups K, C, 3, 3) of blocks, or with the channels last, as the images.
+// The gradient of a weight, (groups K, C, R, R) of blocks, or with the channels last, as the images.
 struct WeightGrad {
     Shape shape;  // of the convolution
     bool channels_last;
