@@ -18,27 +18,27 @@ from torch.nn import functional as F
 import alexkern
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import winograd
-from alexkern.backends.cpu.crossovers import CONVOLUTIONS, kernels
+from alexkern.backends.cpu.crossovers import CONVOLUTIONS, measured
 from alexkern.backends.cpu.packed_conv2d import InBlocks, InTiles
 from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.geometry import Geometry
 from alexkern.plan import is_channels_last
 
 MISSING = cpu.missing("cpu", torch.float32)
-ISA = None if MISSING is not None else kernels()
+ISA = None if MISSING is not None else measured()
 served = pytest.mark.skipif(
     ISA is None or "packed" not in CONVOLUTIONS[ISA], reason=f"no convolution in fewer products: {MISSING or ISA}"
 )
 
 
 @served
-@pytest.mark.parametrize(("R", "C", "times"), [(3, 256, 0.6), (5, 64, 1.5)])
-def test_rounding_errors(R: int, C: int, times: float, generator: torch.Generator) -> None:
+@pytest.mark.parametrize(("M", "R", "C", "times"), [(2, 3, 256, 0.6), (4, 3, 256, 1.5), (2, 5, 64, 1.5)])
+def test_rounding_errors(M: int, R: int, C: int, times: float, generator: torch.Generator) -> None:
     """The root of the mean square error, as docs/snapshots.md has it for AlexNet's layers."""
     image = torch.randn(4, C, 13, 13, generator=generator).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(128, C, R, R, generator=generator) / math.sqrt(C * R * R)
     of = Geometry(*image.shape, 128, R, R, (1, 1), (R // 2, R // 2), (1, 1), 1)
-    output = winograd.convolve(image, winograd.pack(weight, of), None, False, True)
+    output = winograd.convolve(image, winograd.pack(weight, of, M), None, False, True)
     assert output is not None
     reference, torchs = (F.conv2d(image.to(t), weight.to(t), padding=R // 2) for t in (torch.float64, torch.float32))
     ours, torchs = ((value - reference).square().mean().sqrt() for value in (output, torchs))
@@ -102,7 +102,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     convolved = InTiles.__call__
 
     def noted(self: InTiles, *of: Any) -> Tensor | None:
-        sizes.append(self.filters.geometry.R)
+        sizes.append(self.filters[2].geometry.R)
         return convolved(self, *of)
 
     monkeypatch.setattr(InTiles, "__call__", noted)

@@ -15,7 +15,7 @@ from alexkern.backends.torch import conv2d_relu_max_pool2d as definition
 from alexkern.geometry import Geometry, Pair, convolution
 from alexkern.plan import Spec, conform, is_channels_last, nchw
 
-LEAST_TILES = 36  # of 2x2 outputs in an image: with 4 of them image by image takes up to four times as long
+LEAST_TILES = 36  # in an image: with 4 of them image by image takes up to four times as long
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor | None]:
@@ -24,8 +24,8 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> t
     of = convolution(input, weight, *settings)
     channels_last = is_channels_last(input) or is_channels_last(weight)
     convolved = None
-    if input.dtype == torch.float32 and in_tiles("forward", of, channels_last):
-        filters = winograd.to_pack(weight, of)
+    if input.dtype == torch.float32 and (M := in_tiles("forward", of, channels_last)):
+        filters = winograd.to_pack(weight, of, M)
         found = by_image(input, filters, bias, window, channels_last, relu=True, save_offsets=save_offsets)
         if found is not None:
             return found
@@ -52,7 +52,7 @@ def by_image(
     """What max_pool2d.reduce makes of the convolution's output; None where either is torch's, as an output that is not
     finite, where a thread would be left without images, and where an image is too small to read all filters for."""
     of, threads = filters.over(images), torch.get_num_threads()
-    if -(-of.P // 2) * -(-of.Q // 2) < LEAST_TILES:
+    if -(-of.P // filters.M) * -(-of.Q // filters.M) < LEAST_TILES:
         return None
     call = max_pool2d.called((of.N, of.K, of.P, of.Q), images.dtype, channels_last, window, relu)
     if call is None or min(call.pooled_size) < 1 or (of.N % threads != 0 and of.N < 8 * threads):
@@ -60,11 +60,12 @@ def by_image(
     images = conform(images, nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last))
     bias = None if bias is None else bias.contiguous()
     output, offsets = empty(call.values), empty(call.offsets) if save_offsets else None
-    floats = native().winograd_pooled_workspace(of, channels_last, call.windows, call.pooled_size)
+    floats = native().winograd_pooled_workspace(of, filters.M, channels_last, call.windows, call.pooled_size)
     workspace = empty(Spec((threads * floats,), (1,), images.dtype))
     address, steps, _ = filters.to_pack()
     finite = native().winograd_convolve_pooled(
         of,
+        filters.M,
         channels_last,
         images.data_ptr(),
         filters.packed.data_ptr(),

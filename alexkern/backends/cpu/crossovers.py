@@ -100,20 +100,22 @@ def served(product: str) -> tuple[Served, ...]:
 
 class Tiled(NamedTuple):
     """Filters of R x R pixels or blocks of pixels, with so many channels and filters in a group and so many tiles of
-    outputs at least."""
+    2x2 outputs at least, go in tiles of M x M. Of few channels the larger ones round off more than the accuracy rule
+    allows: a sum of few terms has little of an error of its own."""
 
     R: int
     channels: int
     tiles: int
+    M: int = 2
 
 
 # As above; filters' gradients, whose shares depend on the threads, with one thread and two. "packed": of filters that a
 # snapshot has packed; "of blocks": with strides.
 ZEN: dict[str, tuple[Tiled, ...]] = {
-    "forward": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
-    "input_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
+    "forward": (Tiled(3, 32, 49), Tiled(3, 192, 392, 4), Tiled(5, 32, 49)),
+    "input_grad": (Tiled(3, 32, 49), Tiled(3, 192, 392, 4), Tiled(5, 32, 49)),
     "weight_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
-    "packed": (Tiled(3, 32, 16), Tiled(5, 32, 16)),
+    "packed": (Tiled(3, 32, 16), Tiled(3, 192, 196, 4), Tiled(5, 32, 16)),
     "forward of blocks": (Tiled(3, 32, 392),),
     "packed of blocks": (Tiled(3, 32, 16),),
     "weight_grad of blocks": (Tiled(3, 32, 392),),
@@ -146,18 +148,21 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
 # eat up what is saved. Measured with two cores at 3 to 224 pixels, 16 to 512 channels: above it lie images of 3, 5 and
 # 7 pixels.
 WORTH = 0.65
+# In tiles of 4x4, of those in tiles of 2x2: of 13 outputs a side it is 0.73, and a network's layers gain nothing.
+LARGER = 0.6
 # Of packed 3x3 filters more: at 2 to 7 pixels oneDNN takes up to twice as long over channels_last as over contiguous.
 WORTH_PACKED = 1.4
 
 
-def least_tiles(product: str, of: Geometry, channels_last: bool) -> int | None:
-    """From how many tiles on a product with such filters may be csrc/cpu/winograd's; None for none. `of` is the
-    convolution that computes it."""
-    return _least(_served(product, of), product, of, channels_last)
+def least_tiles(product: str, of: Geometry, channels_last: bool, M: int) -> int | None:
+    """From how many tiles on a product with such filters may be csrc/cpu/winograd's, in tiles of M x M; None for none.
+    `of` is the convolution that computes it."""
+    return _least(_served(product, of), product, of, channels_last, M)
 
 
-def in_tiles(product: str, of: Geometry, channels_last: bool) -> bool:
-    """Whether a product over such images is csrc/cpu/winograd's."""
+def in_tiles(product: str, of: Geometry, channels_last: bool) -> int:
+    """The outputs a side of the tiles in which a product over such images is csrc/cpu/winograd's; 0 where it is
+    torch's."""
     worth = WORTH_PACKED if product == "packed" and of.R == 3 else WORTH
     return _in_tiles(_served(product, of), worth, product, of, channels_last)
 
@@ -166,18 +171,26 @@ def _served(product: str, of: Geometry) -> tuple[Tiled, ...]:
     return CONVOLUTIONS[measured()].get(product if of.stride == (1, 1) else f"{product} of blocks", ())
 
 
-def _least(served: tuple[Tiled, ...], product: str, of: Geometry, channels_last: bool) -> int | None:
+def _least(served: tuple[Tiled, ...], product: str, of: Geometry, channels_last: bool, M: int) -> int | None:
     if not winograd.has_tiles(of) or (of.stride != (1, 1) and not channels_last):
         return None
     blocks = of.in_depth(of.stride[0])
-    if product == "input_grad" and blocks.R == 5 and not channels_last:
-        return None  # of contiguous images torch's gradient for 5x5 rounds off less than half as much
+    rounds_off_more = M == 4 or (product == "input_grad" and blocks.R == 5)
+    if rounds_off_more and not channels_last:
+        return None  # of contiguous images torch's convolution rounds off less than half as much
     channels = min(blocks.C, blocks.K) // of.groups
-    return min((one.tiles for one in served if blocks.R == one.R and channels >= one.channels), default=None)
+    fits = (one for one in served if blocks.R == one.R and channels >= one.channels and M == one.M)
+    return min((one.tiles for one in fits), default=None)
 
 
 @functools.lru_cache(maxsize=1024)  # asked at every call
-def _in_tiles(served: tuple[Tiled, ...], worth: float, product: str, of: Geometry, channels_last: bool) -> bool:
-    least = _least(served, product, of, channels_last)
+def _in_tiles(served: tuple[Tiled, ...], worth: float, product: str, of: Geometry, channels_last: bool) -> int:
     tiles = of.N * -(-of.P // 2) * -(-of.Q // 2)
-    return least is not None and tiles >= least and winograd.share(product, of) <= worth
+    for M in (4, 2):
+        least = _least(served, product, of, channels_last, M)
+        if least is None or tiles < least:
+            continue
+        most = worth if M == 2 else min(worth, LARGER * winograd.share(product, of, 2))
+        if winograd.share(product, of, M) <= most:
+            return M
+    return 0

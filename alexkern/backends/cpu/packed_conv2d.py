@@ -46,9 +46,10 @@ class _OneDnn(Way):
 class InTiles(_OneDnn):
     """In fewer products (csrc/cpu/winograd), where that pays."""
 
-    def __init__(self, step: Any, filters: winograd.Filters):
-        super().__init__(step, filters.packed)
-        self.filters, self.words = filters, f"for {filters.describe()}"
+    def __init__(self, step: Any, filters: dict[int, winograd.Filters]):
+        super().__init__(step, filters[2].packed)
+        self.filters = filters  # by the outputs of a tile a side
+        self.words = f"for {' and '.join(one.describe() for one in filters.values())}"
         self.window: Window | None = step.window
         if self.window is not None and any(
             2 * pad > size for pad, size in zip(self.window[2], self.window[0], strict=True)
@@ -65,23 +66,28 @@ class InTiles(_OneDnn):
             return None
         one_pixel = torch.empty((1, step.channels, 1, 1), device="meta")
         of = convolution(one_pixel, weight, step.stride, step.padding, step.dilation, step.groups)
-        if least_tiles("packed", of, True) is None:
+        filters = {M: winograd.pack(weight, of, M) for M in (2, 4) if least_tiles("packed", of, True, M) is not None}
+        if not filters:
             return None
-        filters = winograd.pack(weight, of)
-        return cls(step, filters._replace(packed=in_huge_pages(filters.packed)))
+        return cls(step, {M: one._replace(packed=in_huge_pages(one.packed)) for M, one in filters.items()})
 
     def serves(self, images: Tensor, channels_last: bool = True) -> bool:
-        return in_tiles("packed", self.filters.over(images), channels_last)
+        return self.tile(images, channels_last) > 0
+
+    def tile(self, images: Tensor, channels_last: bool) -> int:
+        return in_tiles("packed", self.filters[2].over(images), channels_last)
 
     def __call__(self, images: Tensor, channels_last: bool = True) -> Tensor | None:
         if self.window is not None and channels_last:
-            found = by_image(images, self.filters, self.bias, self.window, True, relu=self.relu, save_offsets=False)
+            filters = self.filters[self.tile(images, True)]
+            found = by_image(images, filters, self.bias, self.window, True, relu=self.relu, save_offsets=False)
             if found is not None:
                 return found[0]
         return super().__call__(images, channels_last)
 
     def convolved(self, images: Tensor, relu: bool, channels_last: bool) -> Tensor | None:
-        return winograd.convolve(images, self.filters, self.bias, relu, channels_last)
+        filters = self.filters[self.tile(images, channels_last)]
+        return winograd.convolve(images, filters, self.bias, relu, channels_last)
 
 
 class InBlocks(_OneDnn):

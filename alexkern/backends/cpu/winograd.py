@@ -20,8 +20,9 @@ SIZES = (3, 5)  # of filters, in blocks of stride x stride pixels
 class Filters(NamedTuple):
     """Filters of one size, as csrc/cpu/winograd reads them."""
 
-    packed: Tensor  # (groups, panels of filters, (R + 1)^2, C / groups, filters of a panel), R and C of blocks
+    packed: Tensor  # (groups, panels of filters, (M + R - 1)^2, C / groups, filters of a panel), R and C of blocks
     geometry: Geometry  # over images of some size
+    M: int  # outputs of a tile a side
     weight: Tensor | None = None  # that the convolution has to pack first
     steps: tuple[int, int, int, int] = (0, 0, 0, 0)  # in it from group, filter, channel and tap to the next
     flipped: bool = False
@@ -35,7 +36,7 @@ class Filters(NamedTuple):
 
     def describe(self) -> str:
         R, stride = self.geometry.in_depth(self.geometry.stride[0]).R, self.geometry.stride[0]
-        return f"F(2x2, {R}x{R})" + (f" of {stride}x{stride} pixels" if stride > 1 else "")
+        return f"F({self.M}x{self.M}, {R}x{R})" + (f" of {stride}x{stride} pixels" if stride > 1 else "")
 
 
 def has_tiles(of: Geometry) -> bool:
@@ -67,14 +68,14 @@ def out_of_blocks(weight: Tensor, of: Geometry) -> Tensor:
     return cut.contiguous(memory_format=torch.channels_last)
 
 
-def pack(weight: Tensor, of: Geometry) -> Filters:
-    """A convolution's filters (K, C / groups, R, R)."""
-    filters = to_pack(weight, of)
-    native().winograd_pack(of, *filters.to_pack(), filters.packed.data_ptr(), torch.get_num_threads())
+def pack(weight: Tensor, of: Geometry, M: int) -> Filters:
+    """A convolution's filters (K, C / groups, R, R), for tiles of M x M outputs."""
+    filters = to_pack(weight, of, M)
+    native().winograd_pack(of, M, *filters.to_pack(), filters.packed.data_ptr(), torch.get_num_threads())
     return filters._replace(weight=None)
 
 
-def to_pack(weight: Tensor, of: Geometry, *, for_input_grad: bool = False) -> Filters:
+def to_pack(weight: Tensor, of: Geometry, M: int, *, for_input_grad: bool = False) -> Filters:
     """As `pack`, but left to the one convolution that takes them. for_input_grad: for `of_input_grad`."""
     if of.stride[0] > 1:
         weight = in_blocks(weight, of.stride[0])
@@ -87,22 +88,22 @@ def to_pack(weight: Tensor, of: Geometry, *, for_input_grad: bool = False) -> Fi
         of = of_input_grad(of)
         steps = (steps[0], channel, filter, tap)
     panel, R, C = native().winograd_filters, weight.shape[2], of.C // of.groups * of.stride[0] ** 2
-    shape = (of.groups, -(-(of.K // of.groups) // panel), (R + 1) ** 2, C, panel)
+    shape = (of.groups, -(-(of.K // of.groups) // panel), (M + R - 1) ** 2, C, panel)
     packed = empty(Spec(shape, contiguous_strides(shape), weight.dtype))
-    return Filters(packed, of, weight, steps, for_input_grad)
+    return Filters(packed, of, M, weight, steps, for_input_grad)
 
 
-def share(product: str, of: Geometry) -> float:
+def share(product: str, of: Geometry, M: int) -> float:
     """Products here for one of the convolution's, which leaves out what lies in the padding."""
     share, stride, R = 1.0, of.stride[0], of.in_depth(of.stride[0]).R
-    points = 7 if product == "weight_grad" and R == 5 else R + 1  # for two outputs side by side
+    points = 7 if product == "weight_grad" and R == 5 else M + R - 1  # of a tile a side
     for length, pad, outputs in zip((of.H, of.W), of.padding, (of.P, of.Q), strict=True):
         # Outputs whose pixel under a tap is one of the image's.
         taps = sum(
             max(0, min(outputs, (length + pad - r - 1) // stride + 1) - max(0, -((r - pad) // stride)))
             for r in range(of.R)
         )
-        share *= stride * points * -(-outputs // 2) / taps if taps > 0 else math.inf
+        share *= stride * points * -(-outputs // M) / taps if taps > 0 else math.inf
     return share
 
 
@@ -119,9 +120,10 @@ def convolve(
     images, gate = conform(images, lies), None if gate is None else conform(gate, lies)
     bias = None if bias is None else bias.contiguous()
     output = empty(nchw((of.N, of.K, of.P, of.Q), images.dtype, channels_last))
-    workspace = empty(Spec((threads * native().winograd_workspace(of),), (1,), images.dtype))
+    workspace = empty(Spec((threads * native().winograd_workspace(of, filters.M),), (1,), images.dtype))
     finite = native().winograd_convolve(
         of,
+        filters.M,
         channels_last,
         images.data_ptr(),
         0 if gate is None else gate.data_ptr(),

@@ -1,10 +1,11 @@
-// The three matrices of Winograd's F(2, R): R + 1 products for two outputs of a filter of R, which take 2 R otherwise.
+// The three matrices of Winograd's F(M, R): P = M + R - 1 products for M outputs of a filter of R, which take M R
+// otherwise.
 //
-//   two outputs = A^T [(G filter) * (B^T inputs)]      A^T (2, R + 1), G (R + 1, R), B^T (R + 1, R + 1)
+//   M outputs = A^T [(G filter) * (B^T inputs)]      A^T (M, P), G (P, R), B^T (P, P)
 //
-// Filter and inputs are polynomials, taken at R points and at infinity, multiplied there, and interpolated: Lavin and
-// Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), section 4.1. Row i of B^T has the coefficients of
-// the polynomial that is zero at all points but i, and G divides by its value there. All are made from the points by
+// Filter and inputs are polynomials, taken at P - 1 points and at infinity, multiplied there, and interpolated: Lavin
+// and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016), section 4.1. Row i of B^T has the coefficients
+// of the polynomial that is zero at all points but i, and G divides by its value there. All are made from the points by
 // the compiler.
 #pragma once
 
@@ -12,7 +13,7 @@
 
 namespace alexkern::ALEXKERN_ISA {
 
-template <int R>
+template <int COUNT>
 struct Points;
 
 template <>
@@ -32,21 +33,21 @@ struct Points<5> {
     static constexpr double finite[] = {0, 1.5, -1.5, 0.625, -0.625};
 };
 
-template <int R>
+template <int M, int R>
 struct Matrices {
-    static constexpr int points = R + 1;
-    double A[2][points] = {}, G[points][R] = {}, B[points][points] = {};
+    static constexpr int points = M + R - 1;
+    double A[M][points] = {}, G[points][R] = {}, B[points][points] = {};
 
     constexpr Matrices() {
         for (int i = 0; i < points; ++i) {
-            const bool infinity = i == R;
-            const double point = infinity ? 0 : Points<R>::finite[i];
+            const bool infinity = i == points - 1;
+            const double point = infinity ? 0 : Points<points - 1>::finite[i];
             double value = 1;  // of row i's polynomial at its point
             B[i][0] = 1;
             int degree = 0;
-            for (int j = 0; j < R; ++j) {
+            for (int j = 0; j < points - 1; ++j) {
                 if (j == i) continue;
-                const double other = Points<R>::finite[j];
+                const double other = Points<points - 1>::finite[j];
                 ++degree;  // times (x - other), from the highest coefficient down
                 for (int k = degree; k > 0; --k) B[i][k] = B[i][k - 1] - other * B[i][k];
                 B[i][0] *= -other;
@@ -54,14 +55,14 @@ struct Matrices {
             }
             double power = 1;
             for (int k = 0; k < R; ++k, power *= point) G[i][k] = infinity ? k == R - 1 : power / value;
-            A[0][i] = !infinity;
-            A[1][i] = infinity ? 1 : point;
+            power = 1;
+            for (int k = 0; k < M; ++k, power *= point) A[k][i] = infinity ? k == M - 1 : power;
         }
     }
 };
 
-template <int R>
-inline constexpr Matrices<R> matrices{};
+template <int M, int R>
+inline constexpr Matrices<M, R> matrices{};
 
 // result[i] = the sum of matrix[i][j] x[j]. Loops over constants: unrolled, and without what is multiplied by 0.
 template <int COUNT, int FROM>

@@ -33,11 +33,11 @@ inline void read_taps(const winograd::Weight& weight, const float* first, Index 
 }
 
 // Up to LANES filters of a panel from `lane` on, to filters[point][channel][lane].
-template <int R>
+template <int M, int R>
 inline void pack_lanes(const winograd::Shape& of, const winograd::Weight& weight, Index group, Index panel, Index lane,
                        float* filters) {
-    constexpr int P = R + 1, TAPS = R * R, FILTERS = winograd::FILTERS;
-    constexpr auto& G = matrices<R>.G;
+    constexpr int P = M + R - 1, TAPS = R * R, FILTERS = winograd::FILTERS;
+    constexpr auto& G = matrices<M, R>.G;
     const Index k = panel * FILTERS + lane;
     alignas(64) float taps[LANES * TAPS * LANES];
     for (Index c = 0; c < of.C; ++c) {

@@ -41,11 +41,11 @@ inline Images images_of(const float* data, const float* gate, bool channels_last
     return {data, gate, channels_last, of.groups * of.C / (of.stride * of.stride), of.H, of.W};
 }
 
-// Tiles of 2x2 in rows, image after image.
+// Tiles of M x M in rows, image after image.
 struct Tiles {
-    Index down, across;
+    Index M, down, across;
 
-    Tiles(Index height, Index width) : down(ceil_div(height, 2)), across(ceil_div(width, 2)) {}
+    Tiles(Index height, Index width, Index M) : M(M), down(ceil_div(height, M)), across(ceil_div(width, M)) {}
 
     // run(tile, count, n, row, column) for the runs of neighbours among `count` tiles from `first` on, by the place of
     // the first one's upper left corner.
@@ -54,44 +54,45 @@ struct Tiles {
         for (Index tile = first; tile < first + count;) {
             const Index column = tile % across, row = tile / across;
             const Index length = smaller(smaller(across - column, first + count - tile), LONGEST);
-            run(tile - first, length, row / down, row % down * 2, column * 2);
+            run(tile - first, length, row / down, row % down * M, column * M);
             tile += length;
         }
     }
 };
 
-// M d M^T of each tile d in a run, whose first begins at pixel (h, w), for up to LANES channels from c on. Points of
-// neighbouring tiles lie CHANNELS apart, the next point of a tile `step`.
-template <int COUNT, int FROM>
-__attribute__((always_inline)) inline void to_points(const double (&M)[COUNT][FROM], const Images& from, Index n,
+// B d B^T of each tile d in a run, M pixels beside one another, whose first begins at pixel (h, w), for up to LANES
+// channels from c on. Points of neighbouring tiles lie CHANNELS apart, the next point of a tile `step`.
+template <int M, int COUNT, int FROM>
+__attribute__((always_inline)) inline void to_points(const double (&B)[COUNT][FROM], const Images& from, Index n,
                                                      Index c, Index channels, Index h, Index w, Index tiles,
                                                      float* points, Index step) {
-    constexpr Index WIDEST = 2 * LONGEST + FROM - 2;
-    const Index columns = 2 * tiles + FROM - 2;
+    constexpr int SHARED = FROM - M;  // columns with the tile before
+    constexpr Index WIDEST = M * LONGEST + SHARED;
+    const Index columns = M * tiles + SHARED;
     const auto transform = [&](const auto& pixel) {
-        Floats half[FROM][COUNT];  // M d of a tile: its columns, the first of which it shares with the tile before
+        Floats half[FROM][COUNT];  // B d of a tile, column after column
         const auto go_down = [&](Index from, int to) {
             Floats column[FROM];
 #pragma GCC unroll 8
             for (int i = 0; i < FROM; ++i) column[i] = pixel(i, from);
-            multiply(M, column, half[to]);
+            multiply(B, column, half[to]);
         };
 #pragma GCC unroll 8
-        for (int j = 0; j < FROM - 2; ++j) go_down(j, j + 2);
+        for (int j = 0; j < SHARED; ++j) go_down(j, j + M);
         for (Index t = 0; t < tiles; ++t) {
 #pragma GCC unroll 8
-            for (int j = 0; j < FROM - 2; ++j) {
+            for (int j = 0; j < SHARED; ++j) {
 #pragma GCC unroll 8
-                for (int i = 0; i < COUNT; ++i) half[j][i] = half[j + 2][i];
+                for (int i = 0; i < COUNT; ++i) half[j][i] = half[j + M][i];
             }
 #pragma GCC unroll 8
-            for (int j = FROM - 2; j < FROM; ++j) go_down(2 * t + j, j);
+            for (int j = SHARED; j < FROM; ++j) go_down(M * t + j, j);
 #pragma GCC unroll 8
             for (int i = 0; i < COUNT; ++i) {
                 Floats row[FROM], result[COUNT];
 #pragma GCC unroll 8
                 for (int j = 0; j < FROM; ++j) row[j] = half[j][i];
-                multiply(M, row, result);
+                multiply(B, row, result);
 #pragma GCC unroll 8
                 for (int j = 0; j < COUNT; ++j) store(points + (i * COUNT + j) * step + t * CHANNELS, result[j]);
             }
@@ -135,7 +136,7 @@ __attribute__((always_inline)) inline void to_points(const double (&M)[COUNT][FR
 
 // Floats that the blocks of a run take.
 inline Index gathered_size(const winograd::Shape& of) {
-    return of.stride == 1 ? 0 : (of.R + 1) * (2 * LONGEST + of.R - 1) * of.C;
+    return of.stride == 1 ? 0 : (of.M + of.R - 1) * (of.M * LONGEST + of.R - 1) * of.C;
 }
 
 // Blocks of stride x stride pixels in channels_last, of which the first begins at pixel (h, w), to (rows, columns,
@@ -166,24 +167,33 @@ inline void gather(const Images& from, Index stride, Index n, Index h, Index w, 
     }
 }
 
+// run(M, R), as constants.
+template <typename Run>
+auto on_tiles(const winograd::Shape& of, const Run& run) {
+    using Two = std::integral_constant<int, 2>;
+    using Three = std::integral_constant<int, 3>;
+    if (of.R == 5) return run(Two(), std::integral_constant<int, 5>());
+    return of.M == 2 ? run(Two(), Three()) : run(std::integral_constant<int, 4>(), Three());
+}
+
 // The points of all channels of a run, `channels` from c on, whose first tile begins at (row, column) of the outputs;
 // those of CHANNELS further ones lie `apart`.
-template <int COUNT, int FROM>
-__attribute__((always_inline)) inline void all_to_points(const double (&M)[COUNT][FROM], const Images& images,
+template <int M, int COUNT, int FROM>
+__attribute__((always_inline)) inline void all_to_points(const double (&B)[COUNT][FROM], const Images& images,
                                                          const winograd::Shape& of, Index n, Index c, Index channels,
                                                          Index row, Index column, Index tiles, float* gathered,
                                                          float* points, Index apart, Index step) {
     Index h = row * of.stride - of.padding_h, w = column * of.stride - of.padding_w;
     Images from = images;
     if (of.stride > 1) {
-        const Index columns = 2 * tiles + FROM - 2;
+        const Index columns = M * tiles + FROM - M;
         gather(images, of.stride, n, h, w, FROM, columns, gathered);
         from = {gathered, nullptr, true, of.C, FROM, columns};
         n = h = w = 0;
     }
     for (Index first = 0; first < channels; first += LANES) {
         float* to = points + first / CHANNELS * apart + first % CHANNELS;
-        to_points(M, from, n, c + first, channels - first, h, w, tiles, to, step);
+        to_points<M>(B, from, n, c + first, channels - first, h, w, tiles, to, step);
     }
 }
 

@@ -47,7 +47,7 @@ struct Gradient {
 
     constexpr Gradient() {
         for (int i = 0; i < GRADS; ++i) {
-            for (int j = 0; j < 2; ++j) A[i][j] = matrices<3>.A[j][i];
+            for (int j = 0; j < 2; ++j) A[i][j] = matrices<2, 3>.A[j][i];
         }
         add<3>(0, 0);
         if (R == 5) add<2>(4, 3);
@@ -57,8 +57,8 @@ struct Gradient {
     template <int TAPS>
     constexpr void add(int point, int tap) {
         for (int i = 0; i <= TAPS; ++i) {
-            for (int j = 0; j <= TAPS; ++j) B[point + i][tap + j] = matrices<TAPS>.B[i][j];
-            for (int j = 0; j < TAPS; ++j) G[tap + j][point + i] = matrices<TAPS>.G[i][j];
+            for (int j = 0; j <= TAPS; ++j) B[point + i][tap + j] = matrices<2, TAPS>.B[i][j];
+            for (int j = 0; j < TAPS; ++j) G[tap + j][point + i] = matrices<2, TAPS>.G[i][j];
             grads[point + i] = i < TAPS ? i : GRADS - 1;  // the last is infinity
         }
     }
@@ -69,7 +69,7 @@ inline constexpr Gradient<R> gradient{};
 // How the work is shared out. Parts depend on the shape alone, so that bits do not depend on threads.
 struct Cut {
     const Shape& of;
-    Tiles tiles{of.P, of.Q};
+    Tiles tiles{of.P, of.Q, of.M};
     Index count = of.N * tiles.down * tiles.across, blocks = ceil_div(count, BLOCK), parts = 1;
     Index inputs = of.R == 3 ? gradient<3>.inputs : gradient<5>.inputs, channels = MOST, filters = MOST;
 
@@ -200,13 +200,13 @@ void add_up(const WeightGrad& call, const Cut& cut, const Share& share, Index be
             return points + c / CHANNELS * CHANNELS * BLOCK + c % CHANNELS;
         };
         cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-            all_to_points(gradient<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w, run,
-                          gathered, inputs + tile * CHANNELS, CHANNELS * BLOCK, inputs_step);
+            all_to_points<2>(gradient<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w, run,
+                             gathered, inputs + tile * CHANNELS, CHANNELS * BLOCK, inputs_step);
         });
         for (Index k = 0; k < share.filters; k += LANES) {
             cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-                to_points(gradient<R>.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h, w, run,
-                          place(grads, k) + tile * CHANNELS, grads_step);
+                to_points<2>(gradient<R>.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h, w, run,
+                             place(grads, k) + tile * CHANNELS, grads_step);
             });
         }
         for (int p = 0; p < P * P; ++p) {

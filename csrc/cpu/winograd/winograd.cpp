@@ -1,9 +1,9 @@
-// Winograd's F(2x2, RxR). A tile is 2x2 outputs of one image; it reads P x P pixels, P = R + 1, which it shares with
-// its neighbours. A thread takes a block of tiles at a time:
+// Winograd's F(MxM, RxR). A tile is M x M outputs of one image; it reads P x P pixels, P = M + R - 1, some of which it
+// shares with its neighbours. A thread takes a block of tiles at a time:
 //
 //   points    [P][P][C / 16][block][16]   B^T d B of every tile and channel: half of the L2 cache
 //   products  [P][P][block][32]           points x filters
-//   outputs   [2][2][32] of every tile    A^T products A + bias, ReLU
+//   outputs   [M][M][32] of every tile    A^T products A + bias, ReLU
 //
 // the last two for one panel of 32 output channels after the other. The products are P^2 matrix products of [block, C]
 // by [C, 32], as many tiles at a time as registers hold sums for two vectors of channels. Filters, [K /
@@ -33,12 +33,12 @@ constexpr int WIDE = VECTORS * LANES;
 constexpr int PIECES = 64;         // a thread, of a block or an image each
 constexpr int LONGEST_BLOCK = 56;  // tiles: reading the filters once a block then costs little
 constexpr int NEAR = 128;          // channels: their filters and two products' points stay in the L1
-template <int R>
-constexpr int TERMS = R == 3 ? 32 : 16;
+template <int P>
+constexpr int TERMS = P == 4 ? 32 : 16;
 
 // Blocks as long as the cache allows, and then of equal length.
 Index block_length(const Shape& of, Index count) {
-    const Index bytes_of_tile = (of.R + 1) * (of.R + 1) * padded(of.C, CHANNELS) * Index(sizeof(float));
+    const Index bytes_of_tile = of.points() * padded(of.C, CHANNELS) * Index(sizeof(float));
     const Index allowed = l2_bytes() / 2 / bytes_of_tile;
     const Index longest = smaller(larger(allowed, ROWS), LONGEST_BLOCK);
     const Index blocks = ceil_div(count, longest);
@@ -47,13 +47,13 @@ Index block_length(const Shape& of, Index count) {
 
 // The tiles that are cut into blocks: of all images, or where they are pooled, of one.
 Index tiles_of(const Shape& of, const max_pool2d::Forward* pool) {
-    const Tiles tiles(of.P, of.Q);
+    const Tiles tiles(of.P, of.Q, of.M);
     return larger(1, (pool ? 1 : of.N) * tiles.down * tiles.across);
 }
 
 // Floats that a thread needs for one block after the other, and with an image's outputs.
 Index blocks_size(const Shape& of, Index block) {
-    return (of.R + 1) * (of.R + 1) * (block * (padded(of.C, CHANNELS) + FILTERS) + SKEW) + gathered_size(of);
+    return of.points() * (block * (padded(of.C, CHANNELS) + FILTERS) + SKEW) + gathered_size(of);
 }
 
 Index workspace_size(const Shape& of, const max_pool2d::Forward* pool) {
@@ -67,7 +67,7 @@ struct Call {
     const Shape& shape = of.shape;
     Images images = images_of(of.input, of.gate, of.channels_last, shape);
     Images outputs{of.output, nullptr, of.channels_last, shape.groups * shape.K, shape.P, shape.Q};
-    Tiles tiles{shape.P, shape.Q};
+    Tiles tiles{shape.P, shape.Q, shape.M};
     Index count = tiles_of(shape, of.pool), block = block_length(shape, count);
     Index panels = ceil_div(shape.K, FILTERS), C = padded(shape.C, CHANNELS);
     Index workspace = workspace_size(shape, of.pool);
@@ -118,36 +118,35 @@ void multiply_tiles(bool add, Index C, const float* points, const float* next, I
 
 // The outputs of a run of tiles, of which the first begins at (row, column), in up to LANES channels from k on: A^T
 // products A + bias, ReLU. `check` becomes NaN where one is not finite.
-template <int R>
+template <int M, int R>
 void to_outputs(const Call& call, float* output, Index tiles, Index n, Index row, Index column, Index k, Index filters,
                 const float* products, Floats& check) {
-    constexpr int P = R + 1;
-    constexpr auto& A = matrices<R>.A;
+    constexpr int P = M + R - 1;
+    constexpr auto& A = matrices<M, R>.A;
     const Images& to = call.outputs;
     const Floats bias = call.of.bias ? load_some(call.of.bias + k, filters) : Floats{};
-    const Index rows = smaller(2, to.H - row), columns = smaller(2 * tiles, to.W - column);
-    alignas(64) float lines[2][2 * LONGEST * LANES];
+    const Index rows = smaller(M, to.H - row), columns = smaller(M * tiles, to.W - column);
+    alignas(64) float lines[M][M * LONGEST * LANES];
     for (Index t = 0; t < tiles; ++t, products += FILTERS) {
-        Floats half[2][P];  // A^T products
+        Floats half[M][P];  // A^T products
         for (int j = 0; j < P; ++j) {
-            Floats line[P], result[2];
+            Floats line[P], result[M];
 #pragma GCC unroll 8
             for (int i = 0; i < P; ++i) line[i] = load<Floats>(products + (i * P + j) * call.block * FILTERS);
             multiply(A, line, result);
-            half[0][j] = result[0];
-            half[1][j] = result[1];
+            for (int i = 0; i < M; ++i) half[i][j] = result[i];
         }
         for (Index i = 0; i < rows; ++i) {
-            Floats result[2];
+            Floats result[M];
             multiply(A, half[i], result);
-            for (Index j = 0; j < smaller(2, columns - 2 * t); ++j) {
+            for (Index j = 0; j < smaller(M, columns - M * t); ++j) {
                 Floats value = result[j] + bias;
                 check += value * 0.0f;
                 if (call.of.relu) value = value < Floats{} ? Floats{} : value;
                 if (to.channels_last) {
-                    store_some(output + to.place(n, k, row + i, column + 2 * t + j), value, filters);
+                    store_some(output + to.place(n, k, row + i, column + M * t + j), value, filters);
                 } else {
-                    store(lines[i] + (2 * t + j) * LANES, value);
+                    store(lines[i] + (M * t + j) * LANES, value);
                 }
             }
         }
@@ -165,16 +164,16 @@ void to_outputs(const Call& call, float* output, Index tiles, Index n, Index row
 }
 
 // A block of tiles. Whether all is finite.
-template <int R>
+template <int M, int R>
 bool convolve_block(const Call& call, const Part& part, float* points) {
-    constexpr int P = R + 1;
+    constexpr int P = M + R - 1;
     const Shape& shape = call.shape;
     const Index C = shape.C, first = part.first, tiles = part.tiles, group = part.group;
     const Index panel_size = C * FILTERS, points_size = call.C * call.block + SKEW;
     float *products = points + P * P * points_size, *gathered = products + P * P * call.block * FILTERS;
     call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
-        all_to_points(matrices<R>.B, call.images, shape, n, group * C, C, row, column, count, gathered,
-                      points + tile * CHANNELS, CHANNELS * call.block, points_size);
+        all_to_points<M>(matrices<M, R>.B, call.images, shape, n, group * C, C, row, column, count, gathered,
+                         points + tile * CHANNELS, CHANNELS * call.block, points_size);
     });
 
     // The panel after the one in use is fetched in as many equal parts as there are passes over that.
@@ -184,7 +183,7 @@ bool convolve_block(const Call& call, const Part& part, float* points) {
         const Index place = group * call.panels + (call.packs ? part.panel : panel);
         float* const packed = call.of.filters + place * P * P * panel_size;
         if (call.packs) {
-            for (int k = 0; k < FILTERS; k += LANES) pack_lanes<R>(shape, *call.of.weight, group, panel, k, packed);
+            for (int k = 0; k < FILTERS; k += LANES) pack_lanes<M, R>(shape, *call.of.weight, group, panel, k, packed);
         }
         for (int p = 0; p < P * P; ++p) {
             const float* filters = packed + p * panel_size;
@@ -199,8 +198,8 @@ bool convolve_block(const Call& call, const Part& part, float* points) {
                     for (int k = 0; k < FILTERS; k += WIDE, ahead += lines * channels) {
                         float* to = products + (p * call.block + t) * FILTERS + k;
                         (tiles - t > ROWS / 2
-                             ? multiply_tiles<ROWS, TERMS<R>>
-                             : multiply_tiles<ROWS / 2, TERMS<R>>)(c > 0, channels, from, next, call.block,
+                             ? multiply_tiles<ROWS, TERMS<P>>
+                             : multiply_tiles<ROWS / 2, TERMS<P>>)(c > 0, channels, from, next, call.block,
                                                                    filters + c * FILTERS + k, ahead, lines, to);
                     }
                 }
@@ -208,8 +207,8 @@ bool convolve_block(const Call& call, const Part& part, float* points) {
         }
         for (Index k = panel * FILTERS; k < smaller((panel + 1) * FILTERS, shape.K); k += LANES) {
             call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
-                to_outputs<R>(call, part.output, count, n - part.image, row, column, group * shape.K + k, shape.K - k,
-                              products + tile * FILTERS + k % FILTERS, check);
+                to_outputs<M, R>(call, part.output, count, n - part.image, row, column, group * shape.K + k,
+                                 shape.K - k, products + tile * FILTERS + k % FILTERS, check);
             });
         }
     }
@@ -225,7 +224,7 @@ float* own_workspace(const Call& call) {
 }
 
 // Image by image, whose outputs stay in the cache until they are pooled.
-template <int R>
+template <int M, int R>
 bool pool_all(const Call& call) {
     const Shape& of = call.shape;
     const max_pool2d::Forward& pool = *call.of.pool;
@@ -241,7 +240,7 @@ bool pool_all(const Call& call) {
             for (Index unit = 0; unit < of.groups * ceil_div(call.count, call.block); ++unit) {
                 const Index first = unit / of.groups * call.block, tiles = smaller(call.block, call.count - first);
                 const Part part{n * call.count + first, tiles, unit % of.groups, 0, call.panels, outputs, n};
-                if (!convolve_block<R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+                if (!convolve_block<M, R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
             }
             one.output = static_cast<float*>(pool.output) + n * size;
             one.offsets = pool.offsets ? static_cast<char*>(pool.offsets) + n * size * bytes : nullptr;
@@ -251,7 +250,7 @@ bool pool_all(const Call& call) {
     return finite;
 }
 
-template <int R>
+template <int M, int R>
 bool convolve_all(const Call& call) {
     const Index groups = call.shape.groups, panels = call.panels, threads = call.of.threads;
     const Index blocks = ceil_div(call.count, call.block);
@@ -271,7 +270,7 @@ bool convolve_all(const Call& call) {
                             (place + 1) * panels / parts,
                             call.of.output,
                             0};
-            if (!convolve_block<R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+            if (!convolve_block<M, R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
         }
     });
     return finite;
@@ -289,9 +288,11 @@ template <>
 bool convolve<Isa::ALEXKERN_ISA>(const Convolution& of) {
     const Call call{of};
     if (of.weight && !call.packs) pack<Isa::ALEXKERN_ISA>({of.shape, *of.weight, of.filters, of.threads});
-    const bool finite = of.pool ? (of.shape.R == 3 ? pool_all<3> : pool_all<5>)(call)
-                                : (of.shape.R == 3 ? convolve_all<3> : convolve_all<5>)(call);
-    ran(of.channels_last ? "winograd, NHWC, " ALEXKERN_ISA_NAME : "winograd, NCHW, " ALEXKERN_ISA_NAME);
+    const bool finite =
+        on_tiles(of.shape, [&](auto M, auto R) { return of.pool ? pool_all<M, R>(call) : convolve_all<M, R>(call); });
+    const bool large = of.shape.M == 4;
+    ran(of.channels_last ? (large ? "winograd 4x4, NHWC, " ALEXKERN_ISA_NAME : "winograd, NHWC, " ALEXKERN_ISA_NAME)
+                         : (large ? "winograd 4x4, NCHW, " ALEXKERN_ISA_NAME : "winograd, NCHW, " ALEXKERN_ISA_NAME));
     return finite;
 }
 

@@ -1,6 +1,7 @@
 // Convolution with bias and ReLU on the host's processor, for 3x3 and 5x5 filters at stride 1 in 4/9 and 9/25 of the
-// products, and the gradient of its input, which is such a convolution too. A larger stride's is one over blocks of
-// stride x stride pixels, whose numbers are its channels: 11x11 filters at stride 4 are 3x3 of these, for 16/30.
+// products, or 3x3 in 1/4 with larger tiles, and the gradient of its input, which is such a convolution too. A larger
+// stride's is one over blocks of stride x stride pixels, whose numbers are its channels: 11x11 filters at stride 4 are
+// 3x3 of these, for 16/30.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,9 @@ struct Shape {
     Index padding_h, padding_w, groups;
     Index stride;  // above 1 there is one group, and channels come last
     Index P, Q;    // of outputs
+    Index M = 2;   // outputs of a tile a side: 2, or of 3x3 filters 4
+
+    Index points() const { return (M + R - 1) * (M + R - 1); }  // of a tile
 };
 
 constexpr int FILTERS = 32;  // of a panel: K is filled up to a multiple of it, in every group
@@ -30,7 +34,7 @@ struct Weight {
     bool flipped;
 };
 
-// weight becomes filters, for every instruction set the same: (groups, panels, (R + 1)^2, C, FILTERS).
+// weight becomes filters, for every instruction set the same: (groups, panels, points, C, FILTERS).
 struct Pack {
     Shape shape;
     Weight weight;
