@@ -36,6 +36,7 @@ ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 FILTERS = ((3, 1), (5, 1), (11, 4))  # sizes and strides
 CHANNELS = (16, 32, 64, 128)  # and filters of a convolution; with a stride there are 3 channels
 IMAGES = ((1, 8), (1, 14), (2, 14), (4, 14), (8, 14), (32, 14), (32, 28))  # how many, and outputs of which size
+MANY, LARGE_IMAGES = 192, ((1, 16), (1, 28), (2, 28), (4, 28))  # for tiles of 4x4, where their rounding errors allow it
 WINDOWS, POOLED = (1, 2, 3, 4, 6, 8), (2, 4, 8, 12, 16, 24, 32)  # windows in a row and channels of poolings
 VALUES = 2**17  # of the images that are pooled, about
 AHEAD = 1.05  # of torch's time over ours, from which on ours serves: less is lost in noise
@@ -128,26 +129,34 @@ def stretches(ahead: list[bool]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def convolution_pairs(
-    of: Geometry, channels_last: bool
-) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
-    """Ours and torch's, by product."""
+def convolution_pairs(of: Geometry, channels_last: bool, M: int = 2) -> dict[str, Pair]:
+    """Ours and torch's, by product; with M = 4 ours in tiles of 4x4 and of 2x2."""
     order = torch.channels_last if channels_last else torch.contiguous_format
     shapes = ((of.N, of.C, of.H, of.W), (of.K, of.C, of.R, of.S), (of.N, of.K, of.P, of.Q))
     input, weight, grad = (torch.randn(shape).contiguous(memory_format=order) for shape in shapes)
     bias, gate = torch.randn(of.K), torch.randn_like(grad)
     settings = (of.stride, of.padding, of.dilation, of.groups)
-    filters = winograd.pack(weight, of)
 
-    def forward(filters: winograd.Filters) -> None:
+    def forward(M: int) -> None:
+        winograd.convolve(input, winograd.to_pack(weight, of, M), bias, True, channels_last)
+
+    def packed(filters: winograd.Filters) -> None:
         winograd.convolve(input, filters, bias, True, channels_last)
+
+    def input_grad(M: int) -> None:
+        back = winograd.to_pack(weight, of, M, for_input_grad=True)
+        winograd.convolve(grad, back, None, False, channels_last, gate)
+
+    if M == 4:
+        small, large = (winograd.pack(weight, of, M) for M in (2, 4))
+        return {
+            "forward": (partial(forward, 4), partial(forward, 2)),
+            "packed": (partial(packed, large), partial(packed, small)),
+            "input_grad": (partial(input_grad, 4), partial(input_grad, 2)),
+        }
 
     def theirs() -> None:
         torch.conv2d(input, weight, bias, *settings).relu_()
-
-    def input_grad() -> None:
-        back = winograd.to_pack(weight, of, for_input_grad=True)
-        winograd.convolve(grad, back, None, False, channels_last, gate)
 
     def their_input_grad() -> None:
         torchs.backward(grad, input, weight, gate, *settings, (True, False, False))
@@ -161,36 +170,42 @@ def convolution_pairs(
     def their_weight_grad() -> None:
         torchs.convolution_gradients(masked, input, weight, *settings, (False, True, True))
 
-    found = {
-        "forward": (lambda: forward(winograd.to_pack(weight, of)), theirs),
-        "packed": (lambda: forward(filters), theirs),
+    found: dict[str, Pair] = {
+        "forward": (partial(forward, 2), theirs),
+        "packed": (partial(packed, winograd.pack(weight, of, 2)), theirs),
         "weight_grad": (weight_grad, their_weight_grad),
     }
     if of.stride == (1, 1):
-        found["input_grad"] = (input_grad, their_input_grad)
-    return found if of.stride == (1, 1) else {f"{name} of blocks": one for name, one in found.items()}
+        return found | {"input_grad": (partial(input_grad, 2), their_input_grad)}
+    return {f"{name} of blocks": one for name, one in found.items()}
 
 
 def convolutions(runs: int) -> None:
     table: dict[str, list[Tiled]] = {}
-    for (R, stride), channels in product(FILTERS, CHANNELS):
+
+    def measure(R: int, stride: int, channels: int, images: tuple[tuple[int, int], ...], M: int) -> None:
         found: dict[str, dict[int, float]] = {}
         strided = stride > 1
-        for N, size in IMAGES:
+        for N, size in images:
             pad, length = R // 2, size * stride
             shape = (N, 3 if strided else channels, length, length, channels, R, R)
             of = Geometry(*shape, (stride, stride), (pad, pad), (1, 1), 1)
-            for channels_last in (True,) if strided else (False, True):
-                for name, (mine, theirs) in convolution_pairs(of, channels_last).items():
+            for channels_last in (True,) if strided or M == 4 else (False, True):
+                for name, (mine, theirs) in convolution_pairs(of, channels_last, M).items():
                     by_tiles = found.setdefault(name, {})
                     tiles = N * (-(-size // 2)) ** 2
                     by_tiles[tiles] = min(by_tiles.get(tiles, math.inf), ratio(mine, theirs, runs))
         for name, ratios in found.items():
-            print(f"# {channels} to {channels}, {R}x{R}, {name}:", *(f"{at}: {r:.2f}" for at, r in ratios.items()))
+            what = f"{channels} to {channels}, {R}x{R}, {name}" + (", 4x4 for 2x2" if M == 4 else "")
+            print(f"# {what}:", *(f"{at}: {r:.2f}" for at, r in ratios.items()))
             behind = [tiles for tiles, one in ratios.items() if one < AHEAD]
             least = min((tiles for tiles in ratios if tiles > max(behind, default=0)), default=None)
             if least is not None:
-                table.setdefault(name, []).append(Tiled(-(-R // stride), channels, least))
+                table.setdefault(name, []).append(Tiled(-(-R // stride), channels, least, M))
+
+    for (R, stride), channels in product(FILTERS, CHANNELS):
+        measure(R, stride, channels, IMAGES, 2)
+    measure(3, 1, MANY, LARGE_IMAGES, 4)
     entry("CONVOLUTIONS", {name: tuple(served) for name, served in table.items()})
 
 

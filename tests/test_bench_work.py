@@ -14,10 +14,12 @@ from alexkern.backends import cpu
 from alexkern.backends.cpu import crossovers
 from alexkern.bench import ceilings, work
 from alexkern.bench.ceilings import Ceilings, measure_ceilings
+from alexkern.bench.crossovers import convolution_pairs
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
 from alexkern.bench.networks import plain, training_work
 from alexkern.bench.prediction import balance, predict, waves, work_of
 from alexkern.cost.chips import CHIPS
+from alexkern.geometry import Geometry
 from alexkern.measure.timing import Plan
 from alexkern.tools.workloads import Workload
 from support.bench_records import CPU
@@ -133,6 +135,22 @@ def test_ceilings_are_the_best_of_a_product_and_of_a_copy(monkeypatch):
     monkeypatch.setattr(ceilings, "PRODUCT", {"cpu": 8})
     monkeypatch.setattr(ceilings, "COPIED", {"cpu": 1000})
     assert measure_ceilings(CPU, TwoCalls()) == Ceilings(2 * 8**3 / 2.0, 2 * 1000 / 0.25)
+
+
+@pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")
+@pytest.mark.parametrize(("R", "stride", "M"), [(3, 1, 2), (3, 1, 4), (5, 1, 2), (11, 4, 2)])
+def test_crossovers_are_measured_between_ours_and_torchs(R, stride, M):
+    of = Geometry(2, 3, 40, 36, 5, R, R, (stride, stride), (R // 2, R // 2), (1, 1), 1)
+    pairs = convolution_pairs(of, True, M)
+    assert len(pairs) == (3 if M == 4 or stride > 1 else 4)
+    for mine, theirs in pairs.values():
+        cpu.native().forget_kernel()
+        mine()
+        first = cpu.native().last_kernel()
+        cpu.native().forget_kernel()
+        theirs()
+        assert first.startswith("winograd") and ("4x4" in first) == (M == 4)
+        assert cpu.native().last_kernel() == (first.replace(" 4x4", "") if M == 4 else "")
 
 
 @pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")

@@ -112,10 +112,10 @@ class Tiled(NamedTuple):
 # As above; filters' gradients, whose shares depend on the threads, with one thread and two. "packed": of filters that a
 # snapshot has packed; "of blocks": with strides.
 ZEN: dict[str, tuple[Tiled, ...]] = {
-    "forward": (Tiled(3, 32, 49), Tiled(3, 192, 392, 4), Tiled(5, 32, 49)),
-    "input_grad": (Tiled(3, 32, 49), Tiled(3, 192, 392, 4), Tiled(5, 32, 49)),
+    "forward": (Tiled(3, 32, 49), Tiled(3, 192, 196, 4), Tiled(5, 32, 49)),
+    "input_grad": (Tiled(3, 32, 49), Tiled(3, 192, 196, 4), Tiled(5, 32, 49)),
     "weight_grad": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
-    "packed": (Tiled(3, 32, 16), Tiled(3, 192, 196, 4), Tiled(5, 32, 16)),
+    "packed": (Tiled(3, 32, 16), Tiled(3, 192, 64, 4), Tiled(5, 32, 16)),
     "forward of blocks": (Tiled(3, 32, 392),),
     "packed of blocks": (Tiled(3, 32, 16),),
     "weight_grad of blocks": (Tiled(3, 32, 392),),
