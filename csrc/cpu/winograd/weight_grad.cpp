@@ -16,7 +16,6 @@
 #include <omp.h>
 #endif
 
-#include "../cache.h"
 #include "../parallel.h"
 #include "points.h"
 
@@ -31,10 +30,10 @@ constexpr int VECTORS = 2;                 // and vectors of filters
 constexpr int WIDE = VECTORS * LANES;
 constexpr int BLOCK = 32;  // tiles
 constexpr int TERMS = 32;
-constexpr Index MOST = 128, LEAST_FILTERS = VECTORS * MOST_LANES;              // channels or filters of a share
-constexpr Index MOST_TOTALS = Index(1) << 18, LEAST_TOTALS = MOST_TOTALS / 2;  // of those that fill the L2
-constexpr Index LEAST_SHARES = 4, PARTS = 8;                                   // of fewer, parts of shares to come to
-constexpr Index LEAST_BLOCKS = 8;                                              // of a part
+constexpr Index MOST = 128, LEAST_FILTERS = VECTORS * MOST_LANES;  // channels or filters of a share
+constexpr Index MOST_TOTALS = Index(1) << 18;                      // 1 MiB of them, the L2
+constexpr Index LEAST_SHARES = 4, PARTS = 8;                       // of fewer, parts of shares to come to
+constexpr Index LEAST_BLOCKS = 8;                                  // of a part
 
 // The points of two gradients: of F(2, 3), those of F(2, 2) among them.
 constexpr int GRADS = 4;
@@ -74,8 +73,7 @@ struct Cut {
     Index inputs = of.R == 3 ? gradient<3>.inputs : gradient<5>.inputs, channels = MOST, filters = MOST;
 
     Cut(const Shape& of, Index threads) : of(of) {
-        const Index near = smaller(larger(l2_bytes() / Index(sizeof(float)), LEAST_TOTALS), MOST_TOTALS);
-        while (totals() > near) (channels < filters ? filters : channels) /= 2;
+        while (totals() > MOST_TOTALS) (channels < filters ? filters : channels) /= 2;
         if (shares() < LEAST_SHARES) parts = smaller(PARTS / shares(), larger(1, blocks / LEAST_BLOCKS));
         if (threads == 1) return;
         // Smaller shares, where there would not be one for each thread.
