@@ -171,7 +171,7 @@ winograd::Shape shape(std::int64_t N, std::int64_t C, std::int64_t H, std::int64
 // All orders of a weight in memory, packed before or by the convolution, both formats of images, with and without what
 // may be missing, and what is pooled image by image.
 void convolve(const winograd::Shape& at) {
-    const std::int64_t taps = at.R * at.R, points = (at.R + 1) * (at.R + 1), K = at.groups * at.K;
+    const std::int64_t taps = at.R * at.R, points = at.points(), K = at.groups * at.K;
     const std::int64_t pixels = at.N * at.groups * at.C / (at.stride * at.stride) * at.H * at.W;
     const std::int64_t panels = (at.K + winograd::FILTERS - 1) / winograd::FILTERS;
     const std::vector<float> input = floats(pixels), weight = floats(K * at.C * taps), bias = floats(K);
@@ -207,11 +207,16 @@ void convolve(const winograd::Shape& at) {
         call.workspace = image.data();
         call.threads = THREADS;
         winograd::convolve<OWN>(call);
+        if (at.M == 4) continue;
         std::vector<float> weight_grad(weight.size());
         std::vector<float> space(winograd::weight_grad_workspace<OWN>(at, THREADS));
         winograd::weight_grad<OWN>(
             {at, channels_last, input.data(), output.data(), weight_grad.data(), space.data(), THREADS});
     }
+    if (at.R == 5 || at.M == 4) return;
+    winograd::Shape large = at;
+    large.M = 4;
+    convolve(large);
 }
 
 }  // namespace

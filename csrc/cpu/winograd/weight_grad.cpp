@@ -68,7 +68,7 @@ inline constexpr Gradient<R> gradient{};
 // How the work is shared out. Parts depend on the shape alone, so that bits do not depend on threads.
 struct Cut {
     const Shape& of;
-    Tiles tiles{of.P, of.Q, of.M};
+    Tiles tiles{of.P, of.Q, 2};
     Index count = of.N * tiles.down * tiles.across, blocks = ceil_div(count, BLOCK), parts = 1;
     Index inputs = of.R == 3 ? gradient<3>.inputs : gradient<5>.inputs, channels = MOST, filters = MOST;
 

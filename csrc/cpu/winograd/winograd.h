@@ -60,7 +60,7 @@ struct Convolution {
 
 // The gradient of a weight, (groups K, C, R, R) of blocks, or with the channels last, as the images.
 struct WeightGrad {
-    Shape shape;  // of the convolution
+    Shape shape;  // of the convolution, M = 2
     bool channels_last;
     const float* input;
     const float* grad;  // as an output
