@@ -28,6 +28,7 @@ from alexkern.backends.torch import philox
 from alexkern.functional import augment
 from alexkern.models import transforms
 from alexkern.ops.augment import pad
+from alexkern.references import augment as definition
 from support.backends import DEVICE, dtypes, serving
 from support.canaries import canaries
 from support.optional import need
@@ -126,6 +127,17 @@ def test_an_image_that_no_attempt_fits_gives_its_largest_allowed_box() -> None:
     boxes = {(100, 10): (43, 0, 13, 10), (10, 100): (0, 43, 10, 13), (79, 70): (0, 0, 79, 70), (70, 79): (0, 0, 70, 79)}
     rows = table([*boxes], torch.tensor([1, 2]), size=(8, 8), scale=(1.0, 1.0))
     assert [(row["top"], row["left"], row["height"], row["width"]) for row in rows] == [*boxes.values()]
+
+
+@pytest.mark.parametrize("size", [(8, 16), (16, 8)])
+def test_an_attempt_as_high_or_as_wide_as_its_image_fits(size: tuple[int, int]) -> None:
+    """And `alexkern verify` has the same boxes."""
+    seed, policy = torch.tensor([1, 2]), {"size": (8, 8), "scale": (0.5, 0.5), "ratio": (1.0, 1.0)}
+    rows = table([size] * 9, seed, **policy)
+    boxes = [(row["top"], row["left"], row["height"], row["width"]) for row in rows]
+    words = philox.words(seed, 4 * A.BLOCKS * 9).view(9, A.BLOCKS, 4)
+    assert boxes == [definition.resized_box(torch.empty(*size, 3), w[A.ATTEMPTS :], Policy(**policy)) for w in words]
+    assert len(set(boxes)) > 1 and {box[2:] for box in boxes} == {(8, 8)}  # not those in the middle
 
 
 @pytest.mark.skipif("triton" not in BACKENDS, reason="no Triton backend here")

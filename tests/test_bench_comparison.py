@@ -15,7 +15,7 @@ from alexkern.backends.cpu import crossovers
 from alexkern.bench import bench_conv2d_relu_max_pool2d
 from alexkern.bench.budget import UNLIMITED
 from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms
-from alexkern.bench.comparison import Failure, Kind, Trial, Variant, compare
+from alexkern.bench.comparison import Failure, Kind, Trial, Variant, compare, describe
 from alexkern.bench.layers import LAYERS, Dropout, Normalization, Pooling, Target
 from alexkern.bench.memory import SavedBytes, peak_bytes
 from alexkern.bench.operators import PASSES, Operator, _trial
@@ -36,6 +36,12 @@ def test_contenders_that_fail_or_are_wrong_or_absent_are_named_and_not_timed():
     assert outcomes["broken"] == Failure("RuntimeError: no such device")
     assert outcomes["absent"] == Failure("not installed (pip install absent)")
     assert isinstance(outcomes["wrong"], Failure) and "off by 1.73" in outcomes["wrong"].reason
+
+
+@pytest.mark.parametrize(("length", "end"), [(160, "xxx"), (161, "...")])
+def test_what_failed_is_cut_to_the_length_of_a_row(length, end):
+    said = describe(ValueError("x" * (length - len("ValueError: "))))
+    assert said.startswith("ValueError: x") and said.endswith(end) and len(said) == 160
 
 
 @pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")

@@ -167,6 +167,9 @@ def test_a_crowded_picture_stays_within_its_frame(made, picture):
         box = figure.get_tightbbox()
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
     assert set(names) <= set(shown) and any("<&> $with_a$ longer" in text for text in shown)
+    for axes in figure.axes:
+        assert {side for side, spine in axes.spines.items() if spine.get_visible()} == {"left", "bottom"}
+        assert axes.get_axisbelow() is True and all(line.get_visible() for line in axes.get_xgridlines())
 
 
 def test_bars_are_as_long_as_their_share_and_the_limit_is_drawn_at_all_of_it(made):

@@ -388,11 +388,18 @@ def test_the_worst_rows_are_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyP
     calls = {found[0].ours.name: lambda: torch.ones(3) * 2}
     comparison = bench_records.comparison(section=found[0].entry.section, what=found[0].entry.what, **calls)
     monkeypatch.setattr(worst, "comparisons", lambda options: [comparison])
+    ncu = tmp_path / "ncu"
+    ncu.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *2) exit 3; esac\n')
+    ncu.chmod(0o755)
+    monkeypatch.setattr(worst, "find_ncu", lambda: str(ncu))
     assert worst.main([str(tmp_path), "--out", str(tmp_path / "out"), "--count", "2"]) == 1
     page = (tmp_path / "out" / "1-torch.txt").read_text()
     assert worst.title(found[0]) in page and "aten::" in page
+    asked = [(tmp_path / "out" / f"{number}-ncu.txt").read_text() for number in (1, 2)]
+    assert [line.split()[-3:] for line in asked] == [[str(tmp_path), "--only", number] for number in "12"]
     printed = capsys.readouterr().out
     assert "2. " in printed and "not profiled: LookupError: it is none of a run's" in printed
+    assert "\n1-ncu.txt\nncu failed with status 3: " in printed
     assert printed.splitlines()[-1] == f"1 of 2 rows profiled, the worst: {worst.title(found[0])}"
 
 

@@ -87,6 +87,12 @@ def test_pooling_on_a_processor_counts_in_64_bits() -> None:
         extension.cpu.module.max_pool2d_workspace(short._replace(H=2**63), (1, 1))
 
 
+@pytest.mark.skipif(extension.cpu.module is None, reason=f"no kernels for this processor: {extension.cpu.why_not}")
+@pytest.mark.parametrize("sizes", [(2**33, 1, 1), (1, 2**33, 1), (1, 1, 2**33)], ids=["rows", "in", "out"])
+def test_a_linear_layer_on_a_processor_counts_in_64_bits(sizes: tuple[int, int, int]) -> None:
+    assert extension.cpu.module.linear_relu_dropout_workspace(sizes, 1) > 2**33
+
+
 @pytest.mark.parametrize("size", [(9, 11), (10, 12), (13, 17)], ids=str)
 def test_a_convolution_has_torchs_sizes(size: tuple[int, int]) -> None:
     x, w = operands(*size)

@@ -286,13 +286,21 @@ def test_gradient_of_max_pooling(layout: str, monkeypatch: pytest.MonkeyPatch, g
     assert_same(dx[-1, -1, -1, -1], grad[0, -1, -1, -1])
 
 
-def test_offsets_of_max_pooling(generator: torch.Generator) -> None:
-    """Few images, far apart: the memory between them is never touched."""
-    shape, strides = (3, 8, 2, 2), (LIMIT // 2 + 64, 1, 16, 8)
-    grad, near = whole(shape, generator, 1, 9), torch.randint(9, shape, dtype=torch.uint8, generator=generator)
-    offsets = sparse(2 * strides[0] + 64, dtype=torch.uint8).as_strided(shape, strides).copy_(near)
-    windows = pooling((3, 8, 5, 5), *POOL)
-    assert_same(max_pool2d.gather(grad, offsets, windows, True), max_pool2d.gather(grad, near, windows, True))
+@interpreted
+@pytest.mark.parametrize("axis", [0, 2, 3], ids=["images", "rows", "columns"])
+@pytest.mark.parametrize("far", ["gradient", "offsets"])
+def test_sources_of_the_gradient_of_max_pooling(far: str, axis: int, generator: torch.Generator) -> None:
+    """Few, far apart: the memory between them is never touched."""
+    shape, strides = (3, 8, 3, 3), [72, 1, 24, 8]
+    grad = whole(shape, generator, 1, 9).contiguous(memory_format=torch.channels_last)
+    offsets = torch.randint(9, shape, dtype=torch.uint8, generator=generator)
+    windows = pooling((3, 8, 7, 7), *POOL)
+    wanted = max_pool2d.gather(grad, offsets, windows, True)
+    strides[axis] = LIMIT // 2 + 64
+    apart = sparse(2 * strides[axis] + 256, dtype=torch.float16 if far == "gradient" else torch.uint8)
+    apart = apart.as_strided(shape, strides).copy_(grad if far == "gradient" else offsets)
+    sources = (apart, offsets) if far == "gradient" else (grad, apart)
+    assert_same(max_pool2d.gather(*sources, windows, True), wanted)
 
 
 @interpreted

@@ -175,6 +175,17 @@ def test_space_to_depth_marks_what_is_not_finite(value: float, generator: torch.
     assert marks.nonzero().tolist() == [[1, 1, 1]]
 
 
+@pytest.mark.parametrize("filters", [(7, 5), (5, 7)], ids=["higher", "wider"])
+def test_what_an_infinity_spoils_is_amended(filters: tuple[int, int], generator: torch.Generator) -> None:
+    shapes = (1, 3, 16, 16), (4, 3, *filters)
+    input, weight = (torch.randint(-2, 3, shape, generator=generator).float() for shape in shapes)
+    input[0, 1, 7, 7] = float("inf")  # beside the first filter in each direction, where there are zeros in depth
+    wanted = F.conv2d(input.double(), weight.double(), None, 4).relu().float()
+    input, weight, geometry = input.to(DEVICE), weight.to(DEVICE), ((4, 4), (0, 0), (1, 1), 1)
+    assert conv2d_relu.prepare(conv2d_relu.key_of(input, weight, *geometry, "ieee")).config.factor == 4
+    assert_same(conv2d_relu.forward(input, weight, None, *geometry).cpu(), wanted)
+
+
 def test_first_layer_in_depth_is_the_same_convolution() -> None:
     first = layer("conv1").geometry
     assert conv2d_relu.depth_factor(first) == 4
