@@ -80,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
         world = join(args.device)
         try:
             return _train(args, world)
+        except Interrupted as stopped:
+            return stopped.status
         finally:
             world.leave()
     except TrainingError as error:
         raise CommandError(str(error), error.status) from None
-    except Interrupted as stopped:
-        return stopped.status
     except (DataError, NotDrawn) as error:
         raise CommandError(str(error)) from None
     except BrokenPipeError:

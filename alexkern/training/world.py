@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,9 +54,11 @@ class World:
         return values
 
     def leave(self) -> None:
-        """End the process group."""
+        """End the process group, and with the model that uses it its threads: one that met the interpreter's own end
+        would abort the process."""
         if distributed.is_initialized():
             distributed.destroy_process_group()
+            gc.collect()
 
 
 def join(device: str | None) -> World:
