@@ -342,11 +342,13 @@ def test_products_that_the_table_does_not_name_are_torchs(
 def test_whose_a_product_is_goes_by_the_processors_maker(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, keys = torch.empty(4, 4), (isa, f"{isa} on AMD")
     assert all({*keys} <= of.keys() for of in (crossovers.TABLE, crossovers.POOLED, crossovers.CONVOLUTIONS))
-    monkeypatch.setattr(crossovers, "TABLE", {key: {"forward": ((1, ((n, n),)),)} for n, key in enumerate(keys)})
+    table = {key: dict.fromkeys(("forward", "forward, bfloat16"), ((1, ((n, n),)),)) for n, key in enumerate(keys)}
+    monkeypatch.setattr(crossovers, "TABLE", table)
     monkeypatch.setattr(crossovers, "POOLED", dict(zip(keys, range(2), strict=True)))
     for place, amd in enumerate((False, True)):
         monkeypatch.setattr(cpu.native(), "amd", amd)
         assert [N for N in range(5) if crossovers.is_ours("forward", weight, N)] == [place]
+        assert not any(crossovers.is_ours("forward", weight.to(dtype), place) for dtype in (torch.half, torch.double))
         assert crossovers.pooled() == place
 
 

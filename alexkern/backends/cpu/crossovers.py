@@ -86,7 +86,7 @@ def pooled() -> Pooled:
 
 def is_ours(product: str, weight: Tensor, rows: int) -> bool:
     """Of so many rows with a weight as it lies in memory."""
-    if not weight.is_contiguous():
+    if not weight.is_contiguous() or weight.dtype not in (torch.float32, torch.bfloat16):
         return False
     for least, ours in served(product if weight.dtype == torch.float32 else f"{product}, bfloat16"):
         if weight.numel() >= least:
@@ -148,10 +148,11 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
 # eat up what is saved. Measured with two cores at 3 to 224 pixels, 16 to 512 channels: above it lie images of 3, 5 and
 # 7 pixels.
 WORTH = 0.65
-# In tiles of 4x4, of those in tiles of 2x2: of 13 outputs a side it is 0.73, and a network's layers gain nothing.
-LARGER = 0.6
 # Of packed 3x3 filters more: at 2 to 7 pixels oneDNN takes up to twice as long over channels_last as over contiguous.
 WORTH_PACKED = 1.4
+# And those in tiles of 4x4 this share of those in tiles of 2x2: for 13 outputs a side it is 0.73, where networks gain
+# nothing by them.
+LARGER = 0.6
 
 
 def least_tiles(product: str, of: Geometry, channels_last: bool, M: int) -> int | None:
