@@ -129,12 +129,14 @@ def stretches(ahead: list[bool]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def convolution_pairs(of: Geometry, channels_last: bool, M: int = 2) -> dict[str, Pair]:
+def convolution_pairs(
+    of: Geometry, channels_last: bool, M: int = 2, dtype: torch.dtype = torch.float32
+) -> dict[str, Pair]:
     """Ours and torch's, by product; with M = 4 ours in tiles of 4x4 and of 2x2."""
     order = torch.channels_last if channels_last else torch.contiguous_format
     shapes = ((of.N, of.C, of.H, of.W), (of.K, of.C, of.R, of.S), (of.N, of.K, of.P, of.Q))
-    input, weight, grad = (torch.randn(shape).contiguous(memory_format=order) for shape in shapes)
-    bias, gate = torch.randn(of.K), torch.randn_like(grad)
+    input, weight, grad = (torch.randn(shape).to(dtype).contiguous(memory_format=order) for shape in shapes)
+    bias, gate = torch.randn(of.K).to(dtype), torch.randn_like(grad)
     settings = (of.stride, of.padding, of.dilation, of.groups)
 
     def forward(M: int) -> None:
@@ -170,28 +172,29 @@ def convolution_pairs(of: Geometry, channels_last: bool, M: int = 2) -> dict[str
     def their_weight_grad() -> None:
         torchs.convolution_gradients(masked, input, weight, *settings, (False, True, True))
 
-    found: dict[str, Pair] = {
-        "forward": (partial(forward, 2), theirs),
-        "packed": (partial(packed, winograd.pack(weight, of, 2)), theirs),
-        "weight_grad": (weight_grad, their_weight_grad),
-    }
-    if of.stride == (1, 1):
-        return found | {"input_grad": (partial(input_grad, 2), their_input_grad)}
-    return {f"{name} of blocks": one for name, one in found.items()}
+    found: dict[str, Pair] = {"weight_grad": (weight_grad, their_weight_grad)}
+    if dtype == torch.float32 or of.in_depth(of.stride[0]).R == 3:
+        packs = winograd.pack(weight, of, 2)
+        found |= {"forward": (partial(forward, 2), theirs), "packed": (partial(packed, packs), theirs)}
+        found |= {"input_grad": (partial(input_grad, 2), their_input_grad)} if of.stride == (1, 1) else {}
+    return {crossovers.entry_of(name, of, dtype): one for name, one in found.items()}
 
 
 def convolutions(runs: int) -> None:
     table: dict[str, list[Tiled]] = {}
 
-    def measure(R: int, stride: int, channels: int, images: tuple[tuple[int, int], ...], M: int) -> None:
+    def measure(
+        R: int, stride: int, channels: int, images: tuple[tuple[int, int], ...], M: int, dtype: torch.dtype
+    ) -> None:
         found: dict[str, dict[int, float]] = {}
         strided = stride > 1
+        fewest = min(channels, 3 * stride**2) if strided else channels
         for N, size in images:
             pad, length = R // 2, size * stride
             shape = (N, 3 if strided else channels, length, length, channels, R, R)
             of = Geometry(*shape, (stride, stride), (pad, pad), (1, 1), 1)
             for channels_last in (True,) if strided or M == 4 else (False, True):
-                for name, (mine, theirs) in convolution_pairs(of, channels_last, M).items():
+                for name, (mine, theirs) in convolution_pairs(of, channels_last, M, dtype).items():
                     by_tiles = found.setdefault(name, {})
                     tiles = N * (-(-size // 2)) ** 2
                     by_tiles[tiles] = min(by_tiles.get(tiles, math.inf), ratio(mine, theirs, runs))
@@ -201,11 +204,13 @@ def convolutions(runs: int) -> None:
             behind = [tiles for tiles, one in ratios.items() if one < AHEAD]
             least = min((tiles for tiles in ratios if tiles > max(behind, default=0)), default=None)
             if least is not None:
-                table.setdefault(name, []).append(Tiled(-(-R // stride), channels, least, M))
+                table.setdefault(name, []).append(Tiled(-(-R // stride), fewest, least, M))
 
-    for (R, stride), channels in product(FILTERS, CHANNELS):
-        measure(R, stride, channels, IMAGES, 2)
-    measure(3, 1, MANY, LARGE_IMAGES, 4)
+    for dtype in (torch.float32, torch.bfloat16):
+        if cpu.missing("cpu", dtype) is None:
+            for (R, stride), channels in product(FILTERS, CHANNELS):
+                measure(R, stride, channels, IMAGES, 2, dtype)
+    measure(3, 1, MANY, LARGE_IMAGES, 4, torch.float32)
     entry("CONVOLUTIONS", {name: tuple(served) for name, served in table.items()})
 
 

@@ -138,11 +138,15 @@ def test_ceilings_are_the_best_of_a_product_and_of_a_copy(monkeypatch):
 
 
 @pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("R", "stride", "M"), [(3, 1, 2), (3, 1, 4), (5, 1, 2), (11, 4, 2)])
-def test_crossovers_are_measured_between_ours_and_torchs(R, stride, M):
+def test_crossovers_are_measured_between_ours_and_torchs(R, stride, M, dtype):
+    if cpu.missing("cpu", dtype) is not None or (dtype == torch.bfloat16 and M == 4):
+        pytest.skip("nothing to be measured")
     of = Geometry(2, 3, 40, 36, 5, R, R, (stride, stride), (R // 2, R // 2), (1, 1), 1)
-    pairs = convolution_pairs(of, True, M)
-    assert len(pairs) == (3 if M == 4 or stride > 1 else 4)
+    pairs = convolution_pairs(of, True, M, dtype)
+    assert len(pairs) == (3 if M == 4 or stride > 1 else 4 if dtype == torch.float32 or R == 3 else 1)
+    assert all(name.endswith(", bfloat16") == (dtype == torch.bfloat16) for name in pairs)
     for mine, theirs in pairs.values():
         cpu.native().forget_kernel()
         mine()

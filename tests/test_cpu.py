@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,8 +35,9 @@ from support.guarded import ALIGNED, at_the_end, room
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(ROOT.glob("csrc/cpu/*/*.cpp"))  # for every set
 MISSING = cpu.missing("cpu", torch.float32)
-# Of kernels: avx512bf16 has those of avx512.
-ISAS = () if extension.cpu.module is None else tuple(set for set in extension.cpu.module.isas if set != "avx512bf16")
+SETS = () if extension.cpu.module is None else tuple(extension.cpu.module.isas)
+# avx512bf16 has the kernels of avx512, and of bfloat16 those of tests/test_cpu_conv2d_relu.py.
+ISAS = tuple(name for name in SETS if name != "avx512bf16")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # on every set, whether it serves both or not
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 FLAGS = {
@@ -43,6 +45,7 @@ FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
 }
+FLAGS["avx512bf16"] = [*FLAGS["avx512"], "-mavx512bf16"]
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no cpu backend: {MISSING}")
 
 
@@ -410,15 +413,31 @@ def test_nothing_is_read_beyond_an_array(
             norm.backward(norm.forward(images, 5, 0.5, 0.75, 2.0), images, 5, 0.5, 0.75, 2.0, (True,))
     for count in (1, 63, 129, 5000):
         drop.forward(put(count), torch.tensor((1, 2)), 0.3)
-    winograd_cases = [(2, 33, 9, 7, 35, 3), (1, 40, 8, 13, 64, 5)]
-    for N, C, H, W, K, R in winograd_cases:
-        for layout in LAYOUTS.values():
-            images, weight = put(N, C, H, W, layout=layout), put(K, C, R, R, layout=layout)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_nothing_is_read_beyond_a_convolutions_arrays(
+    name: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_allocate", lambda shape, stride, dtype, device: room(shape, stride, dtype, ALIGNED))
+    monkeypatch.setattr(memory, "LARGE", sys.maxsize)
+    dtype, before = torch.bfloat16 if name == "avx512bf16" else torch.float32, cpu.native().isa()
+    tiles = {3: (2, 4), 5: (2,)} if dtype == torch.float32 else {3: (2,), 5: ()}
+    cpu.native().use(name)
+    try:
+        for (N, C, H, W, K, R), layout in product([(2, 33, 9, 7, 35, 3), (1, 40, 8, 13, 64, 5)], LAYOUTS.values()):
+            images, weight, grad = (
+                at_the_end(torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout))
+                for shape in ((N, C, H, W), (K, C, R, R), (N, K, H + 3 - R, W + 3 - R))
+            )
+            bias = at_the_end(torch.randn(K, generator=generator).to(dtype))
             of, last = convolution(images, weight, (1, 1), (1, 1), (1, 1), 1), layout is torch.channels_last
-            for M in (2, 4) if R == 3 else (2,):
-                output = winograd.convolve(images, winograd.to_pack(weight, of, M), put(K), True, last)
-                assert output is not None
-            winograd.weight_grad(at_the_end(output), images, of, last)
+            for M in tiles[R]:
+                output = winograd.convolve(images, winograd.to_pack(weight, of, M), bias, True, last)
+                assert output is not None and output.shape == grad.shape
+            assert winograd.weight_grad(grad, images, of, last) is not None
+    finally:
+        cpu.native().use(before)
 
 
 def test_the_same_bits_for_any_number_of_threads(
@@ -510,7 +529,7 @@ def test_bfloat16_is_served_with_instructions_for_it_alone(generator: torch.Gene
             with alexkern.backend("cpu"):
                 if served:
                     alexkern.functional.max_pool2d(image, 3)
-                    assert cpu.native().last_kernel() == "max_pool2d forward, NCHW, avx512"
+                    assert cpu.native().last_kernel() == "max_pool2d forward, NCHW, avx512bf16"
                 else:
                     with pytest.raises(alexkern.BackendUnavailable, match=f"with avx512bf16, not with {isa}$"):
                         alexkern.functional.max_pool2d(image, 3)
@@ -601,7 +620,7 @@ def test_what_the_sanitizers_run_keeps_up_with_csrc(program: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", SETS)
 def test_no_stray_access(name: str, tmp_path: Path) -> None:
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, every array as long as it has to be and not longer."""
     compiler = shutil.which("g++")
@@ -616,7 +635,7 @@ def test_no_stray_access(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", SETS)
 def test_no_function_that_the_linker_could_exchange(name: str, tmp_path: Path) -> None:
     """A function of two objects is kept once, and it would have another processor's instructions."""
     compiler, nm = shutil.which("g++"), shutil.which("nm")

@@ -26,7 +26,7 @@ def modules() -> list[ModuleType]:
 def calls(module: ModuleType) -> list[Callable[[object], object]]:
     """What takes a geometry alone: a convolution on a GPU, and the workspaces of the processor's kernels."""
     if module is extension.cpu.module:
-        return [lambda geometry: module.winograd_workspace(geometry, 2)]
+        return [lambda geometry: module.winograd_workspace(geometry, False, 2)]
     rest = (False, 0, 4, 0, 0, 0, 4, 0, (0, 0, 0, 0), (0, 1), 0)
     return [lambda geometry: module.conv2d_relu_convolve(0, False, geometry, *rest)]
 

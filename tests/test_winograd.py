@@ -16,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F
 
 import alexkern
+from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import winograd
 from alexkern.backends.cpu.crossovers import CONVOLUTIONS, measured
@@ -29,6 +30,8 @@ ISA = None if MISSING is not None else measured()
 served = pytest.mark.skipif(
     ISA is None or "packed" not in CONVOLUTIONS[ISA], reason=f"no convolution in fewer products: {MISSING or ISA}"
 )
+
+IN_BFLOAT16 = cpu.missing("cpu", torch.bfloat16) is None and "packed, bfloat16" in CONVOLUTIONS[measured()]
 
 
 @served
@@ -58,7 +61,7 @@ def test_what_is_not_finite_is_left_to_the_convolution(value: float, generator: 
 
 
 @served
-def test_only_plain_float32_convolutions_of_enough_channels() -> None:
+def test_only_plain_convolutions_of_enough_channels() -> None:
     def tiled(*settings: int, stride: int = 1, dilation: int = 1, groups: int = 1, dtype: torch.dtype = torch.float32):
         conv = nn.Conv2d(*settings, stride=stride, padding=1, dilation=dilation, groups=groups, dtype=dtype)
         return isinstance(alexkern.freeze(nn.Sequential(conv))._current().steps[0].ways[0], InTiles)
@@ -67,7 +70,24 @@ def test_only_plain_float32_convolutions_of_enough_channels() -> None:
     assert not any(tiled(*sizes) for sizes in ((32, 32, 1), (32, 32, 7), (31, 32, 3), (32, 31, 3)))
     assert tiled(3, 32, 11, stride=4) and not tiled(3, 31, 11, stride=4) and not tiled(3, 32, 8, stride=4)
     assert not tiled(32, 32, 3, stride=2) and not tiled(32, 32, 3, dilation=2) and not tiled(32, 32, 3, groups=2)
-    assert not tiled(32, 32, 3, dtype=torch.float64) and not tiled(32, 32, 3, dtype=torch.bfloat16)
+    assert not tiled(32, 32, 3, dtype=torch.float64)
+    assert tiled(32, 32, 3, dtype=torch.bfloat16) == IN_BFLOAT16 and not tiled(32, 32, 5, dtype=torch.bfloat16)
+
+
+@pytest.mark.skipif(not IN_BFLOAT16, reason="bfloat16 is oneDNN's here")
+def test_in_bfloat16_pooled_and_not(generator: torch.Generator) -> None:
+    """By the accuracy rule; an infinity comes where the convolution has it."""
+    layers = nn.Conv2d(48, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 33, 3), nn.ReLU(), nn.MaxPool2d(3, 2)
+    model = nn.Sequential(*layers).bfloat16().eval()
+    image = torch.randn(4, 48, 17, 16, generator=generator).bfloat16().contiguous(memory_format=torch.channels_last)
+    frozen = alexkern.freeze(model)
+    with torch.no_grad():
+        cpu.native().forget_kernel()
+        output = frozen(image)
+        assert cpu.native().last_kernel() == "winograd, NHWC, avx512bf16"  # pooled image by image
+        assert_accurate(output, copy.deepcopy(model).double()(image.double()), model(image))
+        image[1, 2, 3, 4] = math.inf
+        assert_same(frozen(image).isfinite(), model(image).isfinite())
 
 
 @served

@@ -74,7 +74,7 @@ class Conv2dRelu(Operator):
         return convolution_of(modules[0])
 
     def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
-        return bool(backend.gains(geometry_of(images, modules[0])))
+        return bool(backend.gains(geometry_of(images, modules[0]), modules[0].weight.dtype))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return (conv2d_relu_output(*args),)

@@ -91,7 +91,7 @@ class Conv2dReluMaxPool2d(Operator):
         return convolution_of(conv) | dict(zip(POOLING, values, strict=True))
 
     def gains(self, backend: Any, images: Sequence[int], *modules: Any) -> bool:
-        return bool(backend.gains(geometry_of(images, modules[0])))
+        return bool(backend.gains(geometry_of(images, modules[0]), modules[0].weight.dtype))
 
     def plan(self, *args: Any) -> tuple[Spec, ...]:
         return conv2d_relu_max_pool2d_outputs(*args)

@@ -20,8 +20,7 @@ std::vector<Named> here() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
         found.push_back({Isa::avx512, "avx512"});
-        // The same kernels: of bfloat16, products are torch's, and slow without these instructions.
-        if (__builtin_cpu_supports("avx512bf16")) found.push_back({Isa::avx512, "avx512bf16"});
+        if (__builtin_cpu_supports("avx512bf16")) found.push_back({Isa::avx512bf16, "avx512bf16"});
     }
 #endif
     return found;

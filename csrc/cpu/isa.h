@@ -9,7 +9,7 @@
 
 namespace alexkern {
 
-enum class Isa { portable, avx2, avx512 };
+enum class Isa { portable, avx2, avx512, avx512bf16 };
 
 // That in use: at first the last of `isas`.
 Isa isa();
@@ -24,11 +24,13 @@ std::vector<std::string> isas();
 // Take this one from now on. Throws std::invalid_argument for a name that is not one of `isas`.
 void use(const std::string& isa);
 
-// run(isa), with the one in use as a constant. ALEXKERN_X86: kernels were compiled for AVX2 and AVX-512 as well.
+// run(isa), with the one in use as a constant. ALEXKERN_X86: kernels were compiled for those of x86 as well.
 template <typename Run>
 auto on_isa(const Run& run) {
     switch (isa()) {
 #ifdef ALEXKERN_X86
+        case Isa::avx512bf16:
+            return run(std::integral_constant<Isa, Isa::avx512bf16>());
         case Isa::avx512:
             return run(std::integral_constant<Isa, Isa::avx512>());
         case Isa::avx2:

@@ -106,6 +106,31 @@ inline Halves narrow(Floats x) {
 #endif
 }
 
+// What products are taken of, in words of 32 bits: a float32, or two numbers of bfloat16 that stand side by side.
+template <typename T>
+constexpr int PER_WORD = sizeof(float) / sizeof(T);
+
+// sum + x y, of words of T.
+template <typename T>
+inline Floats add_product(Floats sum, Floats x, Floats y) {
+    static_assert(sizeof(T) == sizeof(float), "of bfloat16 below");
+    return sum + x * y;
+}
+
+#if defined(__AVX512BF16__)
+template <>
+inline Floats add_product<BFloat16>(Floats sum, Floats x, Floats y) {
+    return Floats(_mm512_dpbf16_ps(__m512(sum), __m512bh(x), __m512bh(y)));
+}
+
+// As narrow, in one instruction, which takes denormals for zeros.
+inline Halves round_off(Floats x) { return Halves(_mm512_cvtneps_pbh(__m512(x))); }
+
+constexpr bool HAS_PRODUCTS_OF_BFLOAT16 = true;
+#else
+constexpr bool HAS_PRODUCTS_OF_BFLOAT16 = false;
+#endif
+
 // Numbers of a tensor.
 inline Floats load(const float* from) { return load<Floats>(from); }
 inline Floats load(const BFloat16* from) { return widen(load<Halves>(from)); }

@@ -170,12 +170,18 @@ winograd::Shape shape(std::int64_t N, std::int64_t C, std::int64_t H, std::int64
 
 // All orders of a weight in memory, packed before or by the convolution, both formats of images, with and without what
 // may be missing, and what is pooled image by image.
-void convolve(const winograd::Shape& at) {
+template <typename Number>
+void convolve_in(winograd::Shape at) {
+    at.bfloat16 = NARROW<Number>;
+    const bool has_forward = !at.bfloat16 || at.R == 3;
     const std::int64_t taps = at.R * at.R, points = at.points(), K = at.groups * at.K;
     const std::int64_t pixels = at.N * at.groups * at.C / (at.stride * at.stride) * at.H * at.W;
     const std::int64_t panels = (at.K + winograd::FILTERS - 1) / winograd::FILTERS;
-    const std::vector<float> input = floats(pixels), weight = floats(K * at.C * taps), bias = floats(K);
-    std::vector<float> filters(at.groups * panels * points * at.C * winograd::FILTERS), output(at.N * K * at.P * at.Q);
+    const std::int64_t channels = at.bfloat16 ? at.C + at.C % 2 : at.C;
+    const std::vector<Number> input = numbers<Number>(pixels), bias = numbers<Number>(K);
+    const std::vector<Number> weight = numbers<Number>(K * at.C * taps);
+    std::vector<Number> filters(at.groups * panels * points * channels * winograd::FILTERS);
+    std::vector<Number> output(at.N * K * at.P * at.Q);
     std::vector<float> workspace(THREADS * winograd::workspace<OWN>(at, nullptr));
     const std::int64_t steps[][3] = {
         {at.C * taps, taps, 1}, {at.C * taps, 1, at.C}, {taps, at.K * taps, 1}, {1, at.K * taps, at.K}};
@@ -184,6 +190,7 @@ void convolve(const winograd::Shape& at) {
         winograd::Convolution call{at,      channels_last, input.data(),  input.data(),     filters.data(), nullptr,
                                    nullptr, true,          output.data(), workspace.data(), THREADS,        nullptr};
         for (const auto& step : steps) {
+            if (!has_forward) break;
             const winograd::Weight of{weight.data(), at.K * at.C * taps, step[0], step[1], step[2], step[0] == taps};
             winograd::pack<OWN>({at, of, filters.data(), THREADS});
             call.weight = &of;
@@ -194,29 +201,34 @@ void convolve(const winograd::Shape& at) {
         call.bias = bias.data();
         call.relu = false;
         call.threads = 1;
-        winograd::convolve<OWN>(call);
+        if (has_forward) winograd::convolve<OWN>(call);
         const std::int64_t R = at.P > 1 ? 2 : 1, S = at.Q > 2 ? 3 : 1, P = at.P - R + 1, Q = at.Q - S + 1;
-        std::vector<float> pooled(at.N * K * P * Q);
+        std::vector<Number> pooled(at.N * K * P * Q);
         std::vector<std::uint8_t> offsets(pooled.size());
         const max_pool2d::Windows windows{1, K, at.P, at.Q, P, Q, R, S, 1, 1, 0, 0, 1, 1};
-        const max_pool2d::Forward pool{windows, channels_last, false,          true,    false,
+        const max_pool2d::Forward pool{windows, channels_last, at.bfloat16,    true,    false,
                                        nullptr, pooled.data(), offsets.data(), nullptr, 1};
         std::vector<float> image(THREADS * winograd::workspace<OWN>(at, &pool));
         call.pool = &pool;
         call.output = nullptr;
         call.workspace = image.data();
         call.threads = THREADS;
-        winograd::convolve<OWN>(call);
+        if (has_forward) winograd::convolve<OWN>(call);
         if (at.M == 4) continue;
-        std::vector<float> weight_grad(weight.size());
+        std::vector<Number> weight_grad(weight.size());
         std::vector<float> space(winograd::weight_grad_workspace<OWN>(at, THREADS));
         winograd::weight_grad<OWN>(
             {at, channels_last, input.data(), output.data(), weight_grad.data(), space.data(), THREADS});
     }
-    if (at.R == 5 || at.M == 4) return;
-    winograd::Shape large = at;
-    large.M = 4;
-    convolve(large);
+}
+
+void convolve(winograd::Shape at) {
+    convolve_in<float>(at);
+#if defined(__AVX512BF16__)
+    convolve_in<std::uint16_t>(at);
+#endif
+    at.M = 4;
+    if (at.R == 3) convolve_in<float>(at);
 }
 
 }  // namespace

@@ -22,18 +22,18 @@ LEAST = 2**25  # multiply-adds of a convolution whose backward pass gains what i
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
     channels_last = is_channels_last(input) or is_channels_last(weight)
     of, output = convolution(input, weight, *args), None
-    if input.dtype == torch.float32 and (M := in_tiles("forward", of, channels_last)):
+    if M := in_tiles("forward", of, input.dtype, channels_last):
         output = winograd.convolve(input, winograd.to_pack(weight, of, M), bias, True, channels_last)
     return definition.forward(input, weight, bias, *args) if output is None else output
 
 
-def gains(of: Geometry) -> bool:
+def gains(of: Geometry, dtype: torch.dtype) -> bool:
     """Whether anything is done in fewer products: else torch's own calls are as quick, and quicker to make."""
     if not torch.is_grad_enabled():
-        return in_tiles("forward", of, True) > 0
+        return in_tiles("forward", of, dtype, True) > 0
     products = ("forward", of), ("input_grad", winograd.of_input_grad(of)), ("weight_grad", of)
     enough = of.GEMM_M * of.K * of.GEMM_K >= LEAST
-    return enough and any(in_tiles(product, by, True) > 0 for product, by in products)
+    return enough and any(in_tiles(product, by, dtype, True) > 0 for product, by in products)
 
 
 def backward(
@@ -68,11 +68,11 @@ def gradients(
     if gate is not None and any(needs[1:]):
         grad, gate = torch.ops.aten.threshold_backward(grad, gate, 0), None
     input_grad = weight_grad = bias_grad = None
-    has_kernels = grad.dtype == torch.float32
-    if has_kernels and needs[0] and (M := in_tiles("input_grad", winograd.of_input_grad(of), channels_last)):
+    back = winograd.of_input_grad(of)
+    if needs[0] and (M := in_tiles("input_grad", back, grad.dtype, channels_last)):
         filters = winograd.to_pack(weight, of, M, for_input_grad=True)
         input_grad = winograd.convolve(grad, filters, None, False, channels_last, gate)
-    if has_kernels and needs[1] and in_tiles("weight_grad", of, channels_last):
+    if needs[1] and in_tiles("weight_grad", of, grad.dtype, channels_last):
         weight_grad = winograd.weight_grad(grad, input, of, channels_last)
         bias_grad = grad.sum((0, 2, 3)) if weight_grad is not None and needs[2] else None
     found = input_grad, weight_grad, bias_grad

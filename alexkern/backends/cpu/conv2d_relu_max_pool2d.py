@@ -24,7 +24,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> t
     of = convolution(input, weight, *settings)
     channels_last = is_channels_last(input) or is_channels_last(weight)
     convolved = None
-    if input.dtype == torch.float32 and (M := in_tiles("forward", of, channels_last)):
+    if M := in_tiles("forward", of, input.dtype, channels_last):
         filters = winograd.to_pack(weight, of, M)
         found = by_image(input, filters, bias, window, channels_last, relu=True, save_offsets=save_offsets)
         if found is not None:
@@ -35,8 +35,8 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> t
     return max_pool2d.reduce(convolved, window, save_offsets, relu=True)
 
 
-def gains(of: Geometry) -> bool:
-    return conv2d_relu.gains(of) or max_pool2d.gains((of.N, of.K, of.P, of.Q))
+def gains(of: Geometry, dtype: torch.dtype) -> bool:
+    return conv2d_relu.gains(of, dtype) or max_pool2d.gains((of.N, of.K, of.P, of.Q))
 
 
 def by_image(
@@ -60,13 +60,12 @@ def by_image(
     images = conform(images, nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last))
     bias = None if bias is None else bias.contiguous()
     output, offsets = empty(call.values), empty(call.offsets) if save_offsets else None
-    floats = native().winograd_pooled_workspace(of, filters.M, channels_last, call.windows, call.pooled_size)
-    workspace = empty(Spec((threads * floats,), (1,), images.dtype))
+    sizes = (of, filters.is_narrow, filters.M, channels_last)
+    floats = native().winograd_pooled_workspace(*sizes, call.windows, call.pooled_size)
+    workspace = empty(Spec((threads * floats,), (1,), torch.float32))
     address, steps, _ = filters.to_pack()
     finite = native().winograd_convolve_pooled(
-        of,
-        filters.M,
-        channels_last,
+        *sizes,
         images.data_ptr(),
         filters.packed.data_ptr(),
         address,

@@ -120,11 +120,20 @@ ZEN: dict[str, tuple[Tiled, ...]] = {
     "packed of blocks": (Tiled(3, 32, 16),),
     "weight_grad of blocks": (Tiled(3, 32, 392),),
 }
+ZEN_BFLOAT16: dict[str, tuple[Tiled, ...]] = {
+    "forward, bfloat16": (Tiled(3, 32, 49),),
+    "input_grad, bfloat16": (Tiled(3, 32, 49),),
+    "weight_grad, bfloat16": (Tiled(3, 32, 49), Tiled(5, 32, 49)),
+    "packed, bfloat16": (Tiled(3, 32, 16),),
+    "forward of blocks, bfloat16": (Tiled(3, 32, 392),),
+    "packed of blocks, bfloat16": (Tiled(3, 32, 16),),
+    "weight_grad of blocks, bfloat16": (Tiled(3, 48, 1568),),
+}
 CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
     "portable": {},
     "portable on AMD": {},
     "avx2 on AMD": ZEN,
-    "avx512 on AMD": ZEN,
+    "avx512 on AMD": ZEN | ZEN_BFLOAT16,
     "avx2": {
         "forward": (Tiled(3, 32, 98), Tiled(5, 32, 49)),
         "input_grad": (Tiled(3, 32, 98), Tiled(5, 64, 49)),
@@ -155,40 +164,53 @@ WORTH_PACKED = 1.4
 LARGER = 0.6
 
 
-def least_tiles(product: str, of: Geometry, channels_last: bool, M: int) -> int | None:
+def least_tiles(product: str, of: Geometry, dtype: torch.dtype, channels_last: bool, M: int) -> int | None:
     """From how many tiles on a product with such filters may be csrc/cpu/winograd's, in tiles of M x M; None for none.
     `of` is the convolution that computes it."""
-    return _least(_served(product, of), product, of, channels_last, M)
+    return _least(_served(product, of, dtype), product, of, dtype, channels_last, M)
 
 
-def in_tiles(product: str, of: Geometry, channels_last: bool) -> int:
+def in_tiles(product: str, of: Geometry, dtype: torch.dtype, channels_last: bool) -> int:
     """The outputs a side of the tiles in which a product over such images is csrc/cpu/winograd's; 0 where it is
     torch's."""
     worth = WORTH_PACKED if product == "packed" and of.R == 3 else WORTH
-    return _in_tiles(_served(product, of), worth, product, of, channels_last)
+    return _in_tiles(_served(product, of, dtype), worth, product, of, dtype, channels_last)
 
 
-def _served(product: str, of: Geometry) -> tuple[Tiled, ...]:
-    return CONVOLUTIONS[measured()].get(product if of.stride == (1, 1) else f"{product} of blocks", ())
+def entry_of(product: str, of: Geometry, dtype: torch.dtype) -> str:
+    """What CONVOLUTIONS calls it."""
+    return product + " of blocks" * (of.stride != (1, 1)) + ", bfloat16" * (dtype == torch.bfloat16)
 
 
-def _least(served: tuple[Tiled, ...], product: str, of: Geometry, channels_last: bool, M: int) -> int | None:
+def _served(product: str, of: Geometry, dtype: torch.dtype) -> tuple[Tiled, ...]:
+    if dtype == torch.bfloat16 and native().isa() == kernels():
+        return ()  # that set has no products of it
+    return CONVOLUTIONS[measured()].get(entry_of(product, of, dtype), ())
+
+
+def _least(
+    served: tuple[Tiled, ...], product: str, of: Geometry, dtype: torch.dtype, channels_last: bool, M: int
+) -> int | None:
     if not winograd.has_tiles(of) or (of.stride != (1, 1) and not channels_last):
         return None
     blocks = of.in_depth(of.stride[0])
     rounds_off_more = M == 4 or (product == "input_grad" and blocks.R == 5)
     if rounds_off_more and not channels_last:
         return None  # of contiguous images torch's convolution rounds off less than half as much
+    if dtype == torch.bfloat16 and (M == 4 or (product != "weight_grad" and blocks.R == 5)):
+        return None  # to which points of so many pixels are not rounded: too much would be lost
     channels = min(blocks.C, blocks.K) // of.groups
     fits = (one for one in served if blocks.R == one.R and channels >= one.channels and M == one.M)
     return min((one.tiles for one in fits), default=None)
 
 
 @functools.lru_cache(maxsize=1024)  # asked at every call
-def _in_tiles(served: tuple[Tiled, ...], worth: float, product: str, of: Geometry, channels_last: bool) -> int:
+def _in_tiles(
+    served: tuple[Tiled, ...], worth: float, product: str, of: Geometry, dtype: torch.dtype, channels_last: bool
+) -> int:
     tiles = of.N * -(-of.P // 2) * -(-of.Q // 2)
     for M in (4, 2):
-        least = _least(served, product, of, channels_last, M)
+        least = _least(served, product, of, dtype, channels_last, M)
         if least is None or tiles < least:
             continue
         most = worth if M == 2 else min(worth, LARGER * winograd.share(product, of, 2))

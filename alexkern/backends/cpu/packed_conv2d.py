@@ -58,15 +58,12 @@ class InTiles(_OneDnn):
 
     @classmethod
     def pack(cls, step: Any, weight: Tensor) -> InTiles | None:
-        if (
-            weight.dtype != torch.float32
-            or not cpu.onednn_serves(weight)
-            or cpu.missing("cpu", weight.dtype) is not None
-        ):
+        if not cpu.onednn_serves(weight) or cpu.missing("cpu", weight.dtype) is not None:
             return None
         one_pixel = torch.empty((1, step.channels, 1, 1), device="meta")
         of = convolution(one_pixel, weight, step.stride, step.padding, step.dilation, step.groups)
-        filters = {M: winograd.pack(weight, of, M) for M in (2, 4) if least_tiles("packed", of, True, M) is not None}
+        sizes = [M for M in (2, 4) if least_tiles("packed", of, weight.dtype, True, M) is not None]
+        filters = {M: winograd.pack(weight, of, M) for M in sizes}
         if not filters:
             return None
         return cls(step, {M: one._replace(packed=in_huge_pages(one.packed)) for M, one in filters.items()})
@@ -75,7 +72,7 @@ class InTiles(_OneDnn):
         return self.tile(images, channels_last) > 0
 
     def tile(self, images: Tensor, channels_last: bool) -> int:
-        return in_tiles("packed", self.filters[2].over(images), channels_last)
+        return in_tiles("packed", self.filters[2].over(images), images.dtype, channels_last)
 
     def __call__(self, images: Tensor, channels_last: bool = True) -> Tensor | None:
         if self.window is not None and channels_last:

@@ -20,7 +20,9 @@ SIZES = (3, 5)  # of filters, in blocks of stride x stride pixels
 class Filters(NamedTuple):
     """Filters of one size, as csrc/cpu/winograd reads them."""
 
-    packed: Tensor  # (groups, panels of filters, (M + R - 1)^2, C / groups, filters of a panel), R and C of blocks
+    # (groups, panels of filters, (M + R - 1)^2, C / groups, filters of a panel), R and C of blocks; of bfloat16 as many
+    # numbers, in which two channels stand side by side, and zeros to fill the last two up.
+    packed: Tensor
     geometry: Geometry  # over images of some size
     M: int  # outputs of a tile a side
     weight: Tensor | None = None  # that the convolution has to pack first
@@ -29,6 +31,10 @@ class Filters(NamedTuple):
 
     def to_pack(self) -> tuple[int, tuple[int, int, int, int], bool]:
         return 0 if self.weight is None else self.weight.data_ptr(), self.steps, self.flipped
+
+    @property
+    def is_narrow(self) -> bool:
+        return self.packed.dtype == torch.bfloat16
 
     def over(self, images: Tensor) -> Geometry:
         N, _, H, W = images.shape
@@ -71,7 +77,9 @@ def out_of_blocks(weight: Tensor, of: Geometry) -> Tensor:
 def pack(weight: Tensor, of: Geometry, M: int) -> Filters:
     """A convolution's filters (K, C / groups, R, R), for tiles of M x M outputs."""
     filters = to_pack(weight, of, M)
-    native().winograd_pack(of, M, *filters.to_pack(), filters.packed.data_ptr(), torch.get_num_threads())
+    native().winograd_pack(
+        of, filters.is_narrow, M, *filters.to_pack(), filters.packed.data_ptr(), torch.get_num_threads()
+    )
     return filters._replace(weight=None)
 
 
@@ -88,6 +96,7 @@ def to_pack(weight: Tensor, of: Geometry, M: int, *, for_input_grad: bool = Fals
         of = of_input_grad(of)
         steps = (steps[0], channel, filter, tap)
     panel, R, C = native().winograd_filters, weight.shape[2], of.C // of.groups * of.stride[0] ** 2
+    C += C % (4 // weight.element_size())
     shape = (of.groups, -(-(of.K // of.groups) // panel), (M + R - 1) ** 2, C, panel)
     packed = empty(Spec(shape, contiguous_strides(shape), weight.dtype))
     return Filters(packed, of, M, weight, steps, for_input_grad)
@@ -115,14 +124,15 @@ def convolve(
 
     gate: where it is <= 0 an image counts as 0.
     """
-    of, threads = filters.over(images), torch.get_num_threads()
+    of, narrow, threads = filters.over(images), filters.is_narrow, torch.get_num_threads()
     lies = nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last)
     images, gate = conform(images, lies), None if gate is None else conform(gate, lies)
     bias = None if bias is None else bias.contiguous()
     output = empty(nchw((of.N, of.K, of.P, of.Q), images.dtype, channels_last))
-    workspace = empty(Spec((threads * native().winograd_workspace(of, filters.M),), (1,), images.dtype))
+    workspace = empty(Spec((threads * native().winograd_workspace(of, narrow, filters.M),), (1,), torch.float32))
     finite = native().winograd_convolve(
         of,
+        narrow,
         filters.M,
         channels_last,
         images.data_ptr(),
@@ -144,11 +154,11 @@ def weight_grad(grad: Tensor, images: Tensor, of: Geometry, channels_last: bool)
     grad = conform(grad, nchw((of.N, of.K, of.P, of.Q), grad.dtype, channels_last))
     blocks = of if of.stride[0] == 1 else of.in_depth(of.stride[0])
     result = empty(nchw((of.K, blocks.C // of.groups, blocks.R, blocks.S), grad.dtype, channels_last))
-    threads = torch.get_num_threads()
-    floats = native().winograd_weight_grad_workspace(of, threads)
-    workspace = empty(Spec((floats,), (1,), grad.dtype))
+    narrow, threads = grad.dtype == torch.bfloat16, torch.get_num_threads()
+    floats = native().winograd_weight_grad_workspace(of, narrow, threads)
+    workspace = empty(Spec((floats,), (1,), torch.float32))
     tensors = (images, grad, result, workspace)
-    finite = native().winograd_weight_grad(of, channels_last, *(one.data_ptr() for one in tensors), threads)
+    finite = native().winograd_weight_grad(of, narrow, channels_last, *(one.data_ptr() for one in tensors), threads)
     if not finite:
         return None
     return result if blocks is of else out_of_blocks(result, of)

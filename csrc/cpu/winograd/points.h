@@ -7,9 +7,18 @@
 
 namespace alexkern::ALEXKERN_ISA {
 
-constexpr int CHANNELS = 16;  // of points that lie side by side
-constexpr int LONGEST = 16;   // tiles of a run
-constexpr int SKEW = 16;      // floats between two points: else all of a tile's lie in the same few sets of the L1
+constexpr int WORDS = 16;    // of points that lie side by side: a line
+constexpr int LONGEST = 16;  // tiles of a run
+template <typename T>
+constexpr int CHANNELS = WORDS * PER_WORD<T>;  // whose points those are
+template <typename T>
+constexpr int SKEW =
+    CHANNELS<T>;  // numbers between two points: else all of a tile's lie in the same few sets of the L1
+
+inline void store_point(float* to, Floats value) { store(to, value); }
+#if defined(__AVX512BF16__)
+inline void store_point(BFloat16* to, Floats value) { store(to, round_off(value)); }
+#endif
 
 // Vectors read(0), read(1), ... of the lines that are there become lanes, one beside the other.
 template <typename Read>
@@ -19,8 +28,9 @@ inline void across(Index lines, const Read& read, Floats (&x)[LANES]) {
     transpose(x);
 }
 
+template <typename T>
 struct Images {
-    const float *data, *gate;  // gate, or null: where it is <= 0 the pixel counts as 0
+    const T *data, *gate;  // gate, or null: where it is <= 0 the pixel counts as 0
     bool channels_last;
     Index C, H, W;
 
@@ -37,8 +47,10 @@ struct Images {
     }
 };
 
-inline Images images_of(const float* data, const float* gate, bool channels_last, const winograd::Shape& of) {
-    return {data, gate, channels_last, of.groups * of.C / (of.stride * of.stride), of.H, of.W};
+template <typename T>
+inline Images<T> images_of(const void* data, const void* gate, bool channels_last, const winograd::Shape& of) {
+    const Index C = of.groups * of.C / (of.stride * of.stride);
+    return {static_cast<const T*>(data), static_cast<const T*>(gate), channels_last, C, of.H, of.W};
 }
 
 // Tiles of M x M in rows, image after image.
@@ -61,11 +73,11 @@ struct Tiles {
 };
 
 // B d B^T of each tile d in a run, M pixels beside one another, whose first begins at pixel (h, w), for up to LANES
-// channels from c on. Points of neighbouring tiles lie CHANNELS apart, the next point of a tile `step`.
-template <int M, int COUNT, int FROM>
-__attribute__((always_inline)) inline void to_points(const double (&B)[COUNT][FROM], const Images& from, Index n,
-                                                     Index c, Index channels, Index h, Index w, Index tiles,
-                                                     float* points, Index step) {
+// channels from c on. Points of neighbouring tiles lie BESIDE apart, the next point of a tile `step`.
+template <int M, int BESIDE, typename T, int COUNT, int FROM>
+__attribute__((always_inline)) inline void to_points(const double (&B)[COUNT][FROM], const Images<T>& from, Index n,
+                                                     Index c, Index channels, Index h, Index w, Index tiles, T* points,
+                                                     Index step) {
     constexpr int SHARED = FROM - M;  // columns with the tile before
     constexpr Index WIDEST = M * LONGEST + SHARED;
     const Index columns = M * tiles + SHARED;
@@ -94,7 +106,7 @@ __attribute__((always_inline)) inline void to_points(const double (&B)[COUNT][FR
                 for (int j = 0; j < FROM; ++j) row[j] = half[j][i];
                 multiply(B, row, result);
 #pragma GCC unroll 8
-                for (int j = 0; j < COUNT; ++j) store(points + (i * COUNT + j) * step + t * CHANNELS, result[j]);
+                for (int j = 0; j < COUNT; ++j) store_point(points + (i * COUNT + j) * step + t * BESIDE, result[j]);
             }
         }
     };
@@ -134,28 +146,28 @@ __attribute__((always_inline)) inline void to_points(const double (&B)[COUNT][FR
     }
 }
 
-// Floats that the blocks of a run take.
+// Numbers that the blocks of a run take.
 inline Index gathered_size(const winograd::Shape& of) {
     return of.stride == 1 ? 0 : (of.M + of.R - 1) * (of.M * LONGEST + of.R - 1) * of.C;
 }
 
 // Blocks of stride x stride pixels in channels_last, of which the first begins at pixel (h, w), to (rows, columns,
 // block).
-inline void gather(const Images& from, Index stride, Index n, Index h, Index w, Index rows, Index columns, float* to) {
+template <typename T>
+inline void gather(const Images<T>& from, Index stride, Index n, Index h, Index w, Index rows, Index columns, T* to) {
     const Index length = stride * from.C;  // of a row of a block, which lies side by side
-    const auto copy = [](const float* from, Index count, float* to) {
+    const auto copy = [](const T* from, Index count, T* to) {
         for (Index k = 0; k < count; k += LANES) store_some(to + k, load_some(from + k, count - k), count - k);
     };
     for (Index row = 0; row < rows * stride; ++row) {
         const bool inside = h + row >= 0 && h + row < from.H;
-        const float* const pixels = from.data + (inside ? from.place(n, 0, h + row, 0) : 0);
-        float* line = to + (row / stride * columns * stride + row % stride) * length;
+        const T* const pixels = from.data + (inside ? from.place(n, 0, h + row, 0) : 0);
+        T* line = to + (row / stride * columns * stride + row % stride) * length;
         for (Index j = 0; j < columns;) {
             const Index x = w + j * stride, begin = larger(0, -x), end = inside ? smaller(stride, from.W - x) : 0;
             if (end - begin == stride) {
                 const Index last = smaller(columns, j + (from.W - x) / stride);
-                for (const float* block = pixels + x * from.C; j < last;
-                     ++j, block += length, line += stride * length) {
+                for (const T* block = pixels + x * from.C; j < last; ++j, block += length, line += stride * length) {
                     copy(block, length, line);
                 }
             } else {
@@ -167,24 +179,36 @@ inline void gather(const Images& from, Index stride, Index n, Index h, Index w, 
     }
 }
 
-// run(M, R), as constants.
+// run(T(), M, R), M and R as constants. Of bfloat16, tiles of more points would round off too much.
 template <typename Run>
 auto on_tiles(const winograd::Shape& of, const Run& run) {
     using Two = std::integral_constant<int, 2>;
     using Three = std::integral_constant<int, 3>;
-    if (of.R == 5) return run(Two(), std::integral_constant<int, 5>());
-    return of.M == 2 ? run(Two(), Three()) : run(std::integral_constant<int, 4>(), Three());
+    if constexpr (HAS_PRODUCTS_OF_BFLOAT16) {
+        if (of.bfloat16) return run(BFloat16(), Two(), Three());
+    }
+    if (of.R == 5) return run(float(), Two(), std::integral_constant<int, 5>());
+    return of.M == 2 ? run(float(), Two(), Three()) : run(float(), std::integral_constant<int, 4>(), Three());
+}
+
+// run(T()), of the numbers of a shape that this instruction set has products of.
+template <typename Run>
+auto on_products(const winograd::Shape& of, const Run& run) {
+    if constexpr (HAS_PRODUCTS_OF_BFLOAT16) {
+        if (of.bfloat16) return run(BFloat16());
+    }
+    return run(float());
 }
 
 // The points of all channels of a run, `channels` from c on, whose first tile begins at (row, column) of the outputs;
-// those of CHANNELS further ones lie `apart`.
-template <int M, int COUNT, int FROM>
-__attribute__((always_inline)) inline void all_to_points(const double (&B)[COUNT][FROM], const Images& images,
+// BESIDE of them lie side by side, and the next ones `apart`.
+template <int M, int BESIDE, typename T, int COUNT, int FROM>
+__attribute__((always_inline)) inline void all_to_points(const double (&B)[COUNT][FROM], const Images<T>& images,
                                                          const winograd::Shape& of, Index n, Index c, Index channels,
-                                                         Index row, Index column, Index tiles, float* gathered,
-                                                         float* points, Index apart, Index step) {
+                                                         Index row, Index column, Index tiles, T* gathered, T* points,
+                                                         Index apart, Index step) {
     Index h = row * of.stride - of.padding_h, w = column * of.stride - of.padding_w;
-    Images from = images;
+    Images<T> from = images;
     if (of.stride > 1) {
         const Index columns = M * tiles + FROM - M;
         gather(images, of.stride, n, h, w, FROM, columns, gathered);
@@ -192,8 +216,8 @@ __attribute__((always_inline)) inline void all_to_points(const double (&B)[COUNT
         n = h = w = 0;
     }
     for (Index first = 0; first < channels; first += LANES) {
-        float* to = points + first / CHANNELS * apart + first % CHANNELS;
-        to_points<M>(B, from, n, c + first, channels - first, h, w, tiles, to, step);
+        T* to = points + first / BESIDE * apart + first % BESIDE;
+        to_points<M, BESIDE>(B, from, n, c + first, channels - first, h, w, tiles, to, step);
     }
 }
 

@@ -10,6 +10,9 @@
 //   grads   [4][4][filters / 16][block][16]    A dy A^T
 //   totals  [I][I][channels][filters]          += inputs x grads, summed up over TERMS tiles in registers
 //
+// Of bfloat16 a block has twice as many tiles, and a word a channel's points of two of them, one beside the other: one
+// instruction takes both products of a word and adds them to a sum of float32.
+//
 // A gradient of few shares, as of a network's first layer, has its tiles cut into parts as well, with totals of their
 // own, which are added up at the end: smaller shares would take all pixels and gradients to their points once each.
 #if defined(_OPENMP)
@@ -28,8 +31,11 @@ using namespace ALEXKERN_ISA;
 constexpr int ROWS = LANES == 16 ? 8 : 4;  // channels in registers
 constexpr int VECTORS = 2;                 // and vectors of filters
 constexpr int WIDE = VECTORS * LANES;
-constexpr int BLOCK = 32;  // tiles
+constexpr int STEPS = 32;  // words of tiles in a block
 constexpr int TERMS = 32;
+constexpr int BESIDE = WORDS;  // channels or filters whose points lie side by side
+template <typename T>
+constexpr int BLOCK = STEPS * PER_WORD<T>;                         // tiles
 constexpr Index MOST = 128, LEAST_FILTERS = VECTORS * MOST_LANES;  // channels or filters of a share
 constexpr Index MOST_TOTALS = Index(1) << 18;                      // 1 MiB of them, the L2
 constexpr Index LEAST_SHARES = 4, PARTS = 8;                       // of fewer, parts of shares to come to
@@ -66,10 +72,11 @@ template <int R>
 inline constexpr Gradient<R> gradient{};
 
 // How the work is shared out. Parts depend on the shape alone, so that bits do not depend on threads.
+template <typename T>
 struct Cut {
     const Shape& of;
     Tiles tiles{of.P, of.Q, 2};
-    Index count = of.N * tiles.down * tiles.across, blocks = ceil_div(count, BLOCK), parts = 1;
+    Index count = of.N * tiles.down * tiles.across, blocks = ceil_div(count, BLOCK<T>), parts = 1;
     Index inputs = of.R == 3 ? gradient<3>.inputs : gradient<5>.inputs, channels = MOST, filters = MOST;
 
     Cut(const Shape& of, Index threads) : of(of) {
@@ -78,7 +85,7 @@ struct Cut {
         if (threads == 1) return;
         // Smaller shares, where there would not be one for each thread.
         while (shares() * parts < 2 * threads && filters > LEAST_FILTERS) filters /= 2;
-        while (shares() * parts < 2 * threads && channels > CHANNELS) channels /= 2;
+        while (shares() * parts < 2 * threads && channels > BESIDE) channels /= 2;
     }
     Index across_c() const { return ceil_div(of.C, channels); }
     Index across_k() const { return ceil_div(of.K, filters); }
@@ -86,8 +93,8 @@ struct Cut {
 
     // Floats of a block's points, and of a share's totals.
     Index points() const {
-        return inputs * inputs * (channels * BLOCK + SKEW) + GRADS * GRADS * (filters * BLOCK + SKEW) +
-               gathered_size(of);
+        return inputs * inputs * (channels * STEPS + WORDS) + GRADS * GRADS * (filters * STEPS + WORDS) +
+               ceil_div(gathered_size(of), PER_WORD<T>);
     }
     Index totals() const { return inputs * inputs * channels * filters; }
 };
@@ -95,7 +102,8 @@ struct Cut {
 struct Share {
     Index group, c, channels, k, filters;  // from c and k on
 
-    Share(const Cut& cut, Index index)
+    template <typename T>
+    Share(const Cut<T>& cut, Index index)
         : group(index / cut.across_k() / cut.across_c()),
           c(index / cut.across_k() % cut.across_c() * cut.channels),
           channels(smaller(cut.channels, cut.of.C - c)),
@@ -106,7 +114,8 @@ struct Share {
     Index step() const { return padded(channels, ROWS) * row(); }  // from a point's totals to the next one's
 };
 
-// totals (ROWS, WIDE) += inputs (count, ROWS) transposed @ grads (count, WIDE), tile by tile.
+// totals (ROWS, WIDE) += inputs (count, ROWS) transposed @ grads (count, WIDE), word by word of tiles.
+template <typename T>
 void add_products(Index count, const float* inputs, const float* grads, float* totals, Index row) {
     for (Index first = 0; first < count; first += TERMS) {
         Floats sums[ROWS][VECTORS] = {};
@@ -114,12 +123,12 @@ void add_products(Index count, const float* inputs, const float* grads, float* t
             Floats beside[VECTORS];
             for (int j = 0; j < VECTORS; ++j) {
                 const int k = j * LANES;
-                beside[j] = load<Floats>(grads + k / CHANNELS * CHANNELS * BLOCK + t * CHANNELS + k % CHANNELS);
+                beside[j] = load<Floats>(grads + k / BESIDE * BESIDE * STEPS + t * BESIDE + k % BESIDE);
             }
 #pragma GCC unroll 8
             for (int i = 0; i < ROWS; ++i) {
-                const Floats input = all(inputs[t * CHANNELS + i]);
-                for (int j = 0; j < VECTORS; ++j) sums[i][j] += input * beside[j];
+                const Floats input = all(load<float>(inputs + t * BESIDE + i));
+                for (int j = 0; j < VECTORS; ++j) sums[i][j] = add_product<T>(sums[i][j], input, beside[j]);
             }
         }
 #pragma GCC unroll 8
@@ -134,8 +143,8 @@ void add_products(Index count, const float* inputs, const float* grads, float* t
 
 // Up to LANES channels from c on, and the filters from k on that are there, of a share's totals, those of its parts
 // added up, to the gradient itself.
-template <int R>
-void to_taps(const WeightGrad& call, const Cut& cut, const Share& share, const float* totals, Index c, Index k,
+template <int R, typename T>
+void to_taps(const WeightGrad& call, const Cut<T>& cut, const Share& share, const float* totals, Index c, Index k,
              Floats& check) {
     constexpr int P = gradient<R>.inputs, TAPS = R * R;
     const Index C = call.shape.C, channels = smaller(LANES, share.channels - c), filters = share.filters - k;
@@ -161,14 +170,14 @@ void to_taps(const WeightGrad& call, const Cut& cut, const Share& share, const f
             }
         }
     }
-    const auto write = [&](const float* from, Index length, float* to) {
+    const auto write = [&](const float* from, Index length, T* to) {
         for (Index m = 0; m < length; m += LANES) {
             Floats x[LANES];
             across(length - m, [&](Index i) { return load<Floats>(from + (m + i) * LANES); }, x);
             for (Index f = 0; f < smaller(LANES, filters); ++f) store_some(to + f * C * TAPS + m, x[f], length - m);
         }
     };
-    float* to = call.weight_grad + (share.group * call.shape.K + share.k + k) * C * TAPS;
+    T* to = static_cast<T*>(call.weight_grad) + (share.group * call.shape.K + share.k + k) * C * TAPS;
     if (call.channels_last) {
         for (Index tap = 0; tap < TAPS; ++tap) {
             write(taps + tap * channels * LANES, channels, to + tap * C + share.c + c);
@@ -178,41 +187,63 @@ void to_taps(const WeightGrad& call, const Cut& cut, const Share& share, const f
     }
 }
 
+// Words of tiles that lie in lines of BESIDE numbers, of each two of which every number comes to stand beside its twin.
+inline void pair_up(float*, Index) {}  // such a line is one of words
+#if defined(__AVX512BF16__)
+inline void pair_up(BFloat16* lines, Index tiles) {
+    for (Index t = 0; t < tiles; t += 2, lines += 2 * BESIDE) {
+        const Words one = __builtin_convertvector(load<Halves>(lines), Words);
+        const Words other = t + 1 < tiles ? __builtin_convertvector(load<Halves>(lines + BESIDE), Words) : Words{};
+        store(lines, one | other << 16);
+    }
+}
+#endif
+
 // The totals of some blocks.
-template <int R>
-void add_up(const WeightGrad& call, const Cut& cut, const Share& share, Index begin, Index end, float* space,
+template <int R, typename T>
+void add_up(const WeightGrad& call, const Cut<T>& cut, const Share& share, Index begin, Index end, float* space,
             float* totals) {
     constexpr int P = gradient<R>.inputs;
     constexpr auto& q = gradient<R>.grads;
     const Shape& of = call.shape;
-    const Images images = images_of(call.input, nullptr, call.channels_last, of);
-    const Images outputs{call.grad, nullptr, call.channels_last, of.groups * of.K, of.P, of.Q};
+    const Images<T> images = images_of<T>(call.input, nullptr, call.channels_last, of);
+    const T* grad = static_cast<const T*>(call.grad);
+    const Images<T> outputs{grad, nullptr, call.channels_last, of.groups * of.K, of.P, of.Q};
     const Index row = share.row(), step = share.step();
-    const Index inputs_step = padded(share.channels, CHANNELS) * BLOCK + SKEW;
-    const Index grads_step = padded(row, CHANNELS) * BLOCK + SKEW;
-    float *inputs = space, *grads = inputs + P * P * inputs_step, *gathered = grads + GRADS * GRADS * grads_step;
+    // In words, from a point's to the next one's.
+    const Index inputs_step = padded(share.channels, BESIDE) * STEPS + WORDS;
+    const Index grads_step = padded(row, BESIDE) * STEPS + WORDS;
+    float *const grads = space + P * P * inputs_step, *const behind = grads + GRADS * GRADS * grads_step;
+    const auto place = [](float* points, Index c) { return points + c / BESIDE * BESIDE * STEPS + c % BESIDE; };
+    const auto numbers = [](float* words) { return reinterpret_cast<T*>(words); };
     __builtin_memset(totals, 0, P * P * step * sizeof(float));
-    for (Index first = begin * BLOCK; first < smaller(end * BLOCK, cut.count); first += BLOCK) {
-        const Index length = smaller(BLOCK, cut.count - first);
-        const auto place = [](float* points, Index c) {
-            return points + c / CHANNELS * CHANNELS * BLOCK + c % CHANNELS;
-        };
+    for (Index first = begin * BLOCK<T>; first < smaller(end * BLOCK<T>, cut.count); first += BLOCK<T>) {
+        const Index length = smaller(BLOCK<T>, cut.count - first);
         cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-            all_to_points<2>(gradient<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w, run,
-                             gathered, inputs + tile * CHANNELS, CHANNELS * BLOCK, inputs_step);
+            all_to_points<2, BESIDE>(gradient<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w,
+                                     run, numbers(behind), numbers(space) + tile * BESIDE, BESIDE * BLOCK<T>,
+                                     inputs_step * PER_WORD<T>);
         });
         for (Index k = 0; k < share.filters; k += LANES) {
             cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-                to_points<2>(gradient<R>.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h, w, run,
-                             place(grads, k) + tile * CHANNELS, grads_step);
+                T* const points = numbers(place(grads, k - k % BESIDE)) + k % BESIDE + tile * BESIDE;
+                to_points<2, BESIDE>(gradient<R>.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h,
+                                     w, run, points, grads_step * PER_WORD<T>);
             });
         }
+        const auto pair_all = [&](float* points, int count, Index length_of, Index apart) {
+            for (int p = 0; p < count; ++p) {
+                for (Index c = 0; c < length_of; c += BESIDE) pair_up(numbers(place(points + p * apart, c)), length);
+            }
+        };
+        pair_all(space, P * P, share.channels, inputs_step);
+        pair_all(grads, GRADS * GRADS, share.filters, grads_step);
         for (int p = 0; p < P * P; ++p) {
             float* const beside = grads + (q[p / P] * GRADS + q[p % P]) * grads_step;
             for (Index k = 0; k < share.filters; k += WIDE) {
                 for (Index c = 0; c < share.channels; c += ROWS) {
-                    add_products(length, place(inputs + p * inputs_step, c), place(beside, k),
-                                 totals + p * step + c * row + k, row);
+                    add_products<T>(ceil_div(length, PER_WORD<T>), place(space + p * inputs_step, c), place(beside, k),
+                                    totals + p * step + c * row + k, row);
                 }
             }
         }
@@ -220,8 +251,8 @@ void add_up(const WeightGrad& call, const Cut& cut, const Share& share, Index be
 }
 
 // Whether the gradient of a share is finite.
-template <int R>
-bool finish(const WeightGrad& call, const Cut& cut, const Share& share, const float* totals) {
+template <int R, typename T>
+bool finish(const WeightGrad& call, const Cut<T>& cut, const Share& share, const float* totals) {
     Floats check = {};
     for (Index k = 0; k < share.filters; k += LANES) {
         for (Index c = 0; c < share.channels; c += LANES) to_taps<R>(call, cut, share, totals, c, k, check);
@@ -229,10 +260,10 @@ bool finish(const WeightGrad& call, const Cut& cut, const Share& share, const fl
     return bits(check != check) == 0;
 }
 
-template <int R>
+template <int R, typename T>
 bool gradient_of(const WeightGrad& call) {
-    const Cut cut(call.shape, call.threads);
-    const Index parts = cut.parts, numbers = cut.channels * cut.filters * cut.blocks / parts * BLOCK;
+    const Cut<T> cut(call.shape, call.threads);
+    const Index parts = cut.parts, numbers = cut.channels * cut.filters * cut.blocks / parts * BLOCK<T>;
     float* const totals = call.workspace + call.threads * cut.points();
     bool finite = true;
     const auto finished = [&](Index index, const float* from) {
@@ -263,14 +294,19 @@ bool gradient_of(const WeightGrad& call) {
 
 template <>
 Index weight_grad_workspace<Isa::ALEXKERN_ISA>(const Shape& of, int threads) {
-    const Cut cut(of, threads);
-    return threads * cut.points() + (cut.parts == 1 ? threads : cut.shares() * cut.parts) * cut.totals();
+    return on_products(of, [&](auto number) {
+        const Cut<decltype(number)> cut(of, threads);
+        return threads * cut.points() + (cut.parts == 1 ? threads : cut.shares() * cut.parts) * cut.totals();
+    });
 }
 
 template <>
 bool weight_grad<Isa::ALEXKERN_ISA>(const WeightGrad& call) {
     ran("winograd, weight's gradient, " ALEXKERN_ISA_NAME);
-    return call.shape.R == 3 ? gradient_of<3>(call) : gradient_of<5>(call);
+    return on_products(call.shape, [&](auto number) {
+        using T = decltype(number);
+        return call.shape.R == 3 ? gradient_of<3, T>(call) : gradient_of<5, T>(call);
+    });
 }
 
 }  // namespace alexkern::winograd

@@ -11,6 +11,9 @@
 //
 // Most of the rounding error comes of adding up C products: a sum goes on for TERMS of them, and is then added to those
 // before. docs/cpu.md has the errors in figures.
+//
+// Of bfloat16 two channels stand in a word, and 16 and C count words: one instruction takes both products of a word and
+// adds them to a sum of float32.
 #include "winograd.h"
 
 #if defined(_OPENMP)
@@ -32,13 +35,14 @@ constexpr int VECTORS = 2;
 constexpr int WIDE = VECTORS * LANES;
 constexpr int PIECES = 64;         // a thread, of a block or an image each
 constexpr int LONGEST_BLOCK = 56;  // tiles: reading the filters once a block then costs little
-constexpr int NEAR = 128;          // channels: their filters and two products' points stay in the L1
+constexpr int NEAR = 128;          // words of channels: their filters and two products' points stay in the L1
 template <int P>
 constexpr int TERMS = P == 4 ? 32 : 16;
 
 // Blocks as long as the cache allows, and then of equal length.
+template <typename T>
 Index block_length(const Shape& of, Index count) {
-    const Index bytes_of_tile = of.points() * padded(of.C, CHANNELS) * Index(sizeof(float));
+    const Index bytes_of_tile = of.points() * padded(of.C, CHANNELS<T>) * Index(sizeof(T));
     const Index allowed = l2_bytes() / 2 / bytes_of_tile;
     const Index longest = smaller(larger(allowed, ROWS), LONGEST_BLOCK);
     const Index blocks = ceil_div(count, longest);
@@ -51,60 +55,64 @@ Index tiles_of(const Shape& of, const max_pool2d::Forward* pool) {
     return larger(1, (pool ? 1 : of.N) * tiles.down * tiles.across);
 }
 
-// Floats that a thread needs for one block after the other, and with an image's outputs.
-Index blocks_size(const Shape& of, Index block) {
-    return of.points() * (block * (padded(of.C, CHANNELS) + FILTERS) + SKEW) + gathered_size(of);
-}
+// Floats that a thread needs: first those of a block's products, then its points, and an image's outputs.
+template <typename T>
+struct Space {
+    Index products, points, gathered, outputs;
 
-Index workspace_size(const Shape& of, const max_pool2d::Forward* pool) {
-    const Index size = blocks_size(of, block_length(of, tiles_of(of, pool)));
-    return pool ? size + of.groups * of.K * of.P * of.Q : size;
-}
+    Space(const Shape& of, Index block, const max_pool2d::Forward* pool)
+        : products(of.points() * block * FILTERS),
+          points(of.points() * (block * padded(of.C, CHANNELS<T>) + SKEW<T>) / PER_WORD<T>),
+          gathered(ceil_div(gathered_size(of), PER_WORD<T>)),
+          outputs(pool ? ceil_div(of.groups * of.K * of.P * of.Q, PER_WORD<T>) : 0) {}
+    Index size() const { return products + points + gathered + outputs; }
+};
 
 // A call, with the sizes that follow from its shape.
+template <typename T>
 struct Call {
     const Convolution& of;
     const Shape& shape = of.shape;
-    Images images = images_of(of.input, of.gate, of.channels_last, shape);
-    Images outputs{of.output, nullptr, of.channels_last, shape.groups * shape.K, shape.P, shape.Q};
+    Images<T> images = images_of<T>(of.input, of.gate, of.channels_last, shape);
+    Images<T> outputs{nullptr, nullptr, of.channels_last, shape.groups * shape.K, shape.P, shape.Q};
     Tiles tiles{shape.P, shape.Q, shape.M};
-    Index count = tiles_of(shape, of.pool), block = block_length(shape, count);
-    Index panels = ceil_div(shape.K, FILTERS), C = padded(shape.C, CHANNELS);
-    Index workspace = workspace_size(shape, of.pool);
+    Index count = tiles_of(shape, of.pool), block = block_length<T>(shape, count);
+    Index panels = ceil_div(shape.K, FILTERS), C = padded(shape.C, CHANNELS<T>);
+    Space<T> space{shape, block, of.pool};
     // Filters that are read once are packed panel by panel, and stay in the cache until then.
     bool packs = of.weight && count <= block && (!of.pool || shape.N == 1);
 };
 
 // Some tiles and panels of a group, and where their outputs go: image n lies at place n - `image` there.
+template <typename T>
 struct Part {
     Index first, tiles, group, panel, panels_end;
-    float* output;
+    T* output;
     Index image;
 };
 
-// products (COUNT, WIDE) = points (COUNT, C) @ filters (C, WIDE), or are added to, behind the first channels. Meanwhile
-// the points of the `next` such product are fetched to the L1, and lines from `ahead` on, some with every CHANNELS, to
-// the L2.
-template <int COUNT, int TERMS>
+// products (COUNT, WIDE) = points (COUNT, C) @ filters (C, WIDE), or are added to, behind the first channels; C, and
+// what pointers count, in words. Meanwhile the points of the `next` such product are fetched to the L1, and lines from
+// `ahead` on, some with every line of points, to the L2.
+template <typename T, int COUNT, int TERMS>
 void multiply_tiles(bool add, Index C, const float* points, const float* next, Index block, const float* filters,
                     const float* ahead, Index lines, float* products) {
-    constexpr int LINE = 16;
     for (Index first = 0; first < C; first += TERMS) {
         Floats sums[COUNT][VECTORS] = {};
-        for (Index c = first; c < smaller(first + TERMS, C); c += CHANNELS) {
-            for (Index line = 0; line < lines; ++line, ahead += LINE) __builtin_prefetch(ahead, 0, 2);
-            for (int t = 0; t < COUNT; ++t) __builtin_prefetch(next + t * CHANNELS);
-            for (Index k = 0; k < smaller(CHANNELS, C - c); ++k, filters += FILTERS) {
+        for (Index c = first; c < smaller(first + TERMS, C); c += WORDS) {
+            for (Index line = 0; line < lines; ++line, ahead += WORDS) __builtin_prefetch(ahead, 0, 2);
+            for (int t = 0; t < COUNT; ++t) __builtin_prefetch(next + t * WORDS);
+            for (Index k = 0; k < smaller(WORDS, C - c); ++k, filters += FILTERS) {
                 Floats beside[VECTORS];
                 for (int j = 0; j < VECTORS; ++j) beside[j] = load<Floats>(filters + j * LANES);
 #pragma GCC unroll 16
                 for (int t = 0; t < COUNT; ++t) {
-                    const Floats point = all(points[t * CHANNELS + k]);
-                    for (int j = 0; j < VECTORS; ++j) sums[t][j] += point * beside[j];
+                    const Floats point = all(load<float>(points + t * WORDS + k));
+                    for (int j = 0; j < VECTORS; ++j) sums[t][j] = add_product<T>(sums[t][j], point, beside[j]);
                 }
             }
-            points += block * CHANNELS;
-            next += block * CHANNELS;
+            points += block * WORDS;
+            next += block * WORDS;
         }
 #pragma GCC unroll 16
         for (int t = 0; t < COUNT; ++t) {
@@ -118,13 +126,13 @@ void multiply_tiles(bool add, Index C, const float* points, const float* next, I
 
 // The outputs of a run of tiles, of which the first begins at (row, column), in up to LANES channels from k on: A^T
 // products A + bias, ReLU. `check` becomes NaN where one is not finite.
-template <int M, int R>
-void to_outputs(const Call& call, float* output, Index tiles, Index n, Index row, Index column, Index k, Index filters,
+template <int M, int R, typename T>
+void to_outputs(const Call<T>& call, T* output, Index tiles, Index n, Index row, Index column, Index k, Index filters,
                 const float* products, Floats& check) {
     constexpr int P = M + R - 1;
     constexpr auto& A = matrices<M, R>.A;
-    const Images& to = call.outputs;
-    const Floats bias = call.of.bias ? load_some(call.of.bias + k, filters) : Floats{};
+    const Images<T>& to = call.outputs;
+    const Floats bias = call.of.bias ? load_some(static_cast<const T*>(call.of.bias) + k, filters) : Floats{};
     const Index rows = smaller(M, to.H - row), columns = smaller(M * tiles, to.W - column);
     alignas(64) float lines[M][M * LONGEST * LANES];
     for (Index t = 0; t < tiles; ++t, products += FILTERS) {
@@ -164,43 +172,45 @@ void to_outputs(const Call& call, float* output, Index tiles, Index n, Index row
 }
 
 // A block of tiles. Whether all is finite.
-template <int M, int R>
-bool convolve_block(const Call& call, const Part& part, float* points) {
+template <int M, int R, typename T>
+bool convolve_block(const Call<T>& call, const Part<T>& part, float* space) {
     constexpr int P = M + R - 1;
     const Shape& shape = call.shape;
     const Index C = shape.C, first = part.first, tiles = part.tiles, group = part.group;
-    const Index panel_size = C * FILTERS, points_size = call.C * call.block + SKEW;
-    float *products = points + P * P * points_size, *gathered = products + P * P * call.block * FILTERS;
+    float *const products = space, *const words = products + call.space.products;
+    T *const points = reinterpret_cast<T*>(words), *const gathered = reinterpret_cast<T*>(words + call.space.points);
+    const Index points_size = call.C * call.block + SKEW<T>;
     call.tiles.each_run(first, tiles, [&](Index tile, Index count, Index n, Index row, Index column) {
-        all_to_points<M>(matrices<M, R>.B, call.images, shape, n, group * C, C, row, column, count, gathered,
-                         points + tile * CHANNELS, CHANNELS * call.block, points_size);
+        all_to_points<M, CHANNELS<T>>(matrices<M, R>.B, call.images, shape, n, group * C, C, row, column, count,
+                                      gathered, points + tile * CHANNELS<T>, CHANNELS<T> * call.block, points_size);
     });
 
     // The panel after the one in use is fetched in as many equal parts as there are passes over that.
-    const Index passes = ceil_div(tiles, ROWS), lines = ceil_div(2 * CHANNELS, passes * FILTERS / WIDE);
+    const Index passes = ceil_div(tiles, ROWS), lines = ceil_div(2 * WORDS, passes * FILTERS / WIDE);
+    const Index depth = ceil_div(C, PER_WORD<T>), step = points_size / PER_WORD<T>;  // in words
     Floats check = {};
     for (Index panel = part.panel; panel < part.panels_end; ++panel) {
         const Index place = group * call.panels + (call.packs ? part.panel : panel);
-        float* const packed = call.of.filters + place * P * P * panel_size;
+        T* const packed = static_cast<T*>(call.of.filters) + place * P * P * panel_size<T>(shape);
         if (call.packs) {
             for (int k = 0; k < FILTERS; k += LANES) pack_lanes<M, R>(shape, *call.of.weight, group, panel, k, packed);
         }
         for (int p = 0; p < P * P; ++p) {
-            const float* filters = packed + p * panel_size;
-            const float* ahead = filters + panel_size;
-            for (Index c = 0; c < C; c += NEAR) {
-                const Index channels = smaller(NEAR, C - c);
+            const float* filters = reinterpret_cast<float*>(packed) + p * depth * FILTERS;
+            const float* ahead = filters + depth * FILTERS;
+            for (Index c = 0; c < depth; c += NEAR) {
+                const Index terms = smaller(NEAR, depth - c);
                 for (Index t = 0; t < tiles; t += ROWS) {
-                    const float* from = points + p * points_size + c * call.block + t * CHANNELS;
-                    const float* next = t + ROWS < tiles ? from + ROWS * CHANNELS
-                                        : c + NEAR < C   ? from + NEAR * call.block - t * CHANNELS
-                                                         : points + (p + 1) % (P * P) * points_size;
-                    for (int k = 0; k < FILTERS; k += WIDE, ahead += lines * channels) {
+                    const float* from = words + p * step + c * call.block + t * WORDS;
+                    const float* next = t + ROWS < tiles   ? from + ROWS * WORDS
+                                        : c + NEAR < depth ? from + NEAR * call.block - t * WORDS
+                                                           : words + (p + 1) % (P * P) * step;
+                    for (int k = 0; k < FILTERS; k += WIDE, ahead += lines * terms) {
                         float* to = products + (p * call.block + t) * FILTERS + k;
                         (tiles - t > ROWS / 2
-                             ? multiply_tiles<ROWS, TERMS<P>>
-                             : multiply_tiles<ROWS / 2, TERMS<P>>)(c > 0, channels, from, next, call.block,
-                                                                   filters + c * FILTERS + k, ahead, lines, to);
+                             ? multiply_tiles<T, ROWS, TERMS<P>>
+                             : multiply_tiles<T, ROWS / 2, TERMS<P>>)(c > 0, terms, from, next, call.block,
+                                                                      filters + c * FILTERS + k, ahead, lines, to);
                     }
                 }
             }
@@ -215,34 +225,36 @@ bool convolve_block(const Call& call, const Part& part, float* points) {
     return bits(check != check) == 0;
 }
 
-float* own_workspace(const Call& call) {
+template <typename T>
+float* own_workspace(const Call<T>& call) {
 #if defined(_OPENMP)
-    return call.of.workspace + omp_get_thread_num() * call.workspace;
+    return call.of.workspace + omp_get_thread_num() * call.space.size();
 #else
     return call.of.workspace;
 #endif
 }
 
 // Image by image, whose outputs stay in the cache until they are pooled.
-template <int M, int R>
-bool pool_all(const Call& call) {
+template <int M, int R, typename T>
+bool pool_all(const Call<T>& call) {
     const Shape& of = call.shape;
     const max_pool2d::Forward& pool = *call.of.pool;
     const Index size = of.groups * of.K * pool.windows.P * pool.windows.Q, bytes = pool.wide_offsets ? 4 : 1;
     bool finite = true;
     const Index numbers = call.count * of.groups * of.C * call.panels * FILTERS;
     parallel<PIECES>(call.of.threads, of.N, numbers, [&](Index begin, Index end) {
-        float *own = own_workspace(call), *outputs = own + blocks_size(of, call.block);
+        float* const own = own_workspace(call);
+        T* const outputs = reinterpret_cast<T*>(own + call.space.size() - call.space.outputs);
         max_pool2d::Forward one = pool;
         one.input = outputs;
-        one.workspace = call.of.workspace + call.of.threads * call.workspace;  // of all threads, as it counts them too
+        one.workspace = call.of.workspace + call.of.threads * call.space.size();  // of all, as it counts them too
         for (Index n = begin; n < end; ++n) {
             for (Index unit = 0; unit < of.groups * ceil_div(call.count, call.block); ++unit) {
                 const Index first = unit / of.groups * call.block, tiles = smaller(call.block, call.count - first);
-                const Part part{n * call.count + first, tiles, unit % of.groups, 0, call.panels, outputs, n};
+                const Part<T> part{n * call.count + first, tiles, unit % of.groups, 0, call.panels, outputs, n};
                 if (!convolve_block<M, R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
             }
-            one.output = static_cast<float*>(pool.output) + n * size;
+            one.output = static_cast<T*>(pool.output) + n * size;
             one.offsets = pool.offsets ? static_cast<char*>(pool.offsets) + n * size * bytes : nullptr;
             max_pool2d::forward<Isa::ALEXKERN_ISA>(one);
         }
@@ -250,8 +262,8 @@ bool pool_all(const Call& call) {
     return finite;
 }
 
-template <int M, int R>
-bool convolve_all(const Call& call) {
+template <int M, int R, typename T>
+bool convolve_all(const Call<T>& call) {
     const Index groups = call.shape.groups, panels = call.panels, threads = call.of.threads;
     const Index blocks = ceil_div(call.count, call.block);
     // Few blocks are shared out by their filters as well, though each part then goes to the points for itself.
@@ -263,13 +275,13 @@ bool convolve_all(const Call& call) {
         float* own = own_workspace(call);
         for (Index unit = begin; unit < end; ++unit) {
             const Index place = unit % parts, first = unit / parts / groups * call.block;
-            const Part part{first,
-                            smaller(call.block, call.count - first),
-                            unit / parts % groups,
-                            place * panels / parts,
-                            (place + 1) * panels / parts,
-                            call.of.output,
-                            0};
+            const Part<T> part{first,
+                               smaller(call.block, call.count - first),
+                               unit / parts % groups,
+                               place * panels / parts,
+                               (place + 1) * panels / parts,
+                               static_cast<T*>(call.of.output),
+                               0};
             if (!convolve_block<M, R>(call, part, own)) __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
         }
     });
@@ -281,15 +293,20 @@ bool convolve_all(const Call& call) {
 template <>
 Index workspace<Isa::ALEXKERN_ISA>(const Shape& of, const max_pool2d::Forward* pool) {
     const bool rows = pool && !pool->channels_last;
-    return workspace_size(of, pool) + (rows ? max_pool2d::workspace<Isa::ALEXKERN_ISA>(pool->windows) : 0);
+    const Index size = on_products(of, [&](auto number) {
+        using T = decltype(number);
+        return Space<T>(of, block_length<T>(of, tiles_of(of, pool)), pool).size();
+    });
+    return size + (rows ? max_pool2d::workspace<Isa::ALEXKERN_ISA>(pool->windows) : 0);
 }
 
 template <>
 bool convolve<Isa::ALEXKERN_ISA>(const Convolution& of) {
-    const Call call{of};
-    if (of.weight && !call.packs) pack<Isa::ALEXKERN_ISA>({of.shape, *of.weight, of.filters, of.threads});
-    const bool finite =
-        on_tiles(of.shape, [&](auto M, auto R) { return of.pool ? pool_all<M, R>(call) : convolve_all<M, R>(call); });
+    const bool finite = on_tiles(of.shape, [&](auto number, auto M, auto R) {
+        const Call<decltype(number)> call{of};
+        if (of.weight && !call.packs) pack<Isa::ALEXKERN_ISA>({of.shape, *of.weight, of.filters, of.threads});
+        return of.pool ? pool_all<M, R>(call) : convolve_all<M, R>(call);
+    });
     const bool large = of.shape.M == 4;
     ran(of.channels_last ? (large ? "winograd 4x4, NHWC, " ALEXKERN_ISA_NAME : "winograd, NHWC, " ALEXKERN_ISA_NAME)
                          : (large ? "winograd 4x4, NCHW, " ALEXKERN_ISA_NAME : "winograd, NCHW, " ALEXKERN_ISA_NAME));
