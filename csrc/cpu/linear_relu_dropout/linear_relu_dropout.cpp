@@ -26,6 +26,7 @@ constexpr int ROWS = LANES == 16 ? 8 : 4;
 constexpr int VECTORS = LANES == 4 ? 2 : 3;
 constexpr int WIDE = VECTORS * LANES;
 constexpr int FILTERS = 16;      // whose pages are open at a time: few enough for the processor's table of addresses
+constexpr int HEIGHT = 32;       // filters whose products are added up before they go to a gradient of the input
 constexpr int WRITTEN = 32;      // filters whose gradients meet a block of the input before the next does
 constexpr int BLOCK = 384;       // columns, whole tiles
 constexpr int NEAR = 6144;       // numbers that stay in the L1
@@ -270,12 +271,15 @@ inline void add_input_gradient(const Backward& call, const float* grad, Index ro
     }
 }
 
-// Columns in the lanes. A thread goes through all filters for a range of columns, the wider the fewer pages.
+// Columns in the lanes. A thread goes through all filters for a range of columns, the wider the fewer pages; all are of
+// one width, and threads have as many of them each.
 void input_gradient(const Backward& call, const float* grad, Index rows, float* workspace) {
     const Index N = call.sizes.N, C = call.sizes.C, K = call.sizes.K;
-    const Index range = smaller(padded(ceil_div(C, 2 * call.threads), BLOCK), TOTALS / rows / BLOCK * BLOCK);
+    const Index widest = TOTALS / rows / WIDE * WIDE;
+    const Index ranges = padded(larger(2 * call.threads, ceil_div(C, widest)), call.threads);
+    const Index range = padded(ceil_div(C, ranges), WIDE);
     parallel(call.threads, ceil_div(C, range), range * K, [&](Index begin, Index end) {
-        alignas(LINE) float tile[FILTERS * WIDE];
+        alignas(LINE) float tile[HEIGHT * WIDE];
 #if defined(_OPENMP)
         float* totals = workspace + omp_get_thread_num() * TOTALS;  // (rows, range)
 #else
@@ -284,10 +288,10 @@ void input_gradient(const Backward& call, const float* grad, Index rows, float* 
         for (Index c0 = begin * range; c0 < smaller(end * range, C); c0 += range) {
             const Index width = smaller(range, C - c0);
             __builtin_memset(totals, 0, rows * range * sizeof(float));
-            for (Index k = 0; k < K; k += FILTERS) {
-                const Index height = smaller(FILTERS, K - k);
+            for (Index k = 0; k < K; k += HEIGHT) {
+                const Index height = smaller(HEIGHT, K - k);
                 for (Index c = 0; c < width; c += WIDE) {
-                    const Index ahead = c + BLOCK < width ? Index(BLOCK) : FILTERS * C - c / BLOCK * BLOCK;
+                    const Index ahead = c + BLOCK < width ? Index(BLOCK) : HEIGHT * C - c / BLOCK * BLOCK;
                     const bool whole = c + WIDE <= width;
                     (whole ? add_input_gradient<true> : add_input_gradient<false>)(call, grad, rows, k, height, c0 + c,
                                                                                    ahead, tile, totals + c, range);

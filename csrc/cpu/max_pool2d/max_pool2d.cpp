@@ -231,6 +231,18 @@ struct Sources {
     std::int32_t own[MOST];
 };
 
+// Where the winners are `own`, of BLOCKS * LANES channels or the first `part` of LANES.
+template <int BLOCKS, typename Offset>
+inline void find_own(const Offset* offsets, std::int32_t own, int part, Lanes (&found)[BLOCKS]) {
+    if constexpr (BLOCKS == 4 && sizeof(Offset) == 1) {
+        find(offsets, static_cast<std::uint8_t>(own), found);
+    } else {
+        for (int b = 0; b < BLOCKS; ++b) {
+            found[b] = find(part == LANES ? load_offsets(offsets + b * LANES) : load_offsets(offsets, part), own);
+        }
+    }
+}
+
 // Adds what BLOCKS * LANES channels of the pixel get, or the first `part` of LANES, to `sum`.
 template <int BLOCKS, typename T, typename Offset>
 inline void gather(const Sources& sources, const T* grad, const Offset* offsets, T* sum, bool first, int part) {
@@ -241,12 +253,11 @@ inline void gather(const Sources& sources, const T* grad, const Offset* offsets,
     }
     for (int i = 0; i < sources.count; ++i) {
         const Index from = sources.from[i];
-        const Ints own = all(sources.own[i]);
+        Lanes own[BLOCKS];
+        find_own(offsets + from, sources.own[i], part, own);
         for (int b = 0; b < BLOCKS; ++b) {
             const Index at = from + b * LANES;
-            const Ints named = whole ? load_offsets(offsets + at) : load_offsets(offsets + at, part);
-            const Floats value = whole ? load(grad + at) : load_part(grad + at, part);
-            sums[b] += named == own ? value : Floats{};
+            sums[b] = add_in<T>(own[b], sums[b], whole ? load(grad + at) : load_part(grad + at, part));
         }
     }
     for (int b = 0; b < BLOCKS; ++b) {
