@@ -53,7 +53,7 @@ def every_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     everything |= dict.fromkeys(products, (*tiles, Tiled(3, 1, 1, M)))
     everything |= {f"{product}, bfloat16": served for product, served in everything.items()}
     monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(crossovers.CONVOLUTIONS, everything))
-    for limit in ("WORTH", "WORTH_PACKED", "LARGER"):
+    for limit in ("WORTH", "WORTH_ON_AMD", "WORTH_OF_GRADIENT_ON_AMD", "WORTH_PACKED", "LARGER"):
         monkeypatch.setattr(crossovers, limit, math.inf)
     monkeypatch.setattr(conv2d_relu_max_pool2d, "LEAST_TILES", 1)
     return M

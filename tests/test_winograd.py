@@ -99,7 +99,8 @@ def test_it_is_taken_where_it_pays() -> None:
         return torch.zeros(100, 32, size, size)
 
     assert [size for size in range(1, 17) if three(images(size))] == [*range(2, 17)]
-    assert [size for size in range(1, 17) if five(images(size))] == [6, *range(8, 17)]
+    small = [6, 7] if cpu.native().amd else [6]
+    assert [size for size in range(1, 17) if five(images(size))] == [*small, *range(8, 17)]
     assert not three(images(2)[:3]) and not five(images(6)[:1])  # few tiles
 
 

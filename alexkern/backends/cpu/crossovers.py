@@ -155,8 +155,8 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
 }
 # The products in tiles have to be at most this share of the convolution's, for the way to the points and back not to
 # eat up what is saved. Measured with two cores at 3 to 224 pixels, 16 to 512 channels: above it lie images of 3, 5 and
-# 7 pixels.
-WORTH = 0.65
+# 7 pixels. AMD's takes longer for a convolution (4 to 7 pixels, 32 to 128 channels), and most for a filter's gradient.
+WORTH, WORTH_ON_AMD, WORTH_OF_GRADIENT_ON_AMD = 0.65, 0.72, 1.0
 # Of packed 3x3 filters more: at 2 to 7 pixels oneDNN takes up to twice as long over channels_last as over contiguous.
 WORTH_PACKED = 1.4
 # And those in tiles of 4x4 this share of those in tiles of 2x2: for 13 outputs a side it is 0.73, where networks gain
@@ -173,8 +173,15 @@ def least_tiles(product: str, of: Geometry, dtype: torch.dtype, channels_last: b
 def in_tiles(product: str, of: Geometry, dtype: torch.dtype, channels_last: bool) -> int:
     """The outputs a side of the tiles in which a product over such images is csrc/cpu/winograd's; 0 where it is
     torch's."""
-    worth = WORTH_PACKED if product == "packed" and of.R == 3 else WORTH
-    return _in_tiles(_served(product, of, dtype), worth, product, of, dtype, channels_last)
+    return _in_tiles(_served(product, of, dtype), _worth(product, of), product, of, dtype, channels_last)
+
+
+def _worth(product: str, of: Geometry) -> float:
+    if product == "packed" and of.R == 3:
+        return WORTH_PACKED
+    if not native().amd:
+        return WORTH
+    return WORTH_OF_GRADIENT_ON_AMD if product == "weight_grad" else WORTH_ON_AMD
 
 
 def entry_of(product: str, of: Geometry, dtype: torch.dtype) -> str:
