@@ -140,10 +140,12 @@ def backward(
         return definition.backward(grad, offsets, input_shape, channels_last, *window, needs)
     threads = torch.get_num_threads()
     call = _called(input_shape, grad.dtype, channels_last, window, False, threads)
-    input_grad, narrow = empty(call.images), grad.dtype == torch.bfloat16
-    sums = Spec((threads, *input_shape[2:]), (math.prod(input_shape[2:]), input_shape[3], 1), torch.float32)
-    workspace = empty(sums) if narrow and not channels_last else None
-    grad, offsets = conform(grad, call.values), conform(offsets, call.offsets._replace(dtype=offsets.dtype))
+    input_grad, narrow, workspace = empty(call.images), grad.dtype == torch.bfloat16, None
+    if narrow and not channels_last:
+        area = math.prod(input_shape[2:])
+        workspace = empty(Spec((threads, area), (area, 1), torch.float32))
+    named = call.offsets if offsets.dtype == call.offsets.dtype else call.offsets._replace(dtype=offsets.dtype)
+    grad, offsets = conform(grad, call.values), conform(offsets, named)
     native().max_pool2d_backward(
         call.windows,
         call.pooled_size,
