@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import triton.language as tl
@@ -152,11 +154,13 @@ def test_the_last_of_many_numbers(layout: str, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("stage", ["forward", "shared", "gradient"])
-def test_wide_windows(stage: str, generator: torch.Generator) -> None:
-    """Few images, far apart: the memory between them is never touched."""
-    shape, step = (3, 12, 4), LIMIT // 2 + 64
+@pytest.mark.parametrize("axis", range(3))
+def test_wide_windows(axis: int, stage: str, generator: torch.Generator) -> None:
+    """Few numbers, far apart along an axis: the memory between them is never touched."""
+    shape, strides = (3, 12, 4), [48, 4, 1]
+    strides[axis] = LIMIT // (shape[axis] - 1) + 64
     near = [whole(shape, generator, 1, 5) for _ in range(4)]  # x, grad, shared, result
-    far = [sparse(2 * step + 64).as_strided(shape, (step, 4, 1)).copy_(tensor) for tensor in near]
+    far = [sparse(LIMIT + 1024).as_strided(shape, strides).copy_(tensor) for tensor in near]
     for tensors in (near, far):
         numbers = (4, 12, *tensors[0].stride(), 0.1, 0.75, 2.0, 10, stage, "three_quarters", tl.int32, 4)
         kernels.wide_window_kernel[(36,)](*tensors, *numbers)
@@ -170,13 +174,17 @@ def last_pixel(x: Tensor) -> Tensor:
 
 
 @interpreted
-@pytest.mark.parametrize("shape", [(1, 12, 2**28), (1, 1, LIMIT - 8)], ids=["planes", "pixels"])
-def test_far_planes_and_pixels(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((1, 12, 2**28 + 2**26), "nchw"), ((1, 1, LIMIT - 8), "nchw"), ((1, 12, 2**28, 1), "nhwc")],
+    ids=["planes", "pixels", "pixels of 12 channels"],
+)
+def test_far_planes_and_pixels(shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "configure", lambda *_: Blocks(64, 2))
-    places = [(cdiv(shape[-1], 64) - 1,), (-1,)]  # the last pixels of the first and of the last channels
+    places = [(cdiv(math.prod(shape[2:]), 64) - 1,), (-1,)]  # the last pixels of the first and of the last channels
     for direction in ("forward", "backward"):
         last_program(monkeypatch, kernels, f"local_response_norm_{direction}_kernel", *places)
-    x, grad = sparse(*shape), sparse(*shape)
+    x, grad = (sparse_images(*shape) if layout == "nhwc" else sparse(*shape) for _ in range(2))
     last_pixel(x)[:], last_pixel(grad)[:] = 1, 1
     y = kernels.forward(x, 5, 1e-4, 0.75, 2.0)
     (dx,) = kernels.backward(grad, x, 5, 1e-4, 0.75, 2.0, (True,))
