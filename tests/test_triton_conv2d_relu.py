@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -233,6 +234,16 @@ def test_masking_first_and_while_loading_agree(monkeypatch: pytest.MonkeyPatch, 
     for ours, wanted in zip(*results, strict=True):
         assert ours is not None and wanted is not None and not bool(ours.isnan().any())
         assert_same(ours, wanted)
+
+
+@pytest.mark.parametrize(("rows", "warps"), [(64, 4), (128, 8), (256, 8)])
+@pytest.mark.parametrize("module", [data_gradient, weight_gradient], ids=["data", "weight"])
+def test_tiles_of_many_rows_have_eight_warps_where_they_mask(module: ModuleType, rows: int, warps: int) -> None:
+    """Four would spill what is masked in registers."""
+    config = {data_gradient: Config(rows, 64, 0, 32, 4, 3), weight_gradient: SplitConfig(rows, 64, 32, 4, 3, 1)}[module]
+    for masked, wanted in ((False, 4), (True, warps)):
+        launch = module.launch_of(layer("conv3"), config, masked, TARGETS[90])
+        assert launch.constants["num_warps"] == wanted
 
 
 def test_masking_first_is_for_gradients_that_are_loaded_often() -> None:
