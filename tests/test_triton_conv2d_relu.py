@@ -193,7 +193,8 @@ def test_first_layer_in_depth_is_the_same_convolution() -> None:
     seen = conv2d_relu.in_depth(first, 4)
     assert (seen.P, seen.Q) == (first.P, first.Q) == (55, 55)
     assert (seen.C, seen.H, seen.W, seen.R, seen.S) == (48, 57, 57, 3, 3)
-    for change in ({"groups": 3, "K": 66}, {"dilation": (2, 2)}, {"stride": (4, 2)}, {"C": 64}, {"stride": (1, 1)}):
+    shapes: tuple[dict[str, int], ...] = ({"R": 4, "S": 3}, {"R": 3, "S": 4}, {"C": 64}, {"groups": 3, "K": 66})
+    for change in (*shapes, {"dilation": (2, 2)}, {"stride": (4, 2)}, {"stride": (1, 1)}):
         assert conv2d_relu.depth_factor(first._replace(**change)) == 1
 
 

@@ -152,6 +152,11 @@ def test_what_is_never_fused(problem: Problem, pool: Any, target: int) -> None:
     assert not configure(problem, pool, True, TARGETS[target]).fused
 
 
+def test_segments_from_a_row_to_all() -> None:
+    rows = {config.ROWS for config in kernels.candidates(layer(*CONV5), TARGETS[90])}  # of the six that are pooled
+    assert rows == {1, 2, 3, 6}
+
+
 @pytest.mark.parametrize("target", sorted(TARGETS))
 @pytest.mark.parametrize("sizes", [CONV1, CONV2, CONV5], ids=["conv1", "conv2", "conv5"])
 @pytest.mark.parametrize("save_offsets", [False, True])

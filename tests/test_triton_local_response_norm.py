@@ -77,6 +77,34 @@ def test_windows_wider_than_registers(
     check(layouts(x)[layout], size, 0.5, 0.75, 1.0, generator)
 
 
+@interpreted
+@pytest.mark.parametrize(
+    ("size", "layout", "dtype", "wanted"),
+    [
+        (5, "nhwc", torch.float32, (4, 4, 4, True)),
+        (9, "nhwc", torch.float32, (8, 8, 8, True)),
+        (9, "nhwc", torch.float16, (8, 8, 8, True)),
+        (4, "nchw", torch.float32, (3, 4, 1, False)),
+        (9, "nchw", torch.float16, (8, 8, 1, False)),
+    ],
+)
+def test_halos_are_no_wider_than_they_need_to_be(
+    size: int, layout: str, dtype: torch.dtype, wanted: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The halo, a run's channels, what divides C, and whether runs are loaded whole."""
+    kernel = last_program(monkeypatch, kernels, "local_response_norm_forward_kernel")
+    kernels.forward(layouts(torch.ones(1, 24, 2, 2, dtype=dtype))[layout], size, 0.5, 0.75, 2.0)
+    assert kernel.args[12:16] == wanted
+
+
+@interpreted
+@pytest.mark.parametrize(("pixels", "block"), [(3, 4), (256, 256), (300, 256)])
+def test_programs_of_wide_windows(pixels: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = last_program(monkeypatch, kernels, "wide_window_kernel")
+    kernels.forward(torch.ones(1, 12, pixels), kernels.MAX_HALO + 2, 0.5, 0.75, 2.0)
+    assert kernel.args[-1] == block
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, -1.0])
 def test_powers(beta: float, generator: torch.Generator) -> None:
     x = torch.randn(1, 8, 2, 2, generator=generator).to(DEVICE)
