@@ -13,7 +13,7 @@ from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends.torch import local_response_norm as reference
 from alexkern.cost.model import cdiv
 from alexkern.kernels import local_response_norm as kernels
-from alexkern.kernels.config import Blocks
+from alexkern.kernels.config import TARGETS, Blocks
 from alexkern.plan import Spec, in_planes, like
 from support.backends import DEVICE
 from support.canaries import canaries
@@ -95,6 +95,12 @@ def test_halos_are_no_wider_than_they_need_to_be(
     kernel = last_program(monkeypatch, kernels, "local_response_norm_forward_kernel")
     kernels.forward(layouts(torch.ones(1, 24, 2, 2, dtype=dtype))[layout], size, 0.5, 0.75, 2.0)
     assert kernel.args[12:16] == wanted
+
+
+def test_smaller_programs_where_larger_ones_would_not_fill_the_device() -> None:
+    enough = 128 * 8 * 2 * TARGETS[90].num_sms
+    assert kernels.configure(enough, TARGETS[90]) == Blocks(128, 4)
+    assert kernels.configure(enough - 1, TARGETS[90]) == Blocks(64, 2)
 
 
 @interpreted

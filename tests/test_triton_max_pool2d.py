@@ -179,6 +179,7 @@ def test_tiles_leave_few_channels_idle(channels: int, block_c: int, idle: int, t
         ((128, 64, 27, 27), (1024, 1)),
         ((1, 96, 13, 13), (256, 4)),
         ((1, 3, 2, 2), (4, 4)),
+        ((1, 1, 2, 2), (4, 1)),
         ((1, 70000, 64, 64), (512, 2)),
     ],
 )
@@ -200,6 +201,17 @@ def test_no_more_windows_than_may_hold_a_pixel(
     kernel = last_program(monkeypatch, kernels, "max_pool2d_backward_kernel")
     kernels.backward(output, offsets, (1, 1, 9, 11), False, *window, (True,))
     assert kernel.args[28:30] == reach
+
+
+@interpreted
+@pytest.mark.parametrize(("size", "unrolled"), [(4, True), (5, False)])
+def test_sixteen_taps_are_unrolled(size: int, unrolled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = ((size, size), (1, 1), (0, 0), (1, 1), False)
+    forward = last_program(monkeypatch, kernels, "max_pool2d_forward_kernel")
+    backward = last_program(monkeypatch, kernels, "max_pool2d_backward_kernel")
+    output, offsets = kernels.forward(torch.ones(1, 1, 9, 9), *window, True)
+    kernels.backward(output, offsets, (1, 1, 9, 9), False, *window, (True,))
+    assert (forward.args[27], backward.args[32]) == (unrolled, unrolled)
 
 
 def test_strips_are_long_only_where_there_is_work_for_all() -> None:
