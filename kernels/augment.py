@@ -244,7 +244,8 @@ def sample(images, stride_n, stride_h, stride_w, stride_c, at, n, p, q, P, Q):
             seen = inside & (weight > 0.0)
             red += weight * tl.load(pixel, mask=seen, other=0).to(tl.float32)
             green += weight * tl.load(pixel + stride_c, mask=seen, other=0).to(tl.float32)
-            blue += weight * tl.load(pixel + 2 * stride_c, mask=seen, other=0).to(tl.float32)
+            # Twice a stride might wrap.
+            blue += weight * tl.load(pixel + stride_c + stride_c, mask=seen, other=0).to(tl.float32)
     weights = tl.where(weights > 0.0, weights * 255.0, 1.0)  # beyond the output there are none
     return red / weights, green / weights, blue / weights
 

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from support.optional import need
 
@@ -14,12 +16,15 @@ need("triton")
 
 
 from alexkern.accuracy import assert_same  # noqa: E402
+from alexkern.augmentation import Policy  # noqa: E402
+from alexkern.backends.torch import augment as augment_reference  # noqa: E402
 from alexkern.backends.torch import bits, philox  # noqa: E402
 from alexkern.backends.torch import dropout as dropout_reference  # noqa: E402
 from alexkern.backends.torch import max_pool2d as pool_reference  # noqa: E402
 from alexkern.cost.model import cdiv  # noqa: E402
-from alexkern.geometry import pooling  # noqa: E402
+from alexkern.geometry import Geometry, pooling  # noqa: E402
 from alexkern.kernels import (  # noqa: E402
+    augment,
     conv2d_relu,
     conv2d_relu_data_gradient,
     conv2d_relu_max_pool2d,
@@ -30,9 +35,10 @@ from alexkern.kernels import (  # noqa: E402
     max_pool2d,
     space_to_depth,
 )
+from alexkern.kernels.amend import amend  # noqa: E402
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig  # noqa: E402
 from alexkern.plan import nchw  # noqa: E402
-from support.far import LIMIT, interpreted, last_program, sparse, sparse_images, whole  # noqa: E402
+from support.far import LIMIT, Alone, interpreted, last_program, sparse, sparse_images, whole  # noqa: E402
 
 POINT = ((1, 1), (0, 0), (1, 1), 1)  # stride, padding, dilation and groups of a 1x1 convolution
 POOL = ((3, 3), (2, 2), (0, 0))
@@ -50,8 +56,18 @@ def configure(monkeypatch: pytest.MonkeyPatch, module: ModuleType, config: objec
     monkeypatch.setattr(module, "configure", lambda problem, device: config)
 
 
-def tile(block_k: int) -> conv2d_relu.Config:
-    return conv2d_relu.Config(16, 16, 0, block_k, 1, 2)
+def tile(block_k: int, tail: int = 0) -> conv2d_relu.Config:
+    return conv2d_relu.Config(16, 16, tail, block_k, 1, 2)
+
+
+def apart(near: Tensor, axis: int) -> Tensor:
+    """The same numbers, along an axis 2**30 apart: the third lies beyond 2**31. What is between is never touched."""
+    strides = [LIMIT // 2 + 64 if one == axis else stride for one, stride in enumerate(near.stride())]
+    end = sum((size - 1) * stride for size, stride in zip(near.shape, strides, strict=True)) + 1
+    return sparse(end, dtype=near.dtype).as_strided(near.shape, strides).copy_(near)
+
+
+every_axis = pytest.mark.parametrize("axis", range(4))  # of three each
 
 
 # (N, C, H, K) of 1x1 convolutions over H x H images: their outputs have over 2**31 elements.
@@ -80,14 +96,16 @@ def test_output_of_convolution(
 
 
 @interpreted
-def test_filters_of_convolution(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    K, C = 2**15 + 16, 2**16
-    configure(monkeypatch, conv2d_relu, tile(4096))
+@pytest.mark.parametrize("tail", [0, 16])
+def test_filters_of_convolution(tail: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    K, C = 2**15 + 16 + tail, 2**16
+    configure(monkeypatch, conv2d_relu, tile(4096, tail))
     last_program(monkeypatch, conv2d_relu, "conv2d_relu_kernel")
     x, w = whole((1, 4, 4, C), generator).permute(0, 3, 1, 2), sparse_images(K, C, 1, 1)
-    w[-16:] = whole((16, C, 1, 1), generator)
+    last = slice(-16 - tail, None)
+    w[last] = whole((16 + tail, C, 1, 1), generator)
     output = conv2d_relu.forward(x, w, None, *POINT)
-    assert_same(output[0, -16:].flatten(1), (w[-16:, :, 0, 0].float() @ x[0].flatten(1).float()).relu().half())
+    assert_same(output[0, last].flatten(1), (w[last, :, 0, 0].float() @ x[0].flatten(1).float()).relu().half())
 
 
 @interpreted
@@ -112,7 +130,7 @@ def test_gradient_of_output_in_the_data_gradient(
 
 
 @interpreted
-@pytest.mark.parametrize("layout", ["nhwc", "nchw", "hncw"])
+@pytest.mark.parametrize("layout", ["nhwc", "nchw", "hncw", "wnch"])
 @pytest.mark.parametrize("sizes", IMAGES.values(), ids=IMAGES)
 def test_data_gradient(
     sizes: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
@@ -123,6 +141,8 @@ def test_data_gradient(
     x = sparse_images(N, C, H, H) if layout == "nhwc" else sparse(N, C, H, H)
     if layout == "hncw":
         x = sparse(H, N, C, H).permute(1, 2, 0, 3)
+    if layout == "wnch":
+        x = sparse(H, N, C, H).permute(1, 2, 3, 0)
     pixels = (N * H * H - 1) % 16 + 1
     dy = sparse_images(N, K, H, H)
     dy[-1, :, -1, -pixels:] = whole((K, pixels), generator)
@@ -133,13 +153,15 @@ def test_data_gradient(
 
 
 @interpreted
-def test_filters_of_the_data_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    K, C = 2**15 + 16, 2**16
+@pytest.mark.parametrize("groups", [1, 3])
+def test_filters_of_the_data_gradient(groups: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    K, C = 3 * 2**14 + 48, 2**16
     configure(monkeypatch, conv2d_relu_data_gradient, tile(4096))
     last_program(monkeypatch, conv2d_relu_data_gradient, "data_gradient_kernel")
     dy, w = whole((1, 4, 4, K), generator).permute(0, 3, 1, 2), sparse_images(K, C, 1, 1)
     w[-16:, -16:] = whole((16, 16, 1, 1), generator)
-    dx = conv2d_relu_data_gradient.data_gradient(dy, None, sparse_images(1, C, 4, 4), w, *POINT, "ieee")
+    geometry = (*POINT[:3], groups)
+    dx = conv2d_relu_data_gradient.data_gradient(dy, None, sparse_images(1, groups * C, 4, 4), w, *geometry, "ieee")
     assert_same(dx[0, -16:].flatten(1), w[-16:, -16:, 0, 0].t() @ dy[0, -16:].flatten(1) + 0.0)
 
 
@@ -180,6 +202,37 @@ def test_weight_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Gener
 
 
 @interpreted
+@pytest.mark.parametrize(("C", "K"), [(2**12, 16), (16, 2**16)], ids=["weight", "bias"])
+def test_sums_of_a_split(C: int, K: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """A pixel each. Bytes, as below."""
+    module, splits, of_bias = conv2d_relu_weight_gradient, 2**15 + 1, C < K
+    configure(monkeypatch, module, SplitConfig(16, 16, 1, 1, 2, splits))
+    monkeypatch.setattr(module, "workspace", lambda shape, device: sparse(*shape, dtype=torch.uint8))
+    kernel = last_program(monkeypatch, module, "weight_gradient_kernel")
+    monkeypatch.setattr(module, "reduce_kernel", Alone(module.reduce_kernel, [], monkeypatch))
+    x, dy = sparse_images(1, C, splits, 1), sparse_images(1, K, splits, 1)
+    for tensor in (x, dy):
+        tensor[0, -16:, -1] = whole((16, 1), generator, 0, 9)
+    module.weight_gradient(dy, None, x, sparse(K, C, 1, 1), *POINT, "ieee", (not of_bias, of_bias))
+    sums = kernel.args[4 if of_bias else 3]
+    assert sums.numel() > LIMIT
+    gradient = dy[0, -16:, -1, 0]
+    wanted = gradient if of_bias else gradient[:, None] * x[0, -16:, -1, 0]
+    assert_same(sums[(-1, *(slice(-16, None),) * wanted.dim())], wanted.byte())
+
+
+@interpreted
+@every_axis
+def test_strides_of_the_weight_gradient(axis: int, generator: torch.Generator) -> None:
+    sums = whole((3, 27), generator).float()
+    dw = apart(sparse(3, 3, 3, 3), axis)
+    conv2d_relu_weight_gradient.reduce_kernel[(1,)](
+        sums, sums, dw, sums, 1, 1, 27, *dw.stride(), K=3, C=3, R=3, S=3, FACTOR=1, BLOCK=128, num_warps=4
+    )
+    assert_same(dw, sums.view(3, 3, 3, 3).permute(0, 3, 1, 2).half())
+
+
+@interpreted
 @pytest.mark.parametrize(("splits", "K"), [(33, 1024), (2, 2**15 + 16)], ids=["splits", "filters"])
 def test_sums_of_splits(splits: int, K: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
     """The kernel takes its sums as bytes as well, which need a quarter of the address space."""
@@ -210,6 +263,49 @@ def test_space_to_depth(far: str, monkeypatch: pytest.MonkeyPatch, generator: to
     y, _ = space_to_depth.space_to_depth(x, 4, (2, 2), (57, 57))
     written = 57 * 48 % space_to_depth.BLOCK
     assert_same(y[-1, -1].flatten()[-written:], wanted[-1, -1].flatten()[-written:])
+
+
+@interpreted
+@every_axis
+def test_input_of_space_to_depth(axis: int, generator: torch.Generator) -> None:
+    near = whole((3, 3, 3, 3), generator)
+    found, _ = space_to_depth.space_to_depth(apart(near, axis), 2, (1, 1), (2, 2))
+    blocks = F.pad(near, (1, 0, 1, 0)).view(3, 3, 2, 2, 2, 2)  # (n, c, i, a, j, b)
+    assert_same(found, blocks.permute(0, 2, 4, 3, 5, 1).reshape(3, 2, 2, 12))
+
+
+@interpreted
+@every_axis
+@pytest.mark.parametrize("far", ["input", "weight", "output"])
+def test_amended_outputs(far: str, axis: int, generator: torch.Generator) -> None:
+    """All of them are NaN."""
+    of = Geometry(3, 3, 3, 3, 3, 3, 3, (2, 2), (2, 2), (1, 1), 1)
+    tensors = {"input": whole((3, 3, 3, 3), generator), "weight": whole((3, 3, 3, 3), generator)}
+    wanted = F.conv2d(*(tensor.double() for tensor in tensors.values()), stride=2, padding=2).relu()
+    tensors["output"] = torch.full((3, 3, 3, 3), float("nan"), dtype=torch.float16)
+    tensors[far] = apart(tensors[far], axis)
+    marks = torch.ones((3, 4, 1), dtype=torch.uint8)
+    amend(tensors["input"], tensors["weight"], None, tensors["output"], None, marks, of, 2, pooled=False)
+    assert_same(tensors["output"].double(), wanted + 0.0)
+
+
+@interpreted
+@every_axis
+def test_images_of_augment(axis: int, generator: torch.Generator) -> None:
+    images = torch.randint(256, (3, 3, 3, 3), generator=generator, dtype=torch.uint8)
+    sizes, seed = torch.full((3, 2), 3), torch.tensor([3, 5])
+    policy = Policy((3, 3), crop="center", resize=3, contrast=(0.5, 0.5))
+    wanted = augment.forward(images, sizes, seed, policy)
+    assert_same(augment.forward(apart(images, axis), sizes, seed, policy), wanted)
+
+
+@interpreted
+def test_sizes_of_augment(generator: torch.Generator) -> None:
+    """Bytes, which need less of the address space."""
+    sizes = torch.randint(1, 100, (3, 2), generator=generator, dtype=torch.uint8)
+    seed, policy = torch.tensor([3, 5]), Policy((3, 3))
+    wanted = augment_reference.parameters(sizes.long(), seed, policy)
+    assert_same(augment.parameters(apart(sizes, 0), seed, policy), wanted)
 
 
 @interpreted
@@ -274,45 +370,65 @@ def test_output_of_max_pooling(
 
 
 @interpreted
+@pytest.mark.parametrize(("padding", "rows"), [(0, 1), (0, 3), (1, 1)], ids=["strips", "long strips", "taps"])
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_gradient_of_max_pooling(layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
-    grad = whole((1, 128, 32, 32), generator, 1, 9).contiguous(memory_format=memory_format)
+def test_output_of_max_pooling_of_an_image(
+    layout: str, padding: int, rows: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """All pixels of a channel are the same one."""
+    C, P, Q, block = (1024, 3, 2**20 + 7, 16) if layout == "nhwc" else (3, 2**15 + 3, 2**15, 1)
+    monkeypatch.setattr(max_pool2d, "is_channels_last", lambda _: layout == "nhwc")
+    monkeypatch.setattr(max_pool2d, "_configuration", lambda *_: max_pool2d.Config(16, block, rows, 4))
+    for name in ("max_pool2d_3x3_stride2_kernel", "max_pool2d_forward_kernel"):
+        last_program(monkeypatch, max_pool2d, name)
+    values = whole((1, C, 1, 1), generator, -9, 9)
+    x = values.expand(1, C, 2 * (P - padding) + 1, 2 * (Q - padding) + 1)
+    output, _ = max_pool2d.forward(x, (3, 3), (2, 2), (padding, padding), (1, 1), False, False)
+    assert output.shape == (1, C, P, Q)
+    assert_same(output[0, -block:, -1, -1], values[0, -block:, 0, 0])
+
+
+@interpreted
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize(("N", "H"), [(4000, 65), (1, 4097)], ids=["many images", "one image"])
+def test_gradient_of_max_pooling(
+    N: int, H: int, layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    C, P = 144, H // 2
+    grad = whole((1, C, 1, 1), generator, 1, 9)
     offsets = torch.full_like(grad, 8, dtype=torch.uint8)  # every winner is the last of its window
     last_program(monkeypatch, max_pool2d, "max_pool2d_backward_kernel")
-    windows = pooling((4000, 128, 65, 65), *POOL)
-    dx = max_pool2d.gather(*(t.expand(4000, -1, -1, -1) for t in (grad, offsets)), windows, layout == "nhwc")
+    windows = pooling((N, C, H, H), *POOL)
+    dx = max_pool2d.gather(*(t.expand(N, -1, P, P) for t in (grad, offsets)), windows, layout == "nhwc")
     assert dx.numel() > LIMIT
     assert_same(dx[-1, -1, -1, -1], grad[0, -1, -1, -1])
 
 
 @interpreted
-@pytest.mark.parametrize("axis", [0, 2, 3], ids=["images", "rows", "columns"])
+@every_axis
 @pytest.mark.parametrize("far", ["gradient", "offsets"])
 def test_sources_of_the_gradient_of_max_pooling(far: str, axis: int, generator: torch.Generator) -> None:
-    """Few, far apart: the memory between them is never touched."""
-    shape, strides = (3, 8, 3, 3), [72, 1, 24, 8]
-    grad = whole(shape, generator, 1, 9).contiguous(memory_format=torch.channels_last)
+    shape, channels_last = (3, 3 if axis == 1 else 8, 3, 3), axis != 1  # else the gradient is copied before
+    grad = whole(shape, generator, 1, 9)
     offsets = torch.randint(9, shape, dtype=torch.uint8, generator=generator)
-    windows = pooling((3, 8, 7, 7), *POOL)
-    wanted = max_pool2d.gather(grad, offsets, windows, True)
-    strides[axis] = LIMIT // 2 + 64
-    apart = sparse(2 * strides[axis] + 256, dtype=torch.float16 if far == "gradient" else torch.uint8)
-    apart = apart.as_strided(shape, strides).copy_(grad if far == "gradient" else offsets)
-    sources = (apart, offsets) if far == "gradient" else (grad, apart)
-    assert_same(max_pool2d.gather(*sources, windows, True), wanted)
+    if channels_last:
+        grad, offsets = (one.contiguous(memory_format=torch.channels_last) for one in (grad, offsets))
+    windows = pooling((3, shape[1], 7, 7), *POOL)
+    wanted = max_pool2d.gather(grad, offsets, windows, channels_last)
+    sources = (apart(grad, axis), offsets) if far == "gradient" else (grad, apart(offsets, axis))
+    assert_same(max_pool2d.gather(*sources, windows, channels_last), wanted)
 
 
 @interpreted
+@pytest.mark.parametrize("axis", range(1, 4))
 @pytest.mark.parametrize("padding", [0, 1])  # a kernel each
-def test_channels_of_max_pooling(padding: int, generator: torch.Generator) -> None:
-    """As above, of one image."""
-    shape, strides = (1, 3, 5, 5), (1, LIMIT // 2 + 64, 5, 1)
-    near, window = whole(shape, generator, -9, 9), ((3, 3), (2, 2), (padding, padding), (1, 1), False, True)
-    far = sparse(2 * strides[1] + 64).as_strided(shape, strides).copy_(near)
-    for found, wanted in zip(max_pool2d.forward(far, *window), max_pool2d.forward(near, *window), strict=True):
-        assert found is not None and wanted is not None
-        assert_same(found, wanted)
+def test_input_of_max_pooling(padding: int, axis: int, generator: torch.Generator) -> None:
+    """Of one image; test_triton_extremes.py has several."""
+    near, window = whole((1, 3, 3, 3), generator, -9, 9), ((3, 3), (2, 2), (padding, padding), (1, 1), False, True)
+    wanted = pool_reference.forward(near, *window)
+    for found, other in zip(max_pool2d.forward(apart(near, axis), *window), wanted, strict=True):
+        assert found is not None and other is not None
+        assert_same(found, other)
 
 
 @interpreted

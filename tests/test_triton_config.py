@@ -64,6 +64,11 @@ def test_a_gpu_describes_itself() -> None:
     assert device.num_sms > 0 and device.shared_memory >= 99 * 1024
 
 
+def test_places_of_over_31_bits_begin_a_tile_earlier() -> None:
+    assert str(config.index_type(0, 2**31 - 1 - 2**16)) == "int32"
+    assert str(config.index_type(0, 2**31 - 2**16)) == "int64"
+
+
 def test_a_table_is_named_after_its_gpu(tmp_path: Path) -> None:
     assert table_path("NVIDIA H200", tmp_path) == tmp_path / "nvidia-h200.json"
     assert table_path("NVIDIA A100-SXM4-80GB", tmp_path).name == "nvidia-a100-sxm4-80gb.json"

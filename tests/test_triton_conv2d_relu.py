@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -192,8 +193,28 @@ def test_first_layer_in_depth_is_the_same_convolution() -> None:
     seen = conv2d_relu.in_depth(first, 4)
     assert (seen.P, seen.Q) == (first.P, first.Q) == (55, 55)
     assert (seen.C, seen.H, seen.W, seen.R, seen.S) == (48, 57, 57, 3, 3)
-    for change in ({"groups": 3, "K": 66}, {"dilation": (2, 2)}, {"stride": (4, 2)}, {"C": 64}, {"stride": (1, 1)}):
+    shapes: tuple[dict[str, int], ...] = ({"R": 4, "S": 3}, {"R": 3, "S": 4}, {"C": 64}, {"groups": 3, "K": 66})
+    for change in (*shapes, {"dilation": (2, 2)}, {"stride": (4, 2)}, {"stride": (1, 1)}):
         assert conv2d_relu.depth_factor(first._replace(**change)) == 1
+    for change in ({"R": 4, "S": 4}, {"C": 1}, {"C": 4}):
+        assert conv2d_relu.depth_factor(first._replace(**change)) == 4
+    assert conv2d_relu.depth_factor(first._replace(stride=(2, 2), C=1)) == 2
+    assert conv2d_relu.depth_factor(first._replace(C=5)) == conv2d_relu.depth_factor(first._replace(C=0)) == 1
+
+
+@pytest.mark.parametrize(("splits", "channels_last"), [(1, True), (2, True), (1, False)])
+def test_partial_sums_only_where_there_is_something_to_add_or_move(
+    splits: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    split = SplitConfig(16, 16, 16, 1, 2, splits)
+    monkeypatch.setattr(weight_gradient, "configure", lambda problem, device: split)
+    input, weight, grad = (draw(*shape, generator=generator) for shape in ((1, 4, 6, 6), (3, 4, 3, 3), (1, 3, 6, 6)))
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    if channels_last:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    with canaries() as buffers:
+        weight_gradient.weight_gradient(grad, None, input, weight, *ONE, "ieee", (True, True))
+    assert len(buffers) == (2 if splits == 1 and channels_last else 4)  # the gradients, and the sums of each
 
 
 def test_splits_are_added_in_ascending_order(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
@@ -233,6 +254,16 @@ def test_masking_first_and_while_loading_agree(monkeypatch: pytest.MonkeyPatch, 
     for ours, wanted in zip(*results, strict=True):
         assert ours is not None and wanted is not None and not bool(ours.isnan().any())
         assert_same(ours, wanted)
+
+
+@pytest.mark.parametrize(("rows", "warps"), [(64, 4), (128, 8), (256, 8)])
+@pytest.mark.parametrize("module", [data_gradient, weight_gradient], ids=["data", "weight"])
+def test_tiles_of_many_rows_have_eight_warps_where_they_mask(module: ModuleType, rows: int, warps: int) -> None:
+    """Four would spill what is masked in registers."""
+    config = {data_gradient: Config(rows, 64, 0, 32, 4, 3), weight_gradient: SplitConfig(rows, 64, 32, 4, 3, 1)}[module]
+    for masked, wanted in ((False, 4), (True, warps)):
+        launch = module.launch_of(layer("conv3"), config, masked, TARGETS[90])
+        assert launch.constants["num_warps"] == wanted
 
 
 def test_masking_first_is_for_gradients_that_are_loaded_often() -> None:

@@ -142,13 +142,19 @@ def test_only_the_first_layer_is_fused_on_an_h100() -> None:
         (layer(*CONV1), ((2, 2), (2, 2), (0, 0))),
         (layer(*CONV1), ((3, 3), (2, 2), (1, 1))),
         (changed(layer(*CONV2), groups=2), POOL),
+        (changed(layer(*CONV1), C=0), POOL),
         (changed(layer(*CONV1), H=40000, W=40000), POOL),
     ],
-    ids=["ieee", "2x2", "padded", "groups", "64-bit"],
+    ids=["ieee", "2x2", "padded", "groups", "no channels", "64-bit"],
 )
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_what_is_never_fused(problem: Problem, pool: Any, target: int) -> None:
     assert not configure(problem, pool, True, TARGETS[target]).fused
+
+
+def test_segments_from_a_row_to_all() -> None:
+    rows = {config.ROWS for config in kernels.candidates(layer(*CONV5), TARGETS[90])}  # of the six that are pooled
+    assert rows == {1, 2, 3, 6}
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

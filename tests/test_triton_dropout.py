@@ -9,7 +9,7 @@ from alexkern import dispatch
 from alexkern.accuracy import assert_same
 from alexkern.backends.torch import dropout as reference
 from alexkern.kernels import dropout
-from alexkern.kernels.config import TARGETS
+from alexkern.kernels.config import TARGETS, Blocks
 from support.backends import DEVICE
 from support.canaries import canaries
 
@@ -34,6 +34,11 @@ def test_tails_and_thresholds(numel: int, p: float, dtype: torch.dtype, generato
 def test_a_program_has_whole_philox_blocks_and_full_accesses(numel: int, target: int) -> None:
     config = dropout.configure(numel, TARGETS[target])
     assert config.BLOCK % (8 * 32 * config.num_warps) == 0
+
+
+def test_smaller_programs_where_larger_ones_are_fewer_than_multiprocessors() -> None:
+    for programs, block, warps in ((132, 1024, 4), (131, 512, 2), (66, 512, 2), (65, 256, 1)):
+        assert dropout.configure(programs * 1024, TARGETS[90]) == Blocks(block, warps)
 
 
 @pytest.mark.gpu

@@ -16,9 +16,12 @@ need("triton")
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
+from alexkern import plan  # noqa: E402
 from alexkern.accuracy import assert_same  # noqa: E402
+from alexkern.augmentation import Policy  # noqa: E402
 from alexkern.backends.torch import max_pool2d as pool_reference  # noqa: E402
 from alexkern.kernels import (  # noqa: E402
+    augment,
     conv2d_relu,
     conv2d_relu_data_gradient,
     conv2d_relu_weight_gradient,
@@ -26,6 +29,7 @@ from alexkern.kernels import (  # noqa: E402
     space_to_depth,
 )
 from support.far import LIMIT, interpreted, last_program, sparse, sparse_images, whole  # noqa: E402
+from support.guarded import at_the_end, room  # noqa: E402
 
 pytestmark = interpreted
 MANY = 70000  # more than the second and third axis of a grid can have programs
@@ -150,6 +154,19 @@ def test_far_images_of_max_pooling(generator: torch.Generator) -> None:
             for grad, saved in ((far_grad, far_offsets), (y, offsets))
         ]
         assert_same(*gradients)
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "random"])
+def test_nothing_is_read_beyond_the_images_of_augment(
+    crop: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    """Each tensor, given or planned, ends in front of a page that nobody may touch, as in tests/conformance."""
+    monkeypatch.setattr(plan, "_allocate", lambda shape, stride, dtype, device: room(shape, stride, dtype))
+    images = torch.randint(256, (3, 5, 7, 3), dtype=torch.uint8, generator=generator)
+    sizes, seed = torch.tensor([[5, 7]] * 3), torch.tensor([3, 5])
+    policy = Policy((4, 6), crop, resize=7, contrast=(0.5, 0.5), rotation=(45.0, 45.0))
+    far, near = (augment.forward(*map(put, (images, sizes, seed)), policy) for put in (at_the_end, torch.clone))
+    assert_same(far, near)
 
 
 def test_pixels_of_max_pooling(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import triton.language as tl
@@ -11,7 +13,7 @@ from alexkern.accuracy import assert_accurate, assert_same
 from alexkern.backends.torch import local_response_norm as reference
 from alexkern.cost.model import cdiv
 from alexkern.kernels import local_response_norm as kernels
-from alexkern.kernels.config import Blocks
+from alexkern.kernels.config import TARGETS, Blocks
 from alexkern.plan import Spec, in_planes, like
 from support.backends import DEVICE
 from support.canaries import canaries
@@ -73,6 +75,40 @@ def test_windows_wider_than_registers(
 ) -> None:
     x = torch.randn(shape, generator=generator).to(DEVICE)
     check(layouts(x)[layout], size, 0.5, 0.75, 1.0, generator)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("size", "layout", "dtype", "wanted"),
+    [
+        (5, "nhwc", torch.float32, (4, 4, 4, True)),
+        (9, "nhwc", torch.float32, (8, 8, 8, True)),
+        (9, "nhwc", torch.float16, (8, 8, 8, True)),
+        (4, "nchw", torch.float32, (3, 4, 1, False)),
+        (9, "nchw", torch.float16, (8, 8, 1, False)),
+    ],
+)
+def test_halos_are_no_wider_than_they_need_to_be(
+    size: int, layout: str, dtype: torch.dtype, wanted: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The halo, a run's channels, what divides C, and whether runs are loaded whole."""
+    kernel = last_program(monkeypatch, kernels, "local_response_norm_forward_kernel")
+    kernels.forward(layouts(torch.ones(1, 24, 2, 2, dtype=dtype))[layout], size, 0.5, 0.75, 2.0)
+    assert kernel.args[12:16] == wanted
+
+
+def test_smaller_programs_where_larger_ones_would_not_fill_the_device() -> None:
+    enough = 128 * 8 * 2 * TARGETS[90].num_sms
+    assert kernels.configure(enough, TARGETS[90]) == Blocks(128, 4)
+    assert kernels.configure(enough - 1, TARGETS[90]) == Blocks(64, 2)
+
+
+@interpreted
+@pytest.mark.parametrize(("pixels", "block"), [(3, 4), (256, 256), (300, 256)])
+def test_programs_of_wide_windows(pixels: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = last_program(monkeypatch, kernels, "wide_window_kernel")
+    kernels.forward(torch.ones(1, 12, pixels), kernels.MAX_HALO + 2, 0.5, 0.75, 2.0)
+    assert kernel.args[-1] == block
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, -1.0])
@@ -152,11 +188,13 @@ def test_the_last_of_many_numbers(layout: str, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("stage", ["forward", "shared", "gradient"])
-def test_wide_windows(stage: str, generator: torch.Generator) -> None:
-    """Few images, far apart: the memory between them is never touched."""
-    shape, step = (3, 12, 4), LIMIT // 2 + 64
+@pytest.mark.parametrize("axis", range(3))
+def test_wide_windows(axis: int, stage: str, generator: torch.Generator) -> None:
+    """Few numbers, far apart along an axis: the memory between them is never touched."""
+    shape, strides = (3, 12, 4), [48, 4, 1]
+    strides[axis] = LIMIT // (shape[axis] - 1) + 64
     near = [whole(shape, generator, 1, 5) for _ in range(4)]  # x, grad, shared, result
-    far = [sparse(2 * step + 64).as_strided(shape, (step, 4, 1)).copy_(tensor) for tensor in near]
+    far = [sparse(LIMIT + 1024).as_strided(shape, strides).copy_(tensor) for tensor in near]
     for tensors in (near, far):
         numbers = (4, 12, *tensors[0].stride(), 0.1, 0.75, 2.0, 10, stage, "three_quarters", tl.int32, 4)
         kernels.wide_window_kernel[(36,)](*tensors, *numbers)
@@ -170,13 +208,17 @@ def last_pixel(x: Tensor) -> Tensor:
 
 
 @interpreted
-@pytest.mark.parametrize("shape", [(1, 12, 2**28), (1, 1, LIMIT - 8)], ids=["planes", "pixels"])
-def test_far_planes_and_pixels(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((1, 12, 2**28 + 2**26), "nchw"), ((1, 1, LIMIT - 8), "nchw"), ((1, 12, 2**28, 1), "nhwc")],
+    ids=["planes", "pixels", "pixels of 12 channels"],
+)
+def test_far_planes_and_pixels(shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "configure", lambda *_: Blocks(64, 2))
-    places = [(cdiv(shape[-1], 64) - 1,), (-1,)]  # the last pixels of the first and of the last channels
+    places = [(cdiv(math.prod(shape[2:]), 64) - 1,), (-1,)]  # the last pixels of the first and of the last channels
     for direction in ("forward", "backward"):
         last_program(monkeypatch, kernels, f"local_response_norm_{direction}_kernel", *places)
-    x, grad = sparse(*shape), sparse(*shape)
+    x, grad = (sparse_images(*shape) if layout == "nhwc" else sparse(*shape) for _ in range(2))
     last_pixel(x)[:], last_pixel(grad)[:] = 1, 1
     y = kernels.forward(x, 5, 1e-4, 0.75, 2.0)
     (dx,) = kernels.backward(grad, x, 5, 1e-4, 0.75, 2.0, (True,))

@@ -16,6 +16,7 @@ from alexkern.kernels.config import TARGETS, rehearse
 from alexkern.plan import nchw
 from support.backends import DEVICE
 from support.canaries import canaries
+from support.far import interpreted, last_program
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 NAN, INF = float("nan"), float("inf")
@@ -170,6 +171,47 @@ def test_tiles_leave_few_channels_idle(channels: int, block_c: int, idle: int, t
     config = kernels.configure((128, channels, 27, 27), True, True, TARGETS[target])
     assert config.BLOCK_C == block_c and -channels % config.BLOCK_C == idle
     assert config.BLOCK_P * config.BLOCK_C == 8 * 32 * config.num_warps
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"),
+    [
+        ((128, 64, 27, 27), (1024, 1)),
+        ((1, 96, 13, 13), (256, 4)),
+        ((1, 3, 2, 2), (4, 4)),
+        ((1, 1, 2, 2), (4, 1)),
+        ((1, 70000, 64, 64), (512, 2)),
+    ],
+)
+def test_eight_elements_a_thread_of_planes(shape: tuple[int, int, int, int], tile: tuple[int, int]) -> None:
+    """Or all there are; and as few programs as a grid's axis can have."""
+    config = kernels.configure(shape, False, True, TARGETS[90])
+    assert (config.BLOCK_P, config.BLOCK_C) == tile
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("name", "reach"), [("AlexNet", (2, 2)), ("gaps", (1, 1)), ("dilated", (3, 4)), ("17x17", (6, 6))]
+)
+def test_no_more_windows_than_may_hold_a_pixel(
+    name: str, reach: tuple[int, int], monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    window = WINDOWS.get(name, AlexNet)
+    output, offsets = kernels.forward(torch.ones(1, 1, 9, 11), *window, True)
+    kernel = last_program(monkeypatch, kernels, "max_pool2d_backward_kernel")
+    kernels.backward(output, offsets, (1, 1, 9, 11), False, *window, (True,))
+    assert kernel.args[28:30] == reach
+
+
+@interpreted
+@pytest.mark.parametrize(("size", "unrolled"), [(4, True), (5, False)])
+def test_sixteen_taps_are_unrolled(size: int, unrolled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = ((size, size), (1, 1), (0, 0), (1, 1), False)
+    forward = last_program(monkeypatch, kernels, "max_pool2d_forward_kernel")
+    backward = last_program(monkeypatch, kernels, "max_pool2d_backward_kernel")
+    output, offsets = kernels.forward(torch.ones(1, 1, 9, 9), *window, True)
+    kernels.backward(output, offsets, (1, 1, 9, 9), False, *window, (True,))
+    assert (forward.args[27], backward.args[32]) == (unrolled, unrolled)
 
 
 def test_strips_are_long_only_where_there_is_work_for_all() -> None:

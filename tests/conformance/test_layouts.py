@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 import alexkern
-from alexkern import dispatch
+from alexkern import dispatch, plan
 from alexkern.accuracy import assert_accurate
 from alexkern.plan import is_channels_last
 from support import oracle, routes
 from support.backends import DEVICE, combination, serving
 from support.canaries import canaries
 from support.cases import CASES, SUITES, Case
+from support.guarded import at_the_end, room
 
 
 def contiguous(value: Tensor) -> Tensor:
@@ -82,6 +83,8 @@ INPUTS = (channels_last, with_offset, sliced, permuted, expanded, part_of_cat, n
 GRADS = (contiguous, channels_last, sliced, permuted, scalar, part_of_cat, negated)
 # In the interpreter: the smallest that have every kind of kernel.
 QUICK = ("batch_1_odd", "groups_3", "channels_5", "odd", "fc7", "sequences")
+# And those whose kernels have ends that others do not have: blocks of pixels, strides, padding, a window alone.
+ENDS = ("stride_4_first_layer", "stride_2_3", "padding_over_filter", "one_window", "padded_pool", "even_size")
 COMBINATIONS = [
     combination(case, backend, quick=case.label in QUICK)
     for case in CASES
@@ -152,6 +155,35 @@ def test_gradient_layouts(
 )
 def test_images_far_apart(case: Case, backend: str, generator: torch.Generator) -> None:
     check(case, backend, far_apart, far_apart, generator)
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="a GPU has no such pages")
+@pytest.mark.parametrize("layout", [contiguous, channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        combination(case, "triton")
+        for case in CASES
+        if case.label in (*QUICK, *ENDS) and "triton" in serving(case.operator)
+    ],
+)
+def test_nothing_is_read_beyond_a_tensor(
+    case: Case,
+    backend: str,
+    layout: Callable[[Tensor], Tensor],
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given or planned, each ends in front of a page that nobody may touch. test_cpu.py has those of the processor."""
+    monkeypatch.setattr(plan, "_allocate", lambda shape, stride, dtype, device: room(shape, stride, dtype))
+    drawn = case.draw(torch.float32, DEVICE, generator)
+    drawn[0][..., -2:-1] = float("inf")  # what it spoils is looked after as well
+    tensors = [None if tensor is None else at_the_end(layout(tensor)) for tensor in drawn]
+    with alexkern.backend("torch"):
+        grad = at_the_end(layout(torch.ones_like(case.call(*drawn))))
+    with alexkern.backend(backend):
+        _, grads = routes.run("autograd", case, tensors, grad)
+    assert all((grad is None) == (tensor is None) for grad, tensor in zip(grads, tensors, strict=True))
 
 
 @pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
