@@ -25,6 +25,8 @@ from alexkern.bench.comparison import Kind
 from alexkern.bench.session import Run
 from alexkern.drawing import style, svg
 from support import bench_records
+from support.drawn import lines as drawn_lines
+from support.drawn import pinned
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -170,6 +172,37 @@ def test_a_crowded_picture_stays_within_its_frame(made, picture):
     for axes in figure.axes:
         assert {side for side, spine in axes.spines.items() if spine.get_visible()} == {"left", "bottom"}
         assert axes.get_axisbelow() is True and all(line.get_visible() for line in axes.get_xgridlines())
+
+
+@pytest.mark.parametrize("name", report.PICTURES)
+def test_a_picture_looks_as_is_pinned(made, name):
+    """A line that differs: where that is meant, write the section anew."""
+    names = ["alexkern", "alexkern frozen", *pictures.PEERS, "a stranger"]
+    variants = tuple(record.Measured(one, index < 2, 3e-4 * (index + 1)) for index, one in enumerate(names))
+    entries = {(one.labels["pass"], one.labels["batch"], one.labels.get("layer")): one for one in made.entries}
+    entries = [one for one in entries.values() if one.labels.get("layer", "conv1") in ("conv1", "pool2")]
+    sizes = tuple(dataclasses.replace(one, median=1e12 * one.median) for one in variants)
+    few = {"forward": variants[::5], "forward+backward": variants[:2], "peak memory": sizes[1:4]}
+    entries = [dataclasses.replace(one, variants=few.get(one.labels["pass"], variants)) for one in entries]
+    with style():
+        figure = report.PICTURES[name](dataclasses.replace(made, entries=tuple(entries)), "float32", "alexnet")
+        assert pinned(name) == list(drawn_lines(figure))
+
+
+def test_the_style_is_what_is_pinned():
+    with style():
+        own = {key: value for key, value in matplotlib.rcParams.items() if value != matplotlib.rcParamsDefault[key]}
+    own = {key: value for key, value in own.items() if not key.startswith("backend")}
+    assert own == {
+        "svg.fonttype": "none", "svg.hashsalt": "alexkern", "text.parse_math": False, "font.size": 8,
+        "font.sans-serif": ["DejaVu Sans"], "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False,
+        "axes.spines.right": False, "grid.color": "#d8dee4", "legend.frameon": False,
+    }  # fmt: skip
+
+
+def test_times_from_a_millisecond_on_are_written_in_them():
+    times = [pictures._time(record.Measured("", True, seconds)) for seconds in (None, 9.994e-4, 1e-3, 2.26e-2)]
+    assert times == ["0 us", "999 us", "1.0 ms", "22.6 ms"]
 
 
 def test_bars_are_as_long_as_their_share_and_the_limit_is_drawn_at_all_of_it(made):

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 
 from alexkern import cli
 from alexkern.models import MODELS, ImageClassification, read_weights, save_weights
+from alexkern.training.confusion import Confusion
 from support.optional import need
 from support.tiny import CLASSES, OPTIONS, tiny, write_images
 
@@ -101,6 +103,27 @@ def test_a_picture(name: str, run, weights: Path, images: Path, tmp_path: Path) 
         assert Image.open(tmp_path / name).size > (100, 100)
     else:
         assert ">green<" in (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize("count", [2, 30, 100, 101])
+def test_a_picture_looks_as_is_pinned(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With names up to a hundred classes."""
+    figures = need("matplotlib.figure")
+    from support import drawn
+
+    saved: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **how: saved.append((figure, path, how)))
+    counts = torch.eye(count, dtype=torch.int64) * torch.tensor([3] * (count - 1) + [0])
+    counts[0, 1] = 1
+    Confusion([f"c{n}" for n in range(count)], counts, torch.zeros(count), 0.0).draw(Path("a.png"))
+    ((figure, path, how),) = saved
+    assert (path, how) == (Path("a.png"), {"dpi": 150})
+    side = min(max(4, count / 4), 24)
+    axes, names = figure.axes[0], [f"c{n}" for n in range(count)]
+    assert figure.get_size_inches().tolist() == [side + 1, side]
+    for axis in (axes.xaxis, axes.yaxis):
+        assert ([label.get_text() for label in axis.get_ticklabels()] == names) is (count <= 100)
+    assert count != 2 or list(drawn.lines(figure)) == drawn.pinned("confusion")
 
 
 def test_what_cannot_be_evaluated(run, weights: Path, images: Path, tmp_path: Path, monkeypatch) -> None:

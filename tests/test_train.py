@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from alexkern import cli
 from alexkern.data import Batch, BatchOrder, Loader, collate, find_samples
 from alexkern.data.batch import Images
+from alexkern.drawing import style
 from alexkern.functional import augment
 from alexkern.models import MODELS, read_weights
 from alexkern.training import PRESETS, Settings, TrainingError, log, pictures
@@ -319,15 +320,23 @@ def test_curves_show_the_logs_numbers() -> None:
     losses, right = [2.5, math.nan, 0.25], [0.125, 0.5, 1.0]
     rows = [row(n + 1, train_loss=losses[n], val_loss=3.0, train_top1=right[n], val_top1=math.nan) for n in range(3)]
     loss, top1 = pictures.curves(rows).axes
-    drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in (loss, top1)]
-    assert drawn[0] == {"training": [[1, 2.5], [3, 0.25]], "validation": [[1, 3], [2, 3], [3, 3]]}
-    assert drawn[1] == {"training": [[1, 0.125], [2, 0.5], [3, 1]]}
+    shown = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in (loss, top1)]
+    assert shown[0] == {"training": [[1, 2.5], [3, 0.25]], "validation": [[1, 3], [2, 3], [3, 3]]}
+    assert shown[1] == {"training": [[1, 0.125], [2, 0.5], [3, 1]]}
     assert loss.get_ylim()[0] == 0 and loss.get_ylim()[1] > 3 and top1.get_ylim() == (0, 1)
     for count in (1, 2, 90):
         axes = pictures.curves([row(n + 1, train_loss=1.0) for n in range(count)]).axes[0]
         low, high = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
         assert ticks and all(tick == int(tick) for tick in ticks)
+
+
+def test_curves_look_as_is_pinned() -> None:
+    from support import drawn
+
+    rows = [row(n, train_loss=3.0 - n, val_loss=3.5 - n, train_top1=0.25 * n, val_top1=0.2 * n) for n in range(1, 4)]
+    with style():
+        assert drawn.pinned("curves") == list(drawn.lines(pictures.curves(rows)))
 
 
 def test_curves_are_drawn_later_too(run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
