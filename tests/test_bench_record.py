@@ -23,10 +23,11 @@ from alexkern import cli
 from alexkern.bench import changes, history, pictures, readme, record, report
 from alexkern.bench.comparison import Kind
 from alexkern.bench.session import Run
+from alexkern.bench.summary import render
 from alexkern.drawing import style, svg
 from support import bench_records
 from support.drawn import lines as drawn_lines
-from support.drawn import pinned
+from support.pinned import pinned
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -107,6 +108,45 @@ def test_the_page_has_every_number_and_every_reason(made, tmp_path):
     assert "cut off" not in page
     partial = report.markdown(dataclasses.replace(made, complete=False), [])
     assert "this run was cut off" in partial
+
+
+@pytest.fixture(scope="module")
+def few(made) -> record.Record:
+    """An entry of each kind, one with kernels, and one that failed; one beside a peer that is level."""
+    passes = {"forward", "forward+backward", "inference", "training step", "peak memory", *map(
+        "convnet-benchmarks {}".format, history.PASSES)}  # fmt: skip
+    chosen = {(one.labels["pass"], one.labels.get("operator")): one for one in made.entries[::-1]}
+    entries = [one for one in made.entries if one in chosen.values() and one.labels["pass"] in passes]
+    ours, *others = entries[0].variants
+    level = dataclasses.replace(others[0], median=ours.median, lower=ours.lower, upper=ours.upper)
+    entries[0] = dataclasses.replace(entries[0], variants=(ours, level, *others[1:]))
+    places = {one.labels.get("operator"): index for index, one in enumerate(entries)}
+    at = places["max_pool2d"]
+    ours, *others = entries[at].variants
+    ours = dataclasses.replace(ours, kernel="max_pool2d forward, NHWC | avx2", latency=2e-3, graph=True)
+    others[0] = dataclasses.replace(others[0], latency=3e-3)
+    entries[at] = dataclasses.replace(entries[at], variants=(ours, *others))
+    at = places["conv2d_relu"]
+    failed = record.Measured("alexkern", True, failure="RuntimeError: [no] way")
+    entries[at] = dataclasses.replace(entries[at], variants=(failed, *entries[at].variants[1:]))
+    return dataclasses.replace(made, entries=tuple(entries), machine=made.machine | {"load": "it was busy"})
+
+
+def test_what_is_made_of_a_record_reads_as_is_pinned(few, tmp_path):
+    slower = dataclasses.replace(few, entries=tuple(bench_records.record(slower=1.5).entries))
+    report.write(few, tmp_path / "bench" / "results" / "cpu")
+    report.illustrate(few, tmp_path / "bench" / "results" / "cpu")
+    text = {
+        "page": (tmp_path / "bench" / "results" / "cpu" / "README.md").read_text(),
+        "cut off": report.markdown(dataclasses.replace(few, complete=False, entries=few.entries[:1]), ()),
+        "summary": render(few.entries, few.ceilings, "the end [of it]"),
+        "summary in colours": render(few.entries[:5], {}, "", color=True),
+        "changes": changes.render(few, slower),
+        "changes in colours": changes.render(slower, few, color=True),
+        "readme": readme.block(tmp_path),
+    }
+    for name, found in text.items():
+        assert [line.rstrip() for line in found.splitlines()] == pinned(name), name
 
 
 def test_the_row_of_convnet_benchmarks_stands_beside_its_history(made):

@@ -16,6 +16,7 @@ from alexkern import cli
 from alexkern.models import MODELS, ImageClassification, read_weights, save_weights
 from alexkern.training.confusion import Confusion
 from support.optional import need
+from support.pinned import pinned
 from support.tiny import CLASSES, OPTIONS, tiny, write_images
 
 COLORS = {"blue": 2, "green": 1, "red": 0}
@@ -123,7 +124,7 @@ def test_a_picture_looks_as_is_pinned(count: int, monkeypatch: pytest.MonkeyPatc
     assert figure.get_size_inches().tolist() == [side + 1, side]
     for axis in (axes.xaxis, axes.yaxis):
         assert ([label.get_text() for label in axis.get_ticklabels()] == names) is (count <= 100)
-    assert count != 2 or list(drawn.lines(figure)) == drawn.pinned("confusion")
+    assert count != 2 or list(drawn.lines(figure)) == pinned("confusion")
 
 
 def test_what_cannot_be_evaluated(run, weights: Path, images: Path, tmp_path: Path, monkeypatch) -> None:

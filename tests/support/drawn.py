@@ -1,22 +1,13 @@
-"""A picture as lines of text: what is in it, where, and how it looks. pictures.txt has pinned some."""
+"""A picture as lines of text: what is in it, where, and how it looks. pinned.txt has some."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-
-PINNED = Path(__file__).with_name("pictures.txt")
-
-
-def pinned(name: str) -> list[str]:
-    """The lines under `# name`."""
-    sections = PINNED.read_text(encoding="utf-8").split("# ")
-    return next(section for section in sections if section.startswith(f"{name}\n")).splitlines()[1:]
 
 
 def numbers(of: Any) -> str:
