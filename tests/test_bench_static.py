@@ -20,6 +20,7 @@ from alexkern.tools.sass import Launched
 from alexkern.tools.workloads import Workload
 from support import bench_records
 from support.optional import need
+from support.pinned import pinned
 
 CONV = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
 LAUNCH = Launched(
@@ -73,6 +74,13 @@ def test_a_prediction_is_called_one_and_stands_beside_the_measurement_of_its_own
     assert "0.04 ms" in rendered(lines, found)
     report.write(bench_records.record(), tmp_path / "a-cpu")
     assert static_report.records(tmp_path) == found
+
+
+def test_the_report_reads_as_is_pinned():
+    lines = [line(), line(stack=8, local=4, tile=""), line("A100", "training forward", target=80, main_loop={})]
+    lines.append(line(backend="cuda", grid=(1, 2, 3)))
+    text = rendered(lines) + "\n".join(static_report.as_json(lines, static_report.predictions(lines, [])))
+    assert [each.rstrip() for each in text.splitlines()] == pinned("static report")
 
 
 def test_json_has_every_field():
