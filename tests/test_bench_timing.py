@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 import torch
 
 from alexkern.bench.replay import ReplayClock
-from alexkern.measure.timing import ENOUGH, CudaTimer, Plan, Samples, measure
+from alexkern.measure.gpu import Gpu
+from alexkern.measure.memory import peak_bytes
+from alexkern.measure.timing import ENOUGH, CudaTimer, Plan, Samples, measure, timer_for
+from support import fake_cuda
 from support.fake_time import FakeTime
 
 
@@ -219,3 +223,54 @@ def test_a_wait_for_the_host_is_bounded():
     before = gpu.free
     timer.sample(call, timer.plan(call))
     assert gpu.free - before < 3.1  # three calls of a second, and no wait of one and a half
+
+
+def test_what_a_timer_asks_of_a_gpu(monkeypatch):
+    """A mark is the length of the log, in milliseconds."""
+    log = fake_cuda.install(monkeypatch)
+    device = torch.device("cpu")
+    gpu = Gpu(device)
+    assert log == ["sleep 10000000"] * 2 and gpu._flush.shape == (4 * 25,) and gpu._flush.dtype == torch.uint8
+    gpu.wait(2e-3)  # at 10 million cycles in a millisecond
+    assert log.pop() == "sleep 20000000"
+    start = gpu.mark()
+    gpu.synchronize()
+    gpu._flush.fill_(1)
+    gpu.flush()
+    assert gpu.elapsed(start, gpu.mark()) == 1e-3 and log.pop() == "synchronize" and not gpu._flush.any()
+    log.clear()
+    value, made = torch.ones(3), []
+
+    def call():
+        log.append("call")
+        made.append(value + 1)
+
+    replay = gpu.capture(call)
+    around = ["side waits for current", "on side", *["call"] * 3, "off side", "current waits for side"]
+    assert log == [*around, "capture", "call", "captured", "replay", "synchronize"]
+    value.fill_(5)
+    replay()
+    assert made[-1].tolist() == [6] * 3 and made[-2].tolist() == [2] * 3 and len(made) == 4
+    log.clear()
+    assert gpu.capture(lambda: value.sum().item()) is None and log[-1] == "synchronize"
+
+
+def test_which_timer_a_device_has(monkeypatch):
+    fake_cuda.install(monkeypatch)
+    monkeypatch.setattr("alexkern.measure.timing.Gpu", lambda device: device.type)
+    for graphs in (True, False):
+        timer = timer_for(torch.device("cuda"), graphs=graphs)
+        assert (timer._gpu, timer._graphs, timer._clock) == ("cuda", graphs, time.perf_counter)
+    assert timer_for(torch.device("cuda"))._graphs and not CudaTimer(torch.device("cuda"))._graphs
+    clocks = [timer_for(torch.device("cpu"), *of).now for of in ((), ("wall",), ("cpu",))]
+    assert clocks == [time.perf_counter, time.perf_counter, time.process_time]
+
+
+def test_peak_memory_of_a_gpu_is_over_what_was_there(monkeypatch):
+    log = fake_cuda.install(monkeypatch)
+    figures = {"reset_peak_memory_stats": None, "memory_allocated": 100, "max_memory_allocated": 350}
+    for name, value in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name, value=value: log.append(name) or value)
+    assert peak_bytes(lambda: log.append("call"), torch.device("cuda")) == 250
+    names = [*figures]
+    assert log == ["synchronize", *names[:2], "call", "synchronize", names[2]]
