@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import astuple
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from alexkern.data.batch import Images
 from alexkern.drawing import style
 from alexkern.functional import augment
 from alexkern.models import MODELS, read_weights
-from alexkern.training import PRESETS, Settings, TrainingError, log, pictures
+from alexkern.training import PRESETS, Settings, Trainer, TrainingError, log, pictures
+from alexkern.training.display import Display
 from alexkern.training.evaluate import TEN_CROPS, Score, evaluate, probabilities
 from alexkern.training.schedule import Schedule
 from alexkern.training.settings import from_dict
@@ -442,6 +444,31 @@ def test_settings_say_what_is_wrong() -> None:
         Settings(hue=math.nan)
     with pytest.raises(TrainingError, match="--std: wanted a number from 1e-06 to 1,000, got 0.0"):
         Settings(std=(0.2, 0.0, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "precision", "refused"),
+    [
+        ("cuda", 1, "fp32", False), ("cuda", 1, "bf16", False), ("cuda", 1, "fp16", True), ("cuda", 2, "fp32", True),
+        ("cpu", 1, "fp32", True),
+    ],
+)  # fmt: skip
+def test_a_graph_wants_one_process_on_a_gpu(
+    device: str, size: int, precision: str, refused: bool, images: Path
+) -> None:
+    class Begun(Exception):
+        """The arguments are good."""
+
+    def classes(_: object) -> NoReturn:
+        raise Begun
+
+    samples = type("Samples", (), {"classes": property(classes)})()
+    settings, world = Settings(precision=precision), World(0, size, torch.device(device))
+    with pytest.raises(TrainingError if refused else Begun) as caught:
+        Trainer(settings, samples, samples, Path(), world, Display(), graphed=True)
+    assert not refused or str(caught.value) == "--graph: wanted one process on a GPU, and --precision fp32 or bf16"
+    with pytest.raises(Begun):
+        Trainer(settings, samples, samples, Path(), world, Display())
 
 
 def test_signal_handlers_are_put_back(run, images: Path, tmp_path: Path) -> None:
