@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import importlib
+import os
+import subprocess
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import fx, nn
 
+from alexkern import optional
+from alexkern.backends import extension
 from alexkern.bench import (
     bench_any_network,
     bench_input,
     bench_overhead,
     bench_space_to_depth,
+    history,
+    machine,
     memory,
     networks,
+    session,
     training,
 )
-from alexkern.bench.checks import WrongResult
+from alexkern.bench.budget import UNLIMITED
+from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms, check_kept
+from alexkern.bench.comparison import Failure, Kind, Trial, compare, kernel_of
+from alexkern.bench.layers import Convolution, Dropout, Linear, Normalization, Pooling, Target
+from alexkern.bench.operators import CUDNN, _expression
 from alexkern.bench.ours import contenders
 from alexkern.bench.peers.eager import EAGER
+from alexkern.bench.storage import make_no_empty_folder
+from alexkern.bench.work import layer_work
+from alexkern.measure.timing import CpuTimer, Samples
 from alexkern.ops.registry import OPERATORS
-from support.bench_records import CPU, HALF, options
+from support import bench_records
+from support.bench_records import CPU, HALF, comparison, options
 from support.pinned import pinned
 from support.tiny import tiny
 
@@ -111,6 +130,7 @@ def test_overheads_are_of_calls_that_give_what_the_backend_gives(name, route):
                 trial.check(variant, wrong)
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor")
 @pytest.mark.parametrize("route", bench_overhead.ROUTES[:2])
 def test_a_tiny_network_is_compiled_by_both_backends(route, monkeypatch):
     asked = []
@@ -204,3 +224,259 @@ def test_images_come_as_their_source_has_them():
     assert [images.dtype for images in found] == [torch.bfloat16, torch.uint8, torch.float32]
     assert [images.is_contiguous() for images in found] == [False, False, True]
     assert found[1].max() == 255 and abs(found[2].mean()) < 0.01 and abs(found[0].float().std() - 1) < 0.01
+
+
+def on(layer: object, input: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+    """The layer's modules, with these parameters, in float64."""
+    first, *rest = (copy.deepcopy(module).double() for module in layer.modules())
+    if more:
+        first.weight, first.bias = (nn.Parameter(one.double()) for one in more)
+    return nn.Sequential(first, *rest).eval()(input.double())
+
+
+SMALL = {
+    "conv2d_relu": Convolution("conv", 4, 9, 6, 3, 2, 1, 2),
+    "conv2d_relu_max_pool2d": Convolution("conv", 4, 9, 6, 3, 1, 1, 2),
+    "max_pool2d": Pooling("pool", 3, 9),
+    "dropout": Dropout("before fc", 4000),
+    "linear_relu_dropout": Linear("fc", 20, 4000),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_what_a_user_of_torch_writes_is_the_layer(name, monkeypatch):
+    """And what it is held to, and cuDNN's form of it."""
+    asked = []
+
+    def convolved(input, weight, bias, stride, padding, dilation, groups):
+        asked.append((stride, padding, dilation, groups))
+        return torch.relu(torch.conv2d(input, weight, bias, stride, padding, dilation, groups))
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", convolved)
+    module = importlib.import_module(f"alexkern.bench.bench_{name}")
+    operator = getattr(module, f"bench_{name}").comparisons
+    layer = SMALL.get(name, Normalization("norm", 7, 5, 3, 0.5, 0.6, 1.5))
+    tensors = layer.inputs(3, CPU)
+    wanted = on(layer, *tensors)
+    if name.startswith("conv2d_relu_max"):
+        wanted = torch.max_pool2d(wanted, 3, 2)
+        low = operator.reference(layer, *tensors, torch.bfloat16)
+        assert torch.equal(low, low.bfloat16().float()) and low.dtype == torch.float32 and operator.rounds
+    elif operator.reference:
+        torch.testing.assert_close(operator.reference(layer, *tensors).double(), wanted, rtol=1e-5, atol=1e-5)
+        assert operator.reference(layer, *tensors) is not tensors[0] and operator.p == 0.5
+    found = operator.plain(layer, *tensors).double()
+    if operator.p:
+        kept = found != 0
+        assert 0.45 < kept.sum() / (wanted != 0).sum() < 0.55
+        found, wanted = found * 0.5, wanted * kept
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert (operator.cudnn is not None) == name.startswith("conv")
+    if operator.cudnn:
+        torch.testing.assert_close(operator.cudnn(layer, *tensors).double(), wanted, rtol=1e-5, atol=1e-5)
+        assert asked == [((layer.stride,) * 2, (1, 1), (1, 1), 2)]
+        assert _expression(operator, CUDNN) is operator.cudnn
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_a_gpu_computes_in_its_targets_precision_and_then_as_before(tf32):
+    settings = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [setting.allow_tf32 for setting in settings]
+    for device, wanted in (("cuda", [tf32] * 2), ("cpu", before)):
+        with pytest.raises(KeyError), Target(torch.device(device), torch.float32, tf32).precision():
+            assert [setting.allow_tf32 for setting in settings] == wanted
+            raise KeyError
+        assert [setting.allow_tf32 for setting in settings] == before
+
+
+def test_counts_are_what_calls_return_and_overheads_are_timed_on_one_thread(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    calls = {"alexkern": lambda: 12, "torch": lambda: 7}
+    trial = Trial(lambda name: calls[name], lambda name, result: None)
+    subject = dataclasses.replace(comparison(Kind.COUNT, **calls), setup=lambda: trial)
+    assert compare(subject, [*calls], CpuTimer(), UNLIMITED) == {"alexkern": Samples((12.0,)), "torch": Samples((7.0,))}
+    for kind in (Kind.COUNT, Kind.NETWORK, Kind.OVERHEAD):
+        subject = dataclasses.replace(subject, kind=kind, target=None)
+        assert compare(subject, ["torch"], CpuTimer(), UNLIMITED).keys() == {"torch"}
+        assert asked == ([1, 5] if kind is Kind.OVERHEAD else [])
+
+
+def test_a_call_that_fails_while_it_is_timed_says_why():
+    left = iter(range(2))
+    subject = comparison(alexkern=lambda: torch.ones(3), torch=lambda: (next(left), torch.ones(3))[1])
+    found = compare(subject, ["torch", "alexkern"], CpuTimer(), UNLIMITED)
+    assert [*found] == ["torch", "alexkern"] and found["torch"] == Failure("StopIteration")
+    assert isinstance(found["alexkern"], Samples)
+
+
+def test_without_our_kernels_nobody_can_tell_what_ran(monkeypatch):
+    monkeypatch.setattr(extension.cpu, "module", None)
+    assert kernel_of(lambda: 1) is None
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_row_of_convnet_benchmarks_is_checked_in_both_passes(backward, monkeypatch):
+    def build(model, target):
+        torch.manual_seed(0)
+        return tiny()
+
+    monkeypatch.setattr(history, "build", build)
+    monkeypatch.setattr(history, "BATCH", 2)
+    runners = [one for one in RUNNERS if one.trains]
+    trial = history._trial(backward, runners, CPU)
+    for runner in runners:
+        output, *gradients = result = trial.prepare(runner.name)()
+        trial.check(runner.name, result)
+        assert output.shape == (2, 1000) and output.requires_grad
+        assert len(gradients) == backward * len([*tiny().parameters()])
+        again = trial.prepare(runner.name)()
+        assert torch.equal(output, again[0])  # nothing is dropped
+    assert list(history.convnet_benchmarks(options(models=("alexnet_2012",)))) == []
+
+
+def test_figures_of_history_want_both_passes_of_somebody():
+    made = bench_records.record()
+    names = [figure.who for figure in history.figures(made)]
+    assert names[0] == "alexkern, float32" and len(names) == 2 + len(history.HISTORY)
+    entries = {one.what: one for one in made.entries if "convnet" in one.labels["pass"]}
+    for lost in entries.values():
+        others = tuple(one for one in entries.values() if one is not lost)
+        assert history.figures(dataclasses.replace(made, entries=others)) == []
+        gone = tuple(
+            dataclasses.replace(variant, median=None) if variant.ours else variant for variant in lost.variants
+        )
+        found = history.figures(dataclasses.replace(made, entries=(*others, dataclasses.replace(lost, variants=gone))))
+        assert [figure.who for figure in found][: -len(history.HISTORY)] == names[1:2]
+
+
+NVIDIA_SMI = "#!/bin/sh\necho \"$@\" >> {asked}\necho '580.65, 1980, 2619 ,1981, 2620{more}'\n"
+
+
+@pytest.mark.parametrize("more", ["", ", 5"])
+@pytest.mark.parametrize("index", [None, 2])
+def test_the_facts_of_a_gpu(index, more, tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI.format(asked=tmp_path / "asked", more=more))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA {device}")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    served = [SimpleNamespace(operator="dropout", dtypes=(), backend="cuda"),
+              SimpleNamespace(operator="conv2d_relu", dtypes=("float32", "tf32"), backend="triton")]  # fmt: skip
+    monkeypatch.setattr("alexkern.dispatch.explain", lambda operators, device: served)
+    device = torch.device("cuda", index)
+    facts = machine.machine_facts(dataclasses.replace(CPU, device=device))
+    here = machine.machine_facts(CPU)
+    own = {name: facts[name] for name in facts.keys() - here.keys()}
+    assert {name: facts[name] for name in here} == here
+    clocks = dict(
+        zip(
+            ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"),
+            ("1980", "2619", "1981", "2620"),
+            strict=True,
+        )
+    )
+    driver = {} if more else {"driver": "580.65", "clocks_mhz": clocks}
+    auto = {"dropout": "cuda", "conv2d_relu float32": "triton", "conv2d_relu tf32": "triton"}
+    assert own == driver | {
+        "gpu": f"NVIDIA {device}", "cuda": "13.0", "cudnn": "91002", "auto": auto, "triton": optional.version("triton"),
+    }  # fmt: skip
+    query = "--query-gpu=driver_version,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem --format=csv,noheader,nounits"
+    assert (tmp_path / "asked").read_text() == f"--id={index or 0} {query}\n"
+
+
+def test_a_program_that_fails_or_is_not_there_says_nothing():
+    assert machine._output(["sh", "-c", "echo ' a '"]) == "a"
+    assert machine._output(["sh", "-c", "echo a; exit 1"]) == machine._output(["no-such-program-anywhere"]) == ""
+
+
+@pytest.mark.parametrize(("load", "busy"), [(2.0, False), (2.04, True)])
+def test_a_busy_machine_is_said(load, busy, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 0.0))
+    words = "the machine was busy before this run (load 2.0 on 2 cores): expect noise, or use --clock=cpu"
+    assert machine.describe_load() == (words if busy else None)
+
+
+def test_a_machine_in_a_line():
+    facts = {"cpu": "A CPU", "cpu_capability": "AVX2", "threads": 1, "torch": "3", "alexkern": "1", "date": "then"}
+    assert machine.describe_machine(facts | {"commit": ""}) == "A CPU (AVX2), 1 thread, torch 3, alexkern 1, then"
+    facts |= {"threads": 2, "commit": "0a"}
+    assert machine.describe_machine(facts) == "A CPU (AVX2), 2 threads, torch 3, alexkern 1, commit 0a, then"
+    assert machine.describe_machine(facts | {"gpu": "A GPU"}) == "A GPU, torch 3, alexkern 1, commit 0a, then"
+
+
+def test_a_commit_says_whether_files_differ_from_it(tmp_path, monkeypatch):
+    (tmp_path / "bench").mkdir()
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "bench" / "machine.py"))
+    assert machine._commit() == ""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "file").write_text("a")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout[:12]
+    (tmp_path / "another").write_text("a")
+    assert machine._commit() == head
+    (tmp_path / "file").write_text("b")
+    assert machine._commit() == f"{head}+"
+
+
+@pytest.mark.parametrize("clock", ["wall", "cpu"])
+@pytest.mark.parametrize("load", ["it was busy", None])
+def test_what_stands_below_the_table(clock, load, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "describe_load", lambda: load)
+    monkeypatch.setattr(session, "machine_facts", lambda target: bench_records.record().machine)
+    for record in (None, tmp_path / "out"):
+        run = session.Run(options(clock=clock, record=record))
+        run.finish()  # nothing was measured
+        lines = run.summary().splitlines()
+        last = lines[next(place for place, line in enumerate(lines) if line.startswith("A CPU & more")) + 1 :]
+        more = ["CPU time on one thread"] if clock == "cpu" else [load] if load else []
+        later = f"the pictures are not drawn: the run was cut off; later: alexkern bench --report {record}"
+        assert last == [*more, *([f"record: {record}", later] if record else [])]
+        assert not (tmp_path / "out").exists()
+        found = run.record.machine
+        assert (found["seconds"], found["clock"], found["load"]) == (60.0, clock, load or "")
+
+
+def test_what_is_checked_meets_its_bounds():
+    expected = torch.tensor([3.0, 4.0])  # of norm 5
+    for dtype, bound in ((torch.float32, 0.01), (torch.float16, 0.03), (torch.bfloat16, 0.05)):
+        for off, right in ((0.9, True), (1.2, False)):
+            result = (expected + torch.tensor([0.0, 5 * bound * off])).to(dtype)
+            with (
+                nullcontext() if right else pytest.raises(WrongResult, match="^tensor 0 is off by .* in norm, allowed")
+            ):
+                check_close([result], [expected])
+    with pytest.raises(WrongResult, match="^1 tensors where 2 are expected$"):
+        check_close([expected], [expected] * 2)
+    with pytest.raises(WrongResult, match=r"^tensor 1 has shape \(1,\), expected \(2,\)$"):
+        check_close([expected, expected[:1]], [expected] * 2)
+    kept = torch.ones(100)
+    for count, right in ((36, True), (44, True), (34, False), (46, False)):
+        with (
+            nullcontext()
+            if right
+            else pytest.raises(WrongResult, match=f"^dropout kept a share of 0.{count}0, expected 0.400$")
+        ):
+            check_kept(torch.cat((kept[:count], 0 * kept[count:], kept)), torch.cat((kept, 0 * kept)), 0.6)
+    for factor, right in ((0.5, False), (0.51, True), (1.99, True), (2.0, False)):
+        with nullcontext() if right else pytest.raises(WrongResult, match=f"parameter 0 has {factor:g} times"):
+            check_gradient_norms([factor * expected], [expected])
+    with pytest.raises(WrongResult, match="^parameter 1 got no gradient$"):
+        check_gradient_norms([expected, None], [expected] * 2)
+
+
+def test_work_is_of_layers_alone():
+    with pytest.raises(TypeError, match="^layer_work: int is no layer of LAYERS$"):
+        layer_work("dropout", 3, 1, 4, backward=False)
+
+
+@pytest.mark.parametrize("option", ["save", "autosave", "compare", None])
+def test_a_folder_is_made_where_runs_are_saved_or_read(option):
+    config = SimpleNamespace(option=SimpleNamespace(), getoption=lambda name, default: name == f"benchmark_{option}")
+    make_no_empty_folder(config)
+    assert vars(config.option) == ({} if option else {"benchmark_storage": "file://."})
