@@ -14,6 +14,7 @@ need("triton")
 
 from alexkern.cost.model import blocks_per_multiprocessor, limits  # noqa: E402
 from alexkern.tools import aot, cuda_budget, sass, triton_budget  # noqa: E402
+from alexkern.tools import report as table  # noqa: E402
 from alexkern.tools.instantiations import Instantiation  # noqa: E402
 
 # A product as cuobjdump lists it, cut down: a prologue with its own copies, a loop that waits, the main loop with a
@@ -166,8 +167,8 @@ def test_the_table_has_a_row_for_each_report(
 
 KERNEL = Instantiation(
     target=80, kernel="a_kernel", num_warps=4, registers=99, stack=0, local=0, shared=2048, blocks=2,
-    opcodes={"FFMA": 9}, main_loop={}, products=0, commits=0, loads={}, stores={}, copies={}, operator="dropout", launched=True, spilled=0,
-    static_shared=0,
+    opcodes={"FFMA": 9}, main_loop={}, products=0, commits=0, loads={}, stores={}, copies={}, operator="dropout",
+    launched=True, spilled=0, static_shared=0,
 )  # fmt: skip
 PRODUCT = replace(KERNEL, kernel="k<mma::Half, 4>", main_loop={"HMMA": 4}, copies={128: 2})
 WGMMA = replace(
@@ -292,6 +293,18 @@ def test_what_breaks_a_budget(kernel: Instantiation, changes: dict[str, Any], br
     kernel = replace(kernel, **changes)
     where = f"{kernel.operator}: {kernel.kernel} on sm_{kernel.target}"
     assert cuda_budget.violations(kernel) == [f"{where}: {line}" for line in broken]
+
+
+def test_an_instantiation_in_a_row() -> None:
+    kernel = replace(
+        KERNEL, static_shared=48, spilled=8, stack=4, local=2, loads={32: 1, 128: 2}, stores={8: 3}, copies={64: 1},
+        opcodes={"MOV": 9, "LDG": 8, "UTMALDG": 1, "LDSM": 2, "EXIT": 1},
+    )  # fmt: skip
+    cells = ("dropout", "a_kernel", "80", "4", "99", "48 + 2000", "14", "2", "8")
+    accesses = "LDGSTS.64 1, LDG.128 2, LDG.32 1, STG.8 3"
+    assert table.row(kernel) == (*cells, f"21, LDSM 2, UTMALDG 1, MOV 9, LDG 8, {accesses}")
+    looping = replace(kernel, main_loop={"IADD": 5, "HMMA": 2}, loads={}, copies={})
+    assert table.row(looping)[-1] == "7 in the loop, HMMA 2, IADD 5, STG.8 3" and len(table.COLUMNS) == 10
 
 
 REPORT = aot.Report(

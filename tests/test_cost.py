@@ -25,6 +25,7 @@ from alexkern.kernels import conv2d_relu as triton  # noqa: E402
 from alexkern.kernels import conv2d_relu_max_pool2d as pooled  # noqa: E402
 from alexkern.tools.workloads import Workload  # noqa: E402
 from support import choices  # noqa: E402
+from support.pinned import pinned  # noqa: E402
 
 PINNED = Path(choices.__file__).with_suffix(".txt")
 LAYERS = dict(choices.convolutions())
@@ -138,6 +139,42 @@ def test_the_command_prints_a_line_a_call(capsys: pytest.CaptureFixture[str]) ->
     assert "CUDA C++ fused, 128 x 64, 1 x 14 windows" in capsys.readouterr().out
     assert main(["linear_relu_dropout", "--batch", "8"]) == 0
     assert capsys.readouterr().out.count("few rows") == 2
+
+
+def test_what_the_command_prints_is_what_is_pinned(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that differs is a choice, or a time, that has changed."""
+    lines = []
+    for chip, dtype, batch in (("H200", "bfloat16", "128"), ("A100", "tf32", "16"), ("RTX 3090", "float32", "1")):
+        for operator in ("conv2d_relu", "conv2d_relu_max_pool2d", "linear_relu_dropout"):
+            main([operator, "--chip", chip, "--dtype", dtype, "--batch", batch])
+            lines += [f"{chip}, {dtype}, {batch}: {operator}", *capsys.readouterr().out.splitlines()]
+    assert lines == pinned("cost")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "words"),
+    [
+        ([], "there is no CUDA device that torch can use"),
+        ([(9, 0), (7, 5)], "they need compute capability 8.0, and a GPU here has 7.5"),
+        ([(9, 0), (8, 0)], None),
+    ],
+)
+def test_which_gpus_cannot_be_used(
+    capabilities: list[tuple[int, int]], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    assert chips.unusable("they") == words
+
+
+def test_a_gpu_of_this_machine_is_asked_for_its_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(
+        name="NVIDIA H100", major=9, minor=0, multi_processor_count=66, shared_memory_per_block_optin=7
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found if index == 31 else None)
+    assert vars(chips.here(31)) == vars(like("NVIDIA H100", (9, 0), 66, 7)) and chips.here(31) is chips.here(31)
+    chips.here.cache_clear()
 
 
 @pytest.mark.parametrize(

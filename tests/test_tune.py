@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from support.optional import need
 need("triton")
 
 from alexkern import cli  # noqa: E402
+from alexkern.commands import CommandError  # noqa: E402
+from alexkern.commands import tune as command  # noqa: E402
 from alexkern.kernels import config  # noqa: E402
 from alexkern.kernels.config import TARGETS  # noqa: E402
 from alexkern.tools.tuning import Choice, Tuned, TunedTable, neighbours, search, tune  # noqa: E402
@@ -215,6 +218,36 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert output.out == ""
     assert output.err == "alexkern tune: needs an NVIDIA GPU that torch can use, and there is none here\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "missing", "interpreted", "words"),
+    [
+        (False, None, "0", "needs an NVIDIA GPU that torch can use, and there is none here"),
+        (True, "triton is not installed", "0", "triton is not installed"),
+        (True, None, "1", "TRITON_INTERPRET=1 is set, and an interpreter's times say nothing; unset it"),
+        (True, None, "0", None),
+    ],
+)
+def test_what_tuning_needs(
+    gpu: bool, missing: str | None, interpreted: str, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("alexkern.kernels.missing", lambda device, dtype: missing)
+    monkeypatch.setenv("TRITON_INTERPRET", interpreted)
+    with pytest.raises(CommandError, match=f"^{words}$") if words else nullcontext():
+        command._require_gpu()
+
+
+def test_a_table_that_is_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexkern.commands.tune._require_gpu", lambda: None)
+    monkeypatch.setattr("alexkern.kernels.config.describe", lambda device: DEVICE)
+    (tmp_path / "table.json").write_text("{")
+    assert cli.main(["tune", "--out", str(tmp_path / "table.json")]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("alexkern tune: ") and output.err.count("\n") == 1
 
 
 def test_the_command_writes_the_gpus_table(
