@@ -303,6 +303,27 @@ def test_a_failed_probe_is_a_failure_but_for_an_open_one() -> None:
     assert Report({}, found[1:], rows, 1.0).as_data()["passed"]
 
 
+def test_what_torch_itself_computes_is_the_definition_where_nothing_is_dropped() -> None:
+    """Which a backend is timed beside."""
+    for operator, count in (("dropout", 1), ("linear_relu_dropout", 3)):
+        reference = served()[operator].reference
+        args = reference.cases[0].draw(torch.float32, CPU, False)
+        tensors, seed, relu = args[:count], args[count], args[count + 2 :]
+        plain, nothing = reference.plain(*tensors, seed, 0.0), reference.forward(*tensors, None, 0.5, *relu)
+        assert torch.equal(plain, nothing)
+        half = reference.plain(*tensors, seed, 0.5)
+        torch.testing.assert_close(half[half != 0], 2 * nothing[half != 0])
+        assert 0.3 < (half != 0).sum() / (nothing != 0).sum() < 0.7
+        assert not reference.forward(*tensors, seed, 1.0, *relu).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_normalisation_in_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
+    (reference,) = (one.reference for name, one in served().items() if name.startswith("local"))
+    image, *args = reference.cases[1].draw(dtype, CPU, False)
+    assert torch.equal(reference.forward(image, *args), reference.forward(image.float(), *args).to(dtype))
+
+
 def test_a_report_reads_as_is_pinned() -> None:
     right, wrong, hung, timed = Row("dropout", "cpu"), Row("dropout", "cuda"), Row("augment", "cuda"), Row("a", "torch")
     near, far, nan = (
