@@ -10,12 +10,14 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import alexkern
+from alexkern import cache
 from alexkern.cache import cache_folder, place_triton_cache
 from alexkern.models import weights
 
@@ -188,3 +190,39 @@ def test_there_is_one_place_that_decides() -> None:
     files = [path for name in ("alexkern", "kernels", "bench") for path in (ROOT / name).rglob("*.py")]
     assert len(files) > 100
     assert [path.name for path in files if pattern.search(path.read_text())] == ["cache.py"]
+
+
+def test_who_else_may_write_is_not_asked_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o777)
+    assert cache.distrusted(tmp_path / "a") == f"{tmp_path} can be written to by others"
+    monkeypatch.setattr(cache, "os", SimpleNamespace(name="nt"))
+    assert cache.distrusted(tmp_path / "a") is None
+
+
+@pytest.mark.parametrize("bits", [0o020, 0o002, 0o022, 0o755])
+def test_a_folder_that_a_group_or_all_can_write_to(bits: int, tmp_path: Path) -> None:
+    folder = tmp_path / "own" / "kind"
+    folder.mkdir(parents=True)
+    for path in (folder.parent, folder):
+        path.chmod(0o700 | bits)
+        assert cache.distrusted(folder) == (None if bits == 0o755 else f"{path} can be written to by others")
+        path.chmod(0o700)
+    assert cache.distrusted(folder) is None and cache.distrusted(folder / "not" / "there") is None
+
+
+def test_why_files_cannot_be_put_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache.unwritable(Path("alexkern")) == "this user has no home folder"
+    assert cache.unwritable(tmp_path / "a" / "b") is None
+    (tmp_path / "file").write_text("")
+    assert cache.unwritable(tmp_path / "file" / "a") == f"{tmp_path / 'file'} cannot be written to"
+    denied = PermissionError(13, "Permission denied", "/a")
+    monkeypatch.setattr(Path, "exists", lambda path: (_ for _ in ()).throw(denied))
+    assert cache.unwritable(tmp_path / "a") == "/a: Permission denied"
+
+
+@pytest.mark.parametrize("owner", [True, False])
+def test_only_the_process_that_made_a_folder_removes_it(owner: bool, tmp_path: Path) -> None:
+    cache._remove(tmp_path / "none", os.getpid())
+    (tmp_path / "kept").mkdir()
+    cache._remove(tmp_path / "kept", os.getpid() + (not owner))
+    assert (tmp_path / "kept").exists() is not owner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from alexkern import cli
+from alexkern.commands import evaluate as command
 from alexkern.models import MODELS, ImageClassification, read_weights, save_weights
 from alexkern.training.confusion import Confusion
 from support.optional import need
@@ -94,6 +96,27 @@ def test_it_is_trainings_own_evaluation(run, tmp_path: Path) -> None:
     line = re.search(r"validation loss ([\d.]+), top-1 ([\d.]+)%", output)
     status, output, _ = run("evaluate", tmp_path / "run" / "model.safetensors", images, "--workers", 0)
     assert status == 0 and output.startswith(f"18 images: loss {line[1]}, top-1 {line[2]}%, top-5 100.0%\n")
+
+
+def test_the_table_is_as_pinned() -> None:
+    counts = torch.tensor([[7, 2, 1, 0], [0, 3, 0, 0], [0, 0, 0, 0], [2, 1, 2, 0]])
+    found = Confusion(("a", "b\x1b", "nobody", "d"), counts, torch.tensor([10, 3, 0, 4]), 0.123456)
+    assert command._text(found).splitlines() == pinned("evaluate")
+    data = found.as_data()
+    assert (data["images"], data["loss"], data["top1"], data["top5"]) == (18, 0.123456, 10 / 18, 17 / 18)
+    assert data["classes"][0] == {"class": "a", "images": 10, "top1": 0.7, "top5": 1.0}
+    assert math.isnan(data["classes"][2]["top1"]) and math.isnan(data["classes"][2]["top5"])
+    assert data["confusion"] == counts.tolist()
+    assert command._text(Confusion(("a",), torch.zeros(1, 1), torch.zeros(1), math.nan)) == "no image can be read"
+
+
+def test_what_is_wrong_with_a_step_is_a_line(run, weights: Path, images: Path, monkeypatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(command, "confusion", fails)
+    status, output, errors = run("evaluate", weights, images, "--workers", 0)
+    assert (status, output, len(errors)) == (1, "", 1) and "a smaller --batch-size needs less" in errors[0]
 
 
 @pytest.mark.parametrize("name", ["c.svg", "c.png"])
