@@ -22,10 +22,8 @@ from alexkern.bench.options import Options, comma_separated, sizes
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.peers.cudnn import fuse_pairs
 from alexkern.bench.peers.torchvision import Torchvision
-from support import bench_records, comparisons
+from support import bench_records
 from support.bench_records import options
-
-PINNED = Path(comparisons.__file__).with_suffix(".txt")
 
 
 @pytest.mark.parametrize("name", sorted(LAYERS))
@@ -255,13 +253,6 @@ def test_only_on_a_cpu_a_peer_has_threads_that_go_on_spinning(device):
     target = dataclasses.replace(options().target, device=torch.device(device))
     restless = {peer.name for peer in PEERS if variant(peer, target).restless}
     assert restless == ({"onnxruntime", "openvino"} if device == "cpu" else set())
-
-
-def test_comparisons_are_those_that_are_pinned():
-    """What is measured, of whom, for how long, and what comes first. Where that is meant, write the file anew."""
-    assert (
-        list(comparisons.lines()) == PINNED.read_text(encoding="utf-8").splitlines()[comparisons.HEAD.count("\n") + 1 :]
-    )
 
 
 def test_peers_take_part_where_they_can():

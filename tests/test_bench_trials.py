@@ -8,6 +8,7 @@ import importlib
 import os
 import subprocess
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -39,12 +40,13 @@ from alexkern.bench.storage import make_no_empty_folder
 from alexkern.bench.work import layer_work
 from alexkern.measure.timing import CpuTimer, Samples
 from alexkern.ops.registry import OPERATORS
-from support import bench_records
+from support import bench_records, comparisons
 from support.bench_records import CPU, HALF, comparison, options
 from support.pinned import pinned
 from support.tiny import tiny
 
 RUNNERS = [*contenders(CPU), *EAGER]
+PINNED = Path(comparisons.__file__).with_suffix(".txt")
 
 
 @pytest.fixture
@@ -152,6 +154,13 @@ def test_a_tiny_network_is_compiled_by_both_backends(route, monkeypatch):
         for wrong in (result + 0.1, result.detach().requires_grad_(route != "grad")):
             with pytest.raises(WrongResult, match="^off by "):
                 trial.check(variant, wrong)
+
+
+def test_comparisons_are_those_that_are_pinned():
+    """What is measured, of whom, for how long, and what comes first. Where that is meant, write the file anew."""
+    assert (
+        list(comparisons.lines()) == PINNED.read_text(encoding="utf-8").splitlines()[comparisons.HEAD.count("\n") + 1 :]
+    )
 
 
 def told(node: fx.Node) -> str:

@@ -14,11 +14,13 @@ from support.optional import need
 
 need("triton")
 from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth  # noqa: E402
+from alexkern.backends.cuda.conv2d_relu_max_pool2d import problem_of  # noqa: E402
 from alexkern.bench import static_report  # noqa: E402
 from alexkern.bench.ceilings import published  # noqa: E402
 from alexkern.bench.layers import Target  # noqa: E402
-from alexkern.cost import chips, sm80  # noqa: E402
+from alexkern.cost import chips, sm80, sm80_pooled  # noqa: E402
 from alexkern.cost import sm90 as wgmma  # noqa: E402
+from alexkern.cost import triton as cost  # noqa: E402
 from alexkern.cost.__main__ import DATA, FORWARD, WEIGHT, main, products  # noqa: E402
 from alexkern.cost.chips import CHIPS, like  # noqa: E402
 from alexkern.kernels import conv2d_relu as triton  # noqa: E402
@@ -149,6 +151,54 @@ def test_what_the_command_prints_is_what_is_pinned(capsys: pytest.CaptureFixture
             main([operator, "--chip", chip, "--dtype", dtype, "--batch", batch])
             lines += [f"{chip}, {dtype}, {batch}: {operator}", *capsys.readouterr().out.splitlines()]
     assert lines == pinned("cost")
+
+
+def modelled(layer: Any, batch: int, arithmetic: str, chip: chips.Chip) -> list[float]:
+    """Times of every way that the models know: mma.sync's products, the first layer's, pooled ones, Triton's."""
+    dtype, precision = choices.ARITHMETIC[arithmetic]
+    geometry, size = layer.geometry(batch), dtype.itemsize
+    found = []
+    for product, work in products(layer, batch, dtype, False).values():
+        ways = [wgmma.Choice(64, 1, 1), wgmma.Choice(256, 3, 2)] if work is not None else []
+        found += [wgmma.modelled_cycles(work, way, chip) for way in ways]
+        times = [sm80.time_of(sm80.Choice(tile, splits), size, product, chip) for tile in (0, 2) for splits in (1, 7)]
+        found += [*times, sm80.time_of(sm80.choose(size, product, chip), size, product, chip)]
+    if layer.stride == 4:
+        for gradient, in_place in ((True, False), (False, True)):
+            found += sm80.first_layer_times(size, geometry, gradient, in_place, chip)
+    for offsets in (True, False):
+        pool = problem_of(dtype, precision == "tf32", geometry, offsets)
+        found += sm80_pooled.compare(pool, chip)[1:]
+        found += [sm80_pooled._products_time(sm80_pooled.Plan(1, 13, rows), pool, chip) for rows in (1, 4)]
+        problem = choices.convolution_problem(layer, batch, arithmetic)
+        found.append(pooled.separate_cycles(problem, offsets, chip))
+        config = pooled.configure(problem, choices.POOL, offsets, chip)
+        found += [pooled.fused_cycles(problem, config, offsets, chip)] if config.fused else []
+    product = triton.product(choices.convolution_problem(layer, batch, arithmetic))
+    tile = cost.tiles(dtype, product.precision, chip)[0]
+    return [*found, *(cost.cycles(tile, product, chip, splits) for splits in (1, 3))]
+
+
+def test_what_the_models_make_of_layers_is_what_is_pinned() -> None:
+    lines = []
+    for name in ("alexnet.conv1", "alexnet.conv2", "alexnet_2012.conv2"):
+        for chip in ("H100", "A100", "B200", "RTX 4090"):
+            for batch, arithmetic in ((1, "bfloat16"), (16, "tf32"), (128, "float32")):
+                numbers = modelled(LAYERS[name], batch, arithmetic, CHIPS[chip])
+                lines.append(f"{name} {chip} {batch} {arithmetic}: {' '.join(f'{one:.5g}' for one in numbers)}")
+    assert lines == pinned("modelled")
+
+
+def test_the_tiles_at_which_registers_are_limited() -> None:
+    """Of 32 sums and up to four warps: of fewer on sm_100 too."""
+    tiles = ((64, 64, 4), (64, 63, 4), (64, 65, 4), (128, 64, 8), (64, 32, 2), (32, 16, 4))
+    limits = {label: [cost.register_limit(*tile, CHIPS[label]) for tile in tiles] for label in ("B200", "A100", "H200")}
+    most, half = {"maxnreg": 255}, {"maxnreg": 128}
+    assert limits == {
+        "B200": [most, most, most, {}, most, most],
+        "A100": [half, {}, half, {}, {}, {}],
+        "H200": [{}] * 6,
+    }
 
 
 @pytest.mark.parametrize(
