@@ -133,6 +133,7 @@ def few(made) -> record.Record:
 
 
 def test_what_is_made_of_a_record_reads_as_is_pinned(few, tmp_path):
+    few = record.read(record.write(few, tmp_path))
     slower = dataclasses.replace(few, entries=tuple(bench_records.record(slower=1.5).entries))
     report.write(few, tmp_path / "bench" / "results" / "cpu")
     report.illustrate(few, tmp_path / "bench" / "results" / "cpu")
@@ -215,8 +216,8 @@ def test_a_crowded_picture_stays_within_its_frame(made, picture):
 
 
 @pytest.mark.parametrize("name", report.PICTURES)
-def test_a_picture_looks_as_is_pinned(made, name):
-    """A line that differs: where that is meant, write the section anew."""
+def test_a_picture_looks_as_is_pinned(made, name, tmp_path):
+    """Of a record that was read: no name is the same object as another."""
     names = ["alexkern", "alexkern frozen", *pictures.PEERS, "a stranger"]
     variants = tuple(record.Measured(one, index < 2, 3e-4 * (index + 1)) for index, one in enumerate(names))
     entries = {(one.labels["pass"], one.labels["batch"], one.labels.get("layer")): one for one in made.entries}
@@ -224,8 +225,9 @@ def test_a_picture_looks_as_is_pinned(made, name):
     sizes = tuple(dataclasses.replace(one, median=1e12 * one.median) for one in variants)
     few = {"forward": variants[::5], "forward+backward": variants[:2], "peak memory": sizes[1:4]}
     entries = [dataclasses.replace(one, variants=few.get(one.labels["pass"], variants)) for one in entries]
+    stored = record.read(record.write(dataclasses.replace(made, entries=tuple(entries)), tmp_path))
     with style():
-        figure = report.PICTURES[name](dataclasses.replace(made, entries=tuple(entries)), "float32", "alexnet")
+        figure = report.PICTURES[name](stored, "float32", "alexnet")
         assert pinned(name) == list(drawn_lines(figure))
 
 
@@ -312,7 +314,8 @@ def test_what_was_not_measured_is_not_drawn(made):
 
 def test_a_record_without_measurements_has_no_pictures(made):
     assert report.draw(dataclasses.replace(made, entries=())) == {}
-    one_batch = entry_of(made, "inference")
+    one_batch, two = pictures.select(made, "float32", "alexnet", "inference")[:2]
+    assert report.draw(dataclasses.replace(made, entries=(one_batch, two))).keys() == {"throughput-alexnet-float32.svg"}
     no_floor = entry_of(made, "forward", floor=None)
     broken = (record.Measured("alexkern", True, failure="broken"),)
     failed = [entry_of(made, direction, variants=broken) for direction in ("forward", "peak memory")]
