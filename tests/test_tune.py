@@ -8,9 +8,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +29,8 @@ from alexkern.commands import CommandError  # noqa: E402
 from alexkern.commands import tune as command  # noqa: E402
 from alexkern.kernels import config  # noqa: E402
 from alexkern.kernels.config import TARGETS  # noqa: E402
+from alexkern.measure.timing import Samples  # noqa: E402
+from alexkern.tools import tuning_gpu  # noqa: E402
 from alexkern.tools.tuning import Choice, Tuned, TunedTable, neighbours, search, tune  # noqa: E402
 from alexkern.tools.tuning_gpu import same  # noqa: E402
 from alexkern.tools.workloads import Workload, workloads  # noqa: E402
@@ -197,6 +203,158 @@ def test_results_have_to_agree() -> None:
     assert not same(expected * 1.001, expected)
     assert same((expected * 1.004).bfloat16(), expected.bfloat16())
     assert not same(torch.full_like(expected, float("nan")), expected)
+
+
+class Timer:
+    """Of which only settling is asked."""
+
+    settled = 0
+
+    def settle(self) -> None:
+        self.settled += 1
+
+
+def launched(name: str, **constants: int) -> SimpleNamespace:
+    return SimpleNamespace(kernel=SimpleNamespace(__name__=name), grid=(1, 2, 3), constants=constants)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[tuning_gpu.GpuBench, list[Any]]:
+    """A bench of which nothing is launched: each configuration has a launch of its own and one that all share."""
+    measured: list[Any] = []
+
+    def record(call: Any, execute: bool) -> tuple[list[Any], Any]:
+        assert execute
+        config = Tile(**rehearsed[choice(0).key])
+        if config.BLOCK_M == 13:
+            raise RuntimeError("it does not run")
+        wrong = config.BLOCK_M == 17
+        return launches(config), torch.full((2,), 2.0 if wrong else 1.0)
+
+    def launches(config: Tile) -> list[Any]:
+        return [launched("shared", BLOCK=8), launched("own", BLOCK=config.BLOCK_M)]
+
+    @contextmanager
+    def rehearse(device: Any, table: dict[Any, Any]) -> Iterator[None]:
+        rehearsed.update(table)
+        yield
+
+    def measure(calls: dict[str, Any], timer: Any, seconds: float, rounds: tuple[int, int]) -> dict[str, Any]:
+        found = {name: [one.constants["BLOCK"] for one in call.args[0]] for name, call in calls.items()}
+        measured.append((found, seconds, rounds))
+        return {
+            name: Samples((blocks[-1] / 10,)) if blocks[-1] != 19 else ValueError() for name, blocks in found.items()
+        }
+
+    rehearsed: dict[Any, Any] = {}
+    monkeypatch.setattr(tuning_gpu, "describe", lambda device: DEVICE)
+    monkeypatch.setattr(tuning_gpu, "_rehearsed", lambda device, choice, config: launches(config))
+    monkeypatch.setattr(tuning_gpu, "rehearse", rehearse)
+    monkeypatch.setattr(tuning_gpu, "measure", measure)
+    monkeypatch.setattr(tuning_gpu.aot, "record", record)
+    monkeypatch.setattr(Workload, "calls", lambda workload, device: {choice(0).call: (str(workload), device)})
+    return tuning_gpu.GpuBench(torch.device("cpu"), 3, Timer()), measured
+
+
+def test_candidates_are_timed_together_by_what_is_their_own(on_a_gpu: Any) -> None:
+    bench, measured = on_a_gpu
+    sizes = [64, *range(1, 10), 13, 17, 19]
+    found = bench.seconds(choice(0), [Tile(size) for size in sizes])
+    assert found == {Tile(size): size / 10 for size in (64, *range(1, 10))}
+    first, second = measured
+    assert first == ({str(number): [size] for number, size in enumerate(sizes[:9])}, 0.5, (10, 50))
+    assert second[0] == {"0": [64], "1": [9], "4": [19]}  # neither what does not run nor what computes something else
+    assert bench.timer.settled == 9 + 4
+    measured.clear()
+    assert bench.seconds(choice(0), [Tile(7)]) == {Tile(7): 0.7}
+    assert measured[0][0] == {"0": [8, 7]}  # alone it has nothing in common
+    with pytest.raises(RuntimeError, match="it does not run"):
+        bench.seconds(choice(0), [Tile(13), Tile(7)])
+
+
+def test_tensors_are_made_once_for_a_workload(on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, _ = on_a_gpu
+    one = choice(0)
+    first = bench._call(one)
+    assert first == (str(one.workload), torch.device("cpu")) and bench._call(one) is first
+    other = dataclasses.replace(one, workload=dataclasses.replace(one.workload, batch=7))
+    assert bench._call(other) == (str(other.workload), torch.device("cpu")) and bench._call(one) is not first
+
+
+class Pool:
+    """Processes of which those that compile a Tile of 13 end, and all are gone then."""
+
+    made: list[Any] = []
+
+    def __init__(self, jobs: int, mp_context: Any) -> None:
+        self.broken = False
+        self.made.append((jobs, mp_context.get_start_method()))
+
+    def submit(self, function: Any, device: Any, choice: Choice, config: Tile) -> Future[bool]:
+        if self.broken:
+            raise BrokenProcessPool
+        assert function is tuning_gpu.compiles and device is DEVICE
+        future: Future[bool] = Future()
+        if config.BLOCK_M == 13:
+            self.broken = True
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(config.BLOCK_M != 5)
+        return future
+
+    def shutdown(self, cancel_futures: bool) -> None:
+        self.made.append(f"shut down, {cancel_futures}")
+
+
+def test_a_compiler_that_ends_takes_only_its_own_candidate_along(
+    on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning_gpu, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(Pool, "made", [])
+    with on_a_gpu[0] as bench:
+        assert bench.usable(choice(0), [Tile(1), Tile(13), Tile(5), Tile(7)]) == [Tile(1), Tile(7)]
+        assert Pool.made == [(3, "spawn"), "shut down, True", (3, "spawn"), "shut down, True"]
+        assert bench.usable(choice(0), [Tile(2)]) == [Tile(2)]
+    assert Pool.made[4:] == [(3, "spawn"), "shut down, True"]
+    bench.__exit__()
+    assert len(Pool.made) == 6
+
+
+def test_what_compiles_has_to_keep_within_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(tuning_gpu, "_known", {})
+    monkeypatch.setattr(tuning_gpu, "_rehearsed", lambda device, choice, config: ["a", "b", "a"])
+    monkeypatch.setattr(tuning_gpu.aot, "compile", lambda launch, target: asked.append((launch, target)))
+    monkeypatch.setattr(tuning_gpu.aot, "specialisation", lambda launch, target: f"{launch} {target}")
+    monkeypatch.setattr(tuning_gpu.aot, "report", lambda launch, target: asked.append(f"{launch} {target}") or launch)
+    for breaks, fits in ((None, True), ("b", False)):
+        monkeypatch.setattr(tuning_gpu, "resources", lambda report, breaks=breaks: [breaks] if report == breaks else [])
+        monkeypatch.setattr(tuning_gpu, "_known", {})
+        asked.clear()
+        assert tuning_gpu.compiles(DEVICE, choice(0), Tile()) is fits
+        assert asked == ["a 90", "b 90"]
+    asked.clear()
+    strange = dataclasses.replace(DEVICE, capability=(7, 5))
+    assert tuning_gpu.compiles(strange, choice(0), Tile()) and asked == [("a", 75), ("b", 75), ("a", 75)]
+    monkeypatch.setattr(tuning_gpu.aot, "compile", lambda *_: 1 / 0)
+    assert not tuning_gpu.compiles(strange, choice(0), Tile())
+
+
+def test_a_signature_is_of_kernel_grid_and_constants() -> None:
+    one = launched("k", A=1, B=2)
+    assert tuning_gpu._signature(one) == ("k", (1, 2, 3), (("A", "1"), ("B", "2")))
+    assert tuning_gpu._signature(launched("k", B=2, A=1)) == tuning_gpu._signature(one)
+    ran: list[int] = []
+    tuning_gpu._replay([partial(ran.append, 1), partial(ran.append, 2)])
+    assert ran == [1, 2]
+
+
+def test_results_agree_up_to_the_order_of_their_sums() -> None:
+    for dtype, eps in ((torch.float32, 1e-4), (torch.bfloat16, 2**-5), (torch.float64, 1e-4)):
+        largest = torch.tensor([0.0, -8.0], dtype=dtype)
+        for factor, agree in ((0.9, True), (1.2, False)):
+            assert same([largest + 8 * eps * factor], [largest]) is agree
+    assert same([torch.tensor([1, 2])], [torch.tensor([3, 4])]) and same(None, None)
 
 
 def test_workloads_are_listed_once() -> None:
