@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import os
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +16,13 @@ from support.optional import need
 
 need("triton")
 
+from alexkern.bench import static_cuda  # noqa: E402
+from alexkern.cost.chips import CHIPS  # noqa: E402
 from alexkern.cost.model import blocks_per_multiprocessor, limits  # noqa: E402
 from alexkern.tools import aot, cuda_budget, sass, triton_budget  # noqa: E402
 from alexkern.tools import report as table  # noqa: E402
 from alexkern.tools.instantiations import Instantiation  # noqa: E402
+from alexkern.tools.workloads import Workload  # noqa: E402
 
 # A product as cuobjdump lists it, cut down: a prologue with its own copies, a loop that waits, the main loop with a
 # loop around it, and an epilogue.
@@ -293,6 +300,160 @@ def test_what_breaks_a_budget(kernel: Instantiation, changes: dict[str, Any], br
     kernel = replace(kernel, **changes)
     where = f"{kernel.operator}: {kernel.kernel} on sm_{kernel.target}"
     assert cuda_budget.violations(kernel) == [f"{where}: {line}" for line in broken]
+
+
+def launch(*args: Any, grid: tuple[int, ...] = (1, 2, 3), **kwargs: Any) -> aot.Launch:
+    """Of a kernel with two pointers and two constants."""
+    names = ("x", "y", "BLOCK_M", "OTHER")
+    parameters = [SimpleNamespace(name=name, is_constexpr=name.isupper()) for name in names]
+    kernel = SimpleNamespace(__name__="k", arg_names=names, params=parameters, device_caches={})
+    return aot.Launch(kernel, grid, args, kwargs)  # type: ignore[arg-type]
+
+
+def test_a_launch_knows_its_constants_and_its_tile() -> None:
+    one = launch("a pointer", "another", 64, OTHER=2, num_warps=4, num_stages=3, maxnreg=128)
+    assert one.constants == {"BLOCK_M": 64, "OTHER": 2, "num_warps": 4, "num_stages": 3}
+    assert one.tile == "BLOCK_M=64 num_warps=4 num_stages=3"
+
+
+def test_what_compiles_to_the_same_code_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is reported for each launch, with its own grid, in their order."""
+    one, other, wide = launch(1), launch(2), launch(1, grid=(9, 9, 9))
+    calls = {"forward": [one, other], "backward": [wide]}
+    asked: list[Any] = []
+    compiled: list[Any] = []
+    monkeypatch.setattr(
+        aot, "rehearsed", lambda workload, device: asked.append((workload, device)) or aot.Rehearsed(calls, {})
+    )
+    monkeypatch.setattr(aot, "specialisation", lambda launch, target: str(launch.args))
+    monkeypatch.setattr(
+        aot, "report", lambda launch, target: compiled.append((launch, target)) or replace(REPORT, target=target)
+    )
+    monkeypatch.setattr(aot, "place_triton_cache", lambda: None)
+    workload = Workload("dropout", "alexnet", "before fc7", 8, "float16")
+    found = list(aot.reports([workload], [80, CHIPS["H200"]]))
+    assert asked == [(workload, aot.TARGETS[80]), (workload, CHIPS["H200"])]
+    assert compiled == [(one, 80), (other, 80), (one, 90), (other, 90)]
+    wanted = [("forward", (1, 2, 3)), ("forward", (1, 2, 3)), ("backward", (9, 9, 9))]
+    assert [(report.call, report.grid, report.target) for report in found] == [
+        (*call, target) for target in (80, 90) for call in wanted
+    ]
+    assert {(report.workload, report.arithmetic) for report in found} == {(str(workload), "float16")}
+
+
+def test_tasks_run_here_or_in_forked_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aot, "place_triton_cache", lambda: None)
+    monkeypatch.setattr(aot, "_tasks", [])
+    assert list(aot._run([os.getpid, os.getpid], 1)) == [os.getpid()] * 2
+    here, *there = list(aot._run([lambda: os.getpid()] * 3, 2))
+    assert os.getpid() not in {here, *there} and len({here, *there}) <= 2
+
+
+def test_a_launch_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aot, "compile", lambda launch, target: 1 / 0)
+    with pytest.raises(RuntimeError, match=r"^k \(BLOCK_M=64\) does not compile for sm_86$") as caught:
+        aot.report(launch(1, 2, 64), 86)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_report_is_of_what_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = SimpleNamespace(num_warps=8, shared=1024, tmem_size=None)
+    compiled = SimpleNamespace(asm={"cubin": "code"}, metadata=metadata)
+    monkeypatch.setattr(aot, "compile", lambda launch, target: compiled)
+    monkeypatch.setattr(sass, "disassemble", lambda cubin: sass.parse(LISTING) if cubin == "code" else None)
+    found = aot.report(launch(1, 2, 64, grid=(4, 5)), 90)
+    assert (found.kernel, found.target, found.tile, found.grid, found.num_warps) == ("k", 90, "BLOCK_M=64", (4, 5), 8)
+    assert (found.registers, found.shared, found.tensor_memory, found.blocks) == (191, 1024, 0, 1)
+    assert (found.stack, found.local, found.products, found.commits) == (16, 8, 2, 1)
+    assert found.main_loop == {"HGMMA": 2, "LDGSTS": 1, "BRA": 1} and found.opcodes["LDGSTS"] == 3
+    assert (found.loads, found.stores, found.copies) == ({8: 1, 32: 1}, {64: 1, 128: 1}, {32: 1, 128: 2})
+    assert found.workload == found.call == found.arithmetic == ""
+    metadata.tmem_size = 512
+    assert aot.report(launch(1, 2, 64), 100).tensor_memory == 512
+
+
+def test_somewhere_else_is_a_gpu_with_a_number_of_its_own() -> None:
+    with aot.compiling_for(86):
+        driver = aot.driver._active
+        assert (driver.get_current_device(), driver.get_current_stream(0)) == (-86, 0)
+        target = driver.get_current_target()
+        assert (target.backend, target.arch, target.warp_size) == ("cuda", 86, 32)
+
+
+def test_the_command_asks_for_what_is_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(aot, "having", lambda backend, operators: [backend, *operators])
+    monkeypatch.setattr(aot, "workloads", lambda *of: of)
+    monkeypatch.setattr(aot, "reports", lambda *of: asked.append(of) or [REPORT])
+    line = "--target 80 100 --dtype tf32 --model alexnet --operator dropout --layer fc6 fc7 --batch 3 --jobs 5 --json"
+    assert aot.main(line.split()) == 0
+    problems = (["alexnet"], ["tf32"], [3], ["triton", "dropout"], ["fc6", "fc7"])
+    assert asked == [(problems, [80, 100], 5)]
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(asdict(REPORT)))
+
+
+def test_a_cubin_is_read_by_cuobjdump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(sass, "listing", lambda path: seen.append((path.suffix, path.read_bytes())) or LISTING)
+    assert sass.disassemble(b"code").registers == 191 and seen == [(".cubin", b"code")]
+
+
+@pytest.mark.parametrize("triton", [True, False])
+@pytest.mark.parametrize("nvcc", ["/cuda/bin/nvcc", None])
+def test_which_cuobjdump_reads_it(triton: bool, nvcc: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    found = {"nvcc": nvcc, "cuobjdump": "/found"}
+    monkeypatch.setenv("PATH", "/somewhere")
+    monkeypatch.setattr(sass.importlib.util, "find_spec", lambda name: triton or None)
+    monkeypatch.setattr(sass.shutil, "which", lambda name, path=None: asked.append((name, path)) or found[name])
+    if triton:
+        assert sass.cuobjdump() == str(aot.knobs.nvidia.cuobjdump.path) and not asked
+        return
+    assert sass.cuobjdump() == "/found"
+    path = os.pathsep.join(["/somewhere", *["/cuda/bin"] * (nvcc is not None)])
+    assert asked == [("nvcc", None), ("cuobjdump", path)]
+    found["cuobjdump"] = None
+    with pytest.raises(RuntimeError, match="^alexkern: cuobjdump was not found: install triton"):
+        sass.cuobjdump()
+
+
+def test_the_launchers_of_cuda_choose_as_on_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a block; what they launch is found again among what nvcc has made."""
+    chip, launches = CHIPS["A100"], []
+    names = {"m1": "dropout::k<1>", "m2": "max_pool2d::dropout::k<2>"}
+    kernels = [
+        replace(KERNEL, kernel="k<1>"),
+        replace(KERNEL, operator="max_pool2d", kernel="dropout::k<2>", registers=7),
+    ]
+    asked: list[Any] = []
+
+    def call(*mangled: str) -> None:
+        emulated = static_cuda.cuda.EMULATED, static_cuda.sm90.EMULATED
+        asked.append((emulated, [os.environ[f"ALEXKERN_EMULATE{more}"] for more in ("", "_CAPABILITY")]))
+        launches.extend(SimpleNamespace(kernel=name, grid=(len(launches), 1, 1)) for name in mangled)
+
+    calls = {"forward": lambda: call("m1", "m2"), "backward": lambda: call("m2")}
+    workload = SimpleNamespace(
+        arithmetic="tf32", calls=lambda device, backend: calls if (str(device), backend) == ("cpu", "cuda") else {}
+    )
+    monkeypatch.setattr(static_cuda, "rehearsing", lambda: nullcontext(launches))
+    monkeypatch.setattr(static_cuda, "precision", lambda arithmetic: asked.append(arithmetic) or nullcontext())
+    monkeypatch.setattr(static_cuda, "objects", lambda target: asked.append(target) or "made")
+    monkeypatch.setattr(static_cuda, "instantiations", lambda made, of: asked.append((made, len(of))) or kernels)
+    monkeypatch.setattr(static_cuda, "demangled", lambda mangled: [names[name] for name in mangled])
+    before = static_cuda.cuda.EMULATED
+    found = list(static_cuda.reports([workload], chip))
+    assert (
+        asked == ["tf32", *[((chip, chip), ["1", "8.0"])] * 2, "80", ("made", 3)]
+        and static_cuda.cuda.EMULATED is before
+    )
+    assert [(one, name, report.kernel, report.registers, report.grid) for one, name, report in found] == [
+        (workload, "forward", "k<1>", 99, (0, 1, 1)), (workload, "forward", "dropout::k<2>", 7, (1, 1, 1)),
+        (workload, "backward", "dropout::k<2>", 7, (0, 1, 1)),
+    ]  # fmt: skip
+    assert static_cuda.TARGETS == {80: "80", 90: "90a", 100: "100a"}
 
 
 def test_an_instantiation_in_a_row() -> None:
