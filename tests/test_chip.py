@@ -519,3 +519,34 @@ def test_one_row_is_called_between_the_marks_of_the_profiler(
     write(dataclasses.replace(record, entries=()), tmp_path)
     with pytest.raises(worst.CommandError, match=f"^{tmp_path}: no row with a peer$"):
         worst.main([str(tmp_path)])
+
+
+def test_the_table_of_a_run() -> None:
+    rows = [{"stage": "build", "status": "passed", "seconds": 12.6, "says": "_cpu"},
+            {"stage": "a", "status": "waiting"}, {"stage": "tests", "status": "failed", "seconds": 100.0, "says": "x" * 120}]  # fmt: skip
+    assert staging.table(rows) == [
+        "stage  status   seconds",
+        "build  passed   13       _cpu",
+        "a      waiting  0",
+        "tests  failed   100      " + "x" * 100,
+    ]
+
+
+def test_what_a_log_has_of_its_last_attempt(tmp_path: Path) -> None:
+    assert staging.said(tmp_path) == staging.tail(tmp_path) == staging.text(tmp_path / "log.txt") == ""
+    (tmp_path / "log.txt").write_text("\n$ a\nfirst\n\n$ b c\none\n  two \n \n")
+    assert (staging.said(tmp_path), staging.tail(tmp_path)) == ("one\n  two \n \n", "  two ")
+
+
+def test_a_run_that_is_interrupted_says_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupted(stage: Stage, folder: Path, limit: float) -> dict[str, Any]:
+        if stage.name == "b":
+            raise KeyboardInterrupt
+        return {"status": "passed", "exit": 0, "seconds": 1.0, "says": ""}
+
+    monkeypatch.setitem(staging.run.__globals__, "_run", interrupted)
+    assert run(tmp_path, stage("a", ""), stage("b", ""), stage("c", "")) == 130
+    assert [row["status"] for row in summary(tmp_path).values()] == ["passed", "interrupted", "waiting"]
+    assert "summary.json" in packed(tmp_path / "chip.tar.gz") and capsys.readouterr().out.endswith("chip.tar.gz\n")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import sys
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +198,16 @@ def test_damaged_and_absurd_images_say_why(name: str, images: Path, tmp_path: Pa
     assert "\n" not in str(caught.value)
     with pytest.raises(UnreadableImage, match="cannot be read .*No such file"):
         decode(tmp_path / "nowhere.png", 64)
+
+
+@pytest.mark.parametrize(("pixels", "fits"), [(12, True), (11, False)])
+def test_an_image_may_have_so_many_pixels(
+    pixels: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["alexkern.data.decode"], "MAX_PIXELS", pixels)
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    with nullcontext() if fits else pytest.raises(UnreadableImage, match="^too large, 12 pixels; wanted at most 11$"):
+        assert decode(tmp_path / "a.png", 9).shape == (3, 4, 3)
 
 
 def test_damage_is_said_once_and_has_a_limit() -> None:

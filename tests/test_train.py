@@ -22,7 +22,7 @@ from alexkern.data.batch import Images
 from alexkern.drawing import style
 from alexkern.functional import augment
 from alexkern.models import MODELS, read_weights
-from alexkern.training import PRESETS, Settings, Trainer, TrainingError, log, pictures
+from alexkern.training import PRESETS, Settings, Trainer, TrainingError, log, pictures, rehearsal
 from alexkern.training.display import Display
 from alexkern.training.evaluate import TEN_CROPS, Score, evaluate, probabilities
 from alexkern.training.schedule import Schedule
@@ -444,6 +444,50 @@ def test_settings_say_what_is_wrong() -> None:
         Settings(hue=math.nan)
     with pytest.raises(TrainingError, match="--std: wanted a number from 1e-06 to 1,000, got 0.0"):
         Settings(std=(0.2, 0.0, 0.2))
+
+
+def test_what_is_said_of_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    line = {"train_loss": 1.23456, "train_top1": 0.2566, "images_per_second": 123.6, "waiting": 0.123}
+    bare = "epoch 3/9: loss 1.2346, top-1 25.7%"
+    rate = "; 124 images/s, 12% of the time waiting for images\n"
+    Display().epoch(row(3, **line, val_loss=math.nan), 9)
+    assert capsys.readouterr().out == bare + rate
+    Display().epoch(row(3, **line, val_loss=2.0, val_top1=0.5, val_top5=1.0), 9)
+    assert capsys.readouterr().out == f"{bare}; validation loss 2.0000, top-1 50.0%, top-5 100.0%{rate}"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("silent", [False, True])
+def test_who_says_what(quiet: bool, silent: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A quiet run has warnings, one of a process that does not lead has nothing."""
+    display = Display(quiet=quiet, silent=silent)
+    display.say("a\x1bb")
+    display.warn("c\nd")
+    display.step(1, 2, 3.0, 4.0)  # outside of a bar
+    found = capsys.readouterr()
+    assert found.out == ("" if quiet or silent else "a?b\n")
+    assert found.err == ("" if silent else "alexkern train: c?d\n")
+    assert not display.live
+
+
+def test_memory_that_a_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(1024, 1024, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: asked.append(device) or 9 * 2**20)
+    usage = type("Usage", (), {"ru_maxrss": 3 * 2**10})
+    monkeypatch.setattr("resource.getrusage", lambda _: usage)
+    for device, most in (("cuda", "9 MiB on the GPU"), ("cpu", "3 MiB of this process, torch's code included")):
+        words = f"memory: 1,048,576 parameters, with gradients and optimizer {{}}.0 MiB; at most {most}"
+        model.weight.grad = None
+        optimizer.state.clear()
+        assert rehearsal._memory(model, optimizer, torch.device(device)) == words.format(4)
+        model(torch.ones(1, 1024)).sum().backward()
+        optimizer.step()
+        assert rehearsal._memory(model, optimizer, torch.device(device)) == words.format(12)
+    shapes = rehearsal._shapes(torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(1).bfloat16(), torch.zeros(4, 5))
+    assert shapes == "pixels (2, 3) uint8, images (1,) bfloat16, logits (4, 5) float32"
+    assert asked == [torch.device("cuda")] * 2
 
 
 @pytest.mark.parametrize(

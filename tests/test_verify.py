@@ -149,6 +149,14 @@ def test_how_a_process_stops(end: str, words: str, monkeypatch: pytest.MonkeyPat
             next(messages)
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(0, "exit status 0"), (3, "exit status 3"), (-11, "SIGSEGV"), (-9, "SIGKILL"), (-60, "signal 60")],
+)
+def test_how_a_process_ended(status: int, words: str) -> None:
+    assert children.describe(status) == words
+
+
 def test_what_still_runs_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     program = f"{PRINTS}; import time; time.sleep(600)"
     monkeypatch.setattr(children, "child", lambda: [sys.executable, "-c", program])
