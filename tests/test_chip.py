@@ -522,8 +522,11 @@ def test_one_row_is_called_between_the_marks_of_the_profiler(
 
 
 def test_the_table_of_a_run() -> None:
-    rows = [{"stage": "build", "status": "passed", "seconds": 12.6, "says": "_cpu"},
-            {"stage": "a", "status": "waiting"}, {"stage": "tests", "status": "failed", "seconds": 100.0, "says": "x" * 120}]  # fmt: skip
+    rows = [
+        {"stage": "build", "status": "passed", "seconds": 12.6, "says": "_cpu"},
+        {"stage": "a", "status": "waiting"},
+        {"stage": "tests", "status": "failed", "seconds": 100.0, "says": "x" * 120},
+    ]
     assert staging.table(rows) == [
         "stage  status   seconds",
         "build  passed   13       _cpu",
