@@ -360,14 +360,15 @@ def test_figures_of_history_want_both_passes_of_somebody():
         assert [figure.who for figure in found][: -len(history.HISTORY)] == names[1:2]
 
 
-NVIDIA_SMI = "#!/bin/sh\necho \"$@\" >> {asked}\necho '580.65, 1980, 2619 ,1981, 2620{more}'\n"
+NVIDIA_SMI = "#!/bin/sh\necho \"$@\" >> {asked}\necho '{says}'\n"
+SAYS = "580.65, 1980, 2619 ,1981, 2620"
 
 
-@pytest.mark.parametrize("more", ["", ", 5"])
+@pytest.mark.parametrize("says", [SAYS, f"{SAYS}, 5", "580.65, 1980", ""])
 @pytest.mark.parametrize("index", [None, 2])
-def test_the_facts_of_a_gpu(index, more, tmp_path, monkeypatch):
+def test_the_facts_of_a_gpu(index, says, tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
-    program.write_text(NVIDIA_SMI.format(asked=tmp_path / "asked", more=more))
+    program.write_text(NVIDIA_SMI.format(asked=tmp_path / "asked", says=says))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA {device}")
@@ -388,7 +389,7 @@ def test_the_facts_of_a_gpu(index, more, tmp_path, monkeypatch):
             strict=True,
         )
     )
-    driver = {} if more else {"driver": "580.65", "clocks_mhz": clocks}
+    driver = {} if says != SAYS else {"driver": "580.65", "clocks_mhz": clocks}
     auto = {"dropout": "cuda", "conv2d_relu float32": "triton", "conv2d_relu tf32": "triton"}
     assert own == driver | {
         "gpu": f"NVIDIA {device}", "cuda": "13.0", "cudnn": "91002", "auto": auto, "triton": optional.version("triton"),
