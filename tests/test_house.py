@@ -1,4 +1,4 @@
-"""The order of the house: what may import what, lowest first, read off the source of every module.
+"""The order of the house: what may import what, lowest first, and what holds everywhere, read off every module.
 
 Imports inside functions and for types alone count too. Nothing imports upwards, and there are no circles.
 """
