@@ -117,8 +117,9 @@ def load_conftest():
 def test_a_failure_of_ours_fails_the_run_and_one_of_a_peer_is_skipped():
     conftest = load_conftest()
     subject = comparison(alexkern=lambda: torch.ones(3), torch=lambda: torch.ones(3))
-    with pytest.raises(pytest.fail.Exception, match="it broke"):
+    with pytest.raises(pytest.fail.Exception, match="^alexkern: it broke$") as failed:
         conftest._succeeded(subject, "alexkern", Failure("it broke"))
+    assert not failed.value.pytrace
     with pytest.raises(pytest.skip.Exception, match="it broke"):
         conftest._succeeded(subject, "torch", Failure("it broke"))
 
