@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import importlib
 import os
+import random
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -490,3 +491,41 @@ def test_a_folder_is_made_where_runs_are_saved_or_read(option):
     config = SimpleNamespace(option=SimpleNamespace(), getoption=lambda name, default: name == f"benchmark_{option}")
     make_no_empty_folder(config)
     assert vars(config.option) == ({} if option else {"benchmark_storage": "file://."})
+
+
+def test_a_run_measures_ceilings_once_and_each_comparison_on_its_own_clock(tmp_path, monkeypatch):
+    gpu = dataclasses.replace(HALF, device=torch.device("cuda"))
+    log, saved = [], []
+    monkeypatch.setattr(session, "timer_for", lambda *of: of)
+    monkeypatch.setattr(
+        session, "measure_ceilings", lambda target, timer: log.append((target, timer)) or bench_records.CEILINGS
+    )
+    monkeypatch.setattr(session, "machine_facts", lambda target: bench_records.record().machine)
+    monkeypatch.setattr(session.report, "write", lambda record, folder: saved.append((len(record.entries), folder)))
+    monkeypatch.setattr(session, "compare", lambda *of: log.append(of) or {"alexkern": Samples((1.0,))})
+    run = session.Run(options(targets=(gpu, CPU), clock="cpu", record=tmp_path))
+    subjects = [
+        dataclasses.replace(comparison(kind, what=what, alexkern=None), target=target, graphs=graphs)
+        for kind, what, target, graphs in (
+            (Kind.OPERATOR, "a", gpu, True), (Kind.OVERHEAD, "b", None, True), (Kind.NETWORK, "c", CPU, False),
+            (Kind.OPERATOR, "d", gpu, True),
+        )
+    ]  # fmt: skip
+    for subject in subjects:
+        run.comparisons[subject.group] = subject
+        run.selected[subject.group] = ["alexkern"]
+    for subject in subjects[:3]:
+        for _ in range(2):
+            assert run.outcome(subject.group, "alexkern") == Samples((1.0,))
+    assert log[:2] == [(gpu, (gpu.device, "cpu", False)), (CPU, (CPU.device, "cpu", False))]
+    compared = [(of[0].what, of[1], of[2]) for of in log[2:]]
+    assert compared == [
+        ("a", ["alexkern"], (torch.device("cuda"), "cpu", True)),
+        ("b", ["alexkern"], (torch.device("cpu"), "cpu", True)),
+        ("c", ["alexkern"], (torch.device("cuda"), "cpu", False)),
+    ]
+    assert [of[4].random() for of in log[2:]] == [random.Random(subject.group).random() for subject in subjects[:3]]
+    assert saved == [(1, tmp_path), (2, tmp_path), (3, tmp_path)] and set(run.ceilings) == {"bfloat16", "float32"}
+    assert [entry.what for entry in run.entries] == ["a", "b", "c"]
+    assert run.record.ceilings == dict.fromkeys(("bfloat16", "float32"), {"flops": 2e11, "bytes": 2e10})
+    assert not run.record.complete and [entry.arithmetic for entry in run.entries] == ["bfloat16", "", "float32"]
