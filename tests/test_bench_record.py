@@ -402,6 +402,18 @@ def test_the_comparison_of_two_records_says_what_became_slower(made, tmp_path, c
     assert " 0.67" in output and max(map(len, output.splitlines())) <= changes.WIDTH
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_comparison_is_coloured_on_a_terminal_that_has_colours(
+    terminal, no_color, made, tmp_path, monkeypatch, capsys
+):
+    path = record.write(made, tmp_path)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert cli.main(["bench", "--compare", str(path), str(path)]) == 0
+    assert ("\x1b[1m" in capsys.readouterr().out) is (terminal and not no_color)
+
+
 def test_a_change_within_the_spread_is_flagged_and_what_only_one_has_is_counted(made):
     slightly = bench_records.record(slower=1.005)
     slightly = dataclasses.replace(slightly, entries=slightly.entries[1:])
