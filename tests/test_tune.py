@@ -437,6 +437,10 @@ def test_the_command_writes_the_gpus_table(
     before = path.read_bytes()
     assert cli.main(["tune", "--out", str(path)]) == 0
     assert path.read_bytes() == before and "times as fast" not in capsys.readouterr().err
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # as a terminal
+    assert cli.main(["tune", "--out", str(path.with_name("other.json"))]) == 0
+    shown = capsys.readouterr().err
+    assert "0/2" in shown and "2/2" in shown and "done" in shown
 
 
 def test_a_place_that_cannot_be_written_to_is_named(
