@@ -22,7 +22,7 @@ from alexkern.bench.ceilings import Ceilings, measure_ceilings
 from alexkern.bench.crossovers import convolution_pairs
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
 from alexkern.bench.networks import plain, training_work
-from alexkern.bench.prediction import balance, predict, waves, work_of
+from alexkern.bench.prediction import balance, is_product, predict, waves, work_of
 from alexkern.cost.chips import CHIPS
 from alexkern.geometry import Geometry
 from alexkern.measure.timing import Plan
@@ -275,6 +275,14 @@ def test_waves_and_balance():
     assert waves(launch(132), 132) == 1 and waves(launch(66, blocks=2), 132) == 0.25
     assert balance(launch(132), 132) == 1 and balance(launch(133), 132) == 133 / 264
     assert balance(launch(33), 132) == 0.25
+
+
+def test_what_multiplies_matrices():
+    def of(products, **loop):
+        return SimpleNamespace(products=products, main_loop=loop)
+
+    assert is_product(of(1)) and is_product(of(0, FFMA=16)) and not is_product(of(0, FFMA=15)) and not is_product(of(0))
+    assert balance(launch(0), 132) == 1.0 and waves(launch(66, blocks=0), 132) == 0.5
 
 
 def test_a_prediction_is_the_floor_in_whole_rounds():

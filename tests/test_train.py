@@ -255,6 +255,22 @@ def test_what_a_run_computes_that_is_told_nothing() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_images_are_augmented_alike_whoever_trains_on_them(
+    precision: str, dtype: torch.dtype, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a key of the run's seed and their number in it, which no version may change."""
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr("alexkern.training.step.augment", lambda images, **how: asked.append(how) or images)
+    settings = Settings(**SMALL, seed=5, precision=precision, flip=0.25)
+    batch = batch_of(images)
+    step = Step(tiny(num_classes=3), settings, ALONE)
+    assert step.pictures(batch, 7) is batch.images
+    (how,) = asked
+    assert how.pop("seed").tolist() == [5 + 0x616C6578, 16 * 7] and how.pop("sizes") is batch.sizes
+    assert how.pop("dtype") == dtype and how == settings.augmentation and how["flip"] == 0.25
+
+
 def test_evaluation(images: Path) -> None:
     """Against torch's own modules, image by image; an image that cannot be read does not count."""
     torch.manual_seed(3)
