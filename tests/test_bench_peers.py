@@ -10,11 +10,15 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config
 
-from alexkern.bench.peers import cudnn_frontend, onnxruntime, tensorrt
+from alexkern.bench.peers import PEERS, cudnn_frontend, onnxruntime, tensorrt
+from alexkern.bench.peers.compile import Compile
+from alexkern.bench.peers.cudnn import ConvolutionRelu
 from alexkern.bench.peers.onnx_export import exported
 from alexkern.bench.peers.onnxruntime import OnnxRuntime
 from alexkern.bench.peers.openvino import OpenVino
+from alexkern.bench.peers.peer import bound
 from alexkern.bench.peers.tensorrt import TensorRT
 from support.optional import need
 
@@ -177,3 +181,79 @@ def test_cudnns_graph_is_of_the_convolution_its_bias_and_relu(bias, on_a_gpu, mo
     assert operands.keys() == {x, w, y} | ({b} if bias else set())
     assert torch.equal(operands[x], input) and torch.equal(operands[w], conv.weight)
     assert operands[w].is_contiguous(memory_format=torch.channels_last) and not operands[w].requires_grad
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """What torch.compile is asked, and what happens in the calls of what it makes."""
+    log = []
+
+    def compile(model, **how):
+        log.append(how)
+
+        def call(images):
+            mode = (
+                "inference" if torch.is_inference_mode_enabled() else "grad" if torch.is_grad_enabled() else "no grad"
+            )
+            log.append((mode, config.freezing, images.is_contiguous(memory_format=torch.channels_last)))
+            return model(images)
+
+        call.training = model.training
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: log.append("step"))
+    return log
+
+
+COMPILED = {
+    "torch.compile": ("default", True), "torch.compile contiguous": ("default", False),
+    "torch.compile CUDA graphs": ("reduce-overhead", True),
+    "torch.compile max-autotune": ("max-autotune-no-cudagraphs", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_what_inductor_is_asked(name, compiled):
+    (peer,) = (peer for peer in PEERS if peer.name == name)
+    mode, last = COMPILED[name]
+    for training in (False, True):
+        compiled.clear()
+        model, example = network().train(training), torch.randn(2, 3, 8, 8)
+        call = peer.prepare(model, example)
+        assert call().requires_grad is training
+        assert model[0].weight.is_contiguous(memory_format=torch.channels_last) is last
+        steps = ["step"] * (mode == "reduce-overhead")
+        run = ("grad" if training else "inference", False, last)
+        assert compiled == [{"dynamic": False, "mode": mode, "backend": "inductor"}, *steps, run]
+    assert {peer.name for peer in PEERS if isinstance(peer, Compile)} == COMPILED.keys()
+    own = Compile("ours", backend="alexkern", ours=True)
+    compiled.clear()
+    own.prepare(network(), example)
+    assert own.ours and compiled[0]["backend"] == "alexkern"
+
+
+def test_weights_are_frozen_while_the_first_call_compiles(compiled):
+    (peer,) = (peer for peer in PEERS if peer.name == "torch.compile frozen")
+    call = peer.prepare(network(), torch.randn(2, 3, 8, 8))
+    assert compiled == [{"dynamic": False}, ("no grad", True, True)]
+    assert not call().requires_grad and compiled[2:] == [("no grad", False, True)]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_call_records_gradients_where_the_model_trains(training):
+    seen = []
+    model = network().train(training)
+    model.register_forward_hook(lambda *_: seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled())))
+    bound(model, torch.ones(1, 3, 8, 8))()
+    bound(lambda images: model(images), torch.ones(1, 3, 8, 8))()
+    assert seen == [(not training, training), (True, False)]
+
+
+def test_convolutions_of_cudnn_are_torchs(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", lambda *of: asked.append(of) or of[0])
+    conv = nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2), groups=2)
+    images = torch.ones(1, 4, 9, 9)
+    ConvolutionRelu(conv)(images)
+    assert asked[0][:3] == (images, conv.weight, conv.bias) and asked[0][3:] == ((2, 1), (1, 0), (1, 2), 2)
