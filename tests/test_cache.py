@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ import torch
 
 import alexkern
 from alexkern import cache
+from alexkern.backends import building
 from alexkern.cache import cache_folder, place_triton_cache
 from alexkern.models import weights
 
@@ -226,3 +229,72 @@ def test_only_the_process_that_made_a_folder_removes_it(owner: bool, tmp_path: P
     (tmp_path / "kept").mkdir()
     cache._remove(tmp_path / "kept", os.getpid() + (not owner))
     assert (tmp_path / "kept").exists() is not owner
+
+
+# What is compiled into it
+
+
+def test_what_is_not_used_goes_after_a_month(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, month = 1e9, 30 * 24 * 3600
+    monkeypatch.setattr(building.time, "time", lambda: now)
+    for name, age in (
+        ("a-1.o", month + 1),
+        ("b-1.o", month),
+        ("c-1.json", month + 1),
+        ("used-1.o", 2 * month),
+        ("lock", 9e8),
+    ):
+        (home / name).write_text("")
+        os.utime(home / name, (now - age, now - age))
+    building.remove_old(home, {home / "used-1.o"})
+    assert sorted(path.name for path in home.iterdir()) == ["b-1.o", "lock", "used-1.o"]
+
+
+def test_a_digest_tells_parts_apart() -> None:
+    found = {building.digest(*parts) for parts in (("ab", "c"), ("a", "bc"), ("abc",), ("c", "ab"), ())}
+    assert len(found) == 5 and all(len(one) == 16 for one in found)
+    assert building.digest(b"ab", "c") == building.digest("ab", b"c")
+
+
+def test_a_compilers_target_appears_whole_or_not_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "")
+    target = home / "a.o"
+    script = 'echo out; echo err >&2; echo "${LD_PRELOAD-none}" > "$2"'
+    assert building.make(["sh", "-c", script, "cc"], target, "compiling") == "out\nerr\n"
+    assert target.read_text() == "none\n"
+    target.unlink()
+    with pytest.raises(RuntimeError) as caught:
+        building.make(["sh", "-c", f"{script}; exit 3", "c c"], target, "compiling it")
+    first, *said = str(caught.value).splitlines()
+    assert (
+        first.startswith("alexkern: compiling it failed: sh -c ")
+        and first.endswith(" 'c c'")
+        and said == ["out", "err"]
+    )
+    assert not list(home.iterdir())
+
+
+def test_functions_run_side_by_side_and_give_their_results_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 3})
+    together = threading.Barrier(3)
+
+    def call(number: int) -> int:
+        together.wait(timeout=60)
+        return number
+
+    assert building.in_parallel(call, (3, 1, 2)) == [3, 1, 2]
+
+
+def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "lock"
+    with building.locked(path), path.open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with path.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_bindings_of_every_folder_come_first(tmp_path: Path) -> None:
+    for name in ("b/bind.h", "a/bind.h", "c/other.h"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    assert building.offers(tmp_path) == ["-include", f"{tmp_path}/a/bind.h", "-include", f"{tmp_path}/b/bind.h"]
