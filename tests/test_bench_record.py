@@ -27,7 +27,7 @@ from alexkern.bench.summary import render
 from alexkern.drawing import style, svg
 from support import bench_records
 from support.drawn import lines as drawn_lines
-from support.pinned import pinned
+from support.pinned import hold
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -147,7 +147,7 @@ def test_what_is_made_of_a_record_reads_as_is_pinned(few, tmp_path):
         "readme": readme.block(tmp_path),
     }
     for name, found in text.items():
-        assert [line.rstrip() for line in found.splitlines()] == pinned(name), name
+        hold(name, found.splitlines())
 
 
 def test_the_row_of_convnet_benchmarks_stands_beside_its_history(made):
@@ -228,7 +228,7 @@ def test_a_picture_looks_as_is_pinned(made, name, tmp_path):
     stored = record.read(record.write(dataclasses.replace(made, entries=tuple(entries)), tmp_path))
     with style():
         figure = report.PICTURES[name](stored, "float32", "alexnet")
-        assert pinned(name) == list(drawn_lines(figure))
+        hold(name, drawn_lines(figure))
 
 
 def test_the_style_is_what_is_pinned():

@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -43,11 +42,10 @@ from alexkern.measure.timing import CpuTimer, Samples
 from alexkern.ops.registry import OPERATORS
 from support import bench_records, comparisons
 from support.bench_records import CPU, HALF, comparison, options
-from support.pinned import pinned
+from support.pinned import hold
 from support.tiny import tiny
 
 RUNNERS = [*contenders(CPU), *EAGER]
-PINNED = Path(comparisons.__file__).with_suffix(".txt")
 
 
 @pytest.fixture
@@ -158,10 +156,8 @@ def test_a_tiny_network_is_compiled_by_both_backends(route, monkeypatch):
 
 
 def test_comparisons_are_those_that_are_pinned():
-    """What is measured, of whom, for how long, and what comes first. Where that is meant, write the file anew."""
-    assert (
-        list(comparisons.lines()) == PINNED.read_text(encoding="utf-8").splitlines()[comparisons.HEAD.count("\n") + 1 :]
-    )
+    """What is measured, of whom, for how long, and what comes first."""
+    hold("comparisons", comparisons.lines())
 
 
 def told(node: fx.Node) -> str:
@@ -184,7 +180,7 @@ def test_networks_of_any_style_are_as_pinned(name):
     if name == "layers as attributes":
         for mode in (True, False):
             lines += map(told, fx.symbolic_trace(network.train(mode)).graph.nodes)
-    assert lines == pinned(name)
+    hold(name, lines)
 
 
 def test_networks_of_any_style_are_tried_as_they_train_or_infer(monkeypatch):

@@ -28,7 +28,7 @@ from alexkern.geometry import Geometry
 from alexkern.measure.timing import Plan
 from alexkern.tools.workloads import Workload
 from support.bench_records import CPU
-from support.pinned import pinned
+from support.pinned import hold
 
 H200 = Ceilings(989e12, 4.8e12)
 
@@ -243,7 +243,7 @@ def test_what_is_measured_is_printed_as_the_tables_have_it(monkeypatch, capsys):
     names = ("forward", "packed", "weight_grad")
     monkeypatch.setattr(measuring, "convolution_pairs", lambda *of: {name: pair(name, *of) for name in names})
     measuring.main("all", 3)
-    assert capsys.readouterr().out.splitlines() == pinned("crossovers")
+    hold("crossovers", capsys.readouterr().out.splitlines())
     assert asked[0] == "1 threads"
     assert environment == dict(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
     assert crossovers.POOLED == {"portable": (0, 0)}

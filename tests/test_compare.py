@@ -20,7 +20,7 @@ from alexkern import cli
 from alexkern import compare as comparing
 from alexkern.measure.timing import Samples
 from alexkern.nn import FusedSequential
-from support.pinned import pinned
+from support.pinned import hold
 
 MODULE: Any = sys.modules["alexkern.compare"]  # alexkern.compare is the function
 FORWARD, TRAINING = "forward", "training step"
@@ -83,7 +83,7 @@ def test_the_table_reads_as_is_pinned() -> None:
         TRAINING: {"plain": MODULE.Figure(half), "fused": MODULE.Figure(rare, 0, 0.0)},
     }  # fmt: skip
     found = MODULE.Comparison("Model, (1, 3) in float32, on a CPU", passes)
-    assert str(found).splitlines() == pinned("compare")
+    hold("compare", str(found).splitlines())
     data = found.as_data()
     assert data["what"] == found.what and [*data["passes"][TRAINING]] == ["plain", "fused"]
     assert data["passes"][FORWARD]["fused"] == {

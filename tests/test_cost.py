@@ -27,7 +27,7 @@ from alexkern.kernels import conv2d_relu as triton  # noqa: E402
 from alexkern.kernels import conv2d_relu_max_pool2d as pooled  # noqa: E402
 from alexkern.tools.workloads import Workload  # noqa: E402
 from support import choices  # noqa: E402
-from support.pinned import pinned  # noqa: E402
+from support.pinned import hold  # noqa: E402
 
 PINNED = Path(choices.__file__).with_suffix(".txt")
 LAYERS = dict(choices.convolutions())
@@ -150,7 +150,7 @@ def test_what_the_command_prints_is_what_is_pinned(capsys: pytest.CaptureFixture
         for operator in ("conv2d_relu", "conv2d_relu_max_pool2d", "linear_relu_dropout"):
             main([operator, "--chip", chip, "--dtype", dtype, "--batch", batch])
             lines += [f"{chip}, {dtype}, {batch}: {operator}", *capsys.readouterr().out.splitlines()]
-    assert lines == pinned("cost")
+    hold("cost", lines)
 
 
 def modelled(layer: Any, batch: int, arithmetic: str, chip: chips.Chip) -> list[float]:
@@ -186,7 +186,7 @@ def test_what_the_models_make_of_layers_is_what_is_pinned() -> None:
             for batch, arithmetic in ((1, "bfloat16"), (16, "tf32"), (128, "float32")):
                 numbers = modelled(LAYERS[name], batch, arithmetic, CHIPS[chip])
                 lines.append(f"{name} {chip} {batch} {arithmetic}: {' '.join(f'{one:.5g}' for one in numbers)}")
-    assert lines == pinned("modelled")
+    hold("modelled", lines)
 
 
 def test_the_tiles_at_which_registers_are_limited() -> None:

@@ -20,7 +20,7 @@ from alexkern.backends import extension
 from alexkern.dispatch import Explanation
 from alexkern.info import Info
 from alexkern.ops.registry import OPERATORS, served
-from support.pinned import pinned
+from support.pinned import hold
 
 info_module = sys.modules["alexkern.info"]  # the package's attribute of that name is the function
 
@@ -70,7 +70,7 @@ def test_the_report_reads_as_is_pinned() -> None:
     native = {"_cpu": "0.1, built by a compiler", "_cuda": "none: not built"}
     shown = Info({"alexkern": "0.1", "torch": "3"}, "A CPU", (), "none", "no nvcc", native, "alone: not built", "much",
                  tuple(services))  # fmt: skip
-    assert str(shown).splitlines() == pinned("info")
+    hold("info", str(shown).splitlines())
     assert dataclasses.replace(shown, gpus=("A", "B")).head[3:5] == ["gpu         A", "gpu         B"]
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +20,7 @@ from alexkern.ranges import RANGES, Range
 from alexkern.tools import chip, report, worst
 from alexkern.training import Settings
 from support.optional import need
-
-PINNED = Path(__file__).parent / "support" / "options.txt"
+from support.pinned import hold
 
 
 def actions() -> list[tuple[str, argparse.Action]]:
@@ -116,7 +114,7 @@ def words(of: Any) -> str:
 def test_what_is_typed_and_its_defaults_are_those_that_are_pinned(
     typed: Callable[[], dict[str, list[argparse.Action]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On five cores. Where a line is meant to differ, write the file anew."""
+    """On five cores."""
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     lines = []
     for program, found in typed().items():
@@ -128,7 +126,7 @@ def test_what_is_typed_and_its_defaults_are_those_that_are_pinned(
             told += [f"{action.nargs!r} values"] if action.nargs not in (None, 0) else []
             told += [f"{action.const!r} where it has none"] if action.nargs == "?" else []
             lines.append(f"{program} {name}: {'; '.join(told)}")
-    assert lines == PINNED.read_text(encoding="utf-8").splitlines()
+    hold("options", lines)
 
 
 @pytest.mark.parametrize(("cores", "workers", "jobs"), [(None, 1, 1), (1, 1, 1), (3, 2, 3), (9, 8, 9), (64, 8, 64)])

@@ -29,7 +29,7 @@ from alexkern.training.schedule import Schedule
 from alexkern.training.settings import from_dict
 from alexkern.training.step import Step
 from alexkern.training.world import World
-from support.pinned import pinned
+from support.pinned import hold
 from support.tiny import CLASSES, OPTIONS, tiny, write_images
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -355,7 +355,7 @@ def test_curves_look_as_is_pinned() -> None:
 
     rows = [row(n, train_loss=3.0 - n, val_loss=3.5 - n, train_top1=0.25 * n, val_top1=0.2 * n) for n in range(1, 4)]
     with style():
-        assert pinned("curves") == list(drawn.lines(pictures.curves(rows)))
+        hold("curves", drawn.lines(pictures.curves(rows)))
 
 
 def test_curves_are_drawn_later_too(run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,6 +266,7 @@ def test_candidates_are_timed_together_by_what_is_their_own(on_a_gpu: Any) -> No
     assert second[0] == {"0": [64], "1": [9], "4": [19]}  # neither what does not run nor what computes something else
     assert bench.timer.settled == 9 + 4
     measured.clear()
+    assert len(bench.seconds(choice(0), [Tile(7), Tile(8)])) == 2 and measured.pop()[0] == {"0": [7], "1": [8]}
     assert bench.seconds(choice(0), [Tile(7)]) == {Tile(7): 0.7}
     assert measured[0][0] == {"0": [8, 7]}  # alone it has nothing in common
     with pytest.raises(RuntimeError, match="it does not run"):
@@ -355,6 +356,7 @@ def test_results_agree_up_to_the_order_of_their_sums() -> None:
         for factor, agree in ((0.9, True), (1.2, False)):
             assert same([largest + 8 * eps * factor], [largest]) is agree
     assert same([torch.tensor([1, 2])], [torch.tensor([3, 4])]) and same(None, None)
+    assert same(torch.zeros(2), torch.zeros(2)) and not same(torch.tensor([1e-30]), torch.zeros(1))
 
 
 def test_workloads_are_listed_once() -> None:

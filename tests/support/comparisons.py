@@ -1,7 +1,5 @@
-"""Every comparison of the bench, as lines of text: what comparisons.txt has pinned.
-
-python tests/support/comparisons.py prints them.
-"""
+"""Every comparison of the bench, as lines of text: section and row, kind, seconds wanted and at the least, priority,
+images, GFLOP and MB, labels, and the variants, of which ours (!), restless (~), and the seconds to prepare it."""
 
 from __future__ import annotations
 
@@ -19,10 +17,7 @@ from alexkern.bench.work import total
 from alexkern.ops.registry import OPERATORS
 from alexkern.tools.worst import comparisons
 
-HEAD = """\
-# section, what: kind; seconds, at the least; priority; images; GFLOP, MB; labels; variants
-# of which ours (!), restless (~), and the seconds to prepare it
-# But of the operators, and of the layers, a few stand for all."""
+# But of the operators, and of the layers, a few stand for all.
 OTHERS = {"conv3", "conv4", *OPERATORS} - {"conv2d_relu", "conv2d_relu_max_pool2d", "dropout"}
 
 
@@ -59,7 +54,3 @@ def lines() -> Iterator[str]:
             told += [", ".join(map(contender, one.variants))]
             told += ["every"] * one.every + ["no graphs"] * (not one.graphs)
             yield f"{one.group}: {'; '.join(told)}"
-
-
-if __name__ == "__main__":
-    print(HEAD, *lines(), sep="\n")

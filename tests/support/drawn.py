@@ -1,4 +1,4 @@
-"""A picture as lines of text: what is in it, where, and how it looks. pinned.txt has some."""
+"""A picture as lines of text: what is in it, where, and how it looks."""
 
 from __future__ import annotations
 
