@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,3 +126,21 @@ def test_what_an_identity_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verified.identity(torch.device("cuda")) == {"chip": "a GPU, cuda", "driver": "580", **rest}
     assert verified.identity(torch.device("cpu")) == {"chip": "a CPU", "driver": "none", **rest}
     assert verified.file_name({"chip": "NVIDIA H200 (x)!"}).startswith("nvidia-h200-x-")
+
+
+def test_what_was_found_here_goes_before_what_the_tree_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("alexkern.processor.name", lambda: "A CPU")
+    monkeypatch.setattr(verified, "COMMITTED", tmp_path)
+    assert verified.known(cpu) == {} and verified.record(cpu) is None
+    tree = {"identity": {"chip": "A CPU"}, "operators": {"a": {"x": WRONG, "y": WRONG}, "b": {"x": RIGHT}}}
+    (tmp_path / "a-cpu.json").write_text(json.dumps(tree))
+    assert verified.known(cpu) == verified.committed("A CPU") == tree["operators"]
+    assert verified.committed("a cpu") == {}  # whose file has the same name
+    verified.write(verified.identity(cpu), {"a": {"y": RIGHT}, "c": {"x": WRONG}})
+    assert verified.known(cpu) == {"a": {"x": WRONG, "y": RIGHT}, "b": {"x": RIGHT}, "c": {"x": WRONG}}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert verified.known(torch.device("cuda")) == {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A CPU")
+    assert verified.known(torch.device("cuda")) == tree["operators"]
