@@ -368,6 +368,22 @@ def test_what_stages_say(tmp_path: Path) -> None:
     assert chip.tuned(tmp_path) == "2 choices, 1 of them faster than the default"
 
 
+def test_what_was_built_is_said_where_the_install_came_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chip, "ROOT", tmp_path)
+    (tmp_path / "alexkern").mkdir()
+    for name in ("_cuda.cpython-311.so", "_cpu.abi3.so", "other.so"):
+        (tmp_path / "alexkern" / name).write_text("")
+    reason = "alexkern: the build of alexkern._cuda failed"
+    for words, said in (
+        ("Successfully installed alexkern", "_cpu; _cuda"), (f"{reason}\n{reason}", "the build of alexkern._cuda failed"),
+        (f"{reason}\nSuccessfully installed", "_cpu; _cuda; the build of alexkern._cuda failed"), ("nothing", ""),
+    ):  # fmt: skip
+        (tmp_path / "log.txt").write_text(f"\n$ pip\n{words}\n")
+        assert chip.built(tmp_path) == said
+
+
 def test_what_verify_found_is_said_and_kept(tmp_path: Path) -> None:
     record = tmp_path / "nvidia-h200-0.json"
     record.write_text("{}")
