@@ -375,11 +375,14 @@ def test_what_was_built_is_said_where_the_install_came_to_its_end(
     (tmp_path / "alexkern").mkdir()
     for name in ("_cuda.cpython-311.so", "_cpu.abi3.so", "other.so"):
         (tmp_path / "alexkern" / name).write_text("")
-    reason = "alexkern: the build of alexkern._cuda failed"
+    failed = "the build of alexkern._cuda failed"
+    reason = f"alexkern: {failed}"
     for words, said in (
-        ("Successfully installed alexkern", "_cpu; _cuda"), (f"{reason}\n{reason}", "the build of alexkern._cuda failed"),
-        (f"{reason}\nSuccessfully installed", "_cpu; _cuda; the build of alexkern._cuda failed"), ("nothing", ""),
-    ):  # fmt: skip
+        ("Successfully installed alexkern", "_cpu; _cuda"),
+        (f"{reason}\n{reason}", failed),
+        (f"{reason}\nSuccessfully installed", f"_cpu; _cuda; {failed}"),
+        ("nothing", ""),
+    ):
         (tmp_path / "log.txt").write_text(f"\n$ pip\n{words}\n")
         assert chip.built(tmp_path) == said
 
