@@ -19,9 +19,10 @@ need("triton")
 from alexkern.bench import static_cuda  # noqa: E402
 from alexkern.cost.chips import CHIPS  # noqa: E402
 from alexkern.cost.model import blocks_per_multiprocessor, limits  # noqa: E402
-from alexkern.tools import aot, cuda_budget, sass, triton_budget  # noqa: E402
+from alexkern.tools import aot, cuda_budget, objects, sass, triton_budget  # noqa: E402
 from alexkern.tools import report as table  # noqa: E402
-from alexkern.tools.instantiations import Instantiation  # noqa: E402
+from alexkern.tools.instantiations import Instantiation, _instantiation, _short  # noqa: E402
+from alexkern.tools.rehearsal import Launch  # noqa: E402
 from alexkern.tools.workloads import Workload  # noqa: E402
 
 # A product as cuobjdump lists it, cut down: a prologue with its own copies, a loop that waits, the main loop with a
@@ -454,6 +455,71 @@ def test_the_launchers_of_cuda_choose_as_on_the_chip(monkeypatch: pytest.MonkeyP
         (workload, "backward", "dropout::k<2>", 7, (0, 1, 1)),
     ]  # fmt: skip
     assert static_cuda.TARGETS == {80: "80", 90: "90a", 100: "100a"}
+
+
+@pytest.mark.parametrize(
+    ("found", "runs", "old", "words"),
+    [
+        (None, False, None, f"nvcc was not found (looked at {objects.PLACES})"),
+        ("/a/nvcc", False, None, "nvcc was not found: CUDACXX is /a/nvcc"),
+        ("/a/nvcc", True, "it is old", "it is old"),
+        ("/a/nvcc", True, None, None),
+    ],
+)
+def test_what_compiling_lacks(
+    found: str | None, runs: bool, old: str | None, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "find_nvcc", lambda: found)
+    monkeypatch.setattr(objects.shutil, "which", lambda name: name if runs else None)
+    monkeypatch.setattr(objects, "too_old", lambda nvcc: old)
+    assert objects.missing() == words
+    if words is None:
+        assert objects.nvcc() == found
+        monkeypatch.setattr(objects, "SOURCES", tmp_path)
+        words = f"the kernels' sources are not at {tmp_path}: use a checkout of alexkern"
+        assert objects.missing() == words
+    with pytest.raises(RuntimeError) as caught:
+        objects.nvcc()
+    assert str(caught.value) == f"alexkern: {words}"
+
+
+def test_targets_are_those_that_nvcc_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = SimpleNamespace(returncode=0, stdout="sm_75\nsm_80\nsm_90\nsm_120\n", stderr="")
+    asked: list[Any] = []
+    monkeypatch.setattr(objects, "nvcc", lambda: "/nvcc")
+    monkeypatch.setattr(objects, "run", lambda command: asked.append(command) or done)
+    assert objects.targets() == ("80", "90a", "120") and asked == [["/nvcc", "--list-gpu-code"]]
+    for status, stderr, words in ((1, " no \n", "no"), (-9, "", "what it said")):
+        done = SimpleNamespace(returncode=status, stdout="what it said\n", stderr=stderr)
+        with pytest.raises(RuntimeError, match=f"^alexkern: /nvcc --list-gpu-code failed: {words}$"):
+            objects.targets()
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_an_instantiation_is_what_ptxas_and_its_launch_say(launched: bool) -> None:
+    made = objects.Object(Path("/csrc/cuda/dropout/dropout.cu"), "90a", Path("a.o"), 1.0, {})
+    how = Launch("k", (1, 1, 1), (33, 2, 1), 1000) if launched else None
+    assembled = objects.Assembled(registers=40, spilled=4, shared=24)
+    found = _instantiation(made, "dropout::k<dropout::T>", assembled, sass.parse(LISTING), how)
+    assert (found.operator, found.kernel, found.target, found.launched) == ("dropout", "k<T>", 90, launched)
+    assert (found.registers, found.spilled, found.static_shared) == (40, 4, 24)
+    if launched:
+        assert (found.num_warps, found.shared) == (3, 1024)
+        assert found.blocks == blocks_per_multiprocessor(90, 40, 1024, 3) > 1
+    else:
+        assert (found.num_warps, found.shared, found.blocks) == (0, 24, 0)
+    assert (found.stack, found.products) == (16, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("void alexkern::dropout::(anonymous namespace)::k<ptx::half>(float*)", "dropout::k<half>"),
+        ("f", "f"), ("a<(Stage)1, b<(int)2>>(int)", "a<(Stage)1, b<(int)2>>"),
+    ],
+)  # fmt: skip
+def test_names_are_short(name: str, short: str) -> None:
+    assert _short(name) == short
 
 
 def test_an_instantiation_in_a_row() -> None:

@@ -31,7 +31,7 @@ from alexkern.kernels import config  # noqa: E402
 from alexkern.kernels.config import TARGETS  # noqa: E402
 from alexkern.measure.timing import Samples  # noqa: E402
 from alexkern.tools import tuning_gpu  # noqa: E402
-from alexkern.tools.tuning import Choice, Tuned, TunedTable, neighbours, search, tune  # noqa: E402
+from alexkern.tools.tuning import Choice, Tuned, TunedTable, choices, neighbours, search, tune  # noqa: E402
 from alexkern.tools.tuning_gpu import same  # noqa: E402
 from alexkern.tools.workloads import Workload, workloads  # noqa: E402
 
@@ -178,6 +178,59 @@ def test_a_failing_write_leaves_the_table_as_it_was(tmp_path: Path, monkeypatch:
         table.add(choice(1), Tuned(Tile(), 1e-6, 1e-6))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_table_has_a_line_an_entry(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "table.json"
+    table = TunedTable(path, DEVICE)
+    for number in (0, 1):
+        table.add(choice(number), Tuned(Tile(number), 1.23456e-5, 2e-6))
+    first, *lines = path.read_text().splitlines()
+    tile = dataclasses.asdict(Tile(0))
+    entry = {"backend": "triton", "operator": "conv2d_relu", "shape": [128, 0], "dtype": "bfloat16", "config": tile,
+             "microseconds": 12.35, "default_microseconds": 2.0}  # fmt: skip
+    assert first == "{" and lines[-2:] == ["  ]", "}"] and lines[-5] == '  "entries": ['
+    assert lines[-4] == f"    {json.dumps(entry)}," and json.loads(lines[-3])["shape"] == [128, 1]
+    head = {
+        "device": DEVICE.name,
+        "capability": [9, 0],
+        "num_sms": DEVICE.num_sms,
+        "shared_memory": DEVICE.shared_memory,
+    }
+    assert json.loads(path.read_text()) == head | {"entries": [entry, json.loads(lines[-3])]}
+    assert table.done == {choice(0).key, choice(1).key} == TunedTable(path, DEVICE).done
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.0201, True), (0.02, True), (0.0199, False)])
+def test_a_step_has_to_pay(gain: float, taken: bool) -> None:
+    better = Tile(BLOCK_M=128)
+    tuned = search(choice(), FakeBench(lambda tile: (1 - gain) if tile == better else 1.0))
+    assert tuned == (Tuned(better, 1 - gain, 1.0) if taken else Tuned(Tile(), 1.0, 1.0))
+
+
+@pytest.mark.parametrize("last", [1.0, 1.01, None])
+def test_the_best_has_to_be_no_slower_than_the_default_side_by_side(last: float | None) -> None:
+    better, bench = Tile(BLOCK_M=128), FakeBench(lambda tile: 0.5 if tile == Tile(BLOCK_M=128) else 1.0)
+    timed = bench.seconds
+
+    def seconds(choice: Choice, configs: Sequence[Tile]) -> dict[Tile, float]:
+        if configs != [Tile(), better]:
+            return timed(choice, configs)
+        return {Tile(): 1.0} | ({} if last is None else {better: last})
+
+    bench.seconds = seconds  # type: ignore[method-assign]
+    assert search(choice(), bench) == (Tuned(better, 1.0, 1.0) if last == 1.0 else Tuned(Tile(), 1.0, 1.0))
+
+
+def test_choices_are_listed_once_with_what_was_tried_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"forward": {choice(0).key: [1, 2, 3]}, "backward": {choice(0).key: [4], choice(1).key: [5]}}
+    asked: list[Any] = []
+    monkeypatch.setattr("alexkern.tools.aot.rehearsed", lambda *of: asked.append(of) or SimpleNamespace(choices=found))
+    other = dataclasses.replace(WORKLOAD, batch=1)
+    assert choices([WORKLOAD, other], DEVICE) == [
+        Choice(choice(0).key, 1, WORKLOAD, "forward", (2, 3)), Choice(choice(1).key, 5, WORKLOAD, "backward"),
+    ]  # fmt: skip
+    assert asked == [(WORKLOAD, DEVICE), (other, DEVICE)]
 
 
 def test_another_gpus_table_is_refused(tmp_path: Path) -> None:
