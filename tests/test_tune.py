@@ -33,7 +33,7 @@ from alexkern.measure.timing import Samples  # noqa: E402
 from alexkern.tools import tuning_gpu  # noqa: E402
 from alexkern.tools.tuning import Choice, Tuned, TunedTable, choices, neighbours, search, tune  # noqa: E402
 from alexkern.tools.tuning_gpu import same  # noqa: E402
-from alexkern.tools.workloads import Workload, workloads  # noqa: E402
+from alexkern.tools.workloads import Workload, having, workloads  # noqa: E402
 
 DEVICE = TARGETS[90]
 WORKLOAD = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
@@ -410,6 +410,52 @@ def test_results_agree_up_to_the_order_of_their_sums() -> None:
             assert same([largest + 8 * eps * factor], [largest]) is agree
     assert same([torch.tensor([1, 2])], [torch.tensor([3, 4])]) and same(None, None)
     assert same(torch.zeros(2), torch.zeros(2)) and not same(torch.tensor([1e-30]), torch.zeros(1))
+
+
+def test_workloads_are_listed_by_operator_layer_batch_and_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = [*workloads(["alexnet", "alexnet_single_tower"], ["tf32", "float16"], [1, 2], ["dropout", "conv2d_relu"],
+                         ["conv2", "conv5", "before fc6", "before fc8"])]  # fmt: skip
+    assert [str(one) for one in listed] == [
+        *(f"dropout alexnet before fc6 float16 batch {batch}" for batch in (1, 2)),
+        *(f"dropout alexnet_single_tower before fc8 float16 batch {batch}" for batch in (1, 2)),
+        *(f"conv2d_relu {model} {layer} {arithmetic} batch {batch}"
+          for model, layer in (("alexnet", "conv2"), ("alexnet", "conv5"), ("alexnet_single_tower", "conv2"),
+                               ("alexnet_single_tower", "conv5"))
+          for batch in (1, 2) for arithmetic in ("tf32", "float16")),
+    ]  # fmt: skip
+
+
+def test_backends_without_an_operator_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexkern.dispatch.absent", lambda backend, name: "not written" if name == "b" else None)
+    assert having("triton", ["a", "b", "c"]) == ["a", "c"]
+    assert capsys.readouterr() == ("", "triton.b: not written\n")
+
+
+@pytest.mark.parametrize("operator", ["max_pool2d", "linear_relu_dropout", "conv2d_relu"])
+def test_a_workloads_calls_are_its_operators(operator: str) -> None:
+    """By torch's backend: forward, with offsets in training, and all gradients, of what has been drawn once."""
+    layer = {"max_pool2d": "pool5", "linear_relu_dropout": "fc7", "conv2d_relu": "conv3"}[operator]
+    calls = Workload(operator, "alexnet", layer, 2, "float32").calls(torch.device("cpu"), "torch")
+    assert [*calls] == ["forward", *["training forward"] * (operator != "conv2d_relu"), "backward"]
+    torch.manual_seed(1)
+    forward, backward = calls["forward"](), calls["backward"]()
+    if operator == "max_pool2d":
+        (values, offsets), (trained, kept) = forward, calls["training forward"]()
+        assert offsets is None and kept.dtype == torch.uint8 and torch.equal(values, trained)
+        (image, *_), forward = calls["forward"].args, values
+        assert torch.equal(values, torch.max_pool2d(image, 3, 2)) and image.is_contiguous(
+            memory_format=torch.channels_last
+        )
+    elif operator != "conv2d_relu":
+        forward, mask = forward
+        assert mask is None and calls["training forward"]()[1] is not None
+    images = [one for one in calls["forward"].args if isinstance(one, torch.Tensor) and one.is_floating_point()]
+    assert [gradient.shape for gradient in backward] == [image.shape for image in images]
+    assert calls["backward"].args[0].shape == forward.shape and calls["backward"].args[0].std() > 0.9
+    if operator == "linear_relu_dropout":
+        assert 0.15 < (forward != 0).float().mean() < 0.35 and calls["forward"].args[3].tolist() == [0, 0]
 
 
 def test_workloads_are_listed_once() -> None:
