@@ -415,7 +415,7 @@ def test_tiles_are_as_large_as_their_share_of_the_products_allows(
 def test_of_packed_3x3_filters_more_products_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(crossovers, "_in_tiles", lambda served, worth, product, *rest: asked.append(worth) or 0)
-    for product in ("packed", "forward"):
+    for what in ("packed", "forward"):
         for R in (3, 5):
-            crossovers.in_tiles(product, Geometry(1, 4, 9, 9, 4, R, R, (1, 1), (1, 1), (1, 1), 1), True)
+            crossovers.in_tiles(what, Geometry(1, 4, 9, 9, 4, R, R, (1, 1), (1, 1), (1, 1), 1), True)
     assert asked == [crossovers.WORTH_PACKED, *[crossovers.WORTH] * 3]
