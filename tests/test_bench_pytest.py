@@ -259,6 +259,15 @@ def test_a_run_that_came_to_its_end_is_finished_and_shown(status, monkeypatch):
     assert done == [("=", "who wins, by how much"), "summary, color=markup"]
 
 
+def test_which_hooks_come_last_and_which_need_pytest_benchmark():
+    hooks = {name: hook.pytest_impl for name, hook in vars(load_conftest()).items() if hasattr(hook, "pytest_impl")}
+    asked = {name: {key for key, value in of.items() if value is True} for name, of in hooks.items()}
+    assert asked == {
+        "pytest_collection_modifyitems": {"trylast"}, "pytest_terminal_summary": {"trylast"},
+        "pytest_benchmark_update_machine_info": {"optionalhook"}, "pytest_benchmark_update_json": {"optionalhook"},
+    }  # fmt: skip
+
+
 def test_the_bench_is_pytest_of_its_own_files(monkeypatch):
     asked = []
     monkeypatch.setattr(pytest, "main", lambda arguments: asked.append(arguments) or pytest.ExitCode.TESTS_FAILED)
