@@ -219,7 +219,7 @@ def test_where_ours_is_ahead():
     assert measuring.stretches(flags) == ((1, 2), (8, 8), (128, 128)) and measuring.stretches([False] * 12) == ()
 
 
-def test_what_is_measured_is_printed_as_the_tables_have_it(monkeypatch, capsys):
+def test_what_is_measured_is_printed_as_is_pinned(monkeypatch, capsys):
     """Each pair is what it is of, and its ratio some number that differs by it."""
     asked = []
 

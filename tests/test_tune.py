@@ -83,6 +83,7 @@ def test_neighbours_change_one_or_two_tunable_fields_by_one_step() -> None:
     tunable = {"BLOCK_M", "BLOCK_N", "num_warps", "num_stages"}
     assert all(1 <= len(names) <= 2 and names <= tunable for names in changed)
     assert Tile(BLOCK_M=128) in found and Tile(BLOCK_M=32, num_stages=3) in found
+    assert all(type(value) is not float for tile in found for value in vars(tile).values())
     assert len(found) == 8 + 24  # two moves of each of four fields, and of each pair of them
 
 
