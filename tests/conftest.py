@@ -36,16 +36,18 @@ from alexkern.frozen.step import PackedRun  # noqa: E402
 from alexkern.nn import Match, Weighed  # noqa: E402
 from alexkern.ops.operator import Operator  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
-from support import interpreter, shadow, state  # noqa: E402
+from support import interpreter, pinned, shadow, state  # noqa: E402
 from support.backends import describe_backends  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--random-order", type=int, metavar="SEED", help="run files, and the tests in each, in any order")
+    parser.addoption("--pin", action="store_true", help="write anew what differs from tests/support/pinned.txt")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     make_no_empty_folder(config)
+    pinned.anew = config.getoption("pin")
     if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
         interpreter.hasten()
         shadow.install()

@@ -164,7 +164,8 @@ def including(source: Path) -> list[Path]:
 
 
 def runs(path: str) -> list[list[str]]:
-    """What to hand to pytest, run after run: the tests that are named after the file or import it, then conformance."""
+    """What to hand to pytest, run after run: the tests that are named after the file or import it, then conformance,
+    and of Python on the host all that is pinned."""
     parts = Path(path).with_suffix("").parts
     stem, room = parts[-1], {"kernels": "triton", "alexkern": "torch"}.get(parts[0], parts[1])
     room = parts[2] if parts[1] == "backends" and parts[2] in ("cpu", "cuda") else room
@@ -197,7 +198,13 @@ def runs(path: str) -> list[list[str]]:
         rooms = f" and {room}" if room in of_rooms else ""
         found.append(["tests/conformance", "-k", f"({operator}){rooms}" if " " in operator else f"{operator}{rooms}"])
     whole = [["tests/test_emulator.py"], ["tests/test_sm90.py"]] if room == "cuda" else [["tests/conformance"]]
-    return found or whole
+    found = found or whole
+    if parts[0] in ("alexkern", "bench"):
+        pinning = [
+            str(test.relative_to(ROOT)) for test in tests if "support.pinned" in test.read_text(encoding="utf-8")
+        ]
+        found.append([*pinning, "tests/test_house.py", "-k", "pinned or test_house"])
+    return found
 
 
 def build(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import LAYERS, Target
 from alexkern.bench.networks import contenders, plain, training_trial, variant
 from alexkern.bench.operators import _expression
+from alexkern.bench.options import Options, comma_separated, sizes
 from alexkern.bench.peers import PEERS, Peer
 from alexkern.bench.peers.cudnn import fuse_pairs
 from alexkern.bench.peers.torchvision import Torchvision
@@ -251,3 +253,69 @@ def test_only_on_a_cpu_a_peer_has_threads_that_go_on_spinning(device):
     target = dataclasses.replace(options().target, device=torch.device(device))
     restless = {peer.name for peer in PEERS if variant(peer, target).restless}
     assert restless == ({"onnxruntime", "openvino"} if device == "cpu" else set())
+
+
+def test_peers_take_part_where_they_can():
+    """The kinds of device where they do so unasked, those they run on, whether they train, and what they cost."""
+    both = ("cpu", "cuda")
+    assert [(one.name, one.defaults, one.devices, one.trains, one.cost, one.prepare_s) for one in PEERS] == [
+        ("torch", both, None, True, 0, 0),
+        ("torch channels_last", both, None, True, 0, 0),
+        ("torch.cudnn_convolution_relu", both, "cuda", False, 0, 0),
+        ("cudnn-frontend graph", both, "cuda", False, 0, 0),
+        ("torchvision", both, None, True, 0, 0),
+        ("torch.compile", both, None, True, 1, 10),
+        ("torch.compile contiguous", (), None, True, 1, 10),
+        ("torch.compile frozen", both, None, False, 1, 10),
+        ("torch.compile CUDA graphs", both, "cuda", True, 1, 10),
+        ("torch.compile max-autotune", ("cuda",), None, True, 2, 60),
+        ("onnxruntime", both, None, False, 1, 5),
+        ("openvino", both, "cpu", False, 1, 5),
+        ("tensorrt", both, "cuda", False, 2, 40),
+    ]
+    assert {one.name: one.models for one in PEERS if one.models} == {"torchvision": ("alexnet",)}
+
+
+class Given(dict):
+    """pytest's command line."""
+
+    def getoption(self, name, default):
+        return self.get(name, default)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_run_has_what_its_device_asks_for_where_nothing_is_given(gpu, fast, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for name in ("cpu", "cuda"):
+        asked = Given() if gpu == (name == "cuda") else Given({"--device": name})
+        found, device = Options.read(asked), torch.device(name)
+        on_gpu = [(torch.bfloat16, False), (torch.float16, False), (torch.float32, True), (torch.float32, False)]
+        on_cpu = [(torch.float32, False), (torch.bfloat16, False)][: 1 + fast]
+        assert found.targets == tuple(Target(device, *of) for of in (on_gpu if name == "cuda" else on_cpu))
+        assert found.peers == tuple(peer.name for peer in PEERS if name in peer.defaults)
+        assert found.batches == ((1, 16, 64) if name == "cpu" else tuple(2**power for power in range(12)))
+        assert found.training_batches == ((32,) if name == "cpu" else tuple(2**power for power in range(5, 11)))
+        assert (found.models, found.operator_batch) == (("alexnet",), 8 if name == "cpu" else 128)
+        assert (found.compile_operators, found.clock, found.seconds, found.record) == (False, "wall", 200, None)
+
+
+def test_a_run_has_what_is_given():
+    given = {
+        "--device": "cpu", "--dtypes": ("float16",), "--models": ("alexnet_2012",), "--peers": ("torchvision",),
+        "--batches": (3, 5), "--training-batches": (7,), "--operator-batch": 9, "--compile-operators": True,
+        "--clock": "cpu", "--record": "there",
+    }  # fmt: skip
+    target = Target(torch.device("cpu"), torch.float16)
+    wanted = Options((target,), ("alexnet_2012",), ("torchvision",), (3, 5), (7,), 9, True, "cpu", 540, Path("there"))
+    assert Options.read(Given(given)) == wanted
+    assert Options.read(Given(given | {"--seconds": 1.5})) == dataclasses.replace(wanted, seconds=1.5)
+    with pytest.raises(pytest.UsageError, match="tf32 is a GPU's"):
+        Options.read(Given(given | {"--dtypes": ("float32", "tf32")}))
+    assert Options.read(Given(given | {"--device": "cuda", "--dtypes": ("tf32",)})).target.tf32
+    assert (wanted.training_batch, options(training_batches=(64, 32)).training_batch) == (7, 32)
+    assert sizes("1,65536") == (1, 65536) and comma_separated("ab")("all") == ("a", "b") == comma_separated("abc")(
+        "a,b"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,16 +13,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import alexkern
 import alexkern.bench
 from alexkern import cli
 from alexkern.bench import record as records
-from alexkern.bench.comparison import Failure
+from alexkern.bench import run as bench_run
+from alexkern.bench.comparison import Failure, Kind
+from alexkern.measure.timing import Samples
 from support import zygote
-from support.bench_records import comparison
+from support.bench_records import comparison, options
 
 BENCH = Path(alexkern.bench.__file__).parent
 
@@ -112,10 +117,166 @@ def load_conftest():
 def test_a_failure_of_ours_fails_the_run_and_one_of_a_peer_is_skipped():
     conftest = load_conftest()
     subject = comparison(alexkern=lambda: torch.ones(3), torch=lambda: torch.ones(3))
-    with pytest.raises(pytest.fail.Exception, match="it broke"):
+    with pytest.raises(pytest.fail.Exception, match="^alexkern: it broke$") as failed:
         conftest._succeeded(subject, "alexkern", Failure("it broke"))
+    assert not failed.value.pytrace
     with pytest.raises(pytest.skip.Exception, match="it broke"):
         conftest._succeeded(subject, "torch", Failure("it broke"))
+
+
+class Item:
+    """As much of a pytest item, and of a test function, as the conftest asks."""
+
+    def __init__(self, name, group=None, function=None, **params):
+        self.name, self.function, self.callspec = name, function, SimpleNamespace(params=params)
+        self.marker = None if group is None else SimpleNamespace(kwargs={"group": group} if group else {})
+
+    def get_closest_marker(self, name):
+        assert name == "benchmark"
+        return self.marker
+
+
+def configured(conftest, monkeypatch, *arguments, clock="wall"):
+    """A config as pytest_configure leaves it, and what it set."""
+    seen = {}
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: seen.update(threads=count))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(conftest.Options, "read", lambda config: options(clock=clock))
+    config = SimpleNamespace(
+        stash={}, option=SimpleNamespace(), invocation_params=SimpleNamespace(args=arguments), getoption=lambda *_: None
+    )
+    conftest.pytest_configure(config)
+    return config, seen | vars(config.option)
+
+
+def test_how_a_run_is_set_up(monkeypatch):
+    conftest, folder = load_conftest(), {"benchmark_storage": "file://."}
+    for arguments, clock, wanted in (
+        ((), "wall", {"benchmark_quiet": True}),
+        (("-q", Path("--benchmark")), "cpu", {"threads": 1}),
+        (("--benchmark-save=it",), "wall", {}),
+        (("-k", "x--benchmark"), "wall", {"benchmark_quiet": True}),
+    ):
+        config, seen = configured(conftest, monkeypatch, *arguments, clock=clock)
+        assert seen == wanted | folder and torch.backends.cudnn.benchmark
+        assert config.stash[conftest.RUN].options.clock == clock
+    assert conftest.pytest_report_header() == alexkern.info().head
+
+
+def test_a_test_is_made_for_each_variant_and_the_important_ones_come_first(monkeypatch):
+    conftest = load_conftest()
+    config, _ = configured(conftest, monkeypatch)
+    run = config.stash[conftest.RUN]
+    late, soon = (dataclasses.replace(comparison(what=what, alexkern=None, torch=None), priority=priority)
+                  for what, priority in (("late", 5), ("soon", 1)))  # fmt: skip
+    asked = []
+    function = SimpleNamespace(comparisons=lambda of: asked.append(of) or [late, soon])
+    made = []
+    metafunc = SimpleNamespace(
+        config=config, function=function, parametrize=lambda names, cases: made.append((names, cases))
+    )
+    conftest.pytest_generate_tests(metafunc)
+    conftest.pytest_generate_tests(SimpleNamespace(config=config, function=SimpleNamespace()))
+    assert asked == [run.options] and run.comparisons == {late.group: late, soon.group: soon}
+    ((names, cases),) = made
+    assert names == ("what", "variant")
+    assert [case.id for case in cases] == ["late-alexkern", "late-torch", "soon-alexkern", "soon-torch"]
+    assert [case.values for case in cases] == [
+        ("late", "alexkern"),
+        ("late", "torch"),
+        ("soon", "alexkern"),
+        ("soon", "torch"),
+    ]
+    (mark,) = cases[2].marks
+    assert mark.kwargs == {"group": soon.group, "timer": conftest.replay_clock}
+    items = [Item("b", late.group, variant="alexkern"), Item("c", soon.group, variant="torch"), Item("other")]
+    items += [Item("no", ""), Item("d", soon.group, variant="alexkern"), Item("e", late.group, variant="torch")]
+    conftest.pytest_collection_modifyitems(config, items)
+    assert [item.name for item in items] == ["other", "no", "c", "d", "b", "e"]
+    conftest.pytest_collection_finish(SimpleNamespace(config=config, items=items))
+    assert run.selected == {soon.group: ["torch", "alexkern"], late.group: ["alexkern", "torch"]}
+
+
+def fixture(conftest, name, config, group, benchmark=None, **of):
+    function = getattr(getattr(conftest, name), "_fixture_function", None) or getattr(conftest, name).__wrapped__
+    request = SimpleNamespace(config=config, node=Item("test", group))
+    return function(request, **of, **({} if benchmark is None else {"benchmark": benchmark}))
+
+
+def test_a_variant_is_measured_or_checked_and_reported(monkeypatch):
+    conftest = load_conftest()
+    config, _ = configured(conftest, monkeypatch)
+    run = config.stash[conftest.RUN]
+    subject = comparison(images=3, alexkern=lambda: torch.ones(3), torch=lambda: torch.zeros(3))
+    counted = dataclasses.replace(
+        comparison(Kind.COUNT, "memory", alexkern=None, torch=None), variants=subject.variants
+    )
+    run.comparisons = {subject.group: subject, counted.group: counted}
+    outcomes = {"alexkern": Samples((1.0, 2.0)), "torch": Failure("it broke")}
+    monkeypatch.setattr(run, "outcome", lambda group, variant: outcomes[variant])
+    replayed = []
+    monkeypatch.setattr(conftest.replay_clock, "replay", lambda benchmark, seconds: replayed.append(seconds))
+    benchmark = SimpleNamespace(disabled=False, extra_info={}, pedantic=lambda function, args: function(*args))
+    of = {"what": "conv1", "variant": "alexkern"}
+    fixture(conftest, "report", config, subject.group, benchmark, **of)()
+    assert replayed == [(1.0, 2.0)]
+    assert benchmark.extra_info == {"section": "conv, batch 8", "what": "conv1", "variant": "alexkern", "images": 3}
+    for skipped in (fixture(conftest, "report", config, subject.group, benchmark, **of | {"variant": "torch"}),
+                    fixture(conftest, "count", config, counted.group, **of | {"variant": "torch"})):  # fmt: skip
+        with pytest.raises(pytest.skip.Exception, match="^torch: it broke$"):
+            skipped()
+    fixture(conftest, "count", config, counted.group, **of)()
+    benchmark.disabled = True
+    fixture(conftest, "report", config, subject.group, benchmark, **of)()
+    with pytest.raises(pytest.skip.Exception, match="^torch: WrongResult: tensor 0 is off by"):
+        fixture(conftest, "report", config, subject.group, benchmark, **of | {"variant": "torch"})()
+    assert len(replayed) == 1
+    run.outcomes = {counted.group: outcomes, subject.group: outcomes}
+    found = {}
+    conftest.pytest_benchmark_update_json(config, found)
+    assert found == {"counts": [{"group": counted.group, "variant": "alexkern", "count": 1.5, "unit": "bytes"}]}
+    machine = {}
+    conftest.pytest_benchmark_update_machine_info(config, machine)
+    assert machine["alexkern"]["torch"] == torch.__version__ and "gpu" not in machine["alexkern"]
+
+
+@pytest.mark.parametrize("status", list(pytest.ExitCode))
+def test_a_run_that_came_to_its_end_is_finished_and_shown(status, monkeypatch):
+    conftest = load_conftest()
+    config, _ = configured(conftest, monkeypatch)
+    run, done = config.stash[conftest.RUN], []
+    monkeypatch.setattr(run, "finish", lambda: done.append("finished"))
+    monkeypatch.setattr(run, "summary", lambda color: f"summary, color={color}")
+    conftest.pytest_sessionfinish(SimpleNamespace(config=config), status)
+    assert done == ["finished"] * (status in (0, 1))
+    config.get_terminal_writer = lambda: SimpleNamespace(hasmarkup="markup")
+    reporter = SimpleNamespace(write_sep=lambda *of: done.append(of), write=done.append)
+    done.clear()
+    conftest.pytest_terminal_summary(reporter, config)
+    assert done == []
+    run.outcomes = {"a": {}}
+    conftest.pytest_terminal_summary(reporter, config)
+    assert done == [("=", "who wins, by how much"), "summary, color=markup"]
+
+
+def test_which_hooks_come_last_and_which_need_pytest_benchmark():
+    hooks = {name: hook.pytest_impl for name, hook in vars(load_conftest()).items() if hasattr(hook, "pytest_impl")}
+    asked = {name: {key for key, value in of.items() if value is True} for name, of in hooks.items()}
+    assert asked == {
+        "pytest_collection_modifyitems": {"trylast"}, "pytest_terminal_summary": {"trylast"},
+        "pytest_benchmark_update_machine_info": {"optionalhook"}, "pytest_benchmark_update_json": {"optionalhook"},
+    }  # fmt: skip
+
+
+def test_the_bench_is_pytest_of_its_own_files(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pytest, "main", lambda arguments: asked.append(arguments) or pytest.ExitCode.TESTS_FAILED)
+    assert bench_run.main(["-k", "conv"]) == 1
+    here, rest = asked[0][0], asked[0][1:]
+    assert Path(here) == BENCH and rest == [
+        "-c", os.devnull, f"--rootdir={BENCH}", "-p", "no:cacheprovider", "--import-mode=importlib", "-o",
+        "python_files=bench_*.py", "-o", "python_functions=bench_*", "-k", "conv",
+    ]  # fmt: skip
 
 
 @pytest.mark.full

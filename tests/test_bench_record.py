@@ -23,8 +23,11 @@ from alexkern import cli
 from alexkern.bench import changes, history, pictures, readme, record, report
 from alexkern.bench.comparison import Kind
 from alexkern.bench.session import Run
+from alexkern.bench.summary import render
 from alexkern.drawing import style, svg
 from support import bench_records
+from support.drawn import lines as drawn_lines
+from support.pinned import hold
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -107,6 +110,46 @@ def test_the_page_has_every_number_and_every_reason(made, tmp_path):
     assert "this run was cut off" in partial
 
 
+@pytest.fixture(scope="module")
+def few(made) -> record.Record:
+    """An entry of each kind, one with kernels, and one that failed; one beside a peer that is level."""
+    passes = {"forward", "forward+backward", "inference", "training step", "peak memory", *map(
+        "convnet-benchmarks {}".format, history.PASSES)}  # fmt: skip
+    chosen = {(one.labels["pass"], one.labels.get("operator")): one for one in made.entries[::-1]}
+    entries = [one for one in made.entries if one in chosen.values() and one.labels["pass"] in passes]
+    ours, *others = entries[0].variants
+    level = dataclasses.replace(others[0], median=ours.median, lower=ours.lower, upper=ours.upper)
+    entries[0] = dataclasses.replace(entries[0], variants=(ours, level, *others[1:]))
+    places = {one.labels.get("operator"): index for index, one in enumerate(entries)}
+    at = places["max_pool2d"]
+    ours, *others = entries[at].variants
+    ours = dataclasses.replace(ours, kernel="max_pool2d forward, NHWC | avx2", latency=2e-3, graph=True)
+    others[0] = dataclasses.replace(others[0], latency=3e-3)
+    entries[at] = dataclasses.replace(entries[at], variants=(ours, *others))
+    at = places["conv2d_relu"]
+    failed = record.Measured("alexkern", True, failure="RuntimeError: [no] way")
+    entries[at] = dataclasses.replace(entries[at], variants=(failed, *entries[at].variants[1:]))
+    return dataclasses.replace(made, entries=tuple(entries), machine=made.machine | {"load": "it was busy"})
+
+
+def test_what_is_made_of_a_record_reads_as_is_pinned(few, tmp_path):
+    few = record.read(record.write(few, tmp_path))
+    slower = dataclasses.replace(few, entries=tuple(bench_records.record(slower=1.5).entries))
+    report.write(few, tmp_path / "bench" / "results" / "cpu")
+    report.illustrate(few, tmp_path / "bench" / "results" / "cpu")
+    text = {
+        "page": (tmp_path / "bench" / "results" / "cpu" / "README.md").read_text(),
+        "cut off": report.markdown(dataclasses.replace(few, complete=False, entries=few.entries[:1]), ()),
+        "summary": render(few.entries, few.ceilings, "the end [of it]"),
+        "summary in colours": render(few.entries[:5], {}, "", color=True),
+        "changes": changes.render(few, slower),
+        "changes in colours": changes.render(slower, few, color=True),
+        "readme": readme.block(tmp_path),
+    }
+    for name, found in text.items():
+        hold(name, found.splitlines())
+
+
 def test_the_row_of_convnet_benchmarks_stands_beside_its_history(made):
     lines = report.history(made)
     both = next(one for one in made.entries if one.what == "alexnet forward+backward, batch 128")
@@ -170,6 +213,38 @@ def test_a_crowded_picture_stays_within_its_frame(made, picture):
     for axes in figure.axes:
         assert {side for side, spine in axes.spines.items() if spine.get_visible()} == {"left", "bottom"}
         assert axes.get_axisbelow() is True and all(line.get_visible() for line in axes.get_xgridlines())
+
+
+@pytest.mark.parametrize("name", report.PICTURES)
+def test_a_picture_looks_as_is_pinned(made, name, tmp_path):
+    """Of a record that was read: no name is the same object as another."""
+    names = ["alexkern", "alexkern frozen", *pictures.PEERS, "a stranger"]
+    variants = tuple(record.Measured(one, index < 2, 3e-4 * (index + 1)) for index, one in enumerate(names))
+    entries = {(one.labels["pass"], one.labels["batch"], one.labels.get("layer")): one for one in made.entries}
+    entries = [one for one in entries.values() if one.labels.get("layer", "conv1") in ("conv1", "pool2")]
+    sizes = tuple(dataclasses.replace(one, median=1e12 * one.median) for one in variants)
+    few = {"forward": variants[::5], "forward+backward": variants[:2], "peak memory": sizes[1:4]}
+    entries = [dataclasses.replace(one, variants=few.get(one.labels["pass"], variants)) for one in entries]
+    stored = record.read(record.write(dataclasses.replace(made, entries=tuple(entries)), tmp_path))
+    with style():
+        figure = report.PICTURES[name](stored, "float32", "alexnet")
+        hold(name, drawn_lines(figure))
+
+
+def test_the_style_is_what_is_pinned():
+    with style():
+        own = {key: value for key, value in matplotlib.rcParams.items() if value != matplotlib.rcParamsDefault[key]}
+    own = {key: value for key, value in own.items() if not key.startswith("backend")}
+    assert own == {
+        "svg.fonttype": "none", "svg.hashsalt": "alexkern", "text.parse_math": False, "font.size": 8,
+        "font.sans-serif": ["DejaVu Sans"], "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False,
+        "axes.spines.right": False, "grid.color": "#d8dee4", "legend.frameon": False,
+    }  # fmt: skip
+
+
+def test_times_from_a_millisecond_on_are_written_in_them():
+    times = [pictures._time(record.Measured("", True, seconds)) for seconds in (None, 9.994e-4, 1e-3, 2.26e-2)]
+    assert times == ["0 us", "999 us", "1.0 ms", "22.6 ms"]
 
 
 def test_bars_are_as_long_as_their_share_and_the_limit_is_drawn_at_all_of_it(made):
@@ -239,7 +314,8 @@ def test_what_was_not_measured_is_not_drawn(made):
 
 def test_a_record_without_measurements_has_no_pictures(made):
     assert report.draw(dataclasses.replace(made, entries=())) == {}
-    one_batch = entry_of(made, "inference")
+    one_batch, two = pictures.select(made, "float32", "alexnet", "inference")[:2]
+    assert report.draw(dataclasses.replace(made, entries=(one_batch, two))).keys() == {"throughput-alexnet-float32.svg"}
     no_floor = entry_of(made, "forward", floor=None)
     broken = (record.Measured("alexkern", True, failure="broken"),)
     failed = [entry_of(made, direction, variants=broken) for direction in ("forward", "peak memory")]
@@ -324,6 +400,18 @@ def test_the_comparison_of_two_records_says_what_became_slower(made, tmp_path, c
     output = capsys.readouterr().out
     assert f"alexkern: 0 better, {len(ours)} worse" in output
     assert " 0.67" in output and max(map(len, output.splitlines())) <= changes.WIDTH
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_comparison_is_coloured_on_a_terminal_that_has_colours(
+    terminal, no_color, made, tmp_path, monkeypatch, capsys
+):
+    path = record.write(made, tmp_path)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert cli.main(["bench", "--compare", str(path), str(path)]) == 0
+    assert ("\x1b[1m" in capsys.readouterr().out) is (terminal and not no_color)
 
 
 def test_a_change_within_the_spread_is_flagged_and_what_only_one_has_is_counted(made):

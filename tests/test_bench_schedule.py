@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from unittest import mock
 
 import pytest
 
 from alexkern.bench import session
-from alexkern.bench.budget import ALWAYS_S
+from alexkern.bench.budget import ALWAYS_S, UNLIMITED, Budget
+from alexkern.bench.ceilings import Ceilings
 from alexkern.bench.comparison import Comparison, Failure, Kind, Trial, Variant, prepare_checked
 from alexkern.bench.priority import LATE
 from alexkern.bench.schedule import Schedule, least
 from alexkern.bench.session import Run
 from alexkern.bench.work import Part
 from alexkern.measure.timing import CERTAIN_S, ENOUGH, Samples
-from support.bench_records import CEILINGS, CPU, options
+from support.bench_records import CEILINGS, CPU, HALF, options
 from support.fake_time import FakeTime
 
 TIMES = {"alexkern": 1.0, "torch": 1.2, "torch channels_last": 1.1, "torch.compile": 0.9}  # of what a call's work takes
@@ -128,3 +130,50 @@ def test_a_peer_is_prepared_where_twice_its_time_is_spare():
         time.seconds += 1e3
         assert budget.enough == ALWAYS_S
         time.seconds = 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kind", "calls"),
+    [
+        (0.03, Kind.NETWORK, 28), (0.035, Kind.NETWORK, 14), (0.2, Kind.NETWORK, 14), (0.21, Kind.NETWORK, 4),
+        (9.0, Kind.NETWORK, 4), (0.03, Kind.OPERATOR, 42), (0.2, Kind.OPERATOR, 21), (9.0, Kind.OPERATOR, 6),
+    ],
+)  # fmt: skip
+def test_what_a_comparison_takes_at_least(seconds, kind, calls):
+    """Of calls that reach seven tenths of the limit: few of long ones; and two in float32, here twice as long."""
+    work = (Part(seconds * CEILINGS.flops, 0.0),)
+    half = Ceilings(CEILINGS.flops / 2, CEILINGS.bytes)
+    subject = Comparison(kind, "section", "row", (), Trial, 1.0, target=HALF, work=work, least_s=0.5)
+    found = least(subject, {"bfloat16": CEILINGS, "float32": half})
+    assert found == pytest.approx(0.5 + (calls + 2 * 2) * seconds / 0.7)
+    assert least(subject, {"bfloat16": CEILINGS}) == pytest.approx(0.5 + (calls + 2) * seconds / 0.7)
+    for changes in ({"target": None}, {"work": ()}):
+        assert least(dataclasses.replace(subject, **changes), {}) == 0.5
+
+
+def test_a_budget_meets_its_bounds():
+    clock = FakeTime()
+    budget = Budget(until=10.0, wanted=6.0, weight=24.0, least=2.0, clock=clock.now)
+    assert (budget.spare, budget.measuring, budget.enough) == (10.0, 2.5, 4.0)
+    assert budget.affords(2.0, 1.0) and budget.affords(5.0, 0.0) and not budget.affords(2.0, 1.01)
+    clock.seconds = 9.0
+    assert (budget.spare, budget.measuring, budget.enough) == (1.0, 0.25, 3.0)
+    clock.seconds = 13.0
+    assert (budget.spare, budget.measuring, budget.enough) == (0.0, 0.0, 0.25)
+    wide = dataclasses.replace(budget, until=40.0, clock=lambda: 0.0)
+    assert (wide.measuring, wide.enough) == (6.0, 4.0)  # no more than is wanted, and twice its least
+    assert UNLIMITED.affords(1e9, 1e9) and UNLIMITED.measuring == 0.0
+    assert dataclasses.replace(UNLIMITED, wanted=3.0).measuring == 3.0
+
+
+def test_the_last_of_all_takes_nothing_from_the_others():
+    clock = FakeTime()
+    others = [
+        dataclasses.replace(compared(clock, number, *NETWORKS[0]), priority=priority, seconds=seconds, work=())
+        for number, (priority, seconds) in enumerate(((1, 2.0), (LATE - 1, 3.0), (LATE, 5.0), (LATE + 4, 7.0)))
+    ]
+    schedule = Schedule(100.0, clock.now)
+    budgets = [schedule.budget(one, others, {}) for one in others]
+    assert [budget.weight for budget in budgets] == [5.0, 5.0, 10.0, 17.0]
+    assert {budget.until for budget in budgets} == {100.0 - 4 * 0.1} and budgets[0].wanted == 2.0
+    assert budgets[0].late == "time was nearly up (--seconds=100)" and budgets[0].least == 0.1

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from alexkern.tools.sass import Launched
 from alexkern.tools.workloads import Workload
 from support import bench_records
 from support.optional import need
+from support.pinned import hold
 
 CONV = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
 LAUNCH = Launched(
@@ -75,12 +77,62 @@ def test_a_prediction_is_called_one_and_stands_beside_the_measurement_of_its_own
     assert static_report.records(tmp_path) == found
 
 
+def test_the_report_reads_as_is_pinned():
+    lines = [line(), line(stack=8, local=4, tile=""), line("A100", "training forward", target=80, main_loop={})]
+    lines.append(line(backend="cuda", grid=(1, 2, 3)))
+    text = rendered(lines) + "\n".join(static_report.as_json(lines, static_report.predictions(lines, [])))
+    hold("static report", text.splitlines())
+
+
 def test_json_has_every_field():
     lines = [line()]
     kernel, prediction = map(json.loads, static_report.as_json(lines, static_report.predictions(lines, [])))
     assert kernel["kernel"]["registers"] == 180 and kernel["kernel"]["chip"] == "H200"
     assert prediction["prediction"]["call"] == "forward" and prediction["prediction"]["measured_seconds"] is None
     assert prediction["prediction"]["share"] == pytest.approx(338 / 396)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_command_asks_for_what_is_typed(terminal, monkeypatch, capsys):
+    asked = []
+
+    def made(backend):
+        return lambda problems, chips, *jobs: (
+            asked.append((backend, *chips, len(problems), *jobs)) or [line(backend=backend)]
+        )
+
+    monkeypatch.setattr(static_report, "missing", lambda backend: None)
+    monkeypatch.setattr(static_report, "triton_lines", made("triton"))
+    monkeypatch.setattr(static_report, "cuda_lines", made("cuda"))
+    monkeypatch.setattr(static_report, "records", lambda: [])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "90")
+    of = ["--chips=H200,A100", "--operators=dropout", "--batches=3,5", "--jobs=7"]
+    assert static_report.main(of) == 0
+    shown = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    widest = max(map(len, shown.splitlines()))
+    assert (widest <= 90) is terminal and "prediction: what the tiles allow" in " ".join(shown.split())
+    assert asked == [("triton", CHIPS["H200"], CHIPS["A100"], 4, 7), ("cuda", CHIPS["H200"], CHIPS["A100"], 4)]
+    asked.clear()
+    assert static_report.main([*of, "--backends=cuda", "--layers=before fc7", "--dtypes=float16", "--json"]) == 0
+    assert asked == [("cuda", CHIPS["H200"], CHIPS["A100"], 2)]
+    assert [[*json.loads(text)] for text in capsys.readouterr().out.splitlines()] == [["kernel"], ["prediction"]]
+    assert static_report.main([*of, "--backends=cuda", "--layers=conv1"]) == 0  # which no dropout has
+    assert len(asked) == 1
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch, capsys):
+    def fails(*_):
+        raise RuntimeError("alexkern: nvcc failed\nand more")
+
+    monkeypatch.setattr(static_report, "missing", lambda backend: "no nvcc" if backend == "cuda" else None)
+    monkeypatch.setattr(static_report, "triton_lines", fails)
+    for backends, words in (
+        ("triton", "nvcc failed"),
+        ("triton,cuda", "the cuda kernels cannot be compiled: no nvcc (--backends names those that are)"),
+    ):
+        assert cli.main(["bench", "--static", f"--backends={backends}"]) == 2
+        assert capsys.readouterr().err == f"alexkern bench: {words}\n"
 
 
 def test_an_interpreter_compiles_nothing(monkeypatch, capsys):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import time
 
 import pytest
 import torch
 
 from alexkern.bench.replay import ReplayClock
-from alexkern.measure.timing import ENOUGH, CudaTimer, Plan, Samples, measure
+from alexkern.measure.gpu import Gpu
+from alexkern.measure.memory import peak_bytes
+from alexkern.measure.timing import ENOUGH, CpuTimer, CudaTimer, Plan, Samples, differ, measure, timer_for
+from support import fake_cuda
 from support.fake_time import FakeTime
 
 
@@ -219,3 +224,125 @@ def test_a_wait_for_the_host_is_bounded():
     before = gpu.free
     timer.sample(call, timer.plan(call))
     assert gpu.free - before < 3.1  # three calls of a second, and no wait of one and a half
+
+
+def test_what_a_timer_asks_of_a_gpu(monkeypatch):
+    """A mark is the length of the log, in milliseconds."""
+    log = fake_cuda.install(monkeypatch)
+    device = torch.device("cpu")
+    gpu = Gpu(device)
+    assert log == ["sleep 10000000"] * 2 and gpu._flush.shape == (4 * 25,) and gpu._flush.dtype == torch.uint8
+    gpu.wait(2e-3)  # at 10 million cycles in a millisecond
+    assert log.pop() == "sleep 20000000"
+    start = gpu.mark()
+    gpu.synchronize()
+    gpu._flush.fill_(1)
+    gpu.flush()
+    assert gpu.elapsed(start, gpu.mark()) == 1e-3 and log.pop() == "synchronize" and not gpu._flush.any()
+    log.clear()
+    value, made = torch.ones(3), []
+
+    def call():
+        log.append("call")
+        made.append(value + 1)
+
+    replay = gpu.capture(call)
+    around = ["side waits for current", "on side", *["call"] * 3, "off side", "current waits for side"]
+    assert log == [*around, "capture", "call", "captured", "replay", "synchronize"]
+    value.fill_(5)
+    replay()
+    assert made[-1].tolist() == [6] * 3 and made[-2].tolist() == [2] * 3 and len(made) == 4
+    log.clear()
+    assert gpu.capture(lambda: value.sum().item()) is None and log[-1] == "synchronize"
+
+
+def test_which_timer_a_device_has(monkeypatch):
+    fake_cuda.install(monkeypatch)
+    monkeypatch.setattr("alexkern.measure.timing.Gpu", lambda device: device.type)
+    for graphs in (True, False):
+        timer = timer_for(torch.device("cuda"), graphs=graphs)
+        assert (timer._gpu, timer._graphs, timer._clock) == ("cuda", graphs, time.perf_counter)
+    assert timer_for(torch.device("cuda"))._graphs and not CudaTimer(torch.device("cuda"))._graphs
+    clocks = [timer_for(torch.device("cpu"), *of).now for of in ((), ("wall",), ("cpu",))]
+    assert clocks == [time.perf_counter, time.perf_counter, time.process_time]
+
+
+def test_peak_memory_of_a_gpu_is_over_what_was_there(monkeypatch):
+    log = fake_cuda.install(monkeypatch)
+    figures = {"reset_peak_memory_stats": None, "memory_allocated": 100, "max_memory_allocated": 350}
+    for name, value in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name, value=value: log.append(name) or value)
+    assert peak_bytes(lambda: log.append("call"), torch.device("cuda")) == 250
+    names = [*figures]
+    assert log == ["synchronize", *names[:2], "call", "synchronize", names[2]]
+
+
+@pytest.mark.parametrize(
+    ("took", "seconds", "plan", "ran"),
+    [
+        (0.0, 0.05, Plan(warm=False, probe=0.05), 1),
+        (0.0, 0.0499, Plan(), 1),
+        (0.0, 2e-3, Plan(), 1),
+        (0.0, 1.99e-3, Plan(calls=2), 1),
+        (0.0, 0.0, Plan(calls=20_000), 1),
+        (1.0, 0.3, Plan(warm=False, probe=1.0), 0),
+        (0.99, 0.3, Plan(warm=False, probe=0.3), 1),
+    ],
+)
+def test_how_a_call_is_sampled_meets_its_bounds(took, seconds, plan, ran):
+    time = FakeTime()
+    assert time.timer().plan(time.work("a", seconds), took) == plan and time.log == ["a"] * ran
+
+
+def test_collections_of_garbage_wait_while_a_sample_is_taken():
+    states = []
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            CpuTimer().sample(lambda: states.append(gc.isenabled()), Plan(warm=False))
+            assert gc.isenabled() is enabled and states.pop() is False
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize(("issue", "wait"), [(0.0, 0.0), (2**-6, 1.5 * 2**-6), (1.0, 0.05)])
+def test_a_gpu_is_kept_busy_while_the_host_issues_a_call(issue, wait):
+    gpu, waits = FakeGpu(), []
+    gpu.wait = waits.append
+    for warm in (True, False):
+        gpu.log.clear()
+        gpu.timer().sample(gpu.kernels(1), Plan(issue=issue, warm=warm))
+        assert gpu.log == ["call"] * warm + ["flush", "call"]
+    assert waits == [wait] * 2
+
+
+def test_settling_waits_for_spinning_threads_and_for_a_gpu():
+    time = FakeTime()
+    time.timer().settle()
+    assert (time.seconds, time.log) == (0.1, ["sleep"])
+    gpu = FakeGpu()
+    gpu.free = 3.0
+    gpu.timer().settle()
+    assert gpu.host == 3.0
+
+
+def test_a_latency_that_fails_is_the_calls_failure():
+    gpu = FakeGpu()
+    timer = gpu.timer()
+    timer.latency = lambda call, plan: 1 / 0
+    found = measure({"a": gpu.kernels(1)}, timer, 0.0)
+    assert isinstance(found["a"], ZeroDivisionError)
+
+    def fails():
+        raise KeyError
+
+    found = measure({"a": fails, "b": gpu.kernels(1)}, gpu.timer(), 0.0)
+    assert isinstance(found["a"], KeyError) and isinstance(found["b"], Samples)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "rounds", "apart"),
+    [((1, 2), (2, 3), 9, False), ((1, 2), (2.1, 3), 5, True), ((2.1, 3), (1, 2), 5, True), ((1, 2), (3, 4), 4, False)],
+)
+def test_calls_differ_where_their_quartiles_lie_apart(one, other, rounds, apart):
+    assert differ(one, other, rounds) is differ(other, one, rounds) is apart

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import zlib
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,18 +15,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alexkern import models
 from alexkern.backends import cpu
-from alexkern.backends.cpu import crossovers
+from alexkern.backends.cpu import crossovers, linear_relu_dropout
 from alexkern.bench import ceilings, work
+from alexkern.bench import crossovers as measuring
 from alexkern.bench.ceilings import Ceilings, measure_ceilings
 from alexkern.bench.crossovers import convolution_pairs
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
 from alexkern.bench.networks import plain, training_work
-from alexkern.bench.prediction import balance, predict, waves, work_of
+from alexkern.bench.prediction import balance, is_product, predict, waves, work_of
 from alexkern.cost.chips import CHIPS
 from alexkern.geometry import Geometry
 from alexkern.measure.timing import Plan
 from alexkern.tools.workloads import Workload
 from support.bench_records import CPU
+from support.pinned import hold
 
 H200 = Ceilings(989e12, 4.8e12)
 
@@ -158,6 +164,101 @@ def test_crossovers_are_measured_between_ours_and_torchs(R, stride, M, dtype):
 
 
 @pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_linear_layers_and_poolings_are_measured_between_ours_and_torchs(layout, monkeypatch):
+    made = []
+    gradients = linear_relu_dropout.gradients
+    monkeypatch.setattr(linear_relu_dropout, "gradients", lambda *args: gradients(*args) or made.extend(args[-1]))
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *args, out: made.append(mm(*args, out=out)))
+    for name, (mine, theirs) in measuring.pairs(5, 48, 32).items():
+        made.clear()
+        got, wanted = mine(), theirs()
+        if name == "forward":
+            assert got.amin() == 0 < got.amax()
+        elif name == "input_grad":
+            got, *_ = made
+            assert made[1:] == [None, None]
+        else:
+            _, got, bias, wanted = made
+            assert bias.shape == (32,)
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+    mine, theirs = measuring.pooling(8, 3, layout, True)
+    (values, offsets), (wanted, same_offsets) = mine(), theirs()
+    assert values.shape == (335, 8, 3, 3) and values.is_contiguous(memory_format=layout)  # of about 2**17 numbers
+    assert torch.equal(values, wanted) and torch.equal(offsets, same_offsets)
+    mine, theirs = (call() for call in measuring.pooling(8, 3, layout, False))
+    torch.testing.assert_close(mine[0], theirs[0])
+    assert mine[0].shape == (335, 8, 7, 7) and mine[0].is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    ("runs", "took", "calls", "ratio"),
+    [
+        (1, (1e-3, 4e-3), [3, 2], 4 / 1.5),
+        (5, (2**-11, 2**-12), [5 + 4 * 6, 9 + 4 * 10], 0.5),
+        (5, (0.25, 0.25), [4, 4], 1.0),
+        (5, (0.5, 0.25), [2, 2], 0.5),
+    ],
+)
+def test_a_ratio_is_of_the_least_times_of_samples_by_turns(runs, took, calls, ratio, monkeypatch):
+    """As many calls as take 2 ms, and one before them, again and again for a second. The third takes twice as long."""
+    clock, done = [0.0], [0, 0]
+
+    def call(place):
+        done[place] += 1
+        clock[0] += took[place] * (1 + (done[place] == 3))
+
+    monkeypatch.setattr(measuring.time, "process_time", lambda: clock[0])
+    assert measuring.ratio(partial(call, 0), partial(call, 1), runs) == pytest.approx(ratio, rel=1e-6)
+    assert done == calls
+
+
+def test_where_ours_is_ahead():
+    assert measuring.from_on((2, 4, 8), [1.0, 1.05, 2.0]) == 4
+    assert measuring.from_on((2, 4, 8), [1.05, 1.05, 1.05]) == 2
+    assert measuring.from_on((2, 4, 8), [2.0, 1.0, 1.05]) == 8
+    assert measuring.from_on((2, 4, 8), [2.0, 2.0, 1.0499]) == sys.maxsize
+    flags = [True, True, False, True, *[False] * 7, True]
+    assert measuring.stretches(flags) == ((1, 2), (8, 8), (128, 128)) and measuring.stretches([False] * 12) == ()
+
+
+def test_what_is_measured_is_printed_as_is_pinned(monkeypatch, capsys):
+    """Each pair is what it is of, and its ratio some number that differs by it."""
+    asked = []
+
+    def pair(*of):
+        asked.append(" ".join(map(str, of)))
+        return asked[-1], ""
+
+    def ratio(mine, theirs, runs):
+        assert runs == 3
+        return 1 + 0.1 * math.sin(zlib.crc32(f"{mine}{theirs}".encode()))
+
+    monkeypatch.setattr(measuring.cpu, "missing", lambda *_: None)
+    monkeypatch.setattr(crossovers, "measured", lambda: "portable")
+    monkeypatch.setattr(crossovers, "kernels", lambda: "avx2")
+    monkeypatch.setattr(crossovers, "POOLED", {})
+    monkeypatch.setattr(measuring.os, "environ", environment := {})
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: asked.append(f"{count} threads"))
+    monkeypatch.setattr(measuring, "ratio", ratio)
+    monkeypatch.setattr(measuring, "pooling", pair)
+    monkeypatch.setattr(measuring, "pairs", lambda *of: {name: pair(name, *of) for name in measuring.PRODUCTS})
+    names = ("forward", "packed", "weight_grad")
+    monkeypatch.setattr(measuring, "convolution_pairs", lambda *of: {name: pair(name, *of) for name in names})
+    measuring.main("all", 3)
+    hold("crossovers", capsys.readouterr().out.splitlines())
+    assert asked[0] == "1 threads"
+    assert environment == dict(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
+    assert crossovers.POOLED == {"portable": (0, 0)}
+    measuring.main("linear", 3)
+    assert "POOLED" not in capsys.readouterr().out
+    monkeypatch.setattr(measuring.cpu, "missing", lambda *_: "not built")
+    with pytest.raises(SystemExit, match="no cpu backend to measure: not built"):
+        measuring.main("all", 3)
+
+
+@pytest.mark.skipif(cpu.missing("cpu", torch.float32) is not None, reason="the cpu backend is not there")
 def test_ceilings_of_a_cpu_are_those_of_registers_and_of_memory(monkeypatch):
     monkeypatch.setattr(ceilings, "MULTIPLY_ADDS", 5)
     monkeypatch.setattr(ceilings, "COPIED", {"cpu": 1 << 12})
@@ -178,6 +279,14 @@ def test_waves_and_balance():
     assert waves(launch(132), 132) == 1 and waves(launch(66, blocks=2), 132) == 0.25
     assert balance(launch(132), 132) == 1 and balance(launch(133), 132) == 133 / 264
     assert balance(launch(33), 132) == 0.25
+
+
+def test_what_multiplies_matrices():
+    def of(products, **loop):
+        return SimpleNamespace(products=products, main_loop=loop)
+
+    assert is_product(of(1)) and is_product(of(0, FFMA=16)) and not is_product(of(0, FFMA=15)) and not is_product(of(0))
+    assert balance(launch(0), 132) == 1.0 and waves(launch(66, blocks=0), 132) == 0.5
 
 
 def test_a_prediction_is_the_floor_in_whole_rounds():

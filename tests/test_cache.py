@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import alexkern
+from alexkern import cache
+from alexkern.backends import building
 from alexkern.cache import cache_folder, place_triton_cache
 from alexkern.models import weights
 
@@ -188,3 +193,108 @@ def test_there_is_one_place_that_decides() -> None:
     files = [path for name in ("alexkern", "kernels", "bench") for path in (ROOT / name).rglob("*.py")]
     assert len(files) > 100
     assert [path.name for path in files if pattern.search(path.read_text())] == ["cache.py"]
+
+
+def test_who_else_may_write_is_not_asked_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o777)
+    assert cache.distrusted(tmp_path / "a") == f"{tmp_path} can be written to by others"
+    monkeypatch.setattr(cache, "os", SimpleNamespace(name="nt"))
+    assert cache.distrusted(tmp_path / "a") is None
+
+
+@pytest.mark.parametrize("bits", [0o020, 0o002, 0o022, 0o755])
+def test_a_folder_that_a_group_or_all_can_write_to(bits: int, tmp_path: Path) -> None:
+    folder = tmp_path / "own" / "kind"
+    folder.mkdir(parents=True)
+    for path in (folder.parent, folder):
+        path.chmod(0o700 | bits)
+        assert cache.distrusted(folder) == (None if bits == 0o755 else f"{path} can be written to by others")
+        path.chmod(0o700)
+    assert cache.distrusted(folder) is None and cache.distrusted(folder / "not" / "there") is None
+
+
+def test_why_files_cannot_be_put_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache.unwritable(Path("alexkern")) == "this user has no home folder"
+    assert cache.unwritable(tmp_path / "a" / "b") is None
+    (tmp_path / "file").write_text("")
+    assert cache.unwritable(tmp_path / "file" / "a") == f"{tmp_path / 'file'} cannot be written to"
+    denied = PermissionError(13, "Permission denied", "/a")
+    monkeypatch.setattr(Path, "exists", lambda path: (_ for _ in ()).throw(denied))
+    assert cache.unwritable(tmp_path / "a") == "/a: Permission denied"
+
+
+@pytest.mark.parametrize("owner", [True, False])
+def test_only_the_process_that_made_a_folder_removes_it(owner: bool, tmp_path: Path) -> None:
+    cache._remove(tmp_path / "none", os.getpid())
+    (tmp_path / "kept").mkdir()
+    cache._remove(tmp_path / "kept", os.getpid() + (not owner))
+    assert (tmp_path / "kept").exists() is not owner
+
+
+# What is compiled into it
+
+
+def test_what_is_not_used_goes_after_a_month(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, month = 1e9, 30 * 24 * 3600
+    monkeypatch.setattr(building.time, "time", lambda: now)
+    for name, age in (
+        ("a-1.o", month + 1),
+        ("b-1.o", month),
+        ("c-1.json", month + 1),
+        ("used-1.o", 2 * month),
+        ("lock", 9e8),
+    ):
+        (home / name).write_text("")
+        os.utime(home / name, (now - age, now - age))
+    building.remove_old(home, {home / "used-1.o"})
+    assert sorted(path.name for path in home.iterdir()) == ["b-1.o", "lock", "used-1.o"]
+
+
+def test_a_digest_tells_parts_apart() -> None:
+    found = {building.digest(*parts) for parts in (("ab", "c"), ("a", "bc"), ("abc",), ("c", "ab"), ())}
+    assert len(found) == 5 and all(len(one) == 16 for one in found)
+    assert building.digest(b"ab", "c") == building.digest("ab", b"c")
+
+
+def test_a_compilers_target_appears_whole_or_not_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "")
+    target = home / "a.o"
+    script = 'echo out; echo err >&2; echo "${LD_PRELOAD-none}" > "$2"'
+    assert building.make(["sh", "-c", script, "cc"], target, "compiling") == "out\nerr\n"
+    assert target.read_text() == "none\n"
+    target.unlink()
+    with pytest.raises(RuntimeError) as caught:
+        building.make(["sh", "-c", f"{script}; exit 3", "c c"], target, "compiling it")
+    first, *said = str(caught.value).splitlines()
+    assert (
+        first.startswith("alexkern: compiling it failed: sh -c ")
+        and first.endswith(" 'c c'")
+        and said == ["out", "err"]
+    )
+    assert not list(home.iterdir())
+
+
+def test_functions_run_side_by_side_and_give_their_results_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 3})
+    together = threading.Barrier(3)
+
+    def call(number: int) -> int:
+        together.wait(timeout=60)
+        return number
+
+    assert building.in_parallel(call, (3, 1, 2)) == [3, 1, 2]
+
+
+def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "lock"
+    with building.locked(path), path.open("w") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with path.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_bindings_of_every_folder_come_first(tmp_path: Path) -> None:
+    for name in ("b/bind.h", "a/bind.h", "c/other.h"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    assert building.offers(tmp_path) == ["-include", f"{tmp_path}/a/bind.h", "-include", f"{tmp_path}/b/bind.h"]

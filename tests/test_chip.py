@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from alexkern.bench.rows import rows
 from alexkern.tools import archive, chip, staging, worst
 from alexkern.tools.staging import Stage
 from support import bench_records
+from support.pinned import hold
 
 ROOT = Path(__file__).resolve().parents[1]
 CHIP = ROOT / "alexkern" / "tools" / "chip.py"
@@ -365,6 +368,25 @@ def test_what_stages_say(tmp_path: Path) -> None:
     assert chip.tuned(tmp_path) == "2 choices, 1 of them faster than the default"
 
 
+def test_what_was_built_is_said_where_the_install_came_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chip, "ROOT", tmp_path)
+    (tmp_path / "alexkern").mkdir()
+    for name in ("_cuda.cpython-311.so", "_cpu.abi3.so", "other.so"):
+        (tmp_path / "alexkern" / name).write_text("")
+    failed = "the build of alexkern._cuda failed"
+    reason = f"alexkern: {failed}"
+    for words, said in (
+        ("Successfully installed alexkern", "_cpu; _cuda"),
+        (f"{reason}\n{reason}", failed),
+        (f"{reason}\nSuccessfully installed", f"_cpu; _cuda; {failed}"),
+        ("nothing", ""),
+    ):
+        (tmp_path / "log.txt").write_text(f"\n$ pip\n{words}\n")
+        assert chip.built(tmp_path) == said
+
+
 def test_what_verify_found_is_said_and_kept(tmp_path: Path) -> None:
     record = tmp_path / "nvidia-h200-0.json"
     record.write_text("{}")
@@ -411,3 +433,142 @@ def test_every_group_of_a_run_is_found_again() -> None:
 def test_no_record_to_take_the_worst_of(tmp_path: Path) -> None:
     with pytest.raises(worst.CommandError, match="record.json: cannot be read"):
         worst.main([str(tmp_path)])
+
+
+def test_the_stages_are_as_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each calls with 100 seconds, where, and what of its results counts when they are up."""
+    here = tmp_path / "here"
+    monkeypatch.setattr(chip, "ROOT", tmp_path)
+    (tmp_path / "tests").mkdir()
+    for name, words in (("test_a.py", "mark.gpu"), ("test_b.py", "none"), ("test_gpu_sanitizers.py", "mark.gpu")):
+        (tmp_path / "tests" / name).write_text(words)
+    lines = []
+    for one in chip.STAGES:
+        marks = [mark for mark in ("always", "json", "open_ended") if getattr(one, mark)]
+        command = " ".join(one.command(here, 100.0)).replace(str(tmp_path), "ROOT")
+        environment = {name: value.replace(str(tmp_path), "ROOT") for name, value in one.environment(here).items()}
+        lines.append(f"{one.name} {one.share:g} {' '.join(marks)} {environment}: {command}")
+    hold("chip", lines)
+    assert [chip.verify(here, limit)[-1] for limit in (10, 50, 51, 299, 300, 999)] == [
+        f"--limit={limit}" for limit in (10, 10, 10, 60, 60, 60)
+    ]
+
+
+def test_gpus_are_those_that_nvidia_smi_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "asked"
+    for text, wanted in (
+        (f'echo "$@" > {asked}; printf "A, 580, 9.0\\nB, 580, 8.0\\n"', ("A, 580, 9.0", "B, 580, 8.0")),
+        ("echo A; exit 9", ()), (None, ()),
+    ):  # fmt: skip
+        program = tmp_path / "nvidia-smi"
+        program.unlink(missing_ok=True)
+        if text:
+            program.write_text(f"#!/bin/sh\n{text}\n")
+            program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin" if text else str(tmp_path))
+        chip.gpus.cache_clear()
+        assert chip.gpus() == wanted
+        if wanted:
+            assert chip.identity()["GPU"] == "A, 580, 9.0; B, 580, 8.0"
+            assert chip.no_gpu({}) is None
+    assert chip.no_gpu({}) == "no GPU: nvidia-smi shows none" and chip.identity()["GPU"] == "none"
+    assert asked.read_text() == "--query-gpu=name,driver_version,compute_cap --format=csv,noheader\n"
+    chip.gpus.cache_clear()
+
+
+def test_what_a_run_is_of_hangs_on_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chip, "ROOT", tmp_path)
+    before = chip.identity()
+    assert before.keys() == {"sources", "GPU", "Python", "torch", "triton", "numpy"} and len(before["sources"]) == 16
+    seen = {before["sources"]}
+    for name in ("setup.py", "csrc/a.cuh", "csrc/b/a.cuh", "tests/a.txt", "docs/a.py", "csrc/a.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        for content in ("a", "b"):
+            (tmp_path / name).write_text(content)
+            seen.add(chip.identity()["sources"])
+    assert len(seen) == 1 + 4 * 2  # neither documents nor what is no source
+    assert torch.__version__.startswith(chip._version("torch")) and chip._version("no-such-package") == "none"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "words"),
+    [
+        ({"build": "failed"}, None), ({"build": "limit"}, None), ({"build": "passed"}, "the build did not fail"),
+        ({"bench": "passed"}, None), ({"bench": "partial"}, None), ({"bench": "failed"}, None),
+        ({"bench": "skipped"}, "the bench left no record"),
+    ],
+)  # fmt: skip
+def test_stages_that_hang_on_another(statuses: dict[str, str], words: str | None) -> None:
+    reason = chip.no_need if "build" in statuses else chip.no_record
+    assert reason(statuses) == words and chip.any_of(reason, lambda _: "b")(statuses) == (words or "b")
+    assert chip.any_of(lambda _: None, reason)(statuses) == words
+    assert chip.lacking("json", "sys")({}) is None
+    assert chip.lacking("json", "nothing_a", "nothing_b")({}) == "not installed: nothing_a, nothing_b"
+
+
+@pytest.mark.parametrize("where", ["PATH", "/usr/local/cuda/bin", None])
+def test_programs_of_cuda_are_found(where: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setenv("PATH", "/somewhere")
+    monkeypatch.setattr(shutil, "which", lambda name, path: asked.append((name, path)) or where)
+    for gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        assert worst.find_ncu() == (where if gpu else None)
+    assert chip.no_sanitizer({}) == (None if where else "compute-sanitizer is not installed")
+    path = f"/somewhere{os.pathsep}/usr/local/cuda/bin"
+    assert asked == [("ncu", path), ("compute-sanitizer", path)]
+
+
+def test_one_row_is_called_between_the_marks_of_the_profiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    record = bench_records.record()
+    found, log = worst.worst(record, 3), []
+    write(record, tmp_path)
+    call = {found[1].ours.name: lambda: log.append("call")}
+    comparison = bench_records.comparison(section=found[1].entry.section, what=found[1].entry.what, **call)
+    monkeypatch.setattr(worst, "comparisons", lambda options: [comparison])
+    for name in ("start", "stop"):
+        monkeypatch.setattr(torch.cuda.profiler, name, lambda name=name: log.append(name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("wait"))
+    assert worst.main([str(tmp_path), "--only", "2", "--count", "1"]) == 0
+    assert log == [*["call"] * 3, "wait", "start", "call", "wait", "stop"]
+    assert capsys.readouterr().out == "" and [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    write(dataclasses.replace(record, entries=()), tmp_path)
+    with pytest.raises(worst.CommandError, match=f"^{tmp_path}: no row with a peer$"):
+        worst.main([str(tmp_path)])
+
+
+def test_the_table_of_a_run() -> None:
+    rows = [
+        {"stage": "build", "status": "passed", "seconds": 12.6, "says": "_cpu"},
+        {"stage": "a", "status": "waiting"},
+        {"stage": "tests", "status": "failed", "seconds": 100.0, "says": "x" * 120},
+    ]
+    assert staging.table(rows) == [
+        "stage  status   seconds",
+        "build  passed   13       _cpu",
+        "a      waiting  0",
+        "tests  failed   100      " + "x" * 100,
+    ]
+
+
+def test_what_a_log_has_of_its_last_attempt(tmp_path: Path) -> None:
+    assert staging.said(tmp_path) == staging.tail(tmp_path) == staging.text(tmp_path / "log.txt") == ""
+    (tmp_path / "log.txt").write_text("\n$ a\nfirst\n\n$ b c\none\n  two \n \n")
+    assert (staging.said(tmp_path), staging.tail(tmp_path)) == ("one\n  two \n \n", "  two ")
+
+
+def test_a_run_that_is_interrupted_says_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupted(stage: Stage, folder: Path, limit: float) -> dict[str, Any]:
+        if stage.name == "b":
+            raise KeyboardInterrupt
+        return {"status": "passed", "exit": 0, "seconds": 1.0, "says": ""}
+
+    monkeypatch.setitem(staging.run.__globals__, "_run", interrupted)
+    assert run(tmp_path, stage("a", ""), stage("b", ""), stage("c", "")) == 130
+    assert [row["status"] for row in summary(tmp_path).values()] == ["passed", "interrupted", "waiting"]
+    assert "summary.json" in packed(tmp_path / "chip.tar.gz") and capsys.readouterr().out.endswith("chip.tar.gz\n")

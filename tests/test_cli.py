@@ -24,6 +24,7 @@ from alexkern.commands import classify
 from alexkern.models import MODELS, AlexNet, ImageClassification, alexnet, save_weights
 from alexkern.ops.registry import OPERATORS
 from support.optional import need
+from support.pinned import hold
 
 CLASSES = ("temple", "dahlia", "[red]fox[/red]", "snow\x1b[2Jow l", "ash", "birch", "elm")
 
@@ -116,6 +117,12 @@ def test_classify_photographs(run, model, weights, photos):
             assert float(text[:-1]) == pytest.approx(100 * probabilities[index].item(), abs=0.02)
     assert len(found) == 14 and found[:7] != found[7:]
     assert titles(output) == [str(path) for path in photos]
+
+
+def test_a_table_is_as_pinned(capsys):
+    guesses = [("[red]fox[/red]", 3, 0.98765), ("snow\x1bow l", 0, 0.00004), ("ash", 1, 0.0)]
+    classify._Tables().guesses(Path("a\x1b[b].png"), guesses)
+    hold("classify", capsys.readouterr().out.splitlines())
 
 
 def test_top(run, weights, photos):

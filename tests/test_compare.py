@@ -18,7 +18,9 @@ from torch import Tensor, nn
 import alexkern
 from alexkern import cli
 from alexkern import compare as comparing
+from alexkern.measure.timing import Samples
 from alexkern.nn import FusedSequential
+from support.pinned import hold
 
 MODULE: Any = sys.modules["alexkern.compare"]  # alexkern.compare is the function
 FORWARD, TRAINING = "forward", "training step"
@@ -69,6 +71,25 @@ def test_the_figures(example: Tensor) -> None:
     assert re.fullmatch(r"  plain +\d+\.\d{3}  1\.00 +\d+\.\d  +0\.\d\d", lines[4]), lines[4]
     assert lines[7].split() == ["compiled", *"----"]
     assert lines[-1] == "training step, compiled: does not run: RuntimeError: no compiler here"
+
+
+def test_the_table_reads_as_is_pinned() -> None:
+    steady, level = Samples((2e-3, 2.01e-3, 2.02e-3) * 3), Samples((1.9e-3, 2.03e-3, 2.1e-3) * 3)
+    half, rare = Samples((1e-3,) * 9), Samples((1e-3,))
+    plain = MODULE.Figure(steady, 12_340_000, 0.5)
+    passes = {
+        FORWARD: {"plain": plain, "fused": MODULE.Figure(level, 5, None, "no error: it is noisy"),
+                  "frozen": MODULE.Figure(half, None, 1.25), "compiled": MODULE.Figure(reason="does not run: no")},
+        TRAINING: {"plain": MODULE.Figure(half), "fused": MODULE.Figure(rare, 0, 0.0)},
+    }  # fmt: skip
+    found = MODULE.Comparison("Model, (1, 3) in float32, on a CPU", passes)
+    hold("compare", str(found).splitlines())
+    data = found.as_data()
+    assert data["what"] == found.what and [*data["passes"][TRAINING]] == ["plain", "fused"]
+    assert data["passes"][FORWARD]["fused"] == {
+        "seconds": 2.03e-3, "peak_bytes": 5, "error": None, "reason": "no error: it is noisy"
+    }  # fmt: skip
+    assert data["passes"][FORWARD]["compiled"]["seconds"] is None
 
 
 def test_nothing_changes(example: Tensor) -> None:

@@ -14,17 +14,20 @@ from support.optional import need
 
 need("triton")
 from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth  # noqa: E402
+from alexkern.backends.cuda.conv2d_relu_max_pool2d import problem_of  # noqa: E402
 from alexkern.bench import static_report  # noqa: E402
 from alexkern.bench.ceilings import published  # noqa: E402
 from alexkern.bench.layers import Target  # noqa: E402
-from alexkern.cost import chips, sm80  # noqa: E402
+from alexkern.cost import chips, sm80, sm80_pooled  # noqa: E402
 from alexkern.cost import sm90 as wgmma  # noqa: E402
+from alexkern.cost import triton as cost  # noqa: E402
 from alexkern.cost.__main__ import DATA, FORWARD, WEIGHT, main, products  # noqa: E402
 from alexkern.cost.chips import CHIPS, like  # noqa: E402
 from alexkern.kernels import conv2d_relu as triton  # noqa: E402
 from alexkern.kernels import conv2d_relu_max_pool2d as pooled  # noqa: E402
 from alexkern.tools.workloads import Workload  # noqa: E402
 from support import choices  # noqa: E402
+from support.pinned import hold  # noqa: E402
 
 PINNED = Path(choices.__file__).with_suffix(".txt")
 LAYERS = dict(choices.convolutions())
@@ -138,6 +141,90 @@ def test_the_command_prints_a_line_a_call(capsys: pytest.CaptureFixture[str]) ->
     assert "CUDA C++ fused, 128 x 64, 1 x 14 windows" in capsys.readouterr().out
     assert main(["linear_relu_dropout", "--batch", "8"]) == 0
     assert capsys.readouterr().out.count("few rows") == 2
+
+
+def test_what_the_command_prints_is_what_is_pinned(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that differs is a choice, or a time, that has changed."""
+    lines = []
+    for chip, dtype, batch in (("H200", "bfloat16", "128"), ("A100", "tf32", "16"), ("RTX 3090", "float32", "1")):
+        for operator in ("conv2d_relu", "conv2d_relu_max_pool2d", "linear_relu_dropout"):
+            main([operator, "--chip", chip, "--dtype", dtype, "--batch", batch])
+            lines += [f"{chip}, {dtype}, {batch}: {operator}", *capsys.readouterr().out.splitlines()]
+    hold("cost", lines)
+
+
+def modelled(layer: Any, batch: int, arithmetic: str, chip: chips.Chip) -> list[float]:
+    """Times of every way that the models know: mma.sync's products, the first layer's, pooled ones, Triton's."""
+    dtype, precision = choices.ARITHMETIC[arithmetic]
+    geometry, size = layer.geometry(batch), dtype.itemsize
+    found = []
+    for product, work in products(layer, batch, dtype, False).values():
+        ways = [wgmma.Choice(64, 1, 1), wgmma.Choice(256, 3, 2)] if work is not None else []
+        found += [wgmma.modelled_cycles(work, way, chip) for way in ways]
+        times = [sm80.time_of(sm80.Choice(tile, splits), size, product, chip) for tile in (0, 2) for splits in (1, 7)]
+        found += [*times, sm80.time_of(sm80.choose(size, product, chip), size, product, chip)]
+    if layer.stride == 4:
+        for gradient, in_place in ((True, False), (False, True)):
+            found += sm80.first_layer_times(size, geometry, gradient, in_place, chip)
+    for offsets in (True, False):
+        pool = problem_of(dtype, precision == "tf32", geometry, offsets)
+        found += sm80_pooled.compare(pool, chip)[1:]
+        found += [sm80_pooled._products_time(sm80_pooled.Plan(1, 13, rows), pool, chip) for rows in (1, 4)]
+        problem = choices.convolution_problem(layer, batch, arithmetic)
+        found.append(pooled.separate_cycles(problem, offsets, chip))
+        config = pooled.configure(problem, choices.POOL, offsets, chip)
+        found += [pooled.fused_cycles(problem, config, offsets, chip)] if config.fused else []
+    product = triton.product(choices.convolution_problem(layer, batch, arithmetic))
+    tile = cost.tiles(dtype, product.precision, chip)[0]
+    return [*found, *(cost.cycles(tile, product, chip, splits) for splits in (1, 3))]
+
+
+def test_what_the_models_make_of_layers_is_what_is_pinned() -> None:
+    lines = []
+    for name in ("alexnet.conv1", "alexnet.conv2", "alexnet_2012.conv2"):
+        for chip in ("H100", "A100", "B200", "RTX 4090"):
+            for batch, arithmetic in ((1, "bfloat16"), (16, "tf32"), (128, "float32")):
+                numbers = modelled(LAYERS[name], batch, arithmetic, CHIPS[chip])
+                lines.append(f"{name} {chip} {batch} {arithmetic}: {' '.join(f'{one:.5g}' for one in numbers)}")
+    hold("modelled", lines)
+
+
+def test_the_tiles_at_which_registers_are_limited() -> None:
+    """Of 32 sums and up to four warps: of fewer on sm_100 too."""
+    tiles = ((64, 64, 4), (64, 63, 4), (64, 65, 4), (128, 64, 8), (64, 32, 2), (32, 16, 4))
+    limits = {label: [cost.register_limit(*tile, CHIPS[label]) for tile in tiles] for label in ("B200", "A100", "H200")}
+    most, half = {"maxnreg": 255}, {"maxnreg": 128}
+    assert limits == {
+        "B200": [most, most, most, {}, most, most],
+        "A100": [half, {}, half, {}, {}, {}],
+        "H200": [{}] * 6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "words"),
+    [
+        ([], "there is no CUDA device that torch can use"),
+        ([(9, 0), (7, 5)], "they need compute capability 8.0, and a GPU here has 7.5"),
+        ([(9, 0), (8, 0)], None),
+    ],
+)
+def test_which_gpus_cannot_be_used(
+    capabilities: list[tuple[int, int]], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+    assert chips.unusable("they") == words
+
+
+def test_a_gpu_of_this_machine_is_asked_for_its_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(
+        name="NVIDIA H100", major=9, minor=0, multi_processor_count=66, shared_memory_per_block_optin=7
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found if index == 31 else None)
+    assert vars(chips.here(31)) == vars(like("NVIDIA H100", (9, 0), 66, 7)) and chips.here(31) is chips.here(31)
+    chips.here.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from alexkern.backends import cpu, extension
 from alexkern.backends.cpu import conv2d_relu_max_pool2d, crossovers, max_pool2d, winograd
 from alexkern.backends.cpu.conv2d_relu_max_pool2d import by_image
 from alexkern.backends.cpu.crossovers import Tiled
-from alexkern.geometry import convolution
+from alexkern.geometry import Geometry, convolution
 from alexkern.plan import is_channels_last
 from support.canaries import canaries
 
@@ -441,3 +441,40 @@ def test_what_the_table_does_not_name_is_torchs(
     layer.settings = ((2, 2), (1, 1), (1, 1), 1)
     assert torch.equal(layer.forward("cpu"), layer.forward("torch")) and not ran(isa)
     assert layer.backward("cpu", NOTHING) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "worth", "M"),
+    [
+        (0.6 * 0.6, 0.6, 0.65, 4),
+        (0.37, 0.6, 0.65, 2),
+        (0.37, 0.65, 0.65, 4),
+        (0.4, 0.65, 0.65, 2),
+        (0.4, 0.66, 0.65, 0),
+        (0.65, 2.0, 0.65, 4),
+        (0.66, 2.0, 0.65, 0),
+        (0.66, 2.0, 1.4, 4),
+    ],
+)
+def test_tiles_are_as_large_as_their_share_of_the_products_allows(
+    large: float, small: float, worth: float, M: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the convolution's, and those of 4x4 of those of 2x2 as well."""
+    monkeypatch.setattr(crossovers.winograd, "share", lambda product, of, M: large if M == 4 else small)
+    of = Geometry(2, 192, 13, 11, 192, 3, 3, (1, 1), (1, 1), (1, 1), 1)
+    choose = crossovers._in_tiles.__wrapped__
+    served = (Tiled(3, 192, 84), Tiled(3, 192, 84, 4))  # 7 x 6 tiles of two images
+    assert choose(served, worth, "forward", of, True) == M
+    assert choose(served[:1], worth, "forward", of, True) == (2 if small <= worth else 0)
+    assert choose(served, worth, "forward", of, False) == (2 if small <= worth else 0)
+    assert choose((Tiled(3, 192, 85), Tiled(3, 192, 85, 4)), worth, "forward", of, True) == 0
+    assert choose((Tiled(3, 192, 85), Tiled(3, 192, 84, 4)), worth, "forward", of, True) == (M if M == 4 else 0)
+
+
+def test_of_packed_3x3_filters_more_products_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(crossovers, "_in_tiles", lambda served, worth, product, *rest: asked.append(worth) or 0)
+    for what in ("packed", "forward"):
+        for R in (3, 5):
+            crossovers.in_tiles(what, Geometry(1, 4, 9, 9, 4, R, R, (1, 1), (1, 1), (1, 1), 1), True)
+    assert asked == [crossovers.WORTH_PACKED, *[crossovers.WORTH] * 3]

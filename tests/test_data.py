@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import sys
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,8 @@ from alexkern.data import (
     find_samples,
     hold_out,
 )
-from alexkern.data.batch import Images
+from alexkern.data.batch import Batch, Images
+from support import fake_cuda
 from support.tiny import CLASSES, write_images
 
 
@@ -197,6 +200,16 @@ def test_damaged_and_absurd_images_say_why(name: str, images: Path, tmp_path: Pa
         decode(tmp_path / "nowhere.png", 64)
 
 
+@pytest.mark.parametrize(("pixels", "fits"), [(12, True), (11, False)])
+def test_an_image_may_have_so_many_pixels(
+    pixels: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["alexkern.data.decode"], "MAX_PIXELS", pixels)
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    with nullcontext() if fits else pytest.raises(UnreadableImage, match="^too large, 12 pixels; wanted at most 11$"):
+        assert decode(tmp_path / "a.png", 9).shape == (3, 4, 3)
+
+
 def test_damage_is_said_once_and_has_a_limit() -> None:
     said: list[str] = []
     tally = DamageTally(2, said.append)
@@ -291,6 +304,46 @@ def test_the_loader_gives_the_order_and_draws_nothing(workers: int, images: Path
             assert batch.labels.tolist() == [samples.labels[index] for index in indices]
             assert torch.equal(batch.images, collate([Images(samples, 64)[index] for index in indices]).images)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_batch_is_copied_while_the_one_before_is_worked_on(
+    count: int, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in for torch.cuda."""
+    log = fake_cuda.install(monkeypatch)
+    monkeypatch.setattr(Batch, "to", lambda batch, device: log.append(f"copy to {device}") or batch)
+    monkeypatch.setattr(Batch, "record_stream", lambda batch, stream: log.append(f"kept for {stream.name}"))
+    loader = Loader(find_samples(images), BatchOrder(30, 8, seed=5), bound=64, workers=0, device=torch.device("cuda"))
+    assert loader.loader.pin_memory and loader.stream.name == "side"
+    batches = [Batch(*torch.zeros(3, number, 1), []) for number in range(count)]
+    for number, batch in enumerate(loader._ahead(iter(batches))):
+        assert batch is batches[number]
+        log.append("worked on")
+    copied = ["on side", "copy to cuda", "off side"]
+    kept = ["current waits for side", "kept for current"]
+    ahead = [*copied, "worked on", *kept] * (count - 1)
+    assert log == ([*copied, *kept, *ahead, "worked on"] if count else [])
+    here = Loader(find_samples(images), BatchOrder(30, 8), bound=64, workers=0, device=torch.device("cpu"), prefetch=3)
+    assert not here.loader.pin_memory and here.stream is None and not here.loader.persistent_workers
+    assert here.loader.prefetch_factor is None
+    others = [Loader(here.loader.dataset.samples, here.order, bound=64, workers=2, device=here.device, **prefetch)
+              for prefetch in ({}, {"prefetch": 3})]  # fmt: skip
+    assert [other.loader.prefetch_factor for other in others] == [2, 3] and others[0].loader.persistent_workers
+
+
+def test_a_batch_goes_to_a_device_and_is_kept_for_a_stream_whole() -> None:
+    batch = Batch(*torch.zeros(3, 2, 1), [("a.png", "torn")])
+    there = batch.to(torch.device("meta"))
+    assert there.damaged == batch.damaged and len(there) == 2
+    assert all(one.device.type == "meta" for one in (there.images, there.sizes, there.labels))
+    kept = []
+    own = [
+        type("Kept", (), {"record_stream": lambda _, stream, name=name: kept.append((name, stream))})()
+        for name in "abc"
+    ]
+    Batch(*own, []).record_stream("a stream")
+    assert kept == [(name, "a stream") for name in "abc"]
 
 
 @pytest.mark.gpu

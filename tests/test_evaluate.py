@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from alexkern import cli
+from alexkern.commands import evaluate as command
 from alexkern.models import MODELS, ImageClassification, read_weights, save_weights
+from alexkern.training.confusion import Confusion
 from support.optional import need
+from support.pinned import hold
 from support.tiny import CLASSES, OPTIONS, tiny, write_images
 
 COLORS = {"blue": 2, "green": 1, "red": 0}
@@ -93,6 +98,27 @@ def test_it_is_trainings_own_evaluation(run, tmp_path: Path) -> None:
     assert status == 0 and output.startswith(f"18 images: loss {line[1]}, top-1 {line[2]}%, top-5 100.0%\n")
 
 
+def test_the_table_is_as_pinned() -> None:
+    counts = torch.tensor([[7, 2, 1, 0], [0, 3, 0, 0], [0, 0, 0, 0], [2, 1, 2, 0]])
+    found = Confusion(("a", "b\x1b", "nobody", "d"), counts, torch.tensor([10, 3, 0, 4]), 0.123456)
+    hold("evaluate", command._text(found).splitlines())
+    data = found.as_data()
+    assert (data["images"], data["loss"], data["top1"], data["top5"]) == (18, 0.123456, 10 / 18, 17 / 18)
+    assert data["classes"][0] == {"class": "a", "images": 10, "top1": 0.7, "top5": 1.0}
+    assert math.isnan(data["classes"][2]["top1"]) and math.isnan(data["classes"][2]["top5"])
+    assert data["confusion"] == counts.tolist()
+    assert command._text(Confusion(("a",), torch.zeros(1, 1), torch.zeros(1), math.nan)) == "no image can be read"
+
+
+def test_what_is_wrong_with_a_step_is_a_line(run, weights: Path, images: Path, monkeypatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(command, "confusion", fails)
+    status, output, errors = run("evaluate", weights, images, "--workers", 0)
+    assert (status, output, len(errors)) == (1, "", 1) and "a smaller --batch-size needs less" in errors[0]
+
+
 @pytest.mark.parametrize("name", ["c.svg", "c.png"])
 def test_a_picture(name: str, run, weights: Path, images: Path, tmp_path: Path) -> None:
     need("matplotlib")
@@ -101,6 +127,28 @@ def test_a_picture(name: str, run, weights: Path, images: Path, tmp_path: Path) 
         assert Image.open(tmp_path / name).size > (100, 100)
     else:
         assert ">green<" in (tmp_path / name).read_text()
+
+
+@pytest.mark.parametrize("count", [2, 30, 100, 101])
+def test_a_picture_looks_as_is_pinned(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With names up to a hundred classes."""
+    figures = need("matplotlib.figure")
+    from support import drawn
+
+    saved: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **how: saved.append((figure, path, how)))
+    counts = torch.eye(count, dtype=torch.int64) * torch.tensor([3] * (count - 1) + [0])
+    counts[0, 1] = 1
+    Confusion([f"c{n}" for n in range(count)], counts, torch.zeros(count), 0.0).draw(Path("a.png"))
+    ((figure, path, how),) = saved
+    assert (path, how) == (Path("a.png"), {"dpi": 150})
+    side = min(max(4, count / 4), 24)
+    axes, names = figure.axes[0], [f"c{n}" for n in range(count)]
+    assert figure.get_size_inches().tolist() == [side + 1, side]
+    for axis in (axes.xaxis, axes.yaxis):
+        assert ([label.get_text() for label in axis.get_ticklabels()] == names) is (count <= 100)
+    if count == 2:
+        hold("confusion", drawn.lines(figure))
 
 
 def test_what_cannot_be_evaluated(run, weights: Path, images: Path, tmp_path: Path, monkeypatch) -> None:

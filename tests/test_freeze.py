@@ -188,6 +188,24 @@ def test_large_batches_go_in_chunks(
     assert seen == [6]
 
 
+class Mixed(nn.Module):
+    """What no image has for itself."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input - input.mean(dim=0, keepdim=True)
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_what_mixes_images_gets_all_of_them(behind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in front of a pooling, and where all else runs image by image."""
+    monkeypatch.setattr("alexkern.frozen.modules.CHUNK_BYTES", 1)
+    torch.manual_seed(4)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2)][: 2 + behind]
+    model = nn.Sequential(*layers, Mixed(), nn.MaxPool2d(2)).eval()
+    images = torch.randn(6, 3, 22, 22)
+    torch.testing.assert_close(alexkern.freeze(model)(images), model(images), rtol=1e-4, atol=1e-5)
+
+
 def test_an_average_of_single_pixels_is_passed_on(generator: torch.Generator) -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.AdaptiveAvgPool2d((6, 5)), nn.AdaptiveAvgPool2d(3)).eval()
     frozen = alexkern.freeze(model)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from alexkern.backends import extension
 from alexkern.backends.cuda import emulated
+from alexkern.backends.torch import max_pool2d
 from alexkern.geometry import CLIPPED, Geometry, convolution, offset_dtype, pooled_size, pooling
 
 PAIRS = ((2, 3), (1, 0), (2, 1))  # stride, padding, dilation
@@ -134,3 +135,14 @@ def test_offsets_take_a_byte_where_it_has_numbers_enough() -> None:
     found = [(R, S, relu) for (R, S), relu in tried if offset_dtype(R, S, relu) is torch.uint8]
     assert found == [(15, 17, False), (15, 17, True), (16, 16, False)]
     assert torch.tensor(CLIPPED[torch.int32]).to(torch.uint8) == CLIPPED[torch.uint8]
+
+
+@pytest.mark.parametrize(("window", "dtype"), [((16, 16), torch.uint8), ((16, 17), torch.int32)])
+def test_torchs_pooling_keeps_offsets_in_what_is_planned(window: tuple[int, int], dtype: torch.dtype) -> None:
+    image = torch.rand(1, 2, 20, 21, generator=torch.Generator().manual_seed(1))
+    output, offsets = max_pool2d.forward(image, window, (2, 2), (1, 1), (1, 1), False, True)
+    wanted, indices = F.max_pool2d(image, window, 2, 1, return_indices=True)
+    r, s = offsets.long() // window[1], offsets.long() % window[1]
+    rows, columns = torch.meshgrid(*(torch.arange(size) * 2 - 1 for size in offsets.shape[2:]), indexing="ij")
+    assert offsets.dtype == dtype and torch.equal(output, wanted)
+    assert torch.equal((rows + r) * 21 + columns + s, indices)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import alexkern
-from alexkern.graph import Graphed, check_like
+from alexkern.data import Batch
+from alexkern.graph import Graphed, GraphedModel, check_like
 from alexkern.training import Settings
 from alexkern.training.step import Step
 from alexkern.training.world import World
+from support import fake_cuda
 from support.networks import small_alexnet
 from support.tiny import tiny
 
@@ -68,6 +70,69 @@ def test_wrong_types() -> None:
 def test_inputs_unlike_the_example(value: Tensor, words: str) -> None:
     with pytest.raises(alexkern.ArgumentError, match=f"^alexkern.graph: {words}"):
         check_like("graph", "input", value, torch.zeros(2, 2))
+
+
+class Counted(nn.Sequential):
+    """Two results, and how often it ran."""
+
+    calls = 0
+
+    def forward(self, input: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        assert not torch.is_grad_enabled()
+        return {"first": super().forward(input), "second": input + 1}
+
+
+def test_what_is_captured_is_replayed_with_other_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for torch.cuda that replays what it has recorded."""
+    log = fake_cuda.install(monkeypatch)
+    model = Counted(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    example, other = torch.randn(2, 5, 3)
+    graphed = GraphedModel(model, example)
+    around = ["side waits for current", "on side", "off side", "current waits for side", "capture", "captured"]
+    assert log == around and model.calls == 3 + 1
+    assert repr(graphed) == "GraphedModel(Counted, (5, 3), torch.float32)"
+    first, second = graphed(example), graphed(other)
+    assert log == [*around, "replay", "replay"] and model.calls == 4
+    for found, input in ((first, example), (second, other)):
+        with torch.no_grad():
+            assert all(torch.equal(found[name], one) for name, one in model(input).items())
+    with torch.no_grad():
+        model[0].weight.mul_(0.5)
+        assert torch.equal(graphed(other)["first"], model(other)["first"])
+    with pytest.raises(alexkern.ArgumentError, match="^alexkern.graph: input's shape must be the example's"):
+        graphed(example[:1])
+
+
+def test_what_cannot_be_captured_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda.install(monkeypatch)
+    with pytest.raises(RuntimeError) as caught:
+        Graphed(lambda x: x * x.sum().item(), [torch.ones(2)], "it")
+    assert (
+        str(caught.value) == "alexkern.graph: it cannot be captured: operation not permitted when stream is capturing"
+    )
+
+
+def test_the_trainers_step_is_captured_for_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether others come first, in between or last, the weights are those of a step that is not captured."""
+    fake_cuda.install(monkeypatch)
+    settings = Settings(size=63, resize=63, batch_size=2, dropout=0.0, learning_rate=0.1)
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(256, (2, 63, 63, 3), generator=generator, dtype=torch.uint8)
+    whole = Batch(pixels, torch.tensor([[63, 63]] * 2), torch.tensor([0, 2]), [])
+    part = Batch(pixels[:1], whole.sizes[:1], whole.labels[:1], [])
+    steps = []
+    for graphed in (False, True):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Conv2d(3, 2, 9, 9), nn.ReLU(), nn.Flatten(), nn.Linear(98, 3))
+        steps.append(Step(model, settings, World(0, 1, torch.device("cpu")), graphed=graphed))
+    for number, batch in enumerate((part, whole, whole, part, whole)):
+        for step in steps:
+            step(batch, number + 1, 2 * number, 0.05)
+        assert (steps[1].captured is not None) == (number > 0) and steps[0].captured is None
+    assert torch.equal(steps[0].sums, steps[1].sums) and steps[0].sums[2] == 8
+    for ours, theirs in zip(steps[1].model.parameters(), steps[0].model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""The order of the house: what may import what, lowest first, read off the source of every module.
+"""The order of the house: what may import what, lowest first, and what holds everywhere, read off every module.
 
 Imports inside functions and for types alone count too. Nothing imports upwards, and there are no circles.
 """
@@ -162,3 +162,40 @@ def test_a_planted_import_is_found(tmp_path: Path) -> None:
     nodes.cache_clear()
     lazy.write_text("import importlib\nimportlib.import_module(f'alexkern.{1}')\n")
     assert computed_imports(lazy)
+
+
+def keywords(of: str) -> set[tuple[str, object]]:
+    """Where a function of that name is called with `strict=` or `frozen=`, or with none: the module, and its value."""
+    wanted = {"zip": "strict", "dataclass": "frozen"}[of]
+    found = set()
+    for name, path in MODULES.items():
+        for node in nodes(path):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == of:
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                found.add((name, given.get(wanted)))
+            elif isinstance(node, ast.ClassDef):
+                found |= {(f"{name}.{node.name}", None) for one in node.decorator_list if ast.unparse(one).endswith(of)}
+    return found
+
+
+def test_what_is_zipped_is_of_one_length_but_in_few_places() -> None:
+    others = {name for name, strict in keywords("zip") if strict != "True"}
+    assert others == {"alexkern.tools.aot", "alexkern.cost.__main__", "alexkern.bench.layers"}
+
+
+def test_records_are_frozen_but_those_that_grow() -> None:
+    others = {name for name, frozen in keywords("dataclass") if frozen != "True"}
+    assert others == {
+        "alexkern.training.schedule.Schedule", "alexkern.training.trainer.Progress", "alexkern.data.batch.Batch",
+        "alexkern.verify.report.Row", "alexkern.kernels.config.Rehearsal",
+    }  # fmt: skip
+
+
+def test_no_parameter_is_by_place_alone() -> None:
+    found = {
+        name
+        for name, path in MODULES.items()
+        for node in nodes(path)
+        if isinstance(node, ast.arguments) and node.posonlyargs
+    }
+    assert found == {"alexkern.backends.way"}  # whose ways take different ones behind it

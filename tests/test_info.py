@@ -17,7 +17,10 @@ import alexkern
 from alexkern import dispatch, processor
 from alexkern._sources import digest, not_built
 from alexkern.backends import extension
+from alexkern.dispatch import Explanation
+from alexkern.info import Info
 from alexkern.ops.registry import OPERATORS, served
+from support.pinned import hold
 
 info_module = sys.modules["alexkern.info"]  # the package's attribute of that name is the function
 
@@ -56,6 +59,80 @@ def test_the_report_names_what_was_found_and_is_also_the_repr() -> None:
     for operator in served():
         assert operator in report
     assert json.loads(json.dumps(dataclasses.asdict(found)))["versions"] == found.versions
+
+
+def test_the_report_reads_as_is_pinned() -> None:
+    services = [
+        Explanation("dropout", "cpu", {"cuda": "not built", "triton": "why: not built"}, ()),
+        Explanation("augment", "cpu", {"cuda": "not built", "triton": "why: not built"}, ("float32", "bfloat16")),
+        Explanation("max_pool2d", "torch", {"cpu": "it is slow"}, ("float16",)),
+    ]
+    native = {"_cpu": "0.1, built by a compiler", "_cuda": "none: not built"}
+    shown = Info({"alexkern": "0.1", "torch": "3"}, "A CPU", (), "none", "no nvcc", native, "alone: not built", "much",
+                 tuple(services))  # fmt: skip
+    hold("info", str(shown).splitlines())
+    assert dataclasses.replace(shown, gpus=("A", "B")).head[3:5] == ["gpu         A", "gpu         B"]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "usable", "built"),
+    [
+        ("13.0", None, True, "built for CUDA 13.0"),
+        ("13.0", None, False, "built for CUDA 13.0, which it cannot use here"),
+        (None, "7.0", False, "built for ROCm 7.0"),
+        (None, None, False, "built without CUDA"),
+    ],
+)
+def test_what_torch_was_built_for(
+    cuda: str | None, hip: str | None, usable: bool, built: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    found = info_module._versions()
+    assert found["torch"] == f"{torch.__version__} ({built})" and [*found][1:] == [
+        "python",
+        "torch",
+        "triton",
+        "torchvision",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("driver", "behind"),
+    [(None, ""), ((13, 0), ""), ((13, 1), ""), ((12, 9), ", and the one here is for 12.9")],
+)
+def test_what_a_native_module_needs(
+    driver: tuple[int, int] | None, behind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = SimpleNamespace(
+        __version__="1.2", cuda_version=(13, 2), targets=("80", "90a"), driver_version=lambda: driver
+    )
+    monkeypatch.setattr(extension.cuda, "module", module)
+    text = "1.2, built with CUDA 13.2 for 80, 90a; needs a driver for CUDA 13.0 or newer"
+    assert info_module._cuda_module() == text + behind
+    for smi, usable, wanted in (
+        ([], True, "unknown (there is no nvidia-smi to ask)"), ([], False, "none"),
+        ([["A", "9.0", "580"]], True, "580"),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, "is_available", lambda usable=usable: usable)
+        here = f"{'580' if smi else 'present'} (CUDA {driver[0]}.{driver[1]})" if driver else wanted
+        assert info_module._driver(smi) == here
+
+
+@pytest.mark.parametrize(("missing", "pays", "words"), [
+    (None, True, "with 3x3 and 5x5 convolutions in fewer products"),
+    (None, False, "with oneDNN's convolutions alone: others do not pay with a set"),
+    ("not built", True, "with oneDNN's convolutions alone: not built"),
+])  # fmt: skip
+def test_what_snapshots_compute_on_a_cpu(
+    missing: str | None, pays: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = SimpleNamespace(isa=lambda: "a set")
+    monkeypatch.setattr(info_module, "cpu", SimpleNamespace(missing=lambda *_: missing, native=lambda: native))
+    monkeypatch.setattr(info_module, "measured", lambda: "here")
+    monkeypatch.setattr(info_module, "CONVOLUTIONS", {"here": {"packed": ()} if pays else {}})
+    assert info_module._snapshots() == f"on a CPU {words}"
 
 
 def test_the_version_is_that_of_the_installed_package() -> None:

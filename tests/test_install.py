@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from alexkern._cxx import find_cxx
-from alexkern._nvcc import MINIMUM, find_nvcc
+from alexkern._nvcc import MINIMUM, find_nvcc, release, too_old
 from support.installing import ROOT, copy_tree, install, make_venv, pip, run, script
 
 TRITON = find_spec("triton")  # brings NVIDIA's cuobjdump along
@@ -381,3 +381,70 @@ def test_kernels_cannot_be_imported_under_a_second_name() -> None:
     assert done.stdout.splitlines()[-1] == (
         "ImportError: import kernels: the Triton kernels are the package alexkern.kernels; import that instead"
     )
+
+
+GNU, OTHER = 'echo "#define __GNUC__ 13"', 'echo "#define _MSC_VER 1"'
+
+
+@pytest.mark.parametrize(
+    ("named", "programs", "found", "reason"),
+    [
+        (None, {"c++": GNU, "g++": OTHER}, ["c++"], ""),
+        (None, {"g++": GNU, "clang++": OTHER}, ["g++"], ""),
+        (None, {"clang++": GNU}, ["clang++"], ""),
+        ("own -O1", {"own": GNU, "c++": OTHER}, ["own", "-O1"], ""),
+        ("none-there", {"c++": GNU}, [], "the C++ compiler none-there does not run"),
+        (None, {"c++": OTHER}, [], "is neither GCC nor Clang"),
+        (None, {"c++": "exit 1"}, ["c++"], ""),
+        ("my-g++", {"my-g++": "exit 1"}, ["my-g++"], ""),
+        ("own", {"own": "exit 1"}, [], "the C++ compiler own is neither GCC nor Clang"),
+        (None, {}, [], "no C++ compiler was found (looked at CXX, and in PATH for c++, g++, clang++)"),
+    ],
+)
+def test_which_compiler_is_found(
+    named: str | None, programs: dict[str, str], found: list[str], reason: str, tmp_path: Path, monkeypatch
+) -> None:
+    """The one that is named, else the first there is; one that fails is taken for what it is called."""
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    if named:
+        monkeypatch.setenv("CXX", named)
+    command, why = find_cxx()
+    assert [Path(word).name for word in command] == found and reason in why and bool(why) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("says", "found", "old"),
+    [
+        ("release 12.4, V12.4.1", (12, 4), True), ("release 12.5, V12.5.1", (12, 5), False),
+        ("release 13.0", (13, 0), False), ("release 9.9", (9, 9), True), ("nothing", None, False),
+    ],
+)  # fmt: skip
+def test_which_nvcc_is_too_old(says: str, found: tuple[int, int] | None, old: bool, tmp_path: Path) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, {says}'\n")
+    nvcc.chmod(0o755)
+    assert release(str(nvcc)) == found and release(str(tmp_path / "none")) is None
+    words = f"{nvcc} is of CUDA {says.split()[1].rstrip(',')}, and the kernels need 12.5 or newer" if old else None
+    assert too_old(str(nvcc)) == words
+
+
+def test_where_nvcc_is_looked_for(monkeypatch) -> None:
+    """CUDACXX at its word; else in the order of the folders."""
+    asked = []
+    monkeypatch.setattr("shutil.which", lambda name, path: asked.append((name, *path.split(os.pathsep))))
+    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/path")
+    assert find_nvcc() is None
+    monkeypatch.setenv("CUDA_PATH", "/second")
+    find_nvcc()
+    monkeypatch.setenv("CUDA_HOME", "/first")
+    find_nvcc()
+    last = ("/path", "/usr/local/cuda/bin")
+    assert asked == [("nvcc", *last), ("nvcc", "/second/bin", *last), ("nvcc", "/first/bin", "/second/bin", *last)]
+    monkeypatch.setenv("CUDACXX", "/wrong")
+    assert find_nvcc() == "/wrong" and len(asked) == 3

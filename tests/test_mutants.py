@@ -32,6 +32,7 @@ def test_a_slip_is_given_to_the_tests_that_can_see_it() -> None:
         runs = mutants.runs(path)
         assert any(first in run for run in runs), runs
         assert operator is None or runs[-1] == ["tests/conformance", "-k", operator]
+        assert ("tests/test_house.py" in runs[-1]) is path.startswith("alexkern")
         assert "kernels" in path or not any("test_triton" in test for run in runs for test in run)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +23,7 @@ from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import Target
 from alexkern.cost.sm80_pooled import Plan
 from alexkern.tools import rehearsal
+from alexkern.tools.instantiations import demangled
 
 pytestmark = pytest.mark.skipif(rehearsal.missing() is not None, reason=f"{rehearsal.missing()}")
 
@@ -63,6 +65,17 @@ def test_the_bench_of_launches_finds_a_wrong_result() -> None:
     trial.check("torch.relu_", None)
     with pytest.raises(WrongResult):
         trial.check("alexkern", None)
+
+
+def test_every_instantiation_of_the_convolutions_is_launched() -> None:
+    names = dict.fromkeys(demangled([launch.kernel for launch in rehearsal.everything()]))
+    counts = Counter(name.partition("<")[0] for name in names if "conv" in name or "sm90" in name or "depth" in name)
+    assert counts == {
+        "sm90::convolve_kernel": 32, "sm90::weight_gradient_kernel": 6, "conv2d_relu::convolve_kernel": 18,
+        "conv2d_relu::weight_gradient_kernel": 18, "conv2d_relu::reduce_kernel": 6, "conv2d_relu::pack_kernel": 3,
+        "conv2d_relu_max_pool2d::forward_kernel": 12, "conv2d_relu_max_pool2d::backward_kernel": 12,
+        "space_to_depth::relayout_kernel": 12, "space_to_depth::amend_kernel": 3,
+    }  # fmt: skip
 
 
 def test_blocks_run_together_where_the_kernel_shares_tiles() -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import astuple
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -18,14 +19,17 @@ from torch.nn import functional as F
 from alexkern import cli
 from alexkern.data import Batch, BatchOrder, Loader, collate, find_samples
 from alexkern.data.batch import Images
+from alexkern.drawing import style
 from alexkern.functional import augment
 from alexkern.models import MODELS, read_weights
-from alexkern.training import PRESETS, Settings, TrainingError, log, pictures
+from alexkern.training import PRESETS, Settings, Trainer, TrainingError, log, pictures, rehearsal
+from alexkern.training.display import Display
 from alexkern.training.evaluate import TEN_CROPS, Score, evaluate, probabilities
 from alexkern.training.schedule import Schedule
 from alexkern.training.settings import from_dict
 from alexkern.training.step import Step
 from alexkern.training.world import World
+from support.pinned import hold
 from support.tiny import CLASSES, OPTIONS, tiny, write_images
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -251,6 +255,22 @@ def test_what_a_run_computes_that_is_told_nothing() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_images_are_augmented_alike_whoever_trains_on_them(
+    precision: str, dtype: torch.dtype, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a key of the run's seed and their number in it, which no version may change."""
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr("alexkern.training.step.augment", lambda images, **how: asked.append(how) or images)
+    settings = Settings(**SMALL, seed=5, precision=precision, flip=0.25)
+    batch = batch_of(images)
+    step = Step(tiny(num_classes=3), settings, ALONE)
+    assert step.pictures(batch, 7) is batch.images
+    (how,) = asked
+    assert how.pop("seed").tolist() == [5 + 0x616C6578, 16 * 7] and how.pop("sizes") is batch.sizes
+    assert how.pop("dtype") == dtype and how == settings.augmentation and how["flip"] == 0.25
+
+
 def test_evaluation(images: Path) -> None:
     """Against torch's own modules, image by image; an image that cannot be read does not count."""
     torch.manual_seed(3)
@@ -319,15 +339,23 @@ def test_curves_show_the_logs_numbers() -> None:
     losses, right = [2.5, math.nan, 0.25], [0.125, 0.5, 1.0]
     rows = [row(n + 1, train_loss=losses[n], val_loss=3.0, train_top1=right[n], val_top1=math.nan) for n in range(3)]
     loss, top1 = pictures.curves(rows).axes
-    drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in (loss, top1)]
-    assert drawn[0] == {"training": [[1, 2.5], [3, 0.25]], "validation": [[1, 3], [2, 3], [3, 3]]}
-    assert drawn[1] == {"training": [[1, 0.125], [2, 0.5], [3, 1]]}
+    shown = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in (loss, top1)]
+    assert shown[0] == {"training": [[1, 2.5], [3, 0.25]], "validation": [[1, 3], [2, 3], [3, 3]]}
+    assert shown[1] == {"training": [[1, 0.125], [2, 0.5], [3, 1]]}
     assert loss.get_ylim()[0] == 0 and loss.get_ylim()[1] > 3 and top1.get_ylim() == (0, 1)
     for count in (1, 2, 90):
         axes = pictures.curves([row(n + 1, train_loss=1.0) for n in range(count)]).axes[0]
         low, high = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
         assert ticks and all(tick == int(tick) for tick in ticks)
+
+
+def test_curves_look_as_is_pinned() -> None:
+    from support import drawn
+
+    rows = [row(n, train_loss=3.0 - n, val_loss=3.5 - n, train_top1=0.25 * n, val_top1=0.2 * n) for n in range(1, 4)]
+    with style():
+        hold("curves", drawn.lines(pictures.curves(rows)))
 
 
 def test_curves_are_drawn_later_too(run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,6 +460,75 @@ def test_settings_say_what_is_wrong() -> None:
         Settings(hue=math.nan)
     with pytest.raises(TrainingError, match="--std: wanted a number from 1e-06 to 1,000, got 0.0"):
         Settings(std=(0.2, 0.0, 0.2))
+
+
+def test_what_is_said_of_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    line = {"train_loss": 1.23456, "train_top1": 0.2566, "images_per_second": 123.6, "waiting": 0.123}
+    bare = "epoch 3/9: loss 1.2346, top-1 25.7%"
+    rate = "; 124 images/s, 12% of the time waiting for images\n"
+    Display().epoch(row(3, **line, val_loss=math.nan), 9)
+    assert capsys.readouterr().out == bare + rate
+    Display().epoch(row(3, **line, val_loss=2.0, val_top1=0.5, val_top5=1.0), 9)
+    assert capsys.readouterr().out == f"{bare}; validation loss 2.0000, top-1 50.0%, top-5 100.0%{rate}"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("silent", [False, True])
+def test_who_says_what(quiet: bool, silent: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """A quiet run has warnings, one of a process that does not lead has nothing."""
+    display = Display(quiet=quiet, silent=silent)
+    display.say("a\x1bb")
+    display.warn("c\nd")
+    display.step(1, 2, 3.0, 4.0)  # outside of a bar
+    found = capsys.readouterr()
+    assert found.out == ("" if quiet or silent else "a?b\n")
+    assert found.err == ("" if silent else "alexkern train: c?d\n")
+    assert not display.live
+
+
+def test_memory_that_a_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(1024, 1024, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: asked.append(device) or 9 * 2**20)
+    usage = type("Usage", (), {"ru_maxrss": 3 * 2**10})
+    monkeypatch.setattr("resource.getrusage", lambda _: usage)
+    for device, most in (("cuda", "9 MiB on the GPU"), ("cpu", "3 MiB of this process, torch's code included")):
+        words = f"memory: 1,048,576 parameters, with gradients and optimizer {{}}.0 MiB; at most {most}"
+        model.weight.grad = None
+        optimizer.state.clear()
+        assert rehearsal._memory(model, optimizer, torch.device(device)) == words.format(4)
+        model(torch.ones(1, 1024)).sum().backward()
+        optimizer.step()
+        assert rehearsal._memory(model, optimizer, torch.device(device)) == words.format(12)
+    shapes = rehearsal._shapes(torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(1).bfloat16(), torch.zeros(4, 5))
+    assert shapes == "pixels (2, 3) uint8, images (1,) bfloat16, logits (4, 5) float32"
+    assert asked == [torch.device("cuda")] * 2
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "precision", "refused"),
+    [
+        ("cuda", 1, "fp32", False), ("cuda", 1, "bf16", False), ("cuda", 1, "fp16", True), ("cuda", 2, "fp32", True),
+        ("cpu", 1, "fp32", True),
+    ],
+)  # fmt: skip
+def test_a_graph_wants_one_process_on_a_gpu(
+    device: str, size: int, precision: str, refused: bool, images: Path
+) -> None:
+    class Begun(Exception):
+        """The arguments are good."""
+
+    def classes(_: object) -> NoReturn:
+        raise Begun
+
+    samples = type("Samples", (), {"classes": property(classes)})()
+    settings, world = Settings(precision=precision), World(0, size, torch.device(device))
+    with pytest.raises(TrainingError if refused else Begun) as caught:
+        Trainer(settings, samples, samples, Path(), world, Display(), graphed=True)
+    assert not refused or str(caught.value) == "--graph: wanted one process on a GPU, and --precision fp32 or bf16"
+    with pytest.raises(Begun):
+        Trainer(settings, samples, samples, Path(), world, Display())
 
 
 def test_signal_handlers_are_put_back(run, images: Path, tmp_path: Path) -> None:

@@ -7,15 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 from alexkern import cli
 from alexkern.models import MODELS, read_weights
-from alexkern.training import checkpoint, log
+from alexkern.training import TrainingError, checkpoint, log
+from alexkern.training.errors import cause
 from alexkern.training.lock import RunLock
+from alexkern.training.world import World, average_gradients_of, generator_state, join, restore_generators
 from support.tiny import OPTIONS, assert_same_run, tiny, write_images
 
 RUN = (*OPTIONS, "--dropout", "0", "--flip", "0.5", "--contrast", "0.3", "--save-every", "3")
@@ -127,3 +132,129 @@ def test_a_folder_in_use(images: Path, tmp_path: Path) -> None:
         done = torchrun(images, *RUN, "--out", tmp_path)
     assert done.returncode != 0 and len(said(done.stderr)) == 1
     assert f"process {os.getpid()} on " in done.stderr and "RuntimeError" not in done.stderr
+
+
+CUDA = torch.device("cuda")
+
+
+class Fakes:
+    """torch.distributed, torch.cuda and a tensor on any device, which note what they are asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, gpu: bool = True) -> None:
+        self.asked: list[Any] = []
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: self.asked.append(f"set {device}"))
+        monkeypatch.setattr(torch, "zeros", lambda *_, device: self.asked.append(f"try {device}") or torch.ones(1))
+        monkeypatch.setattr(distributed, "init_process_group", lambda *of, **how: self.asked.append((*of, how)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "wanted"),
+    [
+        (None, {}, World(0, 1, CUDA)),
+        ("cpu", {}, World(0, 1, torch.device("cpu"))),
+        ("cuda:1", {"LOCAL_RANK": "3"}, World(0, 1, torch.device("cuda:1"))),
+        (None, {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, World(5, 8, torch.device("cuda:1"))),
+        ("cuda", {"RANK": "5", "WORLD_SIZE": "8"}, World(5, 8, torch.device("cuda:5"))),
+        ("cuda:2", {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, World(1, 2, torch.device("cuda:2"))),
+        ("cpu", {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, World(1, 2, torch.device("cpu"))),
+    ],
+)
+def test_a_process_takes_its_own_device(
+    asked: str | None, environment: dict[str, str], wanted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = Fakes(monkeypatch)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = join(asked)
+    assert found == wanted and found.leads == (wanted.rank == 0)
+    on_gpu = wanted.device.type == "cuda"
+    steps: list[Any] = [f"try {wanted.device}", *[f"set {wanted.device}"] * on_gpu]
+    if wanted.size > 1:
+        how = {"rank": wanted.rank, "world_size": wanted.size, "timeout": timedelta(minutes=30)}
+        steps.append(("cpu:gloo,cuda:nccl" if on_gpu else "gloo", how))
+    assert fakes.asked == steps
+
+
+def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    Fakes(monkeypatch, gpu=False)
+    assert join(None) == World(0, 1, torch.device("cpu"))
+    with pytest.raises(TrainingError, match="^--device toaster: Expected one of cpu, "):
+        join("toaster")
+
+
+def test_what_processes_tell_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def all_reduce(tensor: torch.Tensor, operation: object = None) -> None:
+        asked.append((tensor.dtype, operation))
+        tensor.mul_(2)
+
+    monkeypatch.setattr(distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(
+        distributed, "all_gather_object", lambda values, value: values.__setitem__(slice(None), [value] * 3)
+    )
+    many, one = World(1, 3, torch.device("cpu")), World(0, 1, torch.device("cpu"))
+    assert many.sum((0.1, 2)) == [0.2, 4] and many.most((1, 3)) == [2, 6] and many.gather("a") == ["a"] * 3
+    assert asked == [(torch.float64, None), (torch.int64, distributed.ReduceOp.MAX)]
+    assert one.sum((0.1, 2)) == [0.1, 2] and one.most((1, 3)) == [1, 3] and one.gather("a") == ["a"] and len(asked) == 2
+
+
+def test_gradients_of_several_processes_are_averaged_on_their_own_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model, **how: (model, how))
+    model = torch.nn.Linear(1, 1)
+    assert average_gradients_of(model, World(0, 1, torch.device("cuda:3"))) is model
+    for device, ids in (("cuda:3", [3]), ("cpu", None)):
+        wrapped = average_gradients_of(model, World(1, 2, torch.device(device)))
+        assert wrapped == (model, {"device_ids": ids, "gradient_as_bucket_view": True})
+
+
+def test_generators_of_a_gpu_are_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"of {device}")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: set_to.append((state, device)))
+    state = generator_state(CUDA)
+    drawn = torch.rand(3)
+    assert state["cuda"] == "of cuda" and generator_state(torch.device("cpu")).keys() == {"cpu"}
+    for where, there in ((CUDA, state), (torch.device("cpu"), state), (CUDA, {"cpu": state["cpu"]})):
+        restore_generators(there, where)
+        assert torch.equal(torch.rand(3), drawn)
+    assert set_to == [("of cuda", CUDA)]
+
+
+def test_a_group_ends_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: ended.append("group"))
+    monkeypatch.setattr("gc.collect", lambda: ended.append("garbage"))
+    for there, wanted in ((False, []), (True, ["group", "garbage"])):
+        monkeypatch.setattr(distributed, "is_initialized", lambda there=there: there)
+        World(0, 1, CUDA).leave()
+        assert ended == wanted
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. Its parent"),
+         "a decoding process, 12, was ended by the system (Killed), as where memory is short: fewer --workers"),
+        (RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"),
+         "a decoding process, 12, 13, was ended by the system, as where memory is short: fewer --workers"),
+        (torch.OutOfMemoryError("CUDA out of memory"),
+         "the memory does not suffice, a smaller --batch-size needs less (CUDA out of memory)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+         "the memory does not suffice, a smaller --batch-size needs less "
+         "(DefaultCPUAllocator: can't allocate memory: you tried)"),
+        (distributed.DistBackendError("NCCL error"), "another process of the run is gone (NCCL error)"),
+        (RuntimeError("[gloo/transport] Connection closed"),
+         "another process of the run is gone ([gloo/transport] Connection closed)"),
+    ],
+)  # fmt: skip
+def test_what_has_ended_a_step(error: RuntimeError, words: str) -> None:
+    assert cause(error) == words
+
+
+def test_a_fault_of_ours_is_raised() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        cause(RuntimeError("shapes cannot be multiplied"))

@@ -272,3 +272,24 @@ def test_a_checkpoint_carries_the_settings(whole: Path) -> None:
     assert (settings.optimizer, settings.rotation, settings.batch_size, settings.std) == (
         "adamw", 10, 6, Settings().std,
     )  # fmt: skip
+
+
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    state = dict.fromkeys(checkpoint.KEYS, 1)
+    for number in range(3):
+        if number == 2:
+            monkeypatch.setattr(os, "link", refused)
+        checkpoint.save(tmp_path, state | {"progress": number})
+    assert [checkpoint.load(tmp_path / name)["progress"] for name in (checkpoint.NAME, checkpoint.PREVIOUS)] == [2, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "previous.pt"]
+    assert checkpoint.newest(tmp_path) == tmp_path / "checkpoint.pt"
+    (tmp_path / "checkpoint.pt").unlink()
+    assert checkpoint.newest(tmp_path) == tmp_path / "previous.pt"
+
+
+def test_why_a_file_cannot_be_written() -> None:
+    assert checkpoint.reason(OSError(28, "No space left on device")) == "no space left on device"
+    assert checkpoint.reason(OSError("odd")) == "odd" and checkpoint.reason(RuntimeError("No\nmore")) == "No"

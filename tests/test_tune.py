@@ -8,8 +8,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +25,15 @@ from support.optional import need
 need("triton")
 
 from alexkern import cli  # noqa: E402
+from alexkern.commands import CommandError  # noqa: E402
+from alexkern.commands import tune as command  # noqa: E402
 from alexkern.kernels import config  # noqa: E402
 from alexkern.kernels.config import TARGETS  # noqa: E402
-from alexkern.tools.tuning import Choice, Tuned, TunedTable, neighbours, search, tune  # noqa: E402
+from alexkern.measure.timing import Samples  # noqa: E402
+from alexkern.tools import tuning_gpu  # noqa: E402
+from alexkern.tools.tuning import Choice, Tuned, TunedTable, choices, neighbours, search, tune  # noqa: E402
 from alexkern.tools.tuning_gpu import same  # noqa: E402
-from alexkern.tools.workloads import Workload, workloads  # noqa: E402
+from alexkern.tools.workloads import Workload, having, workloads  # noqa: E402
 
 DEVICE = TARGETS[90]
 WORKLOAD = Workload("conv2d_relu", "alexnet", "conv3", 128, "bfloat16")
@@ -74,6 +83,7 @@ def test_neighbours_change_one_or_two_tunable_fields_by_one_step() -> None:
     tunable = {"BLOCK_M", "BLOCK_N", "num_warps", "num_stages"}
     assert all(1 <= len(names) <= 2 and names <= tunable for names in changed)
     assert Tile(BLOCK_M=128) in found and Tile(BLOCK_M=32, num_stages=3) in found
+    assert all(type(value) is not float for tile in found for value in vars(tile).values())
     assert len(found) == 8 + 24  # two moves of each of four fields, and of each pair of them
 
 
@@ -171,6 +181,59 @@ def test_a_failing_write_leaves_the_table_as_it_was(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_table_has_a_line_an_entry(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "table.json"
+    table = TunedTable(path, DEVICE)
+    for number in (0, 1):
+        table.add(choice(number), Tuned(Tile(number), 1.23456e-5, 2e-6))
+    first, *lines = path.read_text().splitlines()
+    tile = dataclasses.asdict(Tile(0))
+    entry = {"backend": "triton", "operator": "conv2d_relu", "shape": [128, 0], "dtype": "bfloat16", "config": tile,
+             "microseconds": 12.35, "default_microseconds": 2.0}  # fmt: skip
+    assert first == "{" and lines[-2:] == ["  ]", "}"] and lines[-5] == '  "entries": ['
+    assert lines[-4] == f"    {json.dumps(entry)}," and json.loads(lines[-3])["shape"] == [128, 1]
+    head = {
+        "device": DEVICE.name,
+        "capability": [9, 0],
+        "num_sms": DEVICE.num_sms,
+        "shared_memory": DEVICE.shared_memory,
+    }
+    assert json.loads(path.read_text()) == head | {"entries": [entry, json.loads(lines[-3])]}
+    assert table.done == {choice(0).key, choice(1).key} == TunedTable(path, DEVICE).done
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.0201, True), (0.02, True), (0.0199, False)])
+def test_a_step_has_to_pay(gain: float, taken: bool) -> None:
+    better = Tile(BLOCK_M=128)
+    tuned = search(choice(), FakeBench(lambda tile: (1 - gain) if tile == better else 1.0))
+    assert tuned == (Tuned(better, 1 - gain, 1.0) if taken else Tuned(Tile(), 1.0, 1.0))
+
+
+@pytest.mark.parametrize("last", [1.0, 1.01, None])
+def test_the_best_has_to_be_no_slower_than_the_default_side_by_side(last: float | None) -> None:
+    better, bench = Tile(BLOCK_M=128), FakeBench(lambda tile: 0.5 if tile == Tile(BLOCK_M=128) else 1.0)
+    timed = bench.seconds
+
+    def seconds(choice: Choice, configs: Sequence[Tile]) -> dict[Tile, float]:
+        if configs != [Tile(), better]:
+            return timed(choice, configs)
+        return {Tile(): 1.0} | ({} if last is None else {better: last})
+
+    bench.seconds = seconds  # type: ignore[method-assign]
+    assert search(choice(), bench) == (Tuned(better, 1.0, 1.0) if last == 1.0 else Tuned(Tile(), 1.0, 1.0))
+
+
+def test_choices_are_listed_once_with_what_was_tried_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"forward": {choice(0).key: [1, 2, 3]}, "backward": {choice(0).key: [4], choice(1).key: [5]}}
+    asked: list[Any] = []
+    monkeypatch.setattr("alexkern.tools.aot.rehearsed", lambda *of: asked.append(of) or SimpleNamespace(choices=found))
+    other = dataclasses.replace(WORKLOAD, batch=1)
+    assert choices([WORKLOAD, other], DEVICE) == [
+        Choice(choice(0).key, 1, WORKLOAD, "forward", (2, 3)), Choice(choice(1).key, 5, WORKLOAD, "backward"),
+    ]  # fmt: skip
+    assert asked == [(WORKLOAD, DEVICE), (other, DEVICE)]
+
+
 def test_another_gpus_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     TunedTable(path, TARGETS[80]).add(choice(), Tuned(Tile(), 1e-6, 1e-6))
@@ -196,6 +259,206 @@ def test_results_have_to_agree() -> None:
     assert not same(torch.full_like(expected, float("nan")), expected)
 
 
+class Timer:
+    """Of which only settling is asked."""
+
+    settled = 0
+
+    def settle(self) -> None:
+        self.settled += 1
+
+
+def launched(name: str, **constants: int) -> SimpleNamespace:
+    return SimpleNamespace(kernel=SimpleNamespace(__name__=name), grid=(1, 2, 3), constants=constants)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[tuning_gpu.GpuBench, list[Any]]:
+    """A bench of which nothing is launched: each configuration has a launch of its own and one that all share."""
+    measured: list[Any] = []
+
+    def record(call: Any, execute: bool) -> tuple[list[Any], Any]:
+        assert execute
+        config = Tile(**rehearsed[choice(0).key])
+        if config.BLOCK_M == 13:
+            raise RuntimeError("it does not run")
+        wrong = config.BLOCK_M == 17
+        return launches(config), torch.full((2,), 2.0 if wrong else 1.0)
+
+    def launches(config: Tile) -> list[Any]:
+        return [launched("shared", BLOCK=8), launched("own", BLOCK=config.BLOCK_M)]
+
+    @contextmanager
+    def rehearse(device: Any, table: dict[Any, Any]) -> Iterator[None]:
+        rehearsed.update(table)
+        yield
+
+    def measure(calls: dict[str, Any], timer: Any, seconds: float, rounds: tuple[int, int]) -> dict[str, Any]:
+        found = {name: [one.constants["BLOCK"] for one in call.args[0]] for name, call in calls.items()}
+        measured.append((found, seconds, rounds))
+        return {
+            name: Samples((blocks[-1] / 10,)) if blocks[-1] != 19 else ValueError() for name, blocks in found.items()
+        }
+
+    rehearsed: dict[Any, Any] = {}
+    monkeypatch.setattr(tuning_gpu, "describe", lambda device: DEVICE)
+    monkeypatch.setattr(tuning_gpu, "_rehearsed", lambda device, choice, config: launches(config))
+    monkeypatch.setattr(tuning_gpu, "rehearse", rehearse)
+    monkeypatch.setattr(tuning_gpu, "measure", measure)
+    monkeypatch.setattr(tuning_gpu.aot, "record", record)
+    monkeypatch.setattr(Workload, "calls", lambda workload, device: {choice(0).call: (str(workload), device)})
+    return tuning_gpu.GpuBench(torch.device("cpu"), 3, Timer()), measured
+
+
+def test_candidates_are_timed_together_by_what_is_their_own(on_a_gpu: Any) -> None:
+    bench, measured = on_a_gpu
+    sizes = [64, *range(1, 10), 13, 17, 19]
+    found = bench.seconds(choice(0), [Tile(size) for size in sizes])
+    assert found == {Tile(size): size / 10 for size in (64, *range(1, 10))}
+    first, second = measured
+    assert first == ({str(number): [size] for number, size in enumerate(sizes[:9])}, 0.5, (10, 50))
+    assert second[0] == {"0": [64], "1": [9], "4": [19]}  # neither what does not run nor what computes something else
+    assert bench.timer.settled == 9 + 4
+    measured.clear()
+    assert len(bench.seconds(choice(0), [Tile(7), Tile(8)])) == 2 and measured.pop()[0] == {"0": [7], "1": [8]}
+    assert bench.seconds(choice(0), [Tile(7)]) == {Tile(7): 0.7}
+    assert measured[0][0] == {"0": [8, 7]}  # alone it has nothing in common
+    with pytest.raises(RuntimeError, match="it does not run"):
+        bench.seconds(choice(0), [Tile(13), Tile(7)])
+
+
+def test_tensors_are_made_once_for_a_workload(on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, _ = on_a_gpu
+    one = choice(0)
+    first = bench._call(one)
+    assert first == (str(one.workload), torch.device("cpu")) and bench._call(one) is first
+    other = dataclasses.replace(one, workload=dataclasses.replace(one.workload, batch=7))
+    assert bench._call(other) == (str(other.workload), torch.device("cpu")) and bench._call(one) is not first
+
+
+class Pool:
+    """Processes of which those that compile a Tile of 13 end, and all are gone then."""
+
+    made: list[Any] = []
+
+    def __init__(self, jobs: int, mp_context: Any) -> None:
+        self.broken = False
+        self.made.append((jobs, mp_context.get_start_method()))
+
+    def submit(self, function: Any, device: Any, choice: Choice, config: Tile) -> Future[bool]:
+        if self.broken:
+            raise BrokenProcessPool
+        assert function is tuning_gpu.compiles and device is DEVICE
+        future: Future[bool] = Future()
+        if config.BLOCK_M == 13:
+            self.broken = True
+            future.set_exception(BrokenProcessPool())
+        else:
+            future.set_result(config.BLOCK_M != 5)
+        return future
+
+    def shutdown(self, cancel_futures: bool) -> None:
+        self.made.append(f"shut down, {cancel_futures}")
+
+
+def test_a_compiler_that_ends_takes_only_its_own_candidate_along(
+    on_a_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning_gpu, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(Pool, "made", [])
+    with on_a_gpu[0] as bench:
+        assert bench.usable(choice(0), [Tile(1), Tile(13), Tile(5), Tile(7)]) == [Tile(1), Tile(7)]
+        assert Pool.made == [(3, "spawn"), "shut down, True", (3, "spawn"), "shut down, True"]
+        assert bench.usable(choice(0), [Tile(2)]) == [Tile(2)]
+    assert Pool.made[4:] == [(3, "spawn"), "shut down, True"]
+    bench.__exit__()
+    assert len(Pool.made) == 6
+
+
+def test_what_compiles_has_to_keep_within_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(tuning_gpu, "_known", {})
+    monkeypatch.setattr(tuning_gpu, "_rehearsed", lambda device, choice, config: ["a", "b", "a"])
+    monkeypatch.setattr(tuning_gpu.aot, "compile", lambda launch, target: asked.append((launch, target)))
+    monkeypatch.setattr(tuning_gpu.aot, "specialisation", lambda launch, target: f"{launch} {target}")
+    monkeypatch.setattr(tuning_gpu.aot, "report", lambda launch, target: asked.append(f"{launch} {target}") or launch)
+    for breaks, fits in ((None, True), ("b", False)):
+        monkeypatch.setattr(tuning_gpu, "resources", lambda report, breaks=breaks: [breaks] if report == breaks else [])
+        monkeypatch.setattr(tuning_gpu, "_known", {})
+        asked.clear()
+        assert tuning_gpu.compiles(DEVICE, choice(0), Tile()) is fits
+        assert asked == ["a 90", "b 90"]
+    asked.clear()
+    strange = dataclasses.replace(DEVICE, capability=(7, 5))
+    assert tuning_gpu.compiles(strange, choice(0), Tile()) and asked == [("a", 75), ("b", 75), ("a", 75)]
+    monkeypatch.setattr(tuning_gpu.aot, "compile", lambda *_: 1 / 0)
+    assert not tuning_gpu.compiles(strange, choice(0), Tile())
+
+
+def test_a_signature_is_of_kernel_grid_and_constants() -> None:
+    one = launched("k", A=1, B=2)
+    assert tuning_gpu._signature(one) == ("k", (1, 2, 3), (("A", "1"), ("B", "2")))
+    assert tuning_gpu._signature(launched("k", B=2, A=1)) == tuning_gpu._signature(one)
+    ran: list[int] = []
+    tuning_gpu._replay([partial(ran.append, 1), partial(ran.append, 2)])
+    assert ran == [1, 2]
+
+
+def test_results_agree_up_to_the_order_of_their_sums() -> None:
+    for dtype, eps in ((torch.float32, 1e-4), (torch.bfloat16, 2**-5), (torch.float64, 1e-4)):
+        largest = torch.tensor([0.0, -8.0], dtype=dtype)
+        for factor, agree in ((0.9, True), (1.2, False)):
+            assert same([largest + 8 * eps * factor], [largest]) is agree
+    assert same([torch.tensor([1, 2])], [torch.tensor([3, 4])]) and same(None, None)
+    assert same(torch.zeros(2), torch.zeros(2)) and not same(torch.tensor([1e-30]), torch.zeros(1))
+
+
+def test_workloads_are_listed_by_operator_layer_batch_and_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = [*workloads(["alexnet", "alexnet_single_tower"], ["tf32", "float16"], [1, 2], ["dropout", "conv2d_relu"],
+                         ["conv2", "conv5", "before fc6", "before fc8"])]  # fmt: skip
+    assert [str(one) for one in listed] == [
+        *(f"dropout alexnet before fc6 float16 batch {batch}" for batch in (1, 2)),
+        *(f"dropout alexnet_single_tower before fc8 float16 batch {batch}" for batch in (1, 2)),
+        *(f"conv2d_relu {model} {layer} {arithmetic} batch {batch}"
+          for model, layer in (("alexnet", "conv2"), ("alexnet", "conv5"), ("alexnet_single_tower", "conv2"),
+                               ("alexnet_single_tower", "conv5"))
+          for batch in (1, 2) for arithmetic in ("tf32", "float16")),
+    ]  # fmt: skip
+
+
+def test_backends_without_an_operator_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexkern.dispatch.absent", lambda backend, name: "not written" if name == "b" else None)
+    assert having("triton", ["a", "b", "c"]) == ["a", "c"]
+    assert capsys.readouterr() == ("", "triton.b: not written\n")
+
+
+@pytest.mark.parametrize("operator", ["max_pool2d", "linear_relu_dropout", "conv2d_relu"])
+def test_a_workloads_calls_are_its_operators(operator: str) -> None:
+    """By torch's backend: forward, with offsets in training, and all gradients, of what has been drawn once."""
+    layer = {"max_pool2d": "pool5", "linear_relu_dropout": "fc7", "conv2d_relu": "conv3"}[operator]
+    calls = Workload(operator, "alexnet", layer, 2, "float32").calls(torch.device("cpu"), "torch")
+    assert [*calls] == ["forward", *["training forward"] * (operator != "conv2d_relu"), "backward"]
+    torch.manual_seed(1)
+    forward, backward = calls["forward"](), calls["backward"]()
+    if operator == "max_pool2d":
+        (values, offsets), (trained, kept) = forward, calls["training forward"]()
+        assert offsets is None and kept.dtype == torch.uint8 and torch.equal(values, trained)
+        (image, *_), forward = calls["forward"].args, values
+        assert torch.equal(values, torch.max_pool2d(image, 3, 2)) and image.is_contiguous(
+            memory_format=torch.channels_last
+        )
+    elif operator != "conv2d_relu":
+        forward, mask = forward
+        assert mask is None and calls["training forward"]()[1] is not None
+    images = [one for one in calls["forward"].args if isinstance(one, torch.Tensor) and one.is_floating_point()]
+    assert [gradient.shape for gradient in backward] == [image.shape for image in images]
+    assert calls["backward"].args[0].shape == forward.shape and calls["backward"].args[0].std() > 0.9
+    if operator == "linear_relu_dropout":
+        assert 0.15 < (forward != 0).float().mean() < 0.35 and calls["forward"].args[3].tolist() == [0, 0]
+
+
 def test_workloads_are_listed_once() -> None:
     listed = list(workloads(["alexnet", "alexnet_2012", "alexnet_single_tower"], ["bfloat16", "tf32"], [128]))
     assert len(listed) == len(set(listed))
@@ -215,6 +478,36 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert output.out == ""
     assert output.err == "alexkern tune: needs an NVIDIA GPU that torch can use, and there is none here\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("gpu", "missing", "interpreted", "words"),
+    [
+        (False, None, "0", "needs an NVIDIA GPU that torch can use, and there is none here"),
+        (True, "triton is not installed", "0", "triton is not installed"),
+        (True, None, "1", "TRITON_INTERPRET=1 is set, and an interpreter's times say nothing; unset it"),
+        (True, None, "0", None),
+    ],
+)
+def test_what_tuning_needs(
+    gpu: bool, missing: str | None, interpreted: str, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("alexkern.kernels.missing", lambda device, dtype: missing)
+    monkeypatch.setenv("TRITON_INTERPRET", interpreted)
+    with pytest.raises(CommandError, match=f"^{words}$") if words else nullcontext():
+        command._require_gpu()
+
+
+def test_a_table_that_is_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("alexkern.commands.tune._require_gpu", lambda: None)
+    monkeypatch.setattr("alexkern.kernels.config.describe", lambda device: DEVICE)
+    (tmp_path / "table.json").write_text("{")
+    assert cli.main(["tune", "--out", str(tmp_path / "table.json")]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("alexkern tune: ") and output.err.count("\n") == 1
 
 
 def test_the_command_writes_the_gpus_table(
@@ -246,6 +539,10 @@ def test_the_command_writes_the_gpus_table(
     before = path.read_bytes()
     assert cli.main(["tune", "--out", str(path)]) == 0
     assert path.read_bytes() == before and "times as fast" not in capsys.readouterr().err
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # as a terminal
+    assert cli.main(["tune", "--out", str(path.with_name("other.json"))]) == 0
+    shown = capsys.readouterr().err
+    assert "0/2" in shown and "2/2" in shown and "done" in shown
 
 
 def test_a_place_that_cannot_be_written_to_is_named(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+import alexkern
 from alexkern import verified
 
 
@@ -79,3 +83,64 @@ def test_the_drivers_version_where_its_module_does_not_say(tmp_path: Path, monke
         assert verified.driver() == known
         libraries.clear()
     verified.driver.cache_clear()
+
+
+def test_a_record_is_of_the_sources_that_are_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the packages with kernels, and of csrc, by every file that is compiled."""
+    for name in verified.KERNELS:
+        (place,) = verified._places(name)
+        assert Path(place) == Path(str(importlib.import_module(name).__file__)).parent
+    assert verified._places("json.decoder") == [] == verified._places("no_such_package_anywhere")
+    package = tmp_path / "package"
+    monkeypatch.setattr(verified, "_places", lambda name: [str(package / name)])
+    monkeypatch.setattr(verified, "__file__", str(tmp_path / "alexkern" / "verified.py"))
+    found = []
+    for file in ("a.md", *(f"package/{name}/b/a.py" for name in verified.KERNELS), "csrc/cpu/a.h", "csrc/cuda/b/a.cuh",
+                 "csrc/cuda/a.cu", "csrc/cpu/a.cpp", "csrc/cpu/a.txt", "csrc/other/a.cpp"):  # fmt: skip
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("a")
+        found.append(verified.sources.__wrapped__())
+    assert len(set(found)) == 1 + len(verified.KERNELS) + 4 and all(len(one) == 16 for one in found)
+    (tmp_path / "csrc" / "cpu" / "a.cpp").write_text("b")
+    assert verified.sources.__wrapped__() not in found
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_version_of_triton(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if not here:
+            raise verified.metadata.PackageNotFoundError
+        return f"{name} 3"
+
+    monkeypatch.setattr(verified.metadata, "version", version)
+    assert verified._triton() == ("triton 3" if here else "none")
+
+
+def test_what_an_identity_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, {device}")
+    monkeypatch.setattr(verified, "driver", lambda: "580")
+    monkeypatch.setattr(verified, "sources", lambda: "0123")
+    monkeypatch.setattr(verified, "_triton", lambda: "3.8")
+    monkeypatch.setattr("alexkern.processor.name", lambda: "a CPU")
+    rest = {"torch": torch.__version__, "triton": "3.8", "alexkern": f"{alexkern.__version__}+0123"}
+    assert verified.identity(torch.device("cuda")) == {"chip": "a GPU, cuda", "driver": "580", **rest}
+    assert verified.identity(torch.device("cpu")) == {"chip": "a CPU", "driver": "none", **rest}
+    assert verified.file_name({"chip": "NVIDIA H200 (x)!"}).startswith("nvidia-h200-x-")
+
+
+def test_what_was_found_here_goes_before_what_the_tree_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("alexkern.processor.name", lambda: "A CPU")
+    monkeypatch.setattr(verified, "COMMITTED", tmp_path)
+    assert verified.known(cpu) == {} and verified.record(cpu) is None
+    tree = {"identity": {"chip": "A CPU"}, "operators": {"a": {"x": WRONG, "y": WRONG}, "b": {"x": RIGHT}}}
+    (tmp_path / "a-cpu.json").write_text(json.dumps(tree))
+    assert verified.known(cpu) == verified.committed("A CPU") == tree["operators"]
+    assert verified.committed("a cpu") == {}  # whose file has the same name
+    verified.write(verified.identity(cpu), {"a": {"y": RIGHT}, "c": {"x": WRONG}})
+    assert verified.known(cpu) == {"a": {"x": WRONG, "y": RIGHT}, "b": {"x": RIGHT}, "c": {"x": WRONG}}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert verified.known(torch.device("cuda")) == {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A CPU")
+    assert verified.known(torch.device("cuda")) == tree["operators"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -16,12 +17,14 @@ import torch
 from alexkern import cli, dispatch, verified
 from alexkern.commands import verify as command
 from alexkern.ops.registry import OPERATORS, served
-from alexkern.verify import children, probes, trials, verify
-from alexkern.verify.child import time_operators
+from alexkern.verify import child, children, probes, trials, verify
+from alexkern.verify.child import survey, time_operators
 from alexkern.verify.report import Probe, Report, Row
 from support import zygote
+from support.pinned import hold
 
 CPU = torch.device("cpu")
+verifying = sys.modules["alexkern.verify"]
 START = "import os, sys, time\nfrom alexkern.verify import child\n"
 # Faults, each from the fourth call of its operator on, when three trials are done.
 PLANT = """
@@ -144,6 +147,14 @@ def test_how_a_process_stops(end: str, words: str, monkeypatch: pytest.MonkeyPat
         assert next(messages) == {"value": 1}  # told although the process has not ended
         with pytest.raises(children.Stopped, match=f"^{words}$"):
             next(messages)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(0, "exit status 0"), (3, "exit status 3"), (-11, "SIGSEGV"), (-9, "SIGKILL"), (-60, "signal 60")],
+)
+def test_how_a_process_ended(status: int, words: str) -> None:
+    assert children.describe(status) == words
 
 
 def test_what_still_runs_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +309,101 @@ def test_a_failed_probe_is_a_failure_but_for_an_open_one() -> None:
     shown = str(report)
     assert "wait parity  FAILED: hangs" in shown and "boxes        undocumented: no (hangs)" in shown
     assert Report({}, found[1:], rows, 1.0).as_data()["passed"]
+
+
+def test_what_torch_itself_computes_is_the_definition_where_nothing_is_dropped() -> None:
+    """Which a backend is timed beside."""
+    for operator, count in (("dropout", 1), ("linear_relu_dropout", 3)):
+        reference = served()[operator].reference
+        args = reference.cases[0].draw(torch.float32, CPU, False)
+        tensors, seed, relu = args[:count], args[count], args[count + 2 :]
+        plain, nothing = reference.plain(*tensors, seed, 0.0), reference.forward(*tensors, None, 0.5, *relu)
+        assert torch.equal(plain, nothing)
+        half = reference.plain(*tensors, seed, 0.5)
+        torch.testing.assert_close(half[half != 0], 2 * nothing[half != 0])
+        assert 0.3 < (half != 0).sum() / (nothing != 0).sum() < 0.7
+        assert not reference.forward(*tensors, seed, 1.0, *relu).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_normalisation_in_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
+    (reference,) = (one.reference for name, one in served().items() if name.startswith("local"))
+    image, *args = reference.cases[1].draw(dtype, CPU, False)
+    assert torch.equal(reference.forward(image, *args), reference.forward(image.float(), *args).to(dtype))
+
+
+def test_a_report_reads_as_is_pinned() -> None:
+    right, wrong, hung, timed = Row("dropout", "cpu"), Row("dropout", "cuda"), Row("augment", "cuda"), Row("a", "torch")
+    near, far, nan = (
+        {"what": f"output of {error}", "error": error, "allowed": 0.5} for error in (0.25, 0.75, math.nan)
+    )
+    right.add_all([near, {"what": "grad", "error": 0.5, "allowed": 0.5}])
+    wrong.add_all([far, near, nan], "crashes: SIGSEGV")
+    hung.add_all([{"failure": "case: ValueError: no"}])
+    timed.add_all([near, {"ms": {"float32": 0.123456}, "torch_ms": {"float32": 2.0, "bfloat16": 12345.0}}])
+    absent = [Row(name, "triton", "not installed") for name in ("dropout", "augment")]
+    rows = [right, wrong, hung, timed, *absent, Row("b", "triton", "switched off"), Row("c", "cpu")]
+    tried = [Probe("parity", True), Probe("boxes", False, "hangs"), Probe("open", True, documented=False),
+             Probe("shut", False, "no", documented=False), Probe("new", None, "there is no nvcc")]  # fmt: skip
+    report = Report({"chip": "A CPU", "driver": "none"}, tried, rows, 1.5)
+    data = report.as_data()
+    hold("verify", [*str(report).splitlines(), *report.failed, *map(str, data["rows"])])
+    assert str(Report({"chip": "A"}, (), rows[:1], 1.0)).splitlines()[1:3] == [
+        "",
+        "operator  backend  checks  error/allowed",
+    ]
+    assert (data["passed"], data["seconds"], len(data["probes"])) == (False, 1.5, 5)
+    assert (wrong.worst, wrong.where, wrong.checks) == (pytest.approx(math.nan, nan_ok=True), "output of nan", 3)
+    assert right.found == {"passed": True, "worst": 1.0, "failure": None, "ms": {}, "torch_ms": {}}
+    assert wrong.found["worst"] is None and wrong.found["failure"].startswith(
+        "FAILED: wrong: output of 0.75: error 7.50e-01"
+    )
+    assert report.operators.keys() == {"dropout", "augment", "a", "c"} and [*report.operators["dropout"]] == [
+        "cpu",
+        "cuda",
+    ]
+
+
+def test_a_survey_names_the_device_and_what_does_not_serve_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "missing", lambda *of: " ".join(map(str, of)))
+    first, here = survey(CPU)
+    assert first == {"at": "looking at the device"} and here["identity"] == verified.identity(CPU)
+    assert here["capability"] is None and here["memory"] == math.inf
+    assert here["missing"].keys() == dispatch.PACKAGES.keys() and here["missing"]["cuda"].keys() == served().keys()
+    assert here["missing"]["cuda"]["dropout"]["bfloat16"] == "cuda dropout cpu torch.bfloat16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
+    monkeypatch.setattr(verified, "identity", lambda device: {})
+    *_, here = survey(torch.device("cuda"))
+    assert (here["capability"], here["memory"]) == ((9, 0), 7)
+
+
+def test_an_operator_is_tried_in_the_arithmetics_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, *messages = child.check_operator(CPU, "dropout", "torch", ["float32"], False)
+    assert tried == {"at": "loading"}
+    assert messages and all(" in float32" in message.get("at", message.get("what")) for message in messages)
+    monkeypatch.setattr(child, "check", lambda *_: (_ for _ in ()).throw(ValueError("no\nmore")))
+    _, at, failed, *_ = child.check_operator(CPU, "dropout", "torch", ["float32"], False)
+    assert failed == {"failure": f"{at['at']}: ValueError: no"}
+
+
+def test_processes_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One an arithmetic where all that is tried has to be compiled first; none where nothing can be."""
+    missing = {name: {"dropout": {"float32": None, "float16": "slow", "bfloat16": None}} for name in dispatch.PACKAGES}
+    for device, backend, wanted in (
+        ("cpu", "triton", [["float32", "bfloat16"]]), ("cuda", "torch", [["float32", "bfloat16"]]),
+        ("cuda", "triton", [["float32"], ["bfloat16"]]),
+    ):  # fmt: skip
+        run = verifying._Run(torch.device(device), None, 1.0, False)
+        assert run.parts(Row("dropout", backend), missing) == wanted
+        assert run.parts(Row("dropout", backend, "absent"), missing) == []
+        assert run.parts(Row("dropout", backend, failures=["no"]), missing) == []
+    row = verifying._row("dropout", "cpu", {"float32": "not built", "bfloat16": "slow"})
+    assert row.absent == "not built" and not row.failures
+    monkeypatch.setattr(type(served()["dropout"]), "reference", None)
+    assert verifying._row("dropout", "cpu", {"float32": "no", "bfloat16": None}).wrong == [
+        "nothing to hold it to: it has no reference"
+    ]
 
 
 @pytest.mark.gpu

@@ -139,3 +139,29 @@ def test_on_a_gpu_every_arithmetic_and_format_is_tried() -> None:
         every = trials.trials(reference, gpu, simulated=False, thorough=True)
         assert len(every) == 8 * len({trial.case for trial in found}) and set(found) <= set(every)
         assert not {trial.case for trial in trials.trials(reference, CPU, True, True)} & {*reference.layers}
+
+
+@pytest.mark.parametrize(
+    ("device", "simulated", "thorough", "tried"),
+    [
+        ("cpu", False, False, "a32 a16- ab b32- b16 bb-"),
+        ("cpu", True, False, "a32 a16- ab b32- b16 bb-"),
+        ("cuda", False, False, "a32 bt- l32- lt- l16- lb- mb-"),
+        ("cpu", True, True, "a32 a32- a16 a16- ab ab- b32 b32- b16 b16- bb bb-"),
+        ("cpu", False, True, "a32 a32- a16 a16- ab ab- b32 b32- b16 b16- bb bb- l32 l32- m32 m32-"),
+        (
+            "cuda",
+            False,
+            True,
+            " ".join(f"{c}{n}{last}" for c in "ablm" for n in ("32", "t", "16", "b") for last in ("", "-")),
+        ),
+    ],
+)
+def test_what_is_tried(device: str, simulated: bool, thorough: bool, tried: str) -> None:
+    """By case and arithmetic, - for channels_last; of two cases and two layers."""
+    names = {"float32": "32", "tf32": "t", "float16": "16", "bfloat16": "b"}
+    a, b, first, second = (Case(label, ((1,),), ()) for label in "ablm")
+    reference = served()["dropout"].reference._replace(cases=(a, b), layers=(first, second))
+    found = trials.trials(reference, torch.device(device), simulated, thorough)
+    words = [f"{one.case.label}{names[one.arithmetic]}{'-' * one.channels_last}" for one in found]
+    assert words == tried.split()
