@@ -83,8 +83,8 @@ def test_without_tensor_cores_the_main_loop_has_the_most_multiply_adds() -> None
     text = "".join(
         f"        /*{16 * place:04x}*/                   {words} ;\n"
         for place, words in enumerate(
-            ("LDG.E R4, [R2]", "BRA 0x0", "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "FFMA.FTZ R1, R2, R3, R4", "BRA 0x20",
-             "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "BRA 0x60")
+            ("LDG.E R4, [R2]", "BRA 0x0", "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "FFMA.FTZ R1, R2, R3, R4",
+             "BRA 0x20", "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "BRA 0x60")
         )
     )  # fmt: skip
     assert [step.address for step in sass.main_loop(sass._instructions(text))] == [0x20, 0x30, 0x40, 0x50]

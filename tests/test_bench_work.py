@@ -245,7 +245,11 @@ def test_what_is_measured_is_printed_as_is_pinned(monkeypatch, capsys):
     monkeypatch.setattr(measuring, "pooling", pair)
     monkeypatch.setattr(measuring, "pairs", lambda *of: {name: pair(name, *of) for name in measuring.PRODUCTS})
     names = ("forward", "packed", "weight_grad")
-    monkeypatch.setattr(measuring, "convolution_pairs", lambda *of: {name: pair(name, *of) for name in names})
+
+    def convolutions(of, *how):
+        return {crossovers.entry_of(name, of, how[-1]): pair(name, of, *how) for name in names}
+
+    monkeypatch.setattr(measuring, "convolution_pairs", convolutions)
     measuring.main("all", 3)
     hold("crossovers", capsys.readouterr().out.splitlines())
     assert asked[0] == "1 threads"

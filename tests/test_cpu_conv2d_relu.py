@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -464,17 +465,43 @@ def test_tiles_are_as_large_as_their_share_of_the_products_allows(
     of = Geometry(2, 192, 13, 11, 192, 3, 3, (1, 1), (1, 1), (1, 1), 1)
     choose = crossovers._in_tiles.__wrapped__
     served = (Tiled(3, 192, 84), Tiled(3, 192, 84, 4))  # 7 x 6 tiles of two images
-    assert choose(served, worth, "forward", of, True) == M
-    assert choose(served[:1], worth, "forward", of, True) == (2 if small <= worth else 0)
-    assert choose(served, worth, "forward", of, False) == (2 if small <= worth else 0)
-    assert choose((Tiled(3, 192, 85), Tiled(3, 192, 85, 4)), worth, "forward", of, True) == 0
-    assert choose((Tiled(3, 192, 85), Tiled(3, 192, 84, 4)), worth, "forward", of, True) == (M if M == 4 else 0)
+    assert choose(served, worth, "forward", of, torch.float32, True) == M
+    assert choose(served[:1], worth, "forward", of, torch.float32, True) == (2 if small <= worth else 0)
+    assert choose(served, worth, "forward", of, torch.float32, False) == (2 if small <= worth else 0)
+    assert choose((Tiled(3, 192, 85), Tiled(3, 192, 85, 4)), worth, "forward", of, torch.float32, True) == 0
+    assert choose((Tiled(3, 192, 85), Tiled(3, 192, 84, 4)), worth, "forward", of, torch.float32, True) == (
+        M if M == 4 else 0
+    )
 
 
-def test_of_packed_3x3_filters_more_products_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("amd", [False, True])
+def test_how_many_products_are_worth_it(amd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
+    module = SimpleNamespace(isa=lambda: "portable", amd=amd)
+    monkeypatch.setattr(crossovers, "native", lambda: module)
     monkeypatch.setattr(crossovers, "_in_tiles", lambda served, worth, product, *rest: asked.append(worth) or 0)
-    for what in ("packed", "forward"):
+    for what in ("packed", "forward", "input_grad", "weight_grad"):
         for R in (3, 5):
-            crossovers.in_tiles(what, Geometry(1, 4, 9, 9, 4, R, R, (1, 1), (1, 1), (1, 1), 1), True)
-    assert asked == [crossovers.WORTH_PACKED, *[crossovers.WORTH] * 3]
+            of = Geometry(1, 4, 9, 9, 4, R, R, (1, 1), (1, 1), (1, 1), 1)
+            crossovers.in_tiles(what, of, torch.float32, True)
+    plain = crossovers.WORTH_ON_AMD if amd else crossovers.WORTH
+    gradient = crossovers.WORTH_OF_GRADIENT_ON_AMD if amd else crossovers.WORTH
+    assert asked == [crossovers.WORTH_PACKED, *[plain] * 5, *[gradient] * 2]
+
+
+def test_bfloat16_is_multiplied_by_its_own_instructions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the table names it, in tiles of 2x2, and 5x5 filters' gradients."""
+    every = tuple(Tiled(R, 1, 1, M) for R in winograd.SIZES for M in (2, 4))
+    table = {f"{what}, bfloat16": every for what in ("forward", "input_grad", "weight_grad", "packed")}
+    monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(crossovers.CONVOLUTIONS, table))
+    found = {}
+    for isa in ("avx512bf16", "avx512"):
+        monkeypatch.setattr(crossovers, "native", lambda isa=isa: SimpleNamespace(isa=lambda: isa, amd=False))
+        for what, R in product(("forward", "input_grad", "weight_grad", "packed"), winograd.SIZES):
+            of = Geometry(2, 64, 28, 28, 64, R, R, (1, 1), (R // 2, R // 2), (1, 1), 1)
+            assert crossovers.in_tiles(what, of, torch.float32, True) == 0
+            found[isa, what, R] = crossovers.in_tiles(what, of, torch.bfloat16, True)
+    taken = {key for key, M in found.items() if M}
+    assert taken == {("avx512bf16", what, 3) for what in ("forward", "input_grad", "weight_grad", "packed")} | {
+        ("avx512bf16", "weight_grad", 5)
+    } and {found[key] for key in taken} == {2}
