@@ -210,10 +210,11 @@ void add_up(const WeightGrad& call, const Cut<T>& cut, const Share& share, Index
     const T* grad = static_cast<const T*>(call.grad);
     const Images<T> outputs{grad, nullptr, call.channels_last, of.groups * of.K, of.P, of.Q};
     const Index row = share.row(), step = share.step();
-    // In words, from a point's to the next one's.
+    // Words, of which all places and steps are, from a point's to the next one's.
     const Index inputs_step = padded(share.channels, BESIDE) * STEPS + WORDS;
     const Index grads_step = padded(row, BESIDE) * STEPS + WORDS;
-    float *const grads = space + P * P * inputs_step, *const behind = grads + GRADS * GRADS * grads_step;
+    float *const inputs = space, *const grads = inputs + P * P * inputs_step;
+    T* const gathered = reinterpret_cast<T*>(grads + GRADS * GRADS * grads_step);
     const auto place = [](float* points, Index c) { return points + c / BESIDE * BESIDE * STEPS + c % BESIDE; };
     const auto numbers = [](float* words) { return reinterpret_cast<T*>(words); };
     __builtin_memset(totals, 0, P * P * step * sizeof(float));
@@ -221,28 +222,27 @@ void add_up(const WeightGrad& call, const Cut<T>& cut, const Share& share, Index
         const Index length = smaller(BLOCK<T>, cut.count - first);
         cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
             all_to_points<2, BESIDE>(gradient<R>.B, images, of, n, share.group * of.C + share.c, share.channels, h, w,
-                                     run, numbers(behind), numbers(space) + tile * BESIDE, BESIDE * BLOCK<T>,
+                                     run, gathered, numbers(inputs) + tile * BESIDE, BESIDE * BLOCK<T>,
                                      inputs_step * PER_WORD<T>);
         });
         for (Index k = 0; k < share.filters; k += LANES) {
             cut.tiles.each_run(first, length, [&](Index tile, Index run, Index n, Index h, Index w) {
-                T* const points = numbers(place(grads, k - k % BESIDE)) + k % BESIDE + tile * BESIDE;
                 to_points<2, BESIDE>(gradient<R>.A, outputs, n, share.group * of.K + share.k + k, share.filters - k, h,
-                                     w, run, points, grads_step * PER_WORD<T>);
+                                     w, run, numbers(place(grads, k)) + tile * BESIDE, grads_step * PER_WORD<T>);
             });
         }
-        const auto pair_all = [&](float* points, int count, Index length_of, Index apart) {
+        const auto pair_all = [&](float* points, int count, Index width, Index apart) {
             for (int p = 0; p < count; ++p) {
-                for (Index c = 0; c < length_of; c += BESIDE) pair_up(numbers(place(points + p * apart, c)), length);
+                for (Index c = 0; c < width; c += BESIDE) pair_up(numbers(place(points + p * apart, c)), length);
             }
         };
-        pair_all(space, P * P, share.channels, inputs_step);
+        pair_all(inputs, P * P, share.channels, inputs_step);
         pair_all(grads, GRADS * GRADS, share.filters, grads_step);
         for (int p = 0; p < P * P; ++p) {
             float* const beside = grads + (q[p / P] * GRADS + q[p % P]) * grads_step;
             for (Index k = 0; k < share.filters; k += WIDE) {
                 for (Index c = 0; c < share.channels; c += ROWS) {
-                    add_products<T>(ceil_div(length, PER_WORD<T>), place(space + p * inputs_step, c), place(beside, k),
+                    add_products<T>(ceil_div(length, PER_WORD<T>), place(inputs + p * inputs_step, c), place(beside, k),
                                     totals + p * step + c * row + k, row);
                 }
             }
