@@ -75,6 +75,24 @@ def test_only_plain_convolutions_of_enough_channels() -> None:
 
 
 @pytest.mark.skipif(not IN_BFLOAT16, reason="bfloat16 is oneDNN's here")
+def test_rounding_errors_in_bfloat16(generator: torch.Generator) -> None:
+    """As above; torch's are those of the output alone. Points that are cut off in place of rounded have twice as much."""
+    image = torch.randn(4, 256, 13, 13, generator=generator).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = (torch.randn(128, 256, 3, 3, generator=generator) / 48).bfloat16()
+    of = Geometry(*image.shape, 128, 3, 3, (1, 1), (1, 1), (1, 1), 1)
+    reference = F.conv2d(image.double(), weight.double(), padding=1)
+    grad = torch.randn(reference.shape, generator=generator).bfloat16()
+    outputs = winograd.convolve(image, winograd.pack(weight, of, 2), None, False, True)
+    gradients = winograd.weight_grad(grad, image, of, True)
+    assert outputs is not None and gradients is not None
+    numbers = ([128], *of[7:10], False, (0, 0), 1, (False, True, False))
+    of_weight = torch.ops.aten.convolution_backward(grad.double(), image.double(), weight.double(), *numbers)[1]
+    for found, wanted in ((outputs, reference), (gradients, of_weight)):
+        ours, rounded = ((one.double() - wanted).square().mean().sqrt() for one in (found, wanted.bfloat16()))
+        assert ours < 3 * rounded
+
+
+@pytest.mark.skipif(not IN_BFLOAT16, reason="bfloat16 is oneDNN's here")
 def test_in_bfloat16_pooled_and_not(generator: torch.Generator) -> None:
     """By the accuracy rule; an infinity comes where the convolution has it."""
     layers = nn.Conv2d(48, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 33, 3), nn.ReLU(), nn.MaxPool2d(3, 2)
