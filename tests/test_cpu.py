@@ -447,8 +447,9 @@ def test_the_same_bits_for_any_number_of_threads(
         dispatch.implementation("cpu", name)
         for name in ("max_pool2d", "dropout", "local_response_norm", "linear_relu_dropout")
     )
-    rows = {N: torch.randn(N, 3000, generator=generator) for N in (3, 8, 40)}
-    weight, bias = torch.randn(200, 3000, generator=generator), torch.randn(200, generator=generator)
+    # The last with more columns than two threads have totals for at a time.
+    rows = {N: torch.randn(N, 4300, generator=generator) for N in (3, 8, 40, 128)}
+    weight, bias = torch.randn(130, 4300, generator=generator), torch.randn(130, generator=generator)
     image = torch.randn(3, 37, 61, 57, generator=generator).to(dtype)
     mask = torch.randint(256, (-(-image.numel() // 8),), generator=generator, dtype=torch.uint8)
     seed = torch.tensor((1, 2))

@@ -76,7 +76,7 @@ def test_only_plain_convolutions_of_enough_channels() -> None:
 
 @pytest.mark.skipif(not IN_BFLOAT16, reason="bfloat16 is oneDNN's here")
 def test_rounding_errors_in_bfloat16(generator: torch.Generator) -> None:
-    """As above; torch's are those of the output alone. Points that are cut off in place of rounded have twice as much."""
+    """As above, beside those of rounding the output alone. Points that are cut off and not rounded have twice those."""
     image = torch.randn(4, 256, 13, 13, generator=generator).bfloat16().contiguous(memory_format=torch.channels_last)
     weight = (torch.randn(128, 256, 3, 3, generator=generator) / 48).bfloat16()
     of = Geometry(*image.shape, 128, 3, 3, (1, 1), (1, 1), (1, 1), 1)
