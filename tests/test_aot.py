@@ -510,7 +510,7 @@ def test_targets_are_those_that_nvcc_knows(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("launched", [True, False])
 def test_an_instantiation_is_what_ptxas_and_its_launch_say(launched: bool) -> None:
     made = objects.Object(Path("/csrc/cuda/dropout/dropout.cu"), "90a", Path("a.o"), 1.0, {})
-    how = Launch("k", (1, 1, 1), (33, 2, 1), 1000) if launched else None
+    how = Launch("k", (1, 1, 1), (11, 3, 2), 1000) if launched else None
     assembled = objects.Assembled(registers=40, spilled=4, shared=24)
     found = _instantiation(made, "dropout::k<dropout::T>", assembled, sass.parse(LISTING), how)
     assert (found.operator, found.kernel, found.target, found.launched) == ("dropout", "k<T>", 90, launched)
