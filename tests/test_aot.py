@@ -80,13 +80,16 @@ def test_the_main_loop_is_the_innermost_that_multiplies() -> None:
 
 def test_without_tensor_cores_the_main_loop_has_the_most_multiply_adds() -> None:
     """However short another is that moves as much."""
-    text = "".join(
-        f"        /*{16 * place:04x}*/                   {words} ;\n"
-        for place, words in enumerate(
-            ("LDG.E R4, [R2]", "BRA 0x0", "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "FFMA.FTZ R1, R2, R3, R4", "BRA 0x20",
-             "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "BRA 0x60")
-        )
-    )  # fmt: skip
+    words = [
+        "LDG.E R4, [R2]",
+        "BRA 0x0",
+        "LDG.E R4, [R2]",
+        "FFMA R1, R2, R3, R4",
+        "FFMA.FTZ R1, R2, R3, R4",
+        "BRA 0x20",
+    ]
+    words += ["LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "BRA 0x60"]
+    text = "".join(f"        /*{16 * place:04x}*/      {one} ;\n" for place, one in enumerate(words))
     assert [step.address for step in sass.main_loop(sass._instructions(text))] == [0x20, 0x30, 0x40, 0x50]
 
 
