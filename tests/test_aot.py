@@ -80,13 +80,16 @@ def test_the_main_loop_is_the_innermost_that_multiplies() -> None:
 
 def test_without_tensor_cores_the_main_loop_has_the_most_multiply_adds() -> None:
     """However short another is that moves as much."""
-    text = "".join(
-        f"        /*{16 * place:04x}*/                   {words} ;\n"
-        for place, words in enumerate(
-            ("LDG.E R4, [R2]", "BRA 0x0", "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "FFMA.FTZ R1, R2, R3, R4",
-             "BRA 0x20", "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "BRA 0x60")
-        )
-    )  # fmt: skip
+    words = [
+        "LDG.E R4, [R2]",
+        "BRA 0x0",
+        "LDG.E R4, [R2]",
+        "FFMA R1, R2, R3, R4",
+        "FFMA.FTZ R1, R2, R3, R4",
+        "BRA 0x20",
+    ]
+    words += ["LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "BRA 0x60"]
+    text = "".join(f"        /*{16 * place:04x}*/      {one} ;\n" for place, one in enumerate(words))
     assert [step.address for step in sass.main_loop(sass._instructions(text))] == [0x20, 0x30, 0x40, 0x50]
 
 
@@ -510,7 +513,7 @@ def test_targets_are_those_that_nvcc_knows(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("launched", [True, False])
 def test_an_instantiation_is_what_ptxas_and_its_launch_say(launched: bool) -> None:
     made = objects.Object(Path("/csrc/cuda/dropout/dropout.cu"), "90a", Path("a.o"), 1.0, {})
-    how = Launch("k", (1, 1, 1), (33, 2, 1), 1000) if launched else None
+    how = Launch("k", (1, 1, 1), (11, 3, 2), 1000) if launched else None
     assembled = objects.Assembled(registers=40, spilled=4, shared=24)
     found = _instantiation(made, "dropout::k<dropout::T>", assembled, sass.parse(LISTING), how)
     assert (found.operator, found.kernel, found.target, found.launched) == ("dropout", "k<T>", 90, launched)

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import alexkern
 from alexkern import dispatch
@@ -183,3 +185,23 @@ def test_backends_take_the_same_arguments(name: str, backend: str) -> None:
         (module.backward, operator.backward_schema, 2),
     ):
         inspect.signature(function).bind(*[None] * (schema.count(",") + 1 + more))
+
+
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_call_is_direct_where_nothing_comes_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.ones(2)
+    assert dispatch.is_direct(plain) and not dispatch.is_direct(torch.nn.Parameter(plain))
+    with Watching():
+        assert not dispatch.is_direct(plain)
+        with Watching():
+            assert not dispatch.is_direct(plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not dispatch.is_direct(plain)
+    found: list[bool] = []
+    torch.func.vmap(lambda row: found.append(dispatch.is_direct(plain)) or row)(torch.ones(2, 2))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert found == [False] and not dispatch.is_direct(plain)
