@@ -25,7 +25,7 @@ from alexkern.backends.cpu import dropout as cpu_dropout
 from alexkern.backends.cpu import linear_relu_dropout as cpu_linear
 from alexkern.backends.torch import bits
 from alexkern.functional import augment
-from alexkern.geometry import convolution
+from alexkern.geometry import Geometry, convolution
 from alexkern.plan import is_channels_last
 from support import zygote
 from support.canaries import canaries
@@ -410,7 +410,7 @@ def test_nothing_is_read_beyond_an_array(
             norm.backward(norm.forward(images, 5, 0.5, 0.75, 2.0), images, 5, 0.5, 0.75, 2.0, (True,))
     for count in (1, 63, 129, 5000):
         drop.forward(put(count), torch.tensor((1, 2)), 0.3)
-    winograd_cases = [(2, 33, 9, 7, 35, 3), (1, 40, 8, 13, 64, 5)]
+    winograd_cases = [(2, 33, 9, 7, 35, 3), (1, 40, 8, 13, 64, 5), (1, 128, 4, 4, 128, 3)]  # the last, of a whole share
     for N, C, H, W, K, R in winograd_cases:
         for layout in LAYOUTS.values():
             images, weight = put(N, C, H, W, layout=layout), put(K, C, R, R, layout=layout)
@@ -647,6 +647,13 @@ def test_max_pool2d_of_an_image_of_over_2_to_the_31_values(channels: int) -> Non
         image, (1, 1), (step, step), (0, 0), (1, 1), False, False
     )
     assert pooled[0, -1, -1, 0] == 3.0 and pooled.sum() == 3.0
+
+
+def test_workspaces_of_over_2_to_the_31_numbers() -> None:
+    """They grow with the channels, however many there are."""
+    of = Geometry(1, 1, 64, 64, 64, 3, 3, (1, 1), (1, 1), (1, 1), 1)
+    few, more, most = (cpu.native().winograd_workspace(of._replace(C=C), 2) for C in (2**20, 2**21, 2**26))
+    assert most == few + (more - few) * (2**6 - 1) > 2**31
 
 
 def test_local_response_norm_of_images_over_2_to_the_31_values_apart(isa: str) -> None:
