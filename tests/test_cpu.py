@@ -667,6 +667,12 @@ def test_local_response_norm_of_images_over_2_to_the_31_values_apart(isa: str) -
     torch.testing.assert_close(result, torch.full((2, 1, 4, 2), 1 / 3))
 
 
+@pytest.mark.parametrize("sizes", [(2**33, 1, 0), (0, 2**33, 1), (0, 1, 2**33)], ids=["images", "channels", "pixels"])
+def test_local_response_norm_counts_in_64_bits(sizes: tuple[int, int, int]) -> None:
+    """Of no numbers, which nobody looks at."""
+    cpu.native().local_response_norm(*sizes, (1, 1, 1), 5, 1.0, 0.75, 1.0, False, 0, 0, 0, 0, 1)
+
+
 @pytest.mark.full
 def test_linear_relu_dropout_by_a_weight_of_over_2_to_the_31_values() -> None:
     features, rows = 2**15, 2**16 + 1

@@ -93,14 +93,6 @@ def test_a_linear_layer_on_a_processor_counts_in_64_bits(sizes: tuple[int, int, 
     assert extension.cpu.module.linear_relu_dropout_workspace(sizes, 1) > 2**33
 
 
-@pytest.mark.skipif(extension.cpu.module is None, reason=f"no kernels for this processor: {extension.cpu.why_not}")
-@pytest.mark.parametrize("sizes", [(2**33, 1, 0), (0, 2**33, 1), (0, 1, 2**33)], ids=["images", "channels", "pixels"])
-def test_a_normalisation_on_a_processor_counts_in_64_bits(sizes: tuple[int, int, int]) -> None:
-    """Of nothing, which is looked at by nobody."""
-    module, strides = extension.cpu.module, (1, 1, 1)
-    module.local_response_norm(*sizes, strides, 5, 1.0, 0.75, 1.0, False, 0, 0, 0, 0, 1)
-
-
 @pytest.mark.parametrize("size", [(9, 11), (10, 12), (13, 17)], ids=str)
 def test_a_convolution_has_torchs_sizes(size: tuple[int, int]) -> None:
     x, w = operands(*size)
