@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import augmentation as A
+from alexkern import dispatch
 from alexkern.augmentation import COLUMNS, CROPS, Policy
 from alexkern.backends.torch import augment as reference
 from alexkern.backends.torch import philox
@@ -157,6 +158,25 @@ def test_both_backends_draw_the_same_bits(crop: str, scale: tuple, generator: to
         wanted = reference.parameters(sizes, place, policy)
         assert len(buffers) == 1 and not wanted.isnan().any()
         assert torch.equal(ours.view(torch.int32), wanted.view(torch.int32))
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name in ("torch", "triton")])
+@pytest.mark.parametrize(("size", "ratio"), [((3, 1), 1 / 9), ((1, 3), 9.0)], ids=["columns", "rows"])
+def test_an_attempt_without_rows_or_columns_does_not_fit(size: tuple[int, int], ratio: float, backend: str) -> None:
+    policy = Policy((8, 8), scale=(1 / 3, 1 / 3), ratio=(ratio, ratio))
+    drawn = dispatch.implementation(backend, "augment").parameters
+    sizes, seed = torch.tensor([size], device=DEVICE), torch.tensor([1, 2], device=DEVICE)
+    row = dict(zip(COLUMNS, drawn(sizes, seed, policy)[0].tolist(), strict=True))
+    assert (row["top"], row["left"], row["height"], row["width"]) == (0, 0, *size)
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name in ("torch", "triton")])
+def test_a_word_as_high_as_the_threshold_does_not_flip(backend: str) -> None:
+    word = philox.block(2, 0, 0, 0, 1, 0)[0]
+    sizes, seed = torch.tensor([(8, 8)], device=DEVICE), torch.tensor([1, 2], device=DEVICE)
+    for flip, flipped in ((word / 2**32, 0.0), ((word + 1) / 2**32, 1.0)):
+        rows = dispatch.implementation(backend, "augment").parameters(sizes, seed, Policy((8, 8), flip=flip))
+        assert rows[0, COLUMNS.index("flip")] == flipped
 
 
 # Each transform alone, against another implementation

@@ -26,7 +26,7 @@ from alexkern.backends.cpu import dropout as cpu_dropout
 from alexkern.backends.cpu import linear_relu_dropout as cpu_linear
 from alexkern.backends.torch import bits
 from alexkern.functional import augment
-from alexkern.geometry import convolution
+from alexkern.geometry import Geometry, convolution
 from alexkern.plan import is_channels_last
 from support import zygote
 from support.canaries import canaries
@@ -422,10 +422,11 @@ def test_nothing_is_read_beyond_a_convolutions_arrays(
     monkeypatch.setattr(plan, "_allocate", lambda shape, stride, dtype, device: room(shape, stride, dtype, ALIGNED))
     monkeypatch.setattr(memory, "LARGE", sys.maxsize)
     dtype, before = torch.bfloat16 if name == "avx512bf16" else torch.float32, cpu.native().isa()
+    cases = (2, 33, 9, 7, 35, 3), (1, 40, 8, 13, 64, 5), (1, 128, 4, 4, 128, 3)  # the last, of a whole share
     tiles = {3: (2, 4), 5: (2,)} if dtype == torch.float32 else {3: (2,), 5: ()}
     cpu.native().use(name)
     try:
-        for (N, C, H, W, K, R), layout in product([(2, 33, 9, 7, 35, 3), (1, 40, 8, 13, 64, 5)], LAYOUTS.values()):
+        for (N, C, H, W, K, R), layout in product(cases, LAYOUTS.values()):
             images, weight, grad = (
                 at_the_end(torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout))
                 for shape in ((N, C, H, W), (K, C, R, R), (N, K, H + 3 - R, W + 3 - R))
@@ -669,6 +670,13 @@ def test_max_pool2d_of_an_image_of_over_2_to_the_31_values(channels: int) -> Non
     assert pooled[0, -1, -1, 0] == 3.0 and pooled.sum() == 3.0
 
 
+def test_workspaces_of_over_2_to_the_31_numbers() -> None:
+    """They grow with the channels, however many there are."""
+    of = Geometry(1, 1, 64, 64, 64, 3, 3, (1, 1), (1, 1), (1, 1), 1)
+    few, more, most = (cpu.native().winograd_workspace(of._replace(C=C), 2) for C in (2**20, 2**21, 2**26))
+    assert most == few + (more - few) * (2**6 - 1) > 2**31
+
+
 def test_local_response_norm_of_images_over_2_to_the_31_values_apart(isa: str) -> None:
     step = 2**31 + 64
     images, result = (torch.empty(step + 8).as_strided((2, 1, 4, 2), (step, 1, 2, 1)) for _ in range(2))
@@ -678,6 +686,12 @@ def test_local_response_norm_of_images_over_2_to_the_31_values_apart(isa: str) -
     places = (False, images.data_ptr(), 0, result.data_ptr(), workspace.data_ptr())
     native.local_response_norm(2, 1, 8, (step, 1, 1), 1, 1.0, 1.0, 0.0, *places, 1)
     torch.testing.assert_close(result, torch.full((2, 1, 4, 2), 1 / 3))
+
+
+@pytest.mark.parametrize("sizes", [(2**33, 1, 0), (0, 2**33, 1), (0, 1, 2**33)], ids=["images", "channels", "pixels"])
+def test_local_response_norm_counts_in_64_bits(sizes: tuple[int, int, int]) -> None:
+    """Of no numbers, which nobody looks at."""
+    cpu.native().local_response_norm(*sizes, (1, 1, 1), 5, 1.0, 0.75, 1.0, False, 0, 0, 0, 0, 1)
 
 
 @pytest.mark.full
