@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 # The share of the reference's norm that the difference may have. One pooling winner that a rounding decides otherwise
-# moves a whole gradient value, so float32 gets more room than rounding alone would need. In bfloat16 torch's own
-# convolution with a pooling behind it is off by 6.6% so, and ours in fewer products on a CPU by 8.9%.
+# moves a whole gradient value, so float32 gets more room than rounding alone would need. In bfloat16 convolutions in
+# fewer products on a CPU, whose points are rounded, are off by 8.9% so (docs/cpu.md).
 TOLERANCE = {torch.float32: 1e-2, torch.float16: 3e-2, torch.bfloat16: 1.2e-1}
 
 

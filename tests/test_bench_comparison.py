@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from alexkern import dispatch
 from alexkern.backends import cpu
-from alexkern.backends.cpu import crossovers
-from alexkern.bench import bench_conv2d_relu_max_pool2d
+from alexkern.bench import bench_conv2d_relu_max_pool2d, checks
 from alexkern.bench.budget import UNLIMITED
 from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms
 from alexkern.bench.comparison import Failure, Kind, Trial, Variant, compare, describe
@@ -63,7 +62,7 @@ def test_ours_names_the_kernels_that_ran():
     trial = Trial(lambda name: calls[name], lambda name, result: None)
     subject = dataclasses.replace(subject, kind=Kind.OPERATOR, target=CPU, variants=variants, setup=lambda: trial)
     outcomes = compare(subject, [*calls], CpuTimer(), UNLIMITED)
-    isa = crossovers.kernels()
+    isa = cpu.native().isa()
     pools = f"max_pool2d forward, NCHW, {isa}"
     names = {name: outcome.kernel for name, outcome in outcomes.items()}
     assert names == {"torch": None, "pools": pools, "both": f"dropout, {isa}; {pools}", "adds": "torch"}
@@ -173,12 +172,13 @@ def test_the_peak_is_over_what_was_there_and_counts_what_is_freed_again():
     assert 32_000 <= peak < 34_000
 
 
-def test_gradients_go_to_the_winners_among_rounded_values():
+def test_gradients_go_to_the_winners_among_rounded_values(monkeypatch):
     """In bfloat16 so many values of a window are equal that winners among unrounded ones are others: a wrong check."""
     operator = bench_conv2d_relu_max_pool2d.bench_conv2d_relu_max_pool2d.comparisons
     conv2, target = LAYERS["alexnet"].pooled_convolutions[1], Target(torch.device("cpu"), torch.bfloat16)
     torch.manual_seed(0)
     trial = _trial(operator, conv2, 1, "backward", target)
+    monkeypatch.setitem(checks.TOLERANCE, torch.bfloat16, 0.05)
     for name in ("alexkern", "torch channels_last"):
         trial.check(name, trial.prepare(name)())
     torch.manual_seed(0)

@@ -451,7 +451,7 @@ def test_what_stands_below_the_table(clock, load, tmp_path, monkeypatch):
 
 def test_what_is_checked_meets_its_bounds():
     expected = torch.tensor([3.0, 4.0])  # of norm 5
-    for dtype, bound in ((torch.float32, 0.01), (torch.float16, 0.03), (torch.bfloat16, 0.05)):
+    for dtype, bound in ((torch.float32, 0.01), (torch.float16, 0.03), (torch.bfloat16, 0.12)):
         for off, right in ((0.9, True), (1.2, False)):
             result = (expected + torch.tensor([0.0, 5 * bound * off])).to(dtype)
             with (
