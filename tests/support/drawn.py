@@ -34,12 +34,15 @@ def of_axes(axes: Axes) -> Iterator[str]:
         ]
         turned = [label.get_rotation() for label in axis.get_ticklabels()[:1]]
         grid = [line.get_visible() for line in axis.get_gridlines()[:1]]
-        places = numbers(axis.get_ticklocs())
-        yield f" {name} {axis.get_label_text()!r} {axis.get_scale()} {numbers(limits)}, ticks {places}"
-        told = [
+        # Of ticks beyond the ends nothing is drawn, and matplotlib's releases have other ones.
+        seen = [i for i, place in enumerate(axis.get_ticklocs()) if min(limits) <= place <= max(limits)]
+        places = numbers(axis.get_ticklocs()[i] for i in seen)
+        labels = [
             f"{label.get_text()!r}{'*' if label.get_fontweight() == 'bold' else ''}" for label in axis.get_ticklabels()
         ]
-        yield f"  {' '.join(told)}, {numbers(lengths)} long, turned by {numbers(turned)}, grid {grid}"
+        told = " ".join(labels[i] for i in seen if labels)  # none where the axis is another's
+        yield f" {name} {axis.get_label_text()!r} {axis.get_scale()} {numbers(limits)}, ticks {places}"
+        yield f"  {told}, {numbers(lengths)} long, turned by {numbers(turned)}, grid {grid}"
     if bar := getattr(axes, "_colorbar", None):
         yield f" bar of colours, shrunk to {bar.ax._colorbar_info['shrink']:g}"
     for line in axes.lines:
