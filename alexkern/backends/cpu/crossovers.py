@@ -70,7 +70,7 @@ POOLED = {
 
 
 def kernels() -> str:
-    """The instruction set whose kernels are in use."""
+    """The instruction set whose kernels of float32 are in use: avx512bf16 has those of avx512."""
     return native().isa().removesuffix("bf16")
 
 

@@ -97,6 +97,7 @@ def to_pack(weight: Tensor, of: Geometry, M: int, *, for_input_grad: bool = Fals
         steps = (steps[0], channel, filter, tap)
     panel, R, C = native().winograd_filters, weight.shape[2], of.C // of.groups * of.stride[0] ** 2
     C += C % (4 // weight.element_size())
+    assert weight.dtype == torch.float32 or (M, R) == (2, 3), "of bfloat16 there is no other kernel"
     shape = (of.groups, -(-(of.K // of.groups) // panel), (M + R - 1) ** 2, C, panel)
     packed = empty(Spec(shape, contiguous_strides(shape), weight.dtype))
     return Filters(packed, of, M, weight, steps, for_input_grad)

@@ -26,7 +26,7 @@ constexpr int ROWS = LANES == 16 ? 8 : 4;
 constexpr int VECTORS = LANES == 4 ? 2 : 3;
 constexpr int WIDE = VECTORS * LANES;
 constexpr int FILTERS = 16;      // whose pages are open at a time: few enough for the processor's table of addresses
-constexpr int HEIGHT = 32;       // filters whose products are added up before they go to a gradient of the input
+constexpr int HEIGHT = 32;       // of the input's gradient: of 16 its totals would go to the L2 and back twice as often
 constexpr int WRITTEN = 32;      // filters whose gradients meet a block of the input before the next does
 constexpr int BLOCK = 384;       // columns, whole tiles
 constexpr int NEAR = 6144;       // numbers that stay in the L1
