@@ -155,7 +155,8 @@ CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
 }
 # The products in tiles have to be at most this share of the convolution's, for the way to the points and back not to
 # eat up what is saved. Measured with two cores at 3 to 224 pixels, 16 to 512 channels: above it lie images of 3, 5 and
-# 7 pixels. AMD's takes longer for a convolution (4 to 7 pixels, 32 to 128 channels), and most for a filter's gradient.
+# 7 pixels. On AMD's processors oneDNN takes longer there, and longest for a filter's gradient (4 to 7 pixels, 32 to 128
+# channels).
 WORTH, WORTH_ON_AMD, WORTH_OF_GRADIENT_ON_AMD = 0.65, 0.72, 1.0
 # Of packed 3x3 filters more: at 2 to 7 pixels oneDNN takes up to twice as long over channels_last as over contiguous.
 WORTH_PACKED = 1.4
