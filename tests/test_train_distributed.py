@@ -173,7 +173,9 @@ def test_a_process_takes_its_own_device(
     on_gpu = wanted.device.type == "cuda"
     steps: list[Any] = [f"try {wanted.device}", *[f"set {wanted.device}"] * on_gpu]
     if wanted.size > 1:
-        how = {"rank": wanted.rank, "world_size": wanted.size, "timeout": timedelta(minutes=30)}
+        how = {
+            "init_method": None, "rank": wanted.rank, "world_size": wanted.size, "timeout": timedelta(minutes=30)
+        }  # fmt: skip
         steps.append(("cpu:gloo,cuda:nccl" if on_gpu else "gloo", how))
     assert fakes.asked == steps
 

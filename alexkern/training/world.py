@@ -80,8 +80,19 @@ def join(device: str | None) -> World:
         torch.cuda.set_device(here)
     if size > 1:
         backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=30))
+        begin(backend, rank, size)
     return World(rank, size, here)
+
+
+def begin(backend: str, rank: int, size: int, init_method: str | None = None) -> None:
+    """Begin the process group that `World.leave` ends."""
+    # Its functions have the group of the moment that it is imported at as a default, which would keep that group and
+    # its threads to the interpreter's end. DistributedDataParallel imports it: it has to be before there is a group.
+    import torch.distributed.nn.functional  # noqa: F401
+
+    distributed.init_process_group(
+        backend, init_method=init_method, rank=rank, world_size=size, timeout=timedelta(minutes=30)
+    )
 
 
 def average_gradients_of(model: torch.nn.Module, world: World) -> torch.nn.Module:

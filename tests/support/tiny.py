@@ -123,6 +123,12 @@ def flat(value: object) -> object:
     return [flat(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
+def group_threads() -> str:
+    """The names of this process's threads that work for a group of torch.distributed."""
+    threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+    return " ".join(name for name in threads if "gloo" in name)
+
+
 def command(*arguments: object, at: str = "", begun: bool = False, **popen: Any) -> subprocess.Popen[str]:
     """The command in a process of its own; at: SIGNAL_AT, with spaces between several; begun: forked (zygote.py)."""
     tests = str(Path(__file__).resolve().parents[1])
@@ -173,4 +179,5 @@ if __name__ == "__main__":
     for moment in os.environ.get("SIGNAL_AT", "").split() if os.environ.get("RANK") != "0" else ():
         name, count, number = moment.split(":")
         _arm(name, int(count), int(number))
-    sys.exit(cli.main(sys.argv[1:]))
+    status = cli.main(sys.argv[1:])
+    sys.exit(status or group_threads() or 0)
