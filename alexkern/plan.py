@@ -85,6 +85,9 @@ def is_channels_last(tensor: Tensor) -> bool:
     if stride[1] > stride[3] or stride[1] == 0:  # most images are contiguous: that much says so
         return False
     shape = tensor.shape
+    N, C, H, W = shape
+    if C > 1 and N * H * W > 0 and stride == (H * W * C, 1, W * C, C):  # and most others are dense
+        return True
     smallest = 0
     for d in (1, 3, 2, 0):
         if shape[d] == 0 or stride[d] < smallest:

@@ -74,6 +74,8 @@ POOLS = [
     ((3, 17, 1, 1), (1, 1), (1, 1), (0, 0), (1, 1), False),
     ((3, 5, 1, 1), (3, 3), (2, 2), (1, 1), (1, 1), False),
     ((2, 7, 2, 3), (6, 8), (1, 1), (3, 4), (1, 1), False),
+    ((1, 70, 12, 12), (8, 8), (1, 1), (1, 0), (1, 1), False),
+    ((1, 70, 6, 15), (5, 13), (1, 1), (0, 0), (1, 1), False),
     ((1, 33, 40, 41), (9, 9), (1, 1), (4, 4), (1, 1), False),
     ((2, 3, 20, 19), (17, 17), (3, 2), (8, 8), (1, 1), True),
     ((2, 18, 20, 15), (3, 1), (1, 1), (1, 0), (2, 2), False),
@@ -84,11 +86,11 @@ POOLS = [
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("case", POOLS, ids=str)
-@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("values", ["different", "equal", "one NaN in 300", "special"])
 def test_pooling_has_torchs_bits(
     case: tuple,
     layout: torch.memory_format,
-    special: bool,
+    values: str,
     dtype: torch.dtype,
     isa: str,
     generator: torch.Generator,
@@ -98,11 +100,16 @@ def test_pooling_has_torchs_bits(
     ours, torchs = (dispatch.implementation(name, "max_pool2d") for name in ("cpu", "torch"))
     nothing_is_torchs = dict.fromkeys(crossovers.POOLED, crossovers.Pooled(0, 0))
     monkeypatch.setattr(crossovers, "POOLED", nothing_is_torchs)
-    values = torch.randn(shape, generator=generator)
-    if special:
-        table = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40])
-        values = table[torch.randint(len(table), shape, generator=generator)]
-    image = values.to(dtype).contiguous(memory_format=layout)
+    numbers = {
+        "equal": (-float("inf"), -1.0, -1e-40, 0.0, -0.0, 2.0),
+        "one NaN in 300": (float("nan"), *(-1.0, 0.0, -0.0, 1.0) * 75),
+        "special": (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40),
+    }
+    image = torch.randn(shape, generator=generator)
+    if values in numbers:
+        table = torch.tensor(numbers[values])
+        image = table[torch.randint(len(table), shape, generator=generator)]
+    image = image.to(dtype).contiguous(memory_format=layout)
     with canaries():
         output, offsets = ours.forward(image, *window, True)
         ran("max_pool2d forward", isa)

@@ -66,7 +66,8 @@ inline void store(void* to, const Vector& value) {
 }
 
 // In a register from here on: what is used several times GCC would otherwise read for each, as an operand of every use.
-inline Floats in_register(Floats x) {
+template <typename Vector>
+inline Vector in_register(Vector x) {
 #if defined(__x86_64__)
     asm("" : "+v"(x));
 #endif
@@ -314,6 +315,30 @@ inline Bytes narrow(Ints x) {
     return load<Bytes>(&four);
 #else
     return __builtin_convertvector(x, Bytes);
+#endif
+}
+
+// a > b ? a : b, which b is where either is NaN.
+inline Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+    return Floats(_mm512_maskz_max_ps(0xFFFF, a, b));
+#elif defined(__AVX2__)
+    return Floats(_mm256_max_ps(a, b));
+#else
+    return a > b ? a : b;
+#endif
+}
+
+inline bool has_nan(Floats x) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0;
+#else
+    Ints found = x != x;
+    bool any = false;
+    for (int lane = 0; lane < LANES; ++lane) any |= found[lane] != 0;
+    return any;
 #endif
 }
 

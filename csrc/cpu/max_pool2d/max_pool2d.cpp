@@ -4,6 +4,8 @@
 // windows of the rows below read them. There the backward scatters, plane by plane.
 //
 // Windows are reduced in the order of their pixels, and gradients of a pixel added up in that of the windows: torch's.
+// There a NaN wins, which takes a second comparison for every pixel. In NHWC it is left out, and a sum of the pixels
+// says whether to reduce the window once more, with it.
 #include "max_pool2d.h"
 
 #include "../parallel.h"
@@ -35,8 +37,7 @@ inline float pass(float value) {
 
 template <bool RELU>
 inline Floats pass(Floats value) {
-    const Floats zero = {};
-    return RELU ? (value < zero ? zero : value) : value;
+    return RELU ? larger(Floats{}, value) : value;
 }
 
 struct Best {
@@ -80,12 +81,59 @@ inline Ints load_offsets(const std::int32_t* from) { return load<Ints>(from); }
 inline Ints load_offsets(const std::uint8_t* from, int count) { return widen(load_part(from, count)); }
 inline Ints load_offsets(const std::int32_t* from, int count) { return load_part(from, count); }
 
-// One window, in BLOCKS * LANES channels, or in the first `part` of LANES.
+// The pixels of a window that lie in the image, where they are from its first pixel on: none where they are too many.
+struct Pixels {
+    static constexpr Index MOST = 64;
+    int count = 0;
+    Index from[MOST];
+    std::int32_t offset[MOST];
+    void list(const Windows& at, const Inside& r, const Inside& s) {
+        count = 0;
+        if ((r.end - r.first) * (s.end - s.first) > MOST) return;
+        for (Index i = r.first; i < r.end; ++i) {
+            for (Index j = s.first; j < s.end; ++j) {
+                from[count] = (i * at.dilation_h * at.W + j * at.dilation_w) * at.C;
+                offset[count++] = static_cast<std::int32_t>(i * at.S + j);
+            }
+        }
+    }
+};
+
+// Best as `meet` would find it, if none of the pixels is NaN: false where one may be, as where both infinities are.
+template <typename T, bool RELU, int BLOCKS>
+inline bool reduce_ordered(const Pixels& pixels, const T* image, Index window, int part, Best (&best)[BLOCKS]) {
+    const auto read = [&](int pixel, int b) {
+        const T* from = image + (window + pixels.from[pixel] + b * LANES);
+        return in_register(pass<RELU>(part == LANES ? load(from) : load_part(from, part)));
+    };
+    Floats sums[BLOCKS];
+    for (int b = 0; b < BLOCKS; ++b) best[b] = {sums[b] = read(0, b), all(pixels.offset[0])};
+    for (int pixel = 1; pixel < pixels.count; ++pixel) {
+        const Ints offset = in_register(all(pixels.offset[pixel]));
+        for (int b = 0; b < BLOCKS; ++b) {
+            const Floats value = read(pixel, b);
+            best[b].offset = value > best[b].value ? offset : best[b].offset;
+            best[b].value = larger(value, best[b].value);
+            sums[b] += value;
+        }
+    }
+    for (int b = 1; b < BLOCKS; ++b) sums[0] += sums[b];
+    return !has_nan(sums[0]);
+}
+
+template <typename T, bool RELU, typename Offset, int BLOCKS>
+inline void put(const Forward& call, Index to, int part, const Best (&best)[BLOCKS]) {
+    for (int b = 0; b < BLOCKS; ++b) {
+        store_first(static_cast<T*>(call.output) + to + b * LANES, best[b].value, part);
+        if (call.offsets) store_offsets<RELU, Offset>(call.offsets, to + b * LANES, best[b], part);
+    }
+}
+
+// As torch finds it, with any pixels.
 template <typename T, bool RELU, int BLOCKS, typename Offset>
-inline void reduce(const Forward& call, const T* image, Index h, Index w, const Inside& r, const Inside& s, Index to,
-                   int part) {
+[[gnu::noinline]] void reduce_any(const Forward& call, const T* image, Index h, Index w, const Inside& r,
+                                  const Inside& s, Index to, int part) {
     const Windows& at = call.windows;
-    const bool whole = part == LANES;
     // torch starts from the first pixel inside, and no pixel of -inf wins over it.
     const Ints first = all(static_cast<std::int32_t>(s.first < s.end ? r.first * at.S + s.first : 0));
     Best best[BLOCKS];
@@ -95,14 +143,24 @@ inline void reduce(const Forward& call, const T* image, Index h, Index w, const 
         for (Index j = s.first; j < s.end; ++j) {
             const T* pixel = row + j * at.dilation_w * at.C;
             for (int b = 0; b < BLOCKS; ++b) {
-                const Floats value = whole ? load(pixel + b * LANES) : load_part(pixel, part);
+                const Floats value = part == LANES ? load(pixel + b * LANES) : load_part(pixel, part);
                 meet(best[b], pass<RELU>(value), static_cast<std::int32_t>(i * at.S + j));
             }
         }
     }
-    for (int b = 0; b < BLOCKS; ++b) {
-        store_first(static_cast<T*>(call.output) + to + b * LANES, best[b].value, part);
-        if (call.offsets) store_offsets<RELU, Offset>(call.offsets, to + b * LANES, best[b], part);
+    put<T, RELU, Offset>(call, to, part, best);
+}
+
+// One window, in BLOCKS * LANES channels, or in the first `part` of LANES.
+template <typename T, bool RELU, int BLOCKS, typename Offset>
+inline void reduce(const Forward& call, const Pixels& pixels, const T* image, Index h, Index w, const Inside& r,
+                   const Inside& s, Index to, int part) {
+    Best best[BLOCKS];
+    if (pixels.count > 0 &&
+        reduce_ordered<T, RELU>(pixels, image, (h * call.windows.W + w) * call.windows.C, part, best)) {
+        put<T, RELU, Offset>(call, to, part, best);
+    } else {
+        reduce_any<T, RELU, BLOCKS, Offset>(call, image, h, w, r, s, to, part);
     }
 }
 
@@ -114,18 +172,21 @@ void forward_nhwc(const Forward& call) {
             const Index h = unit % at.P * at.stride_h - at.padding_h;
             const Inside r(h, at.H, at.R, at.dilation_h);
             const T* image = static_cast<const T*>(call.input) + unit / at.P * at.H * at.W * at.C;
+            Pixels pixels;
+            Inside listed(0, 0, 0, 1);
             for (Index q = 0; q < at.Q; ++q) {
                 const Index w = q * at.stride_w - at.padding_w, to = (unit * at.Q + q) * at.C;
                 const Inside s(w, at.W, at.S, at.dilation_w);
+                if (s.first != listed.first || s.end != listed.end) pixels.list(at, r, listed = s);
                 Index c = 0;
                 for (; c + 4 * LANES <= at.C; c += 4 * LANES) {
-                    reduce<T, RELU, 4, Offset>(call, image + c, h, w, r, s, to + c, LANES);
+                    reduce<T, RELU, 4, Offset>(call, pixels, image + c, h, w, r, s, to + c, LANES);
                 }
                 for (; c + LANES <= at.C; c += LANES) {
-                    reduce<T, RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, LANES);
+                    reduce<T, RELU, 1, Offset>(call, pixels, image + c, h, w, r, s, to + c, LANES);
                 }
                 if (c < at.C) {
-                    reduce<T, RELU, 1, Offset>(call, image + c, h, w, r, s, to + c, static_cast<int>(at.C - c));
+                    reduce<T, RELU, 1, Offset>(call, pixels, image + c, h, w, r, s, to + c, static_cast<int>(at.C - c));
                 }
             }
         }
