@@ -52,17 +52,20 @@ inline void on_numbers(bool bfloat16, const Run& run) {
     bfloat16 ? run(BFloat16()) : run(float());
 }
 
-// From and to any address.
+// From and to any address: __builtin_memcpy would have arrays of vectors lie in memory.
+template <typename Vector>
+struct [[gnu::packed, gnu::may_alias]] Anywhere {
+    Vector value;
+};
+
 template <typename Vector>
 inline Vector load(const void* from) {
-    Vector value;
-    __builtin_memcpy(&value, from, sizeof(value));
-    return value;
+    return static_cast<const Anywhere<Vector>*>(from)->value;
 }
 
 template <typename Vector>
 inline void store(void* to, const Vector& value) {
-    __builtin_memcpy(to, &value, sizeof(value));
+    static_cast<Anywhere<Vector>*>(to)->value = value;
 }
 
 // In a register from here on: what is used several times GCC would otherwise read for each, as an operand of every use.
