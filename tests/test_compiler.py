@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import subprocess
 import sys
 import warnings
@@ -141,6 +142,15 @@ def conv_pool_by_hand(net: Any, image: Tensor) -> Tensor:
     return F.max_pool2d(value, 2)
 
 
+def relu_by(function: Callable[[Tensor], Any]) -> Callable[[Any, Tensor], Tensor]:
+    def conv_pool(net: Any, image: Tensor) -> Tensor:
+        value = net.conv(image)
+        function(value)
+        return F.max_pool2d(value, 2)
+
+    return conv_pool
+
+
 def another_reader(net: Any, image: Tensor) -> Any:
     value = net.conv(image)
     return F.relu(value), value.sum()
@@ -185,6 +195,10 @@ def computed_setting(net: Any, image: Tensor) -> Tensor:
 # A forward, the operators that it becomes in training and in evaluation.
 FORWARDS: dict[str, tuple[Callable[[Any, Tensor], Any], list[str], list[str]]] = {
     "in place": (conv_pool_by_hand, [COMBINED], [COMBINED]),
+    **{
+        f"in place, {name}": (relu_by(function), [COMBINED], [COMBINED])
+        for name, function in (("F.relu_", F.relu_), ("torch.relu_", torch.relu_), ("a method", Tensor.relu_))
+    },
     "another reader": (another_reader, [], []),
     "a view of it": (a_view_of_it, [], []),
     "without gradient": (without_gradient_between, [], []),
@@ -224,6 +238,27 @@ def test_what_is_fused_in_a_forward(name: str) -> None:
         assert_like_eager(Net(forward).train(mode), image, watched, fullgraph=True)
         assert watched.ours == wanted, (mode, watched.calls)
         torch._dynamo.reset()
+
+
+def test_what_torch_serves_is_left_to_inductor() -> None:
+    image = torch.randn(2, 3, 9, 7)
+    with alexkern.backend("torch"):
+        for rest, wanted in (("eager", [CONV, NORM]), ("inductor", [])):
+            watched = Watched(rest=rest)
+            assert_like_eager(Net(lambda net, x: net.lrn(net.conv(x).relu())), image, watched)
+            assert watched.ours == wanted
+            torch._dynamo.reset()
+
+
+def test_what_a_call_does_not_say_is_torchs_default() -> None:
+    compared = 0
+    for function, reader in (*compiler.OTHERS.items(), *compiler.spellings().items()):
+        if inspect.isfunction(function):
+            torchs, ours = (inspect.signature(one).parameters for one in (function, reader))
+            for name in torchs.keys() & ours.keys():
+                assert ours[name].default == torchs[name].default, (function, name)
+                compared += 1
+    assert compared > 15
 
 
 def test_what_is_written_in_between_is_seen_in_order() -> None:

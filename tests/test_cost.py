@@ -23,6 +23,7 @@ from alexkern.cost import sm90 as wgmma  # noqa: E402
 from alexkern.cost import triton as cost  # noqa: E402
 from alexkern.cost.__main__ import DATA, FORWARD, WEIGHT, main, products  # noqa: E402
 from alexkern.cost.chips import CHIPS, like  # noqa: E402
+from alexkern.geometry import Geometry  # noqa: E402
 from alexkern.kernels import conv2d_relu as triton  # noqa: E402
 from alexkern.kernels import conv2d_relu_max_pool2d as pooled  # noqa: E402
 from alexkern.tools.workloads import Workload  # noqa: E402
@@ -151,6 +152,17 @@ def test_what_the_command_prints_is_what_is_pinned(capsys: pytest.CaptureFixture
             main([operator, "--chip", chip, "--dtype", dtype, "--batch", batch])
             lines += [f"{chip}, {dtype}, {batch}: {operator}", *capsys.readouterr().out.splitlines()]
     hold("cost", lines)
+
+
+def test_products_of_filters_strides_and_images_that_are_no_squares() -> None:
+    geometry = Geometry(2, 10, 7, 11, 9, 3, 5, (1, 2), (0, 2), (1, 1), 1)
+    N, C, H, W, K, R, S, *_ = geometry
+    P, Q = geometry.P, geometry.Q
+    assert sm80.forward_product(geometry, 12) == (N * P * Q, K, R * S * 12, 1)
+    assert sm80.data_product(geometry, 12) == (N * H * W // 2, C, R * S * 12 // 2, 2)
+    assert sm80.weight_product(geometry, 12) == (K, R * S * 12, N * P * Q, 1)
+    halves = geometry._replace(groups=2, K=8)
+    assert sm80.data_product(halves, 12) == (N * H * W // 2, C // 2, R * S * 12 // 2, 4)
 
 
 def modelled(layer: Any, batch: int, arithmetic: str, chip: chips.Chip) -> list[float]:

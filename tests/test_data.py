@@ -232,6 +232,7 @@ def test_a_batch_is_padded_and_leaves_out_what_is_damaged(
     source = Images(find_samples(listed), 80)
     batch = collate([source[index] for index in range(3)])
     assert batch.labels.tolist() == [1, 2] and batch.damaged == [(f"{tmp_path}/bad.png", "not an image")]
+    assert batch.sizes.dtype == batch.labels.dtype == torch.int64
     for pixels, size, name in zip(batch.images, batch.sizes.tolist(), ("red/0.png", "blue/3.jpg"), strict=True):
         wanted = decode(images / name, 80)
         assert tuple(size) == tuple(wanted.shape[:2])

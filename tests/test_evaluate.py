@@ -90,6 +90,16 @@ def test_counts_by_class(run, weights: Path, images: Path, tmp_path: Path) -> No
     assert re.search(r"red +4 +0.0% +100.0% +green \(4\)$", output)
 
 
+def test_a_batch_without_an_image_is_passed_over(run, weights: Path, images: Path) -> None:
+    bad, first = images / "green" / "bad.png", images / "blue" / "0.png"
+    aside = first.rename(images / "aside")
+    bad.rename(first)
+    status, output, _ = run("evaluate", weights, images, "--json", "--workers", 0, "--batch-size", 1)
+    first.rename(bad)
+    aside.rename(first)
+    assert status == 1 and json.loads(output)["images"] == 7
+
+
 def test_it_is_trainings_own_evaluation(run, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images", 6)
     status, output, _ = run("train", images, "--val", images, *OPTIONS, "--epochs", 1, "--out", tmp_path / "run")

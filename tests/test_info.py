@@ -160,6 +160,7 @@ def distribution(folder: Path, kind: str, **files: str) -> None:
         ("a wheel in another place", False),
         ("a wheel here", True),
         ("what a build left here", False),
+        ("what a build left here, and this tree, editable", True),
     ],
 )
 def test_a_checkout_that_is_not_installed(
@@ -172,11 +173,11 @@ def test_a_checkout_that_is_not_installed(
     monkeypatch.setattr(sys, "path", [str(tree), str(site)])
     monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
     if what.endswith("editable"):
-        origin = tree if what.startswith("this") else tmp_path / "other"
+        origin = tree if "this" in what else tmp_path / "other"
         distribution(site, "dist-info", RECORD="", direct_url_json=json.dumps({"url": origin.as_uri()}))
     elif what.startswith("a wheel"):
         distribution(tree if what.endswith("here") else site, "dist-info", RECORD="")
-    elif what.startswith("what"):
+    if what.startswith("what"):
         distribution(tree, "egg-info")
     version = alexkern.__version__
     assert info_module.version() == (version if installed else f"{version} (not installed: {tree})")
