@@ -420,6 +420,8 @@ def test_nothing_is_read_beyond_an_array(
             norm.backward(norm.forward(images, 5, 0.5, 0.75, 2.0), images, 5, 0.5, 0.75, 2.0, (True,))
     for count in (1, 63, 129, 5000):
         drop.forward(put(count), torch.tensor((1, 2)), 0.3)
+        mask = torch.randint(256, (-(-count // 8),), generator=generator, dtype=torch.uint8)
+        cpu_dropout.masked(put(count), at_the_end(mask), 0.3)
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -149,6 +149,14 @@ def test_a_runtime_that_lacks_a_function_is_not_used(tmp_path: Path) -> None:
     assert not linked.exists()
 
 
+def test_a_runtime_that_ends_its_process_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (linked := tmp_path / "crashing.linked").touch()
+    monkeypatch.setattr(rehearsal, "run", lambda _: subprocess.CompletedProcess([], -11, "", "loading\nnot whole"))
+    with pytest.raises(RuntimeError, match="the rehearsal's runtime is not whole: not whole"):
+        rehearsal._load_elsewhere(linked)
+    assert not linked.exists()
+
+
 class Untouchable:
     def __getattr__(self, name: str) -> object:
         raise AssertionError(f"{name} of a module that must not be asked")

@@ -158,6 +158,9 @@ def test_what_is_kept_in_mind_is_bounded() -> None:
     for rows in range(1, 100):
         fused(torch.zeros(rows, 2))
     assert len(fused._gains) == 64
+    other = alexkern.fuse(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    other(nn.Parameter(torch.zeros(1, 2)))  # no plain tensor: it may be anybody's
+    assert not other._gains
 
 
 def test_a_compiled_call_is_torchs_own_where_ours_gains_nothing(operators: list[str]) -> None:
