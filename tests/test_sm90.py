@@ -18,7 +18,7 @@ from torch import Tensor
 
 import alexkern
 from alexkern.accuracy import assert_accurate
-from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth
+from alexkern.backends.cuda import conv2d_relu, emulated, launch, sm90, space_to_depth
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import sm90 as model
 from alexkern.cost.chips import CHIPS, Chip, like
@@ -79,6 +79,20 @@ def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: i
         return tile, min(splits, work.steps), 1 if weight else cluster
 
     monkeypatch.setattr(sm90, "choose", choose)
+
+
+@pytest.mark.parametrize(
+    ("of", "splits"),
+    [
+        (Geometry(2**10, 8, 32, 32, 2**25, 1, 1, (1, 1), (0, 0), (1, 1), 1), 1),  # 2**32 tiles, of a step each
+        (Geometry(1, 2**30, 1, 1, 8, 1, 1, (1, 1), (0, 0), (1, 1), 1), 2**8),  # 2**8 splits, of 2**24 steps in all
+    ],
+)
+def test_more_tiles_or_steps_than_a_launch_has_are_an_error(of: Geometry, splits: int) -> None:
+    nothing = torch.empty(0, dtype=torch.float16, device=DEVICE)
+    pointers, drop = (0, 0, 2**20, 0), (0, 0, 0, 1.0)
+    with pytest.raises(RuntimeError, match="too many tiles for one launch"):
+        launch("sm90_convolve", nothing, of, False, 0, of.C, *pointers, *drop, (64, splits, 1), 132)
 
 
 ALL_THREE = ["sm90_convolve", "sm90_convolve", "sm90_weight_gradient"]

@@ -104,6 +104,14 @@ CONVOLUTIONS_WITH_POOL = (
     _pooled(_convolution("one_window", (2, 4, 3, 3), (8, 1, 1))),
     _pooled(_convolution("vgg", (2, 3, 8, 8), (8, 3, 3), padding=1), pool_kernel_size=2),
     _pooled(_convolution("padded_pool", (1, 3, 9, 9), (5, 3, 3)), pool_padding=1),
+    *(
+        _pooled(
+            _convolution(f"pool_{window}_at_{stride}", (1, 8, 9, 10), (8, 3, 3)),
+            pool_kernel_size=window,
+            pool_stride=stride,
+        )
+        for window, stride in (((2, 3), 2), ((3, 2), 2), (3, (1, 2)), (3, (2, 1)))
+    ),
     _pooled(
         _convolution("uneven", (2, 4, 10, 12), (6, 3, 2), stride=(1, 2), dilation=(2, 1), groups=2),
         pool_kernel_size=(2, 3),
@@ -133,6 +141,18 @@ POOLS = (
     _pool("overlapping_by_2", (1, 4, 7, 7), 3, stride=1, padding=1),
     _pool("uneven", (2, 3, 9, 11), (2, 5), stride=(3, 1), padding=(1, 2)),
     _pool("dilation", (1, 3, 11, 9), 3, stride=2, padding=1, dilation=(2, 1)),
+    # 3x3 at stride 2 has code of its own in places: each of its numbers by itself is another one here.
+    *(
+        _pool(f"{kernel_size}_at_{stride}_by_{dilation}", (1, 8, 9, 8), kernel_size, stride=stride, dilation=dilation)
+        for kernel_size, stride, dilation in (
+            ((2, 3), 2, 1),
+            ((3, 2), 2, 1),
+            (3, (1, 2), 1),
+            (3, (2, 1), 1),
+            (3, 2, (2, 1)),
+            (3, 2, (1, 2)),
+        )
+    ),
     _pool("ceil_mode", (2, 4, 8, 10), 3, stride=2, ceil_mode=True),
     _pool("ceil_mode_padded", (1, 3, 7, 8), (3, 2), stride=(2, 3), padding=1, ceil_mode=True),
     _pool("window_over_image", (1, 2, 3, 1), (3, 3), padding=1),
