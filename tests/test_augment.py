@@ -12,6 +12,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,20 @@ def test_an_attempt_as_high_or_as_wide_as_its_image_fits(size: tuple[int, int]) 
     words = philox.words(seed, 4 * A.BLOCKS * 9).view(9, A.BLOCKS, 4)
     assert boxes == [definition.resized_box(torch.empty(*size, 3), w[A.ATTEMPTS :], Policy(**policy)) for w in words]
     assert len(set(boxes)) > 1 and {box[2:] for box in boxes} == {(8, 8)}  # not those in the middle
+
+
+@pytest.mark.parametrize(
+    "change", ["brightness", "contrast", "saturation", "hue", "lighting", "rotation", "flip", "scale"]
+)
+def test_what_verify_holds_backends_to_changes_what_they_change(change: str, generator: torch.Generator) -> None:
+    range_of = {"lighting": 0.4, "flip": 1.0, "hue": (-0.4, -0.1), "rotation": (20.0, 30.0)}.get(change, (0.3, 0.6))
+    images = torch.randint(256, (2, 21, 17, 3), generator=generator, dtype=torch.uint8)
+    sizes, seed = torch.tensor([(21, 17), (15, 16)]), torch.tensor([3, 5])
+    plain = {"size": (9, 8), "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
+    with_it, without = (Policy(**plain | more) for more in ({change: range_of}, {}))
+    wanted = definition.forward(images, sizes, seed, replace(with_it, dtype=torch.float64))
+    torch.testing.assert_close(reference.forward(images, sizes, seed, with_it).double(), wanted, rtol=0, atol=2e-5)
+    assert (wanted - definition.forward(images, sizes, seed, without)).abs().max() > 0.05
 
 
 @pytest.mark.skipif("triton" not in BACKENDS, reason="no Triton backend here")

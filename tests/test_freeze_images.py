@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import alexkern
 from alexkern.backends.cuda import conv2d_relu, sm90, space_to_depth
 from alexkern.frozen.convolution import FrozenConvolution
+from alexkern.frozen.images import in_depth
 from alexkern.functional import augment
 from support.backends import DEVICE, HALVES, serving
 from support.launches import noted
@@ -264,6 +265,14 @@ def test_bad_images(backend: str) -> None:
             frozen(wrong)
     with pytest.raises(RuntimeError):
         frozen(image[:, :, :5].to(torch.uint8))
+
+
+def test_what_does_not_go_in_depth() -> None:
+    weight, pairs = torch.zeros(6, 2, 11, 11), ((4, 4), (2, 2), (1, 1))
+    assert in_depth(weight, *pairs, 1) is not None and in_depth(torch.zeros(6, 4, 11, 11), *pairs, 1) is not None
+    assert in_depth(weight, *pairs, 2) is None and in_depth(torch.zeros(6, 5, 11, 11), *pairs, 1) is None
+    for stride, dilation in (((4, 3), (1, 1)), ((3, 4), (1, 1)), ((4, 4), (1, 2)), ((4, 4), (2, 1))):
+        assert in_depth(weight, stride, (2, 2), dilation, 1) is None
 
 
 def test_what_torchs_own_operators_make_of_it(generator: torch.Generator) -> None:

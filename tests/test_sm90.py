@@ -375,8 +375,11 @@ def test_most_rows_and_whole_copies() -> None:
         assert (sm90.plan_linear(x, weight, value) is not None) == served
 
 
-def test_strided_data_gradient_falls_back_alone(launched: list[str], generator: torch.Generator) -> None:
-    check(*draw(torch.float16, generator, (2, 16, 9, 9), (16, 16, 3, 3)), ((2, 2), (1, 1), (1, 1), 1), generator)
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (2, 1)])
+def test_strided_data_gradient_falls_back_alone(
+    stride: tuple[int, int], launched: list[str], generator: torch.Generator
+) -> None:
+    check(*draw(torch.float16, generator, (2, 16, 9, 9), (16, 16, 3, 3)), (stride, (1, 1), (1, 1), 1), generator)
     served = [name for name in launched if name.endswith(("convolve", "weight_gradient"))]
     assert served == ["sm90_convolve", "conv2d_relu_convolve", "sm90_weight_gradient"]
 
