@@ -62,7 +62,7 @@ def serve(path: str) -> None:
 def attend(connection: socket.socket) -> None:
     """Fork once more, wait for the end, and tell the client how it was; or be told by the client's."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    size = int.from_bytes(connection.recv(8, socket.MSG_WAITALL))
+    size = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "big")
     text, streams, _, _ = socket.recv_fds(connection, size, 3, socket.MSG_WAITALL)
     asked: dict[str, Any] = json.loads(text)
     child = os.fork()
