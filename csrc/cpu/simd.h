@@ -96,8 +96,8 @@ inline Floats widen(Halves x) {
 #endif
 }
 
-// To the nearest, of two as near the even one. The instruction for it takes denormals for zeros.
-inline Halves narrow(Floats x) {
+// To the nearest, of two as near the even one.
+inline Halves narrow_any(Floats x) {
     const Words bits = Words(x), rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
     const Words words = x == x ? rounded : bits >> 16 | 0x40u;
 #if defined(__AVX512F__)
@@ -109,6 +109,21 @@ inline Halves narrow(Floats x) {
     return __builtin_convertvector(words, Halves);
 #endif
 }
+
+#if defined(__AVX512BF16__)
+// The same in one instruction, which takes denormals for zeros.
+inline Halves round_off(Floats x) { return Halves(_mm512_cvtneps_pbh(__m512(x))); }
+
+inline Halves narrow(Floats x) {
+    constexpr int DENORMAL = 0x20;
+    if (_mm512_fpclass_ps_mask(x, DENORMAL) == 0) [[likely]] {
+        return round_off(x);
+    }
+    return narrow_any(x);
+}
+#else
+inline Halves narrow(Floats x) { return narrow_any(x); }
+#endif
 
 // What products are taken of, in words of 32 bits: a float32, or two numbers of bfloat16 that stand side by side.
 template <typename T>
@@ -126,9 +141,6 @@ template <>
 inline Floats add_product<BFloat16>(Floats sum, Floats x, Floats y) {
     return Floats(_mm512_dpbf16_ps(__m512(sum), __m512bh(x), __m512bh(y)));
 }
-
-// As narrow, in one instruction, which takes denormals for zeros.
-inline Halves round_off(Floats x) { return Halves(_mm512_cvtneps_pbh(__m512(x))); }
 
 constexpr bool HAS_PRODUCTS_OF_BFLOAT16 = true;
 #else
@@ -353,7 +365,7 @@ typedef __mmask16 Lanes;
 
 inline Lanes find(Ints x, std::int32_t value) { return _mm512_cmpeq_epi32_mask(__m512i(x), __m512i(all(value))); }
 
-inline void find(const std::uint8_t* from, std::uint8_t value, Lanes (&found)[4]) {
+inline void find(const std::uint8_t* from, std::int32_t value, Lanes (&found)[4]) {
     const std::uint64_t bits = _mm512_cmpeq_epi8_mask(load<__m512i>(from), _mm512_set1_epi8(static_cast<char>(value)));
     for (int i = 0; i < 4; ++i) found[i] = static_cast<Lanes>(bits >> i * LANES);
 }
@@ -368,7 +380,7 @@ typedef Ints Lanes;
 
 inline Lanes find(Ints x, std::int32_t value) { return x == all(value); }
 
-inline void find(const std::uint8_t* from, std::uint8_t value, Lanes (&found)[4]) {
+inline void find(const std::uint8_t* from, std::int32_t value, Lanes (&found)[4]) {
     for (int i = 0; i < 4; ++i) found[i] = find(widen(load<Bytes>(from + i * LANES)), value);
 }
 

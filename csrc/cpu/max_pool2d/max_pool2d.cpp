@@ -286,17 +286,21 @@ struct Over {
 struct Sources {
     static constexpr int MOST = 64;
     int count;
-    bool moves;  // none is missing: those of the pixel stride_w further are as many, each one window further
-    Index last;  // column of windows
     Index from[MOST];
     std::int32_t own[MOST];
+};
+
+// Pixels of a row, stride_w apart, that stand in as many windows, each one window further than the pixel before.
+struct Run {
+    Index pixels, step;  // numbers from one's sums to the next one's
+    bool first;          // nothing is in the sums yet
 };
 
 // Where the winners are `own`, of BLOCKS * LANES channels or the first `part` of LANES.
 template <int BLOCKS, typename Offset>
 inline void find_own(const Offset* offsets, std::int32_t own, int part, Lanes (&found)[BLOCKS]) {
     if constexpr (BLOCKS == 4 && sizeof(Offset) == 1) {
-        find(offsets, static_cast<std::uint8_t>(own), found);
+        find(offsets, own, found);
     } else {
         for (int b = 0; b < BLOCKS; ++b) {
             found[b] = find(part == LANES ? load_offsets(offsets + b * LANES) : load_offsets(offsets, part), own);
@@ -304,15 +308,16 @@ inline void find_own(const Offset* offsets, std::int32_t own, int part, Lanes (&
     }
 }
 
-// Adds what BLOCKS * LANES channels of the pixel get, or the first `part` of LANES, to `sum`.
-template <int BLOCKS, typename T, typename Offset>
+// Adds what BLOCKS * LANES channels of a pixel get, or the first `part` of LANES, to `sum`.
+template <int BLOCKS, int COUNT, typename T, typename Offset>
 inline void gather(const Sources& sources, const T* grad, const Offset* offsets, T* sum, bool first, int part) {
     const bool whole = part == LANES;
+    const int count = COUNT ? COUNT : sources.count;
     Floats sums[BLOCKS];
     for (int b = 0; b < BLOCKS; ++b) {
         sums[b] = first ? Floats{} : whole ? load(sum + b * LANES) : load_part(sum, part);
     }
-    for (int i = 0; i < sources.count; ++i) {
+    for (int i = 0; i < count; ++i) {
         const Index from = sources.from[i];
         Lanes own[BLOCKS];
         find_own(offsets + from, sources.own[i], part, own);
@@ -330,39 +335,53 @@ inline void gather(const Sources& sources, const T* grad, const Offset* offsets,
     }
 }
 
-template <typename T, typename Offset>
-inline void gather_all(const Sources& sources, Index C, const T* grad, const Offset* offsets, T* sum, bool first) {
-    Index c = 0;
-    for (; c + 4 * LANES <= C; c += 4 * LANES) gather<4>(sources, grad + c, offsets + c, sum + c, first, LANES);
-    for (; c + LANES <= C; c += LANES) gather<1>(sources, grad + c, offsets + c, sum + c, first, LANES);
-    if (c < C) gather<1>(sources, grad + c, offsets + c, sum + c, first, static_cast<int>(C - c));
+// COUNT: of sources, where it is known to the compiler; otherwise 0.
+template <int COUNT, typename T, typename Offset>
+void gather_run(const Sources& sources, const Run& run, Index C, const T* grad, const Offset* offsets, T* sum) {
+    for (Index pixel = 0; pixel < run.pixels; ++pixel, grad += C, offsets += C, sum += run.step) {
+        Index c = 0;
+        for (; c + 4 * LANES <= C; c += 4 * LANES) {
+            gather<4, COUNT>(sources, grad + c, offsets + c, sum + c, run.first, LANES);
+        }
+        for (; c + LANES <= C; c += LANES) {
+            gather<1, COUNT>(sources, grad + c, offsets + c, sum + c, run.first, LANES);
+        }
+        if (c < C) gather<1, COUNT>(sources, grad + c, offsets + c, sum + c, run.first, static_cast<int>(C - c));
+    }
 }
 
-constexpr Index RESIDUES = 4;
+template <typename T, typename Offset>
+void gather_all(const Sources& sources, const Run& run, Index C, const T* grad, const Offset* offsets, T* sum) {
+    switch (sources.count) {
+        case 1:
+            return gather_run<1>(sources, run, C, grad, offsets, sum);
+        case 2:
+            return gather_run<2>(sources, run, C, grad, offsets, sum);
+        case 4:
+            return gather_run<4>(sources, run, C, grad, offsets, sum);
+        default:
+            return gather_run<0>(sources, run, C, grad, offsets, sum);
+    }
+}
 
 template <typename T, typename Offset>
 void backward_nhwc(const Backward& call, const Offset* offsets) {
     const Windows& at = call.windows;
     const T* grad = static_cast<const T*>(call.grad);
     const Index reach_h = at.dilation_h * (at.R - 1), reach_w = at.dilation_w * (at.S - 1);
-    const Index residues = at.stride_w <= RESIDUES ? at.stride_w : 1;  // of columns: each has a list of its own
     parallel(call.threads, at.N * at.H, at.W * at.C, [&](Index begin, Index end) {
-        Sources kept[RESIDUES];
+        Sources sources;
         for (Index unit = begin; unit < end; ++unit) {
             const Index n = unit / at.H, h = unit % at.H + at.padding_h;
             const Over p(h, at.stride_h, reach_h);
-            for (Sources& sources : kept) sources.moves = false;
-            for (Index column = 0, residue = 0; column < at.W;
-                 ++column, residue = residue + 1 < residues ? residue + 1 : 0) {
-                Sources& sources = kept[residue];
-                T* sum = static_cast<T*>(call.input_grad) + (unit * at.W + column) * at.C;
-                bool first = true;
-                if (sources.moves && sources.last + 1 < at.Q) {
-                    ++sources.last;
-                    for (int i = 0; i < sources.count; ++i) sources.from[i] += at.C;
-                } else {
+            T* row = static_cast<T*>(call.input_grad) + unit * at.W * at.C;
+            for (Index residue = 0; residue < smaller(at.stride_w, at.W); ++residue) {
+                Run run;
+                for (Index column = residue; column < at.W; column += run.pixels * at.stride_w) {
+                    T* sum = row + column * at.C;
                     const Index w = column + at.padding_w;
                     const Over q(w, at.stride_w, reach_w);
+                    run = {1, at.stride_w * at.C, true};
                     sources.count = 0;
                     for (Index i = larger(p.first, 0); i <= p.last && i < at.P; ++i) {
                         const Index down = h - i * at.stride_h, r = down / at.dilation_h;
@@ -371,18 +390,20 @@ void backward_nhwc(const Backward& call, const Offset* offsets) {
                             const Index across = w - j * at.stride_w, s = across / at.dilation_w;
                             if (s * at.dilation_w != across) continue;
                             if (sources.count == Sources::MOST) {
-                                gather_all(sources, at.C, grad, offsets, sum, first);
-                                first = false;
+                                gather_all(sources, run, at.C, grad, offsets, sum);
+                                run.first = false;
                                 sources.count = 0;
                             }
                             sources.from[sources.count] = ((n * at.P + i) * at.Q + j) * at.C;
                             sources.own[sources.count++] = static_cast<std::int32_t>(r * at.S + s);
                         }
                     }
-                    sources.moves = first && residues == at.stride_w && q.first >= 0 && q.last < at.Q;
-                    sources.last = q.last;
+                    // None is missing: so it is until a window is beyond the last.
+                    if (run.first && q.first >= 0 && q.last < at.Q) {
+                        run.pixels += smaller(at.Q - 1 - q.last, (at.W - 1 - column) / at.stride_w);
+                    }
+                    gather_all(sources, run, at.C, grad, offsets, sum);
                 }
-                gather_all(sources, at.C, grad, offsets, sum, first);
             }
         }
     });
