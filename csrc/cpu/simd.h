@@ -242,6 +242,15 @@ inline void store_part(std::int32_t* to, Ints value, int count) {
 inline Bytes load_part(const std::uint8_t* from, int count) {
 #if defined(__AVX512F__)
     return Bytes(_mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << count) - 1), from));
+#elif defined(__x86_64__)
+    // Two words that overlap, the later one moved to where it belongs.
+    std::uint64_t word = from[0];
+    if (count >= 4) {
+        word = load<std::uint32_t>(from) | std::uint64_t(load<std::uint32_t>(from + count - 4)) << 8 * (count - 4);
+    } else if (count >= 2) {
+        word = load<std::uint16_t>(from) | std::uint64_t(load<std::uint16_t>(from + count - 2)) << 8 * (count - 2);
+    }
+    return load<Bytes>(&word);
 #else
     Bytes value = {};
     for (int i = 0; i < count; ++i) value[i] = from[i];

@@ -61,11 +61,11 @@ class Pooled(NamedTuple):
 
 POOLED = {
     "portable": Pooled(3, 16),
-    "portable on AMD": Pooled(3, 16),
+    "portable on AMD": Pooled(2, 8),
     "avx2": Pooled(3, 16),
-    "avx2 on AMD": Pooled(2, 24),
+    "avx2 on AMD": Pooled(2, 8),
     "avx512": Pooled(3, 12),
-    "avx512 on AMD": Pooled(2, 16),
+    "avx512 on AMD": Pooled(2, 8),
 }
 
 
