@@ -12,6 +12,7 @@ own is left alone. What was found stands in build/mutants/SEED.jsonl, and a run 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import os
@@ -298,6 +299,8 @@ def put_back() -> None:
     if (kept := FOLDER / "original.json").exists():
         path, text = json.loads(kept.read_text())
         (ROOT / path).write_text(text, encoding="utf-8")
+        # Compiled within the same second, from a text as long, it would stay the slip's.
+        Path(importlib.util.cache_from_source(str(ROOT / path))).unlink(missing_ok=True)
         for module in FOLDER.glob("_cpu.*.so"):
             module.replace(ROOT / "alexkern" / module.name)
         kept.unlink()
