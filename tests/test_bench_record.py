@@ -364,6 +364,7 @@ def test_a_run_draws_its_pictures_when_all_is_measured(finished, drawn, tmp_path
     finished._save()
     assert {path.name for path in tmp_path.iterdir()} == {"record.json", "README.md"}
     assert f"the run was cut off; later: alexkern bench --report {tmp_path}" in finished.summary()
+    assert "\x1b" not in finished.summary() and "\x1b" in finished.summary(color=True)
     finished.finish()
     assert {path.name for path in tmp_path.glob("*.svg")} == drawn.keys()
     assert "not drawn" not in finished.summary() and ".svg)" in (tmp_path / "README.md").read_text()

@@ -108,6 +108,21 @@ def test_where_no_call_was_timed_a_peer_is_judged_by_its_preparation():
     budget.affords.assert_called_once_with(3.0, 0.0)
 
 
+def test_a_peer_is_judged_by_the_longest_call_too():
+    time, takes = FakeTime(), {"alexkern": 0.5, "a": 2.0, "b": 0.1}
+
+    def prepare(name):
+        return lambda: setattr(time, "seconds", time.seconds + takes[name])
+
+    variants = tuple(Variant(name, name == "alexkern", prepare_s=3.0 if name == "b" else 0.0) for name in takes)
+    budget = mock.Mock(affords=mock.Mock(return_value=True))
+    trial = Trial(prepare, lambda name, result: None)
+    comparison = Comparison(Kind.NETWORK, "section", "row", variants, lambda: trial, 1.0)
+    calls, failures, _ = prepare_checked(comparison, [*takes], budget, time.now)
+    assert [*calls] == ["alexkern", "a", "b"] and failures == {}
+    budget.affords.assert_called_once_with(3.0, 2.0)
+
+
 def test_operators_get_rounds_enough_where_a_run_keeps_to_its_time():
     run, _ = ran(200.0)
     for group, outcomes in run.outcomes.items():

@@ -32,8 +32,8 @@ from alexkern.bench import (
 from alexkern.bench.budget import UNLIMITED
 from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms, check_kept
 from alexkern.bench.comparison import Failure, Kind, Trial, compare, kernel_of
-from alexkern.bench.layers import Convolution, Dropout, Linear, Normalization, Pooling, Target
-from alexkern.bench.operators import CUDNN, _expression
+from alexkern.bench.layers import LAYERS, Convolution, Dropout, Linear, Normalization, Pooling, Target
+from alexkern.bench.operators import CUDNN, PASSES, _expression, _trial
 from alexkern.bench.ours import contenders
 from alexkern.bench.peers.eager import EAGER
 from alexkern.bench.storage import make_no_empty_folder
@@ -282,6 +282,16 @@ def test_what_a_user_of_torch_writes_is_the_layer(name, monkeypatch):
         torch.testing.assert_close(operator.cudnn(layer, *tensors).double(), wanted, rtol=1e-5, atol=1e-5)
         assert asked == [((layer.stride,) * 2, (1, 1), (1, 1), 2)]
         assert _expression(operator, CUDNN) is operator.cudnn
+
+
+@pytest.mark.parametrize("direction", PASSES)
+def test_an_operators_call_can_be_repeated(direction):
+    operator = importlib.import_module("alexkern.bench.bench_max_pool2d").bench_max_pool2d.comparisons
+    trial = _trial(operator, LAYERS["alexnet"].poolings[-1], 1, direction, CPU)
+    for name in ("alexkern", "torch", "torch channels_last"):
+        call = trial.prepare(name)
+        for _ in range(3):
+            trial.check(name, call())
 
 
 @pytest.mark.parametrize("tf32", [True, False])

@@ -420,6 +420,8 @@ def test_the_worst_rows_are_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asked = [(tmp_path / "out" / f"{number}-ncu.txt").read_text() for number in (1, 2)]
     assert [line.split()[-3:] for line in asked] == [[str(tmp_path), "--only", number] for number in "12"]
     printed = capsys.readouterr().out
+    assert worst.main([str(tmp_path), "--out", str(tmp_path / "out"), "--count", "2"]) == 1  # into what is there
+    assert capsys.readouterr().out == printed
     assert "2. " in printed and "not profiled: LookupError: it is none of a run's" in printed
     assert "\n1-ncu.txt\nncu failed with status 3: " in printed
     assert printed.splitlines()[-1] == f"1 of 2 rows profiled, the worst: {worst.title(found[0])}"

@@ -267,6 +267,31 @@ for model in (alexkern.models.alexnet_2012(num_classes=3), nn.Sequential(conv, n
     assert not isinstance(alexkern.freeze(graph, torch.randn(1, 3, 5, 5)), captured.Captured)
 
 
+@pytest.mark.parametrize(("layer", "packs"), [(nn.Linear(3, 3), True), (nn.LayerNorm(3), False)])
+def test_what_has_a_matrix_can_be_packed(layer: nn.Module, packs: bool) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return self.layer(rows)
+
+    module = Own()
+    assert list(captured.outermost(nn.Sequential(module))) == [module] * packs
+
+
+@torch.no_grad()
+def test_a_module_that_changes_too_often_runs_layer_by_layer(ran: list[int]) -> None:
+    model, image = Net(attributes).eval(), torch.randn(2, 3, 9, 8)
+    frozen = alexkern.freeze(model, image)
+    for changes in (captured.MOST_CHANGES - 1, captured.MOST_CHANGES, captured.MOST_CHANGES + 1):
+        captured._CAPTURES[frozen].changes = changes
+        ran.clear()
+        assert_right(frozen, model, image)
+        assert (ran == FORWARDS["attributes"][1]) is (changes <= captured.MOST_CHANGES)
+
+
 def test_what_is_packed_goes_with_its_module() -> None:
     """By count of references: no cycle keeps weights until a collection."""
     frozen = alexkern.freeze(Net(attributes), torch.randn(2, 3, 9, 8))

@@ -353,7 +353,9 @@ def test_num_classes_and_dropout(name):
     assert tuple(model.state_dict()["classifier.6.weight"].shape) == (7, 4096)
     assert [layer.p for layer in model.modules() if isinstance(layer, nn.Dropout)] == [0.25, 0.25]
     assert on_meta(name).classifier[6].out_features == 1000
-    assert [layer.p for layer in on_meta(name).modules() if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
+    for dropout in (0.5, 0, 1):
+        layers = on_meta(name, **{} if dropout == 0.5 else {"dropout": dropout}).modules()
+        assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [dropout, dropout]
 
 
 @every_model

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import py_compile
+import signal
 from pathlib import Path
 
 import mutants
@@ -29,11 +31,35 @@ def test_a_slip_is_given_to_the_tests_that_can_see_it() -> None:
         ("csrc/cuda/max_pool2d/forward.cu", "tests/test_native_conv2d_relu_max_pool2d.py", "max_pool2d and cuda"),
         ("alexkern/training/schedule.py", "tests/test_train.py", None),
     ):
-        runs = mutants.runs(path)
+        *deciding, others = mutants.runs(path)
+        runs = [*deciding, others]
         assert any(first in run for run in runs), runs
-        assert operator is None or runs[-1] == ["tests/conformance", "-k", operator]
-        assert ("tests/test_house.py" in runs[-1]) is path.startswith("alexkern")
+        assert operator is None or deciding[-1] == ["tests/conformance", "-k", operator]
+        assert ("tests/test_house.py" in deciding[-1]) is path.startswith("alexkern")
         assert "kernels" in path or not any("test_triton" in test for run in runs for test in run)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "found"),
+    [
+        ((0, 0, 0), "SURVIVED"),
+        ((0, 0, 5), "SURVIVED"),
+        ((0, 0, 1, 0), "killed by others"),
+        ((0, 1, 0), "killed by second"),
+        ((0, 1, 1), "fails without it"),
+        ((0, -signal.SIGKILL), "too long"),
+        ((-signal.SIGALRM,), "too long"),
+        ((0, 0, -signal.SIGKILL), "SURVIVED"),  # those that are surest to find it have passed
+    ],
+)
+def test_what_becomes_of_a_slip(statuses: tuple[int, ...], found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = iter(statuses)
+    monkeypatch.setattr(mutants, "build", lambda path: True)
+    monkeypatch.setattr(mutants, "runs", lambda path: [["first"], ["second"], ["others"]])
+    monkeypatch.setattr(mutants, "tested", lambda *arguments, limit: (next(ends), ""))
+    monkeypatch.setattr(mutants, "put_back", lambda: None)
+    assert mutants.tried(mutants.Slip("a.py", 1, "", "", "", ""), 60) == found
+    assert next(ends, None) is None
 
 
 def test_what_a_killed_run_left_planted_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,5 +67,7 @@ def test_what_a_killed_run_left_planted_is_put_back(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(mutants, "FOLDER", tmp_path)
     (tmp_path / "a.py").write_text("x = 2\n")
     (tmp_path / "original.json").write_text(json.dumps(["a.py", "x = 1\n"]))
+    compiled = Path(py_compile.compile(str(tmp_path / "a.py")))
     mutants.put_back()
-    assert (tmp_path / "a.py").read_text() == "x = 1\n" and [*tmp_path.iterdir()] == [tmp_path / "a.py"]
+    assert (tmp_path / "a.py").read_text() == "x = 1\n" and not compiled.exists()
+    assert {*tmp_path.iterdir()} <= {tmp_path / "a.py", compiled.parent}

@@ -185,6 +185,14 @@ def test_infinite_gradients_reach_the_bias(generator: torch.Generator) -> None:
     assert torch.equal(bias_grad[1:], (output[:, 1:] > 0).sum((0, 2, 3)).float())
 
 
+@pytest.mark.parametrize("chunks", [1, 31, 32, 33, 64, 80])
+def test_a_bias_gradient_is_the_sum_of_all_chunks(chunks: int, generator: torch.Generator) -> None:
+    sums = torch.randn(chunks, 2 * 8, generator=generator).to(DEVICE)
+    found = conv2d_relu.bias_gradient(sums, 2, 8, 10, torch.float32)
+    wanted = sums.double().sum(0).view(2, 8)[:, :5].flatten()  # five filters of eight in each of two groups
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_a_filter_without_channels(generator: torch.Generator) -> None:
     """No channels: the bias alone, as in torch."""
     x, w, b = draw(torch.float32, generator, (2, 0, 4, 4), (3, 0, 2, 2))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import signal
 import sys
 from dataclasses import astuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -484,6 +486,20 @@ def test_who_says_what(quiet: bool, silent: bool, capsys: pytest.CaptureFixture[
     assert found.out == ("" if quiet or silent else "a?b\n")
     assert found.err == ("" if silent else "alexkern train: c?d\n")
     assert not display.live
+
+
+def test_what_the_bar_is_told(run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epoch, the step of the run, the epoch's mean loss so far and its images a second."""
+    told = []
+    monkeypatch.setattr(Display, "live", True)
+    monkeypatch.setattr(Display, "step", lambda self, *values: told.append(values))
+    clock = itertools.count()  # looked at when an epoch begins, and twice behind each step
+    monkeypatch.setattr("alexkern.training.trainer.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert run(images, *OPTIONS, "--out", tmp_path)[0] == 0
+    epochs, steps, losses, rates = zip(*told, strict=True)
+    assert (epochs, steps, set(rates)) == ((1,) * 4 + (2,) * 4, tuple(range(1, 9)), {6 / 2})
+    rows = log.read(tmp_path / "log.csv")
+    assert [losses[3], losses[7]] == pytest.approx([row.train_loss for row in rows], rel=1e-5)
 
 
 def test_memory_that_a_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:

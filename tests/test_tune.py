@@ -185,11 +185,11 @@ def test_a_table_has_a_line_an_entry(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "table.json"
     table = TunedTable(path, DEVICE)
     for number in (0, 1):
-        table.add(choice(number), Tuned(Tile(number), 1.23456e-5, 2e-6))
+        table.add(choice(number), Tuned(Tile(number), 1.23456e-5, 2.34567e-6))
     first, *lines = path.read_text().splitlines()
     tile = dataclasses.asdict(Tile(0))
     entry = {"backend": "triton", "operator": "conv2d_relu", "shape": [128, 0], "dtype": "bfloat16", "config": tile,
-             "microseconds": 12.35, "default_microseconds": 2.0}  # fmt: skip
+             "microseconds": 12.35, "default_microseconds": 2.35}  # fmt: skip
     assert first == "{" and lines[-2:] == ["  ]", "}"] and lines[-5] == '  "entries": ['
     assert lines[-4] == f"    {json.dumps(entry)}," and json.loads(lines[-3])["shape"] == [128, 1]
     head = {

@@ -87,7 +87,8 @@ RAGGED_CONVOLUTIONS = (
     _convolution("depthwise", (2, 8, 6, 5), (16, 3, 3), padding=1, groups=8),
     _convolution("groups_stride_dilation", (2, 6, 11, 10), (4, 3, 3), stride=2, padding=2, dilation=2, groups=2),
     _convolution("padding_valid", (1, 3, 6, 6), (4, 3, 3), padding="valid"),
-    _convolution("padding_same_even", (1, 3, 6, 7), (4, 4, 3), padding="same"),
+    _convolution("padding_same_even_height", (1, 3, 6, 7), (4, 2, 3), padding="same"),
+    _convolution("padding_same_even_width", (1, 3, 6, 7), (4, 3, 2), padding="same"),
 )
 
 
