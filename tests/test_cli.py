@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import inspect
 import io
 import json
 import re
@@ -27,6 +29,20 @@ from support.optional import need
 from support.pinned import hold
 
 CLASSES = ("temple", "dahlia", "[red]fox[/red]", "snow\x1b[2Jow l", "ash", "birch", "elm")
+
+
+def test_what_users_call_takes_what_it_took() -> None:
+    """Names, order and defaults of all that a module says is for users."""
+    rooms = (alexkern, *(importlib.import_module(f"alexkern.{room}") for room in ("data", "models", "nn", "training")))
+    lines = []
+    for room in (*rooms, alexkern.functional):
+        for name in sorted(room.__all__):
+            called = getattr(room, name)
+            if callable(called) and not (isinstance(called, type) and issubclass(called, Exception)):
+                parameters = inspect.signature(called).parameters.values()
+                bare = (str(parameter.replace(annotation=inspect.Parameter.empty)) for parameter in parameters)
+                lines.append(f"{room.__name__}.{name}({', '.join(bare)})")
+    hold("signatures", lines)
 
 
 @pytest.fixture(scope="module")

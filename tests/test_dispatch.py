@@ -90,7 +90,10 @@ def test_float64_is_the_torch_backends() -> None:
 def test_auto_warns_once_when_it_falls_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_warned", set())
     monkeypatch.setattr(dispatch, "missing", lambda name, *_: None if name == "torch" else "not here")
-    gpu = torch.device("cuda")
+    gpu, others = torch.device("cuda"), ((torch.device("cpu"), torch.float32), (torch.device("cuda"), torch.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch is what serves these
+        assert all(dispatch.serving("auto", "conv2d_relu", *other) == "torch" for other in others)
     with pytest.warns(UserWarning, match=r"conv2d_relu is served by torch's own operators \(cuda, triton: not here\)"):
         assert dispatch.serving("auto", "conv2d_relu", gpu, torch.float32) == "torch"
     with warnings.catch_warnings():

@@ -249,6 +249,10 @@ def test_the_papers_recipe() -> None:
     assert settings.ten_crops
 
 
+def test_recipes_are_what_they_were() -> None:
+    hold("recipes", (f"{name}, {key}: {value}" for name, recipe in PRESETS.items() for key, value in recipe.items()))
+
+
 def test_what_a_run_computes_that_is_told_nothing() -> None:
     assert astuple(Settings()) == (
         "alexnet", 90, 128, "sgd", 0.01, 0.9, 5e-4, "cosine", 0.0, 30, 0.1, 5, 3, 0.0, 0.0, "fp32", 0.5, 224, 256,
