@@ -196,6 +196,8 @@ def runs(path: str) -> list[list[str]]:
     found = [chosen[:5]] if chosen else []
     if room == "cpu":
         found.append(["tests/test_cpu.py"])
+    if parts[:2] == ("csrc", "cuda"):
+        found.append(["tests/test_native.py"])
     if operator:
         rooms = f" and {room}" if room in of_rooms else ""
         found.append(["tests/conformance", "-k", f"({operator}){rooms}" if " " in operator else f"{operator}{rooms}"])
