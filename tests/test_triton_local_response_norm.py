@@ -118,7 +118,7 @@ def test_powers(beta: float, generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.75, 0.6, 1.0, 2.0])
-@pytest.mark.parametrize("k", [0.0, 1.0, -3.0])
+@pytest.mark.parametrize("k", [0.0, 1.0, -0.5, -3.0])
 def test_energies_of_zero_infinity_and_below_zero_are_torch_s(beta: float, k: float) -> None:
     x = torch.tensor([0.0, -0.0, 1.0, float("inf"), 2.0, float("nan"), -1.0, 0.0], device=DEVICE).reshape(1, 8, 1)
     ours, wanted = kernels.forward(x, 1, 0.5, beta, k), reference.forward(x, 1, 0.5, beta, k)
