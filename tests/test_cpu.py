@@ -630,8 +630,7 @@ def test_what_the_sanitizers_run_keeps_up_with_csrc(program: str) -> None:
     subprocess.run([compiler, *flags, ROOT / "tests/support" / program], check=True)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.full] * (name != "portable")) for name in SETS])
 def test_no_stray_access(name: str, tmp_path: Path) -> None:
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, every array as long as it has to be and not longer."""
     compiler = shutil.which("g++")

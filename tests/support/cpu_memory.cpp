@@ -279,10 +279,10 @@ int main() {
     }
     linear(3, 2048, 1024);  // past the caches, at an address that may be none for it
     linear(128, 4133, 37);  // an input in three parts
-    std::vector<float> from = floats(1000), to(1024);
-    float* line = to.data();
-    while (reinterpret_cast<std::uintptr_t>(line) % 64 != 0) ++line;
-    limits::stream_through<OWN>(from.data(), line, 992, THREADS);
+    std::vector<float> from = floats(992);
+    auto* to = static_cast<float*>(std::aligned_alloc(64, 992 * sizeof(float)));
+    limits::stream_through<OWN>(from.data(), to, 992, THREADS);
+    std::free(to);
     if (limits::multiply_add<OWN>(10, THREADS) <= 0) std::abort();
     std::printf("%s: all clean\n", TEXT(ALEXKERN_ISA));
 }
