@@ -134,15 +134,20 @@ PLANTED = {
 }
 
 
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_has_its_place(fault: str) -> None:
+    file, right, *_ = PLANTED[fault]
+    assert (emulated.SOURCES / "cuda" / file).read_text().count(right) == 1, f"{file} has changed: plant it anew"
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_fault_planted_in_a_kernel_is_found(fault: str, tmp_path: Path) -> None:
     file, right, wrong, build, name = PLANTED[fault]
     sources = tmp_path / "csrc"
     shutil.copytree(emulated.SOURCES, sources)
-    text = (sources / file).read_text()
-    assert text.count(right) == 1, f"{file} has changed: plant the fault anew"
-    (sources / file).write_text(text.replace(right, wrong))
+    planted = sources / "cuda" / file
+    planted.write_text(planted.read_text().replace(right, wrong))
     status, output = sanitized.run(build, name, sources=sources)
     assert status != 0 and "Sanitizer" in output, output
 
