@@ -19,18 +19,18 @@ from alexkern.backends import cuda
 from alexkern.backends.cuda import sm90
 from alexkern.cost.chips import Chip
 from alexkern.tools.instantiations import demangled, instantiations
-from alexkern.tools.objects import objects
+from alexkern.tools.objects import TARGETS, objects
 from alexkern.tools.rehearsal import rehearsing
 from alexkern.tools.sass import Code, Launched
 
-TARGETS = {80: "80", 90: "90a", 100: "100a"}  # what nvcc calls the targets
+NAMES = {int(target.rstrip("a")): target for target in TARGETS}  # what nvcc calls a chip's target
 CPU = torch.device("cpu")
 
 
 def reports(workloads: Sequence[Any], chip: Chip) -> Iterator[tuple[Any, str, Launched]]:
     """For every launch of every workload: the workload, its call, and what was found."""
     launches = list(_launches(workloads, chip))
-    kernels = instantiations(objects(TARGETS[chip.target]), [launch for _, _, launch in launches])
+    kernels = instantiations(objects(NAMES[chip.target]), [launch for _, _, launch in launches])
     known = {(kernel.operator, kernel.kernel): kernel for kernel in kernels}
     names = demangled([launch.kernel for _, _, launch in launches])
     for (workload, call, launch), name in zip(launches, names, strict=True):

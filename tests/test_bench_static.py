@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from alexkern import cli
-from alexkern.bench import record, report, static_report
+from alexkern.bench import record, report, static_cuda, static_report
 from alexkern.cost.chips import CHIPS
 from alexkern.tools import rehearsal
 from alexkern.tools.sass import Launched
@@ -166,6 +166,11 @@ POOL5 = ("--operators=max_pool2d", "--layers=pool5", "--batches=4")
 def test_a_triton_kernel_is_compiled_for_a_chip_that_is_not_here():
     need("triton")
     check_pool5(reported(*POOL5, "--chips=A100", "--backends=triton", "--jobs=1"), "A100", 80)
+
+
+def test_every_chip_has_a_name_for_nvcc():
+    for chip in CHIPS.values():
+        assert static_cuda.NAMES[chip.target].rstrip("a") == "".join(map(str, chip.capability))
 
 
 @pytest.mark.full
