@@ -32,11 +32,11 @@ CLASSES = ("temple", "dahlia", "[red]fox[/red]", "snow\x1b[2Jow l", "ash", "birc
 
 
 def test_what_users_call_takes_what_it_took() -> None:
-    """Names, order and defaults of all that a module says is for users; operators' are in tests/test_docs.py."""
+    """Names, order and defaults of all that a module says is for users; tests/test_docs.py has the operators'."""
     rooms = (alexkern, *(importlib.import_module(f"alexkern.{room}") for room in ("data", "models", "nn", "training")))
     lines = []
-    for room in rooms:
-        for name in sorted(room.__all__):
+    for room in (*rooms, alexkern.functional):
+        for name in sorted({*room.__all__} - {*OPERATORS}):
             called = getattr(room, name)
             if callable(called) and not (isinstance(called, type) and issubclass(called, Exception)):
                 parameters = inspect.signature(called).parameters.values()

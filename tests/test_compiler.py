@@ -70,7 +70,7 @@ def flat(found: list[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
     return [value for values in found for value in values]
 
 
-def assert_like_eager(model: nn.Module, image: Tensor, backend: Any, others_near: int = 0, **how: Any) -> None:
+def assert_like_eager(model: nn.Module, image: Tensor, backend: Any, *, others_near: int = 0, **how: Any) -> None:
     """others_near: how many images that differ in their last bits show how far off eager mode itself may be."""
     plain, compiled = copy.deepcopy(model), copy.deepcopy(model)
     wanted = results(plain, plain, image)
@@ -92,7 +92,7 @@ def drawn(seed: int, rest: str, modes: tuple[bool, ...] = (True, False)) -> None
     model = Drawn(seed)
     for mode in modes:
         try:
-            assert_like_eager(model.train(mode), model.image(), Watched(rest=rest), 4, fullgraph=True)
+            assert_like_eager(model.train(mode), model.image(), Watched(rest=rest), others_near=4, fullgraph=True)
         except Exception as error:
             raise AssertionError(f"seed {seed}, training {mode}: {model.written}") from error
         torch._dynamo.reset()

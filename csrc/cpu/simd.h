@@ -116,10 +116,7 @@ inline Halves round_off(Floats x) { return Halves(_mm512_cvtneps_pbh(__m512(x)))
 
 inline Halves narrow(Floats x) {
     constexpr int DENORMAL = 0x20;
-    if (_mm512_fpclass_ps_mask(x, DENORMAL) == 0) [[likely]] {
-        return round_off(x);
-    }
-    return narrow_any(x);
+    return __builtin_expect(_mm512_fpclass_ps_mask(x, DENORMAL) == 0, 1) ? round_off(x) : narrow_any(x);
 }
 #else
 inline Halves narrow(Floats x) { return narrow_any(x); }

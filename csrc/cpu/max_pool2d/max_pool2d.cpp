@@ -308,7 +308,8 @@ inline void find_own(const Offset* offsets, std::int32_t own, int part, Lanes (&
     }
 }
 
-// Adds what BLOCKS * LANES channels of a pixel get, or the first `part` of LANES, to `sum`.
+// Adds what BLOCKS * LANES channels of a pixel get, or the first `part` of LANES, to `sum`. COUNT: of sources, where
+// the compiler knows it; otherwise 0.
 template <int BLOCKS, int COUNT, typename T, typename Offset>
 inline void gather(const Sources& sources, const T* grad, const Offset* offsets, T* sum, bool first, int part) {
     const bool whole = part == LANES;
@@ -335,7 +336,6 @@ inline void gather(const Sources& sources, const T* grad, const Offset* offsets,
     }
 }
 
-// COUNT: of sources, where it is known to the compiler; otherwise 0.
 template <int COUNT, typename T, typename Offset>
 void gather_run(const Sources& sources, const Run& run, Index C, const T* grad, const Offset* offsets, T* sum) {
     for (Index pixel = 0; pixel < run.pixels; ++pixel, grad += C, offsets += C, sum += run.step) {
@@ -350,6 +350,8 @@ void gather_run(const Sources& sources, const Run& run, Index C, const T* grad, 
     }
 }
 
+// Windows of 3x3 at stride 2, and all at strides of their size or half of it, have these counts. One that the loop asks
+// for anew at every pixel costs more than the additions.
 template <typename T, typename Offset>
 void gather_all(const Sources& sources, const Run& run, Index C, const T* grad, const Offset* offsets, T* sum) {
     switch (sources.count) {
