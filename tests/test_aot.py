@@ -469,7 +469,7 @@ def test_the_launchers_of_cuda_choose_as_on_the_chip(monkeypatch: pytest.MonkeyP
         (workload, "forward", "k<1>", 99, (0, 1, 1)), (workload, "forward", "dropout::k<2>", 7, (1, 1, 1)),
         (workload, "backward", "dropout::k<2>", 7, (0, 1, 1)),
     ]  # fmt: skip
-    assert static_cuda.TARGETS == {80: "80", 90: "90a", 100: "100a"}
+    assert static_cuda.NAMES == {80: "80", 86: "86", 89: "89", 90: "90a", 100: "100a", 120: "120"}
 
 
 @pytest.mark.parametrize(
