@@ -146,8 +146,7 @@ def convolution_pairs(
         winograd.convolve(input, filters, bias, True, channels_last)
 
     def input_grad(M: int) -> None:
-        back = winograd.to_pack(weight, of, M, for_input_grad=True)
-        winograd.convolve(grad, back, None, False, channels_last, gate)
+        winograd.input_grad(grad, weight, of, M, channels_last, gate)
 
     if M == 4:
         small, large = (winograd.pack(weight, of, M) for M in (2, 4))
@@ -176,7 +175,7 @@ def convolution_pairs(
     if dtype == torch.float32 or of.in_depth(of.stride[0]).R == 3:
         packs = winograd.pack(weight, of, 2)
         found |= {"forward": (partial(forward, 2), theirs), "packed": (partial(packed, packs), theirs)}
-        found |= {"input_grad": (partial(input_grad, 2), their_input_grad)} if of.stride == (1, 1) else {}
+        found["input_grad"] = (partial(input_grad, 2), their_input_grad)
     return {crossovers.entry_of(name, of, dtype): one for name, one in found.items()}
 
 

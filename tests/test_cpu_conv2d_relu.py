@@ -48,7 +48,7 @@ def dtype(isa: str) -> torch.dtype:
 def every_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Nothing that can be done in tiles is left to torch, or in tiles of M x M, which are the fixture's parameter."""
     M = getattr(request, "param", 2)
-    products = ("forward", "input_grad", "packed", "forward of blocks")
+    products = ("forward", "input_grad", "packed", "forward of blocks", "input_grad of blocks")
     tiles = tuple(Tiled(R, 1, 1) for R in winograd.SIZES)
     everything = dict.fromkeys(("weight_grad", "weight_grad of blocks"), tiles)
     everything |= dict.fromkeys(products, (*tiles, Tiled(3, 1, 1, M)))
@@ -127,7 +127,7 @@ class Layer:
 
 # N, C and K of a group, H, W, R, padding, groups, stride: channels and filters that fill no vector, images of one
 # pixel, padding beyond the filter, tiles that reach beyond the image, runs and blocks of many tiles; blocks of pixels
-# that the filter fills in part, that lie in the padding, that the image ends in.
+# that the filter fills in part, that lie in the padding, that the image ends in, and an image that ends behind them.
 CASES = [
     (2, 3, 5, 7, 9, 3, (1, 1), 1),
     (1, 1, 1, 1, 1, 3, (1, 1), 1),
@@ -143,6 +143,7 @@ CASES = [
     (1, 5, 7, 12, 9, 5, (3, 0), 1, 2),
     (2, 2, 3, 30, 31, 13, (0, 9), 1, 3),
     (1, 1, 5, 16, 21, 9, (7, 8), 1, 4),
+    (2, 3, 5, 19, 23, 6, (0, 1), 1, 2),
 ]
 
 
@@ -166,9 +167,8 @@ def test_any_convolution(
             assert forward == ((not strided or channels_last) and has_kernel("forward", R, dtype))
             assert len(buffers) >= 3 or not forward  # filters, output and workspace
             gradient = layer.input_grad("cpu").clone()
-            # With a stride the gradient is always torch's, and of 5x5 over contiguous images.
-            own = not strided and (case[5] != 5 or channels_last) and has_kernel("input_grad", R, dtype)
-            assert ran(isa) == own
+            # Over contiguous images it is torch's with a stride, and of 5x5.
+            assert ran(isa) == ((channels_last or (not strided and R == 3)) and has_kernel("input_grad", R, dtype))
         with canaries():
             weight_gradient = layer.weight_grad("cpu").clone()
             assert ran(isa) == (not strided or channels_last)
@@ -206,7 +206,6 @@ def test_the_accuracy_rule(name: str, layout: str, isa: str, dtype: torch.dtype,
         ours, reference, torchs = (getattr(layer, what)(*of) for of in (("cpu",), ("torch", torch.float64), ("torch",)))
         assert_accurate(ours, reference, torchs, f"{name}, {what}")
         of = convolution(layer.image, layer.weight, *layer.settings)
-        of = winograd.of_input_grad(of) if what == "input_grad" else of
         assert ran(isa) == (crossovers.in_tiles(what, of, dtype, layout == "channels_last") > 0)
 
 
@@ -215,7 +214,7 @@ def test_the_accuracy_rule_over_blocks(
 ) -> None:
     """AlexNet's conv1, over smaller images than those that it serves by default."""
     layer = Layer((1, 3, 64, 103, 99, 11, (2, 2), 1, 4), generator, ("channels_last",) * 2, dtype)
-    for what in ("forward", "weight_grad"):
+    for what in ("forward", "input_grad", "weight_grad"):
         ours, reference, torchs = (getattr(layer, what)(*of) for of in (("cpu",), ("torch", torch.float64), ("torch",)))
         assert ran(isa)
         assert_accurate(ours, reference, torchs, what)
@@ -324,11 +323,10 @@ def test_the_same_bits_for_any_number_of_threads(
             for threads in (2, 3, 5):
                 torch.set_num_threads(threads)
                 found = layer.forward("cpu"), *layer.backward("cpu", EVERY)
-                # Over contiguous images the gradient of the input is torch's for 5x5 and for any stride, and what has
-                # a stride there.
+                # Over contiguous images the gradient of the input is torch's for 5x5, and all that has a stride.
                 strided, R = len(case) > 8, 3 if case[5] == 11 else case[5]
                 own = {0: has_kernel("forward", R, dtype), 2: True}
-                own[1] = has_kernel("input_grad", R, dtype) and (layout != "contiguous" or R == 3) and not strided
+                own[1] = has_kernel("input_grad", R, dtype) and (layout != "contiguous" or (R == 3 and not strided))
                 plain = dtype == torch.bfloat16 and strided and layout == "contiguous"  # torch's, which goes by threads
                 assert all(plain or not own[place] or torch.equal(found[place], wanted[place]) for place in own)
     finally:

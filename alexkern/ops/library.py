@@ -73,13 +73,20 @@ def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[.
 
 
 def _forward(op: Description, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    args = _with_tuples(args)
     outputs = dispatch.implementation(backend, op.name).forward(*args)
     return _placed(outputs if op.has_offsets else (outputs,), op.plan(*args), args[0])
 
 
 def _backward(op: Description, backend: str, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    args = _with_tuples(args)
     grads = dispatch.implementation(backend, op.name).backward(*args)
     return _placed(grads, _planned_gradients(op, args[0], args[1:]), args[0])
+
+
+def _with_tuples(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """As the other routes have them: the dispatcher hands pairs and shapes over as lists."""
+    return tuple(tuple(arg) if type(arg) is list else arg for arg in args)
 
 
 def _placed(values: Iterable[Tensor | None], specs: tuple[Spec, ...], like: Tensor) -> tuple[Tensor, ...]:

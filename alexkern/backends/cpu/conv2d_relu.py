@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alexkern.backends.cpu import winograd
-from alexkern.backends.cpu.crossovers import in_tiles
+from alexkern.backends.cpu.crossovers import PRODUCTS, in_tiles
 from alexkern.backends.torch import conv2d_relu as definition
 from alexkern.geometry import Geometry, Pair, convolution
 from alexkern.plan import is_channels_last
@@ -31,9 +31,8 @@ def gains(of: Geometry, dtype: torch.dtype) -> bool:
     """Whether anything is done in fewer products: else torch's own calls are as quick, and quicker to make."""
     if not torch.is_grad_enabled():
         return in_tiles("forward", of, dtype, True) > 0
-    products = ("forward", of), ("input_grad", winograd.of_input_grad(of)), ("weight_grad", of)
     enough = of.GEMM_M * of.K * of.GEMM_K >= LEAST
-    return enough and any(in_tiles(product, by, dtype, True) > 0 for product, by in products)
+    return enough and any(in_tiles(product, of, dtype, True) > 0 for product in PRODUCTS)
 
 
 def backward(
@@ -68,10 +67,8 @@ def gradients(
     if gate is not None and any(needs[1:]):
         grad, gate = torch.ops.aten.threshold_backward(grad, gate, 0), None
     input_grad = weight_grad = bias_grad = None
-    back = winograd.of_input_grad(of)
-    if needs[0] and (M := in_tiles("input_grad", back, grad.dtype, channels_last)):
-        filters = winograd.to_pack(weight, of, M, for_input_grad=True)
-        input_grad = winograd.convolve(grad, filters, None, False, channels_last, gate)
+    if needs[0] and (M := in_tiles("input_grad", of, grad.dtype, channels_last)):
+        input_grad = winograd.input_grad(grad, weight, of, M, channels_last, gate)
     if needs[1] and in_tiles("weight_grad", of, grad.dtype, channels_last):
         weight_grad = winograd.weight_grad(grad, input, of, channels_last)
         bias_grad = grad.sum((0, 2, 3)) if weight_grad is not None and needs[2] else None

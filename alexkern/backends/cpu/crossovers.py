@@ -100,8 +100,8 @@ def served(product: str) -> tuple[Served, ...]:
 
 class Tiled(NamedTuple):
     """Filters of R x R pixels or blocks of pixels, with so many channels and filters in a group and so many tiles of
-    2x2 outputs at least, go in tiles of M x M. Of few channels the larger ones round off more than the accuracy rule
-    allows: a sum of few terms has little of an error of its own."""
+    2x2 outputs of the convolution at least, go in tiles of M x M. Of few channels the larger ones round off more than
+    the accuracy rule allows: a sum of few terms has little of an error of its own."""
 
     R: int
     channels: int
@@ -118,6 +118,7 @@ ZEN: dict[str, tuple[Tiled, ...]] = {
     "packed": (Tiled(3, 32, 16), Tiled(3, 192, 64, 4), Tiled(5, 32, 16)),
     "forward of blocks": (Tiled(3, 32, 392),),
     "packed of blocks": (Tiled(3, 32, 16),),
+    "input_grad of blocks": (Tiled(3, 32, 49),),
     "weight_grad of blocks": (Tiled(3, 32, 392),),
 }
 ZEN_BFLOAT16: dict[str, tuple[Tiled, ...]] = {
@@ -127,6 +128,7 @@ ZEN_BFLOAT16: dict[str, tuple[Tiled, ...]] = {
     "packed, bfloat16": (Tiled(3, 32, 16),),
     "forward of blocks, bfloat16": (Tiled(3, 32, 392),),
     "packed of blocks, bfloat16": (Tiled(3, 32, 16),),
+    "input_grad of blocks, bfloat16": (Tiled(3, 32, 49),),
     "weight_grad of blocks, bfloat16": (Tiled(3, 48, 1568),),
 }
 CONVOLUTIONS: dict[str, dict[str, tuple[Tiled, ...]]] = {
@@ -166,13 +168,13 @@ LARGER = 0.6
 
 
 def least_tiles(product: str, of: Geometry, dtype: torch.dtype, channels_last: bool, M: int) -> int | None:
-    """From how many tiles on a product with such filters may be csrc/cpu/winograd's, in tiles of M x M; None for none.
-    `of` is the convolution that computes it."""
+    """From how many tiles on a product of such a convolution may be csrc/cpu/winograd's, in tiles of M x M; None for
+    none."""
     return _least(_served(product, of, dtype), product, of, dtype, channels_last, M)
 
 
 def in_tiles(product: str, of: Geometry, dtype: torch.dtype, channels_last: bool) -> int:
-    """The outputs a side of the tiles in which a product over such images is csrc/cpu/winograd's; 0 where it is
+    """The outputs a side of the tiles in which a product of such a convolution is csrc/cpu/winograd's; 0 where it is
     torch's."""
     return _in_tiles(_served(product, of, dtype), _worth(product, of), product, of, dtype, channels_last)
 
@@ -201,7 +203,7 @@ def _least(
 ) -> int | None:
     if not winograd.has_tiles(of) or (of.stride != (1, 1) and not channels_last):
         return None
-    blocks = of.in_depth(of.stride[0])
+    blocks = winograd.over_blocks(of)
     rounds_off_more = M == 4 or (product == "input_grad" and blocks.R == 5)
     if rounds_off_more and not channels_last:
         return None  # of contiguous images torch's convolution rounds off less than half as much

@@ -33,33 +33,21 @@ class Call(NamedTuple):
     offsets: Spec
     images: Spec
     workspace: Spec | None  # of all threads, in the forward
-
-
-def _called(
-    shape: Sequence[int], dtype: torch.dtype, channels_last: bool, window: Window, relu: bool, threads: int
-) -> Call:
-    kernel_size, stride, padding, dilation, ceil_mode = window
-    # torch's dispatcher hands pairs over as lists.
-    pairs = tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
-    return _call(tuple(shape), dtype, channels_last, pairs, ceil_mode, relu, threads)
+    is_large: bool
 
 
 @lru_cache(maxsize=1024)
 def _call(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    channels_last: bool,
-    pairs: tuple[Pair, ...],
-    ceil_mode: bool,
-    relu: bool,
-    threads: int,
+    shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, window: Window, relu: bool, threads: int
 ) -> Call:
+    *pairs, ceil_mode = window
     windows = pooling(shape, *pairs)
     values, offsets = pooled(windows, dtype, channels_last, ceil_mode, True, relu)
     P, Q = values.shape[2:]
     floats = 0 if channels_last else threads * native().max_pool2d_workspace(windows, (P, Q))
     workspace = Spec((floats,), (1,), torch.float32) if floats else None
-    return Call(windows, (P, Q), values, offsets, nchw(windows[:4], dtype, channels_last), workspace)
+    images = nchw(windows[:4], dtype, channels_last)
+    return Call(windows, (P, Q), values, offsets, images, workspace, math.prod(shape) >= SMALL)
 
 
 def forward(
@@ -74,11 +62,11 @@ def forward(
     return reduce(input, (kernel_size, stride, padding, dilation, ceil_mode), save_offsets, relu=False)
 
 
-def called(shape: Sequence[int], dtype: torch.dtype, channels_last: bool, window: Window, relu: bool) -> Call | None:
+def called(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, window: Window, relu: bool) -> Call | None:
     """What pooling such images takes; None where torch does it."""
-    call = _called(shape, dtype, channels_last, window, relu, torch.get_num_threads())
-    few = not channels_last and call.values.shape[3] < pooled_by_ours().windows
-    return None if few and math.prod(shape) >= SMALL else call
+    call = _call(shape, dtype, channels_last, window, relu, torch.get_num_threads())
+    few = not channels_last and call.is_large and call.pooled_size[1] < pooled_by_ours().windows
+    return None if few else call
 
 
 def reduce(input: Tensor, window: Window, save_offsets: bool, *, relu: bool) -> tuple[Tensor, Tensor | None]:
@@ -139,7 +127,7 @@ def backward(
     if torch_scatters(input_shape, channels_last):
         return definition.backward(grad, offsets, input_shape, channels_last, *window, needs)
     threads = torch.get_num_threads()
-    call = _called(input_shape, grad.dtype, channels_last, window, False, threads)
+    call = _call(input_shape, grad.dtype, channels_last, window, False, threads)
     input_grad, narrow, workspace = empty(call.images), grad.dtype == torch.bfloat16, None
     if narrow and not channels_last:
         area = math.prod(input_shape[2:])

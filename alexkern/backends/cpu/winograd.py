@@ -41,7 +41,7 @@ class Filters(NamedTuple):
         return self.geometry._replace(N=N, H=H, W=W)
 
     def describe(self) -> str:
-        R, stride = self.geometry.in_depth(self.geometry.stride[0]).R, self.geometry.stride[0]
+        R, stride = over_blocks(self.geometry).R, self.geometry.stride[0]
         return f"F({self.M}x{self.M}, {R}x{R})" + (f" of {stride}x{stride} pixels" if stride > 1 else "")
 
 
@@ -52,10 +52,9 @@ def has_tiles(of: Geometry) -> bool:
     return square and R in SIZES and (stride == 1 or of.groups == 1)
 
 
-def of_input_grad(of: Geometry) -> Geometry:
-    """The convolution, of the gradient with flipped filters, that gives the gradient of a convolution's input."""
-    padding = (of.R - 1 - of.padding[0], of.S - 1 - of.padding[1])
-    return of._replace(C=of.K, H=of.P, W=of.Q, K=of.C, padding=padding)
+def over_blocks(of: Geometry) -> Geometry:
+    """The same convolution over blocks of stride x stride pixels: of stride 1."""
+    return of if of.stride == (1, 1) else of.in_depth(of.stride[0])
 
 
 def in_blocks(weight: Tensor, stride: int) -> Tensor:
@@ -74,6 +73,17 @@ def out_of_blocks(weight: Tensor, of: Geometry) -> Tensor:
     return cut.contiguous(memory_format=torch.channels_last)
 
 
+def image_out_of_blocks(blocks: Tensor, of: Geometry) -> Tensor:
+    """The images (N, C, H, W) that lie in blocks, whose first has their padding above and to the left of it: what no
+    block holds is 0."""
+    stride, (N, _, P, Q) = of.stride[0], blocks.shape
+    whole = blocks.reshape(N, stride, stride, of.C, P, Q).permute(0, 4, 1, 5, 2, 3)
+    whole = whole.reshape(N, stride * P, stride * Q, of.C).permute(0, 3, 1, 2)
+    (above, left), (rows, columns) = of.padding, whole.shape[2:]
+    cut = F.pad(whole, (-left, of.W + left - columns, -above, of.H + above - rows))
+    return cut.contiguous(memory_format=torch.channels_last)
+
+
 def pack(weight: Tensor, of: Geometry, M: int) -> Filters:
     """A convolution's filters (K, C / groups, R, R), for tiles of M x M outputs."""
     filters = to_pack(weight, of, M)
@@ -84,7 +94,8 @@ def pack(weight: Tensor, of: Geometry, M: int) -> Filters:
 
 
 def to_pack(weight: Tensor, of: Geometry, M: int, *, for_input_grad: bool = False) -> Filters:
-    """As `pack`, but left to the one convolution that takes them. for_input_grad: for `of_input_grad`."""
+    """As `pack`, but left to the one convolution that takes them. for_input_grad: for that over the gradient, with the
+    filters turned round, which gives the gradient of the input, or of its blocks."""
     if of.stride[0] > 1:
         weight = in_blocks(weight, of.stride[0])
     filter, channel, _, tap = weight.stride()
@@ -93,7 +104,7 @@ def to_pack(weight: Tensor, of: Geometry, M: int, *, for_input_grad: bool = Fals
         filter, channel, _, tap = weight.stride()
     steps = (of.K // of.groups * filter, filter, channel, tap)
     if for_input_grad:
-        of = of_input_grad(of)
+        of = over_blocks(of).turned()
         steps = (steps[0], channel, filter, tap)
     panel, R, C = native().winograd_filters, weight.shape[2], of.C // of.groups * of.stride[0] ** 2
     C += C % (4 // weight.element_size())
@@ -105,12 +116,14 @@ def to_pack(weight: Tensor, of: Geometry, M: int, *, for_input_grad: bool = Fals
 
 def share(product: str, of: Geometry, M: int) -> float:
     """Products here for one of the convolution's, which leaves out what lies in the padding."""
-    share, stride, R = 1.0, of.stride[0], of.in_depth(of.stride[0]).R
+    share, stride, blocks = 1.0, of.stride[0], over_blocks(of)
+    R, counts = blocks.R, (of.P, of.Q)
+    tiled = (blocks.H, blocks.W) if product == "input_grad" else counts  # its outputs are all pixels, or blocks of them
     points = 7 if product == "weight_grad" and R == 5 else M + R - 1  # of a tile a side
-    for length, pad, outputs in zip((of.H, of.W), of.padding, (of.P, of.Q), strict=True):
-        # Outputs whose pixel under a tap is one of the image's.
+    for length, pad, count, outputs in zip((of.H, of.W), of.padding, counts, tiled, strict=True):
+        # Outputs whose pixel under a tap is one of the image's: a gradient has as many products.
         taps = sum(
-            max(0, min(outputs, (length + pad - r - 1) // stride + 1) - max(0, -((r - pad) // stride)))
+            max(0, min(count, (length + pad - r - 1) // stride + 1) - max(0, -((r - pad) // stride)))
             for r in range(of.R)
         )
         share *= stride * points * -(-outputs // M) / taps if taps > 0 else math.inf
@@ -149,11 +162,20 @@ def convolve(
     return output if finite else None
 
 
+def input_grad(
+    grad: Tensor, weight: Tensor, of: Geometry, M: int, channels_last: bool, gate: Tensor | None
+) -> Tensor | None:
+    """The gradient of the images, which counts as 0 where the gate is <= 0; None as above."""
+    filters = to_pack(weight, of, M, for_input_grad=True)
+    result = convolve(grad, filters, None, False, channels_last, gate)
+    return result if result is None or of.stride == (1, 1) else image_out_of_blocks(result, of)
+
+
 def weight_grad(grad: Tensor, images: Tensor, of: Geometry, channels_last: bool) -> Tensor | None:
     """The gradient of filters of 3x3 or 5x5 pixels or blocks; None if not every number in it is finite, as above."""
     images = conform(images, nchw((of.N, of.C, of.H, of.W), images.dtype, channels_last))
     grad = conform(grad, nchw((of.N, of.K, of.P, of.Q), grad.dtype, channels_last))
-    blocks = of if of.stride[0] == 1 else of.in_depth(of.stride[0])
+    blocks = over_blocks(of)
     result = empty(nchw((of.K, blocks.C // of.groups, blocks.R, blocks.S), grad.dtype, channels_last))
     narrow, threads = grad.dtype == torch.bfloat16, torch.get_num_threads()
     floats = native().winograd_weight_grad_workspace(of, narrow, threads)
