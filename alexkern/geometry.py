@@ -63,27 +63,18 @@ class Geometry(NamedTuple):
         return Geometry(N, K, self.P, self.Q, C, R, S, stride, outside, dilation, groups)
 
 
-def convolution(
-    input: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
-) -> Geometry:
-    """That of a call. torch's dispatcher hands pairs over as lists."""
+def convolution(input: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Geometry:
+    """That of a call."""
     N, C, H, W = input.shape
     K, _, R, S = weight.shape
-    pairs = (stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1])
-    return Geometry(N, C, H, W, K, R, S, *pairs, groups)
+    return Geometry(N, C, H, W, K, R, S, stride, padding, dilation, groups)
 
 
-def pooling(
-    shape: Sequence[int],
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int] = (1, 1),
-) -> Geometry:
+def pooling(shape: Sequence[int], kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Geometry:
     """That of windows over images of such a shape."""
     N, C, H, W = shape
-    pairs = (stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1])
-    return Geometry(N, C, H, W, C, kernel_size[0], kernel_size[1], *pairs, C)
+    R, S = kernel_size
+    return Geometry(N, C, H, W, C, R, S, stride, padding, dilation, C)
 
 
 def pooled_size(windows: Geometry, ceil_mode: bool) -> Pair:

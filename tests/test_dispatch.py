@@ -208,3 +208,21 @@ def test_a_call_is_direct_where_nothing_comes_between(monkeypatch: pytest.Monkey
     torch.func.vmap(lambda row: found.append(dispatch.is_direct(plain)) or row)(torch.ones(2, 2))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert found == [False] and not dispatch.is_direct(plain)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_backend_is_handed_tuples_by_the_dispatcher_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose own are lists, which no table of geometries takes for a key."""
+    operator, definition, seen = OPERATORS[name], dispatch.definition(name), []
+
+    def noting(call: Any) -> Any:
+        return lambda *args: seen.extend(args) or call(*args)
+
+    for direction in ("forward", "backward"):
+        monkeypatch.setattr(definition, direction, noting(getattr(definition, direction)))
+    case = operator.example
+    tensors = [torch.randn(shape, requires_grad=True) for shape in case.shapes]
+    seed = (torch.zeros(2, dtype=torch.int64),) if case.seeded else ()
+    outputs = operator.dispatched("torch", *tensors, *seed, *operator.training(case.backend))
+    (outputs[0] if operator.has_offsets else outputs).sum().backward()
+    assert list not in map(type, seen) and tensors[0].grad is not None

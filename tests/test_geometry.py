@@ -97,11 +97,11 @@ def test_a_linear_layer_on_a_processor_counts_in_64_bits(sizes: tuple[int, int, 
 @pytest.mark.parametrize("size", [(9, 11), (10, 12), (13, 17)], ids=str)
 def test_a_convolution_has_torchs_sizes(size: tuple[int, int]) -> None:
     x, w = operands(*size)
-    found = convolution(x, w, *map(list, PAIRS), 2)  # type: ignore[arg-type]
+    found = convolution(x, w, *PAIRS, 2)
     N, K, P, Q = F.conv2d(x, w, None, *PAIRS, 2).shape
     assert (found.N, found.K, found.P, found.Q) == (N, K, P, Q)
     assert (found.GEMM_M, found.GEMM_N, found.GEMM_K) == (N * P * Q, K // 2, w[0].numel())
-    assert hash(found) == hash(convolution(x, w, *PAIRS, 2)) and {found: 1}[convolution(x, w, *PAIRS, 2)]
+    assert {found: 1}[convolution(x, w, *PAIRS, 2)]
     with pytest.raises(AttributeError):
         found.N = 1  # type: ignore[misc]
 

@@ -1,4 +1,4 @@
-"""Real data: scikit-learn's handwritten digits as image files, two epochs on a CPU."""
+"""Real data: scikit-learn's handwritten digits as image files, two or three epochs on a CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.tiny import tiny
 # The paper's crops and flips are for photographs. AlexNet starts slowly on 1438 images: grey values spread over -3 to 7
 # and small batches help it over that.
 OPTIONS = (
-    "--size", "63", "--resize", "63", "--crop", "center", "--flip", "0", "--epochs", "2", "--batch-size", "8",
+    "--size", "63", "--resize", "63", "--crop", "center", "--flip", "0", "--batch-size", "8",
     "--optimizer", "adamw", "--warmup", "0.2", "--dropout", "0", "--hold-out", "0.2", "--workers", "0",
     "--mean", "0.3", "0.3", "0.3", "--std", "0.1", "0.1", "0.1", "--device", "cpu",
 )  # fmt: skip
@@ -34,22 +34,25 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def top1(digits: Path, out: Path, learning_rate: float, capsys: pytest.CaptureFixture) -> float:
+def top1(digits: Path, out: Path, epochs: int, learning_rate: float, capsys: pytest.CaptureFixture) -> float:
     """Of the held-out digits, read right, in per cent."""
-    line = ["train", str(digits), *OPTIONS, "--learning-rate", str(learning_rate), "--out", str(out)]
+    changes = ("--epochs", str(epochs), "--learning-rate", str(learning_rate), "--out", str(out))
+    line = ["train", str(digits), *OPTIONS, *changes]
     assert cli.main(line) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("alexnet: 1438 images of 10 classes, 359 for validation")
-    return float(re.search(r"epoch 2/2: .*validation loss [\d.]+, top-1 ([\d.]+)%", lines[2])[1])
+    last = rf"epoch {epochs}/{epochs}: .*validation loss [\d.]+, top-1 ([\d.]+)%"
+    return float(re.search(last, lines[epochs])[1])
 
 
 def test_a_small_network_reads_most_digits(digits: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(MODELS, "alexnet", tiny)
-    assert top1(digits, tmp_path, 0.002, capsys) > 80
+    assert top1(digits, tmp_path, 2, 0.002, capsys) > 80
 
 
 @pytest.mark.full
 def test_alexnet_reads_nine_of_ten_digits(digits: Path, tmp_path: Path, capsys) -> None:
-    assert top1(digits, tmp_path, 3e-4, capsys) > 90
+    """After two epochs 83 to 90 of a hundred, by the seed and the bits; after three 95 to 98, on torch's too."""
+    assert top1(digits, tmp_path, 3, 3e-4, capsys) > 90
     for name in ("checkpoint.pt", "previous.pt", "model.safetensors"):
         (tmp_path / name).unlink()  # a gigabyte and a half

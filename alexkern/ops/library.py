@@ -30,7 +30,7 @@ def register(op: Description) -> Callable[..., Any]:
         op.name,
         f"(str backend, {op.schema}) -> {forward_returns}",
         lambda backend, *args: _single(_forward(op, backend, args)),
-        lambda backend, *args: _single(_empty(op.plan(*args), args[0])),
+        lambda backend, *args: _single(_empty(op.plan(*_with_tuples(args)), args[0])),
     )
     _define(
         f"{op.name}_backward",
@@ -97,7 +97,7 @@ def _placed(values: Iterable[Tensor | None], specs: tuple[Spec, ...], like: Tens
 
 def _planned_gradients(op: Description, grad: Tensor, args: tuple[Any, ...]) -> tuple[Spec, ...]:
     nothing = Spec((0,), (1,), grad.dtype)
-    specs = op.plan_backward(grad, *args[:-1])
+    specs = op.plan_backward(grad, *_with_tuples(args[:-1]))
     return tuple(spec if need else nothing for spec, need in zip(specs, args[-1], strict=True))
 
 

@@ -108,11 +108,11 @@ class MaxPool2d(Operator):
 
     def plan_backward(self, grad: Tensor, *args: Any) -> tuple[Spec, ...]:
         _, input_shape, channels_last, *_ = args
-        return (nchw(tuple(input_shape), grad.dtype, channels_last),)
+        return (nchw(input_shape, grad.dtype, channels_last),)
 
     def save(self, args: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         input, *window, _ = args
-        return (outputs[1],), (tuple(input.shape), is_channels_last(input), *window)
+        return (outputs[1],), (input.shape, is_channels_last(input), *window)
 
 
 OPERATOR = MaxPool2d()

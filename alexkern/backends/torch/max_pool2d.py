@@ -70,7 +70,7 @@ def backward(
     )
 
 
-def plane(shape: Sequence[int], *window: Sequence[int]) -> Geometry:
+def plane(shape: Sequence[int], *window: Pair) -> Geometry:
     """The windows over one channel of an image of such a shape: what tables are made for."""
     return pooling((1, 1, *shape[2:]), *window)
 
