@@ -249,6 +249,8 @@ def launch_fused(
     run_c, run_s = runs(seen)
     P, Q = pooled(seen)
     grid = cdiv(seen.K, config.BLOCK_N) * _tiles_q(seen, config.BLOCK_Q) * cdiv(P, config.ROWS) * seen.N
+    # On sm_100 a tile of 32 sums a thread fits in 128 registers; left alone, ptxas may spill on its way there.
+    limit = {"maxnreg": 128} if describe(input.device).capability[0] == 10 and config.BLOCK_N == 64 else {}
     out_n, out_k, _, out_pixel = output.stride()
     conv2d_relu_max_pool2d_kernel[(grid,)](
         x, w, output if bias is None else bias.contiguous(), output, output if offsets is None else offsets,
@@ -256,7 +258,7 @@ def launch_fused(
         run_c, seen.C, seen.K, seen.R, run_s, *seen.stride, *seen.padding, *seen.dilation,
         bias is not None, offsets is not None, problem.precision,
         config.BLOCK_Q, config.BLOCK_N, config.BLOCK_K,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        num_warps=config.num_warps, num_stages=config.num_stages, **limit,
     )  # fmt: skip
     if marks is not None:
         amend(input, weight, bias, output, offsets, marks, of, config.factor, pooled=True)
