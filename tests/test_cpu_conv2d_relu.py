@@ -472,6 +472,29 @@ def test_tiles_are_as_large_as_their_share_of_the_products_allows(
     )
 
 
+@pytest.mark.parametrize("what", ["forward", "packed", "input_grad", "weight_grad"])
+@pytest.mark.parametrize(
+    ("sizes", "R", "stride", "padding"),
+    [((14, 17), 3, 1, (1, 0)), ((9, 12), 5, 1, (2, 3)), ((31, 40), 11, 4, (2, 0)), ((21, 19), 13, 3, (0, 5))],
+)
+def test_the_share_of_the_products_that_are_left(
+    sizes: tuple[int, int], R: int, stride: int, padding: tuple[int, int], what: str
+) -> None:
+    """Those of all tiles, for each that the convolution has with a pixel of the image."""
+    of = Geometry(1, 1, *sizes, 1, R, R, (stride, stride), padding, (1, 1), 1)
+    blocks, filters = -(-R // stride), torch.ones(1, 1, R, R)
+    pairs = F.conv2d(torch.ones(1, 1, *sizes), filters, None, stride, padding).sum().item()
+    extents = (of.P, of.Q)
+    if what == "input_grad":  # of all pixels, or of the blocks that the windows reach
+        extents = sizes if stride == 1 else (of.P + blocks - 1, of.Q + blocks - 1)
+    for M in (2, 4) if blocks == 3 else (2,):
+        points = 7 if what == "weight_grad" and blocks == 5 else M + blocks - 1
+        tiles = math.prod(-(-extent // M) for extent in extents)
+        assert winograd.share(what, of, M) == pytest.approx(tiles * (points * stride) ** 2 / pairs)
+    beside = of._replace(H=1, W=1, R=3, S=3, stride=(1, 1), padding=(3, 3))
+    assert winograd.share(what, beside, 2) < math.inf == winograd.share(what, beside._replace(H=0), 2)
+
+
 @pytest.mark.parametrize("amd", [False, True])
 def test_how_many_products_are_worth_it(amd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
