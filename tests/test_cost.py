@@ -202,14 +202,16 @@ def test_what_the_models_make_of_layers_is_what_is_pinned() -> None:
 
 
 def test_the_tiles_at_which_registers_are_limited() -> None:
-    """Of 32 sums and up to four warps: of fewer on sm_100 too."""
-    tiles = ((64, 64, 4), (64, 63, 4), (64, 65, 4), (128, 64, 8), (64, 32, 2), (32, 16, 4))
-    limits = {label: [cost.register_limit(*tile, CHIPS[label]) for tile in tiles] for label in ("B200", "A100", "H200")}
-    most, half = {"maxnreg": 255}, {"maxnreg": 128}
+    """Of 32 sums and up to four warps: of fewer on sm_100 too; on consumer chips by what shared memory admits."""
+    tiles = ((64, 64, 4), (64, 63, 4), (64, 65, 4), (128, 64, 8), (64, 32, 2), (32, 16, 4), (128, 32, 4))
+    labels = ("B200", "A100", "H200", "RTX 4090")
+    limits = {label: [cost.register_limit(*tile, CHIPS[label]) for tile in tiles] for label in labels}
+    most, third, fourth = ({"maxnreg": count} for count in (255, 168, 128))
     assert limits == {
-        "B200": [most, most, most, {}, most, most],
-        "A100": [half, {}, half, {}, {}, {}],
-        "H200": [{}] * 6,
+        "B200": [most, most, most, {}, most, most, most],
+        "A100": [fourth, {}, fourth, {}, {}, {}, fourth],
+        "H200": [{}] * 7,
+        "RTX 4090": [fourth, {}, fourth, {}, {}, {}, third],
     }
 
 

@@ -128,12 +128,15 @@ def register_limit(block_m: int, block_n: int, num_warps: int, chip: Chip) -> di
 
     For a small tile ptxas aims at more blocks than it has registers for, and spills a few numbers to get there. On
     sm_100 shared memory would not admit them either: told that a thread may have all of its registers, it takes the 85
-    to 160 that it needs. With mma.sync it spills at 32 sums: there four blocks may have all registers between them.
+    to 160 that it needs. With mma.sync it spills at 32 sums: there four blocks may have all registers between them, or
+    three of 128 x 32, of whose operands the 100 KB of a consumer chip admit no more.
     """
     most = sums(block_m, block_n, num_warps)
     if chip.capability[0] == 10:
         return {"maxnreg": 255} if most <= 32 and num_warps <= 4 else {}
-    return {"maxnreg": 128} if most == 32 and num_warps == 4 and not chip.multiplies_shared_memory else {}
+    if most != 32 or num_warps != 4 or chip.multiplies_shared_memory:
+        return {}
+    return {"maxnreg": 168 if block_m == 128 and chip.shared_memory < 2**17 else 128}
 
 
 def step_cycles(tile: Tile, product: Product, chip: Chip) -> float:
