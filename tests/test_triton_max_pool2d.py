@@ -66,13 +66,6 @@ def test_strips_of_any_length(
     assert [tried[0].ROWS for tried in choices.values()] == ([rows] if memory_format is torch.channels_last else [])
 
 
-def test_lists_for_pairs_take_the_same_kernel(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's dispatcher hands over lists."""
-    monkeypatch.setattr(kernels, "max_pool2d_forward_kernel", None)
-    *window, ceil_mode = AlexNet
-    check(draw((1, 4, 5, 5), torch.float32, generator), *map(list, window), ceil_mode)
-
-
 @pytest.mark.parametrize("memory_format", FORMATS, ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("name", WINDOWS)
 def test_any_window(name: str, memory_format: torch.memory_format, generator: torch.Generator) -> None:
