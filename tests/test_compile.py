@@ -202,6 +202,7 @@ def test_dynamic_batch_compiles_once() -> None:
     assert counting.graphs == 1
 
 
+@pytest.mark.full  # the quick half compiles the gradients of smaller networks: test_compiler.py
 def test_inductor_forward_and_backward(generator: torch.Generator) -> None:
     model = alexkern.fuse(small_alexnet()).eval()
     compiled = torch.compile(model, fullgraph=True)
