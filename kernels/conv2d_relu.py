@@ -163,7 +163,7 @@ def launch_of(problem: Problem, config: Config, device: Chip) -> Launch:
     """The launch of a problem with a configuration."""
     seen = in_depth(problem.geometry, config.factor)
     run_c, run_s = runs(seen)
-    constants = constants_of(seen, config, problem.precision, device)
+    constants = constants_of(seen, config, problem, device)
     constants |= dict(RUN_C=run_c, PITCH=seen.C, RUN_S=run_s, INDEX=index_type(seen))
     tiles_m, tiles_n = cdiv(seen.GEMM_M, config.BLOCK_M), cdiv(seen.GEMM_N, config.BLOCK_N + config.TAIL_N)
     sizes = (seen.N, seen.H, seen.W, seen.P, seen.Q, seen.GEMM_K)

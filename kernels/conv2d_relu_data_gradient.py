@@ -223,7 +223,7 @@ def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> L
     tiles = cdiv(M, config.BLOCK_M) * cdiv(N, config.BLOCK_N + config.TAIL_N)
     (residues_h, residues_w), (step_h, step_w) = residues(of), steps(of)
     grid = (tiles * of.groups, residues_h * residues_w)
-    constants = constants_of(of, config, problem.precision, device)
+    constants = constants_of(of, config, problem, device)
     constants |= dict(
         C=of.C, S=of.S, STEP_H=step_h, STEP_W=step_w, RESIDUES_H=residues_h, RESIDUES_W=residues_w, MASKED=masked,
         INDEX=index_type(of),

@@ -223,7 +223,7 @@ def launch_of(problem: Problem, config: SplitConfig, masked: bool, device: Chip)
     total = seen.GEMM_M
     span = cdiv(cdiv(total, config.splits), config.BLOCK_K) * config.BLOCK_K
     farthest = max(total * seen.K, seen.N * seen.H * seen.W * seen.C + padded_image(seen))
-    constants = constants_of(seen, config, problem.precision, device)
+    constants = constants_of(seen, config, problem, device)
     constants |= dict(
         H=seen.H, W=seen.W, P=seen.P, Q=seen.Q, RUN_C=run_c, PITCH=seen.C, RUN_S=run_s, MASKED=masked,
         INDEX=index_type(farthest + 2**24),  # and the splits' last steps

@@ -202,17 +202,22 @@ def test_what_the_models_make_of_layers_is_what_is_pinned() -> None:
 
 
 def test_the_tiles_at_which_registers_are_limited() -> None:
-    """Of 32 sums and up to four warps: of fewer on sm_100 too; on consumer chips by what shared memory admits."""
-    tiles = ((64, 64, 4), (64, 63, 4), (64, 65, 4), (128, 64, 8), (64, 32, 2), (32, 16, 4), (128, 32, 4))
-    labels = ("B200", "A100", "H200", "RTX 4090")
-    limits = {label: [cost.register_limit(*tile, CHIPS[label]) for tile in tiles] for label in labels}
+    """Of 32 sums and up to four warps: on sm_100 of fewer too, with mma.sync by the blocks that fit."""
+    sizes = ((64, 64, 4), (64, 63, 4), (64, 65, 4), (128, 64, 8), (64, 32, 2), (32, 16, 4), (128, 32, 4))
+    tiles = [cost.Tile(M, N // 2, N - N // 2, 32, warps, 4) for M, N, warps in sizes]
     most, third, fourth = ({"maxnreg": count} for count in (255, 168, 128))
-    assert limits == {
-        "B200": [most, most, most, {}, most, most, most],
-        "A100": [fourth, {}, fourth, {}, {}, {}, fourth],
-        "H200": [{}] * 7,
-        "RTX 4090": [fourth, {}, fourth, {}, {}, {}, third],
+    limits = {
+        ("B200", 2): [most, most, most, {}, most, most, most],
+        ("H200", 2): [{}] * 7,
+        ("A100", 2): [fourth, {}, fourth, {}, {}, {}, fourth],
+        ("A100", 4): [third, {}, third, {}, {}, {}, most],
+        ("RTX 4090", 2): [fourth, {}, fourth, {}, {}, {}, third],
+        ("RTX 4090", 4): [most, {}, most, {}, {}, {}, most],
     }
+    for (label, itemsize), wanted in limits.items():
+        assert [cost.register_limit(tile, itemsize, CHIPS[label]) for tile in tiles] == wanted, (label, itemsize)
+    one_stage = cost.Tile(64, 64, 0, 32, 4, 1)
+    assert cost.register_limit(one_stage, 4, CHIPS["RTX 4090"]) == fourth
 
 
 @pytest.mark.parametrize(

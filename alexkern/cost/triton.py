@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from alexkern.cost.chips import Chip
-from alexkern.cost.model import cdiv, waves
+from alexkern.cost.model import REGISTERS, cdiv, waves
 
 
 @dataclass(frozen=True)
@@ -123,20 +123,23 @@ def sums(block_m: int, block_n: int, num_warps: int) -> int:
     return block_m * block_n // (32 * num_warps)
 
 
-def register_limit(block_m: int, block_n: int, num_warps: int, chip: Chip) -> dict[str, int]:
-    """Triton's launch option maxnreg, where a kernel spills without it.
+def register_limit(tile: Any, itemsize: int, chip: Chip) -> dict[str, int]:
+    """Triton's launch option maxnreg, where a kernel spills without it. tile: a Tile, or a configuration with one.
 
     For a small tile ptxas aims at more blocks than it has registers for, and spills a few numbers to get there. On
     sm_100 shared memory would not admit them either: told that a thread may have all of its registers, it takes the 85
     to 160 that it needs. With mma.sync it spills at 32 sums: there four blocks may have all registers between them, or
-    three of 128 x 32, of whose operands the 100 KB of a consumer chip admit no more.
+    as many as there is shared memory for, one stage of the operands waiting in registers.
     """
-    most = sums(block_m, block_n, num_warps)
+    N = tile.BLOCK_N + getattr(tile, "TAIL_N", 0)
+    most = sums(tile.BLOCK_M, N, tile.num_warps)
     if chip.capability[0] == 10:
-        return {"maxnreg": 255} if most <= 32 and num_warps <= 4 else {}
-    if most != 32 or num_warps != 4 or chip.multiplies_shared_memory:
+        return {"maxnreg": 255} if most <= 32 and tile.num_warps <= 4 else {}
+    if most != 32 or tile.num_warps != 4 or chip.multiplies_shared_memory:
         return {}
-    return {"maxnreg": 168 if block_m == 128 and chip.shared_memory < 2**17 else 128}
+    operands = (tile.BLOCK_M + N) * tile.BLOCK_K * itemsize * max(1, tile.num_stages - 1)
+    blocks = max(1, min(4, chip.shared_memory // operands))
+    return {"maxnreg": min(255, REGISTERS // (128 * blocks) // 8 * 8)}
 
 
 def step_cycles(tile: Tile, product: Product, chip: Chip) -> float:
