@@ -255,6 +255,21 @@ def test_numbers_that_are_not_finite_are_where_torch_has_them(
     assert_close(gradients, one.input_grad("torch"))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_over_blocks(
+    value: float, isa: str, dtype: torch.dtype, generator: torch.Generator, every_product: None
+) -> None:
+    """Blocks end in zeros beside the filter's taps, which an infinity would make NaN of."""
+    for changed, place in (("image", (1, 2, 3, 4)), ("weight", (4, 2, 10, 0)), ("grad", (1, 2, 3, 4))):
+        one = Layer((2, 3, 7, 31, 34, 11, (2, 1), 1, 4), generator, ("channels_last",) * 2, dtype)
+        getattr(one, changed)[place], one.output[1, 2, 3, 4] = value, 1.0
+        found = one.forward("cpu"), *one.backward("cpu", EVERY)
+        assert ran(isa) and not all(tensor.isfinite().all() for tensor in found)
+        for tensor, wanted in zip(found, (one.forward("torch"), *one.backward("torch", EVERY)), strict=True):
+            assert_same(tensor.isfinite(), wanted.isfinite(), changed)
+            assert_same(tensor[~tensor.isfinite()], wanted[~wanted.isfinite()], changed)
+
+
 @EACH_TILE
 def test_what_overflows_on_the_way_alone_is_convolved_plainly(
     R: int, isa: str, dtype: torch.dtype, every_product: int
