@@ -7,6 +7,7 @@ import importlib.util
 import os
 import random
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 # Small tensors, and with pytest-xdist a process a core already: threads on top would only fight. In the environment,
@@ -31,8 +32,10 @@ import pytest  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import alexkern  # noqa: E402
+from alexkern import cli  # noqa: E402
 from alexkern.bench.storage import make_no_empty_folder  # noqa: E402
 from alexkern.frozen.step import PackedRun  # noqa: E402
+from alexkern.models import MODELS  # noqa: E402
 from alexkern.nn import Match, Weighed  # noqa: E402
 from alexkern.ops.operator import Operator  # noqa: E402
 from alexkern.ops.registry import OPERATORS  # noqa: E402
@@ -106,6 +109,54 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for operator in OPERATORS.values():
         monkeypatch.setattr(operator, "function", recording(operator))
     return calls
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three classes with ten images each, from which a small network learns. Nothing is written to it."""
+    from support.tiny import write_images
+
+    return write_images(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on them that nothing happened to."""
+    from support.tiny import RUN, tiny
+
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "alexnet", tiny)
+        assert cli.main(["train", str(images), *RUN, "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of some ten thousand parameters in place of alexnet."""
+    from support.tiny import tiny
+
+    monkeypatch.setitem(MODELS, "alexnet", tiny)
+
+
+@pytest.fixture
+def run(small: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """`alexkern train` in this process, with the small network: its status, and the lines on stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
+        status = cli.main(["train", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def fresh_dynamo() -> Iterator[None]:
+    """Nothing compiled before, nothing left behind."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_links_are_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             return nullcontext(sorted(entries, key=lambda entry: entry.name, reverse=True))
 
     monkeypatch.setattr(os, "scandir", backwards)
-    root, outside = put(tmp_path / "data", "a/deep", "a", "b"), put(tmp_path / "outside", "deep")
+    root, outside = put(tmp_path / "data", "a/deep", "a", "a/0", "b"), put(tmp_path / "outside", "deep")
     for place, target in {
         "a/around": root, "a/up": tmp_path, "a/self": root / "a" / "self", "b/other": root / "a", "b/out": outside,
         "b/again": outside / "deep", "c": outside, "d": tmp_path / "nowhere",
@@ -96,7 +96,7 @@ def test_links_are_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (os.path.relpath(path, root), samples.classes[label])
         for path, label in zip(samples.paths, samples.labels, strict=True)
     ]
-    names = ("a/0.png", "a/1.png", "a/deep/0.png", "b/0.png", "c/deep/0.png")
+    names = ("a/0/0.png", "a/0.png", "a/1.png", "a/deep/0.png", "b/0.png", "c/deep/0.png")
     assert found == [(name, name[0]) for name in names]
     nothing, loops = samples.notes[:2]
     assert loops == f"{root}/a/around (and 5 more): a link to a folder that contains it or was walked already; left out"
@@ -113,23 +113,20 @@ def test_links_to_what_is_hidden_here_are_followed(tmp_path: Path) -> None:
 
 def test_hidden_files_and_what_systems_leave_behind(tmp_path: Path) -> None:
     put(tmp_path, "a", "b", "a/.thumbnails", ".ipynb_checkpoints", "__MACOSX/a", "b/@eaDir", count=2)
-    (tmp_path / "a" / "Thumbs.db").write_bytes(b"x")
-    (tmp_path / "a" / "._0.png").write_bytes(b"x")
+    for name in ("a/Thumbs.db", "a/._0.png", "a/.hidden.png", "README"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "b" / "1.png").rename(tmp_path / "b" / "1.PNG")
     samples = find_samples(tmp_path)
     assert samples.classes == ("a", "b") and len(samples) == 4 and samples.notes == ()
-    assert [path.name for path in images_in(tmp_path)] == ["0.png", "1.png"] * 2
+    assert [path.name for path in images_in(tmp_path)] == ["0.png", "1.png", "0.png", "1.PNG"]
 
 
-def test_pipes_and_sockets_are_never_opened(tmp_path: Path) -> None:
+def test_pipes_and_sockets_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "a", "b", count=2)
     os.mkfifo(tmp_path / "a" / "pipe.png")
+    monkeypatch.chdir(tmp_path / "b")  # a socket's path has to be short
     with socket.socket(socket.AF_UNIX) as server:
-        here = os.getcwd()
-        os.chdir(tmp_path / "b")  # a socket's path has to be short
-        try:
-            server.bind("s.png")
-        finally:
-            os.chdir(here)
+        server.bind("s.png")
         samples = find_samples(tmp_path)
     assert samples.notes == (f"{tmp_path}/a/pipe.png (and 1 more): no regular file; left out",) and len(samples) == 4
 

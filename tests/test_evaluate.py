@@ -8,25 +8,20 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from PIL import Image
 
 from alexkern import cli
 from alexkern.commands import evaluate as command
-from alexkern.models import MODELS, ImageClassification, read_weights, save_weights
+from alexkern.models import ImageClassification, read_weights, save_weights
 from alexkern.training.confusion import Confusion
 from support.optional import need
 from support.pinned import hold
 from support.tiny import CLASSES, OPTIONS, tiny, write_images
 
-COLORS = {"blue": 2, "green": 1, "red": 0}
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "alexnet", tiny)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 @pytest.fixture
@@ -121,22 +116,16 @@ def test_the_table_is_as_pinned() -> None:
 
 
 def test_what_is_wrong_with_a_step_is_a_line(run, weights: Path, images: Path, monkeypatch) -> None:
-    def fails(*_: object) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
+    fails = mock.Mock(side_effect=RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     monkeypatch.setattr(command, "confusion", fails)
     status, output, errors = run("evaluate", weights, images, "--workers", 0)
     assert (status, output, len(errors)) == (1, "", 1) and "a smaller --batch-size needs less" in errors[0]
 
 
-@pytest.mark.parametrize("name", ["c.svg", "c.png"])
-def test_a_picture(name: str, run, weights: Path, images: Path, tmp_path: Path) -> None:
+def test_a_picture(run, weights: Path, images: Path, tmp_path: Path) -> None:
     need("matplotlib")
-    run("evaluate", weights, images, "--confusion", tmp_path / name, "--workers", 0)
-    if name == "c.png":
-        assert Image.open(tmp_path / name).size > (100, 100)
-    else:
-        assert ">green<" in (tmp_path / name).read_text()
+    run("evaluate", weights, images, "--confusion", tmp_path / "c.svg", "--workers", 0)
+    assert ">green<" in (tmp_path / "c.svg").read_text()
 
 
 @pytest.mark.parametrize("count", [2, 30, 100, 101])

@@ -5,12 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import signal
 import sys
-from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
 
 import pytest
 import torch
@@ -32,32 +29,10 @@ from alexkern.training.settings import from_dict
 from alexkern.training.step import Step
 from alexkern.training.world import World
 from support.pinned import hold
-from support.tiny import CLASSES, OPTIONS, tiny, write_images
+from support.tiny import CLASSES, OPTIONS, one_line, tiny, write_images
 
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = {"size": 63, "resize": 63, "batch_size": 6}
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "alexnet", tiny)
-
-
-@pytest.fixture
-def run(small: None, capsys: pytest.CaptureFixture):
-    """Runs the command with the small network: exit status, lines on stdout, lines on stderr."""
-
-    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
-        status = cli.main(["train", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
 
 
 def batch_of(images: Path, count: int = 6) -> Batch:
@@ -73,9 +48,8 @@ def test_a_run_writes_its_files(run, images: Path, tmp_path: Path) -> None:
     status, lines, errors = run(images, *OPTIONS, "--out", out)
     assert (status, errors) == (0, [])
     assert lines[0].startswith("alexnet: 24 images of 3 classes, 6 for validation; 1 x cpu")
-    for number, line in enumerate(lines[1:3], 1):
-        pattern = rf"epoch {number}/2: loss [\d.]+, top-1 [\d.]+%; validation loss [\d.]+, top-1 [\d.]+%, "
-        assert re.match(pattern + r"top-5 100.0%; \d+ images/s, \d+% of the time waiting for images$", line), line
+    assert [line.partition(":")[0] for line in lines[1:3]] == ["epoch 1/2", "epoch 2/2"]
+    assert all("; validation loss " in line and ", top-5 100.0%; " in line for line in lines[1:3])
     assert lines[3].startswith(f"{out}/model.safetensors written")
     files = {path.name for path in out.iterdir()}
     names = {"checkpoint.pt", "previous.pt", "log.csv", "model.safetensors", "curves.svg", "filters.png", "classes.txt"}
@@ -137,13 +111,6 @@ def test_the_bar_has_loss_speed_and_time_left(run, images: Path, tmp_path: Path,
     assert sum(line.startswith("epoch ") for line in lines) == 2
 
 
-def test_a_quiet_run_has_warnings_alone(run, images: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    status, lines, errors = run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path, "--quiet")
-    assert (status, lines) == (0, []) and len(errors) == 1 and "matplotlib" in errors[0]
-
-
 # The parts
 
 
@@ -170,8 +137,7 @@ def test_a_step_is_torchs(images: Path) -> None:
         theirs.param_groups[0]["lr"] = rate
         theirs.step()
         losses += 6 * loss.item()
-    for ours, wanted in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=1e-4, atol=1e-6)
     assert min(norms) > 0.1, "clipping has to bite"
     assert step.sums.tolist() == pytest.approx([losses, step.sums[1].item(), 18], rel=1e-5)
 
@@ -192,9 +158,8 @@ def test_mixed_precision_keeps_float32_weights(precision: str, optimizer: str, i
         step(batch_of(images), 1, 0, 1.0 if optimizer == "sgd" else 1e-3)
     assert seen == [getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[precision])]
     assert steps[1].scaler.is_enabled() == (precision == "fp16")
-    for ours, wanted in zip(model.parameters(), exact.parameters(), strict=True):
-        assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours, wanted, rtol=0.02, atol=2.5e-3 if optimizer == "adamw" else 1e-4)
+    atol = 2.5e-3 if optimizer == "adamw" else 1e-4
+    torch.testing.assert_close(model.state_dict(), exact.state_dict(), rtol=0.02, atol=atol)  # float32 in both
     if optimizer == "sgd":  # whose step is as long as the clipped gradient
         moved, wanted = (nn.utils.parameters_to_vector(m.parameters()) - before for m in (model, exact))
         assert 0.04 < wanted.norm() < 0.1 and (moved - wanted).norm() < 0.05 * wanted.norm()
@@ -236,29 +201,16 @@ def test_plateau_decays_when_the_error_stops_falling_and_three_times_at_most() -
 
 
 def test_the_papers_recipe() -> None:
+    """Its images are those of [0, 255] less the mean, not divided by a deviation."""
     settings = from_dict(PRESETS["krizhevsky2012"])
-    assert (settings.model, settings.batch_size, settings.momentum, settings.weight_decay) == (
-        "alexnet_2012", 128, 0.9, 0.0005,
-    )  # fmt: skip
-    assert (settings.learning_rate, settings.schedule, settings.decay, settings.max_decays) == (0.01, "plateau", 0.1, 3)
-    assert (settings.crop, settings.size, settings.resize, settings.lighting) == ("random", 224, 256, 0.1)
     white = torch.full((1, 256, 256, 3), 255, dtype=torch.uint8)
     pixels = augment(white, **settings.augmentation | {"lighting": 0.0})
     wanted = torch.tensor([255 * (1 - mean) for mean in settings.mean]).view(1, 3, 1, 1)
     torch.testing.assert_close(pixels, wanted.expand_as(pixels))
-    assert settings.ten_crops
 
 
 def test_recipes_are_what_they_were() -> None:
     hold("recipes", (f"{name}, {key}: {value}" for name, recipe in PRESETS.items() for key, value in recipe.items()))
-
-
-def test_what_a_run_computes_that_is_told_nothing() -> None:
-    assert astuple(Settings()) == (
-        "alexnet", 90, 128, "sgd", 0.01, 0.9, 5e-4, "cosine", 0.0, 30, 0.1, 5, 3, 0.0, 0.0, "fp32", 0.5, 224, 256,
-        "random_resized", 0.08, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), False,
-        0.1, 0,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -367,9 +319,10 @@ def test_curves_look_as_is_pinned() -> None:
 def test_curves_are_drawn_later_too(run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where matplotlib was missing at the end of a run, and of one that was killed, with its last row cut short."""
     with monkeypatch.context() as absent:
+        absent.setenv("FORCE_COLOR", "1")
         absent.setitem(sys.modules, "matplotlib", None)
-        status, lines, errors = run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path)
-        assert status == 0 and len(errors) == 1 and lines[-1].startswith(f"{tmp_path}/model.safetensors written")
+        status, lines, errors = run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path, "--quiet")
+        assert (status, lines) == (0, []) and len(errors) == 1  # a quiet run has warnings alone
         assert errors[0].endswith(f"(pip install 'alexkern[pictures]'); later: alexkern train --curves {tmp_path}")
         assert (tmp_path / "filters.png").is_file() and not (tmp_path / "curves.svg").exists()
         assert "matplotlib" in one_line(run("--curves", tmp_path))
@@ -384,24 +337,13 @@ def test_curves_are_drawn_later_too(run, images: Path, tmp_path: Path, monkeypat
 # Bad input
 
 
-def one_line(result: tuple[int, list[str], list[str]]) -> str:
-    status, _, errors = result
-    assert status == 2 and len(errors) == 1 and errors[0].startswith("alexkern train: "), result
-    return errors[0]
-
-
 def test_data_that_cannot_be_trained_on(run, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    write_images(tmp_path / "one", 3, ("red",))
     write_images(tmp_path / "other", 2, ("red", "violet"))
-    for name, words in {
-        "nowhere": "no such folder or list file",
-        "empty": "no images; wanted folders of images",
-        "one": "only one class, 'red'; wanted two or more",
-    }.items():
-        assert words in one_line(run(tmp_path / name, *OPTIONS, "--out", tmp_path / "out"))
-    line = one_line(run(images, *OPTIONS, "--val", tmp_path / "other", "--out", tmp_path / "out"))
-    assert "class 'violet' is not one of the 3" in line
+    for data, words in (
+        ((tmp_path / "nowhere",), "no such folder or list file"),
+        ((images, "--val", tmp_path / "other"), "class 'violet' is not one of the 3"),
+    ):
+        assert words in one_line(run(*data, *OPTIONS, "--out", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -438,13 +380,6 @@ def test_bad_options(options: tuple, words: str, run, images: Path, tmp_path: Pa
     assert words in one_line(run(images, *OPTIONS, "--out", tmp_path, *options))
 
 
-@pytest.mark.parametrize("options", [("--model", "vgg"), ("--std", "1"), ("--preset", "x")])
-def test_options_that_do_not_parse(options: tuple, run, images: Path) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run(images, *options)
-    assert caught.value.code == 2
-
-
 def test_a_folder_that_has_a_run_is_not_overwritten(run, images: Path, tmp_path: Path) -> None:
     assert run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path)[0] == 0
     before = (tmp_path / "checkpoint.pt").read_bytes()
@@ -452,16 +387,9 @@ def test_a_folder_that_has_a_run_is_not_overwritten(run, images: Path, tmp_path:
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
-def test_an_out_that_is_a_file(run, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert "file" in one_line(run(images, *OPTIONS, "--out", tmp_path / "file" / "run"))
-
-
 def test_settings_say_what_is_wrong() -> None:
     with pytest.raises(TrainingError, match="--precision: wanted one of fp32, bf16, fp16, got 'int8'"):
         Settings(precision="int8")
-    with pytest.raises(TrainingError, match="--resize: wanted at least --size, 100, got 90"):
-        Settings(size=100, resize=90)
     with pytest.raises(TrainingError, match="--hue: wanted a number from 0 to 0.5, got nan"):
         Settings(hue=math.nan)
     with pytest.raises(TrainingError, match="--std: wanted a number from 1e-06 to 1,000, got 0.0"):
@@ -533,25 +461,11 @@ def test_memory_that_a_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cpu", 1, "fp32", True),
     ],
 )  # fmt: skip
-def test_a_graph_wants_one_process_on_a_gpu(
-    device: str, size: int, precision: str, refused: bool, images: Path
-) -> None:
-    class Begun(Exception):
-        """The arguments are good."""
-
-    def classes(_: object) -> NoReturn:
-        raise Begun
-
-    samples = type("Samples", (), {"classes": property(classes)})()
+def test_a_graph_wants_one_process_on_a_gpu(device: str, size: int, precision: str, refused: bool) -> None:
     settings, world = Settings(precision=precision), World(0, size, torch.device(device))
-    with pytest.raises(TrainingError if refused else Begun) as caught:
-        Trainer(settings, samples, samples, Path(), world, Display(), graphed=True)
-    assert not refused or str(caught.value) == "--graph: wanted one process on a GPU, and --precision fp32 or bf16"
-    with pytest.raises(Begun):
-        Trainer(settings, samples, samples, Path(), world, Display())
-
-
-def test_signal_handlers_are_put_back(run, images: Path, tmp_path: Path) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    run(images, *OPTIONS, "--epochs", 1, "--out", tmp_path)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    words = "^--graph: wanted one process on a GPU, and --precision fp32 or bf16$"
+    begun = pytest.raises(AttributeError, match="classes")  # of the samples, that are none here
+    with pytest.raises(TrainingError, match=words) if refused else begun:
+        Trainer(settings, None, None, Path(), world, Display(), graphed=True)
+    with begun:
+        Trainer(settings, None, None, Path(), world, Display())

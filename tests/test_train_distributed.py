@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,28 +14,20 @@ import pytest
 import torch
 from torch import distributed
 
-from alexkern import cli
-from alexkern.models import MODELS, read_weights
+from alexkern.models import read_weights
 from alexkern.training import TrainingError, checkpoint, log
 from alexkern.training.errors import cause
 from alexkern.training.lock import RunLock
 from alexkern.training.world import World, average_gradients_of, generator_state, join, restore_generators
-from support.tiny import OPTIONS, assert_same_run, tiny, write_images
+from support.distributed_worker import WORLD, model_and_images, worker
+from support.tiny import OPTIONS, assert_same_run, command
 
 RUN = (*OPTIONS, "--dropout", "0", "--flip", "0.5", "--contrast", "0.3", "--save-every", "3")
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
 def start(*arguments: object, at: str = "") -> subprocess.Popen[str]:
-    tests = str(Path(__file__).resolve().parent)
-    environment = os.environ | {"PYTHONPATH": tests, "GLOO_SOCKET_IFNAME": "lo", "SIGNAL_AT": at}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line = [*launcher, "-m", "support.tiny", "train", *map(str, arguments)]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    by = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return command("train", *arguments, at=at, by=by)
 
 
 def torchrun(*arguments: object, at: str = "") -> subprocess.CompletedProcess[str]:
@@ -50,17 +41,15 @@ def said(errors: str) -> list[str]:
     return [line for line in errors.splitlines() if "alexkern train: " in line]
 
 
-def test_two_processes_train_as_one(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_train_as_one(run, images: Path, tmp_path: Path) -> None:
     done = torchrun(images, *RUN, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert "stride" not in done.stderr and "alexkern train" not in done.stderr
     lines = done.stdout.splitlines()
     assert sum(line.startswith("epoch ") for line in lines) == 2 and "; 2 x cpu, " in lines[0]
-    monkeypatch.setitem(MODELS, "alexnet", tiny)
-    assert cli.main(["train", str(images), *RUN, "--out", str(tmp_path / "one")]) == 0
+    assert run(images, *RUN, "--out", tmp_path / "one")[0] == 0
     two, one = (read_weights(tmp_path / name / "model.safetensors").state_dict for name in ("two", "one"))
-    for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
     for ours, wanted in zip(*(log.read(tmp_path / name / "log.csv") for name in ("two", "one")), strict=True):
         assert (ours.epoch, ours.step, ours.images) == (wanted.epoch, wanted.step, wanted.images)
         for column in ("train_loss", "train_top1", "val_loss", "val_top1", "val_top5"):
@@ -68,8 +57,18 @@ def test_two_processes_train_as_one(images: Path, tmp_path: Path, monkeypatch: p
     state = checkpoint.load(tmp_path / "two" / "checkpoint.pt")
     assert len(state["generators"]) == 2
     assert not torch.equal(state["generators"][0]["cpu"], state["generators"][1]["cpu"])
-    status = cli.main(["train", str(images), "--out", str(tmp_path / "two"), "--resume", "--workers", "0"])
-    assert status == 2
+    assert run(images, "--out", tmp_path / "two", "--resume", "--workers", 0)[0] == 2
+
+
+def test_a_fused_network_in_two_processes_has_the_gradients_of_one(tmp_path: Path) -> None:
+    """Without a warning about strides, whose images are channels_last and whose weights are not."""
+    torch.multiprocessing.spawn(worker, args=(tmp_path,), nprocs=WORLD)
+    result = torch.load(tmp_path / "result.pt")
+    model, images = model_and_images()
+    model(images).square().mean().backward()
+    wanted = {name: parameter.grad for name, parameter in model.named_parameters()}
+    torch.testing.assert_close(result["gradients"], wanted, rtol=1e-4, atol=1e-6)
+    assert not [message for message in result["warnings"] if "strides" in message]
 
 
 @pytest.mark.full
@@ -137,17 +136,17 @@ def test_a_folder_in_use(images: Path, tmp_path: Path) -> None:
 CUDA = torch.device("cuda")
 
 
-class Fakes:
-    """torch.distributed, torch.cuda and a tensor on any device, which note what they are asked."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, gpu: bool = True) -> None:
-        self.asked: list[Any] = []
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-        monkeypatch.setattr(torch.cuda, "set_device", lambda device: self.asked.append(f"set {device}"))
-        monkeypatch.setattr(torch, "zeros", lambda *_, device: self.asked.append(f"try {device}") or torch.ones(1))
-        monkeypatch.setattr(distributed, "init_process_group", lambda *of, **how: self.asked.append((*of, how)))
+@pytest.fixture
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What torch.distributed, torch.cuda and a tensor on any device are asked for."""
+    asked: list[Any] = []
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(f"set {device}"))
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: asked.append(f"try {device}") or torch.ones(1))
+    monkeypatch.setattr(distributed, "init_process_group", lambda *of, **how: asked.append((*of, how)))
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -163,9 +162,8 @@ class Fakes:
     ],
 )
 def test_a_process_takes_its_own_device(
-    asked: str | None, environment: dict[str, str], wanted: World, monkeypatch: pytest.MonkeyPatch
+    asked: str | None, environment: dict[str, str], wanted: World, asked_for: list[Any], monkeypatch
 ) -> None:
-    fakes = Fakes(monkeypatch)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     found = join(asked)
@@ -173,15 +171,13 @@ def test_a_process_takes_its_own_device(
     on_gpu = wanted.device.type == "cuda"
     steps: list[Any] = [f"try {wanted.device}", *[f"set {wanted.device}"] * on_gpu]
     if wanted.size > 1:
-        how = {
-            "init_method": None, "rank": wanted.rank, "world_size": wanted.size, "timeout": timedelta(minutes=30)
-        }  # fmt: skip
-        steps.append(("cpu:gloo,cuda:nccl" if on_gpu else "gloo", how))
-    assert fakes.asked == steps
+        how = {"init_method": None, "rank": wanted.rank, "world_size": wanted.size}
+        steps.append(("cpu:gloo,cuda:nccl" if on_gpu else "gloo", how | {"timeout": timedelta(minutes=30)}))
+    assert asked_for == steps
 
 
-def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    Fakes(monkeypatch, gpu=False)
+def test_without_a_gpu_it_is_the_cpu(asked_for: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert join(None) == World(0, 1, torch.device("cpu"))
     with pytest.raises(TrainingError, match="^--device toaster: Expected one of cpu, "):
         join("toaster")

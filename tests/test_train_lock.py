@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from alexkern import cli
-from alexkern.models import MODELS
 from alexkern.training import TrainingError
 from alexkern.training.lock import NAME, RunLock
-from support.tiny import OPTIONS, tiny, write_images
+from support.tiny import OPTIONS, one_line
 
 HERE = socket.gethostname()
 
@@ -42,42 +41,26 @@ def owner(tmp_path: Path) -> Iterator[BaseProcess]:
     process.join()
 
 
-@pytest.fixture
-def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on some network file systems."""
-
-    def refuse(*arguments: object) -> None:
-        raise OSError(37, os.strerror(37))
-
-    monkeypatch.setattr(fcntl, "lockf", refuse)
-
-
-def test_a_second_run_ends_with_one_line(
-    owner: BaseProcess, tmp_path: Path, tmp_path_factory, monkeypatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setitem(MODELS, "alexnet", tiny)
-    images = write_images(tmp_path_factory.mktemp("images"))
-    line = ["train", str(images), *OPTIONS, "--epochs", "1", "--out", str(tmp_path)]
+def test_a_second_run_ends_with_one_line(owner: BaseProcess, run, images: Path, tmp_path: Path) -> None:
+    line = (images, *OPTIONS, "--epochs", "1", "--out", tmp_path)
     who = f"process {owner.pid} on {HERE} trains here"
     wanted = f"--out {tmp_path}: {who}; if it no longer does, remove {tmp_path}/{NAME}"
     for more in ([], ["--resume"]):
-        assert cli.main([*line, *more]) == 2
-        assert capsys.readouterr().err == f"alexkern train: {wanted}\n"
+        assert one_line(run(*line, *more)) == f"alexkern train: {wanted}"
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     owner.kill()
     owner.join()
-    assert cli.main(line) == 0
-    assert capsys.readouterr().err == "" and not (tmp_path / NAME).exists()
-    assert cli.main([*line, "--resume", "none.pt"]) == 2 and not (tmp_path / NAME).exists()
+    status, _, errors = run(*line)
+    assert (status, errors) == (0, []) and not (tmp_path / NAME).exists()
+    assert run(*line, "--resume", "none.pt")[0] == 2 and not (tmp_path / NAME).exists()
 
 
-def test_a_folder_that_takes_no_files(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setitem(MODELS, "alexnet", tiny)
-    images, out = write_images(tmp_path / "images", 6), tmp_path / "run"
+def test_a_folder_that_takes_no_files(run, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
     (out / NAME).mkdir(parents=True)
     for place, reason in ((out, "is a directory"), (images / "red" / "0.png" / "run", "not a directory")):
-        assert cli.main(["train", str(images), *OPTIONS, "--out", str(place)]) == 2
-        assert capsys.readouterr().err == f"alexkern train: --out {place}: cannot be written to ({reason})\n"
+        found = one_line(run(images, *OPTIONS, "--out", place))
+        assert found == f"alexkern train: --out {place}: cannot be written to ({reason})"
 
 
 def test_the_same_process_counts_too(tmp_path: Path) -> None:
@@ -104,7 +87,9 @@ def test_another_host_keeps_its_lock(tmp_path: Path) -> None:
     assert "elsewhere" in (tmp_path / NAME).read_text()
 
 
-def test_a_file_system_without_locks(owner: BaseProcess, no_locks: None, tmp_path: Path) -> None:
+def test_a_file_system_without_locks(owner: BaseProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some of networks are."""
+    monkeypatch.setattr(fcntl, "lockf", mock.Mock(side_effect=OSError(37, os.strerror(37))))
     with pytest.raises(TrainingError, match=f"process {owner.pid} on"):
         RunLock(tmp_path).__enter__()
     owner.kill()

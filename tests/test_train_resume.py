@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
 import resource
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+from unittest import mock
 
 import pytest
 import torch
 
-from alexkern.models import MODELS
 from alexkern.training import Settings, TrainingError, checkpoint, log
-from alexkern.training.settings import from_dict
 from alexkern.training.step import Step
-from support.tiny import (
-    OPTIONS,
-    RUN,
-    assert_same_run,
-    assert_same_weights,
-    command,
-    runner,
-    tiny,
-    whole_run,
-    write_images,
-)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "alexnet", tiny)
-
-
-@pytest.fixture
-def run(small: None, capsys: pytest.CaptureFixture):
-    return runner(capsys)
-
-
-@pytest.fixture(scope="module")
-def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole_run(images, tmp_path_factory.mktemp("whole"))
-
+from support.tiny import OPTIONS, RUN, assert_same_run, assert_same_weights, command, instead, one_line, write_images
 
 # Killed
 
@@ -93,12 +63,6 @@ def test_a_resumed_run_can_be_made_longer(run, images: Path, tmp_path: Path) -> 
 # Checkpoints that cannot be used
 
 
-def one_line(result: tuple[int, list[str], list[str]], wanted: int = 2) -> str:
-    status, _, errors = result
-    assert status == wanted and len(errors) == 1 and errors[0].startswith("alexkern train: "), result
-    return errors[0]
-
-
 @pytest.fixture
 def finished(whole: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
@@ -121,41 +85,30 @@ def test_a_truncated_checkpoint(share: float, run, images: Path, finished: Path,
     assert_same_run(finished, whole)
 
 
-def test_a_foreign_checkpoint(run, images: Path, finished: Path, tmp_path: Path) -> None:
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pt")
-    assert "foreign.pt: not a checkpoint of alexkern train" in one_line(
-        run(images, "--out", finished, "--resume", tmp_path / "foreign.pt")
-    )
-    torch.save(checkpoint.load(finished / "checkpoint.pt") | {"format": "alexkern checkpoint 9"}, tmp_path / "later.pt")
-    line = one_line(run(images, "--out", finished, "--resume", tmp_path / "later.pt"))
-    assert "later.pt: not a checkpoint of alexkern train" in line
-    torch.save(Settings(), tmp_path / "pickle.pt")
-    assert "not a whole checkpoint" in one_line(run(images, "--out", finished, "--resume", tmp_path / "pickle.pt"))
+def test_a_checkpoint_of_something_else(run, images: Path, finished: Path, tmp_path: Path) -> None:
+    state, foreign = checkpoint.load(finished / "checkpoint.pt"), tmp_path / "foreign.pt"
+    spoilt = state["model"] | {"features.0.weight": torch.zeros(4, 3, 11, 11)}
+    for content, words in (
+        ({"weight": torch.zeros(3)}, "not a checkpoint of alexkern train"),
+        (state | {"format": "alexkern checkpoint 9"}, "not a checkpoint of alexkern train"),
+        (Settings(), "not a whole checkpoint"),  # a pickle
+        (state | {"model": spoilt}, "a checkpoint of another network than alexnet ("),
+    ):
+        torch.save(content, foreign)
+        assert f"{foreign}: {words}" in one_line(run(images, "--out", finished, "--resume", foreign))
 
 
-def test_a_checkpoint_of_another_network(run, images: Path, finished: Path, monkeypatch) -> None:
-    line = one_line(run(images, "--out", finished, "--resume", "--model", "alexnet_2012"))
-    assert "a checkpoint of another network: --model alexnet, but alexnet_2012 is asked for" in line
-    assert "--batch-size 6, but 7 is asked for" in one_line(
-        run(images, "--out", finished, "--resume", "--batch-size", 7)
-    )
-    state = checkpoint.load(finished / "checkpoint.pt")
-    state["model"]["features.0.weight"] = torch.zeros(4, 3, 11, 11)
-    checkpoint.save(finished, state)
-    line = one_line(run(images, "--out", finished, "--resume"))
-    assert "checkpoint.pt: a checkpoint of another network than alexnet (" in line
-
-
-def test_a_checkpoint_of_other_classes(run, finished: Path, tmp_path: Path) -> None:
-    other = write_images(tmp_path / "other", 6, ("ash", "birch"))
-    line = one_line(run(other, "--out", finished, "--resume"))
-    assert "2 classes, and the network has 3: here without 'blue' (and 2 more) and with 'ash' (and 1 more)" in line
-
-
-def test_a_checkpoint_of_other_images(run, finished: Path, tmp_path: Path) -> None:
-    fewer = write_images(tmp_path / "fewer", 6)
-    line = one_line(run(fewer, "--out", finished, "--resume"))
-    assert "a checkpoint of 24 training images; here are 15" in line
+def test_a_checkpoint_of_another_run(run, images: Path, finished: Path, tmp_path: Path) -> None:
+    other, fewer = write_images(tmp_path / "other", 6, ("ash", "birch")), write_images(tmp_path / "fewer", 6)
+    network = "a checkpoint of another network: --model alexnet, but alexnet_2012 is asked for"
+    classes = "2 classes, and the network has 3: here without 'blue' (and 2 more) and with 'ash' (and 1 more)"
+    for data, options, words in (
+        (images, ("--model", "alexnet_2012"), network),
+        (images, ("--batch-size", 7), "--batch-size 6, but 7 is asked for"),
+        (other, (), classes),
+        (fewer, (), "a checkpoint of 24 training images; here are 15"),
+    ):
+        assert words in one_line(run(data, "--out", finished, "--resume", *options))
 
 
 # A full disk
@@ -182,10 +135,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(small: None, finished: Path) -
 
 
 def test_a_run_on_a_full_disk_says_so(run, images: Path, tmp_path: Path, monkeypatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(28, os.strerror(28))))
     line = one_line(run(images, *OPTIONS, "--out", tmp_path), 1)
     assert line == f"alexkern train: {tmp_path}/checkpoint.pt: cannot be saved (no space left on device)"
 
@@ -193,12 +143,10 @@ def test_a_run_on_a_full_disk_says_so(run, images: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("error", ["ENOSPC", "EROFS", "EACCES", "EIO"])
 def test_a_folder_that_stops_taking_files(error: str, run, images: Path, tmp_path: Path, monkeypatch) -> None:
     """The disk is full, or the folder has become read-only, from the third checkpoint on."""
-    number, calls = getattr(errno, error), 0
+    number, calls = getattr(errno, error), itertools.count(1)
 
     def failing(path: Path, mode: str) -> BinaryIO:
-        nonlocal calls
-        calls += 1
-        if calls < 3:
+        if next(calls) < 3:
             return open(path, mode)
         if error == "ENOSPC":
             return open("/dev/full", mode)
@@ -225,15 +173,11 @@ def test_a_log_that_cannot_be_written(run, images: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run(value: float, run, images: Path, tmp_path: Path, monkeypatch) -> None:
-    original, calls = Step.new_gradients, 0
+    def spoilt(original: Callable[..., tuple[torch.Tensor, ...]], *of: Any) -> tuple[torch.Tensor, ...]:
+        loss, right = original(*of)
+        return loss * value, right
 
-    def spoilt(self: Step, *arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        nonlocal calls
-        calls += 1
-        loss, right = original(self, *arguments)
-        return (loss * value if calls == 6 else loss), right
-
-    monkeypatch.setattr(Step, "new_gradients", spoilt)
+    instead(Step, "new_gradients", 6, spoilt, monkeypatch.setattr)
     line = one_line(run(images, *OPTIONS, "--out", tmp_path, "--save-every", 1), 1)
     rate = 0.01 * (1 + math.cos(math.pi * 5 / 8))  # half a cosine over 8 steps
     said = f"the loss is not finite at step 6, with a learning rate of {rate:.6g}; stopped; {tmp_path}/checkpoint.pt"
@@ -264,24 +208,11 @@ def test_the_log_drops_what_is_done_again(tmp_path: Path) -> None:
     assert [found.epoch for found in log.read(tmp_path / "log.csv")] == [1, 2]
 
 
-def test_a_checkpoint_carries_the_settings(whole: Path) -> None:
-    """What it takes to go on: nothing more is read from the command line."""
-    state = checkpoint.load(whole / "checkpoint.pt")
-    assert set(state) == {"format", *checkpoint.KEYS}
-    settings = from_dict(state["settings"])
-    assert (settings.optimizer, settings.rotation, settings.batch_size, settings.std) == (
-        "adamw", 10, 6, Settings().std,
-    )  # fmt: skip
-
-
 def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
-
     state = dict.fromkeys(checkpoint.KEYS, 1)
     for number in range(3):
         if number == 2:
-            monkeypatch.setattr(os, "link", refused)
+            monkeypatch.setattr(os, "link", mock.Mock(side_effect=OSError(95, "Operation not supported")))
         checkpoint.save(tmp_path, state | {"progress": number})
     assert [checkpoint.load(tmp_path / name)["progress"] for name in (checkpoint.NAME, checkpoint.PREVIOUS)] == [2, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "previous.pt"]

@@ -16,24 +16,18 @@ import pytest
 import torch
 
 from alexkern.data import workers
-from alexkern.models import MODELS
 from alexkern.training import checkpoint, evaluate
 from alexkern.training.interrupt import StopRequest
 from alexkern.training.step import Step
-from support.tiny import RUN, assert_same_run, command, runner, tiny, whole_run, write_images
+from support.tiny import RUN, assert_same_run, command, instead
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Eight steps of two epochs, each with one batch of validation images behind it.
 BATCH, EVALUATION = (Step, "update"), (evaluate, "probabilities")
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"))
-
-
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
+def handlers(small: None) -> Iterator[None]:
     """Python's own, whatever pytest was started by; they have to be there behind each test too."""
     defaults = {number: signal.SIG_DFL for number in STOPS} | {signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
@@ -43,30 +37,9 @@ def handlers() -> Iterator[None]:
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    monkeypatch.setitem(MODELS, "alexnet", tiny)
-    return runner(capsys)
-
-
-@pytest.fixture(scope="module")
-def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole_run(images, tmp_path_factory.mktemp("whole"))
-
-
 def at(patch: pytest.MonkeyPatch, moment: tuple[Any, str], count: int, act: Callable[[], object]) -> None:
     """Act within the count-th call of a function."""
-    owner, name = moment
-    original, calls = getattr(owner, name), 0
-
-    def acting(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == count:
-            act()
-        return original(*arguments, **options)
-
-    patch.setattr(owner, name, acting)
+    instead(*moment, count, lambda original, *of, **how: (act(), original(*of, **how))[1], patch.setattr)
 
 
 def to_all(number: int) -> None:

@@ -1,4 +1,4 @@
-"""What a process of test_distributed.py runs: in a module that a spawned process can import."""
+"""What a process of test_train_distributed.py runs: in a module that a spawned process can import."""
 
 from __future__ import annotations
 

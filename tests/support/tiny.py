@@ -7,16 +7,16 @@ torchrun's processes the first sends none, and the others to themselves.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -55,6 +55,17 @@ class Tiny(AlexNet):
         )  # fmt: skip
 
 
+class Narrow(AlexNet):
+    """AlexNet with hidden layers of 8: its files are small enough to be written and cut at will."""
+
+    @staticmethod
+    def _build_classifier(num_classes: int, dropout: float) -> FusedSequential:
+        with torch.device("meta"):
+            layers = AlexNet._build_classifier(num_classes, dropout)
+        layers[1], layers[4], layers[6] = nn.Linear(9216, 8), nn.Linear(8, 8), nn.Linear(8, num_classes)
+        return layers
+
+
 def tiny(*, num_classes: int = 1000, dropout: float = 0.5, weights: Any = None, progress: bool = True) -> Tiny:
     model = Tiny(num_classes, dropout)
     if weights is not None:
@@ -76,23 +87,11 @@ def write_images(folder: Path, per_class: int = 10, classes: tuple[str, ...] = C
     return folder
 
 
-def runner(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], list[str]]]:
-    """`alexkern train` in this process: its status, and the lines on stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
-        status = cli.main(["train", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return status, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
-
-
-def whole_run(images: Path, out: Path) -> Path:
-    """The folder of a run that nothing happens to."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "alexnet", tiny)
-        assert cli.main(["train", str(images), *RUN, "--out", str(out), "--quiet"]) == 0
-    return out
+def one_line(result: tuple[int, list[str], list[str]], wanted: int = 2) -> str:
+    """The only line on stderr of a command that ended with this status."""
+    status, _, errors = result
+    assert status == wanted and len(errors) == 1 and errors[0].startswith("alexkern train: "), result
+    return errors[0]
 
 
 def assert_same_run(ours: Path, wanted: Path) -> None:
@@ -129,12 +128,15 @@ def group_threads() -> str:
     return " ".join(name for name in threads if "gloo" in name)
 
 
-def command(*arguments: object, at: str = "", begun: bool = False, **popen: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own; at: SIGNAL_AT, with spaces between several; begun: forked (zygote.py)."""
+def command(
+    *arguments: object, at: str = "", begun: bool = False, by: Sequence[str] = (), **popen: Any
+) -> subprocess.Popen[str]:
+    """The command in a process of its own; at: SIGNAL_AT, with spaces between several; begun: forked (zygote.py); by:
+    options of Python's for what starts it."""
     tests = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"SIGNAL_AT": at, "PYTHONPATH": tests}
+    environment = os.environ | {"SIGNAL_AT": at, "PYTHONPATH": tests, "GLOO_SOCKET_IFNAME": "lo"}
     program = "import runpy; runpy.run_module('support.tiny', run_name='__main__')"
-    start = zygote.command(program) if begun else [sys.executable, "-m", "support.tiny"]
+    start = zygote.command(program) if begun else [sys.executable, *by, "-m", "support.tiny"]
     line = [*start, *map(str, arguments)]
     return subprocess.Popen(line, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen)
 
@@ -149,35 +151,43 @@ MOMENTS: dict[str, tuple[Any, str]] = {
 }
 
 
-def _arm(name: str, count: int, number: int) -> None:
-    owner, attribute = MOMENTS[name]
-    original, calls = getattr(owner, attribute), 0
+def instead(
+    owner: Any, name: str, count: int, act: Callable[..., Any], patch: Callable[[Any, str, Any], None] = setattr
+) -> None:
+    """The count-th call of a function is one of `act`, which is given the function and its arguments."""
+    original, calls = getattr(owner, name), itertools.count(1)
 
     def counting(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls != count:
+        if next(calls) != count:
             return original(*arguments, **options)
+        return act(original, *arguments, **options)
+
+    patch(owner, name, counting)
+
+
+def _arm(moment: str) -> None:
+    name, count, number = moment.split(":")
+
+    def act(original: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         if name == "spoil":
             loss, right = original(*arguments, **options)
             return loss * float("nan"), right
         if name == "write":  # half of it
             original(*arguments, **options)
             arguments[1].truncate(arguments[1].tell() // 2)
-        if number == signal.SIGKILL or "RANK" in os.environ:
-            os.kill(os.getpid(), number)
+        if int(number) == signal.SIGKILL or "RANK" in os.environ:
+            os.kill(os.getpid(), int(number))
         else:
-            os.killpg(0, number)
+            os.killpg(0, int(number))
         return original(*arguments, **options)
 
-    setattr(owner, attribute, counting)
+    instead(*MOMENTS[name], int(count), act)
 
 
 if __name__ == "__main__":
     MODELS["alexnet"] = tiny  # type: ignore[assignment]
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started by
     for moment in os.environ.get("SIGNAL_AT", "").split() if os.environ.get("RANK") != "0" else ():
-        name, count, number = moment.split(":")
-        _arm(name, int(count), int(number))
+        _arm(moment)
     status = cli.main(sys.argv[1:])
     sys.exit(status or group_threads() or 0)
