@@ -59,58 +59,38 @@ def images(generator: torch.Generator) -> list[Tensor]:
     return [torch.randint(0, 256, (*shape, 3), generator=generator, dtype=torch.uint8) for shape in SHAPES]
 
 
-@pytest.fixture
-def crops(images: list[Tensor]) -> list[tuple[Tensor, Tensor, list[int]]]:
-    """Of each image: itself, its crop, and the crop's box."""
+def assert_documented(kind: str, found: list[Tensor], exact: list[np.ndarray], theirs: list[Tensor]) -> None:
+    """The page's numbers are no less than the largest that were measured, and at most four times those."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    (numbers,) = re.findall(rf"^\| {kind} \| (\S+) \| (\S+) \|$", text, re.MULTILINE)
+    for printed, wanted in zip(numbers, (exact, theirs), strict=True):
+        pairs = zip(found, map(torch.as_tensor, wanted), strict=True)
+        measured = max((one.to(other.dtype) - other).abs().max().item() for one, other in pairs)
+        assert measured <= float(printed) <= 4 * measured, f"{kind}: measured {measured:.1e}, printed {printed}"
+
+
+def planes(image: Tensor) -> Tensor:
+    return image.permute(2, 0, 1).float() / 255
+
+
+def test_crops(images: list[Tensor]) -> None:
+    theirs = need("torchvision").transforms.functional.resized_crop
     table = reference.parameters(torch.tensor(SHAPES), SEED, Policy(SIZE, scale=SCALE, flip=0.0)).tolist()
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in table]
     boxes = [[int(row[name]) for name in ("top", "left", "height", "width")] for row in rows]
-    return list(zip(images, pictures(images, SIZE, scale=SCALE), boxes, strict=True))
+    assert_documented(
+        "cropped and resized",
+        [*pictures(images, SIZE, scale=SCALE)],
+        [cropped(image, box) for image, box in zip(images, boxes, strict=True)],
+        [theirs(planes(image), *box, list(SIZE), antialias=True) for image, box in zip(images, boxes, strict=True)],
+    )
 
 
-@pytest.fixture
-def turned(images: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Of each image: itself, and all of it turned."""
-    whole = [(image.shape[:2], image.shape[1] / image.shape[0]) for image in images]
-    options = {"rotation": (DEGREES, DEGREES), "scale": (1.0, 1.0)}
-    return [
-        (image, pictures([image], tuple(size), ratio=(ratio, ratio), **options)[0])
-        for image, (size, ratio) in zip(images, whole, strict=True)
-    ]
-
-
-def assert_documented(kind: str, column: int, differences: list[float]) -> None:
-    """The page's number is no less than the largest that was measured, and at most four times that."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    (numbers,) = re.findall(rf"^\| {kind} \| (\S+) \| (\S+) \|$", text, re.MULTILINE)
-    measured = max(differences)
-    assert measured <= float(numbers[column]) <= 4 * measured, f"{kind}: measured {measured:.1e}, printed {numbers}"
-
-
-def test_crops_from_exact_ones(crops: list[tuple[Tensor, Tensor, list[int]]]) -> None:
-    differences = [np.abs(found.double().numpy() - cropped(image, box)).max() for image, found, box in crops]
-    assert_documented("cropped and resized", 0, differences)
-
-
-def test_rotations_from_exact_ones(turned: list[tuple[Tensor, Tensor]]) -> None:
-    differences = [np.abs(found.double().numpy() - rotated(image)).max() for image, found in turned]
-    assert_documented("rotated as a whole", 0, differences)
-
-
-def test_crops_from_torchvision(crops: list[tuple[Tensor, Tensor, list[int]]]) -> None:
-    crop = need("torchvision").transforms.functional.resized_crop
-    wanted = [crop(image.permute(2, 0, 1).float() / 255, *box, list(SIZE), antialias=True) for image, _, box in crops]
-    differences = [(found - one).abs().max().item() for (_, found, _), one in zip(crops, wanted, strict=True)]
-    assert_documented("cropped and resized", 1, differences)
-
-
-def test_rotations_from_torchvision(turned: list[tuple[Tensor, Tensor]]) -> None:
+def test_rotations(images: list[Tensor]) -> None:
+    """Of each image, all of it."""
     torchvision = need("torchvision").transforms
-    wanted = [
-        torchvision.functional.rotate(
-            image.permute(2, 0, 1).float() / 255, DEGREES, torchvision.InterpolationMode.BILINEAR
-        )
-        for image, _ in turned
-    ]
-    differences = [(found - one).abs().max().item() for (_, found), one in zip(turned, wanted, strict=True)]
-    assert_documented("rotated as a whole", 1, differences)
+    turn, bilinear = torchvision.functional.rotate, torchvision.InterpolationMode.BILINEAR
+    whole = {"rotation": (DEGREES, DEGREES), "scale": (1.0, 1.0)}
+    found = [pictures([one], (H, W), ratio=(W / H, W / H), **whole)[0] for one in images for H, W in [one.shape[:2]]]
+    theirs = [turn(planes(image), DEGREES, bilinear) for image in images]
+    assert_documented("rotated as a whole", found, [*map(rotated, images)], theirs)

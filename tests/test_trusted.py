@@ -47,12 +47,8 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[Known], list[torch.devic
 
     def found(operators: Known) -> list[torch.device]:
         read: list[torch.device] = []
-
-        def record(device: torch.device) -> dict[str, Any]:
-            read.append(device)
-            return {"identity": {}, "operators": operators}
-
-        monkeypatch.setattr(verified, "record", record)
+        record = {"identity": {}, "operators": operators}
+        monkeypatch.setattr(verified, "record", lambda device: read.append(device) or record)
         dispatch.forget()
         return read
 
