@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 import pickle
 from typing import Any
@@ -70,40 +69,10 @@ def steps(frozen: nn.Module) -> list[Any]:
     return frozen._current().steps
 
 
-def test_structure_and_repr() -> None:
-    frozen = alexkern.freeze(small_alexnet())
-    assert [(type(step).__name__, len(step.modules)) for step in steps(frozen[0])] == [
-        ("FrozenConvolution", 3),
-        ("FrozenConvolution", 2),
-        ("ByOperator", 1),
-        ("ByOperator", 1),
-        ("FrozenConvolution", 2),
-        ("FrozenConvolution", 2),
-    ]
-    assert [type(step).__name__ for step in steps(frozen[3])] == ["Passing", *["FrozenLinear"] * 3]
-    assert [step.relu for step in steps(frozen[3])[1:]] == [True, True, False]
-    assert isinstance(frozen, FrozenSequential) and not frozen.training
-    text = repr(frozen)
+def test_the_repr_says_what_was_packed() -> None:
+    text = repr(alexkern.freeze(small_alexnet()))
     for words in ("(0-2) weight=float32 in oneDNN blocks, relu=True, max_pool=(3, 2, 0)", "(6) weight=", "(3): "):
         assert words in text, text
-
-
-def test_a_models_own_class_stays() -> None:
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.features = small_alexnet()[0]
-            self.head = nn.Linear(8 * 3 * 3, 4)
-
-        def forward(self, image: Tensor) -> Tensor:
-            return self.head(self.features(image).view(image.shape[0], -1))
-
-    model = Network().eval()
-    frozen = alexkern.freeze(model)
-    assert type(frozen) is Network and type(frozen.features) is FrozenSequential
-    image = torch.randn(2, 3, 63, 63)
-    with torch.no_grad():
-        torch.testing.assert_close(frozen(image), model(image))
 
 
 def test_it_is_a_snapshot_and_the_model_is_untouched(generator: torch.Generator) -> None:
@@ -114,27 +83,11 @@ def test_it_is_a_snapshot_and_the_model_is_untouched(generator: torch.Generator)
     first = frozen(image)
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
     assert type(model[0]) is nn.Sequential
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     assert torch.equal(frozen(image), first)
-    frozen.train()
-    assert torch.equal(frozen(image), first)
-
-
-def test_pickle_deepcopy_and_save(generator: torch.Generator) -> None:
-    frozen = alexkern.freeze(small_alexnet(), image_for("alexnet", 1, generator))
-    image = image_for("alexnet", 3, generator)
-    wanted = frozen(image)
-    assert torch.equal(pickle.loads(pickle.dumps(frozen))(image), wanted)
-    assert torch.equal(copy.deepcopy(frozen)(image), wanted)
-    buffer = io.BytesIO()
-    torch.save(frozen, buffer)
-    buffer.seek(0)
-    restored = torch.load(buffer, weights_only=False)
-    assert torch.equal(restored(image), wanted) and repr(restored) == repr(frozen)
 
 
 def test_nan_survives_the_relu() -> None:
@@ -296,16 +249,13 @@ def test_format_is_torchs(channels_last: bool, generator: torch.Generator) -> No
     assert alexkern.freeze(model)(image[0]).stride() == model(image[0]).stride()
 
 
-def test_hooked_pruned_and_padded_modules_run_as_they_are(generator: torch.Generator) -> None:
+def test_pruned_and_padded_modules_run_as_they_are(generator: torch.Generator) -> None:
     model = small_alexnet().eval()
-    calls: list[int] = []
-    model[0][1].register_forward_hook(lambda *_: calls.append(1))
     prune.l1_unstructured(model[0][3], "weight", 0.3)
     image = image_for("alexnet", 1, generator)
     frozen = alexkern.freeze(model)
     with torch.no_grad():
         torch.testing.assert_close(frozen(image), model(image))
-    assert len(calls) == 2
     odd = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
         nn.ReLU(),
@@ -329,5 +279,3 @@ def test_bad_input_says_so() -> None:
     linear = alexkern.freeze(nn.Sequential(nn.Linear(5, 4)))
     with pytest.raises(alexkern.ArgumentError, match=r"of 5 channels, got shape \(2, 4\)"):
         linear(torch.zeros(2, 4))
-    with pytest.raises(TypeError, match="alexkern.freeze: model must be a torch.nn.Module, got list"):
-        alexkern.freeze([])  # type: ignore[type-var]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
-import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import alexkern
 from alexkern.backends.cuda import conv2d_relu, sm90, space_to_depth
@@ -18,20 +16,16 @@ from alexkern.frozen.convolution import FrozenConvolution
 from alexkern.frozen.images import in_depth
 from alexkern.functional import augment
 from support.backends import DEVICE, HALVES, serving
+from support.copies import copies
 from support.launches import noted
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The backend, and the GPU that the emulator stands for.
-SERVED = {
-    "torch": ("torch", "8.0"),
-    "cuda 8.0": ("cuda", "8.0"),
-    "cuda 9.0": ("cuda", "9.0"),
-}
 
 
-@pytest.fixture(params=SERVED)
+@pytest.fixture(params=["torch 8.0", "cuda 8.0", "cuda 9.0"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    name, capability = SERVED[request.param]
+    """And the GPU that the emulator stands for."""
+    name, capability = request.param.split()
     if name not in serving("conv2d_relu"):
         pytest.skip(f"{name} does not run here")
     if DEVICE.type == "cuda" and capability == "9.0":
@@ -55,6 +49,15 @@ def network(dtype: torch.dtype, channels: int = 3, pool: bool = True) -> nn.Sequ
     ).to(DEVICE, dtype).eval()  # fmt: skip
 
 
+def drawn(
+    generator: torch.Generator, shape: tuple[int, ...], mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> tuple[Tensor, Tensor]:
+    """Images of bytes, and what they are normalised."""
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8).to(DEVICE)
+    mean_, std_ = (torch.tensor(row, dtype=torch.float64, device=DEVICE).view(-1, 1, 1) for row in (mean, std))
+    return images, (images.double() / 255 - mean_) / std_
+
+
 def layouts(images: Tensor) -> list[Tensor]:
     """NCHW, NHWC, and strides that are neither."""
     N, C, H, W = images.shape
@@ -71,21 +74,14 @@ def close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("pool", [True, False], ids=["pool", "no pool"])
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_images_of_every_kind(
-    backend: str,
-    dtype: torch.dtype,
-    pool: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    launched: list[str],
-    generator: torch.Generator,
+    backend: str, dtype: torch.dtype, pool: bool, monkeypatch, launched: list[str], generator: torch.Generator
 ) -> None:
     monkeypatch.setattr(space_to_depth, "first_layer_times", lambda *_: (1.0, 0.0))  # depth is faster
     model = network(dtype, pool=pool)
     double = copy.deepcopy(model).double()
     frozen = alexkern.freeze(model, mean=MEAN, std=STD)
-    mean, std = (torch.tensor(row, dtype=torch.float64, device=DEVICE).view(3, 1, 1) for row in (MEAN, STD))
     for size, kinds in (((31, 35), 3), ((42, 27), 1)):
-        bytes_in = torch.randint(256, (3, 3, *size), generator=generator, dtype=torch.uint8).to(DEVICE)
-        exact = (bytes_in.double() / 255 - mean) / std
+        bytes_in, exact = drawn(generator, (3, 3, *size))
         for images in (bytes_in, exact.float(), exact.to(dtype)):
             wanted = double(exact.to(dtype).double())
             for layout in layouts(images)[-kinds:]:
@@ -129,13 +125,12 @@ def test_other_channels(backend: str, channels: int, generator: torch.Generator)
     numbers = {"mean": [0.1 * c for c in range(channels)], "std": [1 + 0.1 * c for c in range(channels)]}
     frozen = alexkern.freeze(model, **numbers)
     assert ("filters in depth" in repr(frozen)) == (channels < 5)
-    bytes_in = torch.randint(256, (2, channels, 33, 33), generator=generator, dtype=torch.uint8).to(DEVICE)
-    mean, std = (torch.tensor(row, dtype=torch.float64, device=DEVICE).view(-1, 1, 1) for row in numbers.values())
-    close(frozen(bytes_in), copy.deepcopy(model).double()((bytes_in.double() / 255 - mean) / std), torch.float32)
+    bytes_in, exact = drawn(generator, (2, channels, 33, 33), **numbers)
+    close(frozen(bytes_in), copy.deepcopy(model).double()(exact), torch.float32)
 
 
 def test_the_padding_is_zero_behind_the_normalisation(backend: str) -> None:
-    """Black images, which the mean makes negative: only the pixels inside count."""
+    """Black images, which the mean makes negative: only the pixels inside count. The filters are two times 4 wide."""
     model = nn.Sequential(nn.Conv2d(1, 1, 8, stride=4, padding=4, bias=False), nn.ReLU()).to(DEVICE)
     nn.init.constant_(model[0].weight, -1.0)
     frozen = alexkern.freeze(model, mean=[0.5], std=[0.5])
@@ -147,9 +142,7 @@ def test_the_padding_is_zero_behind_the_normalisation(backend: str) -> None:
 def test_a_layer_of_stride_1_takes_bytes_too(backend: str, dtype: torch.dtype, generator: torch.Generator) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).to(DEVICE, dtype).eval()
     frozen = alexkern.freeze(model, mean=MEAN, std=STD)
-    bytes_in = torch.randint(256, (2, 3, 9, 8), generator=generator, dtype=torch.uint8).to(DEVICE)
-    mean, std = (torch.tensor(row, dtype=torch.float64, device=DEVICE).view(3, 1, 1) for row in (MEAN, STD))
-    exact = (bytes_in.double() / 255 - mean) / std
+    bytes_in, exact = drawn(generator, (2, 3, 9, 8))
     wanted = copy.deepcopy(model).double()(exact.to(dtype).double())
     for images in (bytes_in, exact.float()):
         close(frozen(images), wanted, dtype)
@@ -178,7 +171,7 @@ def test_images_that_augment_has_brought_to_depth(backend: str, dtype: torch.dty
 
 def test_example_may_be_what_the_model_will_get(backend: str, generator: torch.Generator) -> None:
     model = network(torch.bfloat16)
-    bytes_in = torch.randint(256, (2, 3, 31, 31), generator=generator, dtype=torch.uint8).to(DEVICE)
+    bytes_in, _ = drawn(generator, (2, 3, 31, 31))
     wanted = alexkern.freeze(model, mean=MEAN, std=STD)(bytes_in)
     for example in (bytes_in, bytes_in.float()):
         torch.testing.assert_close(alexkern.freeze(model, example, mean=MEAN, std=STD)(bytes_in), wanted)
@@ -190,31 +183,10 @@ def test_pickle_deepcopy_and_repr(backend: str, generator: torch.Generator) -> N
     for words in ("filters in depth=(16, 3, 3, 48)", f"mean={MEAN}, std={STD}"):
         assert words in text and text.count(words) == 1
     assert "mean=" not in repr(alexkern.freeze(network(torch.float32)))
-    bytes_in = torch.randint(256, (2, 3, 31, 31), generator=generator, dtype=torch.uint8).to(DEVICE)
+    bytes_in, _ = drawn(generator, (2, 3, 31, 31))
     wanted = frozen(bytes_in)
-    buffer = io.BytesIO()
-    torch.save(frozen, buffer)
-    buffer.seek(0)
-    copies = pickle.loads(pickle.dumps(frozen)), copy.deepcopy(frozen), torch.load(buffer, weights_only=False)
-    for again in copies:
+    for again in copies(frozen):
         assert torch.equal(again(bytes_in), wanted) and repr(again) == text
-
-
-def test_a_models_own_class_hands_its_images_on(backend: str, generator: torch.Generator) -> None:
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.features = network(torch.float32)
-
-        def forward(self, image: Tensor) -> Tensor:
-            return self.features(image).flatten(1)
-
-    model = Network().eval()
-    frozen = alexkern.freeze(model, mean=MEAN, std=STD)
-    bytes_in = torch.randint(256, (2, 3, 31, 31), generator=generator, dtype=torch.uint8).to(DEVICE)
-    mean, std = (torch.tensor(row, device=DEVICE).view(3, 1, 1) for row in (MEAN, STD))
-    with torch.no_grad():
-        torch.testing.assert_close(frozen(bytes_in), model((bytes_in / 255 - mean) / std), rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_first_convolution_takes_them(backend: str) -> None:
@@ -228,21 +200,18 @@ def test_only_the_first_convolution_takes_them(backend: str) -> None:
 
 def test_bad_arguments(backend: str) -> None:
     model = network(torch.float32)
-    bad = {
-        r"std must be given where mean is, got None": {"mean": MEAN},
-        r"mean must be given where std is, got None": {"std": STD},
-        r"mean must be 3 finite numbers, one for each channel, got \(0\.1, 0\.2\)": {"mean": (0.1, 0.2), "std": STD},
-        r"std must be 3 finite numbers, one for each channel, above 0, got \(1, 0, 1\)": {
-            "mean": MEAN,
-            "std": (1, 0, 1),
-        },
-        r"mean must be 3 finite numbers.* got \[nan": {"mean": [float("nan")] * 3, "std": STD},
-        r"mean must be 3 finite numbers.* got 'abc'": {"mean": "abc", "std": STD},
-        r"std must be 3 finite numbers.* got 0\.5": {"mean": MEAN, "std": 0.5},
-    }
-    for message, arguments in bad.items():
+    bad: list[tuple[str, Any, Any]] = [
+        ("std must be given where mean is, got None", MEAN, None),
+        ("mean must be given where std is, got None", None, STD),
+        (r"mean must be 3 finite numbers, one for each channel, got \(0\.1, 0\.2\)", (0.1, 0.2), STD),
+        (r"std must be 3 finite numbers, one for each channel, above 0, got \(1, 0, 1\)", MEAN, (1, 0, 1)),
+        (r"mean must be 3 finite numbers.* got \[nan", [float("nan")] * 3, STD),
+        ("mean must be 3 finite numbers.* got 'abc'", "abc", STD),
+        (r"std must be 3 finite numbers.* got 0\.5", MEAN, 0.5),
+    ]
+    for message, mean, std in bad:
         with pytest.raises(alexkern.ArgumentError, match=f"alexkern.freeze: {message}"):
-            alexkern.freeze(model, **arguments)  # type: ignore[arg-type]
+            alexkern.freeze(model, mean=mean, std=std)
     with pytest.raises(TypeError):
         alexkern.freeze(model, None, MEAN, STD)  # type: ignore[misc]
     for other in (nn.Linear(3, 3), nn.ModuleList([type("Own", (nn.Conv2d,), {})(3, 4, 11, 4)])):
@@ -273,16 +242,3 @@ def test_what_does_not_go_in_depth() -> None:
     assert in_depth(weight, *pairs, 2) is None and in_depth(torch.zeros(6, 5, 11, 11), *pairs, 1) is None
     for stride, dilation in (((4, 3), (1, 1)), ((3, 4), (1, 1)), ((4, 4), (1, 2)), ((4, 4), (2, 1))):
         assert in_depth(weight, stride, (2, 2), dilation, 1) is None
-
-
-def test_what_torchs_own_operators_make_of_it(generator: torch.Generator) -> None:
-    """The filters in depth are those of the definition: a convolution of stride 1 over pixel_unshuffle's images."""
-    model = network(torch.float32)
-    (first,) = alexkern.freeze(model[:2])._current().steps
-    images = torch.randn((2, 3, 35, 27), generator=generator).to(DEVICE)
-    deep = F.pixel_unshuffle(F.pad(images, (2, 3, 2, 3)), 4)  # 40 x 32: as (c, a, b)
-    deep = deep.view(2, 3, 16, 10, 8).transpose(1, 2).reshape(2, 48, 10, 8)[:, :, : 8 + 2, : 6 + 2]
-    with torch.no_grad():
-        wanted = model[:2](images)
-        found = F.conv2d(deep, first.images.in_depth.weight, model[0].bias).relu()
-    torch.testing.assert_close(found[:, :, : wanted.shape[2], : wanted.shape[3]], wanted, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,6 @@ import alexkern
 from alexkern.accuracy import assert_accurate
 from alexkern.frozen.convolution import FrozenConvolution
 from support.backends import DEVICE
-from support.optional import need
 
 # Conv2d's arguments, what follows the normalisation, and whether that is affine.
 CASES: dict[str, tuple[dict[str, Any], list[type[nn.Module]], bool]] = {
@@ -67,8 +66,7 @@ def test_it_is_folded(case: str, dtype: torch.dtype, generator: torch.Generator)
     for layer, child in zip(model, frozen, strict=True):  # called one by one
         assert type(child) is type(layer) and torch.equal(child(value), layer(value))
         value = layer(value)
-    for (name, kept), (own, given) in zip(frozen.state_dict().items(), model.state_dict().items(), strict=True):
-        assert name == own and torch.equal(kept, given)
+    torch.testing.assert_close(frozen.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("part", ["weight", "bias", "running_mean", "running_var"])
@@ -139,22 +137,6 @@ def test_the_first_convolution_takes_bytes_with_it(generator: torch.Generator) -
             torch.testing.assert_close(frozen(images), model((images / 255 - mean) / std))
         frozen[0].register_forward_hook(lambda *_: None)
         torch.testing.assert_close(frozen(images), wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_torchvisions_vgg11_bn(generator: torch.Generator) -> None:
-    vgg = need("torchvision").models.vgg
-    torch.manual_seed(7)
-    model = vgg.make_layers(vgg.cfgs["A"], batch_norm=True).eval().to(DEVICE)
-    for module in model:
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.1, 1)
-    frozen = alexkern.freeze(model)
-    image = torch.randn(1, 3, 32, 32, generator=generator).to(DEVICE)
-    with torch.no_grad():
-        exact = copy.deepcopy(model).double()(image.double())
-        torch.testing.assert_close(frozen(image).double(), exact, rtol=1e-4, atol=1e-5 * exact.abs().max().item())
-    assert (normalisations(model, image), normalisations(frozen, image)) == (8, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)

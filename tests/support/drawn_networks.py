@@ -95,7 +95,7 @@ SPELLINGS: dict[type[nn.Module], dict[str, tuple[Callable[[Tensor, Any], Tensor]
 
 
 class Drawn(nn.Module):
-    """The network of a seed; `written` says in a line what it is.
+    """The network of a seed; `written` says what it is.
 
     `image(batch)` is a batch for it; forward returns a tuple, the logits and what was tapped on the way. dropout is the
     probability of every Dropout: with 0 a training step has one right answer. style: one of STYLES, in turn by default.
@@ -203,11 +203,5 @@ class Drawn(nn.Module):
 
     @property
     def written(self) -> str:
-        """As one line, for the message of a test."""
-        words = []
-        for name, style, which in self.calls:
-            layer = getattr(self, name, None)
-            inner = layer if isinstance(layer, nn.Sequential) else [layer]
-            kinds = "-".join(type(module).__name__ for module in inner)
-            words.append(name if layer is None else f"{kinds} by {style} {which}" if style != "module" else kinds)
-        return f"{self.style}: {', '.join(words)}"
+        """For the message of a test."""
+        return f"{self.style}: {self.calls} of {self}"
