@@ -13,7 +13,6 @@ from support.optional import need
 
 MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])
-SIZES = [(300, 427), (427, 300), (256, 256), (256, 999), (81, 64), (2, 3)]
 
 
 def random_pixels(generator: torch.Generator, height: int, width: int, n: int | None = None) -> Tensor:
@@ -101,6 +100,10 @@ FORMS = {
     "grey": lambda batch: batch[:, :1].expand(-1, 3, -1, -1),
     "no image": lambda batch: batch[:0],
 }
+
+
+# Of 427 x 640 the longer side is rounded down, not to the nearest.
+SIZES = [(300, 427), (427, 640), (640, 427), (256, 256), (256, 999), (81, 64), (2, 3)]
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 1), (1, 9), (9, 1), (2, 31), (255, 257)])
