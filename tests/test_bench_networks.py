@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import models
-from alexkern.bench import bench_dropout, bench_training, history
+from alexkern.bench import bench_dropout, history
 from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import LAYERS, Target
-from alexkern.bench.networks import contenders, plain, training_trial, variant
+from alexkern.bench.networks import contenders, plain, training_trial
 from alexkern.bench.operators import _expression
 from alexkern.bench.options import Options, comma_separated, sizes
 from alexkern.bench.peers import PEERS, Peer
@@ -189,19 +189,6 @@ def test_convolutions_and_their_relus_are_replaced_where_they_lie():
     assert nn.ReLU in [type(module) for module in network.classifier]
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_who_takes_part_where(device):
-    """Peers of another device are no rows at all, and what is long in preparing joins at the main batches."""
-    of = options(targets=(Target(torch.device(device), torch.bfloat16),), peers=tuple(peer.name for peer in PEERS))
-    both = [[peer.name for peer in contenders("alexnet", of, of.target, cost) if not peer.ours] for cost in (2, 1, 0)]
-    every, most, cheap = map(set, both)
-    assert ("openvino" in every) == (device == "cpu")
-    assert ("tensorrt" in every) == ("cudnn-frontend graph" in every) == (device == "cuda")
-    assert {"torch", "torch channels_last", "torchvision"} <= cheap <= most <= every
-    assert "torch.compile" in most - cheap and "torch.compile max-autotune" in every - most
-    assert "torchvision" not in {peer.name for peer in contenders("alexnet_2012", of, of.target, 2)}
-
-
 def test_costly_peers_join_where_it_matters_most():
     gpu = torch.device("cuda")
     targets = Target(gpu, torch.bfloat16), Target(gpu, torch.float16)
@@ -236,23 +223,10 @@ def test_on_a_gpu_ours_are_also_measured_by_name_whatever_auto_takes(monkeypatch
         call()
         last = peer.name.split()[-1]
         assert Witness.seen == [last if last in served else "auto"]
-    sources = (bench_dropout.bench_dropout, bench_training.bench_trainer_step)
-    rows = [row for source in sources for row in source.comparisons(gpu)]
-    assert len(rows) > 2
-    for row in rows:
-        assert [one.name for one in row.variants if one.ours] == ["alexkern", "alexkern cuda", "alexkern triton"]
     operator = bench_dropout.bench_dropout.comparisons
     for name, backend in (("alexkern", "auto"), ("alexkern cuda", "cuda")):
         of = dataclasses.replace(operator, ours=lambda layer, input: alexkern.current_backend())
         assert _expression(of, name)(None, torch.zeros(1)) == backend
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_only_on_a_cpu_a_peer_has_threads_that_go_on_spinning(device):
-    """And only one that has them: for the others a run would wait at every sample."""
-    target = dataclasses.replace(options().target, device=torch.device(device))
-    restless = {peer.name for peer in PEERS if variant(peer, target).restless}
-    assert restless == ({"onnxruntime", "openvino"} if device == "cpu" else set())
 
 
 def test_peers_take_part_where_they_can():

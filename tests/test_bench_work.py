@@ -21,7 +21,7 @@ from alexkern.bench import crossovers as measuring
 from alexkern.bench.ceilings import Ceilings, measure_ceilings
 from alexkern.bench.crossovers import convolution_pairs
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
-from alexkern.bench.networks import plain, training_work
+from alexkern.bench.networks import plain
 from alexkern.bench.prediction import balance, is_product, predict, waves, work_of
 from alexkern.cost.chips import CHIPS
 from alexkern.geometry import Geometry
@@ -29,9 +29,6 @@ from alexkern.measure.timing import Plan
 from alexkern.tools.workloads import Workload
 from support.bench_records import CPU
 from support.pinned import hold
-
-H200 = Ceilings(989e12, 4.8e12)
-
 
 # torch counts the filters' gradients of a grouped convolution as if it had no groups.
 COUNTED = [(name, backward) for name in sorted(LAYERS) for backward in (False, True)]
@@ -81,20 +78,6 @@ def test_bytes_of_inference_are_those_of_each_fused_operators_tensors():
         module.register_forward_hook(count)
     network(images)
     assert work.total(work.network(ALEXNET, 2, 2, backward=False)).bytes == 2 * moved
-
-
-def test_floors_are_those_of_the_roofline_worked_out_by_hand():
-    """torchvision's network in bfloat16 at batch 128, by an H200's data sheet: within what rounding leaves."""
-    forward = work.network(ALEXNET, 128, 2, backward=False)
-    assert work.floor(forward, H200) == pytest.approx(195e-6, rel=0.02)
-    single = work.network(ALEXNET, 1, 2, backward=False)
-    assert work.floor(single, H200) == pytest.approx(26e-6, rel=0.05)
-    step = work.network(ALEXNET, 128, 2, backward=True)
-    assert work.floor(step, H200) == pytest.approx(568e-6, rel=0.05)
-    parameters = 61_100_840
-    assert work.total(training_work("alexnet", 128, CPU)).bytes - work.total(
-        work.network(ALEXNET, 128, 4, backward=True)
-    ).bytes == pytest.approx(5 * 4 * parameters)
 
 
 def test_a_pooling_by_hand():
