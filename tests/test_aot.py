@@ -60,6 +60,9 @@ Resource usage:
 """
 
 
+OTHER = LISTING.replace("matmul", "other")
+
+
 def test_a_listing_is_read() -> None:
     program = sass.parse(LISTING)
     assert (program.registers, program.stack, program.local) == (191, 16, 8)
@@ -80,15 +83,8 @@ def test_the_main_loop_is_the_innermost_that_multiplies() -> None:
 
 def test_without_tensor_cores_the_main_loop_has_the_most_multiply_adds() -> None:
     """However short another is that moves as much."""
-    words = [
-        "LDG.E R4, [R2]",
-        "BRA 0x0",
-        "LDG.E R4, [R2]",
-        "FFMA R1, R2, R3, R4",
-        "FFMA.FTZ R1, R2, R3, R4",
-        "BRA 0x20",
-    ]
-    words += ["LDG.E R4, [R2]", "FFMA R1, R2, R3, R4", "BRA 0x60"]
+    load, multiply = "LDG.E R4, [R2]", "FFMA R1, R2, R3, R4"
+    words = [load, "BRA 0x0", load, multiply, "FFMA.FTZ R1, R2, R3, R4", "BRA 0x20", load, multiply, "BRA 0x60"]
     text = "".join(f"        /*{16 * place:04x}*/      {one} ;\n" for place, one in enumerate(words))
     assert [step.address for step in sass.main_loop(sass._instructions(text))] == [0x20, 0x30, 0x40, 0x50]
 
@@ -115,15 +111,9 @@ def test_tensor_core_instructions() -> None:
     ("text", "complaint"),
     [
         ("", "wanted one function and its resources, got no function"),
-        (
-            LISTING + LISTING.replace("matmul", "other"),
-            r"wanted one function and its resources, got \['matmul', 'other'\]",
-        ),
+        (LISTING + OTHER, r"wanted one function and its resources, got \['matmul', 'other'\]"),
         (LISTING + LISTING, "listed twice"),
-        (
-            LISTING.replace("Function : matmul", "Function : other"),
-            r"code of \['other'\], but resources of \['matmul'\]",
-        ),
+        (LISTING.replace("n : matmul", "n : other"), r"code of \['other'\], but resources of \['matmul'\]"),
     ],
 )
 def test_anything_but_one_function_is_refused(text: str, complaint: str) -> None:
@@ -287,22 +277,17 @@ def test_what_compiles_to_the_same_code_is_compiled_once(monkeypatch: pytest.Mon
     calls = {"forward": [one, other], "backward": [wide]}
     asked: list[Any] = []
     compiled: list[Any] = []
-    monkeypatch.setattr(
-        aot, "rehearsed", lambda workload, device: asked.append((workload, device)) or aot.Rehearsed(calls, {})
-    )
+    monkeypatch.setattr(aot, "rehearsed", lambda *of: asked.append(of) or aot.Rehearsed(calls, {}))
     monkeypatch.setattr(aot, "specialisation", lambda launch, target: str(launch.args))
-    monkeypatch.setattr(
-        aot, "report", lambda launch, target: compiled.append((launch, target)) or replace(REPORT, target=target)
-    )
+    monkeypatch.setattr(aot, "report", lambda *of: compiled.append(of) or replace(REPORT, target=of[1]))
     monkeypatch.setattr(aot, "place_triton_cache", lambda: None)
     workload = Workload("dropout", "alexnet", "before fc7", 8, "float16")
     found = list(aot.reports([workload], [80, CHIPS["H200"]]))
     assert asked == [(workload, aot.TARGETS[80]), (workload, CHIPS["H200"])]
     assert compiled == [(one, 80), (other, 80), (one, 90), (other, 90)]
     wanted = [("forward", (1, 2, 3)), ("forward", (1, 2, 3)), ("backward", (9, 9, 9))]
-    assert [(report.call, report.grid, report.target) for report in found] == [
-        (*call, target) for target in (80, 90) for call in wanted
-    ]
+    made = [(report.call, report.grid, report.target) for report in found]
+    assert made == [(*call, target) for target in (80, 90) for call in wanted]
     assert {(report.workload, report.arithmetic) for report in found} == {(str(workload), "float16")}
 
 
@@ -388,11 +373,8 @@ def test_the_launchers_of_cuda_choose_as_on_the_chip(monkeypatch: pytest.MonkeyP
     """Within a block; what they launch is found again among what nvcc has made."""
     chip, launches = CHIPS["A100"], []
     names = {"m1": "dropout::k<1>", "m2": "max_pool2d::dropout::k<2>"}
-    kernels = [
-        replace(KERNEL, kernel="k<1>"),
-        replace(KERNEL, operator="max_pool2d", kernel="dropout::k<2>", registers=7),
-    ]
-    asked: list[Any] = []
+    other = replace(KERNEL, operator="max_pool2d", kernel="dropout::k<2>", registers=7)
+    kernels, asked = [replace(KERNEL, kernel="k<1>"), other], []
 
     def call(*mangled: str) -> None:
         emulated = static_cuda.cuda.EMULATED, static_cuda.sm90.EMULATED
@@ -410,10 +392,8 @@ def test_the_launchers_of_cuda_choose_as_on_the_chip(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(static_cuda, "demangled", lambda mangled: [names[name] for name in mangled])
     before = static_cuda.cuda.EMULATED
     found = list(static_cuda.reports([workload], chip))
-    assert (
-        asked == ["tf32", *[((chip, chip), ["1", "8.0"])] * 2, "80", ("made", 3)]
-        and static_cuda.cuda.EMULATED is before
-    )
+    assert asked == ["tf32", *[((chip, chip), ["1", "8.0"])] * 2, "80", ("made", 3)]
+    assert static_cuda.cuda.EMULATED is before
     assert [(one, name, report.kernel, report.registers, report.grid) for one, name, report in found] == [
         (workload, "forward", "k<1>", 99, (0, 1, 1)), (workload, "forward", "dropout::k<2>", 7, (1, 1, 1)),
         (workload, "backward", "dropout::k<2>", 7, (0, 1, 1)),

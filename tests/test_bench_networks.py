@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -39,22 +40,15 @@ def test_the_tables_of_layers_are_those_of_the_networks(name):
 
     layers = LAYERS[name]
     convolutions = [(module, shape) for module, shape in seen if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == len(layers.convolutions)
     for (module, shape), layer in zip(convolutions, layers.convolutions, strict=True):
         assert shape == (layer.C, layer.H, layer.H)
+        sides = [value[0] for value in (module.kernel_size, module.stride, module.padding)]
         fields = layer.K, layer.R, layer.stride, layer.padding, layer.groups
-        assert fields == (
-            module.out_channels,
-            *(value[0] for value in (module.kernel_size, module.stride, module.padding)),
-            module.groups,
-        )
+        assert fields == (module.out_channels, *sides, module.groups)
     kinds = [type(module) for module, _ in seen]
-    fused = [
-        kinds[: index + 1].count(nn.Conv2d) - 1
-        for index in range(len(kinds) - 2)
-        if kinds[index : index + 3] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
-    ]
-    assert layers.pooled_convolutions == tuple(layers.convolutions[index] for index in fused)
+    places = [place for place, kind in enumerate(kinds) if kind is nn.Conv2d]
+    pooled = [kinds[place + 1 : place + 3] == [nn.ReLU, nn.MaxPool2d] for place in places]
+    assert layers.pooled_convolutions == tuple(itertools.compress(layers.convolutions, pooled))
 
     def shapes(kind):
         return [shape for module, shape in seen if isinstance(module, kind)]
@@ -62,10 +56,8 @@ def test_the_tables_of_layers_are_those_of_the_networks(name):
     assert shapes(nn.MaxPool2d) == [(layer.C, layer.H, layer.H) for layer in layers.poolings]
     assert shapes(nn.LocalResponseNorm) == [(layer.C, layer.H, layer.H) for layer in layers.normalizations]
     assert shapes(nn.Dropout) == [(layer.features,) for layer in layers.dropouts]
-    hidden = [module for module, _ in seen if isinstance(module, nn.Linear)][:-1]
-    assert [(m.in_features, m.out_features) for m in hidden] == [
-        (layer.in_features, layer.out_features) for layer in layers.linears
-    ]
+    hidden = [(module.in_features, module.out_features) for module, _ in seen if isinstance(module, nn.Linear)][:-1]
+    assert hidden == [(layer.in_features, layer.out_features) for layer in layers.linears]
 
 
 def small_network() -> nn.Sequential:

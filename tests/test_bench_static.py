@@ -121,12 +121,6 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch, capsys):
         assert capsys.readouterr().err == f"alexkern bench: {words}\n"
 
 
-def test_an_interpreter_compiles_nothing(monkeypatch, capsys):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert cli.main(["bench", "--static"]) == 2
-    assert "TRITON_INTERPRET=1 is set" in capsys.readouterr().err
-
-
 def reported(*arguments: str) -> list[dict]:
     """What the command prints as JSON."""
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -198,20 +198,13 @@ def test_networks_of_any_style_are_tried_as_they_train_or_infer(monkeypatch):
         subject.setup()
         name, got, images, runners, target = asked.pop()
         assert (name.startswith("training"), got, target) == (trains, network, CPU)
-        assert images.shape == (16, 3, 32, 32) and [one.name for one in subject.variants] == [
-            one.name for one in runners
-        ]
+        assert images.shape == (16, 3, 32, 32)
+        assert [one.name for one in subject.variants] == [one.name for one in runners]
 
 
 def test_files_become_the_same_batches_for_everybody(monkeypatch):
     monkeypatch.setattr(bench_input, "PHOTOGRAPHS", 3)
     monkeypatch.setattr(bench_input, "BATCH", 2)
-    every = list(bench_input.inputs(options()))
-    assert [one.what for one in every] == [
-        "3 JPEG files of 500 x 375, one thread",
-        "3 JPEG files of 500 x 375, 2 workers",
-    ]
-    assert list(bench_input.inputs(options(targets=(dataclasses.replace(CPU, device=torch.device("cuda")),)))) == []
     (alone,) = bench_input.inputs(options(clock="cpu"))
     trial = alone.setup()
     results = {}

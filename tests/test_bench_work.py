@@ -47,13 +47,6 @@ def test_operations_are_those_that_torch_counts(name, backward):
     assert work.total(work.network(LAYERS[name], 2, 4, backward=backward)).flops == counted.get_total_flops()
 
 
-def test_a_backward_pass_has_two_products_for_each_of_the_forward_but_one():
-    layers = LAYERS["alexnet_2012"]
-    forward = work.total(work.network(layers, 2, 4, backward=False)).flops
-    (first,) = work.convolution(layers.convolutions[0], 2, 4, pooled=False, backward=False, first=True)
-    assert work.total(work.network(layers, 2, 4, backward=True)).flops == 3 * forward - first.flops
-
-
 def test_bytes_of_inference_are_those_of_each_fused_operators_tensors():
     with torch.device("meta"):
         network = plain(models.alexnet())
@@ -95,14 +88,6 @@ def test_a_pooled_convolution_keeps_a_byte_a_winner_for_its_backward_pass():
     assert (inference.bytes, forward.bytes) == (2 * values, 2 * values + 4 * 9)
     # The gradient and the pooled output, the winners, input and filters; their gradients and the bias's.
     assert backward.bytes == 2 * (2 * 4 * 9 + 2 * (3 * 81 + 4 * 3 * 9) + 4) + 4 * 9
-
-
-def test_the_first_layers_input_needs_no_gradient():
-    layer = Convolution("conv", 3, 8, 4, 3)
-    _, first = work.convolution(layer, 1, 4, pooled=False, backward=True, first=True)
-    forward, other = work.convolution(layer, 1, 4, pooled=False, backward=True, first=False)
-    assert (first.flops, other.flops) == (forward.flops, 2 * forward.flops)
-    assert other.bytes - first.bytes == 4 * (3 * 8 * 8 + 4 * 3 * 9)
 
 
 class TwoCalls:

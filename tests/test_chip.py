@@ -92,6 +92,7 @@ while not os.path.exists(PATH):
     time.sleep(0.02)
 """
 HANGS = f"{ORPHAN}print('hangs now', flush=True)\ntime.sleep(600)\n"
+STUBBORN = HANGS.replace("print", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint")
 
 
 def test_stages_run_in_order_and_the_summary_is_there_at_every_moment(tmp_path: Path, capsys: Any) -> None:
@@ -114,21 +115,17 @@ def test_a_limit_is_a_share_of_what_is_left(tmp_path: Path) -> None:
     assert 14 < limits[0] <= 15 and 30 < limits[1] <= 59
 
 
-def test_what_hangs_is_killed_at_its_limit_with_all_below_it(tmp_path: Path, short: float) -> None:
+@pytest.mark.parametrize(("code", "says", "least_s"), [(HANGS, "KeyboardInterrupt", 0.0), (STUBBORN, "hangs now", 3.0)])
+def test_what_hangs_is_killed_at_its_limit_with_all_below_it(
+    code: str, says: str, least_s: float, tmp_path: Path, short: float
+) -> None:
     pid = tmp_path / "pid"
-    stages = stage("hang", HANGS.replace("PATH", repr(str(pid))), short), stage("next", "print('goes on')")
+    stages = stage("hang", code.replace("PATH", repr(str(pid))), short), stage("next", "print('goes on')")
     assert run(tmp_path, *stages) == 1
     found = summary(tmp_path)
     assert (found["hang"]["status"], found["next"]["status"]) == ("limit", "passed")
-    assert found["hang"]["says"] == "KeyboardInterrupt" and "hangs now" in log(tmp_path, "hang")
-    assert gone(pid)
-
-
-def test_what_ignores_the_signal_is_killed_at_its_limit(tmp_path: Path, short: float) -> None:
-    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('hangs now'); time.sleep(600)"
-    assert run(tmp_path, stage("hang", code, short)) == 1
-    found = summary(tmp_path)["hang"]
-    assert (found["status"], found["says"]) == ("limit", "hangs now") and found["seconds"] >= staging.LEAST_S
+    assert found["hang"]["says"] == says and "hangs now" in log(tmp_path, "hang")
+    assert gone(pid) and found["hang"]["seconds"] >= least_s
 
 
 def test_what_a_command_leaves_running_is_killed(tmp_path: Path) -> None:

@@ -51,16 +51,6 @@ def test_every_operator_has_a_backend_and_a_reason_for_each_other_one() -> None:
         assert service.backend not in service.why_not and all(service.why_not.values())
 
 
-def test_the_report_names_what_was_found_and_is_also_the_repr() -> None:
-    found = alexkern.info()
-    report = str(found)
-    assert repr(found) == report
-    assert torch.__version__ in report and alexkern.__version__ in report
-    for operator in served():
-        assert operator in report
-    assert json.loads(json.dumps(dataclasses.asdict(found)))["versions"] == found.versions
-
-
 def test_the_report_reads_as_is_pinned() -> None:
     """In which a reason stands once."""
     services = [
@@ -71,6 +61,7 @@ def test_the_report_reads_as_is_pinned() -> None:
     native = {"_other": "0.1, built by a compiler", "_cpu": "none: skipped", "_cuda": "none: not built"}
     shown = Info({"alexkern": "0.1", "torch": "3"}, "A CPU", (), "none", "no nvcc", native, "alone: not built",
                  "torch's: skipped", tuple(services))  # fmt: skip
+    assert repr(shown) == str(shown)
     hold("info", str(shown).splitlines())
     assert dataclasses.replace(shown, gpus=("A", "B")).head[3:5] == ["gpu         A", "gpu         B"]
 
@@ -91,12 +82,8 @@ def test_what_torch_was_built_for(
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
     found = info_module._versions()
-    assert found["torch"] == f"{torch.__version__} ({built})" and [*found][1:] == [
-        "python",
-        "torch",
-        "triton",
-        "torchvision",
-    ]
+    assert found["torch"] == f"{torch.__version__} ({built})"
+    assert [*found][1:] == ["python", "torch", "triton", "torchvision"]
 
 
 @pytest.mark.parametrize(
@@ -145,42 +132,36 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 ROOT = Path(alexkern.__path__[0]).resolve().parent
 
 
-def distribution(folder: Path, kind: str, **files: str) -> None:
-    metadata = folder / f"alexkern-{alexkern.__version__}.{kind}"
-    metadata.mkdir(parents=True)
-    for name, text in {"METADATA": f"Name: alexkern\nVersion: {alexkern.__version__}\n", **files}.items():
-        (metadata / name.replace("_json", ".json")).write_text(text)
-
-
 @pytest.mark.parametrize(
-    ("what", "installed"),
+    ("found", "installed"),
     [
-        ("nothing", False),
-        ("this tree, editable", True),
-        ("another tree, editable", False),
-        ("a wheel in another place", False),
-        ("a wheel here", True),
-        ("what a build left here", False),
-        ("what a build left here, and this tree, editable", True),
+        ((), False),
+        ([("site", "dist-info", "tree")], True),  # editable
+        ([("site", "dist-info", "another tree")], False),
+        ([("site", "dist-info", None)], False),  # a wheel
+        ([("tree", "dist-info", None)], True),
+        ([("tree", "egg-info", None)], False),  # what a build left
+        ([("tree", "egg-info", None), ("site", "dist-info", "tree")], True),
     ],
 )
 def test_a_checkout_that_is_not_installed(
-    what: str, installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    found: list[tuple[str, str, str | None]], installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By what lies where on the path, of which kind, and of which tree it is if it is editable."""
+    version = alexkern.__version__
     tree, site = tmp_path / "tree", tmp_path / "site"
     (tree / "alexkern").mkdir(parents=True)
-    site.mkdir()
+    for folder, kind, origin in found:
+        metadata = tmp_path / folder / f"alexkern-{version}.{kind}"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Name: alexkern\nVersion: {version}\n")
+        if kind == "dist-info":
+            (metadata / "RECORD").touch()
+        if origin:
+            (metadata / "direct_url.json").write_text(json.dumps({"url": (tmp_path / origin).as_uri()}))
     monkeypatch.setattr(info_module, "__file__", str(tree / "alexkern/info.py"))
     monkeypatch.setattr(sys, "path", [str(tree), str(site)])
     monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
-    if what.endswith("editable"):
-        origin = tree if "this" in what else tmp_path / "other"
-        distribution(site, "dist-info", RECORD="", direct_url_json=json.dumps({"url": origin.as_uri()}))
-    elif what.startswith("a wheel"):
-        distribution(tree if what.endswith("here") else site, "dist-info", RECORD="")
-    if what.startswith("what"):
-        distribution(tree, "egg-info")
-    version = alexkern.__version__
     assert info_module.version() == (version if installed else f"{version} (not installed: {tree})")
 
 
