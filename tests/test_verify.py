@@ -8,8 +8,8 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -217,23 +217,14 @@ def test_a_device_that_does_not_answer(
 def test_a_gpu_has_memory_for_so_many_processes(
     gibibytes: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = []
-
-    class Nothing(nullcontext[None]):
-        def __init__(self, cores: int) -> None:
-            shared.append(cores)
-
-        def __enter__(self) -> Nothing:
-            return self
-
-        def task(self, *_: object, **__: object) -> list[dict]:
-            missing = {"torch": {"dropout": {"float32": "not here"}}}
-            return [{"memory": gibibytes * 2**30, "missing": missing, "capability": None, "identity": {}}]
-
-    monkeypatch.setattr("alexkern.verify.Children", Nothing)
+    missing = {"torch": {"dropout": {"float32": "not here"}}}
+    here = {"memory": gibibytes * 2**30, "missing": missing, "capability": None, "identity": {}}
+    children = mock.MagicMock()
+    children.return_value.__enter__.return_value.task.return_value = [here]
+    monkeypatch.setattr("alexkern.verify.Children", children)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(32), raising=False)
     verify(["dropout"], ["torch"])
-    assert shared == [32, 32 // processes]
+    assert children.call_args_list == [mock.call(32), mock.call(32 // processes)]
 
 
 def test_times_of_a_gpu_and_a_crash_meanwhile(plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
