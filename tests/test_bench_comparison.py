@@ -13,7 +13,7 @@ from alexkern import dispatch
 from alexkern.backends import cpu
 from alexkern.bench import bench_conv2d_relu_max_pool2d, checks
 from alexkern.bench.budget import UNLIMITED
-from alexkern.bench.checks import WrongResult, check_close, check_gradient_norms
+from alexkern.bench.checks import WrongResult
 from alexkern.bench.comparison import Failure, Kind, Trial, Variant, compare, describe
 from alexkern.bench.layers import LAYERS, Dropout, Normalization, Pooling, Target
 from alexkern.bench.memory import SavedBytes, peak_bytes
@@ -66,18 +66,6 @@ def test_ours_names_the_kernels_that_ran():
     pools = f"max_pool2d forward, NCHW, {isa}"
     names = {name: outcome.kernel for name, outcome in outcomes.items()}
     assert names == {"torch": None, "pools": pools, "both": f"dropout, {isa}; {pools}", "adds": "torch"}
-
-
-def test_checks_refuse_shapes_values_nan_and_lost_gradients():
-    reference = torch.randn(4, 5)
-    check_close([reference * 1.001], [reference])
-    for wrong in (reference * 1.1, reference[:3], torch.where(reference == reference[0, 0], torch.nan, reference)):
-        with pytest.raises(WrongResult):
-            check_close([wrong], [reference])
-    check_gradient_norms([reference * 1.5], [reference])
-    for wrong in (None, reference * 0, reference * 3, reference * torch.nan):
-        with pytest.raises(WrongResult):
-            check_gradient_norms([wrong], [reference])
 
 
 def plain(layer, input):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from torch.nn import functional as F
 
 import alexkern
 from alexkern import models
-from alexkern.bench import bench_dropout, bench_training, history
+from alexkern.bench import bench_dropout, history
 from alexkern.bench.checks import WrongResult
 from alexkern.bench.layers import LAYERS, Target
-from alexkern.bench.networks import contenders, plain, training_trial, variant
+from alexkern.bench.networks import contenders, plain, training_trial
 from alexkern.bench.operators import _expression
 from alexkern.bench.options import Options, comma_separated, sizes
 from alexkern.bench.peers import PEERS, Peer
@@ -39,22 +40,15 @@ def test_the_tables_of_layers_are_those_of_the_networks(name):
 
     layers = LAYERS[name]
     convolutions = [(module, shape) for module, shape in seen if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == len(layers.convolutions)
     for (module, shape), layer in zip(convolutions, layers.convolutions, strict=True):
         assert shape == (layer.C, layer.H, layer.H)
+        sides = [value[0] for value in (module.kernel_size, module.stride, module.padding)]
         fields = layer.K, layer.R, layer.stride, layer.padding, layer.groups
-        assert fields == (
-            module.out_channels,
-            *(value[0] for value in (module.kernel_size, module.stride, module.padding)),
-            module.groups,
-        )
+        assert fields == (module.out_channels, *sides, module.groups)
     kinds = [type(module) for module, _ in seen]
-    fused = [
-        kinds[: index + 1].count(nn.Conv2d) - 1
-        for index in range(len(kinds) - 2)
-        if kinds[index : index + 3] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
-    ]
-    assert layers.pooled_convolutions == tuple(layers.convolutions[index] for index in fused)
+    places = [place for place, kind in enumerate(kinds) if kind is nn.Conv2d]
+    pooled = [kinds[place + 1 : place + 3] == [nn.ReLU, nn.MaxPool2d] for place in places]
+    assert layers.pooled_convolutions == tuple(itertools.compress(layers.convolutions, pooled))
 
     def shapes(kind):
         return [shape for module, shape in seen if isinstance(module, kind)]
@@ -62,10 +56,8 @@ def test_the_tables_of_layers_are_those_of_the_networks(name):
     assert shapes(nn.MaxPool2d) == [(layer.C, layer.H, layer.H) for layer in layers.poolings]
     assert shapes(nn.LocalResponseNorm) == [(layer.C, layer.H, layer.H) for layer in layers.normalizations]
     assert shapes(nn.Dropout) == [(layer.features,) for layer in layers.dropouts]
-    hidden = [module for module, _ in seen if isinstance(module, nn.Linear)][:-1]
-    assert [(m.in_features, m.out_features) for m in hidden] == [
-        (layer.in_features, layer.out_features) for layer in layers.linears
-    ]
+    hidden = [(module.in_features, module.out_features) for module, _ in seen if isinstance(module, nn.Linear)][:-1]
+    assert hidden == [(layer.in_features, layer.out_features) for layer in layers.linears]
 
 
 def small_network() -> nn.Sequential:
@@ -189,19 +181,6 @@ def test_convolutions_and_their_relus_are_replaced_where_they_lie():
     assert nn.ReLU in [type(module) for module in network.classifier]
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_who_takes_part_where(device):
-    """Peers of another device are no rows at all, and what is long in preparing joins at the main batches."""
-    of = options(targets=(Target(torch.device(device), torch.bfloat16),), peers=tuple(peer.name for peer in PEERS))
-    both = [[peer.name for peer in contenders("alexnet", of, of.target, cost) if not peer.ours] for cost in (2, 1, 0)]
-    every, most, cheap = map(set, both)
-    assert ("openvino" in every) == (device == "cpu")
-    assert ("tensorrt" in every) == ("cudnn-frontend graph" in every) == (device == "cuda")
-    assert {"torch", "torch channels_last", "torchvision"} <= cheap <= most <= every
-    assert "torch.compile" in most - cheap and "torch.compile max-autotune" in every - most
-    assert "torchvision" not in {peer.name for peer in contenders("alexnet_2012", of, of.target, 2)}
-
-
 def test_costly_peers_join_where_it_matters_most():
     gpu = torch.device("cuda")
     targets = Target(gpu, torch.bfloat16), Target(gpu, torch.float16)
@@ -236,23 +215,10 @@ def test_on_a_gpu_ours_are_also_measured_by_name_whatever_auto_takes(monkeypatch
         call()
         last = peer.name.split()[-1]
         assert Witness.seen == [last if last in served else "auto"]
-    sources = (bench_dropout.bench_dropout, bench_training.bench_trainer_step)
-    rows = [row for source in sources for row in source.comparisons(gpu)]
-    assert len(rows) > 2
-    for row in rows:
-        assert [one.name for one in row.variants if one.ours] == ["alexkern", "alexkern cuda", "alexkern triton"]
     operator = bench_dropout.bench_dropout.comparisons
     for name, backend in (("alexkern", "auto"), ("alexkern cuda", "cuda")):
         of = dataclasses.replace(operator, ours=lambda layer, input: alexkern.current_backend())
         assert _expression(of, name)(None, torch.zeros(1)) == backend
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_only_on_a_cpu_a_peer_has_threads_that_go_on_spinning(device):
-    """And only one that has them: for the others a run would wait at every sample."""
-    target = dataclasses.replace(options().target, device=torch.device(device))
-    restless = {peer.name for peer in PEERS if variant(peer, target).restless}
-    assert restless == ({"onnxruntime", "openvino"} if device == "cpu" else set())
 
 
 def test_peers_take_part_where_they_can():

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -67,9 +68,9 @@ def python_m(module: str) -> list[str]:
     return zygote.command(f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
 
 
-def run_pytest(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*python_m("alexkern.bench"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def ran(*command: object, env: dict[str, str] | None = None, **how: Any) -> subprocess.CompletedProcess[str]:
+    words, variables = [*map(str, command)], environment() | (env or {})
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, env=variables, **how)
 
 
 def test_variants_are_entries_of_pytest_benchmark(tmp_path):
@@ -78,10 +79,8 @@ def test_variants_are_entries_of_pytest_benchmark(tmp_path):
     shutil.copy(BENCH / "conftest.py", folder)
     (folder / "bench_synthetic.py").write_text(SYNTHETIC)
     record = tmp_path / "record.json"
-    command = [*python_m("pytest"), folder, *ISOLATED, "--batches=2,3"]
-    command += [f"--benchmark-json={record}", "--benchmark-group-by=param:variant", "--benchmark-save=it"]
-    command = [*map(str, command)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), cwd=tmp_path)
+    options = [f"--benchmark-json={record}", "--benchmark-group-by=param:variant", "--benchmark-save=it"]
+    done = ran(*python_m("pytest"), folder, *ISOLATED, "--batches=2,3", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed, 2 skipped" in done.stdout
     assert "not compared: broken in 2 comparisons: RuntimeError: does not work here" in done.stdout
@@ -98,30 +97,11 @@ def test_variants_are_entries_of_pytest_benchmark(tmp_path):
     assert written["machine_info"]["alexkern"]["torch"] == torch.__version__
 
 
-def test_disabled_benchmarks_are_checked_but_not_timed():
-    done = run_pytest(
-        "--benchmark-disable", "-q", "--dtypes=float32", "-k", "(overhead or pool5) and max_pool2d and not conv2d"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "19 passed" in done.stdout
-    assert "who wins" not in done.stdout
-
-
 def load_conftest():
     spec = importlib.util.spec_from_file_location("bench_conftest", BENCH / "conftest.py")
     conftest = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(conftest)
     return conftest
-
-
-def test_a_failure_of_ours_fails_the_run_and_one_of_a_peer_is_skipped():
-    conftest = load_conftest()
-    subject = comparison(alexkern=lambda: torch.ones(3), torch=lambda: torch.ones(3))
-    with pytest.raises(pytest.fail.Exception, match="^alexkern: it broke$") as failed:
-        conftest._succeeded(subject, "alexkern", Failure("it broke"))
-    assert not failed.value.pytrace
-    with pytest.raises(pytest.skip.Exception, match="it broke"):
-        conftest._succeeded(subject, "torch", Failure("it broke"))
 
 
 class Item:
@@ -172,21 +152,14 @@ def test_a_test_is_made_for_each_variant_and_the_important_ones_come_first(monke
     asked = []
     function = SimpleNamespace(comparisons=lambda of: asked.append(of) or [late, soon])
     made = []
-    metafunc = SimpleNamespace(
-        config=config, function=function, parametrize=lambda names, cases: made.append((names, cases))
-    )
+    metafunc = SimpleNamespace(config=config, function=function, parametrize=lambda *of: made.append(of))
     conftest.pytest_generate_tests(metafunc)
     conftest.pytest_generate_tests(SimpleNamespace(config=config, function=SimpleNamespace()))
     assert asked == [run.options] and run.comparisons == {late.group: late, soon.group: soon}
     ((names, cases),) = made
     assert names == ("what", "variant")
     assert [case.id for case in cases] == ["late-alexkern", "late-torch", "soon-alexkern", "soon-torch"]
-    assert [case.values for case in cases] == [
-        ("late", "alexkern"),
-        ("late", "torch"),
-        ("soon", "alexkern"),
-        ("soon", "torch"),
-    ]
+    assert all("-".join(case.values) == case.id for case in cases)
     (mark,) = cases[2].marks
     assert mark.kwargs == {"group": soon.group, "timer": conftest.replay_clock}
     items = [Item("b", late.group, variant="alexkern"), Item("c", soon.group, variant="torch"), Item("other")]
@@ -231,6 +204,11 @@ def test_a_variant_is_measured_or_checked_and_reported(monkeypatch):
     with pytest.raises(pytest.skip.Exception, match="^torch: WrongResult: tensor 0 is off by"):
         fixture(conftest, "report", config, subject.group, benchmark, **of | {"variant": "torch"})()
     assert len(replayed) == 1
+    either = (pytest.fail.Exception, pytest.skip.Exception)  # a skip that is not caught would skip this test
+    with monkeypatch.context() as broken, pytest.raises(either, match="^alexkern: it broke$") as failed:
+        broken.setitem(outcomes, "alexkern", Failure("it broke"))
+        fixture(conftest, "count", config, counted.group, **of)()
+    assert failed.type is pytest.fail.Exception and not failed.value.pytrace
     run.outcomes = {counted.group: outcomes, subject.group: outcomes}
     found = {}
     conftest.pytest_benchmark_update_json(config, found)
@@ -277,26 +255,6 @@ def test_the_bench_is_pytest_of_its_own_files(monkeypatch):
         "-c", os.devnull, f"--rootdir={BENCH}", "-p", "no:cacheprovider", "--import-mode=importlib", "-o",
         "python_files=bench_*.py", "-o", "python_functions=bench_*", "-k", "conv",
     ]  # fmt: skip
-
-
-@pytest.mark.full
-def test_the_most_important_comparisons_run_first_and_all_variants_of_one_together():
-    done = run_pytest("--collect-only", "-q", "--dtypes=float32,bfloat16", "--models=alexnet,alexnet_2012")
-    names = [line for line in done.stdout.splitlines() if "::" in line]
-    first = [
-        next(index for index, name in enumerate(names) if words in name)
-        for words in (
-            "bench_inference[alexnet inference, batch 1-",
-            "bench_training_step[alexnet training step, batch 32-",
-            "bench_conv2d_relu[conv1 forward-",
-            "bench_inference[alexnet_2012 inference, batch 1-",
-            "bench_convnet_benchmarks[",
-        )
-    ]
-    assert first == sorted(first), names
-    whats = [name.rpartition("-")[0] for name in names if "bench_inference" in name]
-    runs = [what for index, what in enumerate(whats) if index == 0 or whats[index - 1] != what]
-    assert len(runs) == 2 * len(set(runs)) == 2 * 2 * 3  # each once for each arithmetic
 
 
 SLOW = """
@@ -354,6 +312,9 @@ def entries_in(folder: Path) -> int:
 BROKEN = "raise RuntimeError('operator torchvision::nms does not exist')"
 
 
+OF_POOLING = "(overhead or pool5) and max_pool2d and not conv2d"
+
+
 @pytest.mark.parametrize("run", ["bench", "tests"])
 def test_the_head_says_what_it_runs_on_and_no_folder_is_left(run, tmp_path):
     """With a torchvision that does not import; in the folder where pytest is started."""
@@ -362,33 +323,24 @@ def test_the_head_says_what_it_runs_on_and_no_folder_is_left(run, tmp_path):
     here.mkdir()
     (packages / "torchvision" / "__init__.py").write_text(BROKEN)
     what = {
-        "bench": ["-m", "alexkern.bench", "--dtypes=float32", "--benchmark-disable", "-k", "overhead and max_pool2d"],
+        "bench": ["-m", "alexkern.bench", "--dtypes=float32", "--benchmark-disable", "-k", OF_POOLING],
         "tests": ["-m", "pytest", "-p", "no:cacheprovider", str(Path(__file__).with_name("test_optional.py"))],
     }[run]
     path = os.pathsep.join([str(packages), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, *what],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=here,
-        env=environment() | {"PYTHONPATH": path},
-    )
+    done = ran(sys.executable, *what, cwd=here, env={"PYTHONPATH": path})
     assert done.returncode == 0, done.stdout + done.stderr
     head = done.stdout.partition("collected")[0].splitlines()
     reason = "torchvision does not import: operator torchvision::nms does not exist"
     assert f"torchvision none ({reason})" in head
-    for name, words in (
-        ("torch", torch.__version__),
-        ("python", platform.python_version()),
-        ("processor", "torch uses"),
-    ):
+    found = {"torch": torch.__version__, "python": platform.python_version(), "processor": "torch uses"}
+    for name, words in found.items():
         assert any(line.startswith(f"{name} ") and words in line for line in head), head
     assert {line.split()[0] for line in head if line} >= {"triton", "gpu", "_cpu", "_cuda"}
     assert list(here.iterdir()) == []
+    assert run == "tests" or ("19 passed" in done.stdout and "who wins" not in done.stdout)  # checked, and not timed
 
 
 def test_a_wrong_option_is_one_clear_line():
-    done = run_pytest("--peers=torch,turtle")
+    done = ran(*python_m("alexkern.bench"), "--peers=torch,turtle")
     assert done.returncode != 0
     assert "'turtle' is none of torch, torch channels_last" in done.stderr

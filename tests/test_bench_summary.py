@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from alexkern.bench import record, report
+from alexkern.bench import record
 from alexkern.bench.comparison import Failure, Kind
 from alexkern.bench.rows import rows, verdicts
-from alexkern.bench.summary import render
 from alexkern.bench.work import Part
 from alexkern.measure.timing import Samples
 from support.bench_records import CEILINGS, comparison
@@ -116,82 +113,3 @@ def test_the_share_is_that_of_the_sum_of_the_parts_floors():
     assert row.share == pytest.approx(0.5)
     (row,) = rows([entry(comparison(alexkern=None, torch=None), alexkern=(6.0,), torch=(7.0,))])
     assert row.share is None
-
-
-def test_the_table_says_who_wins_by_how_much_and_who_is_missing():
-    network = comparison(
-        Kind.NETWORK, "whole networks", "alexnet inference, batch 16", 16, (Part(1e10, 0),), alexkern=None, torch=None
-    )
-    lost = comparison(what="conv1 forward", alexkern=None, torch=None)
-    noisy = comparison(what="conv2 forward", alexkern=None, torch=None)
-    failed = comparison(what="conv3 forward", alexkern=None, torch=None)
-    alone = comparison(what="conv4 forward", alexkern=None, torch=None)
-    saved = comparison(Kind.COUNT, "saved for backward", "alexnet", alexkern=None, torch=None)
-    over = comparison(Kind.OVERHEAD, "host overhead per call", "conv, grad", alexkern=None, torch=None)
-    reason = Failure("RuntimeError: [nothing] works")
-    entries = [
-        entry(network, alexkern=steady(0.1), torch=steady(0.1234)),
-        entry(lost, alexkern=steady(0.004), torch=steady(0.003)),
-        entry(noisy, alexkern=(0.001, 0.002, 0.003), torch=(0.002, 0.0021, 0.0022)),
-        entry(failed, alexkern=reason, torch=steady(0.5)),
-        entry(alone, alexkern=steady(0.5), torch=reason),
-        entry(saved, alexkern=(5e6,), torch=(1e7,)),
-        entry(over, alexkern=steady(25e-6), torch=steady(20.5e-6)),
-    ]
-    ceilings = {"float32": {"flops": 2e11, "bytes": 2e10}, "bfloat16": {"flops": 7.9e14, "bytes": 4.3e12}}
-    text = render(entries, ceilings, "a machine, 2 threads")
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert max(map(len, text.splitlines())) <= 101
-    for line in (
-        "what alexkern images/s best peer its name ratio limit",
-        "alexnet inference, batch 16 100 ms 160 123 ms torch 1.23 50%",
-        "conv1 forward 4.00 ms 3.00 ms torch 0.75",
-        "conv2 forward 2.00 ms 2.10 ms torch 1.05 ~",
-        "conv3 forward failed 500 ms torch",
-        "conv4 forward 500 ms -",
-        "alexnet 5.00 MB 10.0 MB torch 2.00",
-        "conv, grad 25.0 us 20.5 us torch +4.50 us",
-        "not compared: alexkern in conv, batch 8, conv3 forward: RuntimeError: [nothing] works",
-        "not compared: torch in conv, batch 8, conv4 forward: RuntimeError: [nothing] works",
-        "whole networks: alexkern is ahead in 1, behind in 0, level in 0 of 1; geometric mean ratio 1.23",
-        "operators: alexkern is ahead in 0, behind in 1, level in 1 of 2; geometric mean ratio 0.89",
-        "slowest row: 0.75 against torch, alexkern in conv, batch 8, conv1 forward",
-        "a machine, 2 threads",
-    ):
-        assert line in lines, text
-    assert lines.count("conv, batch 8") == 1
-    joined = " ".join(lines)
-    assert "float32: 200 GFLOP/s of arithmetic, 20 GB/s read and written" in joined
-    assert "bfloat16: 790.0 TFLOP/s of arithmetic, 4,300 GB/s" in joined
-
-
-def test_latencies_stand_beside_device_times_and_say_where_no_graph_was_captured():
-    subject = comparison(alexkern=None, torch=None)
-    samples = {
-        "alexkern": Samples(steady(2e-3), latency=(3e-3, 9e-3, 4e-3), graph=True),
-        "torch": Samples(steady(5e-3), latency=(7e-3,), graph=False),
-    }
-    text = render([record.entry(subject, samples, None)], {}, "")
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "what alexkern images/s best peer its name ratio limit latency peer's" in lines
-    assert "conv1 forward 2.00 ms 5.00 ms torch 2.50 4.00 ms 7.00 ms*" in lines
-
-
-def test_the_kernel_stands_in_its_row_and_on_the_page():
-    subject = comparison(alexkern=None, torch=None)
-    kernel = "conv2d_relu_max_pool2d forward, NHWC, avx512"
-    samples = {"alexkern": Samples(steady(2e-3), kernel=kernel), "torch": Samples(steady(5e-3))}
-    found = record.entry(subject, samples, None)
-    named = dataclasses.replace(found, labels={**found.labels, "operator": "conv2d_relu_max_pool2d"})
-    lines = [" ".join(line.split()) for line in render([named], {}, "").splitlines()]
-    assert "what alexkern images/s best peer its name ratio limit kernels" in lines
-    assert "conv1 forward 2.00 ms 5.00 ms torch 2.50 forward, NHWC, avx512" in lines
-    heading, _, row = report.table([named])
-    assert heading.endswith("| of the limit | kernels |  |") and row.endswith("| forward, NHWC, avx512 |  |")
-
-
-def test_a_peer_that_fails_everywhere_is_one_line():
-    calls = {"alexkern": None, "torch": None}
-    broken = Failure("it broke")
-    entries = [entry(comparison(what=what, **calls), torch=broken) for what in ("conv1", "conv2")]
-    assert "not compared: torch in 2 comparisons: it broke" in render(entries, {}, "")

@@ -21,13 +21,6 @@ def test_a_sample_is_seconds_per_call_without_the_warm_one():
     time = FakeTime()
     assert time.timer().sample(time.work("a", 0.25), Plan(calls=4)) == 0.25
     assert time.log == ["a"] * 5
-    assert time.seconds == 1.25
-
-
-def test_short_calls_are_repeated_and_long_ones_run_cold():
-    time = FakeTime()
-    assert time.timer().plan(time.work("a", 2**-12)) == Plan(calls=9, warm=True)
-    assert time.timer().plan(time.work("a", 0.5)) == Plan(calls=1, warm=False, probe=0.5)
 
 
 def test_the_probe_of_long_calls_is_their_first_round_and_a_certain_time_needs_none():
@@ -51,15 +44,6 @@ def test_every_round_samples_every_call_once_in_a_random_order():
     assert all(sorted(order) == names for order in taken)
     assert len(set(taken)) > 3
     assert all(len(results[name].seconds) == 20 for name in names)
-
-
-def test_drift_hits_all_calls_alike():
-    time = FakeTime(drift=0.05)
-    results = measure({name: time.work(name, 0.5) for name in "abcd"}, time.timer(), 1e9, rounds=(3, 20))
-    medians = [results[name].median for name in "abcd"]
-    slowdown = results["a"].seconds[-1] / results["a"].seconds[0]
-    assert slowdown > 5  # timed one after the other, the last would have seemed so much slower
-    assert max(medians) / min(medians) < 1.3
 
 
 @pytest.mark.parametrize(("budget", "rounds"), [(0.0, 3), (10.5, 5), (1e9, 12)])
@@ -189,16 +173,14 @@ def test_device_time_is_that_of_kernels_on_a_cold_cache_and_not_of_their_launche
 
 
 def test_latency_is_that_of_the_graph_where_there_is_one():
-    for capturable, launches in ((True, 0), (False, 10)):
+    for capturable, expected in ((True, 10 * FakeGpu.KERNEL["warm"]), (False, 10 * 2**-10 + FakeGpu.KERNEL["warm"])):
         gpu = FakeGpu(capturable)
-        gpu.LAUNCH = 2**-10
+        gpu.LAUNCH = 2**-10  # more than a kernel takes
         timer = gpu.timer()
         call = gpu.kernels(10)
         plan = timer.plan(call)
         gpu.log.clear()
         assert (plan.replay is not None) == capturable
-        work = 10 * gpu.KERNEL["warm"]
-        expected = work if capturable else launches * gpu.LAUNCH + gpu.KERNEL["warm"]
         assert timer.latency(call, plan) == pytest.approx(expected)
         assert gpu.log == 2 * ["replay" if capturable else "call"]
 
@@ -214,16 +196,6 @@ def test_a_gpu_reports_device_time_and_latency_and_a_cpu_one_time():
     time = FakeTime()
     samples = measure({"a": time.work("a", 1.0)}, time.timer(), 0.0)["a"]
     assert (samples.latency, samples.graph) == ((), False)
-
-
-def test_a_wait_for_the_host_is_bounded():
-    gpu = FakeGpu()
-    gpu.LAUNCH = 1.0
-    timer = gpu.timer(graphs=False)
-    call = gpu.kernels(1)
-    before = gpu.free
-    timer.sample(call, timer.plan(call))
-    assert gpu.free - before < 3.1  # three calls of a second, and no wait of one and a half
 
 
 def test_what_a_timer_asks_of_a_gpu(monkeypatch):
@@ -332,11 +304,7 @@ def test_a_latency_that_fails_is_the_calls_failure():
     timer.latency = lambda call, plan: 1 / 0
     found = measure({"a": gpu.kernels(1)}, timer, 0.0)
     assert isinstance(found["a"], ZeroDivisionError)
-
-    def fails():
-        raise KeyError
-
-    found = measure({"a": fails, "b": gpu.kernels(1)}, gpu.timer(), 0.0)
+    found = measure({"a": {}.popitem, "b": gpu.kernels(1)}, gpu.timer(), 0.0)
     assert isinstance(found["a"], KeyError) and isinstance(found["b"], Samples)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
+import math
 import os
 import random
 import subprocess
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +42,7 @@ from alexkern.bench.work import layer_work
 from alexkern.measure.timing import CpuTimer, Samples
 from alexkern.ops.registry import OPERATORS
 from support import bench_records, comparisons
+from support.backends import DEVICE, serving
 from support.bench_records import CPU, HALF, comparison, options
 from support.pinned import hold
 from support.tiny import tiny
@@ -56,7 +58,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.manual_seed(0)
         return tiny()
 
-    for module in (memory, networks, training):
+    for module in (history, memory, networks, training):
         monkeypatch.setattr(module, "build", build)
 
 
@@ -196,20 +198,13 @@ def test_networks_of_any_style_are_tried_as_they_train_or_infer(monkeypatch):
         subject.setup()
         name, got, images, runners, target = asked.pop()
         assert (name.startswith("training"), got, target) == (trains, network, CPU)
-        assert images.shape == (16, 3, 32, 32) and [one.name for one in subject.variants] == [
-            one.name for one in runners
-        ]
+        assert images.shape == (16, 3, 32, 32)
+        assert [one.name for one in subject.variants] == [one.name for one in runners]
 
 
 def test_files_become_the_same_batches_for_everybody(monkeypatch):
     monkeypatch.setattr(bench_input, "PHOTOGRAPHS", 3)
     monkeypatch.setattr(bench_input, "BATCH", 2)
-    every = list(bench_input.inputs(options()))
-    assert [one.what for one in every] == [
-        "3 JPEG files of 500 x 375, one thread",
-        "3 JPEG files of 500 x 375, 2 workers",
-    ]
-    assert list(bench_input.inputs(options(targets=(dataclasses.replace(CPU, device=torch.device("cuda")),)))) == []
     (alone,) = bench_input.inputs(options(clock="cpu"))
     trial = alone.setup()
     results = {}
@@ -230,6 +225,20 @@ def test_images_come_as_their_source_has_them():
     assert [images.dtype for images in found] == [torch.bfloat16, torch.uint8, torch.float32]
     assert [images.is_contiguous() for images in found] == [False, False, True]
     assert found[1].max() == 255 and abs(found[2].mean()) < 0.01 and abs(found[0].float().std() - 1) < 0.01
+
+
+@pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here")
+@pytest.mark.parametrize("source", bench_space_to_depth.SOURCES, ids=lambda source: source.name)
+def test_a_first_layer_with_its_relayout_is_the_same_of_everybody(source, monkeypatch):
+    torch.manual_seed(1)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", lambda *args: torch.conv2d(*args).relu())  # it needs a GPU
+    layer = Convolution("conv1", 3, 31, 8, 11, stride=4, padding=2)
+    trial = bench_space_to_depth._trial(source, layer, 2, Target(DEVICE, torch.bfloat16))
+    for name in ("alexkern cuda", *bench_space_to_depth.TORCH, bench_space_to_depth.CUDNN):
+        result = trial.prepare(name)()
+        trial.check(name, result)
+        with pytest.raises(WrongResult):
+            trial.check(name, (result[0] * 1.2,))
 
 
 def on(layer: object, input: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
@@ -333,12 +342,7 @@ def test_without_our_kernels_nobody_can_tell_what_ran(monkeypatch):
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_the_row_of_convnet_benchmarks_is_checked_in_both_passes(backward, monkeypatch):
-    def build(model, target):
-        torch.manual_seed(0)
-        return tiny()
-
-    monkeypatch.setattr(history, "build", build)
+def test_the_row_of_convnet_benchmarks_is_checked_in_both_passes(backward, small, monkeypatch):
     monkeypatch.setattr(history, "BATCH", 2)
     runners = [one for one in RUNNERS if one.trains]
     trial = history._trial(backward, runners, CPU)
@@ -389,13 +393,7 @@ def test_the_facts_of_a_gpu(index, says, tmp_path, monkeypatch):
     here = machine.machine_facts(CPU)
     own = {name: facts[name] for name in facts.keys() - here.keys()}
     assert {name: facts[name] for name in here} == here
-    clocks = dict(
-        zip(
-            ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"),
-            ("1980", "2619", "1981", "2620"),
-            strict=True,
-        )
-    )
+    clocks = {"clocks.sm": "1980", "clocks.mem": "2619", "clocks.max.sm": "1981", "clocks.max.mem": "2620"}
     driver = {} if says != SAYS else {"driver": "580.65", "clocks_mhz": clocks}
     auto = {"dropout": "cuda", "conv2d_relu float32": "triton", "conv2d_relu tf32": "triton"}
     assert own == driver | {
@@ -459,14 +457,17 @@ def test_what_stands_below_the_table(clock, load, tmp_path, monkeypatch):
         assert (found["seconds"], found["clock"], found["load"]) == (60.0, clock, load or "")
 
 
+def unless(right: bool, words: str) -> AbstractContextManager[object]:
+    """Whether a result is right decides whether its check says anything."""
+    return nullcontext() if right else pytest.raises(WrongResult, match=words)
+
+
 def test_what_is_checked_meets_its_bounds():
     expected = torch.tensor([3.0, 4.0])  # of norm 5
     for dtype, bound in ((torch.float32, 0.01), (torch.float16, 0.03), (torch.bfloat16, 0.12)):
-        for off, right in ((0.9, True), (1.2, False)):
+        for off, right in ((0.9, True), (1.2, False), (math.nan, False)):
             result = (expected + torch.tensor([0.0, 5 * bound * off])).to(dtype)
-            with (
-                nullcontext() if right else pytest.raises(WrongResult, match="^tensor 0 is off by .* in norm, allowed")
-            ):
+            with unless(right, "^tensor 0 is off by .* in norm, allowed"):
                 check_close([result], [expected])
     with pytest.raises(WrongResult, match="^1 tensors where 2 are expected$"):
         check_close([expected], [expected] * 2)
@@ -474,14 +475,10 @@ def test_what_is_checked_meets_its_bounds():
         check_close([expected, expected[:1]], [expected] * 2)
     kept = torch.ones(100)
     for count, right in ((36, True), (44, True), (34, False), (46, False)):
-        with (
-            nullcontext()
-            if right
-            else pytest.raises(WrongResult, match=f"^dropout kept a share of 0.{count}0, expected 0.400$")
-        ):
+        with unless(right, f"^dropout kept a share of 0.{count}0, expected 0.400$"):
             check_kept(torch.cat((kept[:count], 0 * kept[count:], kept)), torch.cat((kept, 0 * kept)), 0.6)
-    for factor, right in ((0.5, False), (0.51, True), (1.99, True), (2.0, False)):
-        with nullcontext() if right else pytest.raises(WrongResult, match=f"parameter 0 has {factor:g} times"):
+    for factor, right in ((0.0, False), (0.5, False), (0.51, True), (1.99, True), (2.0, False), (math.nan, False)):
+        with unless(right, f"parameter 0 has {factor:g} times"):
             check_gradient_norms([factor * expected], [expected])
     with pytest.raises(WrongResult, match="^parameter 1 got no gradient$"):
         check_gradient_norms([expected, None], [expected] * 2)

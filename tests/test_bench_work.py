@@ -21,7 +21,7 @@ from alexkern.bench import crossovers as measuring
 from alexkern.bench.ceilings import Ceilings, measure_ceilings
 from alexkern.bench.crossovers import convolution_pairs
 from alexkern.bench.layers import ALEXNET, LAYERS, Convolution, Pooling
-from alexkern.bench.networks import plain, training_work
+from alexkern.bench.networks import plain
 from alexkern.bench.prediction import balance, is_product, predict, waves, work_of
 from alexkern.cost.chips import CHIPS
 from alexkern.geometry import Geometry
@@ -29,9 +29,6 @@ from alexkern.measure.timing import Plan
 from alexkern.tools.workloads import Workload
 from support.bench_records import CPU
 from support.pinned import hold
-
-H200 = Ceilings(989e12, 4.8e12)
-
 
 # torch counts the filters' gradients of a grouped convolution as if it had no groups.
 COUNTED = [(name, backward) for name in sorted(LAYERS) for backward in (False, True)]
@@ -48,13 +45,6 @@ def test_operations_are_those_that_torch_counts(name, backward):
         if backward:
             output.sum().backward()
     assert work.total(work.network(LAYERS[name], 2, 4, backward=backward)).flops == counted.get_total_flops()
-
-
-def test_a_backward_pass_has_two_products_for_each_of_the_forward_but_one():
-    layers = LAYERS["alexnet_2012"]
-    forward = work.total(work.network(layers, 2, 4, backward=False)).flops
-    (first,) = work.convolution(layers.convolutions[0], 2, 4, pooled=False, backward=False, first=True)
-    assert work.total(work.network(layers, 2, 4, backward=True)).flops == 3 * forward - first.flops
 
 
 def test_bytes_of_inference_are_those_of_each_fused_operators_tensors():
@@ -83,20 +73,6 @@ def test_bytes_of_inference_are_those_of_each_fused_operators_tensors():
     assert work.total(work.network(ALEXNET, 2, 2, backward=False)).bytes == 2 * moved
 
 
-def test_floors_are_those_of_the_roofline_worked_out_by_hand():
-    """torchvision's network in bfloat16 at batch 128, by an H200's data sheet: within what rounding leaves."""
-    forward = work.network(ALEXNET, 128, 2, backward=False)
-    assert work.floor(forward, H200) == pytest.approx(195e-6, rel=0.02)
-    single = work.network(ALEXNET, 1, 2, backward=False)
-    assert work.floor(single, H200) == pytest.approx(26e-6, rel=0.05)
-    step = work.network(ALEXNET, 128, 2, backward=True)
-    assert work.floor(step, H200) == pytest.approx(568e-6, rel=0.05)
-    parameters = 61_100_840
-    assert work.total(training_work("alexnet", 128, CPU)).bytes - work.total(
-        work.network(ALEXNET, 128, 4, backward=True)
-    ).bytes == pytest.approx(5 * 4 * parameters)
-
-
 def test_a_pooling_by_hand():
     pool = Pooling("pool", 2, 7)  # 7 x 7 -> 3 x 3
     assert work.pooling(pool, 1, 4, backward=False) == (work.Part(0, 4 * (98 + 18)),)
@@ -112,14 +88,6 @@ def test_a_pooled_convolution_keeps_a_byte_a_winner_for_its_backward_pass():
     assert (inference.bytes, forward.bytes) == (2 * values, 2 * values + 4 * 9)
     # The gradient and the pooled output, the winners, input and filters; their gradients and the bias's.
     assert backward.bytes == 2 * (2 * 4 * 9 + 2 * (3 * 81 + 4 * 3 * 9) + 4) + 4 * 9
-
-
-def test_the_first_layers_input_needs_no_gradient():
-    layer = Convolution("conv", 3, 8, 4, 3)
-    _, first = work.convolution(layer, 1, 4, pooled=False, backward=True, first=True)
-    forward, other = work.convolution(layer, 1, 4, pooled=False, backward=True, first=False)
-    assert (first.flops, other.flops) == (forward.flops, 2 * forward.flops)
-    assert other.bytes - first.bytes == 4 * (3 * 8 * 8 + 4 * 3 * 9)
 
 
 class TwoCalls:

@@ -9,11 +9,11 @@ import io
 import json
 import re
 import struct
-import subprocess
 import sys
 import types
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -347,69 +347,50 @@ def test_images_that_are_not_there(run, bare_weights, photos, tmp_path):
 def test_names_cannot_drive_the_terminal(run, bare_weights, photos, tmp_path):
     path = tmp_path / "\x1b[2J[blue].png"
     path.write_bytes(photos[1].read_bytes())
-    _, output, _ = run("classify", path, tmp_path / "\x1b[2J.jpg", "--weights", bare_weights)
+    _, output, errors = run("classify", path, tmp_path / "\x1b[2J.jpg", "--weights", bare_weights)
     assert titles(output) == [str(tmp_path / "?[2J[blue].png")]
-    _, _, errors = run("classify", path, tmp_path / "\x1b[2J.jpg", "--weights", bare_weights)
     assert errors == [f"alexkern classify: {tmp_path / '?[2J.jpg'}: no such file or folder"]
 
 
-def bad_weights(folder: Path) -> dict[str, str]:
-    """The arguments after --weights, written files included -> what the line says."""
+def bad_files(folder: Path, model: AlexNet) -> dict[str, str]:
+    """Arguments after an image and its weights, with files written for them -> what the line says."""
+    (folder / "folder").mkdir()
     (folder / "text.pth").write_text("Dear all,\nplease find attached\n")
     (folder / "text.safetensors").write_text("Dear all,\nplease find attached\n")
-    torch.save(bare_tensors("alexnet_2012"), folder / "other.pth")
-    (folder / "half.pth").write_bytes((folder / "other.pth").read_bytes()[:2000])
+    torch.save(bare_tensors("alexnet_2012"), folder / "2012.pth")
+    (folder / "half.pth").write_bytes((folder / "2012.pth").read_bytes()[:2000])
     torch.save(nn.Linear(2, 2).state_dict(), folder / "linear.pth")
     torch.save(nn.Linear(2, 2), folder / "module.pth")
+    with mock.patch.object(AlexNet, "name", "alexnet_2040"):
+        save_weights(model, folder / "2040.safetensors")
+    (folder / "two.txt").write_text("one\ntwo\n")
+    (folder / "binary.txt").write_bytes(b"\xff\xfe\x00")
     return {
-        "none.pth": "none.pth': no such file",
-        "folder": "folder': no such file",
-        "text.pth": "text.pth': (not a whole .pth file|refused)",
-        "text.safetensors": "text.safetensors': not a whole .safetensors file",
-        "half.pth": "half.pth': not a whole .pth file",
-        "module.pth": "module.pth': refused",
-        "linear.pth": r"linear.pth' are of another network: wanted a matrix classifier\.6\.weight",
-        "other.pth": "other.pth' are of another network; missing: features.3.weight .*; unexpected: .*; wrong",
+        "--weights none.pth": "weights 'none.pth': no such file$",
+        "--weights folder": "folder': no such file",
+        "--weights text.pth": "text.pth': (not a whole .pth file|refused)",
+        "--weights text.safetensors": "text.safetensors': not a whole .safetensors file",
+        "--weights half.pth": "half.pth': not a whole .pth file",
+        "--weights module.pth": "module.pth': refused",
+        "--weights linear.pth": r"linear.pth' are of another network: wanted a matrix classifier\.6\.weight",
+        "--weights 2012.pth": "2012.pth' are of another network; missing: features.3.weight .*; unexpected: .*; wrong",
+        "--weights 2040.safetensors": "'alexnet_2040'; wanted one of alexnet, alexnet_2012",
+        "--weights DEFAULT --model alexnet_2012": "no published weights 'DEFAULT'",
+        "--labels none.txt": "--labels none.txt: cannot be read",
+        "--labels binary.txt": "--labels binary.txt: cannot be read",
+        "--labels two.txt": "--labels two.txt: 2 lines, but the network has 3 classes",
+        "--device meta": "--device meta: ",
+        "--device toaster": "--device toaster: ",
+        "--device cuda:77": "--device cuda:77: ",
     }
 
 
-def test_bad_weights_get_a_line(run, photos, tmp_path):
-    (tmp_path / "folder").mkdir()
-    for name, words in bad_weights(tmp_path).items():
-        status, output, errors = run("classify", photos[0], "--weights", tmp_path / name)
-        assert (status, output, len(errors)) == (2, "", 1), errors
+def test_bad_files_and_devices_get_a_line(run, model, bare_weights, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, words in bad_files(tmp_path, model).items():
+        status, output, errors = run("classify", photos[0], "--weights", bare_weights, *arguments.split())
+        assert (status, output, len(errors)) == (2, "", 1), (arguments, errors)
         assert re.search(f"^alexkern classify: .*{words}", errors[0]), errors
-    status, _, errors = run("classify", photos[0], "--weights", "DEFAULT", "--model", "alexnet_2012")
-    assert status == 2 and "no published weights 'DEFAULT'" in errors[0] and len(errors) == 1
-
-
-def test_weights_of_a_network_that_is_not_here(run, model, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(AlexNet, "name", "alexnet_2040")
-    save_weights(model, tmp_path / "weights.safetensors")
-    status, _, errors = run("classify", photos[0], "--weights", tmp_path / "weights.safetensors")
-    assert status == 2 and "'alexnet_2040'; wanted one of alexnet, alexnet_2012" in errors[0] and len(errors) == 1
-
-
-def test_bad_labels(run, bare_weights, photos, tmp_path):
-    (tmp_path / "two.txt").write_text("one\ntwo\n")
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    wanted = {
-        "none.txt": "cannot be read",
-        "binary.txt": "cannot be read",
-        "two.txt": "2 lines, but the network has 3 classes",
-    }
-    for name, words in wanted.items():
-        path = tmp_path / name
-        status, output, errors = run("classify", photos[0], "--weights", bare_weights, "--labels", path)
-        assert (status, output, len(errors)) == (2, "", 1)
-        assert errors[0].startswith(f"alexkern classify: --labels {path}: {words}")
-
-
-@pytest.mark.parametrize("device", ["meta", "toaster", "cuda:77"])
-def test_bad_devices(run, device, bare_weights, photos):
-    status, output, errors = run("classify", photos[0], "--weights", bare_weights, "--device", device)
-    assert (status, output, len(errors)) == (2, "", 1)
-    assert errors[0].startswith(f"alexkern classify: --device {device}: ")
 
 
 @pytest.mark.parametrize(
@@ -460,15 +441,6 @@ def test_info(run):
     assert list(found["services"][0]) == ["operator", "backend", "why_not", "dtypes"]
 
 
-def test_bench_hands_its_arguments_to_pytest(monkeypatch):
-    seen = []
-    module = types.SimpleNamespace(main=lambda arguments: seen.append(list(arguments)) or 5)
-    monkeypatch.setitem(sys.modules, "alexkern.bench.run", module)
-    arguments = ["-k", "conv2d_relu and not backward", "--benchmark-json", "out.json", "-q", "--co"]
-    assert cli.main(["bench", *arguments]) == 5
-    assert seen == [arguments]
-
-
 def test_bench_prints_its_record(run, monkeypatch, tmp_path):
     def main(arguments):
         (option,) = (word for word in arguments if word.startswith("--record="))
@@ -508,18 +480,3 @@ def test_an_interrupt_is_quiet(run, monkeypatch, bare_weights, photos):
 
     monkeypatch.setattr(classify, "_predict", interrupt)
     assert run("classify", photos[0], "--weights", bare_weights) == (130, "", [])
-
-
-def test_python_m_alexkern_info(tmp_path):
-    process = subprocess.run([sys.executable, "-m", "alexkern", "info"], cwd=tmp_path, capture_output=True, text=True)
-    assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout.startswith("alexkern") and torch.__version__ in process.stdout
-
-
-def test_python_m_alexkern_classify(tmp_path):
-    arguments = ["classify", "photo.jpg", "--weights", "none.pth"]
-    process = subprocess.run(
-        [sys.executable, "-m", "alexkern", *arguments], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (process.returncode, process.stdout) == (2, "")
-    assert process.stderr == "alexkern classify: weights 'none.pth': no such file\n"

@@ -64,12 +64,6 @@ def test_the_figures(example: Tensor) -> None:
     assert found.passes[TRAINING]["plain"].peak > 4 * 3 * 8 * 8 * 4  # what is saved, beside the gradients
     lines = str(found).splitlines()
     assert repr(found) == str(found) and lines[0].startswith("Sequential, (4, 3, 8, 8) in float32, on ")
-    assert lines[2].split() == ["ms", "times", "as", "fast", "peak", "MB", "error/allowed"]
-    assert [line.split()[0] for line in lines[3:12]] == [
-        "forward", "plain", "fused", "frozen", "compiled", "training", "plain", "fused", "compiled"
-    ]  # fmt: skip
-    assert re.fullmatch(r"  plain +\d+\.\d{3}  1\.00 +\d+\.\d  +0\.\d\d", lines[4]), lines[4]
-    assert lines[7].split() == ["compiled", *"----"]
     assert lines[-1] == "training step, compiled: does not run: RuntimeError: no compiler here"
 
 

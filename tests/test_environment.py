@@ -33,42 +33,36 @@ def test_switches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert read(name) is (text in ON), text
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("ALEXKERN_BACKEND", "", "auto"),
-        ("ALEXKERN_BACKEND", "Torch", "torch"),
-        ("ALEXKERN_DISABLE", "", frozenset()),
-        ("ALEXKERN_DISABLE", "cuda.conv2d_relu,triton", {"cuda.conv2d_relu", "triton"}),
-        ("ALEXKERN_DISABLE", " Triton.dropout, CUDA ,", {"triton.dropout", "cuda"}),
-        ("ALEXKERN_CPU_ISA", "", None),
-        ("ALEXKERN_CPU_ISA", "AVX2", "avx2"),
-        ("ALEXKERN_CPU_ISA", "avx512bf16", "avx512bf16"),
-        ("ALEXKERN_CPU_MEMORY", "", 1024),
-        ("ALEXKERN_CPU_MEMORY", "0", 0),
-        ("ALEXKERN_CPU_MEMORY", " 4096 ", 4096),
-        ("ALEXKERN_EMULATE", "", ""),
-        ("ALEXKERN_EMULATE", "off", ""),
-        ("ALEXKERN_EMULATE", "yes", "1"),
-        ("ALEXKERN_EMULATE", "address", "address"),
-        ("ALEXKERN_EMULATE", "Thread", "thread"),
-        ("ALEXKERN_EMULATE_CAPABILITY", "", (8, 0)),
-        ("ALEXKERN_EMULATE_CAPABILITY", "9.0", (9, 0)),
-        ("ALEXKERN_EMULATE_CAPABILITY", "10.3", (10, 3)),
-        ("ALEXKERN_TUNED", "/Some/Where", "/Some/Where"),
-        ("ALEXKERN_CUDA_ARCHS", "", ()),
-        ("ALEXKERN_CUDA_ARCHS", "80", ("80",)),
-        ("ALEXKERN_CUDA_ARCHS", "80;90a", ("80", "90a")),
-        ("ALEXKERN_CUDA_ARCHS", "90a, 80", ("90a", "80")),
-        ("ALEXKERN_CUDA_ARCHS", "8.0;9.0+PTX", ("80", "90")),
-        ("ALEXKERN_CUDA_ARCHS", " 8.6 8.9  9.0a ", ("86", "89", "90a")),
-        ("ALEXKERN_CUDA_ARCHS", "10.0f;12.1a+PTX;100f;", ("100f", "121a")),
-    ],
-)
-def test_values(name: str, text: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, text)
-    assert read(name) == value
-    check()
+VALUES: dict[str, dict[str, Any]] = {
+    "ALEXKERN_BACKEND": {"": "auto", "Torch": "torch"},
+    "ALEXKERN_DISABLE": {
+        "": frozenset(),
+        "cuda.conv2d_relu,triton": {"cuda.conv2d_relu", "triton"},
+        " Triton.dropout, CUDA ,": {"triton.dropout", "cuda"},
+    },
+    "ALEXKERN_CPU_ISA": {"": None, "AVX2": "avx2", "avx512bf16": "avx512bf16"},
+    "ALEXKERN_CPU_MEMORY": {"": 1024, "0": 0, " 4096 ": 4096},
+    "ALEXKERN_EMULATE": {"": "", "off": "", "yes": "1", "address": "address", "Thread": "thread"},
+    "ALEXKERN_EMULATE_CAPABILITY": {"": (8, 0), "9.0": (9, 0), "10.3": (10, 3)},
+    "ALEXKERN_TUNED": {"/Some/Where": "/Some/Where"},
+    "ALEXKERN_CUDA_ARCHS": {
+        "": (),
+        "80": ("80",),
+        "80;90a": ("80", "90a"),
+        "90a, 80": ("90a", "80"),
+        "8.0;9.0+PTX": ("80", "90"),
+        " 8.6 8.9  9.0a ": ("86", "89", "90a"),
+        "10.0f;12.1a+PTX;100f;": ("100f", "121a"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, value in VALUES[name].items():
+        monkeypatch.setenv(name, text)
+        assert read(name) == value, text
+        check()
 
 
 @pytest.mark.parametrize(
@@ -115,27 +109,18 @@ def test_an_unknown_name_is_warned_of_with_the_nearest(monkeypatch: pytest.Monke
     ]
 
 
-@pytest.mark.parametrize(
-    ("program", "is_command"),
-    [
-        ("-m", True),
-        ("/usr/bin/alexkern", True),
-        ("alexkern.exe", True),
-        ("train.py", False),
-        ("-c", False),
-        ("", False),
-    ],
-)
-def test_only_a_command_ends_with_a_line(
-    program: str, is_command: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+WRONG = "alexkern: ALEXKERN_BACKEND must be one of auto, cpu, cuda, triton, torch, got 'tpu'\n"
+
+
+def test_only_a_command_ends_with_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ALEXKERN_BACKEND", "tpu")
-    monkeypatch.setattr(sys, "argv", [program])
-    with pytest.raises(SystemExit if is_command else ValueError) as caught:
-        _environment._check_at_import()
-    line = "alexkern: ALEXKERN_BACKEND must be one of auto, cpu, cuda, triton, torch, got 'tpu'\n"
-    assert capsys.readouterr().err == (line if is_command else "")
-    assert not is_command or caught.value.code == 2
+    commands = ("-m", "/usr/bin/alexkern", "alexkern.exe")
+    for program in (*commands, "train.py", "-c", ""):
+        monkeypatch.setattr(sys, "argv", [program])
+        with pytest.raises(SystemExit if program in commands else ValueError) as caught:
+            _environment._check_at_import()
+        assert capsys.readouterr().err == (WRONG if program in commands else "")
+        assert program not in commands or caught.value.code == 2
 
 
 @pytest.mark.parametrize("command", [("-m", "alexkern", "info"), ("-m", "alexkern.tools.report"), ("alexkern", "info")])
@@ -148,8 +133,7 @@ def test_a_command_with_a_wrong_value(
         script.write_text("import sys\nfrom alexkern.cli import main\nsys.exit(main())\n")
         command = (str(script), *command[1:])
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "alexkern: ALEXKERN_BACKEND must be one of auto, cpu, cuda, triton, torch, got 'tpu'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", WRONG)
 
 
 def test_the_document_lists_every_variable() -> None:

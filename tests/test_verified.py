@@ -56,26 +56,22 @@ def test_a_record_that_others_can_write_is_not_read() -> None:
     assert verified.read(IDENTITY) is None
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:16:28 UTC 2025\nGCC version: 12.3\n",
-        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (user@host)\n",
-    ],
+DRIVERS = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:16:28 UTC 2025\nGCC version: 12.3\n",
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (user@host)\n",
 )
-def test_the_drivers_version(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "version").write_text(text)
-    monkeypatch.setattr(verified, "DRIVER", tmp_path / "version")
-    verified.driver.cache_clear()
-    assert verified.driver() == "580.65.06"
-    verified.driver.cache_clear()
 
 
-def test_the_drivers_version_where_its_module_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drivers_version_is_its_modules_or_else_cudas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def get_version(version: Any) -> None:
         version._obj.value = 12080
 
     monkeypatch.setattr(verified, "DRIVER", tmp_path / "version")
+    for text in DRIVERS:
+        (tmp_path / "version").write_text(text)
+        verified.driver.cache_clear()
+        assert verified.driver() == "580.65.06"
+    (tmp_path / "version").unlink()
     libraries = {"libcuda.so.1": SimpleNamespace(cuDriverGetVersion=get_version)}
     for known in ("CUDA 12.8", "unknown"):
         monkeypatch.setattr(verified.ctypes, "CDLL", lambda name: libraries.get(name) or open(tmp_path / name))

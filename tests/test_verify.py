@@ -8,8 +8,8 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -205,12 +205,6 @@ def test_one_operator_of_a_backend_that_is_switched_off(
     assert record is not None and list(record["operators"]) == ["dropout"]
 
 
-def test_what_nobody_checked_did_not_pass() -> None:
-    row = Row("dropout", "torch")
-    assert not row.passed and row.verdict == "FAILED: nothing was checked"
-    assert Report({}, [], [row], 1.0).failed == ["dropout on torch: nothing was checked"]
-
-
 def test_a_device_that_does_not_answer(
     cache: Path, plant: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,23 +217,14 @@ def test_a_device_that_does_not_answer(
 def test_a_gpu_has_memory_for_so_many_processes(
     gibibytes: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = []
-
-    class Nothing(nullcontext[None]):
-        def __init__(self, cores: int) -> None:
-            shared.append(cores)
-
-        def __enter__(self) -> Nothing:
-            return self
-
-        def task(self, *_: object, **__: object) -> list[dict]:
-            missing = {"torch": {"dropout": {"float32": "not here"}}}
-            return [{"memory": gibibytes * 2**30, "missing": missing, "capability": None, "identity": {}}]
-
-    monkeypatch.setattr("alexkern.verify.Children", Nothing)
+    missing = {"torch": {"dropout": {"float32": "not here"}}}
+    here = {"memory": gibibytes * 2**30, "missing": missing, "capability": None, "identity": {}}
+    children = mock.MagicMock()
+    children.return_value.__enter__.return_value.task.return_value = [here]
+    monkeypatch.setattr("alexkern.verify.Children", children)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(32), raising=False)
     verify(["dropout"], ["torch"])
-    assert shared == [32, 32 // processes]
+    assert children.call_args_list == [mock.call(32), mock.call(32 // processes)]
 
 
 def test_times_of_a_gpu_and_a_crash_meanwhile(plant: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,16 +286,6 @@ def test_no_probe_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         probes.build("sm90", (9, 0))
 
 
-def test_a_failed_probe_is_a_failure_but_for_an_open_one() -> None:
-    rows = [Row("dropout", "torch", checks=1, worst=0.5)]
-    found = [Probe("wait parity", False, "hangs"), Probe("boxes", False, "hangs", documented=False), Probe("new", None)]
-    report = Report({}, found, rows, 1.0)
-    assert report.failed == ["wait parity: hangs"] and not report.as_data()["passed"]
-    shown = str(report)
-    assert "wait parity  FAILED: hangs" in shown and "boxes        undocumented: no (hangs)" in shown
-    assert Report({}, found[1:], rows, 1.0).as_data()["passed"]
-
-
 def test_what_torch_itself_computes_is_the_definition_where_nothing_is_dropped() -> None:
     """Which a backend is timed beside."""
     for operator, count in (("dropout", 1), ("linear_relu_dropout", 3)):
@@ -348,20 +323,14 @@ def test_a_report_reads_as_is_pinned() -> None:
     report = Report({"chip": "A CPU", "driver": "none"}, tried, rows, 1.5)
     data = report.as_data()
     hold("verify", [*str(report).splitlines(), *report.failed, *map(str, data["rows"])])
-    assert str(Report({"chip": "A"}, (), rows[:1], 1.0)).splitlines()[1:3] == [
-        "",
-        "operator  backend  checks  error/allowed",
-    ]
+    shown = str(Report({"chip": "A"}, (), rows[:1], 1.0)).splitlines()
+    assert shown[1:3] == ["", "operator  backend  checks  error/allowed"]
     assert (data["passed"], data["seconds"], len(data["probes"])) == (False, 1.5, 5)
-    assert (wrong.worst, wrong.where, wrong.checks) == (pytest.approx(math.nan, nan_ok=True), "output of nan", 3)
+    assert Report({}, tried[2:], rows[:1], 1.0).as_data()["passed"]  # of an open probe nothing is expected
+    assert not Report({}, tried, rows[:1], 1.0).as_data()["passed"]
     assert right.found == {"passed": True, "worst": 1.0, "failure": None, "ms": {}, "torch_ms": {}}
-    assert wrong.found["worst"] is None and wrong.found["failure"].startswith(
-        "FAILED: wrong: output of 0.75: error 7.50e-01"
-    )
-    assert report.operators.keys() == {"dropout", "augment", "a", "c"} and [*report.operators["dropout"]] == [
-        "cpu",
-        "cuda",
-    ]
+    assert report.operators.keys() == {"dropout", "augment", "a", "c"}
+    assert report.operators["dropout"] == {"cpu": right.found, "cuda": wrong.found}
 
 
 def test_a_survey_names_the_device_and_what_does_not_serve_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,24 +61,21 @@ def example(operator: Operator) -> Tensor:
     return torch.randn(operator.example.shapes[0])
 
 
-Patch = Callable[[pytest.MonkeyPatch, nn.Module, list[str]], None]
+def watch(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[str]:
+    """The owner's function, and a name in the list for each of its calls."""
+    seen, original = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **kwargs: (seen.append(name), original(*args, **kwargs))[1])
+    return seen
 
 
-def patched(owner: Any, name: str) -> Callable[[pytest.MonkeyPatch, list[str]], None]:
-    def patch(monkeypatch: pytest.MonkeyPatch, seen: list[str]) -> None:
-        original = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *args, **kwargs: (seen.append(name), original(*args, **kwargs))[1])
-
-    return patch
-
-
-PATCHES: dict[str, Patch] = {
-    "instance_forward": lambda monkeypatch, module, seen: patched(module, "forward")(monkeypatch, seen),
-    "instance_call_impl": lambda monkeypatch, module, seen: patched(module, "_call_impl")(monkeypatch, seen),
-    "class_forward": lambda monkeypatch, module, seen: patched(type(module), "forward")(monkeypatch, seen),
-    "class_call": lambda monkeypatch, module, seen: patched(type(module), "__call__")(monkeypatch, seen),
-    "every_call": lambda monkeypatch, module, seen: patched(nn.Module, "_call_impl")(monkeypatch, seen),
-    "function": lambda monkeypatch, module, seen: patched(F, function_of(type(module)))(monkeypatch, seen),
+# What stands in a module's way: whose function, and its name.
+PATCHES: dict[str, Callable[[nn.Module], tuple[Any, str]]] = {
+    "instance_forward": lambda module: (module, "forward"),
+    "instance_call_impl": lambda module: (module, "_call_impl"),
+    "class_forward": lambda module: (type(module), "forward"),
+    "class_call": lambda module: (type(module), "__call__"),
+    "every_call": lambda module: (nn.Module, "_call_impl"),
+    "function": lambda module: (F, function_of(type(module))),
 }
 
 
@@ -92,10 +89,10 @@ def test_whoever_stands_in_the_way_is_called(
     operators: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, input, seen = run_of(layers), example(operator), []
+    model, input = run_of(layers), example(operator)
     wanted = plainly(model, input)
     with monkeypatch.context() as inside:
-        PATCHES[patch](inside, model[index], seen)
+        seen = watch(inside, *PATCHES[patch](model[index]))
         torch.testing.assert_close(model(input), wanted)
     assert seen and operators.count(operator.name) == (layers[:index] in operator.layers and patch != "every_call")
     operators.clear()
@@ -106,7 +103,7 @@ def test_whoever_stands_in_the_way_is_called(
 @pytest.mark.parametrize("whose", ["instance", "class"])
 def test_conv_forward_too(whose: str, operators: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     model = FusedSequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-    patched(model[0] if whose == "instance" else nn.Conv2d, "_conv_forward")(monkeypatch, seen := [])
+    seen = watch(monkeypatch, model[0] if whose == "instance" else nn.Conv2d, "_conv_forward")
     model(torch.randn(1, 3, 5, 5))
     assert seen == ["_conv_forward"] and operators == []
 
@@ -187,7 +184,7 @@ REPARAMETRISED: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("how", REPARAMETRISED)
-@every([run for run in RUNS if run[0].multiplies])
+@every(WITH_WEIGHT)
 def test_a_weight_that_is_made_otherwise(how: str, operator: Operator, layers: Layers, operators: list[str]) -> None:
     model, input = run_of(layers), example(operator)
     REPARAMETRISED[how](model[0])
