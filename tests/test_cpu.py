@@ -220,18 +220,14 @@ def test_linear_layers_of_few_rows(
         double_bias = None if given is None else given.double()
         reference, _ = torchs.forward(input.double(), weight.double(), double_bias, *arguments[1:])
         wanted, wanted_mask = torchs.forward(input, weight, *arguments)
-        kept = None if seed is None else bits.unpack(wanted_mask, (N, K))
         assert_accurate(output, reference, wanted, "output", (input.abs() @ weight.abs().t() + bias.abs()).double())
-        saved = wanted if seed is None else wanted_mask
+        rest = (wanted if seed is None else wanted_mask, *arguments[1:3], (True, True, True))
         with canaries():
-            gradients = ours.backward(grad, input, weight, saved, *arguments[1:3], (True, True, True))
+            gradients = ours.backward(grad, input, weight, *rest)
             ran("linear_relu_dropout backward", isa)
-        passed = grad * (wanted > 0) if kept is None else grad / (1 - 0.4) * kept
-        double = passed.double()
-        references = (double @ weight.double(), double.t() @ input.double(), double.sum(0))
-        large = double.abs()
-        magnitudes = (large @ weight.abs().double(), large.t() @ input.abs().double(), large.sum(0))
-        theirs = torchs.backward(grad, input, weight, saved, *arguments[1:3], (True, True, True))
+        wide = [one.double() for one in (grad, input, weight)]
+        operands = wide, (grad, input, weight), [one.abs() for one in wide]
+        references, theirs, magnitudes = (torchs.backward(*of, *rest) for of in operands)
         for one, reference, other, magnitude in zip(gradients, references, theirs, magnitudes, strict=True):
             assert_accurate(one, reference, other, "gradient", magnitude)
 

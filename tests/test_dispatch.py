@@ -52,11 +52,13 @@ def test_auto_serves_a_cpu_tensor_by_cpu_and_else_by_torch(monkeypatch: pytest.M
     dispatch.forget()
 
 
-def test_cpu_by_name_serves_no_other_dtypes() -> None:
-    with alexkern.backend("cpu"):
-        for dtype in (torch.float64, torch.float16):
-            with pytest.raises(alexkern.BackendUnavailable, match="dropout: backend 'cpu' is not available: .*"):
-                alexkern.functional.dropout(torch.zeros(3, dtype=dtype))
+@pytest.mark.parametrize(("name", "dtype"), [("cpu", torch.float64), ("cpu", torch.float16), ("triton", torch.float64)])
+def test_a_backend_by_name_serves_no_other_dtypes(name: str, dtype: torch.dtype) -> None:
+    if name == "triton" and dispatch.missing("triton", "dropout", "cpu", torch.float32) is not None:
+        pytest.skip("no Triton here")
+    with alexkern.backend(name):
+        with pytest.raises(alexkern.BackendUnavailable, match=f"dropout: backend '{name}' is not available: .*{dtype}"):
+            alexkern.functional.dropout(torch.zeros(3, dtype=dtype))
 
 
 @pytest.mark.parametrize("name", list(OPERATORS))
@@ -76,13 +78,6 @@ def test_absent_backend_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) ->
         pytest.raises(alexkern.BackendUnavailable, match="conv2d_relu.*cuda.*no cuda kernel"),
     ):
         alexkern.functional.conv2d_relu(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 1, 1))
-
-
-def test_float64_is_the_torch_backends() -> None:
-    if dispatch.missing("triton", "conv2d_relu", "cpu", torch.float32) is not None:
-        pytest.skip("no Triton here")
-    with alexkern.backend("triton"), pytest.raises(alexkern.BackendUnavailable, match="float64"):
-        alexkern.functional.conv2d_relu(torch.zeros(1, 1, 3, 3).double(), torch.zeros(1, 1, 1, 1).double())
 
 
 def test_auto_warns_once_when_it_falls_back_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
