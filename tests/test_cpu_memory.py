@@ -22,8 +22,10 @@ from alexkern import plan
 from alexkern.backends import cpu
 from alexkern.backends.cpu import memory
 from alexkern.measure.memory import peak_bytes
+from alexkern.ops.registry import OPERATORS
 from alexkern.plan import Spec
-from support import memory_scenarios, processor
+from support import memory_scenarios, processor, routes
+from support.cases import cases, channels_last, each
 from support.memory_scenarios import MIB, block, use
 from support.processor import LAYOUTS
 
@@ -271,29 +273,10 @@ def test_threads_never_share() -> None:
         list(threads.map(work, range(4)))
 
 
-CALLS: dict[str, Callable[..., Tensor]] = {
-    "max_pool2d": lambda image, *_: alexkern.functional.max_pool2d(image, 3, 2, 1),
-    "LocalResponseNorm": lambda image, *_: alexkern.nn.LocalResponseNorm(5)(image),
-    "dropout": lambda image, *_: alexkern.functional.dropout(image, 0.3),
-    "conv2d_relu_max_pool2d": lambda image, filters, _: alexkern.functional.conv2d_relu_max_pool2d(
-        image, filters, padding=1
-    ),
-    "linear_relu_dropout": lambda image, _, matrix: alexkern.functional.linear_relu_dropout(image, matrix, None, 0.3),
-    "linear_relu_dropout, a row": lambda image, _, matrix: alexkern.functional.linear_relu_dropout(
-        image.sum() + matrix[0], matrix, None, 0.0
-    ),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-@pytest.mark.parametrize("shape", [(2, 5, 13, 11), (1, 1, 13, 11), (3, 16, 1, 11), (0, 3, 9, 11)], ids=str)
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_every_output_is_as_torchs_and_written_in_full(
-    call: Callable[..., Tensor],
-    shape: tuple[int, ...],
-    layout: torch.memory_format,
-    generator: torch.Generator,
-    monkeypatch: pytest.MonkeyPatch,
+    operator: str, layout: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However small, and whatever lies in the memory that comes back."""
     from_dlpack, made = memory.from_dlpack, 0
@@ -307,22 +290,19 @@ def test_every_output_is_as_torchs_and_written_in_full(
 
     monkeypatch.setattr(memory, "LARGE", 1)
     monkeypatch.setattr(memory, "from_dlpack", poisoned)
-    C = shape[1]
-    image = torch.randn(shape, generator=generator).contiguous(memory_format=layout)
-    filters, matrix = torch.randn(4, C, 1, 1, generator=generator), torch.randn(6, 11, generator=generator)
-    results = []
-    for name in ("cpu", "torch"):
-        with alexkern.backend(name):
-            torch.manual_seed(1)
-            leaves = [tensor.detach().requires_grad_() for tensor in (image, filters, matrix)]
-            output = call(*leaves)
-            grads = torch.autograd.grad(output.square().sum(), leaves, allow_unused=True)
+    for case in cases(operator):
+        tensors = case.draw(torch.float32, memory.DEVICE, generator)
+        tensors = each(channels_last, tensors) if layout == "channels_last" else tensors
+        results = []
+        for name in ("cpu", "torch"):
+            with alexkern.backend(name):
+                output, grads = routes.run("autograd", case, tensors, None)
             results.append((output, *grads))
-    assert made > 0 or 0 in shape
-    for ours, torchs in zip(*results, strict=True):
-        assert (ours is None) == (torchs is None)
-        if ours is not None:
-            torch.testing.assert_close(ours, torchs, check_stride=True)
+        for ours, torchs in zip(*results, strict=True):
+            assert (ours is None) == (torchs is None)
+            if ours is not None:
+                torch.testing.assert_close(ours, torchs, check_stride=True, msg=str(case))
+    assert made > 0 or operator == "conv2d_relu"  # torch's, of so few channels
 
 
 def test_modes(generator: torch.Generator) -> None:

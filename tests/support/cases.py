@@ -115,6 +115,7 @@ CONVOLUTIONS_WITH_POOL = (
     *(_pooled(case) for case in RAGGED_CONVOLUTIONS if case.label in ("batch_0", "no_bias")),
     _pooled(_convolution("batch_1_odd", (1, 5, 8, 9), (7, 3, 3), padding=1)),
     _pooled(_convolution("unbatched", (3, 9, 11), (5, 3, 3))),
+    _pooled(_convolution("row", (3, 16, 1, 11), (4, 1, 1), padding=1)),
     _pooled(_convolution("one_window", (2, 4, 3, 3), (8, 1, 1))),
     _pooled(_convolution("vgg", (2, 3, 8, 8), (8, 3, 3), padding=1), pool_kernel_size=2),
     _pooled(_convolution("padded_pool", (1, 3, 9, 9), (5, 3, 3)), pool_padding=1),
@@ -146,6 +147,8 @@ POOLS = (
     _pool("batch_0", (0, 3, 5, 5), 3, stride=2),
     _pool("unbatched", (5, 7, 6), 3, stride=2),
     _pool("channels_1", (2, 1, 8, 7), 3, stride=2),
+    _pool("one_channel", (1, 1, 13, 11), 3, stride=2, padding=1),
+    _pool("row", (3, 16, 1, 11), 3, stride=2, padding=1),
     _pool("channels_5", (1, 5, 6, 9), 3, stride=2),
     _pool("channels_96", (1, 96, 5, 5), 3, stride=2),
     _pool("even_image", (2, 8, 8, 10), 3, stride=2),
@@ -176,6 +179,7 @@ DROPOUTS = (
     *(Case("dropout", label, (shape,), {}) for label, shape in (("fc", (4, 96)), ("odd", (3, 5, 7)), ("scalar", ()))),
     Case("dropout", "one", ((1,),), {"p": 0.3}),
     Case("dropout", "images", ((2, 5, 3, 4),), {"p": 0.1}),
+    Case("dropout", "row", ((3, 16, 1, 11),), {"p": 0.3}),
     Case("dropout", "everything", ((2, 9),), {"p": 1.0}),
     Case("dropout", "nothing", ((2, 9),), {"p": 0.0}),
     Case("dropout", "evaluating", ((2, 9),), {"training": False}),
@@ -222,6 +226,8 @@ NORMS = (
     _norm("sequences", (2, 6, 5), 3, alpha=0.4),
     _norm("volumes", (1, 4, 2, 3, 2), 3, alpha=0.4),
     _norm("channels_1", (2, 1, 3, 3), 5, alpha=0.5),
+    _norm("one_channel", (1, 1, 13, 11), 5, alpha=0.5),
+    _norm("row", (3, 16, 1, 11), 5, alpha=0.1),
     _norm("batch_0", (0, 4, 3, 3), 5),
 )
 
