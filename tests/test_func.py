@@ -7,14 +7,16 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+import alexkern
 from alexkern import functional
 from alexkern.backends.torch import philox
 from alexkern.ops import seed
 from support.backends import DEVICE
 from support.cases import SUITES, Case
+from support.networks import small_alexnet
 
 PURE = [suite.case(suite.func) for suite in SUITES.values() if suite.func is not None]
 
@@ -82,3 +84,14 @@ def test_nested_transforms_drop_the_same(generator: torch.Generator) -> None:
     kept = outer != 0
     torch.testing.assert_close(outer[kept], 2 * (input / 0.75**2)[kept])
     assert len({tuple(row) for row in kept.flatten(0, 1).tolist()}) == 6
+
+
+def test_functional_call_of_a_fused_model() -> None:
+    """Of some images, which its layers lay out in channels_last memory."""
+    model = alexkern.fuse(small_alexnet()).eval()
+    image = torch.randn(2, 3, 63, 63)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    gradients = grad(lambda p: functional_call(model, p, (image,)).square().sum())(parameters)
+    model(image).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5)
