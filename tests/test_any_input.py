@@ -46,24 +46,8 @@ FILES: tuple[Callable[[Path], object], ...] = (
     lambda path: path.symlink_to(path), lambda path: path.symlink_to("/nowhere"), lambda path: path.mkdir(),
     lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\0\0\0\0" + bytes(40)),
 )  # fmt: skip
-NAMES = st.sampled_from(
-    (
-        *CLASSES,
-        "Red",
-        "train",
-        "Val",
-        "test",
-        "1",
-        "01",
-        ".hidden",
-        "__MACOSX",
-        "日本",
-        "caf\udce9",
-        "x y",
-        "new\nline",
-        "[b]",
-    )
-)
+OTHERS = "Red train Val test 1 01 .hidden __MACOSX 日本 caf\udce9 [b]".split()
+NAMES = st.sampled_from((*CLASSES, *OTHERS, "x y", "new\nline"))
 ENDINGS = st.sampled_from((".png", ".jpg", ".JPEG", ".gif", ".txt", "", "\udcff.png"))
 FOLDERS = st.dictionaries(NAMES, st.lists(st.tuples(st.sampled_from(FILES), ENDINGS), max_size=5), max_size=4)
 TREES = st.one_of(FOLDERS, st.dictionaries(NAMES, FOLDERS, max_size=3))
@@ -112,7 +96,7 @@ def command_lines(draw: Any, command: str, paths: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A folder to stand in, with a file of weights; the small network in place of alexnet."""
     folder = tmp_path_factory.mktemp("any")
     model = tiny(num_classes=3).eval()
@@ -122,36 +106,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setitem(MODELS, "alexnet", tiny)
         patch.setattr("alexkern.training.pictures.write_curves", lambda rows, path: None)  # which takes a second
         patch.chdir(folder)
-        yield folder
+        yield
 
 
 NUMBERS = itertools.count()
 
 
-def holds(place: Path, data: st.DataObject, capsys: pytest.CaptureFixture) -> None:
-    here = place / str(next(NUMBERS))
+def holds(data: st.DataObject, capsys: pytest.CaptureFixture) -> None:
+    here = Path(str(next(NUMBERS)))
     build(here / "data", SOUND)
     build(here / "data", data.draw(MESS, "mess"))
     build(here / "other", data.draw(TREES, "other"))
     (here / "list.txt").write_bytes(b"\r\n".join(data.draw(LINES, "list")))
-    paths = [
-        *[f"{here}/data"] * 5,
-        f"{here}/other",
-        f"{here}/list.txt",
-        f"{here}/none",
-        str(place / "w.safetensors"),
-    ]
+    paths = [*[f"{here}/data"] * 5, f"{here}/other", f"{here}/list.txt", f"{here}/none", "w.safetensors"]
     command = data.draw(st.sampled_from(COMMANDS), "command")
     needed = {
-        "train": [
-            *"--size 63 --resize 63 --hold-out 0.3 --epochs 1 --workers 0 --device cpu --out".split(),
-            f"{here}/o",
-        ],
-        "evaluate": ["--workers", "0", "--device", "cpu", str(place / "w.safetensors")],
-        "classify": ["--weights", str(place / "w.safetensors")],
-        "augment": ["--size", "32", "--count", "2", "--out", f"{here}/sheet.png"],
-        "export": ["--to", "torchvision", "--out", f"{here}/w.pth"],
-    }[command]
+        "train": f"--size 63 --resize 63 --hold-out 0.3 --epochs 1 --workers 0 --device cpu --out {here}/o",
+        "evaluate": "--workers 0 --device cpu w.safetensors",
+        "classify": "--weights w.safetensors",
+        "augment": f"--size 32 --count 2 --out {here}/sheet.png",
+        "export": f"--to torchvision --out {here}/w.pth",
+    }[command].split()
     line = [command, *needed, *data.draw(command_lines(command, paths), "line")]
     try:
         status = cli.main(line)
@@ -164,17 +139,13 @@ def holds(place: Path, data: st.DataObject, capsys: pytest.CaptureFixture) -> No
     assert status != 2 or captured.err, line
 
 
-CHECKS = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large)
+@pytest.mark.parametrize("examples", [50, pytest.param(500, marks=pytest.mark.full)])
+def test_any_input(examples: int, place: None, capsys: pytest.CaptureFixture) -> None:
+    checks = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
+    @given(data=st.data())
+    def run(data: st.DataObject) -> None:
+        holds(data, capsys)
 
-@settings(max_examples=50, deadline=None, derandomize=True, database=None, suppress_health_check=CHECKS)
-@given(data=st.data())
-def test_any_input(place: Path, data: st.DataObject, capsys: pytest.CaptureFixture) -> None:
-    holds(place, data, capsys)
-
-
-@pytest.mark.full
-@settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=CHECKS)
-@given(data=st.data())
-def test_any_input_at_length(place: Path, data: st.DataObject, capsys: pytest.CaptureFixture) -> None:
-    holds(place, data, capsys)
+    run()

@@ -173,8 +173,3 @@ def test_a_layer_without_channels_is_torch_s(way: Callable[..., nn.Module]) -> N
     with torch.no_grad():
         want = plain(torch.zeros(2, 0, 8, 8))
         assert torch.equal(way(copy.deepcopy(plain))(torch.zeros(2, 0, 8, 8)), want)
-
-
-def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="auto, cpu, cuda, triton, torch"):
-        alexkern.set_backend("tpu")

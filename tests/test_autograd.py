@@ -6,38 +6,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
 import alexkern
 from alexkern import dispatch, functional
 from alexkern.bench.memory import SavedBytes
-from support.backends import DEVICE, serving
-from support.cases import SUITES, Case
+from support.backends import DEVICE, combination, serving
+from support.cases import SUITES, Case, Tensors, leaves_of
 
 EVERY_OPERATOR = [suite.case(suite.autograd) for suite in SUITES.values()]
-COMBINATIONS = [
-    pytest.param(case, backend, id=f"{case.operator}-{backend}")
-    for case in EVERY_OPERATOR
-    for backend in serving(case.operator)
-]
 
 
-def saved_by(case: Case, leaves: list[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+def saved_by(case: Case, tensors: Tensors) -> tuple[Tensor, list[Tensor]]:
     kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = case.call(*leaves)
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        output = case.call(*tensors)
     return output, kept
 
 
-@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [combination(case, backend) for case in EVERY_OPERATOR for backend in serving(case.operator)],
+)
 def test_saves_what_the_table_allows(case: Case, backend: str, generator: torch.Generator) -> None:
-    leaves = [
-        None if tensor is None else tensor.requires_grad_() for tensor in case.draw(torch.float32, DEVICE, generator)
-    ]
+    leaves = leaves_of(case.draw(torch.float32, DEVICE, generator))
     with alexkern.backend(backend):
         output, kept = saved_by(case, leaves)
     places = {tensor.data_ptr(): (tuple(tensor.shape), tensor.dtype) for tensor in kept}
@@ -71,56 +63,17 @@ def test_a_training_step_saves_less_than_half(channels_last: bool, generator: to
     assert 2_000_000 < saved[0] <= 0.45 * saved[1]
 
 
-def test_large_windows_keep_int32(generator: torch.Generator) -> None:
-    case = SUITES["max_pool2d"].case("window_289")
-    (input,) = case.draw(torch.float32, DEVICE, generator)
-    assert input is not None
-    _, kept = saved_by(case, [input.requires_grad_()])
-    assert [tensor.dtype for tensor in kept] == [torch.int32]
-
-
 def test_no_gradient_saves_nothing(generator: torch.Generator) -> None:
     for case in EVERY_OPERATOR:
         output, kept = saved_by(case, case.draw(torch.float32, DEVICE, generator))
         assert kept == [] and not output.requires_grad
 
 
-@pytest.mark.parametrize(("case", "backend"), COMBINATIONS)
-def test_create_graph_alone_is_harmless(case: Case, backend: str, generator: torch.Generator) -> None:
-    leaves = [
-        None if tensor is None else tensor.requires_grad_() for tensor in case.draw(torch.float32, DEVICE, generator)
-    ]
-    present = [leaf for leaf in leaves if leaf is not None]
-    with alexkern.backend(backend):
-        torch.manual_seed(0)
-        recorded = torch.autograd.grad(case.call(*leaves).sum(), present, create_graph=True)
-        torch.manual_seed(0)
-        usual = torch.autograd.grad(case.call(*leaves).sum(), present)
-    for one, other in zip(recorded, usual, strict=True):
-        # The definition's backward is recorded, whichever backend was to run.
-        assert torch.equal(one, other) if backend == "torch" else torch.allclose(one, other, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("case", EVERY_OPERATOR, ids=lambda case: case.operator)
-def test_gradcheck(case: Case, generator: torch.Generator) -> None:
-    """Float64, on the torch backend, against finite differences."""
-    small = Case(case.operator, "small", *SUITES[case.operator].small)
-    leaves = [tensor for tensor in small.draw(torch.float64, torch.device("cpu"), generator) if tensor is not None]
-
-    def call(*tensors: Tensor) -> Tensor:
-        torch.manual_seed(3)
-        return small.call(*tensors)
-
-    with alexkern.backend("torch"):
-        assert torch.autograd.gradcheck(call, [leaf.requires_grad_() for leaf in leaves])
-
-
 def test_backward_uses_the_forwards_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend of the forward is carried along: leaving the `with` block before backward changes nothing."""
-    module = dispatch.implementation("torch", "max_pool2d")
-    calls = []
+    calls, module = [], dispatch.implementation("torch", "max_pool2d")
     original = module.backward
-    monkeypatch.setattr(module, "backward", lambda *args: (calls.append("torch"), original(*args))[1])
+    monkeypatch.setattr(module, "backward", lambda *args: calls.append("torch") or original(*args))
     input = torch.randn(1, 2, 5, 5, requires_grad=True)
     with alexkern.backend("torch"):
         output = functional.max_pool2d(input, 3, 2)
@@ -130,19 +83,16 @@ def test_backward_uses_the_forwards_backend(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_checkpoint_draws_the_same_zeros_again() -> None:
-    from torch.utils.checkpoint import checkpoint
-
-    input = torch.randn(6, 20)
-    weight = torch.randn(30, 20)
+    input, weight = torch.randn(6, 20), torch.randn(30, 20)
     results = []
     for reentrant in (None, True, False):
-        x, w = input.clone().requires_grad_(), weight.clone().requires_grad_()
+        leaves = [tensor.clone().requires_grad_() for tensor in (input, weight)]
         torch.manual_seed(5)
         if reentrant is None:
-            output = functional.linear_relu_dropout(x, w)
+            output = functional.linear_relu_dropout(*leaves)
         else:
-            output = checkpoint(functional.linear_relu_dropout, x, w, use_reentrant=reentrant)
+            output = checkpoint(functional.linear_relu_dropout, *leaves, use_reentrant=reentrant)
         output.square().sum().backward()
-        results.append((output.detach(), x.grad, w.grad))
+        results.append((output.detach(), *(leaf.grad for leaf in leaves)))
     for result in results[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))
+        assert all(map(torch.equal, result, results[0]))

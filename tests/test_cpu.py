@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -26,27 +26,26 @@ from alexkern.backends.cpu import dropout as cpu_dropout
 from alexkern.backends.cpu import linear_relu_dropout as cpu_linear
 from alexkern.backends.torch import bits
 from alexkern.functional import augment
-from alexkern.geometry import Geometry, convolution
+from alexkern.geometry import Geometry, convolution, pooling
 from alexkern.plan import is_channels_last
-from support import zygote
+from support import processor, zygote
 from support.canaries import canaries
 from support.guarded import ALIGNED, at_the_end, room
+from support.processor import LAYOUTS, SETS
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(ROOT.glob("csrc/cpu/*/*.cpp"))  # for every set
-MISSING = cpu.missing("cpu", torch.float32)
-SETS = () if extension.cpu.module is None else tuple(extension.cpu.module.isas)
 # avx512bf16 has the kernels of avx512, and of bfloat16 those of tests/test_cpu_conv2d_relu.py.
 ISAS = tuple(name for name in SETS if name != "avx512bf16")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # on every set, whether it serves both or not
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 FLAGS = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
 }
 FLAGS["avx512bf16"] = [*FLAGS["avx512"], "-mavx512bf16"]
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no cpu backend: {MISSING}")
+OPERATORS = ("max_pool2d", "dropout", "local_response_norm", "linear_relu_dropout")  # with kernels for every set
+pytestmark = processor.served
 
 
 @pytest.fixture(params=DTYPES.values(), ids=DTYPES.keys())
@@ -54,12 +53,12 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = cpu.native().isa()
-    cpu.native().use(request.param)
-    yield request.param
-    cpu.native().use(before)
+isa = pytest.fixture(params=ISAS, name="isa")(processor.isa)
+
+
+def both(operator: str) -> list[ModuleType]:
+    """Ours, and torch's."""
+    return [dispatch.implementation(name, operator) for name in ("cpu", "torch")]
 
 
 def ran(what: str, isa: str) -> None:
@@ -97,9 +96,8 @@ def test_pooling_has_torchs_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shape, *window = case
-    ours, torchs = (dispatch.implementation(name, "max_pool2d") for name in ("cpu", "torch"))
-    nothing_is_torchs = dict.fromkeys(crossovers.POOLED, crossovers.Pooled(0, 0))
-    monkeypatch.setattr(crossovers, "POOLED", nothing_is_torchs)
+    ours, torchs = both("max_pool2d")
+    monkeypatch.setattr(crossovers, "POOLED", dict.fromkeys(crossovers.POOLED, crossovers.Pooled(0, 0)))
     numbers = {
         "equal": (-float("inf"), -1.0, -1e-40, 0.0, -0.0, 2.0),
         "one NaN in 300": (float("nan"), *(-1.0, 0.0, -0.0, 1.0) * 75),
@@ -115,14 +113,14 @@ def test_pooling_has_torchs_bits(
         ran("max_pool2d forward", isa)
         without, nothing = ours.forward(image, *window, False)
         grad = torch.randn(output.shape, generator=generator).to(dtype)
-        (gradient,) = ours.backward(grad, offsets, shape, is_channels_last(image), *window, (True,))
+        backward = (offsets, shape, is_channels_last(image), *window, (True,))
+        (gradient,) = ours.backward(grad, *backward)
         ran("max_pool2d backward", isa)
     wanted, wanted_offsets = torchs.forward(image, *window, True)
     assert nothing is None and output.stride() == wanted.stride()
     assert_same(output, wanted, "output")
     assert_same(without, wanted, "output without offsets")
     assert offsets.dtype == wanted_offsets.dtype and torch.equal(offsets, wanted_offsets)
-    backward = (offsets, shape, is_channels_last(image), *window, (True,))
     (wanted_gradient,) = torchs.backward(grad, *backward)
     assert gradient.stride() == wanted_gradient.stride()
     if dtype == torch.float32:
@@ -147,7 +145,7 @@ def test_rows_of_few_windows_of_large_images_are_torchs(shape: tuple[int, ...], 
 def test_dropout_has_torchs_bits(
     count: int, p: float, dtype: torch.dtype, isa: str, generator: torch.Generator
 ) -> None:
-    ours, torchs = (dispatch.implementation(name, "dropout") for name in ("cpu", "torch"))
+    ours, torchs = both("dropout")
     table = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 1e-40], dtype=dtype)
     input = table[torch.randint(len(table), (count,), generator=generator)]
     for seed in ((3, 5), (-1, -2), (2**63 - 1, 2**32 - 3)):
@@ -156,28 +154,25 @@ def test_dropout_has_torchs_bits(
             output = ours.forward(input, place, p)
         ran("dropout", isa)
         assert_same(output, torchs.forward(input, place, p), f"seed {seed}")
-    linear = (
-        dispatch.implementation("cpu", "linear_relu_dropout"),
-        dispatch.implementation("torch", "linear_relu_dropout"),
-    )
-    weight = torch.ones(1, 1, dtype=dtype)
-    column = input.unsqueeze(1)
+    ours, torchs = both("linear_relu_dropout")
+    place = torch.tensor((3, 5))
+    arguments = (input.unsqueeze(1), torch.ones(1, 1, dtype=dtype), None, place, p, True)
     with canaries():
-        first, mask = linear[0].forward(column, weight, None, torch.tensor((3, 5)), p, True)
+        first, mask = ours.forward(*arguments)
         ran("ReLU and dropout", isa)
-    second, wanted = linear[1].forward(column, weight, None, torch.tensor((3, 5)), p, True)
+    second, wanted = torchs.forward(*arguments)
     assert_same(first, second, "behind a linear layer")
     assert torch.equal(mask, wanted)
     grad = input.flip(0).unsqueeze(1)
     with canaries():
         passed = cpu_dropout.masked(grad, mask, p)
     ran("dropout's mask", isa)
-    assert_same(passed, linear[1].masked(grad, mask, torch.tensor((3, 5)), p), "the gradient")
+    assert_same(passed, torchs.masked(grad, mask, place, p), "the gradient")
 
 
 def test_every_bfloat16(isa: str) -> None:
     """Read, multiplied, rounded and written as torch does, denormals and ties among them."""
-    ours, torchs = (dispatch.implementation(name, "dropout") for name in ("cpu", "torch"))
+    ours, torchs = both("dropout")
     values = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
     for p in (0.0, 0.3, 0.75):
         seed = torch.tensor((3, 5))
@@ -212,7 +207,7 @@ def test_linear_layers_of_few_rows(
     case: tuple[int, int, int], isa: str, generator: torch.Generator, every_product: None
 ) -> None:
     N, C, K = case
-    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    ours, torchs = both("linear_relu_dropout")
     shapes = ((N, C), (K, C), (K,), (N, K))
     input, weight, bias, grad = (torch.randn(shape, generator=generator) for shape in shapes)
     place = torch.tensor((3, 5))
@@ -225,18 +220,14 @@ def test_linear_layers_of_few_rows(
         double_bias = None if given is None else given.double()
         reference, _ = torchs.forward(input.double(), weight.double(), double_bias, *arguments[1:])
         wanted, wanted_mask = torchs.forward(input, weight, *arguments)
-        kept = None if seed is None else bits.unpack(wanted_mask, (N, K))
         assert_accurate(output, reference, wanted, "output", (input.abs() @ weight.abs().t() + bias.abs()).double())
-        saved = wanted if seed is None else wanted_mask
+        rest = (wanted if seed is None else wanted_mask, *arguments[1:3], (True, True, True))
         with canaries():
-            gradients = ours.backward(grad, input, weight, saved, *arguments[1:3], (True, True, True))
+            gradients = ours.backward(grad, input, weight, *rest)
             ran("linear_relu_dropout backward", isa)
-        passed = grad * (wanted > 0) if kept is None else grad / (1 - 0.4) * kept
-        double = passed.double()
-        references = (double @ weight.double(), double.t() @ input.double(), double.sum(0))
-        large = double.abs()
-        magnitudes = (large @ weight.abs().double(), large.t() @ input.abs().double(), large.sum(0))
-        theirs = torchs.backward(grad, input, weight, saved, *arguments[1:3], (True, True, True))
+        wide = [one.double() for one in (grad, input, weight)]
+        operands = wide, (grad, input, weight), [one.abs() for one in wide]
+        references, theirs, magnitudes = (torchs.backward(*of, *rest) for of in operands)
         for one, reference, other, magnitude in zip(gradients, references, theirs, magnitudes, strict=True):
             assert_accurate(one, reference, other, "gradient", magnitude)
 
@@ -280,7 +271,7 @@ def test_a_linear_layer_has_torchs_special_numbers(
     N: int, isa: str, generator: torch.Generator, every_product: None
 ) -> None:
     """Small whole numbers, of which every sum is exact, beside NaN, infinities, zeros and denormals."""
-    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    ours, torchs = both("linear_relu_dropout")
     table = torch.tensor([float("nan"), float("inf"), -float("inf"), *([-2.0, 0.0, 1.0, 3.0] * 40), 1e-40])
     input, weight, grad = (
         table[torch.randint(len(table), shape, generator=generator)] for shape in ((N, 37), (50, 37), (N, 50))
@@ -296,7 +287,7 @@ def test_a_linear_layer_has_torchs_special_numbers(
 
 
 def test_a_linear_layer_of_any_strides(isa: str, generator: torch.Generator, every_product: None) -> None:
-    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    ours, torchs = both("linear_relu_dropout")
     weight, bias = torch.randn(21, 18, generator=generator), torch.randn(1, generator=generator).expand(21)
     grad = torch.randn(1, 1, generator=generator).expand(6, 21)
     inputs = {
@@ -319,7 +310,7 @@ def test_products_that_the_table_does_not_name_are_torchs(
     isa: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit, and without a copy of the weight."""
-    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    ours, torchs = both("linear_relu_dropout")
     table = {
         "forward": ((200, ((2, 3), (5, 5))),),
         "input_grad": ((1000, ((1, 9),)), (1, ((3, 3),))),
@@ -368,7 +359,7 @@ def test_whose_a_product_is_goes_by_the_processors_maker(isa: str, monkeypatch: 
 def test_local_response_norm(
     C: int, size: int, layout: torch.memory_format, dtype: torch.dtype, isa: str, generator: torch.Generator
 ) -> None:
-    ours, torchs = (dispatch.implementation(name, "local_response_norm") for name in ("cpu", "torch"))
+    ours, torchs = both("local_response_norm")
     image, grad = (
         torch.randn(2, C, 5, 7, generator=generator).to(dtype).contiguous(memory_format=layout) for _ in range(2)
     )
@@ -393,16 +384,17 @@ def test_a_channel_that_is_not_there_gives_nothing(isa: str) -> None:
         assert gradient.isfinite().all()
 
 
-def test_nothing_is_read_beyond_an_array(
-    isa: str, generator: torch.Generator, every_product: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given, or planned by the backend: results and workspaces."""
+@pytest.fixture
+def planned_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results and workspaces end in front of a page that nobody may touch."""
     monkeypatch.setattr(plan, "_allocate", lambda shape, stride, dtype, device: room(shape, stride, dtype, ALIGNED))
     monkeypatch.setattr(memory, "LARGE", sys.maxsize)
-    pool, drop, norm, linear = (
-        dispatch.implementation("cpu", name)
-        for name in ("max_pool2d", "dropout", "local_response_norm", "linear_relu_dropout")
-    )
+
+
+def test_nothing_is_read_beyond_an_array(
+    isa: str, generator: torch.Generator, every_product: None, planned_at_the_end: None
+) -> None:
+    pool, drop, norm, linear = (dispatch.implementation("cpu", name) for name in OPERATORS)
 
     def put(*shape: int, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
         return at_the_end(torch.randn(shape, generator=generator).contiguous(memory_format=layout))
@@ -424,39 +416,30 @@ def test_nothing_is_read_beyond_an_array(
         cpu_dropout.masked(put(count), at_the_end(mask), 0.3)
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("isa", SETS, indirect=True)
 def test_nothing_is_read_beyond_a_convolutions_arrays(
-    name: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    isa: str, generator: torch.Generator, planned_at_the_end: None
 ) -> None:
-    monkeypatch.setattr(plan, "_allocate", lambda shape, stride, dtype, device: room(shape, stride, dtype, ALIGNED))
-    monkeypatch.setattr(memory, "LARGE", sys.maxsize)
-    dtype, before = torch.bfloat16 if name == "avx512bf16" else torch.float32, cpu.native().isa()
+    dtype = torch.bfloat16 if isa == "avx512bf16" else torch.float32
     cases = (2, 33, 9, 7, 35, 3), (1, 40, 8, 13, 64, 5), (1, 128, 4, 4, 128, 3)  # the last, of a whole share
     tiles = {3: (2, 4), 5: (2,)} if dtype == torch.float32 else {3: (2,), 5: ()}
-    cpu.native().use(name)
-    try:
-        for (N, C, H, W, K, R), layout in product(cases, LAYOUTS.values()):
-            images, weight, grad = (
-                at_the_end(torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout))
-                for shape in ((N, C, H, W), (K, C, R, R), (N, K, H + 3 - R, W + 3 - R))
-            )
-            bias = at_the_end(torch.randn(K, generator=generator).to(dtype))
-            of, last = convolution(images, weight, (1, 1), (1, 1), (1, 1), 1), layout is torch.channels_last
-            for M in tiles[R]:
-                output = winograd.convolve(images, winograd.to_pack(weight, of, M), bias, True, last)
-                assert output is not None and output.shape == grad.shape
-            assert winograd.weight_grad(grad, images, of, last) is not None
-    finally:
-        cpu.native().use(before)
+    for (N, C, H, W, K, R), layout in product(cases, LAYOUTS.values()):
+        images, weight, grad = (
+            at_the_end(torch.randn(shape, generator=generator).to(dtype).contiguous(memory_format=layout))
+            for shape in ((N, C, H, W), (K, C, R, R), (N, K, H + 3 - R, W + 3 - R))
+        )
+        bias = at_the_end(torch.randn(K, generator=generator).to(dtype))
+        of, last = convolution(images, weight, (1, 1), (1, 1), (1, 1), 1), layout is torch.channels_last
+        for M in tiles[R]:
+            output = winograd.convolve(images, winograd.to_pack(weight, of, M), bias, True, last)
+            assert output is not None and output.shape == grad.shape
+        assert winograd.weight_grad(grad, images, of, last) is not None
 
 
 def test_the_same_bits_for_any_number_of_threads(
     dtype: torch.dtype, isa: str, generator: torch.Generator, every_product: None
 ) -> None:
-    pool, drop, norm, linear = (
-        dispatch.implementation("cpu", name)
-        for name in ("max_pool2d", "dropout", "local_response_norm", "linear_relu_dropout")
-    )
+    pool, drop, norm, linear = (dispatch.implementation("cpu", name) for name in OPERATORS)
     # The last with more columns than two threads have totals for at a time.
     rows = {N: torch.randn(N, 4300, generator=generator) for N in (3, 8, 40, 128)}
     weight, bias = torch.randn(130, 4300, generator=generator), torch.randn(130, generator=generator)
@@ -481,22 +464,18 @@ def test_the_same_bits_for_any_number_of_threads(
             output, mask = linear.forward(input, weight, bias, seed, 0.3, True)
             yield from (output, mask, *linear.backward(output, input, weight, mask, seed, 0.3, (True, True, True)))
 
-    before = torch.get_num_threads()
-    try:
-        for layout in LAYOUTS.values():
-            laid_out = image.contiguous(memory_format=layout)
-            torch.set_num_threads(1)
-            wanted = everything(laid_out)
-            for threads in (2, 3, 5):
-                torch.set_num_threads(threads)
-                assert all(map(torch.equal, everything(laid_out), wanted)), threads
-    finally:
-        torch.set_num_threads(before)
+    for layout in LAYOUTS.values():
+        laid_out = image.contiguous(memory_format=layout)
+        torch.set_num_threads(1)
+        wanted = everything(laid_out)
+        for threads in (2, 3, 5):
+            torch.set_num_threads(threads)
+            assert all(map(torch.equal, everything(laid_out), wanted)), threads
 
 
 def test_a_convolution_is_pooled_behind_its_relu(dtype: torch.dtype, isa: str, generator: torch.Generator) -> None:
     """The winners too are those of the values that the ReLU let pass."""
-    ours, torchs = (dispatch.implementation(name, "conv2d_relu_max_pool2d") for name in ("cpu", "torch"))
+    ours, torchs = both("conv2d_relu_max_pool2d")
     arguments = ((1, 1), (1, 1), (1, 1), 1, (3, 3), (2, 2), (1, 1), True)
     weight, bias = torch.randn(19, 3, 3, 3, generator=generator).to(dtype), torch.full((19,), -3.0, dtype=dtype)
     for layout in LAYOUTS.values():
@@ -515,7 +494,7 @@ def test_a_convolution_is_pooled_behind_its_relu(dtype: torch.dtype, isa: str, g
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_a_linear_layer_in_bfloat16_is_torchs_product(rows: int, p: float, generator: torch.Generator) -> None:
-    ours, torchs = (dispatch.implementation(name, "linear_relu_dropout") for name in ("cpu", "torch"))
+    ours, torchs = both("linear_relu_dropout")
     shapes = ((2, rows, 37), (19, 37), (19,), (2, rows, 19))
     input, weight, bias, grad = (torch.randn(shape, generator=generator).bfloat16() for shape in shapes)
     seed = torch.tensor((3, 5)) if p else None
@@ -528,25 +507,18 @@ def test_a_linear_layer_in_bfloat16_is_torchs_product(rows: int, p: float, gener
         assert_same(one, other)
 
 
-@pytest.mark.skipif("avx512bf16" not in getattr(extension.cpu.module, "isas", ()), reason="no AVX512_BF16 here")
-def test_bfloat16_is_served_with_instructions_for_it_alone(generator: torch.Generator) -> None:
-    image, before = torch.randn(1, 3, 9, 9, generator=generator).bfloat16(), cpu.native().isa()
-    try:
-        for isa, served in (("avx512bf16", True), ("avx512", False), ("portable", False)):
-            cpu.native().use(isa)
-            dispatch.forget()
-            taken = dispatch.serving("auto", "max_pool2d", image.device, image.dtype)
-            assert taken == ("cpu" if served else "torch")
-            with alexkern.backend("cpu"):
-                if served:
-                    alexkern.functional.max_pool2d(image, 3)
-                    assert cpu.native().last_kernel() == "max_pool2d forward, NCHW, avx512bf16"
-                else:
-                    with pytest.raises(alexkern.BackendUnavailable, match=f"with avx512bf16, not with {isa}$"):
-                        alexkern.functional.max_pool2d(image, 3)
-    finally:
-        cpu.native().use(before)
-        dispatch.forget()
+@pytest.mark.parametrize("isa", [name for name in SETS if "avx512bf16" in SETS and name != "avx2"], indirect=True)
+def test_bfloat16_is_served_with_instructions_for_it_alone(isa: str, generator: torch.Generator) -> None:
+    image, served = torch.randn(1, 3, 9, 9, generator=generator).bfloat16(), isa == "avx512bf16"
+    dispatch.forget()
+    assert dispatch.serving("auto", "max_pool2d", image.device, image.dtype) == ("cpu" if served else "torch")
+    with alexkern.backend("cpu"):
+        if served:
+            alexkern.functional.max_pool2d(image, 3)
+            assert cpu.native().last_kernel() == "max_pool2d forward, NCHW, avx512bf16"
+        else:
+            with pytest.raises(alexkern.BackendUnavailable, match=f"with avx512bf16, not with {isa}$"):
+                alexkern.functional.max_pool2d(image, 3)
 
 
 def test_environment_names_the_instruction_set() -> None:
@@ -599,69 +571,43 @@ def test_augment(isa: str, seed: int) -> None:
         with canaries():
             found = augment(images, size, **options)
         ran("augment", isa)
-        before = torch.get_num_threads()
         torch.set_num_threads(5)
         again = augment(images, size, **options)
-        torch.set_num_threads(before)
     assert (found - wanted).abs().max() * min(IMAGENET_STD) <= 4e-6  # a thousandth of a grey level
     assert_same(found, again)
 
 
 @pytest.mark.parametrize("name", [name for name in ISAS if name != "portable"])
 def test_the_limit_computes_every_chain_that_it_counts(name: str) -> None:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not there")
     source = ROOT / "csrc/cpu/limits/limits.cpp"
-    flags = ["-std=c++17", "-O3", "-fopenmp", f"-DALEXKERN_ISA={name}", *FLAGS[name]]
-    done = subprocess.run([compiler, *flags, "-S", source, "-o", "-"], check=True, capture_output=True, text=True)
+    code = processor.compiled("-O3", "-fopenmp", f"-DALEXKERN_ISA={name}", *FLAGS[name], "-S", source, "-o", "-")
     chains = re.search(r"CHAINS = (\d+)", source.read_text())
     assert chains is not None
-    loops = re.split(r"^\.L\w+:$", done.stdout, flags=re.M)
+    loops = re.split(r"^\.L\w+:$", code, flags=re.M)
     assert max(loop.count("vfmadd") for loop in loops) >= int(chains[1])
-
-
-@pytest.mark.parametrize("program", ["cpu_memory.cpp", "memory_list.cpp"])
-def test_what_the_sanitizers_run_keeps_up_with_csrc(program: str) -> None:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not there")
-    flags = ["-std=c++17", "-fsyntax-only", "-DALEXKERN_ISA=portable", f"-I{ROOT / 'csrc/cpu'}"]
-    subprocess.run([compiler, *flags, ROOT / "tests/support" / program], check=True)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.full] * (name != "portable")) for name in SETS])
 def test_no_stray_access(name: str, tmp_path: Path) -> None:
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, every array as long as it has to be and not longer."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not there to build csrc/cpu with AddressSanitizer")
-    program = tmp_path / "memory"
-    flags = ["-std=c++17", "-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    flags += [f"-DALEXKERN_ISA={name}", f"-I{ROOT / 'csrc/cpu'}", *FLAGS[name]]
-    subprocess.run([compiler, *flags, *SOURCES, ROOT / "tests/support/cpu_memory.cpp", "-o", program], check=True)
-    done = subprocess.run([program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"{name}: all clean\n"), done.stdout + done.stderr
+    program, sources = tmp_path / "memory", (*SOURCES, ROOT / "tests/support/cpu_memory.cpp")
+    flags = ("-fopenmp", f"-DALEXKERN_ISA={name}", *FLAGS[name])
+    assert processor.sanitized("address,undefined", program, *flags, *sources) == f"{name}: all clean\n"
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", SETS)
 def test_no_function_that_the_linker_could_exchange(name: str, tmp_path: Path) -> None:
     """A function of two objects is kept once, and it would have another processor's instructions."""
-    compiler, nm = shutil.which("g++"), shutil.which("nm")
-    if compiler is None or nm is None:
-        pytest.skip("g++ and nm are not there")
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("nm is not there")
     for source in SOURCES:
         built = tmp_path / f"{source.stem}.o"
-        options = ["-std=c++17", "-O3", "-fopenmp", f"-DALEXKERN_ISA={name}", *FLAGS[name]]
-        subprocess.run([compiler, *options, "-c", source, "-o", built], check=True)
+        processor.compiled("-O3", "-fopenmp", f"-DALEXKERN_ISA={name}", *FLAGS[name], "-c", source, "-o", built)
         listed = subprocess.run([nm, "-C", "--defined-only", built], capture_output=True, text=True, check=True).stdout
-        weak = [
-            line
-            for line in listed.splitlines()
-            if line.split()[1] in "WVu" and not re.search(rf"alexkern::{name}::|DW.ref", line)
-        ]
-        assert not weak
+        weak = [line for line in listed.splitlines() if line.split()[1] in "WVu"]
+        assert all(re.search(rf"alexkern::{name}::|DW.ref", line) for line in weak), weak
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -683,6 +629,22 @@ def test_workspaces_of_over_2_to_the_31_numbers() -> None:
     of = Geometry(1, 1, 64, 64, 64, 3, 3, (1, 1), (1, 1), (1, 1), 1)
     few, more, most = (cpu.native().winograd_workspace(of._replace(C=C), False, 2) for C in (2**20, 2**21, 2**26))
     assert most == few + (more - few) * (2**6 - 1) > 2**31
+
+
+def test_pooling_counts_in_64_bits() -> None:
+    sides = ((2, 3), (1, 0), (2, 1))  # stride, padding, dilation
+    short = pooling((1, 1, 5, 2**10), (2, 3), *sides)
+    long = short._replace(N=2**33, W=2**33)
+    rows = [cpu.native().max_pool2d_workspace(windows, (windows.P, windows.Q)) for windows in (short, long)]
+    # Of a row's pixels each lies once in the workspace for each row of a window, and each window has a number.
+    assert rows[1] - rows[0] > 2 * (long.W - short.W)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        cpu.native().max_pool2d_workspace(short._replace(H=2**63), (1, 1))
+
+
+@pytest.mark.parametrize("sizes", [(2**33, 1, 1), (1, 2**33, 1), (1, 1, 2**33)], ids=["rows", "in", "out"])
+def test_a_linear_layer_counts_in_64_bits(sizes: tuple[int, int, int]) -> None:
+    assert cpu.native().linear_relu_dropout_workspace(sizes, 1) > 2**33
 
 
 def test_local_response_norm_of_images_over_2_to_the_31_values_apart(isa: str) -> None:

@@ -4,8 +4,8 @@ the others in float32."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator
 from itertools import product
 from types import SimpleNamespace
 
@@ -16,27 +16,20 @@ from torch.nn import functional as F
 
 from alexkern import dispatch
 from alexkern.accuracy import assert_accurate, assert_same
-from alexkern.backends import cpu, extension
+from alexkern.backends import cpu
 from alexkern.backends.cpu import conv2d_relu_max_pool2d, crossovers, max_pool2d, winograd
 from alexkern.backends.cpu.conv2d_relu_max_pool2d import by_image
 from alexkern.backends.cpu.crossovers import Tiled
 from alexkern.geometry import Geometry, convolution
 from alexkern.plan import is_channels_last
+from support import processor
 from support.canaries import canaries
+from support.processor import LAYOUTS, SETS
 
-MISSING = cpu.missing("cpu", torch.float32)
-ISAS = () if extension.cpu.module is None else tuple(extension.cpu.module.isas)
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 EVERY, NOTHING = (True,) * 3, (False,) * 3  # of input, weight and bias
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no cpu backend: {MISSING}")
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = cpu.native().isa()
-    cpu.native().use(request.param)
-    yield request.param
-    cpu.native().use(before)
+WHAT = ("forward", "input_grad", "weight_grad")
+pytestmark = processor.served
+isa = pytest.fixture(params=SETS, name="isa")(processor.isa)
 
 
 @pytest.fixture
@@ -110,11 +103,22 @@ class Layer:
         operands = (one.to(dtype or self.dtype) for one in (self.grad, self.image, self.weight, self.output))
         return dispatch.implementation(backend, "conv2d_relu").backward(*operands, *self.settings, needs)
 
+    def everything(self, backend: str) -> tuple[Tensor, ...]:
+        """The output, and the gradients of image, weight and bias."""
+        return self.forward(backend), *self.backward(backend, EVERY)
+
     def input_grad(self, backend: str, dtype: torch.dtype | None = None) -> Tensor:
         return self.backward(backend, (True, False, False), dtype)[0]
 
     def weight_grad(self, backend: str, dtype: torch.dtype | None = None) -> Tensor:
         return self.backward(backend, (False, True, False), dtype)[1]
+
+    def keeps_the_rule(self, what: str, isa: str) -> bool:
+        """It does; and whether it was ours."""
+        cpu.native().forget_kernel()
+        ours, reference, torchs = (getattr(self, what)(*of) for of in (("cpu",), ("torch", torch.float64), ("torch",)))
+        assert_accurate(ours, reference, torchs, what)
+        return ran(isa)
 
     def magnitudes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Sums of the terms' magnitudes, for output and gradients of image and weight."""
@@ -172,8 +176,8 @@ def test_any_convolution(
         with canaries():
             weight_gradient = layer.weight_grad("cpu").clone()
             assert ran(isa) == (not strided or channels_last)
-        found, names = (output, gradient, weight_gradient), ("forward", "input_grad", "weight_grad")
-        for one, what, magnitude in zip(found, names, layer.magnitudes(), strict=True):
+        found = (output, gradient, weight_gradient)
+        for one, what, magnitude in zip(found, WHAT, layer.magnitudes(), strict=True):
             reference, torchs = (getattr(layer, what)("torch", wide) for wide in (torch.float64, dtype))
             assert one.stride() == torchs.stride()
             # By larger tiles twice as much, which therefore serve many channels alone.
@@ -201,12 +205,9 @@ def test_the_accuracy_rule(name: str, layout: str, isa: str, dtype: torch.dtype,
     layer = Layer(LAYERS[name], generator, (layout, layout), dtype)
     layer.image = layer.image.relu()
     layer.grad *= torch.rand(layer.grad.shape, generator=generator) < 0.5
-    for what in ("forward", "input_grad", "weight_grad"):
-        ran(isa)
-        ours, reference, torchs = (getattr(layer, what)(*of) for of in (("cpu",), ("torch", torch.float64), ("torch",)))
-        assert_accurate(ours, reference, torchs, f"{name}, {what}")
+    for what in WHAT:
         of = convolution(layer.image, layer.weight, *layer.settings)
-        assert ran(isa) == (crossovers.in_tiles(what, of, dtype, layout == "channels_last") > 0)
+        assert layer.keeps_the_rule(what, isa) == (crossovers.in_tiles(what, of, dtype, layout == "channels_last") > 0)
 
 
 def test_the_accuracy_rule_over_blocks(
@@ -214,15 +215,12 @@ def test_the_accuracy_rule_over_blocks(
 ) -> None:
     """AlexNet's conv1, over smaller images than those that it serves by default."""
     layer = Layer((1, 3, 64, 103, 99, 11, (2, 2), 1, 4), generator, ("channels_last",) * 2, dtype)
-    for what in ("forward", "input_grad", "weight_grad"):
-        ours, reference, torchs = (getattr(layer, what)(*of) for of in (("cpu",), ("torch", torch.float64), ("torch",)))
-        assert ran(isa)
-        assert_accurate(ours, reference, torchs, what)
+    assert all(layer.keeps_the_rule(what, isa) for what in WHAT)
 
 
 EACH_TILE = pytest.mark.parametrize(
     ("isa", "R", "every_product"),
-    [(isa, R, M) for isa in ISAS for R, M in ((3, 2), (3, 4), (5, 2)) if isa != "avx512bf16" or (R, M) == (3, 2)],
+    [(isa, R, M) for isa in SETS for R, M in ((3, 2), (3, 4), (5, 2)) if isa != "avx512bf16" or (R, M) == (3, 2)],
     indirect=["isa", "every_product"],
 )
 
@@ -263,9 +261,9 @@ def test_numbers_that_are_not_finite_over_blocks(
     for changed, place in (("image", (1, 2, 3, 4)), ("weight", (4, 2, 10, 0)), ("grad", (1, 2, 3, 4))):
         one = Layer((2, 3, 7, 31, 34, 11, (2, 1), 1, 4), generator, ("channels_last",) * 2, dtype)
         getattr(one, changed)[place], one.output[1, 2, 3, 4] = value, 1.0
-        found = one.forward("cpu"), *one.backward("cpu", EVERY)
+        found = one.everything("cpu")
         assert ran(isa) and not all(tensor.isfinite().all() for tensor in found)
-        for tensor, wanted in zip(found, (one.forward("torch"), *one.backward("torch", EVERY)), strict=True):
+        for tensor, wanted in zip(found, one.everything("torch"), strict=True):
             assert_same(tensor.isfinite(), wanted.isfinite(), changed)
             assert_same(tensor[~tensor.isfinite()], wanted[~wanted.isfinite()], changed)
 
@@ -286,35 +284,34 @@ def test_what_overflows_on_the_way_alone_is_convolved_plainly(
     assert_same(ours, torchs)
 
 
+def unaligned(tensor: Tensor) -> Tensor:
+    """channels_last, an element behind the start of its memory."""
+    N, C, H, W = tensor.shape
+    memory = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:]
+    return memory.view(N, H, W, C).permute(0, 3, 1, 2).copy_(tensor)
+
+
 def test_any_strides(isa: str, dtype: torch.dtype, generator: torch.Generator, every_product: None) -> None:
     layer = Layer((2, 6, 5, 9, 8, 3, (1, 1), 1), generator, ("channels_last",) * 2, dtype)
-    wanted = layer.forward("torch"), *layer.backward("torch", EVERY)
+    wanted = layer.everything("torch")
     changes = {
         "a slice": {"image": torch.stack((layer.image,) * 2, dim=2)[:, :, 1], "bias": layer.bias.repeat(2)[5:]},
         "transposed": {"image": layer.image.transpose(2, 3).contiguous().transpose(2, 3)},
         "filters last": {"weight": layer.weight.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)},
         "rows and columns": {"weight": layer.weight.transpose(2, 3).contiguous().transpose(2, 3)},
-        "unaligned": {
-            name: torch.cat((torch.zeros(1, dtype=dtype), getattr(layer, name).permute(0, 2, 3, 1).reshape(-1)))[1:]
-            .view(getattr(layer, name).permute(0, 2, 3, 1).shape)
-            .permute(0, 3, 1, 2)
-            for name in ("image", "weight", "grad", "output")
-        },
+        "unaligned": {name: unaligned(getattr(layer, name)) for name in ("image", "weight", "grad", "output")},
         "gradient": {"grad": layer.grad.contiguous(memory_format=torch.channels_last)},
     }
     for what, tensors in changes.items():
-        before = {name: getattr(layer, name) for name in tensors}
+        changed = copy.copy(layer)
         for name, tensor in tensors.items():
-            assert torch.equal(tensor, before[name])
-            setattr(layer, name, tensor)
-        found = layer.forward("cpu"), *layer.backward("cpu", EVERY)
+            assert torch.equal(tensor, getattr(layer, name))
+            setattr(changed, name, tensor)
+        found = changed.everything("cpu")
         assert ran(isa)
         for one, other in zip(found, wanted, strict=True):
             assert_close(one, other, what)
-        for name, tensor in before.items():
-            setattr(layer, name, tensor)
-    ones = layer.grad[:1, :1, :1, :1].expand_as(layer.grad)
-    layer.grad = ones
+    layer.grad = layer.grad[:1, :1, :1, :1].expand_as(layer.grad)
     assert_close(layer.input_grad("cpu"), layer.input_grad("torch"))
 
 
@@ -322,30 +319,26 @@ def test_any_strides(isa: str, dtype: torch.dtype, generator: torch.Generator, e
 def test_the_same_bits_for_any_number_of_threads(
     isa: str, dtype: torch.dtype, generator: torch.Generator, every_product: int
 ) -> None:
-    before = torch.get_num_threads()
-    try:
-        # The first two and the last have tiles enough for a filter's gradient in two parts.
-        cases = (
-            (13, 40, 96, 13, 12, 3, (1, 1), 1),
-            (13, 40, 33, 13, 12, 5, (2, 2), 1),
-            (2, 16, 40, 9, 9, 5, (2, 2), 2),
-            (10, 3, 70, 60, 61, 11, (2, 2), 1, 4),
-        )
-        for case, layout in product(cases, LAYOUTS):
-            layer = Layer(case, generator, (layout, layout), dtype)
-            torch.set_num_threads(1)
-            wanted = layer.forward("cpu"), *layer.backward("cpu", EVERY)
-            for threads in (2, 3, 5):
-                torch.set_num_threads(threads)
-                found = layer.forward("cpu"), *layer.backward("cpu", EVERY)
-                # Over contiguous images the gradient of the input is torch's for 5x5, and all that has a stride.
-                strided, R = len(case) > 8, 3 if case[5] == 11 else case[5]
-                own = {0: has_kernel("forward", R, dtype), 2: True}
-                own[1] = has_kernel("input_grad", R, dtype) and (layout != "contiguous" or (R == 3 and not strided))
-                plain = dtype == torch.bfloat16 and strided and layout == "contiguous"  # torch's, which goes by threads
-                assert all(plain or not own[place] or torch.equal(found[place], wanted[place]) for place in own)
-    finally:
-        torch.set_num_threads(before)
+    # The first two and the last have tiles enough for a filter's gradient in two parts.
+    cases = (
+        (13, 40, 96, 13, 12, 3, (1, 1), 1),
+        (13, 40, 33, 13, 12, 5, (2, 2), 1),
+        (2, 16, 40, 9, 9, 5, (2, 2), 2),
+        (10, 3, 70, 60, 61, 11, (2, 2), 1, 4),
+    )
+    for case, layout in product(cases, LAYOUTS):
+        layer = Layer(case, generator, (layout, layout), dtype)
+        torch.set_num_threads(1)
+        wanted = layer.everything("cpu")
+        for threads in (2, 3, 5):
+            torch.set_num_threads(threads)
+            found = layer.everything("cpu")
+            # Over contiguous images the gradient of the input is torch's for 5x5, and all that has a stride.
+            strided, R = len(case) > 8, 3 if case[5] == 11 else case[5]
+            own = {0: has_kernel("forward", R, dtype), 2: True}
+            own[1] = has_kernel("input_grad", R, dtype) and (layout != "contiguous" or (R == 3 and not strided))
+            plain = dtype == torch.bfloat16 and strided and layout == "contiguous"  # torch's, which goes by threads
+            assert all(plain or not own[place] or torch.equal(found[place], wanted[place]) for place in own)
 
 
 def test_pooled_at_once(isa: str, dtype: torch.dtype, generator: torch.Generator, every_product: None) -> None:
@@ -388,7 +381,7 @@ BY_IMAGE = [
     ("isa", "case", "threads", "M"),
     [
         (isa, case, threads, M)
-        for isa in ISAS
+        for isa in SETS
         for case, threads, M in BY_IMAGE
         if isa != "avx512bf16" or (M == 2 and case[5] != 5)
     ],
@@ -399,31 +392,27 @@ def test_image_by_image_the_bits_of_two_passes(
     case: tuple, threads: int, M: int, isa: str, dtype: torch.dtype, generator: torch.Generator, every_product: None
 ) -> None:
     """Filters packed beforehand or on the way, with and without ReLU and offsets."""
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        for layout in LAYOUTS if len(case) == 8 else ("channels_last",):
-            layer, channels_last = Layer(case, generator, (layout, layout), dtype), layout == "channels_last"
-            of = convolution(layer.image, layer.weight, *layer.settings)
-            packed = winograd.pack(layer.weight, of, M)
-            convolved = winograd.convolve(layer.image, packed, layer.bias, False, channels_last)
-            assert convolved is not None
-            windows = ((3, 3), (2, 2), (0, 0), (1, 1), False), ((2, 3), (1, 2), (1, 1), (1, 1), True)
-            for window, relu in product(windows, (False, True)):
-                wanted = max_pool2d.reduce(convolved, window, True, relu=relu)
-                for filters, save in ((packed, True), (winograd.to_pack(layer.weight, of, M), False)):
-                    ran(isa)
-                    with canaries():
-                        args = layer.image, filters, layer.bias, window, channels_last
-                        found = by_image(*args, relu=relu, save_offsets=save)
-                    assert ran(isa) and found is not None and torch.equal(found[0], wanted[0])
-                    assert torch.equal(found[1], wanted[1]) if save else found[1] is None
-    finally:
-        torch.set_num_threads(before)
+    for layout in LAYOUTS if len(case) == 8 else ("channels_last",):
+        layer, channels_last = Layer(case, generator, (layout, layout), dtype), layout == "channels_last"
+        of = convolution(layer.image, layer.weight, *layer.settings)
+        packed = winograd.pack(layer.weight, of, M)
+        convolved = winograd.convolve(layer.image, packed, layer.bias, False, channels_last)
+        assert convolved is not None
+        windows = ((3, 3), (2, 2), (0, 0), (1, 1), False), ((2, 3), (1, 2), (1, 1), (1, 1), True)
+        for window, relu in product(windows, (False, True)):
+            wanted = max_pool2d.reduce(convolved, window, True, relu=relu)
+            for filters, save in ((packed, True), (winograd.to_pack(layer.weight, of, M), False)):
+                ran(isa)
+                with canaries():
+                    args = layer.image, filters, layer.bias, window, channels_last
+                    found = by_image(*args, relu=relu, save_offsets=save)
+                assert ran(isa) and found is not None and torch.equal(found[0], wanted[0])
+                assert torch.equal(found[1], wanted[1]) if save else found[1] is None
 
 
 def test_what_the_table_does_not_name_is_torchs(
-    isa: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch
+    isa: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit."""
     table = {"forward": (Tiled(3, 4, 20),), "input_grad": (Tiled(5, 4, 20), Tiled(5, 9, 1))}
@@ -442,16 +431,18 @@ def test_what_the_table_does_not_name_is_torchs(
         return forward, backward
 
     assert served((2, 4, 5, 12, 12, 3, (1, 1), 1)) == (True, False)
-    assert served((2, 4, 3, 12, 12, 3, (1, 1), 1)) == (False, False)  # filters
-    assert served((2, 4, 4, 6, 6, 3, (1, 1), 1)) == (False, False)  # tiles
-    assert served((2, 4, 4, 12, 12, 5, (2, 2), 1)) == (False, dtype == torch.float32)
-    assert served((1, 4, 4, 8, 8, 5, (2, 2), 1)) == (False, False)
-    assert served((1, 9, 9, 8, 8, 5, (2, 2), 1)) == (False, dtype == torch.float32)
-    assert served((20, 9, 9, 3, 3, 5, (2, 2), 1)) == (False, False)  # mostly padding
-    assert served((2, 4, 5, 12, 12, 4, (1, 1), 1)) == (False, False)
+    for case in ((2, 4, 4, 12, 12, 5, (2, 2), 1), (1, 9, 9, 8, 8, 5, (2, 2), 1)):
+        assert served(case) == (False, dtype == torch.float32)
+    for case in (
+        (2, 4, 3, 12, 12, 3, (1, 1), 1),  # filters
+        (2, 4, 4, 6, 6, 3, (1, 1), 1),  # tiles
+        (1, 4, 4, 8, 8, 5, (2, 2), 1),
+        (20, 9, 9, 3, 3, 5, (2, 2), 1),  # mostly padding
+        (2, 4, 5, 12, 12, 4, (1, 1), 1),
+    ):
+        assert served(case) == (False, False)
     layer = Layer((2, 9, 9, 12, 12, 3, (1, 1), 1), generator, dtype=dtype)
     assert torch.equal(layer.weight_grad("cpu"), layer.weight_grad("torch")) and not ran(isa)
-    layer = Layer((2, 9, 9, 12, 12, 3, (1, 1), 1), generator, dtype=dtype)
     layer.settings = ((2, 2), (1, 1), (1, 1), 1)
     assert torch.equal(layer.forward("cpu"), layer.forward("torch")) and not ran(isa)
     assert layer.backward("cpu", NOTHING) == (None, None, None)
@@ -528,16 +519,14 @@ def test_how_many_products_are_worth_it(amd: bool, monkeypatch: pytest.MonkeyPat
 def test_bfloat16_is_multiplied_by_its_own_instructions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the table names it, in tiles of 2x2, and 5x5 filters' gradients."""
     every = tuple(Tiled(R, 1, 1, M) for R in winograd.SIZES for M in (2, 4))
-    table = {f"{what}, bfloat16": every for what in ("forward", "input_grad", "weight_grad", "packed")}
+    table = {f"{what}, bfloat16": every for what in (*WHAT, "packed")}
     monkeypatch.setattr(crossovers, "CONVOLUTIONS", dict.fromkeys(crossovers.CONVOLUTIONS, table))
     found = {}
     for isa in ("avx512bf16", "avx512"):
         monkeypatch.setattr(crossovers, "native", lambda isa=isa: SimpleNamespace(isa=lambda: isa, amd=False))
-        for what, R in product(("forward", "input_grad", "weight_grad", "packed"), winograd.SIZES):
+        for what, R in product((*WHAT, "packed"), winograd.SIZES):
             of = Geometry(2, 64, 28, 28, 64, R, R, (1, 1), (R // 2, R // 2), (1, 1), 1)
             assert crossovers.in_tiles(what, of, torch.float32, True) == 0
             found[isa, what, R] = crossovers.in_tiles(what, of, torch.bfloat16, True)
-    taken = {key for key, M in found.items() if M}
-    assert taken == {("avx512bf16", what, 3) for what in ("forward", "input_grad", "weight_grad", "packed")} | {
-        ("avx512bf16", "weight_grad", 5)
-    } and {found[key] for key in taken} == {2}
+    wanted = {("avx512bf16", what, 3): 2 for what in (*WHAT, "packed")} | {("avx512bf16", "weight_grad", 5): 2}
+    assert {key: M for key, M in found.items() if M} == wanted

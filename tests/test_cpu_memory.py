@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import os
-import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,14 @@ from alexkern import plan
 from alexkern.backends import cpu
 from alexkern.backends.cpu import memory
 from alexkern.measure.memory import peak_bytes
+from alexkern.ops.registry import OPERATORS
 from alexkern.plan import Spec
-from support import memory_scenarios
+from support import memory_scenarios, processor, routes
+from support.cases import cases, channels_last, each
+from support.memory_scenarios import MIB, block, use
+from support.processor import LAYOUTS
 
-ROOT = Path(__file__).resolve().parent.parent
-MISSING = cpu.missing("cpu", torch.float32)
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no cpu backend: {MISSING}")
-MIB = 2**20
+pytestmark = processor.served
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,15 +51,6 @@ def nothing_is_lost() -> Iterator[None]:
     gc.collect()
     native.memory_keep(limit)
     assert use()[1] == lent
-
-
-def use() -> tuple[int, int]:
-    """Bytes that are kept, and lent."""
-    return cpu.native().memory_use()
-
-
-def block(mebibytes: float) -> Tensor:
-    return memory.empty(Spec((int(mebibytes * MIB),), (1,), torch.uint8))
 
 
 class Layer:
@@ -109,8 +100,7 @@ def test_a_gradient_that_somebody_keeps_stays_apart(where: str, layer: Layer) ->
     elif where == "a hook behind":
         layer.weight.register_post_accumulate_grad_hook(lambda weight: taken.append(weight.grad))
     layer.output().sum().backward()
-    if where == "the caller":
-        taken.append(layer.weight.grad)
+    taken = taken or [layer.weight.grad]
     first = layer.gradient()
     layer.weight.grad = None
     layer.input = layer.input + 1
@@ -267,55 +257,26 @@ def test_where_there_is_no_memory_the_error_is_torchs(count: int) -> None:
     assert messages[0] == messages[1]
 
 
-def test_threads_never_share(generator: torch.Generator) -> None:
-    wrong: list[str] = []
-
+def test_threads_never_share() -> None:
     def work(number: int) -> None:
-        try:
-            layer = Layer(torch.Generator().manual_seed(number))
-            for turn in range(20):
-                held = [block(1 + turn % 3).fill_(number) for _ in range(3)]
-                layer.output().sum().backward()
-                assert all(bool((tensor == number).all()) for tensor in held)
-                assert torch.equal(layer.weight.grad, layer.gradient())
-                layer.weight.grad = None
-                if turn % 7 == 0:
-                    alexkern.release_memory()
-        except BaseException as error:
-            wrong.append(repr(error))
+        layer = Layer(torch.Generator().manual_seed(number))
+        for turn in range(20):
+            held = [block(1 + turn % 3).fill_(number) for _ in range(3)]
+            layer.output().sum().backward()
+            assert all(bool((tensor == number).all()) for tensor in held)
+            assert torch.equal(layer.weight.grad, layer.gradient())
+            layer.weight.grad = None
+            if turn % 7 == 0:
+                alexkern.release_memory()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
 
 
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-CALLS: dict[str, Callable[..., Tensor]] = {
-    "max_pool2d": lambda image, *_: alexkern.functional.max_pool2d(image, 3, 2, 1),
-    "LocalResponseNorm": lambda image, *_: alexkern.nn.LocalResponseNorm(5)(image),
-    "dropout": lambda image, *_: alexkern.functional.dropout(image, 0.3),
-    "conv2d_relu_max_pool2d": lambda image, filters, _: alexkern.functional.conv2d_relu_max_pool2d(
-        image, filters, padding=1
-    ),
-    "linear_relu_dropout": lambda image, _, matrix: alexkern.functional.linear_relu_dropout(image, matrix, None, 0.3),
-    "linear_relu_dropout, a row": lambda image, _, matrix: alexkern.functional.linear_relu_dropout(
-        image.sum() + matrix[0], matrix, None, 0.0
-    ),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-@pytest.mark.parametrize("shape", [(2, 5, 13, 11), (1, 1, 13, 11), (3, 16, 1, 11), (0, 3, 9, 11)], ids=str)
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_every_output_is_as_torchs_and_written_in_full(
-    call: Callable[..., Tensor],
-    shape: tuple[int, ...],
-    layout: torch.memory_format,
-    generator: torch.Generator,
-    monkeypatch: pytest.MonkeyPatch,
+    operator: str, layout: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However small, and whatever lies in the memory that comes back."""
     from_dlpack, made = memory.from_dlpack, 0
@@ -329,22 +290,19 @@ def test_every_output_is_as_torchs_and_written_in_full(
 
     monkeypatch.setattr(memory, "LARGE", 1)
     monkeypatch.setattr(memory, "from_dlpack", poisoned)
-    C = shape[1]
-    image = torch.randn(shape, generator=generator).contiguous(memory_format=layout)
-    filters, matrix = torch.randn(4, C, 1, 1, generator=generator), torch.randn(6, 11, generator=generator)
-    results = []
-    for name in ("cpu", "torch"):
-        with alexkern.backend(name):
-            torch.manual_seed(1)
-            leaves = [tensor.detach().requires_grad_() for tensor in (image, filters, matrix)]
-            output = call(*leaves)
-            grads = torch.autograd.grad(output.square().sum(), leaves, allow_unused=True)
+    for case in cases(operator):
+        tensors = case.draw(torch.float32, memory.DEVICE, generator)
+        tensors = each(channels_last, tensors) if layout == "channels_last" else tensors
+        results = []
+        for name in ("cpu", "torch"):
+            with alexkern.backend(name):
+                output, grads = routes.run("autograd", case, tensors, None)
             results.append((output, *grads))
-    assert made > 0 or 0 in shape
-    for ours, torchs in zip(*results, strict=True):
-        assert (ours is None) == (torchs is None)
-        if ours is not None:
-            torch.testing.assert_close(ours, torchs, check_stride=True)
+        for ours, torchs in zip(*results, strict=True):
+            assert (ours is None) == (torchs is None)
+            if ours is not None:
+                torch.testing.assert_close(ours, torchs, check_stride=True, msg=str(case))
+    assert made > 0 or operator == "conv2d_relu"  # torch's, of so few channels
 
 
 def test_modes(generator: torch.Generator) -> None:
@@ -370,14 +328,7 @@ def test_a_process_of_its_own(names: tuple[str, ...], tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "as it should be\n", "")
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+@pytest.mark.parametrize("sanitizer", ["address,undefined", pytest.param("thread", marks=pytest.mark.full)])
 def test_no_stray_access(sanitizer: str, tmp_path: Path) -> None:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not there to build csrc/cpu with a sanitizer")
-    program, sources = tmp_path / "memory", (ROOT / "csrc/cpu/memory.cpp", ROOT / "tests/support/memory_list.cpp")
-    flags = ["-std=c++17", "-O1", "-g", "-pthread", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
-    subprocess.run([compiler, *flags, f"-I{ROOT / 'csrc/cpu'}", *sources, "-o", program], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout) == (0, "all clean\n"), done.stdout + done.stderr
+    sources = processor.CSRC / "memory.cpp", Path(memory_scenarios.__file__).with_name("memory_list.cpp")
+    assert processor.sanitized(sanitizer, tmp_path / "memory", "-pthread", *sources) == "all clean\n"

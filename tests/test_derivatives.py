@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,29 +20,22 @@ from alexkern.models import MODELS
 from alexkern.ops.registry import OPERATORS
 from support import oracle, routes
 from support.backends import DEVICE, serving
-from support.cases import SUITES, Case
+from support.cases import Case, small
 from support.derivatives import EAGER, KINDS
 from support.networks import nested, small_alexnet, vgg
 from support.runs import RUNS, name_of, run_of
 
-SMALL = [Case(name, "small", *SUITES[name].small) for name in OPERATORS]
-ON_TORCH = [
-    pytest.param(case, "torch", route, kind, id=f"{case.operator}-{route}-{kind}")
-    for case in SMALL
-    for kind in KINDS
-    for route in (("eager", "dispatcher") if kind in EAGER else ("eager",))
-]
-ON_KERNELS = [
+SMALL = [small(name) for name in OPERATORS]
+COMBINATIONS = [
     pytest.param(
         *(case, backend, route, kind),
         id=f"{case.operator}-{backend}-{route}-{kind}",
-        marks=() if (route, kind) == ("eager", "mixed") else pytest.mark.full,
+        marks=() if backend == "torch" or (route, kind) == ("eager", "mixed") else pytest.mark.full,
     )
     for case in SMALL
     for backend in serving(case.operator)
-    for route in ("eager", "dispatcher")
-    for kind in EAGER
-    if backend != "torch"
+    for kind in (KINDS if backend == "torch" else EAGER)
+    for route in (("eager", "dispatcher") if kind in EAGER else ("eager",))
 ]
 
 
@@ -52,16 +46,14 @@ def agree(kind: str, ours: object, plain: object, tensors: Sequence[Tensor]) -> 
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=tolerance, msg=lambda text, i=index: f"{i}: {text}")
 
 
-@pytest.mark.parametrize(("case", "backend", "route", "kind"), [*ON_TORCH, *ON_KERNELS])
+@pytest.mark.parametrize(("case", "backend", "route", "kind"), COMBINATIONS)
 def test_operators(case: Case, backend: str, route: str, kind: str, generator: torch.Generator) -> None:
     tensors: list[Tensor] = case.draw(torch.float32, DEVICE, generator)  # type: ignore[assignment]
-    keep = oracle.keep(case, tensors) if "dropout" in case.operator else None
+    keep = oracle.keep(case, tensors)
 
     def ours(*tensors: Tensor) -> Tensor:
         torch.manual_seed(0)
-        if route == "eager":
-            return case.call(*tensors)
-        with routes.Transparent():
+        with routes.Transparent() if route == "dispatcher" else nullcontext():
             return case.call(*tensors)
 
     with alexkern.backend(backend):

@@ -367,34 +367,21 @@ def test_floors_of_the_network() -> None:
     assert [row[1] for row in table(ALEXNET, "what is computed")] == [f"{number:.0f}" for number in numbers]
 
 
-def test_what_poolings_keep() -> None:
+def test_what_poolings_keep_and_move() -> None:
     found = {layer.name: layer for layer in layers("alexnet")}
-    rows = []
-    for index in (1, 2, 5):
-        conv, pool = found[f"conv{index}"].outputs, found[f"pool{index}"].outputs
-        rows.append([BATCH * size / 1e6 for size in (BYTES * conv, 8 * pool, BYTES * pool, pool)])
-    rows.append([sum(column) for column in zip(*rows, strict=True)])
-    names = ["conv1, pool1", "conv2, pool2", "conv5, pool5", "sum"]
-    wanted = [(name, *(f"{number:.1f}" for number in row)) for name, row in zip(names, rows, strict=True)]
-    assert table(KERNELS, "", "convolution's output") == wanted
-
-
-def test_what_the_first_linear_layer_reads() -> None:
-    weights = next(layer for layer in layers("alexnet") if layer.name == "fc6").macs
-    assert f"the time that {BYTES * weights // 10**6} MB of weights take to arrive" in " ".join(
-        KERNELS.read_text().split()
-    )
-
-
-def test_what_poolings_move() -> None:
-    found = {layer.name: layer for layer in layers("alexnet")}
-    wanted = []
+    kept, moved = {}, []
     for index in (1, 2, 5):
         conv, pool = found[f"conv{index}"], found[f"pool{index}"]
-        sizes = [BATCH * size / 1e6 for size in (BYTES * conv.outputs, BYTES * pool.outputs, pool.outputs)]
-        cells = [f"{size:.1f} MB" for size in (*sizes, sum(sizes), sum(sizes))]
-        wanted.append((f"pool{index}, {' x '.join(map(str, conv.output))}", *cells))
-    assert table(ROOT / "docs" / "pooling.md", "layer", "input") == wanted
+        images, indices, pooled, offsets = (
+            BATCH * size / 1e6 for size in (BYTES * conv.outputs, 8 * pool.outputs, BYTES * pool.outputs, pool.outputs)
+        )
+        kept[f"conv{index}, pool{index}"] = (images, indices, pooled, offsets)
+        cells = [f"{size:.1f} MB" for size in (images, pooled, offsets, *[images + pooled + offsets] * 2)]
+        moved.append((f"pool{index}, {' x '.join(map(str, conv.output))}", *cells))
+    kept["sum"] = tuple(map(sum, zip(*kept.values(), strict=True)))
+    wanted = [(name, *(f"{number:.1f}" for number in row)) for name, row in kept.items()]
+    assert table(KERNELS, "", "convolution's output") == wanted
+    assert table(ROOT / "docs" / "pooling.md", "layer", "input") == moved
 
 
 def test_the_ranges_of_options() -> None:

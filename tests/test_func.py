@@ -16,6 +16,7 @@ from alexkern.backends.torch import philox
 from alexkern.ops import seed
 from support.backends import DEVICE
 from support.cases import SUITES, Case
+from support.networks import small_alexnet
 
 PURE = [suite.case(suite.func) for suite in SUITES.values() if suite.func is not None]
 
@@ -24,15 +25,14 @@ PURE = [suite.case(suite.func) for suite in SUITES.values() if suite.func is not
 @pytest.mark.parametrize("batched", ["input", "all"])
 def test_vmap_is_a_loop(case: Case, batched: str, generator: torch.Generator) -> None:
     draws = [case.draw(torch.float32, DEVICE, generator) for _ in range(3)]
-    stacked = [None if column[0] is None else torch.stack(column, dim=1) for column in zip(*draws, strict=True)]
-    shared = draws[0]
-    arguments = [stacked[0], *(stacked[1:] if batched == "all" else shared[1:])]
-    in_dims = tuple(
-        1 if value is not None and (index == 0 or batched == "all") else None for index, value in enumerate(arguments)
-    )
-    output = vmap(case.call, in_dims=in_dims)(*arguments)
+    places = range(1 if batched == "input" else len(case.shapes))
+    arguments, in_dims = list(draws[0]), [None] * len(case.shapes)
+    for place in places:
+        if case.shapes[place] is not None:
+            arguments[place], in_dims[place] = torch.stack([draw[place] for draw in draws], dim=1), 1
+    output = vmap(case.call, in_dims=tuple(in_dims))(*arguments)
     for index, draw in enumerate(draws):
-        one = [draw[0], *(draw[1:] if batched == "all" else shared[1:])]
+        one = [draw[place] if place in places else shared for place, shared in enumerate(draws[0])]
         torch.testing.assert_close(output[index], case.call(*one))
 
 
@@ -87,8 +87,7 @@ def test_nested_transforms_drop_the_same(generator: torch.Generator) -> None:
 
 
 def test_functional_call_of_a_fused_model() -> None:
-    from support.networks import small_alexnet
-
+    """Of some images, which its layers lay out in channels_last memory."""
     model = alexkern.fuse(small_alexnet()).eval()
     image = torch.randn(2, 3, 63, 63)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -19,7 +19,7 @@ import alexkern
 from alexkern.ops.registry import OPERATORS
 from support import oracle
 from support.backends import DEVICE, combination, is_slow, serving
-from support.cases import Case, cases
+from support.cases import Case, cases, leaves_of
 
 
 def arithmetic(y: Tensor) -> None:
@@ -79,7 +79,7 @@ def test_edits_that_torch_takes(
     assert tensors[0] is not None
     tensors[0] = tensors[0].contiguous(memory_format=memory_format)
     leaves = [tensor.requires_grad_() for tensor in tensors if tensor is not None]
-    keep = oracle.keep(case, tensors) if "dropout" in case.operator else None
+    keep = oracle.keep(case, tensors)
     for edit in EDITS[:1] if is_slow(backend) else EDITS:
         wanted = edited(lambda: oracle.plain(case, tensors, keep), leaves, edit)
         with alexkern.backend(backend):
@@ -95,9 +95,7 @@ def test_edits_that_torch_takes(
 @pytest.mark.parametrize("case", [case for operator in OPERATORS for case in cases(operator)], ids=str)
 def test_outputs_are_no_views(case: Case, generator: torch.Generator) -> None:
     """So they may be detached in place, too. conv2d_relu's of one image is a view of what it has saved."""
-    tensors = [
-        None if tensor is None else tensor.requires_grad_() for tensor in case.draw(torch.float32, DEVICE, generator)
-    ]
+    tensors = leaves_of(case.draw(torch.float32, DEVICE, generator))
     assert tensors[0] is not None
     output = case.call(*tensors)
     assert output._is_view() == (case.operator == "conv2d_relu" and tensors[0].dim() == 3)

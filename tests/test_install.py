@@ -45,6 +45,13 @@ def bare_tree(tree: Path) -> Path:
     return tree
 
 
+def failure(tree: Path, **settings: object) -> str:
+    """What an install says that fails."""
+    done = install(tree, tree.parent / "target", **settings)
+    assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
+    return done.stdout
+
+
 def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     done = install(bare_tree, target, PATH=tmp_path / "empty")
@@ -60,95 +67,69 @@ def test_nvcc_absent_installs_without_the_native_module_and_says_so(bare_tree: P
     assert "alexkern/_cuda_not_built," in record.read_text()  # so that an uninstall removes it
 
 
-def test_nvcc_absent_but_required_is_an_error(bare_tree: Path, tmp_path: Path) -> None:
-    done = install(bare_tree, tmp_path / "target", PATH=tmp_path / "empty", ALEXKERN_REQUIRE_CUDA=1)
-    assert done.returncode != 0
-    assert "alexkern: ALEXKERN_REQUIRE_CUDA is set, but nvcc was not found" in done.stdout
-    assert "Traceback" not in done.stdout
-
-
 def test_nvcc_broken_is_an_error_with_its_own_message(tree: Path, tmp_path: Path) -> None:
     nvcc = script(tmp_path / "cuda/bin/nvcc", BROKEN_NVCC)
-    done = install(tree, tmp_path / "target", CUDA_HOME=tmp_path / "cuda")
-    assert done.returncode != 0
-    message, _, after = done.stdout.partition("nvcc fatal : no libdevice to be found")
+    message, _, after = failure(tree, CUDA_HOME=tmp_path / "cuda").partition("nvcc fatal : no libdevice to be found")
     assert str(nvcc) in message
     assert f"alexkern: the build of alexkern._cuda with {nvcc} failed" in after
     assert len(after.splitlines()) < 20, "the compiler's message is buried"
-    assert "Traceback" not in done.stdout
 
 
-def test_nvcc_skipped_is_not_even_started(tree: Path, tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    script(tmp_path / "cuda/bin/nvcc", BROKEN_NVCC)
-    done = install(tree, target, CUDA_HOME=tmp_path / "cuda", ALEXKERN_SKIP_CUDA=1)
-    assert done.returncode == 0, done.stdout
-    assert "installing without alexkern._cuda: ALEXKERN_SKIP_CUDA was set" in done.stdout
-    assert not list(target.rglob("_*.so"))
-    assert (target / "alexkern/_cuda_not_built").read_text() == "ALEXKERN_SKIP_CUDA was set"
-
-
-def test_skipped_and_required_at_once_is_an_error(tree: Path, tmp_path: Path) -> None:
-    done = install(tree, tmp_path / "target", ALEXKERN_SKIP_CUDA=1, ALEXKERN_REQUIRE_CUDA=1)
-    assert done.returncode != 0
-    assert "ALEXKERN_REQUIRE_CUDA is set, but ALEXKERN_SKIP_CUDA was set" in done.stdout
+REQUIRED = "alexkern: ALEXKERN_REQUIRE_CUDA is set, but "
+ARCHS = "targets of compute capability 8.0 or more, such as 80;90a or 8.0;9.0a+PTX"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "wanted"),
+    ("settings", "line"),
     [
-        ("ALEXKERN_SKIP_CUDA", "maybe", "one of 1, true, yes, on, 0, false, no, off"),
-        ("ALEXKERN_CUDA_ARCHS", "75", "targets of compute capability 8.0 or more, such as 80;90a or 8.0;9.0a+PTX"),
+        ({"PATH": "/nowhere", "ALEXKERN_REQUIRE_CUDA": 1}, f"{REQUIRED}nvcc was not found"),
+        ({"ALEXKERN_SKIP_CUDA": 1, "ALEXKERN_REQUIRE_CUDA": 1}, f"{REQUIRED}ALEXKERN_SKIP_CUDA was set"),
+        (
+            {"ALEXKERN_SKIP_CUDA": "maybe"},
+            "alexkern: ALEXKERN_SKIP_CUDA must be one of 1, true, yes, on, 0, false, no, off, got 'maybe'\n",
+        ),
+        ({"ALEXKERN_CUDA_ARCHS": 75}, f"alexkern: ALEXKERN_CUDA_ARCHS must be {ARCHS}, got '75'\n"),
+        ({}, "alexkern: {} is of CUDA 12.4, and the kernels need 12.5 or newer. ALEXKERN_SKIP_CUDA=1"),
+    ],
+    ids=["absent but required", "skipped and required", "a wrong switch", "wrong targets", "too old"],
+)
+def test_an_error_of_one_line_before_anything_is_compiled(
+    settings: dict[str, object], line: str, bare_tree: Path, tmp_path: Path
+) -> None:
+    says = f"[ $1 = --version ] || touch {tmp_path}/started\necho 'Cuda compilation tools, release 12.4, V12.4.131'"
+    nvcc = script(tmp_path / "nvcc", f"#!/bin/sh\n{says}\n")
+    said = failure(bare_tree, **({} if "PATH" in settings else {"CUDACXX": nvcc}), **settings)
+    assert said.count(line.format(nvcc)) == 1, said
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [
+        ("another", "the C++ compiler another is neither GCC nor Clang"),
+        ("none", "the C++ compiler none does not run ([Errno 2] No such file or directory: 'none')"),
     ],
 )
-def test_a_wrong_setting_is_an_error_of_one_line(
-    name: str, value: str, wanted: str, tree: Path, tmp_path: Path
-) -> None:
-    nvcc = script(tmp_path / "cuda/bin/nvcc", f"#!/bin/sh\ntouch {tmp_path}/started\n")
-    done = install(tree, tmp_path / "target", CUDACXX=nvcc, **{name: value})
-    assert done.returncode != 0
-    assert [line.strip() for line in done.stdout.splitlines()].count(
-        f"alexkern: {name} must be {wanted}, got '{value}'"
-    ) == 1, done.stdout
-    assert "Traceback" not in done.stdout and not (tmp_path / "started").exists()
-
-
-def test_nvcc_that_is_too_old_compiles_nothing(tree: Path, tmp_path: Path) -> None:
-    says = "#!/bin/sh\n[ $1 = --version ] || touch {}\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n"
-    nvcc = script(tmp_path / "nvcc", says.format(tmp_path / "started"))
-    done = install(tree, tmp_path / "target", CUDACXX=nvcc)
-    assert done.returncode != 0
-    assert f"alexkern: {nvcc} is of CUDA 12.4, and the kernels need 12.5 or newer. ALEXKERN_SKIP_CUDA=1" in done.stdout
-    assert "Traceback" not in done.stdout and not (tmp_path / "started").exists()
-
-
-SAYS = {  # what a C++ compiler answers to the question for its macros, and what the install makes of it
-    "another": ("echo '#define _MSC_VER 1944'", "the C++ compiler {} is neither GCC nor Clang"),
-    "absent": (None, "the C++ compiler {} does not run ([Errno 2] No such file or directory: '{}')"),
-}
-
-
-@pytest.mark.parametrize("which", SAYS)
-def test_without_gcc_or_clang_the_install_goes_on(which: str, tree: Path, tmp_path: Path) -> None:
-    text, reason = SAYS[which]
-    compiler = tmp_path / "compiler"
-    if text:
-        script(compiler, f"#!/bin/sh\n{text}\n")
-    settings = {"CXX": compiler, "ALEXKERN_SKIP_CPU": 0, "ALEXKERN_SKIP_CUDA": 1}
-    done = install(tree, tmp_path / "target", **settings)
+def test_without_compilers_the_install_goes_on(compiler: str, reason: str, tree: Path, tmp_path: Path) -> None:
+    """And says why. An nvcc that is skipped is not even started."""
+    script(tmp_path / "cuda/bin/nvcc", BROKEN_NVCC)
+    script(tmp_path / "another", "#!/bin/sh\necho '#define _MSC_VER 1944'\n")
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    settings = {"CXX": compiler, "PATH": path, "ALEXKERN_SKIP_CPU": 0, "ALEXKERN_SKIP_CUDA": 1}
+    done = install(tree, tmp_path / "target", CUDA_HOME=tmp_path / "cuda", **settings)
     assert done.returncode == 0, done.stdout
-    assert f"alexkern: installing without alexkern._cpu: {reason.format(compiler, compiler)}\n" in done.stdout
-    assert (tmp_path / "target/alexkern/_cpu_not_built").read_text() == reason.format(compiler, compiler)
+    for module, why in (("_cpu", reason), ("_cuda", "ALEXKERN_SKIP_CUDA was set")):
+        assert f"alexkern: installing without alexkern.{module}: {why}\n" in done.stdout
+        assert (tmp_path / f"target/alexkern/{module}_not_built").read_text() == why
+    assert not list((tmp_path / "target").rglob("_*.so"))
 
 
 def test_a_cxx_that_fails_is_an_error_with_its_own_message(tree: Path, tmp_path: Path) -> None:
     compiler = script(tmp_path / "g++", "#!/bin/sh\necho 'g++: fatal error: no cc1plus' >&2\nexit 1\n")
-    done = install(tree, tmp_path / "target", CXX=compiler, ALEXKERN_SKIP_CPU=0, ALEXKERN_SKIP_CUDA=1)
-    assert done.returncode != 0 and "Traceback" not in done.stdout
-    _, _, after = done.stdout.partition("g++: fatal error: no cc1plus")
-    assert (
-        f"the build of alexkern._cpu with {compiler} failed, for the reason printed above. ALEXKERN_SKIP_CPU=1" in after
-    )
+    said = failure(tree, CXX=compiler, ALEXKERN_SKIP_CPU=0, ALEXKERN_SKIP_CUDA=1)
+    _, _, after = said.partition("g++: fatal error: no cc1plus")
+    wanted = f"the build of alexkern._cpu with {compiler} failed, for the reason printed above. ALEXKERN_SKIP_CPU=1"
+    assert wanted in after
 
 
 NEW_KERNEL = """
@@ -258,10 +239,7 @@ def test_a_kernel_that_does_not_compile_is_an_error_with_the_compilers_message(t
     for source in (*tree.glob("csrc/**/*.cu"), *tree.glob("csrc/cuda/*/bind.h")):
         source.unlink()  # they would take long to compile
     script(tree / "csrc/cuda/new_operator/forward.cu", "#error this kernel is broken\n")
-    done = install(tree, tmp_path / "target", ALEXKERN_CUDA_ARCHS=80)
-    assert done.returncode != 0
-    assert "error: #error this kernel is broken" in done.stdout
-    assert "Traceback" not in done.stdout
+    assert "error: #error this kernel is broken" in failure(tree, ALEXKERN_CUDA_ARCHS=80)
 
 
 @pytest.mark.full
@@ -358,21 +336,21 @@ def test_nvcc_is_searched_in_the_order_stated(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("alexkern._nvcc.DEFAULT_ROOT", str(tmp_path / "default"))
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     assert find_nvcc() is None
-    places = {}
-    for name, folder in {"default": "default/bin", "PATH": "path", "CUDA_PATH": "a/bin", "CUDA_HOME": "b/bin"}.items():
-        places[name] = str(script(tmp_path / folder / "nvcc", BROKEN_NVCC))
+    nvcc = {}
+    for name in ("default/bin", "path", "a/bin", "b/bin"):
+        nvcc[name] = str(script(tmp_path / name / "nvcc", BROKEN_NVCC))
     (tmp_path / "path/nvcc").unlink()
-    assert find_nvcc() == places["default"]
+    assert find_nvcc() == nvcc["default/bin"]
     script(tmp_path / "path/nvcc", BROKEN_NVCC)
-    assert find_nvcc() == places["PATH"]
-    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "a"))
-    assert find_nvcc() == places["CUDA_PATH"]
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "b"))
-    assert find_nvcc() == places["CUDA_HOME"]
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "a root without nvcc"))
-    assert find_nvcc() == places["CUDA_PATH"]
-    monkeypatch.setenv("CUDACXX", "/taken/at/its/word")
-    assert find_nvcc() == "/taken/at/its/word"
+    assert find_nvcc() == nvcc["path"]
+    for variable, value, found in (
+        ("CUDA_PATH", tmp_path / "a", nvcc["a/bin"]),
+        ("CUDA_HOME", tmp_path / "b", nvcc["b/bin"]),
+        ("CUDA_HOME", tmp_path / "a root without nvcc", nvcc["a/bin"]),
+        ("CUDACXX", "/taken/at/its/word", "/taken/at/its/word"),
+    ):
+        monkeypatch.setenv(variable, str(value))
+        assert find_nvcc() == found
 
 
 def test_kernels_cannot_be_imported_under_a_second_name() -> None:
@@ -406,8 +384,7 @@ def test_which_compiler_is_found(
 ) -> None:
     """The one that is named, else the first there is; one that fails is taken for what it is called."""
     for name, text in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+        script(tmp_path / name, f"#!/bin/sh\n{text}\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     if named:
@@ -424,27 +401,7 @@ def test_which_compiler_is_found(
     ],
 )  # fmt: skip
 def test_which_nvcc_is_too_old(says: str, found: tuple[int, int] | None, old: bool, tmp_path: Path) -> None:
-    nvcc = tmp_path / "nvcc"
-    nvcc.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, {says}'\n")
-    nvcc.chmod(0o755)
+    nvcc = script(tmp_path / "nvcc", f"#!/bin/sh\necho 'Cuda compilation tools, {says}'\n")
     assert release(str(nvcc)) == found and release(str(tmp_path / "none")) is None
     words = f"{nvcc} is of CUDA {says.split()[1].rstrip(',')}, and the kernels need 12.5 or newer" if old else None
     assert too_old(str(nvcc)) == words
-
-
-def test_where_nvcc_is_looked_for(monkeypatch) -> None:
-    """CUDACXX at its word; else in the order of the folders."""
-    asked = []
-    monkeypatch.setattr("shutil.which", lambda name, path: asked.append((name, *path.split(os.pathsep))))
-    for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", "/path")
-    assert find_nvcc() is None
-    monkeypatch.setenv("CUDA_PATH", "/second")
-    find_nvcc()
-    monkeypatch.setenv("CUDA_HOME", "/first")
-    find_nvcc()
-    last = ("/path", "/usr/local/cuda/bin")
-    assert asked == [("nvcc", *last), ("nvcc", "/second/bin", *last), ("nvcc", "/first/bin", "/second/bin", *last)]
-    monkeypatch.setenv("CUDACXX", "/wrong")
-    assert find_nvcc() == "/wrong" and len(asked) == 3

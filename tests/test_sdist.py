@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from support.installing import ROOT, run
+from support.installing import ROOT, run, script
 
 HOME = "https://github.com/alexkern/alexkern"
 OF_GIT_ALONE = {".gitignore", ".pre-commit-config.yaml"}
@@ -46,8 +46,7 @@ def sdist(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / "tree" / name)
     for name in JUNK:
-        (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "tree" / name).touch()
+        script(folder / "tree" / name, "")
     with (folder / "tree/README.md").open("a", encoding="utf-8") as readme:
         readme.write(LINKS)
     done = run(sys.executable, "-c", BUILD, folder, cwd=folder / "tree", ALEXKERN_SKIP_CUDA=1)

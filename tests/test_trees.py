@@ -38,26 +38,20 @@ def test_what_is_of_one_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     tests.mkdir()
 
     def verdict(here: Path | None = None, **folders: Path) -> str | None:
-        monkeypatch.setattr(sys, "meta_path", [Finder(), Finder(**folders)])
-        try:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "meta_path", [Finder(), Finder(**folders)])
             return mixed(here)
-        finally:
-            monkeypatch.undo()
 
-    assert verdict(a, **checkout(a)) is None
-    assert verdict(**checkout(a)) is None
-    assert verdict(**installed(a)) is None
-    assert verdict(tests, **installed(a)) is None
+    for here, folders in ((a, checkout(a)), (None, checkout(a)), (None, installed(a)), (tests, installed(a))):
+        assert verdict(here, **folders) is None
     named = f"alexkern is of {a}, alexkern.kernels is of {a}, alexkern.bench is of {a}, this folder is of "
-    assert f"{named}{b};" in str(verdict(b, **checkout(a)))
-    assert f"{named}{b};" in str(verdict(b, **installed(a)))
-    assert f"{named}{tests};" in str(verdict(tests, **checkout(a)))
+    for here, folders in ((b, checkout(a)), (b, installed(a)), (tests, checkout(a))):
+        assert f"{named}{here};" in str(verdict(here, **folders))
     for part in ("alexkern", "kernels", "bench"):
         other = checkout(a) | {part: b / part}
         assert str(a) in str(verdict(**other)) and str(b) in str(verdict(**other))
-        missing = checkout(a)
-        del missing[part]
-        assert "no tree" in str(verdict(**missing))
+        del other[part]
+        assert "no tree" in str(verdict(**other))
 
 
 def test_every_command_refuses_a_second_tree(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -49,15 +48,26 @@ def test_rounding_errors(M: int, R: int, C: int, times: float, generator: torch.
 
 
 @served
-@pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_what_is_not_finite_is_left_to_the_convolution(value: float, generator: torch.Generator) -> None:
-    image = torch.randn(40, 32, 8, 8, generator=generator)
-    image[17, 0, 4, 3] = value
-    model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)).eval()
-    frozen = alexkern.freeze(model)
+@pytest.mark.parametrize(
+    ("conv", "shape", "kernel"),
+    [
+        ((32, 32, 3, 1, 1), (40, 32, 8, 8), "max_pool2d"),
+        ((3, 32, 11, 4, 2), (torch.get_num_threads(), 3, 99, 95), "winograd"),  # an image for each
+    ],
+    ids=["pooled behind it", "over blocks of pixels, pooled image by image"],
+)
+def test_what_is_not_finite_is_left_to_the_convolution(
+    conv: tuple[int, ...], shape: tuple[int, ...], kernel: str, generator: torch.Generator
+) -> None:
+    model = nn.Sequential(nn.Conv2d(*conv), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)).eval()
+    image, frozen = torch.randn(shape, generator=generator), alexkern.freeze(model)
+    assert ("F(2x2, 3x3) of 4x4 pixels" in repr(frozen)) == (kernel == "winograd")
     assert frozen._current().steps[0].ways[0].serves(image)
-    with torch.no_grad():
-        torch.testing.assert_close(frozen(image), model(image), equal_nan=True)
+    for value in (0.0, math.inf, math.nan):
+        image[-1, 0, 4, 3] = value
+        with torch.no_grad():
+            torch.testing.assert_close(frozen(image), model(image), equal_nan=True)
+        assert cpu.native().last_kernel().startswith("max_pool2d" if value else kernel)
 
 
 @served
@@ -135,7 +145,7 @@ def image(generator: torch.Generator) -> Tensor:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The filters' sizes, for every convolution that a snapshot did so."""
     sizes: list[int] = []
     convolved = InTiles.__call__
@@ -145,7 +155,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return convolved(self, *of)
 
     monkeypatch.setattr(InTiles, "__call__", noted)
-    yield sizes
+    return sizes
 
 
 @served
@@ -165,20 +175,6 @@ def test_a_snapshot_takes_it(model: nn.Sequential, image: Tensor, calls: list[in
         assert repr(copied) == repr(frozen) and torch.equal(copied(image), output)
     size = len(pickle.dumps(frozen))
     assert size < 2 * len(pickle.dumps(model)), "filters are packed anew, not stored twice"
-
-
-@served
-def test_a_snapshot_pools_image_by_image(generator: torch.Generator) -> None:
-    """AlexNet's first layer, over blocks of pixels. What is not finite goes to the convolution."""
-    model = nn.Sequential(nn.Conv2d(3, 32, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)).eval()
-    image = torch.randn(torch.get_num_threads(), 3, 99, 95, generator=generator)  # one for each
-    frozen = alexkern.freeze(model)
-    assert "F(2x2, 3x3) of 4x4 pixels" in repr(frozen)
-    for first, kernel in ((0, "winograd"), (math.nan, "max_pool2d")):
-        image[0, 0, 0, 0] = first
-        with torch.no_grad():
-            torch.testing.assert_close(frozen(image), model(image), equal_nan=True)
-        assert cpu.native().last_kernel().startswith(kernel)
 
 
 @served

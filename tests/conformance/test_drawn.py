@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import alexkern
-from alexkern.accuracy import assert_accurate
 from support import oracle, routes
 from support.backends import DEVICE, serving
 from support.canaries import canaries
-from support.cases import Case
+from support.cases import Case, channels_last
 from support.optional import need
 
 need("hypothesis")
@@ -86,33 +85,17 @@ def padded_beyond_filter(case: Case) -> bool:
     return any(padding > most for padding, most in zip(arguments["padding"], reach, strict=True))
 
 
-def check(case: Case, backend: str, seed: int, channels_last: bool) -> None:
+def check(case: Case, backend: str, seed: int, in_channels_last: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     tensors = case.draw(torch.float32, DEVICE, generator)
-    if channels_last and tensors[0] is not None and tensors[0].dim() == 4 and not padded_beyond_filter(case):
-        tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+    if in_channels_last and not padded_beyond_filter(case):
+        tensors[0] = channels_last(tensors[0])
     with alexkern.backend(backend), canaries():
         output, _ = routes.run("direct", case, tensors, None)
-    choices = oracle.choices(case, tensors, output, backend)
     grad = torch.randn(output.shape, generator=generator).to(DEVICE)
     with alexkern.backend(backend), canaries():
         _, grads = routes.run("autograd", case, tensors, grad)
-    present = [index for index, tensor in enumerate(tensors) if tensor is not None]
-    results = []
-    own = [*tensors, grad]
-    magnitudes = [None if tensor is None else tensor.abs() for tensor in own]
-    for values, dtype in ((own, torch.float64), (own, torch.float32), (magnitudes, torch.float64)):
-        *leaves, incoming = (None if value is None else value.detach().to(dtype).clone() for value in values)
-        for index in present:
-            leaves[index].requires_grad_()
-        forward = oracle.plain(case, leaves, choices.keep).detach()
-        backward = torch.autograd.grad(
-            oracle.differentiable(case, leaves, choices), [leaves[index] for index in present], incoming
-        )
-        results.append((forward, *backward))
-    for ours, reference, torchs, sums in zip((output, *(grads[index] for index in present)), *results, strict=True):
-        assert ours is not None
-        assert_accurate(ours, reference, torchs, magnitudes=sums)
+    oracle.judge(case, tensors, output, backend, grad, scaled=True)(output, grads)
 
 
 def examples(backend: str) -> int:
@@ -128,26 +111,17 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(12, marks=pytest.mark.full)])
 @pytest.mark.parametrize(
     ("operator", "backend"), [(operator, backend) for operator in STRATEGIES for backend in serving(operator)]
 )
-def test_drawn_cases(operator: str, backend: str) -> None:
-    @settings(max_examples=examples(backend), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_drawn_cases(operator: str, backend: str, times: int) -> None:
+    """The same ones in every run, and in the long half many more, other ones each time."""
+    count = times * examples(backend)
+
+    @settings(max_examples=count, deadline=None, derandomize=times == 1, suppress_health_check=list(HealthCheck))
     @given(STRATEGIES[operator], st.integers(0, 2**31), st.booleans())
-    def run(case: Case, seed: int, channels_last: bool) -> None:
-        check(case, backend, seed, channels_last)
-
-    run()
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("operator", "backend"), [(operator, backend) for operator in STRATEGIES for backend in serving(operator)]
-)
-def test_many_more_drawn_cases(operator: str, backend: str) -> None:
-    @settings(max_examples=12 * examples(backend), deadline=None, suppress_health_check=list(HealthCheck))
-    @given(STRATEGIES[operator], st.integers(0, 2**31), st.booleans())
-    def run(case: Case, seed: int, channels_last: bool) -> None:
-        check(case, backend, seed, channels_last)
+    def run(case: Case, seed: int, in_channels_last: bool) -> None:
+        check(case, backend, seed, in_channels_last)
 
     run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from alexkern import dispatch, functional
 from alexkern.accuracy import assert_same
 from alexkern.geometry import CLIPPED
 from alexkern.ops.registry import OPERATORS
+from support import oracle
 from support.backends import DEVICE, combination, serving
+from support.cases import Case, channels_last, leaves_of
 
 NAN, INF = math.nan, math.inf
 POOL_BACKENDS = serving("max_pool2d")
@@ -27,15 +30,23 @@ def specials(shape: tuple[int, ...], generator: torch.Generator, values: list[fl
     return table[torch.randint(len(values), shape, generator=generator)].to(DEVICE)
 
 
-def both(ours: Tensor, torchs: Tensor, leaves: tuple[Tensor, Tensor], grad: Tensor) -> None:
-    assert_same(ours.detach(), torchs.detach(), "output")
-    ours.backward(grad)
-    torchs.backward(grad)
-    mine, wanted = leaves[0].grad, leaves[1].grad
-    assert mine is not None and wanted is not None
-    assert_same(mine + 0.0, wanted + 0.0, "gradient")  # + 0.0: the sign of a zero gradient is nobody's business
+def assert_as_torch(backend: str, operator: str, tensors: list[Tensor], grads: list[float], **arguments: Any) -> Tensor:
+    """Output and gradients, where each number of the gradient that comes in is one of `grads`; the output."""
+    case = Case(operator, "special values", (), arguments)
+    leaves, others = leaves_of(tensors), leaves_of(tensor.contiguous() for tensor in tensors)
+    with alexkern.backend(backend):
+        output = case.call(*leaves)
+    wanted = oracle.plain(case, others, None)
+    assert_same(output.detach(), wanted.detach(), "output")
+    grad = specials(tuple(output.shape), torch.Generator().manual_seed(7), grads)
+    found = (torch.autograd.grad(of, asked, grad) for of, asked in ((output, leaves), (wanted, others)))
+    for ours, torchs, name in zip(*found, ("input", "weight", "bias")[: len(tensors)], strict=True):
+        # + 0.0: the sign of a zero gradient is nobody's business
+        assert_same(ours + 0.0, torchs + 0.0, f"gradient of {name}")
+    return output.detach()
 
 
+POWERS = [2.0**power for power in range(-3, 4)]  # gradients that are sums of these are exact in any order
 POOL_VALUES = {
     "ties": [0.0, 1.0],
     "signed_zeros": [0.0, -0.0],
@@ -51,18 +62,9 @@ POOL_VALUES = {
 @pytest.mark.parametrize("window", [(3, 2, 0), (3, 2, 1), (2, 2, 0), ((2, 3), (1, 2), (1, 1))], ids=str)
 @pytest.mark.parametrize("backend", POOL_BACKENDS)
 def test_max_pool2d(backend: str, window: tuple, values: list[float], generator: torch.Generator) -> None:
-    input = specials((2, 5, 9, 8), generator, values)
-    leaves = input.clone().requires_grad_(), input.clone().requires_grad_()
-    torchs = F.max_pool2d(leaves[1], *window)
-    # Gradients that are sums of powers of two are exact in any order.
-    grad = 2.0 ** torch.randint(-3, 4, torchs.shape, generator=generator).to(DEVICE)
-    for channels_last in (False, True):
-        leaf = input.contiguous(memory_format=torch.channels_last) if channels_last else input.clone()
-        leaf.requires_grad_()
-        with alexkern.backend(backend):
-            ours = functional.max_pool2d(leaf, *window)
-        leaves[1].grad = None
-        both(ours, F.max_pool2d(leaves[1], *window), (leaf, leaves[1]), grad)
+    input, (size, stride, padding) = specials((2, 5, 9, 8), generator, values), window
+    for image in (input, channels_last(input)):
+        assert_as_torch(backend, "max_pool2d", [image], POWERS, kernel_size=size, stride=stride, padding=padding)
 
 
 @pytest.mark.parametrize("backend", POOL_BACKENDS)
@@ -76,9 +78,7 @@ def test_max_pool2d_of_windows_without_a_pixel(backend: str, generator: torch.Ge
         ((2, 5), 2, 2, 1, (4, 1), True),
     ):
         input = torch.randn(2, 9, *size, generator=generator).to(DEVICE)
-        for channels_last in (False, True):
-            leaf = input.contiguous(memory_format=torch.channels_last) if channels_last else input.clone()
-            leaf.requires_grad_()
+        for (leaf,) in (leaves_of([input]), leaves_of([channels_last(input)])):
             with alexkern.backend(backend):
                 output = functional.max_pool2d(leaf, *window)
             assert output.numel() > 0 and output.isneginf().all()
@@ -101,12 +101,7 @@ def test_relu_after_convolution(backend: str, values: list[float], generator: to
     """A 1x1 convolution with filter 1 hands its input to the ReLU: what comes out is ReLU's, bit by bit."""
     input = specials((2, 1, 5, 4), generator, values)
     weight = torch.ones(1, 1, 1, 1, device=DEVICE)
-    leaves = input.clone().requires_grad_(), input.clone().requires_grad_()
-    with alexkern.backend(backend):
-        ours = functional.conv2d_relu(leaves[0], weight)
-    torchs = F.relu(F.conv2d(leaves[1], weight))
-    grad = specials(tuple(torchs.shape), generator, [1.0, 0.5, -2.0])
-    both(ours, torchs, leaves, grad)
+    assert_as_torch(backend, "conv2d_relu", [input, weight], [1.0, 0.5, -2.0])
 
 
 @pytest.mark.parametrize("backend", CONVOLUTION_BACKENDS)
@@ -131,19 +126,9 @@ def test_nothing_beyond_a_window_counts(backend: str, pooled: bool, generator: t
         input.view(-1)[place] = value
     weight = torch.randint(-1, 2, (5, 3, 11, 11), generator=generator).float().to(DEVICE)
     tensors = [input.to(DEVICE), weight, torch.randint(-9, 10, (5,), generator=generator).float().to(DEVICE)]
-    leaves = [[tensor.clone().requires_grad_() for tensor in tensors] for _ in range(2)]
-    with alexkern.backend(backend):
-        ours = (functional.conv2d_relu_max_pool2d if pooled else functional.conv2d_relu)(*leaves[0], 4, 2)
-    torchs = F.relu(F.conv2d(*leaves[1], 4, 2))
-    torchs = F.max_pool2d(torchs, 3, 2) if pooled else torchs
-    assert torchs.isnan().any() and torchs.isinf().any() and torchs.isfinite().any()
-    assert_same(ours.detach(), torchs.detach(), "output")
-    grad = torch.randint(-2, 3, torchs.shape, generator=generator).float().to(DEVICE)
-    ours.backward(grad)
-    torchs.backward(grad)
-    for mine, wanted, name in zip(*leaves, ("input", "weight", "bias"), strict=True):
-        assert mine.grad is not None and wanted.grad is not None
-        assert_same(mine.grad + 0.0, wanted.grad + 0.0, f"gradient of {name}")
+    operator = "conv2d_relu_max_pool2d" if pooled else "conv2d_relu"
+    output = assert_as_torch(backend, operator, tensors, [-2.0, -1.0, 0.0, 1.0, 2.0], stride=4, padding=2)
+    assert output.isnan().any() and output.isinf().any() and output.isfinite().any()
 
 
 @pytest.mark.parametrize("values", POOL_VALUES.values(), ids=POOL_VALUES.keys())
@@ -151,14 +136,9 @@ def test_nothing_beyond_a_window_counts(backend: str, pooled: bool, generator: t
 def test_convolution_relu_and_pool(backend: str, values: list[float], generator: torch.Generator) -> None:
     input = specials((2, 1, 9, 7), generator, values)
     weight = torch.ones(1, 1, 1, 1, device=DEVICE)
-    leaves = input.clone().requires_grad_(), input.clone().requires_grad_()
+    output = assert_as_torch(backend, "conv2d_relu_max_pool2d", [input, weight], POWERS)
     with alexkern.backend(backend):
-        ours = functional.conv2d_relu_max_pool2d(leaves[0], weight)
-        inference = functional.conv2d_relu_max_pool2d(input, weight)
-    torchs = F.max_pool2d(F.relu(F.conv2d(leaves[1], weight)), 3, 2)
-    assert_same(inference, ours.detach(), "inference")
-    grad = 2.0 ** torch.randint(-3, 4, torchs.shape, generator=generator).to(DEVICE)
-    both(ours, torchs, leaves, grad)
+        assert_same(functional.conv2d_relu_max_pool2d(input, weight), output, "inference")
 
 
 @pytest.mark.parametrize(
@@ -201,41 +181,20 @@ def test_dropped_nan_and_infinity_are_nan(backend: str) -> None:
     assert_same(everything, F.dropout(input, 1.0), "p = 1")
 
 
-@pytest.mark.parametrize("backend", serving("linear_relu_dropout"))
-def test_linear_relu_dropout_of_nan(backend: str) -> None:
-    """NaN goes through, dropped or not; its gradient is 0 where it was dropped and passes where it was kept."""
-    input = torch.tensor([[NAN], [1.0], [-1.0], [INF]] * 16, device=DEVICE).requires_grad_()
-    weight = torch.ones(3, 1, device=DEVICE)
-    torch.manual_seed(0)
-    with alexkern.backend(backend):
-        output = functional.linear_relu_dropout(input, weight, None, 0.5)
-    assert bool(torch.isnan(output[0::4]).all())
-    assert bool((output[2::4] == 0).all())
-    kept = (output[1::4] == 2).sum(1)  # of three features, each of them 2 where kept
-    output.sum().backward()
-    assert input.grad is not None
-    assert torch.equal(input.grad[1::4, 0], 2.0 * kept)
-    assert bool((input.grad[2::4] == 0).all())
-    nan_gradients = set(input.grad[0::4, 0].tolist())
-    assert nan_gradients <= {0.0, 2.0, 4.0, 6.0} and len(nan_gradients) > 1
-
-
 @pytest.mark.parametrize("incoming", [NAN, INF])
 @pytest.mark.parametrize("backend", serving("linear_relu_dropout"))
 def test_no_gradient_passes_a_dropped_nan(backend: str, incoming: float) -> None:
     """Where linear's output was NaN the ReLU mask lets everything pass: only dropout's own bits can stop a gradient."""
     operator, seed = dispatch.implementation(backend, "linear_relu_dropout"), torch.tensor([7, 5], device=DEVICE)
-    input, weight = torch.full((4, 1), NAN, device=DEVICE), torch.ones(9, 1, device=DEVICE)
-    kept = dispatch.implementation("torch", "dropout").forward(torch.ones(4, 9, device=DEVICE), seed, 0.5) != 0
-    output, mask = operator.forward(input, weight, None, seed, 0.5, True)
+    input, weight = torch.full((9, 1), NAN, device=DEVICE), torch.ones(9, 1, device=DEVICE)
+    kept = dispatch.implementation("torch", "dropout").forward(torch.ones(9, 9, device=DEVICE), seed, 0.9) != 0
+    output, mask = operator.forward(input, weight, None, seed, 0.9, True)
     assert bool(output.isnan().all())
-    _, _, bias_grad = operator.backward(
-        torch.full_like(output, incoming), input, weight, mask, seed, 0.5, (False, False, True)
-    )
-    untouched = ~kept.any(0)
-    assert 0 < int(untouched.sum()) < 9
-    assert torch.equal(bias_grad == 0, untouched)
-    assert not bool(bias_grad[~untouched].isfinite().any())
+    grad = torch.full_like(output, incoming)
+    input_grad, _, bias_grad = operator.backward(grad, input, weight, mask, seed, 0.9, (True, False, True))
+    for found, passes in ((input_grad[:, 0], kept.any(1)), (bias_grad, kept.any(0))):
+        assert 0 < int(passes.sum()) < 9
+        assert torch.equal(found == 0, ~passes) and not bool(found[passes].isfinite().any())
 
 
 @pytest.mark.parametrize(("operator", "backend"), [(name, backend) for name in OPERATORS for backend in serving(name)])
@@ -253,23 +212,3 @@ def test_one_nan_and_one_infinity_reach_what_they_reach_in_torch(
             results.append(OPERATORS[operator].function(*tensors, *case.public))
     assert results[1].isnan().any() and not results[1].isnan().all()
     torch.testing.assert_close(*results, equal_nan=True, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("p", [0.0, 0.5])
-@pytest.mark.parametrize("shape", [(4, 0), (0,), (2, 3, 0), (2, 0, 5)], ids=str)
-@pytest.mark.parametrize("backend", serving("linear_relu_dropout"))
-def test_linear_relu_dropout_of_nothing(backend: str, shape: tuple[int, ...], p: float) -> None:
-    """Without features only the bias is left, without rows nothing."""
-    input = torch.ones(shape, device=DEVICE, requires_grad=True)
-    weight = torch.ones(3, shape[-1], device=DEVICE, requires_grad=True)
-    bias = torch.tensor([1.0, -1.0, 2.0], device=DEVICE, requires_grad=True)
-    with alexkern.backend(backend):
-        output = functional.linear_relu_dropout(input, weight, bias, p)
-    assert output.shape == (*shape[:-1], 3)
-    assert bool((output[..., 1] == 0).all())
-    kept = output != 0
-    assert torch.equal(output[kept], (F.relu(bias).detach() / (1 - p)).expand(output.shape)[kept])
-    output.sum().backward()
-    assert input.grad is not None and weight.grad is not None and bias.grad is not None
-    assert input.grad.shape == shape and weight.grad.shape == weight.shape and not bool(weight.grad.any())
-    assert torch.equal(bias.grad, kept.reshape(-1, 3).sum(0) / (1 - p))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,20 +16,14 @@ import alexkern
 from alexkern.accuracy import assert_same
 from alexkern.ops.registry import OPERATORS
 from support.backends import DEVICE, serving
-from support.cases import SUITES, Case
+from support.cases import Case, Tensors, each, small
 
 RUNS = [(operator, backend) for operator in OPERATORS for backend in serving(operator)]
-Leaves = list[Tensor | None]
 
 
-def small(operator: str) -> Case:
-    shapes, arguments = SUITES[operator].small
-    return Case(operator, "small", shapes, arguments)
-
-
-def gradients(case: Case, tensors: Leaves, passes: int = 1) -> list[Tensor]:
+def gradients(case: Case, tensors: Tensors, passes: int = 1) -> list[Tensor]:
     """The output and, of the last of some passes, the gradients; dropout draws what seed 0 gives."""
-    leaves = [None if tensor is None else tensor.detach().requires_grad_() for tensor in tensors]
+    leaves = each(lambda tensor: tensor.detach().requires_grad_(), tensors)
     present = [leaf for leaf in leaves if leaf is not None]
     torch.manual_seed(0)
     output = case.call(*leaves)
@@ -40,6 +35,11 @@ def gradients(case: Case, tensors: Leaves, passes: int = 1) -> list[Tensor]:
 def assert_all_same(ours: list[Tensor], wanted: list[Tensor]) -> None:
     for one, other in zip(ours, wanted, strict=True):
         assert_same(one, other)
+
+
+def assert_all_close(ours: list[Tensor], wanted: list[Tensor]) -> None:
+    for one, other in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("operator", "backend"), RUNS)
@@ -66,8 +66,7 @@ def test_saved_tensors_replaced(operator: str, backend: str, generator: torch.Ge
         ):
             assert_all_same(gradients(case, tensors), wanted)
         with saved_tensors_hooks(moved, lambda tensor: tensor):
-            for one, other in zip(gradients(case, tensors), wanted, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+            assert_all_close(gradients(case, tensors), wanted)
 
 
 @pytest.mark.parametrize("elements", [1, 4])
@@ -81,12 +80,7 @@ def test_operands_off_by_a_few_elements(operator: str, backend: str, elements: i
         return buffer[elements:].view(tensor.shape).copy_(tensor)
 
     with alexkern.backend(backend):
-        for one, other in zip(
-            gradients(case, [None if tensor is None else off(tensor) for tensor in tensors]),
-            gradients(case, tensors),
-            strict=True,
-        ):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        assert_all_close(gradients(case, each(off, tensors)), gradients(case, tensors))
 
 
 def is_threaded(backend: str) -> bool:
@@ -98,11 +92,11 @@ def is_threaded(backend: str) -> bool:
 def test_four_threads_at_once(operator: str, backend: str, generator: torch.Generator) -> None:
     case = small(operator)
     if "p" in inspect.signature(OPERATORS[operator].function).parameters:  # torch's generator is one for all threads
-        case = Case(operator, "small", case.shapes, case.arguments | {"p": 0.0})
+        case = replace(case, arguments=case.arguments | {"p": 0.0})
     inputs = [case.draw(torch.float32, DEVICE, generator) for _ in range(4)]
     start = threading.Barrier(4)
 
-    def run(tensors: Leaves) -> list[list[Tensor]]:
+    def run(tensors: Tensors) -> list[list[Tensor]]:
         start.wait()
         return [gradients(case, tensors) for _ in range(20)]
 

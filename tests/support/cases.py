@@ -7,6 +7,7 @@ each operator's first case; the rest, and which of them the other tests take, st
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,22 @@ from torch import Tensor
 from alexkern.ops.registry import OPERATORS
 
 Shape = tuple[int, ...]
+Tensors = list[Tensor | None]  # an operator's; None where one is left out
+
+
+def each(of: Callable[[Tensor], Tensor], tensors: Iterable[Tensor | None]) -> Tensors:
+    """Of those that are there."""
+    return [None if tensor is None else of(tensor) for tensor in tensors]
+
+
+def leaves_of(tensors: Iterable[Tensor | None]) -> Tensors:
+    """Copies whose gradients are asked for."""
+    return each(lambda tensor: tensor.detach().clone().requires_grad_(), tensors)
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """Of images and filters; what has no channels stays as it is."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
 @dataclass(frozen=True)
@@ -31,18 +48,15 @@ class Case:
     def call(self, *tensors: Tensor | None) -> Tensor:
         return OPERATORS[self.operator].function(*tensors, **self.arguments)
 
-    def draw(self, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> list[Tensor | None]:
+    def draw(self, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Tensors:
         """Normal inputs; filters scaled so that outputs are about normal too."""
-        tensors: list[Tensor | None] = []
-        for index, shape in enumerate(self.shapes):
-            if shape is None:
-                tensors.append(None)
-                continue
-            value = torch.randn(shape, generator=generator, dtype=torch.float64)
-            if index == 1:
-                value = value / max(value[0].numel(), 1) ** 0.5
-            tensors.append(value.to(dtype).to(device))
-        return tensors
+        tensors = [
+            None if shape is None else torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape in self.shapes
+        ]
+        if len(tensors) > 1:
+            tensors[1] /= max(tensors[1][0].numel(), 1) ** 0.5
+        return each(lambda tensor: tensor.to(dtype).to(device), tensors)
 
 
 def _convolution(label: str, input: Shape, filters: Shape, bias: bool = True, **arguments: Any) -> Case:
@@ -98,10 +112,10 @@ def _pooled(case: Case, **arguments: Any) -> Case:
 
 CONVOLUTIONS_WITH_POOL = (
     *(_pooled(case) for case in ALEXNET_CONVOLUTIONS if case.label in ("conv1", "conv2", "conv5", "conv2_2012")),
-    _pooled(_convolution("batch_0", (0, 3, 8, 8), (4, 3, 3))),
+    *(_pooled(case) for case in RAGGED_CONVOLUTIONS if case.label in ("batch_0", "no_bias")),
     _pooled(_convolution("batch_1_odd", (1, 5, 8, 9), (7, 3, 3), padding=1)),
     _pooled(_convolution("unbatched", (3, 9, 11), (5, 3, 3))),
-    _pooled(_convolution("no_bias", (2, 3, 8, 7), (6, 3, 3), bias=False)),
+    _pooled(_convolution("row", (3, 16, 1, 11), (4, 1, 1), padding=1)),
     _pooled(_convolution("one_window", (2, 4, 3, 3), (8, 1, 1))),
     _pooled(_convolution("vgg", (2, 3, 8, 8), (8, 3, 3), padding=1), pool_kernel_size=2),
     _pooled(_convolution("padded_pool", (1, 3, 9, 9), (5, 3, 3)), pool_padding=1),
@@ -133,6 +147,8 @@ POOLS = (
     _pool("batch_0", (0, 3, 5, 5), 3, stride=2),
     _pool("unbatched", (5, 7, 6), 3, stride=2),
     _pool("channels_1", (2, 1, 8, 7), 3, stride=2),
+    _pool("one_channel", (1, 1, 13, 11), 3, stride=2, padding=1),
+    _pool("row", (3, 16, 1, 11), 3, stride=2, padding=1),
     _pool("channels_5", (1, 5, 6, 9), 3, stride=2),
     _pool("channels_96", (1, 96, 5, 5), 3, stride=2),
     _pool("even_image", (2, 8, 8, 10), 3, stride=2),
@@ -163,6 +179,7 @@ DROPOUTS = (
     *(Case("dropout", label, (shape,), {}) for label, shape in (("fc", (4, 96)), ("odd", (3, 5, 7)), ("scalar", ()))),
     Case("dropout", "one", ((1,),), {"p": 0.3}),
     Case("dropout", "images", ((2, 5, 3, 4),), {"p": 0.1}),
+    Case("dropout", "row", ((3, 16, 1, 11),), {"p": 0.3}),
     Case("dropout", "everything", ((2, 9),), {"p": 1.0}),
     Case("dropout", "nothing", ((2, 9),), {"p": 0.0}),
     Case("dropout", "evaluating", ((2, 9),), {"training": False}),
@@ -188,6 +205,10 @@ LINEARS = (
     _linear("p_1", (3, 8), 8, p=1.0),
     _linear("one_feature", (4, 1), 1),
     _linear("no_features", (3, 0), 4),
+    _linear("no_features_p_0", (3, 0), 4, p=0.0),
+    _linear("no_features_vector", (0,), 3),
+    _linear("no_features_three_dimensions", (2, 3, 0), 3),
+    _linear("no_rows", (2, 0, 5), 3),
 )
 
 
@@ -205,6 +226,8 @@ NORMS = (
     _norm("sequences", (2, 6, 5), 3, alpha=0.4),
     _norm("volumes", (1, 4, 2, 3, 2), 3, alpha=0.4),
     _norm("channels_1", (2, 1, 3, 3), 5, alpha=0.5),
+    _norm("one_channel", (1, 1, 13, 11), 5, alpha=0.5),
+    _norm("row", (3, 16, 1, 11), 5, alpha=0.1),
     _norm("batch_0", (0, 4, 3, 3), 5),
 )
 
@@ -288,6 +311,10 @@ SUITES = {
         layouts=("norm1", "even_size", "sequences"),
     ),
 }
+
+
+def small(operator: str) -> Case:
+    return Case(operator, "small", *SUITES[operator].small)
 
 
 def cases(operator: str) -> tuple[Case, ...]:

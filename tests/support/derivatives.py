@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, func
 from torch.autograd import forward_ad
 
+from support.cases import leaves_of
+
 Function = Callable[..., Tensor]
 Kind = Callable[[Function, Sequence[Tensor]], Sequence[Tensor]]
-
-
-def leaves_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.detach().clone().requires_grad_() for tensor in tensors]
 
 
 def directions(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ import platform
 import resource
 import sys
 import threading
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
@@ -22,18 +23,19 @@ from alexkern.plan import Spec
 MIB = 2**20
 
 
-def block(mebibytes: int) -> Tensor:
-    return memory.empty(Spec((mebibytes * MIB,), (1,), torch.uint8))
+def block(mebibytes: float) -> Tensor:
+    return memory.empty(Spec((int(mebibytes * MIB),), (1,), torch.uint8))
 
 
 def use() -> tuple[int, int]:
+    """Bytes that are kept, and lent."""
     return cpu.native().memory_use()
 
 
-def in_use() -> int:
-    """Bytes of the process that lie in memory."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
+def of_process() -> tuple[int, int]:
+    """Bytes of the process that are mapped, and that lie in memory."""
+    mapped, present, *_ = Path("/proc/self/statm").read_text().split()
+    return int(mapped) * resource.getpagesize(), int(present) * resource.getpagesize()
 
 
 def faults() -> int:
@@ -50,13 +52,12 @@ def training() -> None:
         model.zero_grad(set_to_none=True)
         nn.functional.cross_entropy(model(images), labels).backward()
         counts.append(faults())
-        sizes.append(in_use())
+        sizes.append(of_process()[1])
     assert counts[-1] - counts[20] < 180 * 100, counts  # 9216 small pages a step, if they were fresh
     assert sizes[-1] - sizes[20] < 8 * MIB, sizes
-    before = in_use()
     model.zero_grad(set_to_none=True)
     assert alexkern.release_memory() == 4 * 2304 * 4096
-    assert before - in_use() > 32 * MIB
+    assert sizes[-1] - of_process()[1] > 32 * MIB
 
 
 def alexnet() -> None:
@@ -170,9 +171,7 @@ def short_of_memory() -> None:
     tensors = [block(64) for _ in range(4)]
     del tensors
     assert use() == (256 * MIB, 0)
-    with open("/proc/self/statm") as statm:
-        mapped = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + 128 * MIB, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (of_process()[0] + 128 * MIB, resource.RLIM_INFINITY))
     large = block(300)
     assert use() == (0, 300 * MIB)
     large[::4096] = 1

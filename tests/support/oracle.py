@@ -10,18 +10,19 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from alexkern import dispatch
+from alexkern.accuracy import assert_accurate
 from alexkern.backends.torch import philox
 from alexkern.geometry import CLIPPED
 from alexkern.ops import seed as seeds
-from support.cases import Case
+from support.cases import Case, Tensors, each, leaves_of
 
-Tensors = list[Tensor | None]
 Arguments = dict[str, Any]
 
 
@@ -50,18 +51,46 @@ def differentiable(case: Case, tensors: Tensors, choices: Choices) -> Tensor:
 
 def choices(case: Case, tensors: Tensors, output: Tensor, backend: str) -> Choices:
     """What a backend chose for these tensors: `output` is what it returned (after torch.manual_seed(0), see keep)."""
-    result = Choices(output.detach())
-    if "dropout" in case.operator:
-        result.keep = keep(case, tensors)
+    result = Choices(output.detach(), keep(case, tensors))
     if "max_pool2d" in case.operator:
         result.winners = winners(case, tensors, backend)
     return result
 
 
+def judge(
+    case: Case, tensors: Tensors, output: Tensor, backend: str, grad: Tensor, scaled: bool = False
+) -> Callable[[Tensor, Tensors, str], None]:
+    """Holds outputs, and gradients of these tensors for `grad`, to the accuracy rule along what `backend` chose.
+
+    scaled: by the sums of the terms' magnitudes, which are those of the tensors' magnitudes.
+    """
+    made = choices(case, tensors, output, backend)
+
+    def torchs(dtype: torch.dtype, given: Tensors) -> Tensors:
+        *own, incoming = each(lambda tensor: tensor.to(dtype), given)
+        leaves = leaves_of(own)
+        there = [leaf for leaf in leaves if leaf is not None]
+        found = iter(torch.autograd.grad(differentiable(case, leaves, made), there, incoming))
+        return [plain(case, leaves, made.keep).detach(), *each(lambda _: next(found), leaves)]
+
+    given = [*tensors, grad]
+    results = [torchs(torch.float64, given), torchs(grad.dtype, given)]
+    results += [torchs(torch.float64, each(torch.abs, given)) if scaled else [None] * len(given)]
+
+    def hold(output: Tensor, grads: Tensors, what: str = "") -> None:
+        names = ("output", "input's gradient", "weight's gradient", "bias's gradient")[: len(given)]
+        for name, ours, *wanted in zip(names, [output, *grads], *results, strict=True):
+            assert (ours is None) == (wanted[0] is None), name
+            if ours is not None:
+                assert_accurate(ours, wanted[0], wanted[1], name + what, wanted[2])
+
+    return hold
+
+
 def keep(case: Case, tensors: Tensors) -> Tensor | None:
     """What dropout keeps when torch.manual_seed(0) comes right before the call; None where it is not active."""
     p = case.arguments.get("p", 0.5)
-    if not case.arguments.get("training", True) or p == 0:
+    if "dropout" not in case.operator or not case.arguments.get("training", True) or p == 0:
         return None
     input = tensors[0]
     assert input is not None
@@ -73,33 +102,31 @@ def keep(case: Case, tensors: Tensors) -> Tensor | None:
 
 def winners(case: Case, tensors: Tensors, backend: str) -> Tensor:
     """The backend's own offsets, as flat indices into the image that is pooled; any for what its ReLU clipped."""
-    detached = [None if tensor is None else tensor.detach().resolve_neg() for tensor in tensors]
+    detached = each(lambda tensor: tensor.detach().resolve_neg(), tensors)
     recorded: list[Tensor] = []
 
-    def record(module: Any, *args: Any) -> Any:
-        values, offsets = module.forward(*args[:-1], True)
+    def record(*args: Any) -> Any:
+        """In place of the operator, on its direct route."""
+        values, offsets = dispatch.resolve(case.operator, args[0]).forward(*args[:-1], True)
         recorded.extend((offsets, values))
         return values
 
-    with _calling(case.operator, record), dispatch.backend(backend):
+    module = importlib.import_module(f"alexkern.ops.{case.operator}")
+    with mock.patch.object(module, "OPERATOR", record), dispatch.backend(backend):
         case.call(*detached)
     offsets, values = recorded
-    arguments = case.arguments
+    get = case.arguments.get
     if case.operator == "max_pool2d":
-        kernel_size = _pair(arguments["kernel_size"])
-        stride = _pair(arguments.get("stride") or kernel_size)
-        padding, dilation = _pair(arguments.get("padding", 0)), _pair(arguments.get("dilation", 1))
-        image = detached[0]
+        image, size, dilation = detached[0], get("kernel_size"), _pair(get("dilation", 1))
+        kernel_size, stride, padding = map(_pair, (size, get("stride") or size, get("padding", 0)))
     else:
-        kernel_size, stride, padding = (_pair(value) for value in _window(arguments))
-        dilation = (1, 1)
-        image = F.conv2d(*detached, **_convolution(arguments))  # type: ignore[arg-type]
+        image, dilation = F.conv2d(*detached, **_convolution(case.arguments)), (1, 1)  # type: ignore[arg-type]
+        kernel_size, stride, padding = map(_pair, _window(case.arguments))
     assert image is not None
+    clipped = torch.zeros_like(offsets, dtype=torch.bool)
     if case.operator == "conv2d_relu_max_pool2d":
         clipped = offsets == CLIPPED[offsets.dtype]
         assert torch.equal(clipped, values <= 0), "only what the ReLU clipped has no winner"
-    else:
-        clipped = torch.zeros_like(offsets, dtype=torch.bool)
     offsets = offsets.to(torch.int64)
     h = torch.arange(offsets.shape[-2], device=offsets.device).unsqueeze(1) * stride[0] - padding[0]
     w = torch.arange(offsets.shape[-1], device=offsets.device) * stride[1] - padding[1]
@@ -108,27 +135,6 @@ def winners(case: Case, tensors: Tensors, backend: str) -> Tensor:
     inside = (h >= 0) & (h < image.shape[-2]) & (w >= 0) & (w < image.shape[-1])
     assert bool((inside | clipped).all()), "a winner in the padding"
     return (h * image.shape[-1] + w).masked_fill(clipped, 0).reshape(*image.shape[:-2], *offsets.shape[-2:])
-
-
-class _calling:
-    """Within the block an operator's direct route goes to `function` instead of the backend."""
-
-    def __init__(self, operator: str, function: Any):
-        self.module = importlib.import_module(f"alexkern.ops.{operator}")
-        self.function = function
-
-    def __enter__(self) -> None:
-        operator, function = self.module.OPERATOR, self.function
-        self.operator = operator
-
-        def call(*args: Any) -> Tensor:
-            result: Tensor = function(dispatch.resolve(operator.name, args[0]), *args)
-            return result
-
-        self.module.OPERATOR = call
-
-    def __exit__(self, *_: Any) -> None:
-        self.module.OPERATOR = self.operator
 
 
 def _convolution(arguments: dict[str, Any]) -> dict[str, Any]:
