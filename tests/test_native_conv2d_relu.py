@@ -3,6 +3,7 @@ choice of shapes would not force."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -21,7 +22,6 @@ from support.references import all_same
 pytestmark = pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here")
 
 TILES = ((128, 128), (128, 64), (64, 64))
-every_tile = pytest.mark.parametrize("tile", range(len(TILES)), ids=[f"{m}x{n}" for m, n in TILES])
 
 
 def test_the_kernels_have_the_tiles_that_the_model_counts_with() -> None:
@@ -44,20 +44,14 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-@every_tile
+@pytest.mark.parametrize("choice", itertools.product(range(len(TILES)), (1, 3)), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_every_tile_and_split(
-    monkeypatch: pytest.MonkeyPatch,
-    dtype: torch.dtype,
-    shape: str,
-    tile: int,
-    splits: int,
-    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: str, choice: sm80.Choice, generator: torch.Generator
 ) -> None:
     """Whatever is chosen is right, splits without a single step in them too, and the same in two runs."""
-    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: (tile, splits))
+    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: choice)
     input, filters, args = SHAPES[shape]
     tensors = draw(dtype, generator, input, filters)
     state = generator.get_state()
@@ -66,13 +60,12 @@ def test_every_tile_and_split(
     all_same(check(*tensors, args, generator), first)
 
 
-@pytest.mark.parametrize("splits", [1, 2])
-@every_tile
+@pytest.mark.parametrize("choice", itertools.product(range(len(TILES)), (1, 2)), ids=str)
 def test_tf32_rounds_its_operands(
-    monkeypatch: pytest.MonkeyPatch, tile: int, splits: int, generator: torch.Generator
+    monkeypatch: pytest.MonkeyPatch, choice: sm80.Choice, generator: torch.Generator
 ) -> None:
     """TF32 of any numbers is fp32 of these numbers rounded to ten bits, but for the order of additions."""
-    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: (tile, splits))
+    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: choice)
     input, filters, args = SHAPES["wide"]
     x, w, b = draw(torch.float32, generator, input, filters)
     monkeypatch.setattr(conv2d_relu, "is_tf32", lambda _: True)

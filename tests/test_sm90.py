@@ -103,21 +103,14 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("block_n", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize("choice", itertools.product(BLOCK_N, (1, 3)), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.full)], ids=str)
 def test_every_tile_and_split(
-    force: Force,
-    launched: list[str],
-    dtype: torch.dtype,
-    shape: str,
-    block_n: int,
-    splits: int,
-    generator: torch.Generator,
+    force: Force, launched: list[str], dtype: torch.dtype, shape: str, choice: Any, generator: torch.Generator
 ) -> None:
-    force(block_n, splits)
-    seed(block_n + splits)
+    force(*choice)
+    seed(sum(choice))
     input, filters, args = SHAPES[shape]
     check(*draw(dtype, generator, input, filters), args, generator)
     assert [name for name in launched if "sm90" in name] == ALL_THREE

@@ -20,7 +20,7 @@ from alexkern.accuracy import assert_same
 from alexkern.backends.cuda import emulated, linear_relu_dropout, sm90
 from alexkern.backends.torch import bits, philox
 from alexkern.backends.torch import linear_relu_dropout as reference
-from alexkern.cost.sm90 import block_k_of
+from alexkern.cost.sm90 import BLOCK_N, block_k_of
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.cases import Case
@@ -105,22 +105,14 @@ SHAPES = {  # rows, in_features, out_features
 }
 
 
-@pytest.mark.parametrize("cluster", [1, 2])
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("block_n", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize("choice", itertools.product(BLOCK_N, (1, 3), (1, 2)), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_every_tile_and_split(
-    force: Force,
-    launched: list[str],
-    dtype: torch.dtype,
-    shape: str,
-    block_n: int,
-    splits: int,
-    cluster: int,
-    generator: torch.Generator,
+    force: Force, launched: list[str], dtype: torch.dtype, shape: str, choice: Any, generator: torch.Generator
 ) -> None:
-    force(block_n, splits, cluster)
+    block_n, splits, _ = choice
+    force(*choice)
     schedule(block_n + splits)
     tensors = draw(dtype, generator, *SHAPES[shape])
     check(*tensors, place(), 0.3, generator)
