@@ -13,6 +13,7 @@ import torch
 from support.optional import need
 
 need("triton")
+from alexkern.arithmetic import ARITHMETIC  # noqa: E402
 from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth  # noqa: E402
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import problem_of  # noqa: E402
 from alexkern.bench import static_report  # noqa: E402
@@ -27,10 +28,11 @@ from alexkern.geometry import Geometry  # noqa: E402
 from alexkern.kernels import conv2d_relu as triton  # noqa: E402
 from alexkern.kernels import conv2d_relu_max_pool2d as pooled  # noqa: E402
 from alexkern.tools.workloads import Workload  # noqa: E402
-from support import choices  # noqa: E402
+from support import choices, pages  # noqa: E402
 from support.pinned import hold  # noqa: E402
 
 PINNED = Path(choices.__file__).with_suffix(".txt")
+DOCS = Path(__file__).parents[1] / "docs"
 LAYERS = dict(choices.convolutions())
 
 
@@ -38,6 +40,13 @@ def test_choices_are_those_that_are_pinned() -> None:
     """A line that differs is a choice that has changed: where that is meant, write the file anew."""
     pinned = [line for line in PINNED.read_text(encoding="utf-8").splitlines() if line[0] != "#"]
     assert list(choices.lines()) == pinned
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_tables_of_the_documentation_are_those_that_are_computed(page: str) -> None:
+    text = (DOCS / "tables" / f"{page}.md").read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("|")] == [*pages.PAGES[page]()]
+    assert "\n".join(["", *pages.shorter_ends(), ""]) in (DOCS / "sm90.md").read_text(encoding="utf-8")
 
 
 def test_ceilings_are_those_of_the_data_sheets() -> None:
@@ -167,7 +176,7 @@ def test_products_of_filters_strides_and_images_that_are_no_squares() -> None:
 
 def modelled(layer: Any, batch: int, arithmetic: str, chip: chips.Chip) -> list[float]:
     """Times of every way that the models know: mma.sync's products, the first layer's, pooled ones, Triton's."""
-    dtype, precision = choices.ARITHMETIC[arithmetic]
+    dtype, precision = ARITHMETIC[arithmetic]
     geometry, size = layer.geometry(batch), dtype.itemsize
     found = []
     for product, work in products(layer, batch, dtype, False).values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -59,16 +61,16 @@ def test_a_side_stream_is_kept_to(case: Case, backend: str, generator: torch.Gen
         assert torch.equal(ours, value)
 
 
-def captured(case: Case, static: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
+def captured(call: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
     """The graph of a forward and a backward pass, and what its replays fill."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        results(case, static)  # compiles, and allocates what outlives a call
+        call()  # compiles, and allocates what outlives a call
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        filled = results(case, static)
+        filled = call()
     return graph, filled
 
 
@@ -76,7 +78,7 @@ def captured(case: Case, static: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, li
 def test_a_graph_computes_on_what_it_is_given_then(case: Case, backend: str, generator: torch.Generator) -> None:
     with alexkern.backend(backend):
         static = drawn(case, generator)
-        graph, filled = captured(case, static)
+        graph, filled = captured(lambda: results(case, static))
         for _ in range(2):
             inputs = drawn(case, generator)
             for tensor, value in zip(static, inputs, strict=True):
@@ -90,21 +92,18 @@ def test_a_graph_computes_on_what_it_is_given_then(case: Case, backend: str, gen
 def test_every_replay_of_a_graph_drops_anew(backend: str) -> None:
     """And backward drops what the forward of the same replay has dropped."""
     input = torch.ones(4096, device=DEVICE, requires_grad=True)
-    stream = torch.cuda.Stream()
+
+    def call() -> list[Tensor]:
+        output = functional.dropout(input)
+        return [output.detach(), *torch.autograd.grad(output.sum(), input)]
+
     with alexkern.backend(backend):
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            torch.autograd.grad(functional.dropout(input).sum(), input)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = functional.dropout(input)
-            (gradient,) = torch.autograd.grad(output.sum(), input)
+        graph, (output, gradient) = captured(call)
         patterns = []
         for _ in range(3):
             graph.replay()
             assert torch.equal(gradient, output)  # the input is one everywhere
-            patterns.append(output.detach().clone())
+            patterns.append(output.clone())
     for first, second in zip(patterns, patterns[1:], strict=False):
         assert set(first.unique().tolist()) == {0.0, 2.0}
         assert 1024 < int((first != second).sum()) < 3072

@@ -3,8 +3,8 @@ choice of shapes would not force."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,22 +16,12 @@ from alexkern.cost import sm80, sm80_pooled
 from alexkern.cost.chips import CHIPS
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
-from support.convolution import Args, check
+from support.convolution import Args, check, draw
+from support.references import all_same
 
 pytestmark = pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here")
 
 TILES = ((128, 128), (128, 64), (64, 64))
-LAYERS = {  # AlexNet's at batch 128: rows, columns, depth of the product
-    "conv1": (128 * 55 * 55, 64, 11 * 11 * 4),
-    "conv2": (128 * 27 * 27, 192, 5 * 5 * 64),
-    "conv3": (128 * 13 * 13, 384, 3 * 3 * 192),
-    "conv4": (128 * 13 * 13, 256, 3 * 3 * 384),
-    "conv5": (128 * 13 * 13, 256, 3 * 3 * 256),
-}
-
-
-def chosen(rows: int, columns: int, depth: int, batches: int = 1, multiprocessors: int = 132) -> sm80.Choice:
-    return sm80.choose(2, sm80.Product(rows, columns, depth, batches), replace(CHIPS["H200"], num_sms=multiprocessors))
 
 
 def test_the_kernels_have_the_tiles_that_the_model_counts_with() -> None:
@@ -40,48 +30,11 @@ def test_the_kernels_have_the_tiles_that_the_model_counts_with() -> None:
     assert module.conv2d_relu_max_pool2d_first_tile == sm80_pooled.FIRST_TILE
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_full_gpu_needs_no_splits(layer: str) -> None:
-    assert chosen(*LAYERS[layer])[1] == 1
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_one_image_is_split_to_fill_the_gpu(layer: str) -> None:
-    rows, columns, depth = LAYERS[layer]
-    tile, splits = chosen(rows // 128, columns, depth)
-    m, n = TILES[tile]
-    blocks = math.ceil(rows / 128 / m) * math.ceil(columns / n)
-    assert blocks * splits >= 40
-    assert splits == 1 or depth / 64 / splits >= 3
-
-
-def test_weight_gradient_of_the_first_layer_is_split() -> None:
-    rows, columns, depth = 64, 11 * 11 * 4, 128 * 55 * 55
-    tile, splits = chosen(rows, columns, depth)
-    m, n = TILES[tile]
-    assert math.ceil(rows / m) * math.ceil(columns / n) * splits >= 64
-
-
-def test_tiles_fit_the_columns() -> None:
-    assert TILES[chosen(128 * 55 * 55, 64, 484)[0]][1] == 64
-    assert TILES[chosen(4096, 4096, 4096)[0]] == (128, 128)
-    assert TILES[chosen(40, 24, 64, multiprocessors=1)[0]] == (64, 64)
-
-
 def test_partial_sums_stay_within_memory() -> None:
     for rows, columns, depth, batches in ((1 << 20, 512, 1 << 16, 1), (1 << 24, 64, 4096, 4), (9, 9, 1 << 30, 1)):
-        _, splits = chosen(rows, columns, depth, batches)
+        _, splits = sm80.choose(2, sm80.Product(rows, columns, depth, batches), CHIPS["H200"])
         assert splits == 1 or 4 * splits * rows * columns * batches <= 256e6
         assert 1 <= splits <= 64
-
-
-def draw(
-    dtype: torch.dtype, generator: torch.Generator, input: tuple[int, ...], filters: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.randn(input, generator=generator, dtype=torch.float64)
-    w = torch.randn(filters, generator=generator, dtype=torch.float64) / max(math.prod(filters[1:]), 1) ** 0.5
-    b = torch.randn(filters[0], generator=generator, dtype=torch.float64)
-    return x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE), b.to(dtype).to(DEVICE)
 
 
 SHAPES = {
@@ -91,56 +44,47 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("tile", range(len(TILES)), ids=[f"{m}x{n}" for m, n in TILES])
+@pytest.mark.parametrize("choice", itertools.product(range(len(TILES)), (1, 3)), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_every_tile_and_split(
-    monkeypatch: pytest.MonkeyPatch,
-    dtype: torch.dtype,
-    shape: str,
-    tile: int,
-    splits: int,
-    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, shape: str, choice: sm80.Choice, generator: torch.Generator
 ) -> None:
     """Whatever is chosen is right, splits without a single step in them too, and the same in two runs."""
-    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: (tile, splits))
+    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: choice)
     input, filters, args = SHAPES[shape]
     tensors = draw(dtype, generator, input, filters)
     state = generator.get_state()
     first = check(*tensors, args, generator)
     generator.set_state(state)
-    for again, wanted in zip(check(*tensors, args, generator), first, strict=True):
-        assert torch.equal(again, wanted)
+    all_same(check(*tensors, args, generator), first)
 
 
-@pytest.mark.parametrize("splits", [1, 2])
-@pytest.mark.parametrize("tile", range(len(TILES)), ids=[f"{m}x{n}" for m, n in TILES])
+@pytest.mark.parametrize("choice", itertools.product(range(len(TILES)), (1, 2)), ids=str)
 def test_tf32_rounds_its_operands(
-    monkeypatch: pytest.MonkeyPatch, tile: int, splits: int, generator: torch.Generator
+    monkeypatch: pytest.MonkeyPatch, choice: sm80.Choice, generator: torch.Generator
 ) -> None:
     """TF32 of any numbers is fp32 of these numbers rounded to ten bits, but for the order of additions."""
-    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: (tile, splits))
+    monkeypatch.setattr(conv2d_relu, "choose", lambda *_: choice)
     input, filters, args = SHAPES["wide"]
     x, w, b = draw(torch.float32, generator, input, filters)
     monkeypatch.setattr(conv2d_relu, "is_tf32", lambda _: True)
     output = conv2d_relu.forward(x, w, b, *args)
     grad = torch.randn(output.shape, generator=generator).to(DEVICE)
     grads = conv2d_relu.backward(grad, x, w, output, *args, (True, True, True))
-    rounded = [_to_tf32(tensor).double() for tensor in (x, w)]
+    rounded = [to_tf32(tensor).double() for tensor in (x, w)]
     wanted = reference.forward(*rounded, b.double(), *args)
     torch.testing.assert_close(output.double(), wanted, rtol=0, atol=4e-6)
     exact = reference.forward(x.double(), w.double(), b.double(), *args)
     assert float((output - exact).abs().max()) > 1e-4  # it was rounded
-    wanted_grads = reference.backward(_to_tf32(grad).double(), *rounded, output.double(), *args, (True, True, False))
+    wanted_grads = reference.backward(to_tf32(grad).double(), *rounded, output.double(), *args, (True, True, False))
     for ours, wanted_grad in zip(grads[:2], wanted_grads[:2], strict=True):
-        assert ours is not None and wanted_grad is not None
         torch.testing.assert_close(
             ours.double(), wanted_grad, rtol=0, atol=2e-6 * float(wanted_grad.abs().max()) + 2e-6
         )
 
 
-def _to_tf32(tensor: Tensor) -> Tensor:
+def to_tf32(tensor: Tensor) -> Tensor:
     """Ten bits of mantissa, ties away from zero."""
     return ((tensor.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 

@@ -28,6 +28,7 @@ from alexkern.tools.instantiations import demangled
 pytestmark = pytest.mark.skipif(rehearsal.missing() is not None, reason=f"{rehearsal.missing()}")
 
 INSUFFICIENT_DRIVER, NO_KERNEL_IMAGE = 35, 209
+ONE = ((1, 1), (0, 0), (1, 1), 1)  # stride, padding, dilation, groups
 
 
 @pytest.fixture
@@ -42,7 +43,8 @@ def runtime() -> Iterator[ctypes.CDLL]:
 def test_a_launch_is_seen_as_the_launcher_asked_for_it() -> None:
     input = torch.zeros(4096 * 3 + 1)
     with rehearsal.rehearsing() as launches:
-        dropout.forward(input, torch.zeros(2, dtype=torch.int64), 0.5)
+        output = dropout.forward(input, torch.zeros(2, dtype=torch.int64), 0.5)
+    assert output.shape == input.shape and emulated._stand_in is None, "nothing stays behind"
     (launch,) = launches
     assert "dropout_kernelIf" in launch.kernel
     assert (launch.grid, launch.block, launch.shared) == ((7, 1, 1), (256, 1, 1), 0)
@@ -97,7 +99,7 @@ def test_a_grid_is_of_whole_clusters_and_no_larger_than_its_tiles(
     monkeypatch.setattr(sm90, "choose", lambda *_: (64, 1, cluster))
     input = torch.zeros((images, 64, 10, 10), dtype=torch.float16).to(memory_format=torch.channels_last)
     with rehearsal.rehearsing() as launches:
-        conv2d_relu.forward(input, torch.zeros((8, 64, 1, 1), dtype=torch.float16), None, (1, 1), (0, 0), (1, 1), 1)
+        conv2d_relu.forward(input, torch.zeros((8, 64, 1, 1), dtype=torch.float16), None, *ONE)
     (launch,) = [launch for launch in launches if "convolve_kernel" in launch.kernel]
     assert (launch.grid, launch.cluster) == ((blocks, 1, 1), cluster)
 
@@ -121,20 +123,23 @@ def test_a_fused_block_has_the_shared_memory_that_the_model_counts(
     assert launches[-1].shared == plan.shared_bytes(dtype.itemsize)
 
 
-@pytest.mark.parametrize("kernel", ["convolve_kernel", "weight_gradient_kernel"])
-def test_a_thread_whose_first_launch_has_tensor_maps(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
-    """The driver encodes none before a context is current in the thread, and nothing before has made one so."""
-    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+def convolution() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, geometry.Geometry]:
+    """Images, filters and outputs, which sm90's kernels serve."""
     x, w, y = (
         torch.zeros(size, dtype=torch.float16).to(memory_format=torch.channels_last)
         for size in ((1, 64, 9, 9), (16, 64, 3, 3), (1, 16, 7, 7))
     )
-    convolution = ((1, 1), (0, 0), (1, 1), 1)
+    return x, w, y, geometry.convolution(x, w, *ONE)
+
+
+@pytest.mark.parametrize("kernel", ["convolve_kernel", "weight_gradient_kernel"])
+def test_a_thread_whose_first_launch_has_tensor_maps(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    """The driver encodes none before a context is current in the thread, and nothing before has made one so."""
+    monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
+    x, w, y, of = convolution()
     calls = {
-        "convolve_kernel": partial(conv2d_relu.forward, x, w, None, *convolution),
-        "weight_gradient_kernel": partial(
-            conv2d_relu.weight_gradient, Packed(y, 16), x, w, geometry.convolution(x, w, *convolution)
-        ),
+        "convolve_kernel": partial(conv2d_relu.forward, x, w, None, *ONE),
+        "weight_gradient_kernel": partial(conv2d_relu.weight_gradient, Packed(y, 16), x, w, of),
     }
     with rehearsal.rehearsing() as launches, ThreadPoolExecutor(1) as thread:
         thread.submit(calls[kernel]).result()
@@ -146,11 +151,8 @@ def test_a_launch_like_one_before_asks_the_driver_nothing(
 ) -> None:
     """Tensor maps, the driver's version, the shared memory's limit: each once, and a map anew for another tensor."""
     monkeypatch.setenv("ALEXKERN_EMULATE_CAPABILITY", "9.0")
-    x, w, y = (
-        torch.zeros(size, dtype=torch.float16).to(memory_format=torch.channels_last)
-        for size in ((1, 64, 9, 9), (16, 64, 3, 3), (1, 16, 7, 7))
-    )
-    plan = sm90.plan(Packed(x, 64), y, geometry.convolution(x, w, (1, 1), (0, 0), (1, 1), 1), False)
+    x, w, y, of = convolution()
+    plan = sm90.plan(Packed(x, 64), y, of, False)
     assert plan is not None and plan.direct
     elsewhere = torch.zeros(2**16, dtype=torch.float16)[2**14 :]  # where no other test has filters
     asked = []
@@ -163,17 +165,12 @@ def test_a_launch_like_one_before_asks_the_driver_nothing(
     assert asked[0] > 0 and asked[1:] == [0, 1]
 
 
-def test_nothing_is_launched_and_nothing_stays_behind() -> None:
-    with rehearsal.rehearsing() as launches:
-        output = dropout.forward(torch.ones(64), torch.zeros(2, dtype=torch.int64), 0.0)
-    assert emulated._stand_in is None and len(launches) == 1
-    assert output.shape == (64,)
-
-
 def test_an_old_driver_is_named_with_the_one_that_is_needed(runtime: ctypes.CDLL) -> None:
-    major, minor = rehearsal.load().module.cuda_version
+    module = rehearsal.load().module
+    major, minor = module.cuda_version
     runtime.rehearsal_launches_return(INSUFFICIENT_DRIVER)
     runtime.rehearsal_driver_is(12040)
+    assert module.driver_version() == (12, 4)
     with rehearsal.launching_nothing(), pytest.raises(RuntimeError) as raised:
         max_pool2d.forward(torch.zeros(1, 3, 5, 5), (3, 3), (2, 2), (0, 0), (1, 1), False, True)
     assert str(raised.value) == (
@@ -181,6 +178,7 @@ def test_an_old_driver_is_named_with_the_one_that_is_needed(runtime: ctypes.CDLL
         f"(cudaErrorInsufficientDriver); needed is a driver for CUDA {major}.{minor}, here is one for CUDA 12.4"
     )
     runtime.rehearsal_driver_is(0)
+    assert module.driver_version() is None
     with rehearsal.launching_nothing(), pytest.raises(RuntimeError, match=rf"CUDA {major}\.{minor}, here is none$"):
         dropout.forward(torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
 
@@ -192,11 +190,3 @@ def test_any_other_error_names_the_kernel_and_itself(runtime: ctypes.CDLL) -> No
     runtime.rehearsal_launches_return(0)
     with rehearsal.launching_nothing():
         dropout.forward(torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
-
-
-def test_the_drivers_version_is_told(runtime: ctypes.CDLL) -> None:
-    module = rehearsal.load().module
-    runtime.rehearsal_driver_is(12040)
-    assert module.driver_version() == (12, 4)
-    runtime.rehearsal_driver_is(0)
-    assert module.driver_version() is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.accuracy import assert_accurate
-from alexkern.backends.cuda import conv2d_relu, emulated, space_to_depth
+from alexkern.backends.cuda import conv2d_relu, emulated, sm90, space_to_depth
 from alexkern.backends.cuda.space_to_depth import SOURCES
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost.chips import CHIPS
@@ -21,6 +19,9 @@ from alexkern.cost.sm80 import first_layer_times
 from alexkern.geometry import Geometry
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
+from support.convolution import check
+from support.launches import noted
+from support.references import all_same
 
 pytestmark = pytest.mark.skipif("cuda" not in serving("conv2d_relu"), reason="the CUDA kernels do not run here")
 
@@ -147,54 +148,41 @@ FIRST = {  # input, filters, padding
 }
 
 
-def check(x: Tensor, w: Tensor, b: Tensor, padding: tuple[int, int], generator: torch.Generator) -> list[Tensor]:
-    """Our output, weight and bias gradient, held to the accuracy rule within their memory."""
-    args = ((4, 4), padding, (1, 1), 1)
-    needs = (False, True, True)
-    with canaries():
-        output = conv2d_relu.forward(x, w, b, *args)
-        grad = draw(x.dtype, tuple(output.shape), generator)
-        _, *grads = conv2d_relu.backward(grad, x, w, output, *args, needs)
-    found = [output, *grads]
-    references = []
-    for dtype in (torch.float64, x.dtype):
-        tensors = [tensor.to(dtype) for tensor in (x, w, b)]
-        _, *torchs = reference.backward(grad.to(dtype), tensors[0], tensors[1], output.to(dtype), *args, needs)
-        references.append((reference.forward(*tensors, *args), *torchs))
-    for name, ours, right, torchs_own in zip(("output", "weight", "bias"), found, *references, strict=True):
-        assert ours is not None and right is not None and torchs_own is not None
-        assert_accurate(ours, right, torchs_own, name)
-    return [ours for ours in found if ours is not None]
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("layer", FIRST)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_first_layer(
     capability: str,
-    always_deep: None,
     monkeypatch: pytest.MonkeyPatch,
     dtype: torch.dtype,
     layer: str,
     layout: torch.memory_format,
     generator: torch.Generator,
 ) -> None:
-    launched = []
-    launch = space_to_depth.launch
-    monkeypatch.setattr(space_to_depth, "launch", lambda name, *rest: launched.append(name) or launch(name, *rest))
+    """Twice with the same bits; where sm90's kernels serve it, whatever the model says."""
+    launched = noted(monkeypatch, conv2d_relu, sm90, space_to_depth)
     input, filters, padding = FIRST[layer]
     x, w, b = (draw(dtype, shape, generator) for shape in (input, filters, filters[:1]))
     x, w = x.contiguous(memory_format=layout), (w / 8).contiguous(memory_format=layout)
-    state = generator.get_state()
-    first = check(x, w, b, padding, generator)
-    relayout = "space_to_depth_relayout"
-    amend = ["space_to_depth_amend"] if any(size % 4 for size in filters[2:]) else []
-    assert launched == [relayout, relayout, *amend, relayout]
-    generator.set_state(state)
-    if DEVICE.type == "cpu":
-        emulated.load().set_seed(5)
-    for again, before in zip(check(x, w, b, padding, generator), first, strict=True):
-        assert torch.equal(again, before), "the same bits in two runs"
+    gradient = "conv2d_relu" if sm90.device_of(x) is None else "sm90"
+    served = gradient if filters[0] % 2 == 0 else "conv2d_relu"  # sums are stored in pairs
+    if served == "conv2d_relu":
+        monkeypatch.setattr(space_to_depth, "first_layer_times", lambda *_: (1.0, 0.0))
+    args, needs, state, results = ((4, 4), padding, (1, 1), 1), (False, True, True), generator.get_state(), []
+    for seed in (0, 5):
+        generator.set_state(state)
+        if DEVICE.type == "cpu":
+            emulated.load().set_seed(seed)
+        results.append(check(x, w, b, args, generator, needs))
+    all_same(*results)
+    relayout, amended = "space_to_depth_relayout", any(size % 4 for size in filters[2:])
+    forward = [relayout, relayout, f"{served}_convolve", *["space_to_depth_amend"] * amended]
+    kinds = ("relayout", "convolve", "amend", "weight_gradient")
+    assert [name for name in launched if name.endswith(kinds)] == 2 * [
+        *forward,
+        relayout,
+        f"{gradient}_weight_gradient",
+    ]
 
 
 def test_no_images_and_no_outputs(capability: str, always_deep: None, generator: torch.Generator) -> None:
@@ -205,9 +193,6 @@ def test_no_images_and_no_outputs(capability: str, always_deep: None, generator:
         assert output.shape[0] == 0 and grads[1] is not None and not bool(grads[1].any())
 
 
-SPECIALS = [NAN, INF, -INF]
-
-
 @pytest.mark.parametrize("kernel", [(11, 11), (4, 11), (11, 8), (5, 2), (8, 4)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nan_and_infinities_stay_where_they_belong(
@@ -216,7 +201,7 @@ def test_nan_and_infinities_stay_where_they_belong(
     """In every pixel of a block, so just beyond windows as well, whose outputs then are the finite ones of torch."""
     x = draw(dtype, (48, 3, 29, 27), generator)
     for number in range(48):  # a pixel of a block of 4 x 4 in each image
-        x[number, number % 3, 8 + number // 4 % 4, 9 + number % 4] = SPECIALS[number // 16]
+        x[number, number % 3, 8 + number // 4 % 4, 9 + number % 4] = (NAN, INF, -INF)[number // 16]
     # Positive, so that the sum of an infinity with numbers is that infinity for every order.
     w = (draw(dtype, (6, 3, *kernel), generator).abs() + 1) / 64
     b = draw(dtype, (6,), generator)
@@ -230,7 +215,6 @@ def test_nan_and_infinities_stay_where_they_belong(
     grad = draw(dtype, tuple(found.shape), generator)
     ours = conv2d_relu.backward(grad, x, w, found, *args, (False, True, False))[1]
     torchs = reference.backward(grad.double(), x.double(), w.double(), right, *args, (False, True, False))[1]
-    assert ours is not None and torchs is not None
     assert torch.equal(ours.isfinite(), torchs.isfinite())
 
 
@@ -242,35 +226,14 @@ def test_images_with_nothing_finite(capability: str, always_deep: None) -> None:
 CONV1 = Geometry(1, 3, 224, 224, 64, 11, 11, (4, 4), (2, 2), (1, 1), 1)
 
 
-def times(
-    C: int, N: int, dtype: torch.dtype, gradient: bool, in_place: bool, multiprocessors: int
-) -> tuple[float, float]:
-    """Of AlexNet's first layer, padded and in depth, by the model."""
-    chip = replace(CHIPS["H200"], num_sms=multiprocessors)
-    return first_layer_times(dtype.itemsize, CONV1._replace(N=N, C=C), gradient, in_place, chip)
-
-
-def chosen(C: int, N: int, dtype: torch.dtype, gradient: bool = False, in_place: bool = False) -> bool:
-    padded, deep = times(C, N, dtype, gradient, in_place, 108)
-    return deep < padded
-
-
 def test_the_page_has_the_times_that_are_computed() -> None:
+    """Many images pay for the passes, one does not; four channels are not padded, and go as they are."""
     page = (Path(__file__).parents[1] / "docs" / "cuda-convolution.md").read_text()
     for C, gradient in ((3, False), (3, True), (1, False), (4, False)):
-        pairs = [times(C, N, torch.bfloat16, gradient, C == 4, 132) for N in (1, 16, 32, 128)]
+        layers = [CONV1._replace(N=N, C=C) for N in (1, 16, 32, 128)]
+        pairs = [first_layer_times(2, layer, gradient, C == 4, CHIPS["H200"]) for layer in layers]
         cells = " | ".join(f"{padded:.0f} / {deep:.0f}" for padded, deep in pairs)
         assert f"| {C}, {'weight gradient' if gradient else 'forward'} | {cells} |" in page
-
-
-@pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_choice(dtype: torch.dtype, gradient: bool) -> None:
-    """Many images pay for the passes, one does not; four channels are not padded, and go as they are."""
-    assert chosen(3, 128, dtype, gradient) and chosen(3, 1024, dtype, gradient)
-    assert not chosen(3, 1, dtype, gradient)
-    assert chosen(1, 128, dtype, gradient, in_place=True)
-    assert not chosen(4, 128, dtype, gradient, in_place=True)
 
 
 def test_other_convolutions_are_not_asked_for() -> None:

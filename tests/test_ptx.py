@@ -125,7 +125,11 @@ SLIPS = [
 ]  # fmt: skip
 
 
-def with_slip(header: str, old: str, new: str, wrappers: dict[str, Wrapper], folder: Path) -> dict[str, Wrapper]:
+Slip = tuple[str, str, str, str]
+
+
+def with_slip(slip: Slip, wrappers: dict[str, Wrapper], folder: Path) -> dict[str, Wrapper]:
+    header, old, new, _ = slip
     copy = folder / "ptx"
     shutil.copytree(HEADERS, copy)
     text = (copy / header).read_text()
@@ -135,18 +139,12 @@ def with_slip(header: str, old: str, new: str, wrappers: dict[str, Wrapper], fol
     return {**kept, **{one.name: one for one in wrappers_of(copy / header, folder) if one.file == header}}
 
 
-@pytest.mark.parametrize(("header", "old", "new", "about"), SLIPS)
+@pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: f"{slip[0]}-{slip[1]}-{slip[2]}")
 def test_a_slip_is_found(
-    header: str,
-    old: str,
-    new: str,
-    about: str,
-    wrappers: dict[str, Wrapper],
-    emulated: list[tuple[Script, Outcome]],
-    tmp_path: Path,
+    slip: Slip, wrappers: dict[str, Wrapper], emulated: list[tuple[Script, Outcome]], tmp_path: Path
 ) -> None:
-    slipped = with_slip(header, old, new, wrappers, tmp_path)
-    assert next(differences(Performer(slipped), emulated, about), None) is not None
+    slipped = with_slip(slip, wrappers, tmp_path)
+    assert next(differences(Performer(slipped), emulated, about=slip[3]), None) is not None
 
 
 # ---- ptxas
@@ -199,11 +197,11 @@ def test_ptxas_accepts_each_text(wrappers: dict[str, Wrapper], target: str, scra
 @pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
 def test_no_slip_is_one_that_ptxas_would_find(wrappers: dict[str, Wrapper], tmp_path: Path) -> None:
     slipped = {}
-    for number, (header, old, new, _) in enumerate(SLIPS):
+    for number, slip in enumerate(SLIPS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        for name, wrapper in with_slip(header, old, new, wrappers, folder).items():
-            if wrapper.file == header and wrapper != wrappers[name]:
+        for name, wrapper in with_slip(slip, wrappers, folder).items():
+            if wrapper.file == slip[0] and wrapper != wrappers[name]:
                 slipped[f"{name}, slip {number}"] = replace(wrapper, name=f"{name}_{number}")
     done = assembled(slipped, "90a", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -211,10 +209,7 @@ def test_no_slip_is_one_that_ptxas_would_find(wrappers: dict[str, Wrapper], tmp_
 
 @pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
 def test_ptxas_refuses_what_it_does_not_know(wrappers: dict[str, Wrapper], tmp_path: Path) -> None:
-    slipped = with_slip(
-        "cp_async.cuh", "ca.shared.global [%0], [%1], 8", "cg.shared.global [%0], [%1], 8", wrappers, tmp_path
-    )
-    done = assembled(slipped, "80", tmp_path)
-    assert done.returncode != 0 and "'cp.async': unexpected value '8'" in done.stdout + done.stderr, (
-        done.stdout + done.stderr
-    )
+    slip = ("cp_async.cuh", "ca.shared.global [%0], [%1], 8", "cg.shared.global [%0], [%1], 8", "")
+    done = assembled(with_slip(slip, wrappers, tmp_path), "80", tmp_path)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "'cp.async': unexpected value '8'" in said, said

@@ -7,28 +7,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from conformance import test_accuracy
 from torch import Tensor
 
-import alexkern
-from alexkern.accuracy import assert_accurate
 from alexkern.backends.cuda import conv2d_relu, emulated, launch, sm90, space_to_depth
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import sm90 as model
-from alexkern.cost.chips import CHIPS, Chip, like
-from alexkern.cost.sm90 import BLOCK_N, Choice, Work, block_k_of, choose, modelled_cycles
+from alexkern.cost.chips import CHIPS, like
+from alexkern.cost.sm90 import BLOCK_N, Choice, Work, block_k_of, choose, linear_work, modelled_cycles
 from alexkern.geometry import Geometry
-from support import oracle, routes, sm90_page
+from support import convolution
 from support.backends import DEVICE, HALVES, serving
-from support.canaries import canaries
 from support.cases import ALEXNET_CONVOLUTIONS, CASES, Case
-from support.convolution import Args, check
+from support.convolution import ONE, Args, check
 from support.launches import noted
 
 pytestmark = [
@@ -38,8 +36,6 @@ pytestmark = [
         reason="for GPUs of compute capability 9.0",
     ),
 ]
-
-ONE: Args = ((1, 1), (1, 1), (1, 1), 1)
 
 
 @pytest.fixture(autouse=True)
@@ -60,25 +56,28 @@ def seed(number: int) -> None:
         emulated.load().set_seed(number)
 
 
-def draw(
-    dtype: torch.dtype, generator: torch.Generator, input: tuple[int, ...], filters: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.randn(input, generator=generator, dtype=torch.float64)
-    w = torch.randn(filters, generator=generator, dtype=torch.float64) / math.prod(filters[1:]) ** 0.5
-    b = torch.randn(filters[0], generator=generator, dtype=torch.float64)
+def draw(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, w, b = convolution.draw(*given)
     x, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, w))
-    return x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE), b.to(dtype).to(DEVICE)
+    return x, w, b
 
 
-def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:
-    """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by clusters of so many."""
+Force = Callable[..., None]
 
-    def choose(_: object, work: Work, weight: bool) -> tuple[int, int, int]:
-        tile = min(block_n, 128) if work.block_k == 48 else block_n
-        tile = {96: 64, 192: 256}.get(tile, tile) if weight else tile
-        return tile, min(splits, work.steps), 1 if weight else cluster
 
-    monkeypatch.setattr(sm90, "choose", choose)
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch) -> Force:
+    def force(block_n: int, splits: int, cluster: int = 1) -> None:
+        """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
+
+        def choose(_: object, work: Work, weight: bool) -> tuple[int, int, int]:
+            tile = min(block_n, 128) if work.block_k == 48 else block_n
+            tile = {96: 64, 192: 256}.get(tile, tile) if weight else tile
+            return tile, min(splits, work.steps), 1 if weight else cluster
+
+        monkeypatch.setattr(sm90, "choose", choose)
+
+    return force
 
 
 @pytest.mark.parametrize(
@@ -104,41 +103,32 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("block_n", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize("choice", itertools.product(BLOCK_N, (1, 3)), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.full)], ids=str)
 def test_every_tile_and_split(
-    monkeypatch: pytest.MonkeyPatch,
-    launched: list[str],
-    dtype: torch.dtype,
-    shape: str,
-    block_n: int,
-    splits: int,
-    generator: torch.Generator,
+    force: Force, launched: list[str], dtype: torch.dtype, shape: str, choice: Any, generator: torch.Generator
 ) -> None:
-    force(monkeypatch, block_n, splits)
-    seed(block_n + splits)
+    force(*choice)
+    seed(sum(choice))
     input, filters, args = SHAPES[shape]
     check(*draw(dtype, generator, input, filters), args, generator)
     assert [name for name in launched if "sm90" in name] == ALL_THREE
     assert "conv2d_relu_convolve" not in launched and "conv2d_relu_weight_gradient" not in launched
 
 
-def test_steps_over_the_ends_of_rows_and_images(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_steps_over_the_ends_of_rows_and_images(force: Force, generator: torch.Generator) -> None:
     """Ten steps of the weight gradient, which carry from columns to rows and from rows to images."""
-    force(monkeypatch, 64, 1)
+    force(64, 1)
     check(*draw(torch.float16, generator, (17, 16, 5, 7), (8, 16, 3, 3)), ONE, generator)
 
 
-def test_same_bits_whenever_copies_and_products_take_effect(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_same_bits_whenever_copies_and_products_take_effect(force: Force, generator: torch.Generator) -> None:
     """Nine seeds: copies and products, each late, early and mixed; by blocks of their own, and by twos."""
     tensors = draw(torch.bfloat16, generator, *SHAPES["groups"][:2])
     state, first = generator.get_state(), None
     for cluster, number in itertools.product((1, 2), range(9)):
-        force(monkeypatch, 64, 2, cluster)
+        force(64, 2, cluster)
         seed(number)
         generator.set_state(state)
         found = check(*tensors, SHAPES["groups"][2], generator)
@@ -159,7 +149,12 @@ CLUSTERED = {
 @pytest.mark.parametrize("block_n", [64, 192, 256, *(pytest.param(n, marks=pytest.mark.full) for n in (96, 128))])
 @pytest.mark.parametrize("shape", CLUSTERED)
 def test_clusters_give_the_same_bits(
-    monkeypatch: pytest.MonkeyPatch, launched: list[str], shape: str, block_n: int, generator: torch.Generator
+    force: Force,
+    monkeypatch: pytest.MonkeyPatch,
+    launched: list[str],
+    shape: str,
+    block_n: int,
+    generator: torch.Generator,
 ) -> None:
     """One cluster that takes pair after pair, or two; sums in three splits for every other tile."""
     input, filters, args = CLUSTERED[shape]
@@ -168,7 +163,7 @@ def test_clusters_give_the_same_bits(
         monkeypatch.setattr(sm90, "EMULATED", replace(sm90.EMULATED, num_sms=5 if block_n > 128 else 2))
     state, found = generator.get_state(), []
     for cluster in (1, 2):
-        force(monkeypatch, block_n, splits, cluster)
+        force(block_n, splits, cluster)
         seed(block_n + len(shape))
         generator.set_state(state)
         found.append(check(*tensors, args, generator))
@@ -176,63 +171,39 @@ def test_clusters_give_the_same_bits(
     assert [name for name in launched if "sm90" in name] == 2 * ALL_THREE
 
 
-def test_a_choice_that_there_is_not_is_an_error(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    force(monkeypatch, 64, 1, 3)
+def test_a_choice_that_there_is_not_is_an_error(force: Force, generator: torch.Generator) -> None:
+    force(64, 1, 3)
     with pytest.raises(RuntimeError, match="no clusters of 3 blocks"):
         check(*draw(torch.float16, generator, *SHAPES["ragged"][:2]), ONE, generator)
 
 
-# Channels and filters as AlexNet has them, over few pixels.
+# AlexNet's: channels and size of its images, and the few pixels of the quick half; filters.
 LAYERS = {
-    "conv1": ((1, 48, 9, 8), (64, 48, 3, 3), ((1, 1), (0, 0), (1, 1), 1)),  # after space-to-depth
-    "conv2": ((1, 64, 7, 6), (192, 64, 5, 5), ((1, 1), (2, 2), (1, 1), 1)),
-    "conv3": ((1, 192, 5, 6), (384, 192, 3, 3), ONE),
-    "conv4": ((1, 384, 5, 6), (256, 384, 3, 3), ONE),
-    "conv5": ((1, 256, 5, 6), (256, 256, 3, 3), ONE),
-    "conv2 of 2012": ((1, 96, 7, 6), (256, 48, 5, 5), ((1, 1), (2, 2), (1, 1), 2)),
-    "conv4 of 2012": ((1, 384, 5, 6), (384, 192, 3, 3), ((1, 1), (1, 1), (1, 1), 2)),
+    "conv1": (48, (57, 57), (9, 8), (64, 48, 3, 3), ((1, 1), (0, 0), (1, 1), 1)),  # after space-to-depth
+    "conv2": (64, (27, 27), (7, 6), (192, 64, 5, 5), ((1, 1), (2, 2), (1, 1), 1)),
+    "conv3": (192, (13, 13), (5, 6), (384, 192, 3, 3), ONE),
+    "conv4": (384, (13, 13), (5, 6), (256, 384, 3, 3), ONE),
+    "conv5": (256, (13, 13), (5, 6), (256, 256, 3, 3), ONE),
+    "conv2 of 2012": (96, (27, 27), (7, 6), (256, 48, 5, 5), ((1, 1), (2, 2), (1, 1), 2)),
+    "conv4 of 2012": (384, (13, 13), (5, 6), (384, 192, 3, 3), ((1, 1), (1, 1), (1, 1), 2)),
 }
-SIZES = {"conv1": (57, 57), "conv2": (27, 27), "conv2 of 2012": (27, 27)}  # the others': 13 x 13
 
 
+@pytest.mark.parametrize(
+    ("dtype", "batch", "whole"),
+    [
+        (torch.bfloat16, 1, False),
+        *(pytest.param(dtype, batch, True, marks=pytest.mark.full) for dtype in HALVES for batch in (1, 3)),
+    ],
+)
 @pytest.mark.parametrize("layer", LAYERS)
-def test_layer(layer: str, launched: list[str], generator: torch.Generator) -> None:
-    input, filters, args = LAYERS[layer]
-    seed(len(layer) + input[1])
-    check(*draw(torch.bfloat16, generator, input, filters), args, generator)
-    assert [name for name in launched if "sm90" in name] == ALL_THREE
-
-
-FIRST = {
-    "alexnet": ((2, 3, 31, 27), (64, 3, 11, 11), ((4, 4), (2, 2), (1, 1), 1)),
-    "2012": ((1, 3, 35, 35), (96, 3, 11, 11), ((4, 4), (0, 0), (1, 1), 1)),
-    "odd": ((3, 4, 18, 23), (8, 4, 5, 2), ((4, 4), (1, 3), (1, 1), 1)),
-}
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("layer", FIRST)
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_first_layer_goes_through_space_to_depth(
-    launched: list[str], dtype: torch.dtype, layer: str, layout: torch.memory_format, generator: torch.Generator
+def test_layer(
+    layer: str, dtype: torch.dtype, batch: int, whole: bool, launched: list[str], generator: torch.Generator
 ) -> None:
-    input, filters, args = FIRST[layer]
-    x, w, b = draw(dtype, generator, input, filters)
-    check(x.contiguous(memory_format=layout), w.contiguous(memory_format=layout), b, args, generator)
-    served = [name for name in launched if name.endswith(("relayout", "convolve", "amend", "weight_gradient"))]
-    relayout = "space_to_depth_relayout"
-    forward = [relayout, relayout, "sm90_convolve", "space_to_depth_amend"]
-    # The data gradient has a stride: the kernels for sm_80 serve it.
-    assert served == [*forward, "conv2d_relu_convolve", relayout, "sm90_weight_gradient"]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("layer", LAYERS)
-def test_layer_of_full_size(layer: str, dtype: torch.dtype, batch: int, generator: torch.Generator) -> None:
-    (_, C, _, _), filters, args = LAYERS[layer]
-    check(*draw(dtype, generator, (batch, C, *SIZES.get(layer, (13, 13))), filters), args, generator)
+    channels, size, pixels, filters, args = LAYERS[layer]
+    seed(len(layer) + channels)
+    check(*draw(dtype, generator, (batch, channels, *(size if whole else pixels)), filters), args, generator)
+    assert [name for name in launched if "sm90" in name] == ALL_THREE
 
 
 @pytest.mark.full
@@ -268,27 +239,7 @@ CONFORMANCE = [
 
 @pytest.mark.parametrize(("case", "dtype"), CONFORMANCE)
 def test_conformance(case: Case, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """The conformance suite's cases, through the public functions."""
-    tensors = case.draw(dtype, DEVICE, generator)
-    with alexkern.backend("cuda"), canaries():
-        output, _ = routes.run("direct", case, tensors, None)
-        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype).to(DEVICE)
-        again, grads = routes.run(routes.GRADIENT_ROUTES[0], case, tensors, grad)
-        others = [routes.run(route, case, tensors, grad) for route in routes.GRADIENT_ROUTES[1:]]
-    for result, gradients in [(again, grads), *others]:
-        assert torch.equal(result, output)
-        assert all(a is None or torch.equal(a, b) for a, b in zip(grads, gradients, strict=True) if b is not None)
-    choices = oracle.choices(case, tensors, output, "cuda")
-    found = []
-    for wide in (torch.float64, dtype):
-        leaves = [None if tensor is None else tensor.to(wide).clone().requires_grad_() for tensor in tensors]
-        plain = oracle.plain(case, [None if leaf is None else leaf.detach() for leaf in leaves], choices.keep)
-        present = [leaf for leaf in leaves if leaf is not None]
-        differentiable = oracle.differentiable(case, leaves, choices)
-        found.append((plain, *torch.autograd.grad(differentiable, present, grad.to(wide))))
-    ours = (output, *(one for one in grads if one is not None))
-    for one, wanted, torchs_own in zip(ours, *found, strict=True):
-        assert_accurate(one, wanted, torchs_own)
+    test_accuracy.test_values_and_gradients(case, "cuda", dtype, generator)
 
 
 def test_contiguous_images_give_contiguous_results(launched: list[str], generator: torch.Generator) -> None:
@@ -313,10 +264,10 @@ def test_nan_and_infinities_stay_where_they_belong(generator: torch.Generator) -
 @pytest.mark.parametrize("block_n", BLOCK_N)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_the_same_bits_where_sums_are_exact(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, block_n: int, generator: torch.Generator
+    force: Force, dtype: torch.dtype, block_n: int, generator: torch.Generator
 ) -> None:
     """Bias, ReLU, one rounding, and every value in its place: of NaN a NaN, of negatives +0, however small they are."""
-    force(monkeypatch, block_n, 1)
+    force(block_n, 1)
     pixels = torch.randint(-4, 5, (1, 64, 10, 15), generator=generator).double()
     filters = torch.randint(-1, 2, (block_n + 8, 64, 1, 1), generator=generator).double()
     biases = torch.tensor([0.0, -0.0, 0.3, -1e-7, 1e-7, 1000.1, math.inf, -math.inf, math.nan, -7.3, 2.5])
@@ -415,74 +366,45 @@ def test_gpu_and_module_have_to_be_for_each_other(
     assert found == ((module, chip) if serves else None)
 
 
-# pixels of an image, filters, steps of 64 or 48 channels, groups, channels of a step
-PRODUCTS = {
-    "conv1": (55 * 55, 64, 9, 1, 48),
-    "conv2": (27 * 27, 192, 25, 1, 64),
-    "conv3": (13 * 13, 384, 27, 1, 64),
-    "conv4": (13 * 13, 256, 54, 1, 64),
-    "conv5": (13 * 13, 256, 36, 1, 64),
-    "conv2 of 2012": (27 * 27, 128, 25, 2, 48),
-}
-BATCHES = [2**power for power in range(12)]
-MULTIPROCESSORS = [114, 132]  # an H100 for PCIe; those for SXM, and the H200
+# Pixels of an image, filters, steps of 64 or 48 channels, groups, channels of a step: conv1 to conv5, conv2 of 2012.
+PRODUCTS = ((3025, 64, 9, 1, 48), (729, 192, 25, 1, 64), (169, 384, 27, 1, 64), (169, 256, 54, 1, 64),
+            (169, 256, 36, 1, 64), (729, 128, 25, 2, 48))  # fmt: skip
+WORKS = [
+    *(Work(2**power * pixels, *sizes, False) for pixels, *sizes in PRODUCTS for power in range(12)),
+    *(
+        linear_work(batch, features, channels)
+        for features, channels in ((4096, 9216), (4096, 4096), (1000, 4096))  # fc6 to fc8
+        for batch in (17, 32, 64, 100, 128, 129, 192, 256, 384, 512, 768, 1024)
+    ),
+]
 
 
-def h200_of(multiprocessors: int) -> Chip:
-    return replace(CHIPS["H200"], num_sms=multiprocessors)
-
-
-@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
-@pytest.mark.parametrize("layer", PRODUCTS)
-def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
-    chip = h200_of(multiprocessors)
-    pixels, filters, steps, groups, block_k = PRODUCTS[layer]
-    tiles = (64, 96, 128) if block_k == 48 else (64, 96, 128, 192, 256)
-    for batch in BATCHES:
-        work = Work(batch * pixels, filters, steps, groups, block_k, False)
+@pytest.mark.parametrize("multiprocessors", [114, 132])  # an H100 for PCIe; those for SXM, and the H200
+def test_the_choice_is_the_fastest_by_the_model(multiprocessors: int) -> None:
+    chip = replace(CHIPS["H200"], num_sms=multiprocessors)
+    for work in WORKS:
+        tiles, splits = BLOCK_N[:3] if work.block_k == 48 else BLOCK_N, range(1, max(work.steps // 4, 1) + 1)
+        alone, shared = (
+            min(modelled_cycles(work, Choice(*choice, cluster), chip) for choice in itertools.product(tiles, splits))
+            for cluster in (1, 2)
+        )
         chosen = choose(work, chip)
-        times = {
-            choice: modelled_cycles(work, choice, chip)
-            for choice in itertools.starmap(Choice, itertools.product(tiles, range(1, steps // 4 + 1), (1, 2)))
-        }
-        least = {cluster: min(time for choice, time in times.items() if choice[2] == cluster) for cluster in (1, 2)}
         # Two blocks share filters where that gains a twentieth, and no more than the filters are of the bytes.
-        assert chosen[2] == (2 if least[2] < 0.95 * least[1] else 1)
-        assert times[chosen] == least[chosen[2]]
-        assert least[2] > 0.8 * least[1]
-        busy = 2 * batch * pixels * filters * groups * steps * block_k / (2 * 2048 * multiprocessors)
-        assert times[chosen] > busy  # nothing is faster than the tensor cores
-        if batch >= 64:
-            assert times[chosen] < 3 * busy
-            # The second-level cache bounds them, but for wide tiles of small steps: those shared memory does.
-            assert chosen[2] == (1 if block_k == 48 and filters > 64 else 2)
-        if batch >= 256:
-            assert chosen[1] == 1, "many tiles need no splits"
+        assert chosen.cluster == (2 if shared < 0.95 * alone else 1) and shared > 0.8 * alone
+        assert modelled_cycles(work, chosen, chip) == (alone, shared)[chosen.cluster - 1]
+        # Nothing is faster than the tensor cores, or than memory.
+        busy = work.gemm_m * work.gemm_n * work.batches * work.steps * work.block_k / (2048 * multiprocessors)
+        assert modelled_cycles(work, chosen, chip) > max(busy, work.bytes / chip.memory_bytes)
 
 
 def test_the_model_gives_clusters_pairs_of_tiles_and_of_multiprocessors() -> None:
     def cycles(tiles: int, cluster: int, multiprocessors: int) -> float:
-        work = Work(128 * tiles, 64, 9, 1, 64, False)
-        return modelled_cycles(work, Choice(64, 1, cluster), h200_of(multiprocessors))
+        chip = replace(CHIPS["H200"], num_sms=multiprocessors)
+        return modelled_cycles(Work(128 * tiles, 64, 9, 1, 64, False), Choice(64, 1, cluster), chip)
 
     assert cycles(3, 2, 2) == cycles(4, 2, 2) > cycles(2, 2, 2) == cycles(1, 2, 2)  # a pair is whole
     assert cycles(6, 2, 5) == cycles(6, 2, 4) > cycles(6, 2, 6)  # one of five has no partner
     assert cycles(2, 2, 2) < cycles(2, 1, 2)
-
-
-@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
-def test_few_images_are_split_and_filters_fit(multiprocessors: int) -> None:
-    chip = h200_of(multiprocessors)
-    pixels, filters, steps, groups, block_k = PRODUCTS["conv2"]
-    assert choose(Work(128 * pixels, filters, steps, groups, block_k, False), chip).block_n == 192
-    pixels, filters, steps, groups, block_k = PRODUCTS["conv4"]
-    block_n, splits, cluster = choose(Work(pixels, filters, steps, groups, block_k, False), chip)
-    tiles = math.ceil(pixels / 128) * math.ceil(filters / block_n)
-    assert splits > 1 and tiles * splits <= multiprocessors and cluster == 1
-    # A weight gradient has few tiles and many steps.
-    block_n, splits, cluster = choose(Work(192, 1600, 128 * 729 // 64, 1, 64, True), chip, True)
-    assert cluster == 1 and splits > 1
-    assert math.ceil(192 / 128) * math.ceil(1600 / block_n) * splits >= multiprocessors * 3 // 4
 
 
 def test_steps_are_whole_rows_but_for_48_channels_and_the_kernels_have_what_the_model_counts_with() -> None:
@@ -494,10 +416,3 @@ def test_steps_are_whole_rows_but_for_48_channels_and_the_kernels_have_what_the_
     block_m, block_n, weight_block_n = module.sm90_tiles
     assert (block_m, tuple(block_n), tuple(weight_block_n)) == (model.BLOCK_M, model.BLOCK_N, model.WEIGHT_BLOCK_N)
     assert module.sm90_block_k == (model.SMALL_BLOCK_K, model.LARGE_BLOCK_K)
-
-
-def test_the_page_has_the_tables_that_are_computed() -> None:
-    docs = Path(__file__).parents[1] / "docs"
-    written = [line for line in (docs / "tables" / "sm90.md").read_text().splitlines() if line.startswith("|")]
-    assert written == [*sm90_page.table(), *sm90_page.linear_table()]
-    assert "\n".join(["", *sm90_page.shorter_table(), ""]) in (docs / "sm90.md").read_text()

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from conformance import test_accuracy
 from torch import Tensor
 
-import alexkern
-from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.accuracy import assert_same
 from alexkern.backends.cuda import emulated, linear_relu_dropout, sm90
 from alexkern.backends.torch import bits, philox
 from alexkern.backends.torch import linear_relu_dropout as reference
-from alexkern.cost.chips import CHIPS
-from alexkern.cost.sm90 import Choice, block_k_of, choose, linear_work, modelled_cycles
-from support import routes
+from alexkern.cost.sm90 import BLOCK_N, block_k_of
 from support.backends import DEVICE, HALVES, serving
 from support.canaries import canaries
 from support.cases import Case
 from support.launches import noted
 from support.linear import draw
+from support.references import hold
 
 pytestmark = [
     pytest.mark.skipif("cuda" not in serving("linear_relu_dropout"), reason="the CUDA kernels do not run here"),
@@ -61,14 +59,21 @@ def schedule(number: int) -> None:
         emulated.load().set_seed(number)
 
 
-def force(monkeypatch: pytest.MonkeyPatch, block_n: int, splits: int, cluster: int = 1) -> None:
-    """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
+Force = Callable[..., None]
 
-    def choose(_: sm90.Device, _samples: int, _features: int, channels: int) -> tuple[int, int, int]:
-        block_k = block_k_of(channels)
-        return min(block_n, 128) if block_k == 48 else block_n, min(splits, -(-channels // block_k)), cluster
 
-    monkeypatch.setattr(sm90, "choose_linear", choose)
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch) -> Force:
+    def force(block_n: int, splits: int, cluster: int = 1) -> None:
+        """Whatever would be chosen: this tile, or the nearest that there is, in so many splits, by so many blocks."""
+
+        def choose(_: sm90.Device, _samples: int, _features: int, channels: int) -> tuple[int, int, int]:
+            block_k = block_k_of(channels)
+            return min(block_n, 128) if block_k == 48 else block_n, min(splits, -(-channels // block_k)), cluster
+
+        monkeypatch.setattr(sm90, "choose_linear", choose)
+
+    return force
 
 
 def place(numbers: tuple[int, int] = PLACE) -> Tensor:
@@ -88,18 +93,9 @@ def check(
     if mask is not None:
         keep = philox.keep(seed, p, tuple(output.shape), output.stride())
         assert_same(mask, bits.pack(keep & ~(output <= 0)), "mask")
-    references = []
-    for dtype in (torch.float64, x.dtype):
-        wide = [None if tensor is None else tensor.to(dtype) for tensor in (x, w, b)]
-        assert wide[0] is not None and wide[1] is not None
-        forward, _ = reference.forward(wide[0], wide[1], wide[2], seed, p, False)
-        backward = reference.backward(grad.to(dtype), wide[0], wide[1], saved, seed, p, (True, True, True))
-        references.append((forward, *backward))
-    everything = [output, *(found for found in grads if found is not None)]
-    for name, ours, wanted, torchs_own in zip(("output", "x", "w", "b"), everything, *references, strict=True):
-        assert wanted is not None and torchs_own is not None
-        assert_accurate(ours, wanted, torchs_own, name)
-    return everything
+    hold((output,), lambda *given: reference.forward(*given, seed, p, False)[0], x, w, b)
+    hold(grads, lambda *given: reference.backward(*given, saved, seed, p, (True, True, True)), grad, x, w)
+    return [output, *(found for found in grads if found is not None)]
 
 
 SHAPES = {  # rows, in_features, out_features
@@ -109,22 +105,14 @@ SHAPES = {  # rows, in_features, out_features
 }
 
 
-@pytest.mark.parametrize("cluster", [1, 2])
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("block_n", [64, 96, 128, 192, 256])
+@pytest.mark.parametrize("choice", itertools.product(BLOCK_N, (1, 3), (1, 2)), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_every_tile_and_split(
-    monkeypatch: pytest.MonkeyPatch,
-    launched: list[str],
-    dtype: torch.dtype,
-    shape: str,
-    block_n: int,
-    splits: int,
-    cluster: int,
-    generator: torch.Generator,
+    force: Force, launched: list[str], dtype: torch.dtype, shape: str, choice: Any, generator: torch.Generator
 ) -> None:
-    force(monkeypatch, block_n, splits, cluster)
+    block_n, splits, _ = choice
+    force(*choice)
     schedule(block_n + splits)
     tensors = draw(dtype, generator, *SHAPES[shape])
     check(*tensors, place(), 0.3, generator)
@@ -135,9 +123,9 @@ def test_every_tile_and_split(
 @pytest.mark.parametrize("choice", [(64, 1, 2), (96, 1, 1), (256, 1, 2), (128, 2, 1)], ids=str)
 @pytest.mark.parametrize(("p", "numbers"), [(0.5, PLACE), (0.2, (-7, 2**32 - 9)), (1.0, (0, 0))])
 def test_the_reference_drops_the_very_same(
-    monkeypatch: pytest.MonkeyPatch, choice: tuple[int, int, int], p: float, numbers: tuple[int, int]
+    force: Force, choice: tuple[int, int, int], p: float, numbers: tuple[int, int]
 ) -> None:
-    force(monkeypatch, *choice)
+    force(*choice)
     x, w = (torch.ones((size, 128), dtype=torch.float16, device=DEVICE) for size in (151, 328))
     for rows in (x, x[:140].view(4, 35, 128)):
         output, _ = linear_relu_dropout.forward(rows, w, None, place(numbers), p, False)
@@ -146,10 +134,8 @@ def test_the_reference_drops_the_very_same(
 
 
 @pytest.mark.parametrize("splits", [1, 2])
-def test_dropping_with_p_0_is_not_dropping(
-    monkeypatch: pytest.MonkeyPatch, splits: int, generator: torch.Generator
-) -> None:
-    force(monkeypatch, 64, splits)
+def test_dropping_with_p_0_is_not_dropping(force: Force, splits: int, generator: torch.Generator) -> None:
+    force(64, splits)
     x, w, b = draw(torch.bfloat16, generator, 40, 128, 64)
     kept, _ = linear_relu_dropout.forward(x, w, b, place(), 0.0, False)
     assert_same(kept, linear_relu_dropout.forward(x, w, b, None, 0.0, False)[0])
@@ -158,9 +144,9 @@ def test_dropping_with_p_0_is_not_dropping(
 
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
-def test_nan_and_infinities(monkeypatch: pytest.MonkeyPatch, p: float, splits: int, generator: torch.Generator) -> None:
+def test_nan_and_infinities(force: Force, p: float, splits: int, generator: torch.Generator) -> None:
     """ReLU keeps NaN; what is dropped is multiplied by 0, and a NaN or infinity is NaN then; its gradient is 0."""
-    force(monkeypatch, 64, splits)
+    force(64, splits)
     x, w, b = draw(torch.float16, generator, 35, 128, 72)
     x[1, 5], x[34, 100], w[70, 40], b[9] = math.nan, math.inf, -math.inf, math.nan
     seed = None if p == 0 else place()
@@ -176,13 +162,11 @@ def test_nan_and_infinities(monkeypatch: pytest.MonkeyPatch, p: float, splits: i
     assert torch.equal(bias_grad, ((keep & ~(output <= 0)).sum(0) * scale).to(x.dtype))
 
 
-def test_same_bits_whenever_copies_and_products_take_effect(
-    monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_same_bits_whenever_copies_and_products_take_effect(force: Force, generator: torch.Generator) -> None:
     """Nine seeds: copies and products, each late, early and mixed; and the same twice."""
     tensors = draw(torch.bfloat16, generator, 150, 264, 200)
     for choice in ((64, 1, 2), (96, 2, 1)):
-        force(monkeypatch, *choice)
+        force(*choice)
         first = None
         for number in (*range(9), 0):
             schedule(number)
@@ -210,8 +194,8 @@ def test_input_may_lie_anyhow(launched: list[str], layout: str, generator: torch
 
 
 @pytest.mark.parametrize("splits", [1, 2])
-def test_bias_may_lie_anyhow(monkeypatch: pytest.MonkeyPatch, splits: int, generator: torch.Generator) -> None:
-    force(monkeypatch, 64, splits)
+def test_bias_may_lie_anyhow(force: Force, splits: int, generator: torch.Generator) -> None:
+    force(64, splits)
     x, w, b = draw(torch.bfloat16, generator, 20, 128, 40)
     check(x, w, b.repeat_interleave(3)[::3], place(), 0.5, generator)
     check(x, w, torch.cat((b[:1], b))[1:], place(), 0.5, generator)
@@ -260,7 +244,6 @@ def test_float32_and_older_gpus_are_torchs(
 def test_gradients_only_where_asked(needs: tuple[bool, bool, bool], generator: torch.Generator) -> None:
     x, w, b = draw(torch.float16, generator, 20, 16, 24)
     output, mask = linear_relu_dropout.forward(x, w, b, place(), 0.5, True)
-    assert mask is not None
     grads = linear_relu_dropout.backward(output, x, w, mask, place(), 0.5, needs)
     assert tuple(grad is not None for grad in grads) == needs
 
@@ -271,51 +254,5 @@ def test_every_route_is_the_same(
     dtype: torch.dtype, arguments: dict[str, Any], launched: list[str], generator: torch.Generator
 ) -> None:
     case = Case("linear_relu_dropout", "rows", ((3, 11, 72), (48, 72), (48,)), arguments)
-    tensors = case.draw(dtype, DEVICE, generator)
-    with alexkern.backend("cuda"):
-        output, _ = routes.run("direct", case, tensors, None)
-        (first, grads), *others = [routes.run(route, case, tensors, output) for route in routes.GRADIENT_ROUTES]
-    assert_same(first, output)
-    for result, gradients in others:
-        assert_same(result, output)
-        for one, another in zip(grads, gradients, strict=True):
-            assert one is not None and another is not None
-            assert_same(one, another)
-    assert launched.count(PRODUCT) == 3  # under torch.func torch multiplies
-    assert len(output.unique()) > 100
-
-
-LAYERS = {"fc6": (4096, 9216), "fc7": (4096, 4096), "fc8": (1000, 4096)}  # out_features, in_features
-BATCHES = (17, 32, 64, 100, 128, 129, 192, 256, 384, 512, 768, 1024)
-MULTIPROCESSORS = (114, 132)  # an H100 for PCIe; those for SXM, and the H200
-
-
-@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS)
-@pytest.mark.parametrize("layer", LAYERS)
-def test_the_choice_is_the_fastest_by_the_model(layer: str, multiprocessors: int) -> None:
-    chip = replace(CHIPS["H200"], num_sms=multiprocessors)
-    K, C = LAYERS[layer]
-    for batch in BATCHES:
-        work = linear_work(batch, K, C)
-        block_n, splits, cluster = choose(work, chip)
-        times = {
-            choice: modelled_cycles(work, Choice(*choice), chip)
-            for choice in itertools.product((64, 96, 128, 192, 256), range(1, C // 64 // 4 + 1), (1, 2))
-        }
-        chosen = times[block_n, splits, cluster]
-        assert chosen == min(time for choice, time in times.items() if choice[2] == cluster)
-        by_ones, by_twos = (min(time for choice, time in times.items() if choice[2] == blocks) for blocks in (1, 2))
-        assert (cluster == 2) == (by_twos < 0.95 * by_ones)
-        read = 2 * C * (batch + K) / chip.memory_bytes
-        multiplied = batch * K * C / (2048 * multiprocessors)
-        assert chosen > max(read, multiplied)  # nothing is faster than memory, or than the tensor cores
-        tiles = math.ceil(batch / 128) * math.ceil(K / block_n) * splits
-        if batch <= 128:
-            assert splits > 1 and tiles <= multiprocessors, "one wave, and it is split to fill it"
-            assert tiles >= 0.9 * multiprocessors
-        if layer != "fc8":
-            assert chosen < 3 * max(read, multiplied)
-            if batch <= 128 and layer == "fc6":
-                assert chosen < 1.3 * max(read, multiplied) + 1500, "bounded by reading the weight"
-    whole = choose(linear_work(1024, *LAYERS["fc6"]), CHIPS["H200"])
-    assert whole == (256, 1, 2), "128 tiles of 132 need no splits, and share the weight by twos"
+    test_accuracy.test_values_and_gradients(case, "cuda", dtype, generator)
+    assert launched.count(PRODUCT) == 3  # by each route

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
@@ -39,21 +39,32 @@ from alexkern.kernels.amend import amend  # noqa: E402
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig  # noqa: E402
 from alexkern.plan import nchw  # noqa: E402
 from support.far import LIMIT, Alone, interpreted, last_program, sparse, sparse_images, whole  # noqa: E402
+from support.references import all_same  # noqa: E402
+
+pytestmark = interpreted
 
 POINT = ((1, 1), (0, 0), (1, 1), 1)  # stride, padding, dilation and groups of a 1x1 convolution
 POOL = ((3, 3), (2, 2), (0, 0))
+POOLING = ("max_pool2d_3x3_stride2_kernel", "max_pool2d_forward_kernel")
+POOLED = conv2d_relu_max_pool2d.Config(True, 2, 8, 16, 16, 4, 3, 1)
 
 
-@pytest.fixture(autouse=True)
-def fresh_launches() -> Iterator[None]:
-    """Launches are cached by problem: forget those that a test configured."""
-    yield
+Only = Callable[..., Alone]
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Only]:
+    """Within the test a module's kernel runs these programs only, by default the last, and functions return this."""
+
+    def only(module: ModuleType, name: str, *programs: tuple[int, ...], **returning: object) -> Alone:
+        for function, value in returning.items():
+            monkeypatch.setattr(module, function, lambda *_, value=value: value)
+        return last_program(monkeypatch, module, name, *programs)
+
+    yield only
+    # Launches are cached by problem: those that a test configured are forgotten.
     for module in (conv2d_relu, conv2d_relu_data_gradient, conv2d_relu_weight_gradient, linear_relu_dropout):
         module.prepare.cache_clear()
-
-
-def configure(monkeypatch: pytest.MonkeyPatch, module: ModuleType, config: object) -> None:
-    monkeypatch.setattr(module, "configure", lambda problem, device: config)
 
 
 def tile(block_k: int, tail: int = 0) -> conv2d_relu.Config:
@@ -74,16 +85,12 @@ every_axis = pytest.mark.parametrize("axis", range(4))  # of three each
 IMAGES = {"many images": (530, 16, 64, 1024), "one image": (1, 16, 1449, 1024)}
 
 
-@interpreted
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize("sizes", IMAGES.values(), ids=IMAGES)
-def test_output_of_convolution(
-    sizes: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_output_of_convolution(sizes: tuple[int, ...], layout: str, only: Only, generator: torch.Generator) -> None:
     N, C, H, K = sizes
     assert N * H * H * K > LIMIT
-    configure(monkeypatch, conv2d_relu, tile(16))
-    last_program(monkeypatch, conv2d_relu, "conv2d_relu_kernel")
+    only(conv2d_relu, "conv2d_relu_kernel", configure=tile(16))
     x = sparse_images(N, C, H, H)
     x[-1] = whole(x[-1].shape, generator)
     w = whole((K, C, 1, 1), generator)
@@ -95,12 +102,10 @@ def test_output_of_convolution(
     assert_same(output[-1, -16:].flatten(1)[:, -pixels:], wanted)
 
 
-@interpreted
 @pytest.mark.parametrize("tail", [0, 16])
-def test_filters_of_convolution(tail: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_filters_of_convolution(tail: int, only: Only, generator: torch.Generator) -> None:
     K, C = 2**15 + 16 + tail, 2**16
-    configure(monkeypatch, conv2d_relu, tile(4096, tail))
-    last_program(monkeypatch, conv2d_relu, "conv2d_relu_kernel")
+    only(conv2d_relu, "conv2d_relu_kernel", configure=tile(4096, tail))
     x, w = whole((1, 4, 4, C), generator).permute(0, 3, 1, 2), sparse_images(K, C, 1, 1)
     last = slice(-16 - tail, None)
     w[last] = whole((16 + tail, C, 1, 1), generator)
@@ -108,15 +113,13 @@ def test_filters_of_convolution(tail: int, monkeypatch: pytest.MonkeyPatch, gene
     assert_same(output[0, last].flatten(1), (w[last, :, 0, 0].float() @ x[0].flatten(1).float()).relu().half())
 
 
-@interpreted
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "plain"])
 @pytest.mark.parametrize("sizes", IMAGES.values(), ids=IMAGES)
 def test_gradient_of_output_in_the_data_gradient(
-    sizes: tuple[int, ...], masked: bool, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+    sizes: tuple[int, ...], masked: bool, only: Only, generator: torch.Generator
 ) -> None:
     N, C, H, K = sizes
-    configure(monkeypatch, conv2d_relu_data_gradient, tile(1024))
-    last_program(monkeypatch, conv2d_relu_data_gradient, "data_gradient_kernel")
+    only(conv2d_relu_data_gradient, "data_gradient_kernel", configure=tile(1024))
     dy, y = sparse_images(N, K, H, H), sparse_images(N, K, H, H)
     pixels = (N * H * H - 1) % 16 + 1
     dy[-1, :, -1, -pixels:] = whole((K, pixels), generator)
@@ -129,15 +132,11 @@ def test_gradient_of_output_in_the_data_gradient(
     assert_same(dx[-1, :, -1, -pixels:], (w[:, :, 0, 0].t().float() @ gradient.float()).half() + 0.0)
 
 
-@interpreted
 @pytest.mark.parametrize("layout", ["nhwc", "nchw", "hncw", "wnch"])
 @pytest.mark.parametrize("sizes", IMAGES.values(), ids=IMAGES)
-def test_data_gradient(
-    sizes: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_data_gradient(sizes: tuple[int, ...], layout: str, only: Only, generator: torch.Generator) -> None:
     N, K, H, C = sizes  # the same sizes, from the other side
-    configure(monkeypatch, conv2d_relu_data_gradient, tile(16))
-    last_program(monkeypatch, conv2d_relu_data_gradient, "data_gradient_kernel")
+    only(conv2d_relu_data_gradient, "data_gradient_kernel", configure=tile(16))
     x = sparse_images(N, C, H, H) if layout == "nhwc" else sparse(N, C, H, H)
     if layout == "hncw":
         x = sparse(H, N, C, H).permute(1, 2, 0, 3)
@@ -152,12 +151,10 @@ def test_data_gradient(
     assert_same(dx[-1, -16:, -1, -pixels:], w[:, -16:, 0, 0].t() @ dy[-1, :, -1, -pixels:] + 0.0)
 
 
-@interpreted
 @pytest.mark.parametrize("groups", [1, 3])
-def test_filters_of_the_data_gradient(groups: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_filters_of_the_data_gradient(groups: int, only: Only, generator: torch.Generator) -> None:
     K, C = 3 * 2**14 + 48, 2**16
-    configure(monkeypatch, conv2d_relu_data_gradient, tile(4096))
-    last_program(monkeypatch, conv2d_relu_data_gradient, "data_gradient_kernel")
+    only(conv2d_relu_data_gradient, "data_gradient_kernel", configure=tile(4096))
     dy, w = whole((1, 4, 4, K), generator).permute(0, 3, 1, 2), sparse_images(K, C, 1, 1)
     w[-16:, -16:] = whole((16, 16, 1, 1), generator)
     geometry = (*POINT[:3], groups)
@@ -165,17 +162,14 @@ def test_filters_of_the_data_gradient(groups: int, monkeypatch: pytest.MonkeyPat
     assert_same(dx[0, -16:].flatten(1), w[-16:, -16:, 0, 0].t() @ dy[0, -16:].flatten(1) + 0.0)
 
 
-@interpreted
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "plain"])
 @pytest.mark.parametrize(("C", "K"), [(16, 1024), (1024, 16)], ids=["gradient", "input"])
-def test_pixels_of_the_weight_gradient(
-    C: int, K: int, masked: bool, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_pixels_of_the_weight_gradient(C: int, K: int, masked: bool, only: Only, generator: torch.Generator) -> None:
     N, H, splits = 513, 64, 64
-    configure(monkeypatch, conv2d_relu_weight_gradient, SplitConfig(16, 16, 1024, 1, 2, splits))
     places = [(-1 - K // 16, -1), (-1, -1)]  # of the weight, of the bias
-    kernel = last_program(monkeypatch, conv2d_relu_weight_gradient, "weight_gradient_kernel", *places)
-    last_program(monkeypatch, conv2d_relu_weight_gradient, "reduce_kernel")
+    config = SplitConfig(16, 16, 1024, 1, 2, splits)
+    kernel = only(conv2d_relu_weight_gradient, "weight_gradient_kernel", *places, configure=config)
+    only(conv2d_relu_weight_gradient, "reduce_kernel")
     x, dy, y = sparse_images(N, C, H, H), sparse_images(N, K, H, H), sparse_images(N, K, H, H)
     last = slice(-16, None)  # filters and channels
     for tensor in (x, dy, y):
@@ -189,26 +183,23 @@ def test_pixels_of_the_weight_gradient(
     assert_same(sums[-1, -16:, -16:], gradient @ x[-1, last].float().flatten(1).t() + 0.0)
 
 
-@interpreted
-def test_weight_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_weight_gradient(only: Only, generator: torch.Generator) -> None:
     K, C = 2**15 + 16, 2**16
-    configure(monkeypatch, conv2d_relu_weight_gradient, SplitConfig(16, 16, 16, 1, 2, splits=1))
-    last_program(monkeypatch, conv2d_relu_weight_gradient, "weight_gradient_kernel")
+    only(conv2d_relu_weight_gradient, "weight_gradient_kernel", configure=SplitConfig(16, 16, 16, 1, 2, splits=1))
     x, dy = (whole((1, 4, 4, size), generator).permute(0, 3, 1, 2) for size in (C, K))
     geometry = (*POINT, "ieee", (True, False))
     dw, _ = conv2d_relu_weight_gradient.weight_gradient(dy, None, x, sparse_images(K, C, 1, 1), *geometry)
-    assert dw is not None
     assert_same(dw[-16:, -16:, 0, 0], dy[0, -16:].flatten(1) @ x[0, -16:].flatten(1).t() + 0.0)
 
 
-@interpreted
 @pytest.mark.parametrize(("C", "K"), [(2**12, 16), (16, 2**16)], ids=["weight", "bias"])
-def test_sums_of_a_split(C: int, K: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_sums_of_a_split(
+    C: int, K: int, only: Only, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
     """A pixel each. Bytes, as below."""
     module, splits, of_bias = conv2d_relu_weight_gradient, 2**15 + 1, C < K
-    configure(monkeypatch, module, SplitConfig(16, 16, 1, 1, 2, splits))
     monkeypatch.setattr(module, "workspace", lambda shape, device: sparse(*shape, dtype=torch.uint8))
-    kernel = last_program(monkeypatch, module, "weight_gradient_kernel")
+    kernel = only(module, "weight_gradient_kernel", configure=SplitConfig(16, 16, 1, 1, 2, splits))
     monkeypatch.setattr(module, "reduce_kernel", Alone(module.reduce_kernel, [], monkeypatch))
     x, dy = sparse_images(1, C, splits, 1), sparse_images(1, K, splits, 1)
     for tensor in (x, dy):
@@ -221,7 +212,6 @@ def test_sums_of_a_split(C: int, K: int, monkeypatch: pytest.MonkeyPatch, genera
     assert_same(sums[(-1, *(slice(-16, None),) * wanted.dim())], wanted.byte())
 
 
-@interpreted
 @every_axis
 def test_strides_of_the_weight_gradient(axis: int, generator: torch.Generator) -> None:
     sums = whole((3, 27), generator).float()
@@ -232,15 +222,14 @@ def test_strides_of_the_weight_gradient(axis: int, generator: torch.Generator) -
     assert_same(dw, sums.view(3, 3, 3, 3).permute(0, 3, 1, 2).half())
 
 
-@interpreted
 @pytest.mark.parametrize(("splits", "K"), [(33, 1024), (2, 2**15 + 16)], ids=["splits", "filters"])
-def test_sums_of_splits(splits: int, K: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_sums_of_splits(splits: int, K: int, only: Only, generator: torch.Generator) -> None:
     """The kernel takes its sums as bytes as well, which need a quarter of the address space."""
     C, BLOCK = 2**16, 512
     sums, dw = sparse(splits, K, C, dtype=torch.uint8), sparse(K, C, 1, 1)
     assert sums.numel() > LIMIT
     sums[:, -1, -BLOCK:] = whole((splits, BLOCK), generator, 0, 5).byte()
-    reduce = last_program(monkeypatch, conv2d_relu_weight_gradient, "reduce_kernel")
+    reduce = only(conv2d_relu_weight_gradient, "reduce_kernel")
     tiles = K * C // BLOCK
     reduce[(tiles,)](
         sums, sums, dw, sums, splits, tiles, C, *dw.stride(), K=K, C=C, R=1, S=1, FACTOR=1, BLOCK=BLOCK, num_warps=4
@@ -248,9 +237,8 @@ def test_sums_of_splits(splits: int, K: int, monkeypatch: pytest.MonkeyPatch, ge
     assert_same(dw[-1, -BLOCK:, 0, 0], sums[:, -1, -BLOCK:].sum(0).half())
 
 
-@interpreted
 @pytest.mark.parametrize("far", ["input", "output"])
-def test_space_to_depth(far: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_space_to_depth(far: str, only: Only, generator: torch.Generator) -> None:
     shape, step = (3, 3, 228, 228), LIMIT // 2 + 64
     image = whole(shape[1:], generator)
     N, x = 13800, image.expand(13800, *shape[1:])
@@ -259,22 +247,33 @@ def test_space_to_depth(far: str, monkeypatch: pytest.MonkeyPatch, generator: to
         x[-1] = image
     wanted, _ = space_to_depth.space_to_depth(image[None], 4, (2, 2), (57, 57))
     assert max(N * wanted.numel(), 2 * step) > LIMIT
-    last_program(monkeypatch, space_to_depth, "space_to_depth_kernel")
+    only(space_to_depth, "space_to_depth_kernel")
     y, _ = space_to_depth.space_to_depth(x, 4, (2, 2), (57, 57))
     written = 57 * 48 % space_to_depth.BLOCK
     assert_same(y[-1, -1].flatten()[-written:], wanted[-1, -1].flatten()[-written:])
 
 
-@interpreted
+def pooled(padding: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    return lambda x: max_pool2d.forward(x, (3, 3), (2, 2), (padding, padding), (1, 1), False, True)
+
+
+POLICY = Policy((3, 3), crop="center", resize=3, contrast=(0.5, 0.5))
+READERS: dict[str, tuple[torch.dtype, Callable[[Tensor], tuple[Tensor, ...]]]] = {
+    "space_to_depth": (torch.float16, lambda x: space_to_depth.space_to_depth(x, 2, (1, 1), (2, 2))),
+    "augment": (torch.uint8, lambda x: (augment.forward(x, torch.full((3, 2), 3), torch.tensor([3, 5]), POLICY),)),
+    "max_pool2d in strips": (torch.float16, pooled(0)),
+    "max_pool2d by taps": (torch.float16, pooled(1)),
+}
+
+
 @every_axis
-def test_input_of_space_to_depth(axis: int, generator: torch.Generator) -> None:
-    near = whole((3, 3, 3, 3), generator)
-    found, _ = space_to_depth.space_to_depth(apart(near, axis), 2, (1, 1), (2, 2))
-    blocks = F.pad(near, (1, 0, 1, 0)).view(3, 3, 2, 2, 2, 2)  # (n, c, i, a, j, b)
-    assert_same(found, blocks.permute(0, 2, 4, 3, 5, 1).reshape(3, 2, 2, 12))
+@pytest.mark.parametrize("kernel", READERS)
+def test_images_may_lie_far_apart(kernel: str, axis: int, generator: torch.Generator) -> None:
+    dtype, call = READERS[kernel]
+    near = whole((3, 3, 3, 3), generator, 0, 256).to(dtype)
+    all_same(call(apart(near, axis)), call(near))
 
 
-@interpreted
 @every_axis
 @pytest.mark.parametrize("far", ["input", "weight", "output"])
 def test_amended_outputs(far: str, axis: int, generator: torch.Generator) -> None:
@@ -289,17 +288,6 @@ def test_amended_outputs(far: str, axis: int, generator: torch.Generator) -> Non
     assert_same(tensors["output"].double(), wanted + 0.0)
 
 
-@interpreted
-@every_axis
-def test_images_of_augment(axis: int, generator: torch.Generator) -> None:
-    images = torch.randint(256, (3, 3, 3, 3), generator=generator, dtype=torch.uint8)
-    sizes, seed = torch.full((3, 2), 3), torch.tensor([3, 5])
-    policy = Policy((3, 3), crop="center", resize=3, contrast=(0.5, 0.5))
-    wanted = augment.forward(images, sizes, seed, policy)
-    assert_same(augment.forward(apart(images, axis), sizes, seed, policy), wanted)
-
-
-@interpreted
 def test_sizes_of_augment(generator: torch.Generator) -> None:
     """Bytes, which need less of the address space."""
     sizes = torch.randint(1, 100, (3, 2), generator=generator, dtype=torch.uint8)
@@ -308,38 +296,35 @@ def test_sizes_of_augment(generator: torch.Generator) -> None:
     assert_same(augment.parameters(apart(sizes, 0), seed, policy), wanted)
 
 
-@interpreted
-def test_masked_gradient(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    last_program(monkeypatch, masked_gradient, "masked_gradient_kernel")
+def test_masked_gradient(only: Only, generator: torch.Generator) -> None:
+    only(masked_gradient, "masked_gradient_kernel")
     dy, y = sparse(LIMIT + 1000), sparse(LIMIT + 1000)
     dy[LIMIT:], y[LIMIT:] = whole((1000,), generator), whole((1000,), generator)
     assert_same(masked_gradient.masked_gradient(dy, y)[LIMIT:], torch.where(y[LIMIT:] > 0, dy[LIMIT:], 0))
-    last_program(monkeypatch, masked_gradient, "packed_mask_kernel")
+    only(masked_gradient, "packed_mask_kernel")
     mask = masked_gradient.packed_mask(y, torch.tensor([3, 5]), philox.threshold(0.5))
     kept = philox.keep(torch.tensor([3, 5 + LIMIT // 4]), 0.5, (1000,), (1,)) & (y[LIMIT:] > 0)
     assert_same(mask[LIMIT // 8 :], bits.pack(kept))
     assert_same(masked_gradient.masked_gradient(dy, mask, 0.5)[LIMIT:], torch.where(kept, 2 * dy[LIMIT:], 0))
 
 
-@interpreted
-def test_dropout(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
-    last_program(monkeypatch, dropout, "dropout_kernel")
+def test_dropout(only: Only, generator: torch.Generator) -> None:
+    only(dropout, "dropout_kernel")
     x = sparse(LIMIT + 1000)
     x[LIMIT:] = torch.randn(1000, generator=generator)
     y = dropout.forward(x, torch.tensor([3, 5]), 0.5)
     assert_same(y[LIMIT:], dropout_reference.forward(x[LIMIT:], torch.tensor([3, 5 + LIMIT // 4]), 0.5))
 
 
-@interpreted
 @pytest.mark.parametrize(
     ("M", "K", "N"),
     [(2**15 + 16, 2**16, 16), (2**16 + 16, 16, 2**15), (16, 2**16, 2**15 + 16)],
     ids=["input", "output", "weight"],
 )
-def test_linear(M: int, K: int, N: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_linear(M: int, K: int, N: int, only: Only, generator: torch.Generator) -> None:
     assert max(M * K, M * N, N * K) > LIMIT
-    configure(monkeypatch, linear_relu_dropout, linear_relu_dropout.Config(16, 16, min(K, 4096), 1, 2))
-    last_program(monkeypatch, linear_relu_dropout, "linear_relu_dropout_kernel")
+    config = linear_relu_dropout.Config(16, 16, min(K, 4096), 1, 2)
+    only(linear_relu_dropout, "linear_relu_dropout_kernel", configure=config)
     x, w = sparse(M, K), sparse(N, K)
     x[-16:], w[-16:] = whole((16, K), generator), whole((16, K), generator)
     y, _ = linear_relu_dropout.forward(x, w, None, torch.tensor([7, 11]), 0.5, False)
@@ -348,39 +333,33 @@ def test_linear(M: int, K: int, N: int, monkeypatch: pytest.MonkeyPatch, generat
     assert_same(y[-16:, -16:], torch.where(kept, 2 * (x[-16:].float() @ w[-16:].float().t()).relu(), 0).half())
 
 
-@interpreted
 @pytest.mark.parametrize("padding", [0, 1], ids=["strips", "taps"])
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-def test_output_of_max_pooling(
-    layout: str, padding: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_output_of_max_pooling(layout: str, padding: int, only: Only, generator: torch.Generator) -> None:
     window = ((3, 3), (2, 2), (padding, padding), (1, 1), False, True)
     memory_format = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     image = whole((1, 128, 131, 131), generator, -9, 9).contiguous(memory_format=memory_format)
     # One image many times over is no NHWC batch by torch's rule.
-    monkeypatch.setattr(max_pool2d, "is_channels_last", lambda _: layout == "nhwc")
-    for name in ("max_pool2d_3x3_stride2_kernel", "max_pool2d_forward_kernel"):
-        last_program(monkeypatch, max_pool2d, name)
+    for name in POOLING:
+        only(max_pool2d, name, is_channels_last=layout == "nhwc")
     output, offsets = max_pool2d.forward(image.expand(4200, -1, -1, -1), *window)
-    assert output.numel() > LIMIT and offsets is not None
+    assert output.numel() > LIMIT
     corner = (-1, slice(-16 if layout == "nhwc" else -1, None), -1, -1)  # channels of the last pixel
     wanted, wanted_offsets = pool_reference.forward(image, *window)
     assert_same(output[corner], wanted[corner])
     assert_same(offsets[corner], wanted_offsets[corner])
 
 
-@interpreted
 @pytest.mark.parametrize(("padding", "rows"), [(0, 1), (0, 3), (1, 1)], ids=["strips", "long strips", "taps"])
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 def test_output_of_max_pooling_of_an_image(
-    layout: str, padding: int, rows: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+    layout: str, padding: int, rows: int, only: Only, generator: torch.Generator
 ) -> None:
     """All pixels of a channel are the same one."""
     C, P, Q, block = (1024, 3, 2**20 + 7, 16) if layout == "nhwc" else (3, 2**15 + 3, 2**15, 1)
-    monkeypatch.setattr(max_pool2d, "is_channels_last", lambda _: layout == "nhwc")
-    monkeypatch.setattr(max_pool2d, "_configuration", lambda *_: max_pool2d.Config(16, block, rows, 4))
-    for name in ("max_pool2d_3x3_stride2_kernel", "max_pool2d_forward_kernel"):
-        last_program(monkeypatch, max_pool2d, name)
+    returning = {"is_channels_last": layout == "nhwc", "_configuration": max_pool2d.Config(16, block, rows, 4)}
+    for name in POOLING:
+        only(max_pool2d, name, **returning)
     values = whole((1, C, 1, 1), generator, -9, 9)
     x = values.expand(1, C, 2 * (P - padding) + 1, 2 * (Q - padding) + 1)
     output, _ = max_pool2d.forward(x, (3, 3), (2, 2), (padding, padding), (1, 1), False, False)
@@ -388,23 +367,19 @@ def test_output_of_max_pooling_of_an_image(
     assert_same(output[0, -block:, -1, -1], values[0, -block:, 0, 0])
 
 
-@interpreted
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize(("N", "H"), [(4000, 65), (1, 4097)], ids=["many images", "one image"])
-def test_gradient_of_max_pooling(
-    N: int, H: int, layout: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
-) -> None:
+def test_gradient_of_max_pooling(N: int, H: int, layout: str, only: Only, generator: torch.Generator) -> None:
     C, P = 144, H // 2
     grad = whole((1, C, 1, 1), generator, 1, 9)
     offsets = torch.full_like(grad, 8, dtype=torch.uint8)  # every winner is the last of its window
-    last_program(monkeypatch, max_pool2d, "max_pool2d_backward_kernel")
+    only(max_pool2d, "max_pool2d_backward_kernel")
     windows = pooling((N, C, H, H), *POOL)
     dx = max_pool2d.gather(*(t.expand(N, -1, P, P) for t in (grad, offsets)), windows, layout == "nhwc")
     assert dx.numel() > LIMIT
     assert_same(dx[-1, -1, -1, -1], grad[0, -1, -1, -1])
 
 
-@interpreted
 @every_axis
 @pytest.mark.parametrize("far", ["gradient", "offsets"])
 def test_sources_of_the_gradient_of_max_pooling(far: str, axis: int, generator: torch.Generator) -> None:
@@ -419,42 +394,28 @@ def test_sources_of_the_gradient_of_max_pooling(far: str, axis: int, generator: 
     assert_same(max_pool2d.gather(*sources, windows, channels_last), wanted)
 
 
-@interpreted
-@pytest.mark.parametrize("axis", range(1, 4))
-@pytest.mark.parametrize("padding", [0, 1])  # a kernel each
-def test_input_of_max_pooling(padding: int, axis: int, generator: torch.Generator) -> None:
-    """Of one image; test_triton_extremes.py has several."""
-    near, window = whole((1, 3, 3, 3), generator, -9, 9), ((3, 3), (2, 2), (padding, padding), (1, 1), False, True)
-    wanted = pool_reference.forward(near, *window)
-    for found, other in zip(max_pool2d.forward(apart(near, axis), *window), wanted, strict=True):
-        assert found is not None and other is not None
-        assert_same(found, other)
-
-
-@interpreted
 @pytest.mark.parametrize(("N", "C", "K"), [(414300, 64, 16), (131100, 16, 1024)], ids=["input", "output"])
 def test_convolution_and_pooling(
-    N: int, C: int, K: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+    N: int, C: int, K: int, only: Only, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    config = conv2d_relu_max_pool2d.Config(True, 2, 8, 16, 16, 4, 3, 1)
-    monkeypatch.setattr(conv2d_relu_max_pool2d, "_configuration", lambda *_: config)
+    monkeypatch.setattr(conv2d_relu_max_pool2d, "_configuration", lambda *_: POOLED)
     x = sparse_images(N, C, 9, 9)
     x[-1] = whole(x[-1].shape, generator)
     w, arguments = whole((K, C, 1, 1), generator), (None, *POINT, *POOL, True)
     wanted, wanted_offsets = conv2d_relu_max_pool2d.forward(x[-1:], w[-16:], *arguments)
-    last_program(monkeypatch, conv2d_relu_max_pool2d, "conv2d_relu_max_pool2d_kernel")
+    only(conv2d_relu_max_pool2d, "conv2d_relu_max_pool2d_kernel")
     y, offsets = conv2d_relu_max_pool2d.forward(x, w, *arguments)
     assert max(x.numel(), y.numel()) > LIMIT
     assert_same(y[-1, -16:, 2:], wanted[0, :, 2:])
     assert_same(offsets[-1, -16:, 2:], wanted_offsets[0, :, 2:])
 
 
-@interpreted
 @pytest.mark.parametrize("axis", [2, 3])
-def test_pooling_of_a_side_that_long(axis: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+def test_pooling_of_a_side_that_long(
+    axis: int, only: Only, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
     """An output row, or column, alone has over 2**31 elements."""
-    config = conv2d_relu_max_pool2d.Config(True, 2, 8, 16, 16, 4, 3, 1)
-    monkeypatch.setattr(conv2d_relu_max_pool2d, "_configuration", lambda *_: config)
+    monkeypatch.setattr(conv2d_relu_max_pool2d, "_configuration", lambda *_: POOLED)
     K, length = 1024, 2**21 + 7
     long, short = [1, 16, 3, 3], [1, 16, 3, 3]
     long[axis], short[axis] = 2 * length + 1, 33
@@ -462,12 +423,9 @@ def test_pooling_of_a_side_that_long(axis: int, monkeypatch: pytest.MonkeyPatch,
     end = x.narrow(axis, long[axis] - 33, 33).copy_(whole(tuple(short), generator))
     arguments = (None, *POINT, *POOL, True)
     wanted = conv2d_relu_max_pool2d.forward(end, w[-16:], *arguments)
-    last_program(monkeypatch, conv2d_relu_max_pool2d, "conv2d_relu_max_pool2d_kernel")
+    only(conv2d_relu_max_pool2d, "conv2d_relu_max_pool2d_kernel")
     found = conv2d_relu_max_pool2d.forward(x, w, *arguments)
     windows = (length - 1) % (2 if axis == 2 else 7) + 1  # of the last program
     assert K * (length - windows) > LIMIT
-    for one, other in zip(found, wanted, strict=True):
-        assert one is not None and other is not None
-        assert_same(
-            one[0, -16:].narrow(axis - 1, length - windows, windows), other[0].narrow(axis - 1, 16 - windows, windows)
-        )
+    ends = [one[0, -16:].narrow(axis - 1, length - windows, windows) for one in found]
+    all_same(ends, [one[0].narrow(axis - 1, 16 - windows, windows) for one in wanted])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.accuracy import assert_same
 from support.backends import DEVICE, why_missing
 from support.canaries import canaries
+from support.references import all_same, hold
 
 if why_missing("triton", "conv2d_relu") is not None:
     pytest.skip(f"triton: {why_missing('triton', 'conv2d_relu')}", allow_module_level=True)
@@ -23,7 +23,6 @@ import triton.language as tl
 from alexkern import kernels
 from alexkern.backends.torch import conv2d_relu as reference
 from alexkern.cost import triton as model
-from alexkern.cost.model import cdiv
 from alexkern.geometry import Geometry
 from alexkern.kernels import conv2d_relu, masked_gradient, precision
 from alexkern.kernels import conv2d_relu_data_gradient as data_gradient
@@ -32,7 +31,6 @@ from alexkern.kernels.config import TARGETS
 from alexkern.kernels.conv2d_relu_weight_gradient import SplitConfig
 from alexkern.kernels.convolution import Config, Problem, index_type
 from alexkern.kernels.space_to_depth import space_to_depth
-from support import convolution_page
 
 ONE = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
 # (C, H, K, R, stride, padding, groups) of the layers of torchvision's network and of the paper's.
@@ -94,25 +92,6 @@ def test_a_data_gradient_on_sm_100_has_the_registers_of_the_blocks_that_fit() ->
     assert limit(100, (128, 128, 0, 64, 4, 3), half) is None
 
 
-def test_configurations_of_alexnet() -> None:
-    h100 = TARGETS[90]
-    for name in LAYERS:
-        for batch in (1, 128):
-            config = conv2d_relu.configure(layer(name, batch), h100)
-            assert config == conv2d_relu.configure(layer(name, batch), h100)
-            assert config.factor == (4 if "conv1" in name else 1)
-    # 192 filters are one tile of 128 + 64, with no column to spare.
-    wide = conv2d_relu.configure(layer("conv2"), h100)
-    assert (wide.BLOCK_N, wide.TAIL_N) == (128, 64)
-    # One image has 169 pixels: big tiles would leave most of the chip idle.
-    small = conv2d_relu.configure(layer("conv4", batch=1), h100)
-    assert small.BLOCK_M * small.BLOCK_N < wide.BLOCK_M * wide.BLOCK_N
-    # The filters' gradient is small and its reduction long: it is split until every multiprocessor has work.
-    split = weight_gradient.configure(layer("conv3"), h100)
-    tiles = cdiv(384, split.BLOCK_M) * cdiv(9 * 192, split.BLOCK_N)
-    assert tiles * split.splits >= h100.num_sms // 2
-
-
 @pytest.mark.parametrize(
     "layout",
     [
@@ -146,14 +125,8 @@ def test_every_form_of_the_kernels(
         grads = conv2d_relu.backward(grad, input, weight, output, *ONE, (True, True, True))
     assert buffers
     assert output.is_contiguous(memory_format=layout)
-    exact = reference.forward(input.double(), weight.double(), bias.double(), *ONE)
-    assert_accurate(output, exact, reference.forward(input, weight, bias, *ONE), "output")
-    doubles = (tensor.double() for tensor in (grad, input, weight, output))
-    wanted = reference.backward(*doubles, *ONE, (True, True, True))
-    torchs = reference.backward(grad, input, weight, output, *ONE, (True, True, True))
-    for ours, one, other, name in zip(grads, wanted, torchs, ("input", "weight", "bias"), strict=True):
-        assert ours is not None and one is not None and other is not None
-        assert_accurate(ours, one, other, f"gradient of {name}")
+    hold((output,), lambda *given: reference.forward(*given, *ONE), input, weight, bias)
+    hold(grads, lambda *given: reference.backward(*given, *ONE, (True, True, True)), grad, input, weight, output)
     assert grads[1] is not None and grads[1].stride() == weight.stride()
 
 
@@ -207,9 +180,22 @@ def test_first_layer_in_depth_is_the_same_convolution() -> None:
     assert conv2d_relu.depth_factor(first._replace(C=5)) == conv2d_relu.depth_factor(first._replace(C=0)) == 1
 
 
-@pytest.mark.parametrize(("splits", "channels_last"), [(1, True), (2, True), (1, False)])
+@pytest.mark.parametrize(
+    ("splits", "channels_last", "needs", "count"),
+    [
+        (1, True, (True, True), 2),  # the gradients alone
+        (2, True, (True, True), 4),  # and the sums of each
+        (1, False, (True, True), 4),
+        (2, True, (False, True), 2),
+    ],
+)
 def test_partial_sums_only_where_there_is_something_to_add_or_move(
-    splits: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+    splits: int,
+    channels_last: bool,
+    needs: tuple[bool, bool],
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+    generator: torch.Generator,
 ) -> None:
     split = SplitConfig(16, 16, 16, 1, 2, splits)
     monkeypatch.setattr(weight_gradient, "configure", lambda problem, device: split)
@@ -218,8 +204,8 @@ def test_partial_sums_only_where_there_is_something_to_add_or_move(
     if channels_last:
         weight = weight.contiguous(memory_format=torch.channels_last)
     with canaries() as buffers:
-        weight_gradient.weight_gradient(grad, None, input, weight, *ONE, "ieee", (True, True))
-    assert len(buffers) == (2 if splits == 1 and channels_last else 4)  # the gradients, and the sums of each
+        weight_gradient.weight_gradient(grad, None, input, weight, *ONE, "ieee", needs)
+    assert len(buffers) == count
 
 
 def test_splits_are_added_in_ascending_order(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
@@ -230,19 +216,17 @@ def test_splits_are_added_in_ascending_order(monkeypatch: pytest.MonkeyPatch, ge
     input = draw(5, 4, 6, 6, generator=generator).contiguous(memory_format=torch.channels_last)
     weight = draw(3, 4, 3, 3, generator=generator)
     grad = draw(5, 3, 4, 4, generator=generator).contiguous(memory_format=torch.channels_last)
-    needs = (True, True)
-    dw, db = weight_gradient.weight_gradient(grad, None, input, weight, *geometry, "ieee", needs)
-    again = weight_gradient.weight_gradient(grad, None, input, weight, *geometry, "ieee", needs)
-    sums = [torch.zeros_like(weight), torch.zeros(3, device=DEVICE)]
+
+    def gradients(part: slice) -> tuple[Tensor, Tensor]:
+        given = (grad[part], None, input[part], weight)
+        return weight_gradient.weight_gradient(*given, *geometry, "ieee", (True, True))
+
+    sums = torch.zeros_like(weight), torch.zeros(3, device=DEVICE)
     for n in range(5):
-        parts = weight_gradient.weight_gradient(
-            grad[n : n + 1], None, input[n : n + 1], weight, *geometry, "ieee", needs
-        )
-        sums = [total + part for total, part in zip(sums, parts, strict=True)]
-    for ours, twice, wanted in zip((dw, db), again, sums, strict=True):
-        assert ours is not None and twice is not None
-        assert_same(ours, twice)
-        assert_same(ours, wanted)
+        sums = tuple(total + part for total, part in zip(sums, gradients(slice(n, n + 1)), strict=True))
+    whole = gradients(slice(None))
+    all_same(gradients(slice(None)), whole)
+    all_same(whole, sums)
 
 
 def test_masking_first_and_while_loading_agree(monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
@@ -256,9 +240,8 @@ def test_masking_first_and_while_loading_agree(monkeypatch: pytest.MonkeyPatch, 
     for first in (True, False):
         monkeypatch.setattr(conv2d_relu, "worthwhile", lambda *args, first=first: first)
         results.append(conv2d_relu.backward(grad, input, weight, output, *ONE, (True, True, True)))
-    for ours, wanted in zip(*results, strict=True):
-        assert ours is not None and wanted is not None and not bool(ours.isnan().any())
-        assert_same(ours, wanted)
+    assert not any(bool(gradient.isnan().any()) for gradient in results[0])
+    all_same(*results)
 
 
 @pytest.mark.parametrize(("rows", "warps"), [(64, 4), (128, 8), (256, 8)])
@@ -277,23 +260,6 @@ def test_masking_first_is_for_gradients_that_are_loaded_often() -> None:
     assert masked_gradient.worthwhile(elements, 9 + 7, torch.bfloat16, TARGETS[90])
     assert not masked_gradient.worthwhile(elements, 2, torch.bfloat16, TARGETS[90])
     assert not masked_gradient.worthwhile(elements // 128, 9 + 7, torch.bfloat16, TARGETS[90])
-
-
-@pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
-def test_only_gradients_asked_for(needs: tuple[bool, bool, bool], generator: torch.Generator) -> None:
-    input = draw(2, 4, 5, 5, generator=generator)
-    weight = draw(6, 4, 3, 3, generator=generator)
-    output = conv2d_relu.forward(input, weight, None, *ONE)
-    grad = draw(*output.shape, generator=generator)
-    wanted = reference.backward(grad, input, weight, output, *ONE, needs)
-    with canaries() as buffers:
-        grads = conv2d_relu.backward(grad, input, weight, output, *ONE, needs)
-    assert [ours is not None for ours in grads] == list(needs)
-    for ours, torchs in zip(grads, wanted, strict=True):
-        if ours is not None:
-            torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
-    if needs == (False, False, True):  # neither the weight's gradient nor its partial sums were allocated
-        assert max(buffer.numel() for buffer in buffers) < 512 + 4 * weight.numel()
 
 
 @pytest.mark.parametrize(
@@ -346,11 +312,6 @@ def test_torchs_precision_setting() -> None:
                 assert read(torch.float16) == "ieee"
         finally:
             setting.fp32_precision = before
-
-
-def test_the_page_has_the_tables_that_are_computed() -> None:
-    page = Path(__file__).parents[1] / "docs" / "tables" / "convolution.md"
-    assert [line for line in page.read_text().splitlines() if line.startswith("|")] == convolution_page.tables()
 
 
 def test_missing_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alexkern.accuracy import assert_accurate, assert_same
+from alexkern.accuracy import assert_same
 from alexkern.backends.torch import max_pool2d as reference
 from alexkern.geometry import CLIPPED, pooling
 from alexkern.kernels import max_pool2d as kernels
@@ -17,6 +17,7 @@ from alexkern.plan import nchw
 from support.backends import DEVICE
 from support.canaries import canaries
 from support.far import interpreted, last_program
+from support.references import hold
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 NAN, INF = float("nan"), float("inf")
@@ -114,8 +115,7 @@ def test_backward_gathers(name: str, layout: str, relu: bool, dtype: torch.dtype
     assert ours.stride() == nchw(tuple(input.shape), dtype, channels_last).stride
     masked = torch.where(output <= 0, 0.0, grad) if relu else grad
     saved = (offsets, tuple(input.shape), channels_last, *window, ceil_mode, (True,))
-    (wanted,), (torchs,) = reference.backward(masked.double(), *saved), reference.backward(masked, *saved)
-    assert_accurate(ours, wanted, torchs, "gradient")
+    hold((ours,), lambda given: reference.backward(given, *saved), masked)
     again = kernels.gather(grad, kept, windows, channels_last)
     assert_same(again, ours, "a second run")
 
@@ -128,32 +128,6 @@ def test_more_images_than_a_grid_holds(monkeypatch: pytest.MonkeyPatch, generato
     grad = torch.randn(offsets.shape, generator=generator).to(DEVICE)
     saved = (offsets, tuple(input.shape), False, *AlexNet, (True,))
     assert_same(kernels.backward(grad, *saved)[0], reference.backward(grad, *saved)[0])
-
-
-@pytest.mark.parametrize("window", [AlexNet, WINDOWS["padded"]], ids=["strips", "taps"])
-@pytest.mark.parametrize("far", ["images", "rows"])
-def test_64_bit_addresses(far: str, window: tuple[Any, ...], generator: torch.Generator) -> None:
-    step = {"images": 2**30 + 64, "rows": 2**29 + 64}[far]  # the memory between is never touched
-    strides = {"images": (step, 1, 40, 8), "rows": (40, 1, step, 8)}[far]
-    shape = {"images": (3, 8, 5, 5), "rows": (1, 8, 7, 5)}[far]
-    span = sum((size - 1) * step for size, step in zip(shape, strides, strict=True)) + 1
-    input = torch.empty(span, dtype=torch.float16, device=DEVICE).as_strided(shape, strides)
-    input.copy_(draw(tuple(input.shape), torch.float16, generator))
-    output, offsets = kernels.forward(input, *window, True)
-    wanted, wanted_offsets = reference.forward(input.clone(), *window, True)
-    assert_same(output, wanted.reshape(wanted.shape))
-    assert_same(offsets, wanted_offsets)
-
-
-def test_64_bit_addresses_of_gradients(generator: torch.Generator) -> None:
-    step = 2**30 + 64
-    memory = torch.empty(2 * step + 64, dtype=torch.float16, device=DEVICE)
-    grad = memory.as_strided((3, 8, 2, 2), (step, 1, 16, 8))
-    grad.copy_(torch.randn(3, 8, 2, 2, generator=generator))
-    offsets = torch.randint(9, (3, 8, 2, 2), dtype=torch.uint8, generator=generator).to(DEVICE)
-    offsets = offsets.contiguous(memory_format=torch.channels_last)
-    saved = (offsets, (3, 8, 5, 5), True, *AlexNet, (True,))
-    assert_same(kernels.backward(grad, *saved)[0], kernels.backward(grad.clone(), *saved)[0])
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.backends.cuda import space_to_depth
 from alexkern.backends.cuda.conv2d_relu_max_pool2d import problem_of
-from alexkern.backends.cuda.layout import padded
 from alexkern.bench.layers import LAYERS, Convolution, Linear
 from alexkern.cost import sm80, sm80_pooled, sm90
+from alexkern.cost.__main__ import WEIGHT, products
 from alexkern.cost.chips import CHIPS, Chip
 from alexkern.kernels import conv2d_relu as forward
 from alexkern.kernels import conv2d_relu_data_gradient as data
@@ -26,12 +27,6 @@ from alexkern.kernels.convolution import Problem
 from alexkern.kernels.masked_gradient import worthwhile
 
 BATCHES = (1, 16, 128, 256)
-ARITHMETIC = {
-    "bfloat16": (torch.bfloat16, "ieee"),
-    "float16": (torch.float16, "ieee"),
-    "float32": (torch.float32, "ieee"),
-    "tf32": (torch.float32, "tf32"),
-}
 POOL = ((3, 3), (2, 2), (0, 0))
 HEAD = """\
 # layer batch arithmetic chips
@@ -74,45 +69,26 @@ def triton_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) 
 
 
 def sm80_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
-    dtype = ARITHMETIC[arithmetic][0]
-    channels, filters, taps = padded(layer.C // layer.groups, dtype), layer.K // layer.groups, layer.R**2
-    pixels, residues = batch * layer.P**2, layer.stride**2
-    grad_channels = padded(filters, dtype, 16)
-    products = (
-        (pixels, filters, taps * channels, layer.groups),
-        (
-            -(-batch * layer.H**2 // residues), layer.C // layer.groups, max(taps * grad_channels // residues, 1),
-            layer.groups * residues,
-        ),
-        (filters, taps * channels, pixels, layer.groups),
-    )  # fmt: skip
-    for product in products:
-        yield words(*sm80.choose(dtype.itemsize, sm80.Product(*product), chip))
+    dtype, precision = ARITHMETIC[arithmetic]
+    for product, _ in products(layer, batch, dtype, False).values():
+        yield words(*sm80.choose(dtype.itemsize, product, chip))
     geometry = layer.geometry(batch)
     for save_offsets in (False, True):
-        problem = problem_of(dtype, arithmetic == "tf32", geometry, save_offsets)
+        problem = problem_of(dtype, precision == "tf32", geometry, save_offsets)
         plan, fused, separate = sm80_pooled.compare(problem, chip)
         yield words(*plan, fused < separate)
     if space_to_depth.allows(geometry):
         for gradient in (False, True):
             times = sm80.first_layer_times(dtype.itemsize, geometry, gradient, False, chip)
-            yield words(times[1] < times[0])
+            yield words(times.deep < times.padded)
 
 
-def sm90_choices(layer: Convolution, batch: int, chip: Chip) -> Iterator[str]:
-    size, channels, stride = layer.R, layer.C // layer.groups, layer.stride
-    if stride == 4:
-        size, channels, stride = -(-size // 4), 16 * channels, 1
-    taps, filters, pixels, groups = size**2, layer.K // layer.groups, batch * layer.P**2, layer.groups
-    block_k = sm90.block_k_of(channels)
-    steps = taps * -(-channels // block_k)
-    yield words(*sm90.choose(sm90.Work(pixels, filters, steps, groups, block_k, False), chip))
-    if layer.stride == 1:
-        block_k = sm90.block_k_of(filters)
-        steps = taps * -(-filters // block_k)
-        yield words(*sm90.choose(sm90.Work(batch * layer.H**2, channels, steps, groups, block_k, False), chip))
-    values = taps * -(-channels // 64) * 64
-    yield words(*sm90.choose(sm90.Work(filters, values, -(-pixels // 64), groups, 64, True), chip, True))
+def sm90_choices(layer: Convolution, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
+    """The first layer's over space to depth's images."""
+    calls = products(layer, batch, ARITHMETIC[arithmetic][0], deep=layer.stride == 4)
+    for call, (_, work) in calls.items():
+        if work is not None:
+            yield words(*sm90.choose(work, chip, call == WEIGHT))
 
 
 def linear_choices(layer: Linear, batch: int, arithmetic: str, chip: Chip) -> Iterator[str]:
@@ -128,7 +104,7 @@ def choices(layer: Convolution | Linear, batch: int, arithmetic: str, chip: Chip
     found = ["; ".join(triton_choices(layer, batch, arithmetic, chip))]
     found.append("; ".join(sm80_choices(layer, batch, arithmetic, chip)))
     if chip.capability == (9, 0) and ARITHMETIC[arithmetic][0] != torch.float32:
-        found.append("; ".join(sm90_choices(layer, batch, chip)))
+        found.append("; ".join(sm90_choices(layer, batch, arithmetic, chip)))
     return " | ".join(found)
 
 
@@ -138,12 +114,11 @@ def lines() -> Iterator[str]:
     for name, layer in layers:
         for batch in BATCHES:
             groups: dict[tuple[str, str], list[str]] = {}
-            for arithmetic in ARITHMETIC:
-                for chip in map(CHIPS.get, ("H200", "H100", "A100")):
-                    chosen = choices(layer, batch, arithmetic, chip)
-                    groups.setdefault(
-                        (arithmetic.replace("bfloat16", "16").replace("float16", "16"), chosen), []
-                    ).append(chip.label)
+            for arithmetic in ("bfloat16", "float16", "float32", "tf32"):
+                kind = "16" if arithmetic.endswith("float16") else arithmetic
+                for chip in ("H200", "H100", "A100"):
+                    chosen = choices(layer, batch, arithmetic, CHIPS[chip])
+                    groups.setdefault((kind, chosen), []).append(chip)
             for (arithmetic, chosen), chips in groups.items():
                 yield f"{name} {batch} {arithmetic} {'+'.join(dict.fromkeys(chips))}: {chosen}"
 

@@ -10,27 +10,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import alexkern
+from alexkern.arithmetic import ARITHMETIC
 from alexkern.backends import cuda
-from alexkern.backends.cuda import conv2d_relu, emulated
+from alexkern.backends.cuda import conv2d_relu, conv2d_relu_max_pool2d, emulated
 from alexkern.geometry import Geometry
 from support.backends import DEVICE
 from support.cases import CASES, SUITES, Case
 
-ARITHMETIC = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 QUICK = tuple(f"{operator}-{label}" for operator, suite in SUITES.items() for label in suite.sanitizers)
 # The first layer by space to depth, from images of every dtype and layout, and with an infinity to amend.
 IN_DEPTH = "first layer in depth"
+# The convolution with its pooling by plans whose tiles have one row and several.
+PLANS = "pooling by forced plans"
 # What shows that a sanitizer is awake: a launch that goes one element too far, and one that reads what it writes.
 OVERRUN, RACE = "overrun", "race"
 
@@ -79,7 +77,7 @@ def run_under(
 
 
 def _run_case(case: Case, arithmetic: str) -> None:
-    precision = "tf32" if arithmetic == "tf32" else "ieee"
+    dtype, precision = ARITHMETIC[arithmetic]
     for settings in (torch.backends.mkldnn, torch.backends.cudnn):
         settings.conv.fp32_precision = precision
     generator = torch.Generator().manual_seed(20120930)
@@ -91,7 +89,7 @@ def _run_case(case: Case, arithmetic: str) -> None:
             format = layout if tensor.dim() == 4 else torch.contiguous_format
             return tensor.contiguous(memory_format=format).clone().requires_grad_()
 
-        output = case.call(*map(own, case.draw(ARITHMETIC[arithmetic], DEVICE, generator)))
+        output = case.call(*map(own, case.draw(dtype, DEVICE, generator)))
         output.backward(torch.randn(output.shape, generator=generator).to(output))
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
@@ -114,6 +112,18 @@ def _run_in_depth() -> None:
                     assert bool(output[0].isfinite().all())
 
 
+def _run_plans() -> None:
+    native = conv2d_relu_max_pool2d
+    for dtype in (torch.float32, torch.float16):
+        for filters, plan in ((8, (1, 31, 2)), (8, (2, 10, 9)), (5, (2, 3, 2))):
+            native.plan_of = lambda *_, plan=plan: native.Plan(*plan)
+            x = torch.randn(1, 8, 13, 21).to(dtype).contiguous(memory_format=torch.channels_last)
+            w, b = torch.randn(filters, 8, 3, 3).to(dtype), torch.randn(filters).to(dtype)
+            numbers = ((1, 1), (1, 1), (1, 1), 1, (3, 3), (2, 2), (0, 0))
+            output, offsets = native.forward(x, w, b, *numbers, True)
+            native.backward(output, x, w, offsets, *numbers, (True, True, True))
+
+
 def _launch_dropout(count: int, shift: int) -> None:
     """So many elements of 64, into memory `shift` elements behind the input's first."""
     values, seed = torch.zeros(64, device=DEVICE), torch.zeros(2, dtype=torch.int64, device=DEVICE)
@@ -123,17 +133,21 @@ def _launch_dropout(count: int, shift: int) -> None:
         torch.cuda.synchronize()
 
 
+OTHERS = {
+    OVERRUN: partial(_launch_dropout, 65, 0),
+    RACE: partial(_launch_dropout, 60, 1),
+    IN_DEPTH: _run_in_depth,
+    PLANS: _run_plans,
+}
+
+
 def main(backend: str, wanted: list[str]) -> None:
     by_name = {str(case): case for case in CASES}
     with alexkern.backend(backend):
         for name in wanted:
             print(name, flush=True)
-            if name == OVERRUN:
-                _launch_dropout(65, 0)
-            elif name == IN_DEPTH:
-                _run_in_depth()
-            elif name == RACE:
-                _launch_dropout(60, 1)
+            if name in OTHERS:
+                OTHERS[name]()
             else:
                 case, arithmetic = name.rsplit(" ", 1)
                 _run_case(by_name[case], arithmetic)

@@ -52,7 +52,7 @@ def barrier(x: Execution) -> Steps:
             frame.thread.cluster_phase = None
 
 
-def fence(x: Execution) -> Steps:
+def fence(x: Execution) -> None:
     kind = x.instruction.modifiers
     for frame in x.frames:
         block = frame.thread.block
@@ -66,11 +66,9 @@ def fence(x: Execution) -> Steps:
                 mbarrier.for_async = True
         else:
             check(kind == ("proxy", "async", "global"), x.instruction.name)
-    return
-    yield
 
 
-def elect(x: Execution) -> Steps:
+def elect(x: Execution) -> None:
     x.modifiers("sync")
     x.whole_warp()
     check(x.one(1) == 0xFFFFFFFF, "elect.sync: not of all lanes")
@@ -79,32 +77,28 @@ def elect(x: Execution) -> Steps:
     for frame in x.frames:
         frame.write(pair.first, 0)
         frame.write(pair.second, frame.thread.lane == 0)
-    return
-    yield
 
 
 # ---- 9.7.13.15: mbarrier
 
 
-def mbarrier(x: Execution) -> Steps:
+def mbarrier(x: Execution) -> Steps | None:
     handlers = {"init": mbarrier_init, "arrive": mbarrier_arrive, "try_wait": mbarrier_wait, "test_wait": mbarrier_wait}
     kind = x.instruction.modifiers[0]
     check(kind in handlers, x.instruction.name)
-    yield from handlers[kind](x)
+    return handlers[kind](x)
 
 
-def mbarrier_init(x: Execution) -> Steps:
+def mbarrier_init(x: Execution) -> None:
     x.modifiers("init", "?shared::cta|shared", "b64")
     for frame in x.frames:
         block, offset = x.machine.shared_at(frame.thread, x.address(frame, 0), 8)
         count = frame.read(x.instruction.terms[1])
         check(0 < count < 2**20 and offset not in block.mbarriers, "mbarrier.init: its count, or one is there already")
         block.mbarriers[offset] = Mbarrier(count, frame.thread, pending=count)
-    return
-    yield
 
 
-def mbarrier_arrive(x: Execution) -> Steps:
+def mbarrier_arrive(x: Execution) -> None:
     _, expect, space, _ = x.modifiers("arrive", "?expect_tx", "?shared::cta|shared|shared::cluster", "b64")
     cluster = space == "shared::cluster"
     sink, _, *count = x.instruction.terms
@@ -119,8 +113,6 @@ def mbarrier_arrive(x: Execution) -> Steps:
         else:
             mbarrier.update(number, 0)
         x.machine.version += 1
-    return
-    yield
 
 
 def mbarrier_wait(x: Execution) -> Steps:

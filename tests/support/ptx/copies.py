@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from .isa import Execution, Steps
+from .isa import Execution
 from .machine import GLOBAL, POISON, Block, Machine, check
 from .text import Address, Immediate, Vector
 
 
-def cp(x: Execution) -> Steps:
+def cp(x: Execution) -> None:
     modifiers = x.instruction.modifiers
     if modifiers == ("async", "commit_group"):
         for frame in x.frames:
@@ -27,8 +27,6 @@ def cp(x: Execution) -> Steps:
         bulk_tensor(x)
     else:
         copy_async(x)
-    return
-    yield
 
 
 def copy_async(x: Execution) -> None:
@@ -93,9 +91,7 @@ def bulk_tensor(x: Execution) -> None:
         x.machine.load(frame.thread, x.address(frame, 0), places, x.address(frame, 2), ranks)
 
 
-def prefetch(x: Execution) -> Steps:
+def prefetch(x: Execution) -> None:
     x.modifiers("tensormap")
     for frame in x.frames:
         check(hasattr(x.address(frame, 0), "swizzle"), "prefetch.tensormap: not of a tensor map")
-    return
-    yield

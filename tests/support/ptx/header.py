@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,37 +55,27 @@ def preprocess(header: Path, scratch: Path) -> str:
     return done.stdout
 
 
-def closing(text: str, opening: int) -> int:
-    """Where the bracket at `opening` ends; brackets in strings do not count."""
+def depths(text: str, start: int = 0) -> Iterator[tuple[int, str, int]]:
+    """Characters that are in no string, their places, and how many brackets from `start` on are open behind each."""
     depth, quoted = 0, False
-    for at in range(opening, len(text)):
+    for at in range(start, len(text)):
         if text[at] == '"' and text[at - 1] != "\\":
             quoted = not quoted
-        elif not quoted and text[at] in "([{":
-            depth += 1
-        elif not quoted and text[at] in ")]}":
-            depth -= 1
-            if depth == 0:
-                return at
-    raise AssertionError(f"no end of {text[opening : opening + 60]!r}")
+        elif not quoted:
+            depth += (text[at] in "([{") - (text[at] in ")]}")
+            yield at, text[at], depth
+
+
+def closing(text: str, opening: int) -> int:
+    """Where the bracket at `opening` ends."""
+    return next(at for at, _, depth in depths(text, opening) if depth == 0)
 
 
 def split(text: str, separator: str) -> list[str]:
     """At separators outside of brackets and strings."""
-    parts, depth, quoted, start = [], 0, False, 0
-    for at, character in enumerate(text):
-        if character == '"' and text[at - 1] != "\\":
-            quoted = not quoted
-        elif quoted:
-            continue
-        elif character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-        elif character == separator and depth == 0:
-            parts.append(text[start:at].strip())
-            start = at + 1
-    return [*parts, text[start:].strip()]
+    ends = [at for at, character, depth in depths(text) if character == separator and depth == 0]
+    starts = [0, *(end + 1 for end in ends)]
+    return [text[start:end].strip() for start, end in zip(starts, [*ends, None], strict=True)]
 
 
 def literal(text: str) -> str:

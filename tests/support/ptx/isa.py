@@ -1,6 +1,6 @@
 """What an instruction does, for the lanes of a warp that execute it together; here those that only compute.
 
-A handler is a generator: it yields where the warp has to wait. One modifier that is not known here is a Fault.
+A handler that has to wait is a generator, which yields where it waits. One modifier that is not known here is a Fault.
 """
 
 from __future__ import annotations
@@ -79,47 +79,39 @@ class Execution:
         return tuple(chosen)
 
 
-Steps = Iterator[None]
+Steps = Iterator[None]  # of a handler that may have to wait
 
 
 # ---- 9.7.9, 9.7.4: moves, addresses, selections
 
 
-def mov(x: Execution) -> Steps:
+def mov(x: Execution) -> None:
     x.modifiers("u32")
     for frame in x.frames:
         frame.write(x.instruction.terms[0], frame.read(x.instruction.terms[1]))
-    return
-    yield
 
 
-def mapa(x: Execution) -> Steps:
+def mapa(x: Execution) -> None:
     x.modifiers("shared::cluster", "u32")
     target, address, rank = x.instruction.terms
     for frame in x.frames:
         _, offset = x.machine.shared_at(frame.thread, frame.read(address), 1)
         check(frame.read(rank) < len(x.machine.blocks), "mapa: no such block in the cluster")
         frame.write(target, (frame.read(rank) + 1) << 24 | frame.read(address))
-    return
-    yield
 
 
-def setp(x: Execution) -> Steps:
+def setp(x: Execution) -> None:
     (comparison, _) = x.modifiers("eq|ne", "b32")
     target, a, b = x.instruction.terms
     for frame in x.frames:
         frame.write(target, (frame.read(a) == frame.read(b)) == (comparison == "eq"))
-    return
-    yield
 
 
-def selp(x: Execution) -> Steps:
+def selp(x: Execution) -> None:
     x.modifiers("u32")
     target, a, b, predicate = x.instruction.terms
     for frame in x.frames:
         frame.write(target, frame.read(a) if frame.read(predicate) else frame.read(b))
-    return
-    yield
 
 
 # ---- 9.7.9.22: cvt. Digits after the first, the lowest exponent, and how the bits are had
@@ -148,7 +140,7 @@ def rounded(value: float, form: str, mode: str) -> int:
     return bits(value)
 
 
-def cvt(x: Execution) -> Steps:
+def cvt(x: Execution) -> None:
     if x.instruction.modifiers == ("f32", "f16"):
         target, source = x.instruction.terms
         for frame in x.frames:
@@ -163,5 +155,3 @@ def cvt(x: Execution) -> Steps:
         for source in sources:  # of two the first goes to the upper half
             bits = bits << 16 | rounded(frame.read(source), form.removesuffix("x2"), mode)
         frame.write(target, bits)
-    return
-    yield

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .isa import Execution, Steps
+from .isa import Execution
 from .machine import IN_FLIGHT, SHARED, check
 from .text import Number, Term, Vector
 
@@ -23,7 +23,7 @@ def registers(term: Term, count: int, name: str) -> tuple[Term, ...]:
     return term.terms
 
 
-def ldmatrix(x: Execution) -> Steps:
+def ldmatrix(x: Execution) -> None:
     """9.7.14.5.15: lane L gives the row L % 8 of matrix L / 8, and gets of each the row L / 4, two columns."""
     *_, number, transposed, _, _ = x.modifiers(
         "sync", "aligned", "m8n8", "x1|x2|x4", "?trans", "shared|shared::cta", "b16"
@@ -41,11 +41,9 @@ def ldmatrix(x: Execution) -> Steps:
         for lane, frame in enumerate(x.frames):
             low, high = rows[lane // 4][lane % 4 * 2 : lane % 4 * 2 + 2]
             frame.write(into[j], high << 16 | low)
-    return
-    yield
 
 
-def stmatrix(x: Execution) -> Steps:
+def stmatrix(x: Execution) -> None:
     """9.7.14.5.16: lane L gives the row L % 8 of matrix L / 8, and has of each the row L / 4, two columns."""
     *_, number, transposed, _, _ = x.modifiers(
         "sync", "aligned", "m8n8", "x1|x2|x4", "?trans", "shared|shared::cta", "b16"
@@ -63,8 +61,6 @@ def stmatrix(x: Execution) -> Steps:
         for frame, row in zip(x.frames[8 * j : 8 * j + 8], rows, strict=True):
             block, offset = x.machine.shared_at(frame.thread, x.address(frame, 0), 16)
             block.shared[offset : offset + 16] = struct.pack("<8H", *row)
-    return
-    yield
 
 
 def words_as(values: list[int], kind: str) -> Tensor:
@@ -75,7 +71,7 @@ def words_as(values: list[int], kind: str) -> Tensor:
     return words.view(DTYPES[kind]).float()
 
 
-def mma(x: Execution) -> Steps:
+def mma(x: Execution) -> None:
     """9.7.14.5.7 and .8: with g = lane / 4 and t = lane % 4, as mma.cuh says."""
     _, _, shape, _, _, _, kind, other, _ = x.modifiers(
         "sync", "aligned", "m16n8k16|m16n8k8", "row", "col", "f32", "f16|bf16|tf32", "f16|bf16|tf32", "f32"
@@ -102,14 +98,12 @@ def mma(x: Execution) -> Steps:
     for lane, frame in enumerate(x.frames):
         for r in range(4):
             frame.write(d[r], float(sums[lane // 4 + 8 * (r // 2), 2 * (lane % 4) + r % 2]))
-    return
-    yield
 
 
 # ---- wgmma
 
 
-def wgmma(x: Execution) -> Steps:
+def wgmma(x: Execution) -> None:
     kind = x.instruction.modifiers[0]
     products = x.warp.products
     x.whole_warp()
@@ -125,8 +119,6 @@ def wgmma(x: Execution) -> Steps:
         products.wait(x.one(0))
     else:
         multiply(x)
-    return
-    yield
 
 
 def matrix(x: Execution, bits: int, transposed: bool, first: int, extent: int, kind: str) -> Callable[[], Tensor]:

@@ -17,7 +17,7 @@ from .matrices import ldmatrix, mma, stmatrix, wgmma
 from .script import Outcome, Script
 from .text import Program, parse
 
-HANDLERS: dict[str, Callable[[Execution], Steps]] = {
+HANDLERS: dict[str, Callable[[Execution], Steps | None]] = {
     one.__name__: one
     for one in (bar, barrier, cp, cvt, elect, fence, ldmatrix, mapa, mbarrier, mma, mov, prefetch, selp, setmaxnreg)
     + (setp, stmatrix, wgmma)
@@ -26,22 +26,15 @@ HANDLERS: dict[str, Callable[[Execution], Steps]] = {
 ORDERS_MEMORY = {"bar", "barrier", "cp", "fence", "ldmatrix", "mbarrier", "prefetch", "stmatrix"}
 LONGEST = 1000  # instructions of one piece of assembly, waits apart
 # How a wrapper's operands stand in a script, in the order of its parameters: a place in shared memory, in global
-# memory, a tensor map, a signed number, a word, 16 bits, a float.
+# memory, a tensor map, a signed number, a word, 16 bits, a float. The others have none.
 SIGNATURES = {
     "bar_sync": "uu",
     "bar_arrive": "uu",
-    "cluster_rank": "",
-    "cluster_arrive_relaxed": "",
-    "cluster_wait": "",
     "map_shared": "su",
     "cp_async_16": "sgu",
     "cp_async_8": "sgu",
     "cp_async_4": "sgu",
-    "cp_async_commit_group": "",
-    "cp_async_wait_group": "",
-    **{f"ldmatrix_x{count}{trans}": "s" for count in (1, 2, 4) for trans in ("", "_trans")},
     "mbarrier_init": "su",
-    "fence_mbarrier_init": "",
     "mbarrier_arrive": "s",
     "mbarrier_arrive_expect_tx": "su",
     "mbarrier_wait": "su",
@@ -54,14 +47,6 @@ SIGNATURES = {
     "tma_load_3d_multicast": "smsiiih",
     "tma_load_im2col": "smsiiiihh",
     "tma_store_3d": "msiii",
-    "tma_commit_group": "",
-    "tma_wait_group_read": "",
-    "fence_proxy_async": "",
-    "give_registers_back": "",
-    "take_registers": "",
-    "elect_one": "",
-    "wgmma_fence": "",
-    "wgmma_commit_group": "",
 }
 
 
@@ -142,7 +127,8 @@ def execute(machine: Machine, warp: Warp, assembly: Assembly, names: dict[int, d
             check(
                 assembly.volatile or instruction.opcode == "cvt", f"{instruction.name}: the compiler may leave it out"
             )
-            yield from HANDLERS[instruction.opcode](Execution(machine, warp, instruction, [frames[i] for i in taking]))
+            execution = Execution(machine, warp, instruction, [frames[lane] for lane in taking])
+            yield from HANDLERS[instruction.opcode](execution) or ()
     for lane, frame in frames.items():
         for number, operand in enumerate(assembly.outputs):
             check(frame.values[number] is not None, f"%{number} is an output, and nothing has written it")
@@ -251,7 +237,7 @@ def bind(
         return {"row_address": SHARED + operands[0], "registers": list(operands[1:])}
     if name.startswith("ldmatrix"):
         return {"registers": [None] * 4, "row_address": SHARED + operands[0]}
-    kinds = SIGNATURES[name]
+    kinds = SIGNATURES.get(name, "")
     assert len(wrapper.parameters) == len(kinds) == len(operands), (name, wrapper.parameters, operands)
     return {
         parameter: convert(machine, kind, operand)

@@ -328,18 +328,5 @@ def one_wgmma(draw: random.Random, element: str, n: int, a_across: bool, b_acros
 
 def all_scripts() -> list[Script]:
     draw = random.Random(24)
-    parts = (
-        ldmatrix,
-        mma,
-        numbers,
-        cp_async,
-        barriers,
-        mbarriers,
-        tma_loads,
-        tma_stores,
-        clusters,
-        registers,
-        wgmma,
-        stmatrix,
-    )
-    return [script for part in parts for script in part(draw)]
+    copies = (cp_async, barriers, mbarriers, tma_loads, tma_stores, clusters)
+    return [script for part in (ldmatrix, mma, numbers, *copies, registers, wgmma, stmatrix) for script in part(draw)]
