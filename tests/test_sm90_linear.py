@@ -105,7 +105,7 @@ SHAPES = {  # rows, in_features, out_features
 }
 
 
-@pytest.mark.parametrize("choice", itertools.product(BLOCK_N, (1, 3), (1, 2)), ids=str)
+@pytest.mark.parametrize("choice", list(itertools.product(BLOCK_N, (1, 3), (1, 2))), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_every_tile_and_split(

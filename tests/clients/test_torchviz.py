@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from support.cases import CASES, Case
+from support.cases import CASES, Case, each
 from support.clients import TRAINED, check, images
 from support.optional import need
 
@@ -17,9 +17,10 @@ from support.optional import need
 def test_what_is_saved_has_a_size(case: Case, generator: torch.Generator) -> None:
     """Without the package: all that it asks of an operator's node."""
     tensors = case.draw(torch.float32, torch.device("cpu"), generator)
-    node = case.call(*(None if tensor is None else tensor.requires_grad_() for tensor in tensors)).grad_fn
+    output = case.call(*each(Tensor.requires_grad_, tensors))
+    node = output.grad_fn
     while node is not None:
-        assert all(isinstance(tensor, torch.Tensor) for tensor in getattr(node, "saved_tensors", ()))
+        assert all(isinstance(tensor, Tensor) for tensor in getattr(node, "saved_tensors", ()))
         node = node.next_functions[0][0] if node.next_functions else None
 
 
