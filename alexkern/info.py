@@ -61,9 +61,7 @@ class Info:
     def _once(self, text: str) -> str:
         """The text without the reasons why there are no native modules, which stand above it."""
         for name, said in self.native.items():
-            text = (
-                text.replace(said.removeprefix("none: "), f"there is no {name}") if said.startswith("none: ") else text
-            )
+            text = text.replace(said.removeprefix("none: "), f"there is no {name}")
         return text
 
     __repr__ = __str__
