@@ -26,7 +26,7 @@ from torch import Tensor
 
 from alexkern.cost.chips import Chip
 from alexkern.cost.model import cdiv
-from alexkern.cost.triton import Product, best_tile, sums
+from alexkern.cost.triton import Product, best_tile
 from alexkern.geometry import Geometry, Pair
 from alexkern.kernels.config import MAX_GRID_Z, choose, describe
 from alexkern.kernels.convolution import Config, Key, Launch, Problem, constants_of, index_type, key_of, problem_of
@@ -228,9 +228,6 @@ def launch_of(problem: Problem, config: Config, masked: bool, device: Chip) -> L
         C=of.C, S=of.S, STEP_H=step_h, STEP_W=step_w, RESIDUES_H=residues_h, RESIDUES_W=residues_w, MASKED=masked,
         INDEX=index_type(of),
     )  # fmt: skip
-    half = problem.dtype.itemsize == 2
-    if device.capability[0] == 10 and half and config.num_warps == 4 and sums(config.BLOCK_M, config.BLOCK_N, 4) == 64:
-        constants["maxnreg"] = 255  # shared memory admits two blocks; left alone, ptxas aims at three, and spills
     sizes = (of.N, of.H, of.W, of.P, of.Q, gemm_k)
     return Launch(problem, config, grid, sizes, constants)
 

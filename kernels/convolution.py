@@ -52,7 +52,7 @@ class Launch:
 def constants_of(of: Geometry, config: Any, problem: Problem, device: Chip) -> dict[str, Any]:
     """What every kernel of a convolution is compiled for: its sizes, and the tile of its configuration."""
     tile = {name: value for name, value in vars(config).items() if name not in ("factor", "splits")}
-    limit = register_limit(config, problem.dtype.itemsize, device)
+    limit = register_limit(config, problem.dtype, problem.precision, device)
     return dict(
         K=of.K, GROUPS=of.groups, R=of.R, STRIDE_H=of.stride[0], STRIDE_W=of.stride[1], PAD_H=of.padding[0],
         PAD_W=of.padding[1], DILATION_H=of.dilation[0], DILATION_W=of.dilation[1], PRECISION=problem.precision, **tile,

@@ -144,7 +144,7 @@ def prepare(
 def launch_of(problem: Problem, config: Config, device: Chip) -> tuple[tuple[int], dict[str, Any]]:
     """The grid and constants of a problem's launch with a configuration."""
     grid = (cdiv(problem.M, config.BLOCK_M) * cdiv(problem.N, config.BLOCK_N),)
-    limit = register_limit(config, problem.dtype.itemsize, device)
+    limit = register_limit(config, problem.dtype, problem.precision, device)
     return grid, dict(config.__dict__, **limit, K=problem.K, N=problem.N, PRECISION=problem.precision)
 
 

@@ -211,22 +211,29 @@ def test_what_the_models_make_of_layers_is_what_is_pinned() -> None:
 
 
 def test_the_tiles_at_which_registers_are_limited() -> None:
-    """Of 32 sums and up to four warps: on sm_100 of fewer too, with mma.sync by the blocks that fit."""
-    sizes = ((64, 64, 4), (64, 63, 4), (64, 65, 4), (128, 64, 8), (64, 32, 2), (32, 16, 4), (128, 32, 4))
+    """Of 32 sums and four warps with mma.sync, by the blocks that fit; on sm_100 of up to four warps."""
+    sizes = ((64, 64, 4), (64, 63, 4), (128, 64, 4), (128, 64, 8), (64, 32, 2), (32, 16, 4), (128, 32, 4))
     tiles = [cost.Tile(M, N // 2, N - N // 2, 32, warps, 4) for M, N, warps in sizes]
     most, third, fourth = ({"maxnreg": count} for count in (255, 168, 128))
     limits = {
-        ("B200", 2): [most, most, most, {}, most, most, most],
-        ("H200", 2): [{}] * 7,
-        ("A100", 2): [fourth, {}, fourth, {}, {}, {}, fourth],
-        ("A100", 4): [third, {}, third, {}, {}, {}, most],
-        ("RTX 4090", 2): [fourth, {}, fourth, {}, {}, {}, third],
-        ("RTX 4090", 4): [most, {}, most, {}, {}, {}, most],
+        ("B200", "float16"): [most, most, most, {}, most, most, most],
+        ("B200", "tf32"): [most, most, most, {}, most, most, most],
+        ("B200", "float32"): [fourth, fourth, fourth, {}, most, fourth, fourth],
+        ("H200", "float16"): [{}] * 7,
+        ("A100", "float16"): [fourth, {}, {}, {}, {}, {}, fourth],
+        ("A100", "float32"): [{}] * 7,
+        ("A100", "tf32"): [third, {}, {}, {}, {}, {}, most],
+        ("RTX 4090", "float16"): [fourth, {}, {}, {}, {}, {}, third],
+        ("RTX 4090", "tf32"): [most, {}, {}, {}, {}, {}, most],
     }
-    for (label, itemsize), wanted in limits.items():
-        assert [cost.register_limit(tile, itemsize, CHIPS[label]) for tile in tiles] == wanted, (label, itemsize)
-    one_stage = cost.Tile(64, 64, 0, 32, 4, 1)
-    assert cost.register_limit(one_stage, 4, CHIPS["RTX 4090"]) == fourth
+
+    def limit(tile: cost.Tile, label: str, arithmetic: str) -> dict[str, int]:
+        dtype = torch.float16 if arithmetic == "float16" else torch.float32
+        return cost.register_limit(tile, dtype, "tf32" if arithmetic == "tf32" else "ieee", CHIPS[label])
+
+    for case, wanted in limits.items():
+        assert [limit(tile, *case) for tile in tiles] == wanted, case
+    assert limit(cost.Tile(64, 64, 0, 32, 4, 1), "RTX 4090", "tf32") == fourth
 
 
 @pytest.mark.parametrize(

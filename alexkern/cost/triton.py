@@ -123,21 +123,24 @@ def sums(block_m: int, block_n: int, num_warps: int) -> int:
     return block_m * block_n // (32 * num_warps)
 
 
-def register_limit(tile: Any, itemsize: int, chip: Chip) -> dict[str, int]:
+def register_limit(tile: Any, dtype: torch.dtype, precision: str, chip: Chip) -> dict[str, int]:
     """Triton's launch option maxnreg, where a kernel spills without it. tile: a Tile, or a configuration with one.
 
     For a small tile ptxas aims at more blocks than it has registers for, and spills a few numbers to get there. On
     sm_100 shared memory would not admit them either: told that a thread may have all of its registers, it takes the 85
-    to 160 that it needs. With mma.sync it spills at 32 sums: there four blocks may have all registers between them, or
-    as many as there is shared memory for, one stage of the operands waiting in registers.
+    to 168 that it needs; without tensor cores four warps spill with that many too, and have the share of four blocks.
+    With mma.sync it spills at 32 sums: there four blocks may have all registers between them, or as many as there is
+    shared memory for, one stage of the operands waiting in registers.
     """
-    N = tile.BLOCK_N + getattr(tile, "TAIL_N", 0)
-    most = sums(tile.BLOCK_M, N, tile.num_warps)
+    cores = dtype != torch.float32 or precision == "tf32"
     if chip.capability[0] == 10:
-        return {"maxnreg": 255} if most <= 32 and tile.num_warps <= 4 else {}
-    if most != 32 or tile.num_warps != 4 or chip.multiplies_shared_memory:
+        most = 255 if cores or tile.num_warps < 4 else 128
+        return {"maxnreg": most} if tile.num_warps <= 4 else {}
+    N = tile.BLOCK_N + getattr(tile, "TAIL_N", 0)
+    spills = sums(tile.BLOCK_M, N, tile.num_warps) == 32 and tile.num_warps == 4
+    if not (spills and cores) or chip.multiplies_shared_memory:
         return {}
-    operands = (tile.BLOCK_M + N) * tile.BLOCK_K * itemsize * max(1, tile.num_stages - 1)
+    operands = (tile.BLOCK_M + N) * tile.BLOCK_K * dtype.itemsize * max(1, tile.num_stages - 1)
     blocks = max(1, min(4, chip.shared_memory // operands))
     return {"maxnreg": min(255, REGISTERS // (128 * blocks) // 8 * 8)}
 
