@@ -62,8 +62,6 @@ def linear_relu_dropout(
         )
     if bias is not None and (bias.dim() != 1 or bias.shape[0] != weight.shape[0]):
         raise argument_error(name, "bias", f"shape {tuple(bias.shape)}", f"({weight.shape[0]},)")
-    if weight.shape[1] == 0:  # no products: the bias alone, as of one feature that is zero
-        input, weight = F.pad(input, (0, 1)), F.pad(weight, (0, 1))
     p = checks.probability(name, p)
     drops = training and p > 0.0
     return OPERATOR(input, weight, bias, seed.draw(input.device) if drops else None, p if drops else 0.0, False)
