@@ -77,6 +77,11 @@ def is_direct(tensor: Tensor) -> bool:
     return not torch._C._are_functorch_transforms_active()
 
 
+def is_exporting() -> bool:
+    """Whether torch.export is tracing: torch.compile's tracer takes torch 2.11's function of that name for true."""
+    return torch.compiler._is_exporting_flag
+
+
 def resolve(operator: str, input: Tensor) -> ModuleType:
     """The module whose forward and backward serve `operator` on `input`'s device and dtype."""
     key = (_setting, operator, input.device, input.dtype)

@@ -211,7 +211,7 @@ def watcher(input: Any) -> str | None:
     ):
         return "a TorchFunctionMode is watching"
     if torch.compiler.is_compiling():
-        if torch.compiler.is_exporting():
+        if dispatch.is_exporting():
             return "torch.export is tracing"
         trains, operators = torch.is_grad_enabled(), registry.OPERATORS.values()
         if not _is_plain(input) or all(operator.left_to_compiler(input, trains) for operator in operators):

@@ -78,20 +78,6 @@ def test_tiles_fit_every_device(target: int, dtype: torch.dtype, products: str) 
         assert 0 <= tile.TAIL_N < tile.BLOCK_N
 
 
-def test_a_data_gradient_on_sm_100_has_the_registers_of_the_blocks_that_fit() -> None:
-    """Two of 128 x 64 in 16 bits: of other tiles and types the tile says how many, or nothing does."""
-
-    def limit(target: int, tile: tuple[int, ...], dtype: torch.dtype, masked: bool = False) -> int | None:
-        problem, config = layer("conv2", 16, dtype), Config(*tile, factor=1)
-        return data_gradient.launch_of(problem, config, masked, TARGETS[target]).constants.get("maxnreg")
-
-    tile, half = (128, 64, 0, 64, 4, 4), torch.bfloat16
-    assert limit(100, tile, half) == limit(100, tile, torch.float16) == limit(100, (64, 128, 0, 64, 4, 4), half) == 255
-    assert limit(100, tile, torch.float32) is limit(90, tile, half) is limit(80, tile, half) is None
-    assert limit(100, (128, 128, 0, 64, 8, 3), half) is limit(100, tile, half, masked=True) is None
-    assert limit(100, (128, 128, 0, 64, 4, 3), half) is None
-
-
 @pytest.mark.parametrize(
     "layout",
     [

@@ -64,7 +64,7 @@ class Operator(Description):
 
         It sees our poolings in training on a CPU, where inductor orders its own backward wrongly (docs/any-network.md).
         """
-        if self.pools and trains and input.is_cpu and not torch.compiler.is_exporting():
+        if self.pools and trains and input.is_cpu and not dispatch.is_exporting():
             return False
         return dispatch.left_to_compiler(self.name, input)
 
