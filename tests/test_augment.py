@@ -218,7 +218,7 @@ def test_the_crops_after_a_resize(backend: str, shape: tuple[int, int], generato
 
 
 @every_backend
-@pytest.mark.parametrize("angle", [0.0, 90.0, -37.0, 203.5, 12.25])
+@pytest.mark.parametrize("angle", [0.0, 90.0, 180.0, -37.0, 203.5, 12.25])
 def test_rotation(backend: str, angle: float, generator: torch.Generator) -> None:
     """torchvision's rotate: counter-clockwise about the centre, bilinear, black outside."""
     map_coordinates = need("scipy.ndimage").map_coordinates

@@ -171,9 +171,11 @@ def test_no_more_windows_than_may_hold_a_pixel(
 
 
 @interpreted
-@pytest.mark.parametrize(("size", "unrolled"), [(4, True), (5, False)])
-def test_sixteen_taps_are_unrolled(size: int, unrolled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    window = ((size, size), (1, 1), (0, 0), (1, 1), False)
+@pytest.mark.parametrize(
+    ("size", "unrolled"), [((4, 4), True), ((2, 8), True), ((8, 2), True), ((6, 3), False), ((3, 6), False)]
+)
+def test_sixteen_taps_are_unrolled(size: tuple[int, int], unrolled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = (size, (1, 1), (0, 0), (1, 1), False)
     forward = last_program(monkeypatch, kernels, "max_pool2d_forward_kernel")
     backward = last_program(monkeypatch, kernels, "max_pool2d_backward_kernel")
     output, offsets = kernels.forward(torch.ones(1, 1, 9, 9), *window, True)

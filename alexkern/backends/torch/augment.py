@@ -220,7 +220,7 @@ def finish(pixels: Tensor, table: Tensor, policy: Policy, output: Tensor) -> Non
 
 def sample(image: Tensor, row: dict[str, float], size: tuple[int, int]) -> Tensor:
     """image (H, W, 3) uint8 -> (*size, 3) float32, from 0 to 255."""
-    return sample_turned(image, row, size) if row["sin"] != 0 or row["fill"] else sample_straight(image, row, size)
+    return sample_turned(image, row, size) if row["fill"] else sample_straight(image, row, size)
 
 
 def sample_straight(image: Tensor, row: dict[str, float], size: tuple[int, int]) -> Tensor:
