@@ -44,7 +44,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("choice", itertools.product(range(len(TILES)), (1, 3)), ids=str)
+@pytest.mark.parametrize("choice", list(itertools.product(range(len(TILES)), (1, 3))), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 def test_every_tile_and_split(
@@ -60,7 +60,7 @@ def test_every_tile_and_split(
     all_same(check(*tensors, args, generator), first)
 
 
-@pytest.mark.parametrize("choice", itertools.product(range(len(TILES)), (1, 2)), ids=str)
+@pytest.mark.parametrize("choice", list(itertools.product(range(len(TILES)), (1, 2))), ids=str)
 def test_tf32_rounds_its_operands(
     monkeypatch: pytest.MonkeyPatch, choice: sm80.Choice, generator: torch.Generator
 ) -> None:

@@ -103,7 +103,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("choice", itertools.product(BLOCK_N, (1, 3)), ids=str)
+@pytest.mark.parametrize("choice", list(itertools.product(BLOCK_N, (1, 3))), ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.full)], ids=str)
 def test_every_tile_and_split(
