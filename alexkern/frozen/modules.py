@@ -113,7 +113,8 @@ class FrozenSequential(Frozen, FusedSequential):
         if known == 0:
             return self._plain(input)
         if not _is_undisturbed(input):
-            if is_capturing():  # which packs chains of torch's calls, beyond one Sequential
+            # Captured for a snapshot, whose packing joins chains of torch's calls, beyond one Sequential.
+            if torch.compiler.is_compiling() and is_capturing():
                 return self._plain(self._prepared(input))
             return self._fused(self._prepared(input))
         packed = self._current()
@@ -212,7 +213,8 @@ def capturing() -> Iterator[list[int]]:
 
 
 def is_capturing() -> bool:
-    return torch.compiler.is_compiling() and _thread.gains is not None
+    """Of a call that is being traced: what finds a constant cannot tell whether one is, by torch 2.11."""
+    return _thread.gains is not None
 
 
 is_capturing._dynamo_marked_constant = True  # type: ignore[attr-defined]
