@@ -213,7 +213,8 @@ def capturing() -> Iterator[list[int]]:
 
 
 def is_capturing() -> bool:
-    """Of a call that is being traced: what finds a constant cannot tell whether one is, by torch 2.11."""
+    """Whether a call that is being traced is traced for a snapshot. That one is, the caller finds: torch 2.11 looks
+    constants up outside of its tracing."""
     return _thread.gains is not None
 
 

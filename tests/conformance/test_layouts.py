@@ -88,25 +88,6 @@ COMBINATIONS = [
 ]
 
 
-def check(
-    case: Case,
-    backend: str,
-    layout: Callable[[Tensor], Tensor],
-    grad_layout: Callable[[Tensor], Tensor],
-    generator: torch.Generator,
-) -> None:
-    tensors = each(layout, case.draw(torch.float32, DEVICE, generator))
-    before = each(torch.clone, tensors)
-    with alexkern.backend(backend), canaries():
-        output, _ = routes.run("direct", case, tensors, None)
-    grad = grad_layout(torch.randn(output.shape, generator=generator).to(DEVICE))
-    with alexkern.backend(backend), canaries():
-        _, grads = routes.run("autograd", case, tensors, grad)
-    oracle.judge(case, tensors, output, backend, grad)(output, grads)
-    for tensor, copy in zip(tensors, before, strict=True):
-        assert tensor is None or torch.equal(tensor, copy), "an input was written to"
-
-
 @pytest.mark.parametrize(
     ("layout", "grad_layout"),
     [*((layout, contiguous) for layout in INPUTS), *((contiguous, layout) for layout in GRADS)],
@@ -121,7 +102,16 @@ def test_layouts(
     generator: torch.Generator,
 ) -> None:
     """Of the inputs, and of the gradient that comes in."""
-    check(case, backend, layout, grad_layout, generator)
+    tensors = each(layout, case.draw(torch.float32, DEVICE, generator))
+    before = each(torch.clone, tensors)
+    with alexkern.backend(backend), canaries():
+        output, _ = routes.run("direct", case, tensors, None)
+    grad = grad_layout(torch.randn(output.shape, generator=generator).to(DEVICE))
+    with alexkern.backend(backend), canaries():
+        _, grads = routes.run("autograd", case, tensors, grad)
+    oracle.judge(case, tensors, output, backend, grad)(output, grads)
+    for tensor, copy in zip(tensors, before, strict=True):
+        assert tensor is None or torch.equal(tensor, copy), "an input was written to"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +125,7 @@ def test_layouts(
     ],
 )
 def test_images_far_apart(case: Case, backend: str, generator: torch.Generator) -> None:
-    check(case, backend, far_apart, far_apart, generator)
+    test_layouts(case, backend, far_apart, far_apart, generator)
 
 
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="a GPU has no such pages")
